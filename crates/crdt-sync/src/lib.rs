@@ -1,0 +1,1 @@
+//! Every replica of a CRDT document gets every patch, whatever the network does.

@@ -1,0 +1,85 @@
+//! What can go wrong.
+
+use std::time::Duration;
+
+use crate::DocumentId;
+
+/// Why a storage operation failed. Nothing was written unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// There is no such document.
+    #[error("document {id} not found")]
+    NotFound {
+        /// The document asked for.
+        id: DocumentId,
+    },
+    /// The document is at another version than the caller expected.
+    #[error("document {id} is at version {actual}, expected {expected}")]
+    VersionMismatch {
+        /// The document.
+        id: DocumentId,
+        /// What the caller expected.
+        expected: u64,
+        /// What it is; 0 for absent.
+        actual: u64,
+    },
+    /// The document can't be stored, or not read as the type asked for.
+    #[error("invalid document {id}: {reason}")]
+    InvalidDocument {
+        /// The document.
+        id: DocumentId,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The caller's edit said no.
+    #[error("edit refused: {0}")]
+    Edit(#[source] crate::edit::EditError),
+    /// A producer used a sequence out of its order.
+    #[error("client sequence {actual} leaves a gap after {last}: send {} first", last + 1)]
+    SequenceGap {
+        /// The last one known.
+        last: u64,
+        /// The one that came.
+        actual: u64,
+    },
+    /// Other writers won every time.
+    #[error("gave up after {attempts} attempts against concurrent writers")]
+    RetriesExhausted {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// It took too long. Whether it was written is not known; repeat it with the same producer sequence to find out.
+    #[error("timed out after {0:?}")]
+    Timeout(Duration),
+    /// A bound was reached; try again later.
+    #[error("busy: {what} holds {limit}, its limit")]
+    Busy {
+        /// Which queue or table.
+        what: &'static str,
+        /// Its bound.
+        limit: usize,
+    },
+    /// The storage has been closed.
+    #[error("storage is closed")]
+    Closed,
+    /// This backend can't do that.
+    #[error("{what} is not supported by {backend}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// Of whom.
+        backend: &'static str,
+    },
+    /// Stored bytes are not what was written.
+    #[error("corrupt store: {reason} at {place}")]
+    Corrupt {
+        /// Which record.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store failed. Whether the last write was kept is not known; the handle takes no more writes.
+    #[error("storage failed: {0}")]
+    Backend(String),
+}

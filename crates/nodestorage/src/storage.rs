@@ -1,0 +1,77 @@
+//! The seam: what every storage can do.
+
+use async_trait::async_trait;
+
+use crate::{
+    Body, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, StorageError, Upserted,
+    Watch, WatchFilter, WatchFrom,
+};
+
+/// One collection of documents.
+///
+/// Laws that every implementation keeps (the conformance suite tests them):
+/// - a change is answered only after it is durable, and then {document, [`Change`](crate::Change), the producer's last
+///   sequence} are all there after any crash; before that, all or none are;
+/// - the changes of a document are numbered by the versions they produced, without a gap;
+/// - positions order all changes of the store, without a gap on stores that are one process;
+/// - `changes` and `watch` show exactly the committed changes, in order, none twice.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// Reads a document.
+    async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError>;
+
+    /// Reads documents in the order of their ids, those after `after`, at most `limit`.
+    async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError>;
+
+    /// Creates the document if it is absent, and tells which of the two it was.
+    async fn find_one_and_upsert(
+        &self,
+        id: &DocumentId,
+        body: Body,
+        options: EditOptions,
+    ) -> Result<Upserted, StorageError>;
+
+    /// Reads, edits and writes back by compare-and-swap, again from the start when another writer came between.
+    async fn find_one_and_update(
+        &self,
+        id: &DocumentId,
+        edit: EditFn<'_>,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError>;
+
+    /// Deletes the document.
+    async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError>;
+
+    /// Reads the recorded changes of a document after a version, at most `limit`. If changes right after that version
+    /// have been compacted away, the first one returned has a higher version than `after + 1`.
+    async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError>;
+
+    /// The last position committed; 0 for an empty store.
+    async fn position(&self) -> Result<u64, StorageError>;
+
+    /// Streams changes from a position on, and live ones after those, as one sequence.
+    async fn watch(&self, filter: WatchFilter, from: WatchFrom) -> Result<Watch, StorageError>;
+
+    /// Finishes what is under way, makes it durable, and refuses everything after.
+    async fn close(&self) -> Result<(), StorageError>;
+}
+
+/// Conveniences that need generics.
+#[async_trait]
+pub trait StorageExt: Storage {
+    /// [`Storage::find_one_and_update`] with a plain closure.
+    async fn edit<F, E>(
+        &self,
+        id: &DocumentId,
+        mut edit: F,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError>
+    where
+        F: FnMut(&mut Body) -> Result<(), E> + Send,
+        E: Into<crate::edit::EditError>,
+    {
+        self.find_one_and_update(id, Box::new(move |body| edit(body).map_err(Into::into)), options).await
+    }
+}
+
+impl<S: Storage + ?Sized> StorageExt for S {}

@@ -1,0 +1,3 @@
+//! Games edited in several browsers at once.
+
+fn main() {}

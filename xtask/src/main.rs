@@ -1,0 +1,3 @@
+//! Builds, checks and tests the workspace: `cargo xtask test-all`.
+
+fn main() {}
