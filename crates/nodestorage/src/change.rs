@@ -30,7 +30,8 @@ pub enum Operation {
 pub struct Producer {
     /// Who.
     pub client_id: ClientId,
-    /// The client's own count of its writes to this document: 1, 2, 3 …, or `None` for a client that does not count.
+    /// The client's own count of its writes to this document: 1, 2, 3 …. `None` in a request is a client that does not
+    /// count: the storage counts for it when it commits, so that every recorded change has a number.
     pub sequence: Option<u64>,
 }
 

@@ -46,6 +46,23 @@ pub trait Storage: Send + Sync {
     /// have been compacted away, the first one returned has a higher version than `after + 1`.
     async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError>;
 
+    /// The version of a document's last change, also when that was a delete; 0 if there never was one.
+    ///
+    /// Backends that keep the version of deleted documents answer this without reading the changes.
+    async fn last_version(&self, id: &DocumentId) -> Result<u64, StorageError> {
+        let mut version = match self.find_one(id).await? {
+            Some(document) => return Ok(document.version),
+            None => 0,
+        };
+        loop {
+            let page = self.changes(id, version, 1024).await?;
+            version = page.changes.last().map_or(version, |change| change.version);
+            if !page.more {
+                return Ok(version);
+            }
+        }
+    }
+
     /// The last position committed; 0 for an empty store.
     async fn position(&self) -> Result<u64, StorageError>;
 
