@@ -5,6 +5,14 @@
 pub mod pubsub;
 pub mod topic;
 
+mod fanout;
+pub mod memory;
+mod ring;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub use memory::MemoryPubSub;
 pub use pubsub::{
     Delivery, Message, PubSub, PubSubError, Published, Received, Subscription, SubscriptionOptions,
 };

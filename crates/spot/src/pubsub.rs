@@ -58,7 +58,7 @@ pub struct Message {
 pub struct Published {
     /// Local subscriptions, or remote nodes, that it was handed to.
     pub delivered: usize,
-    /// Those whose queue was full, so that they will be told that they lagged.
+    /// Those of them whose queue was full: they lost this or an older message and will be told that they lagged.
     pub dropped: usize,
 }
 
