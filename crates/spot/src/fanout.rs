@@ -137,13 +137,6 @@ fn hand_out(rings: &[Arc<Ring>], message: &Message, published: &mut Published) {
 }
 
 impl Table {
-    fn rings(&self, pattern: &TopicPattern) -> Option<&Rings> {
-        match pattern {
-            TopicPattern::Exact(topic) => self.exact.get(topic.as_str()),
-            TopicPattern::Prefix(prefix) => self.prefixes.get(&prefix.len())?.get(prefix),
-        }
-    }
-
     fn rings_mut(&mut self, pattern: &TopicPattern) -> &mut Rings {
         match pattern {
             TopicPattern::Exact(topic) => self.exact.entry(TopicKey(topic.clone())).or_default(),

@@ -89,6 +89,7 @@ impl Ring {
         pushed
     }
 
+    #[cfg(test)]
     /// Tells the reader that messages may be missing from here on.
     pub(crate) fn push_gap(&self, reason: &str) {
         let mut state = self.state.lock();
