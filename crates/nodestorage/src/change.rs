@@ -44,6 +44,7 @@ pub struct Change {
     /// The version that the change produced: 1, 2, 3 … without a gap, over deletes and re-creations.
     pub version: u64,
     /// The place in the order of all changes of the store, 1, 2, 3 … without a gap; the resume cursor of `watch`.
+    /// 0 in a collection that does not record its changes.
     pub position: u64,
     /// What it did.
     pub operation: Operation,

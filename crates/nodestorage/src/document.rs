@@ -10,6 +10,10 @@ use crate::StorageError;
 /// The fields of a document: a JSON object. The version is not one of them; the storage keeps it beside.
 pub type Body = Map<String, Value>;
 
+/// How deep a body may be nested, itself included. Less than what [`crdt_core::EncodingFormat`] reads back, as a
+/// change carries parts of a body some levels further down.
+pub const DEPTH_MAX: usize = 100;
+
 /// The name of a document, unique in its collection: 1 to [`Self::LEN_BYTES_MAX`] bytes of text without control
 /// characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

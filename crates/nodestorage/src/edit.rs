@@ -53,7 +53,8 @@ pub enum Edited {
     },
     /// The same producer and sequence has been here before; nothing was written.
     Repeated {
-        /// The version that the first time produced; also when that first time changed nothing.
+        /// The version that the first time produced, or found when it changed nothing. If that answer has been
+        /// compacted away ([`remove_changes`](crate::Storage::remove_changes)), a later version that contains it.
         version: u64,
         /// The document as it is now; `None` when it has been deleted since.
         document: Option<Document>,

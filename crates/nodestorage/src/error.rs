@@ -32,11 +32,19 @@ pub enum StorageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The collection can't be opened like this.
+    #[error("collection {name:?} can't be opened: {reason}")]
+    InvalidCollection {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The caller's edit said no.
     #[error("edit refused: {0}")]
     Edit(#[source] crate::edit::EditError),
     /// A producer used a sequence out of its order.
-    #[error("client sequence {actual} leaves a gap after {last}: send {} first", last + 1)]
+    #[error("client sequence {actual} is out of order: {} is next", last + 1)]
     SequenceGap {
         /// The last one known.
         last: u64,

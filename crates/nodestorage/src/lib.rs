@@ -3,15 +3,27 @@
 //! This crate knows no clients and no transports.
 
 pub mod change;
+pub mod clock;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod diff;
 pub mod document;
 pub mod edit;
 pub mod error;
+pub mod memory;
+pub mod options;
+mod rules;
 pub mod storage;
+pub mod store;
+mod watch;
 
 pub use change::{Change, ChangePage, Operation, Producer, Watch, WatchEvent, WatchFilter, WatchFrom};
-pub use diff::Diff;
+pub use clock::Clock;
+pub use diff::{Diff, DiffError};
 pub use document::{Body, Document, DocumentId};
 pub use edit::{Deleted, EditFn, EditOptions, Edited, Upserted};
 pub use error::StorageError;
+pub use memory::{MemoryStorage, MemoryStore};
+pub use options::StorageOptions;
 pub use storage::{Storage, StorageExt};
+pub use store::Store;

@@ -1,6 +1,7 @@
 //! The seam: what every storage can do.
 
 use async_trait::async_trait;
+use crdt_core::{ClientId, StateVector};
 
 use crate::{
     Body, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, StorageError, Upserted,
@@ -62,6 +63,15 @@ pub trait Storage: Send + Sync {
             }
         }
     }
+
+    /// Forgets the recorded changes of a document up to a version, and the answers to its producers' writes up to
+    /// there, except each producer's last. Returns how many changes were forgotten. The document, its version and the
+    /// changes after it stay. Who reads or watches from before is told: see [`changes`](Self::changes) and
+    /// [`WatchEvent::Missed`](crate::WatchEvent::Missed).
+    async fn remove_changes(&self, id: &DocumentId, up_to_version: u64) -> Result<u64, StorageError>;
+
+    /// The last sequence of each producer that has written to a document: which of their writes it contains.
+    async fn producers(&self, id: &DocumentId) -> Result<StateVector<ClientId>, StorageError>;
 
     /// The last position committed; 0 for an empty store.
     async fn position(&self) -> Result<u64, StorageError>;

@@ -1,0 +1,152 @@
+//! The laws of a storage, as tests that every implementation runs.
+//!
+//! `conformance_tests!(make)` makes one test per law; `make` is an async function that gives a fresh, empty
+//! [`Store`] and whatever has to live as long as it (a temporary folder, a server).
+
+mod changes;
+mod producers;
+mod versions;
+mod watching;
+
+use std::{sync::Arc, time::Duration};
+
+use crdt_core::ClientId;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use crate::{
+    Body, Change, Document, DocumentId, EditOptions, Edited, Storage, StorageExt, StorageOptions, Store,
+    Upserted, Watch, WatchEvent,
+};
+
+pub use self::{changes::*, producers::*, versions::*, watching::*};
+
+/// Makes one test of each law: `conformance_tests!(make)`, see [`conformance`](crate::conformance).
+#[macro_export]
+macro_rules! conformance_tests {
+    ($make:path) => {
+        $crate::conformance_tests!(@each $make:
+            a_document_is_created_once
+            an_upsert_of_an_existing_document_is_no_create
+            an_edit_makes_the_next_version
+            an_edit_that_changes_nothing_writes_nothing
+            an_error_of_the_edit_is_returned_and_nothing_is_written
+            an_expected_version_is_compared_at_once
+            a_delete_of_an_absent_document_says_so
+            a_document_created_anew_continues_its_versions
+            a_body_that_can_not_be_kept_is_refused
+            list_pages_in_the_order_of_ids
+            concurrent_edits_of_one_document_are_all_kept
+            collections_are_apart_but_share_positions
+            an_unrecorded_collection_keeps_versions_only
+            a_collection_keeps_its_kind
+            a_closed_handle_refuses_everything
+            version_and_change_agree
+            changes_are_paged_without_a_gap
+            replaying_the_changes_gives_the_document
+            removed_changes_are_told_not_hidden
+            timestamps_never_go_back
+            a_repeated_write_gets_the_first_answer
+            a_repeat_of_a_write_without_effect_has_no_effect
+            a_gap_in_a_producers_sequence_is_refused
+            a_refused_write_uses_no_sequence
+            writes_of_an_uncounted_producer_are_numbered
+            producers_lists_the_last_sequence_of_each
+            answers_outlive_a_delete
+            a_watch_from_the_beginning_sees_every_change_once
+            a_watch_from_now_sees_only_what_follows
+            a_watch_shows_only_its_collection_and_documents
+            a_watch_goes_from_history_to_live_without_a_gap_under_writers
+            a_slow_watcher_misses_nothing
+            a_watch_behind_removed_changes_is_told
+            a_watch_from_another_life_of_the_store_is_told
+            a_watch_ends_when_its_storage_is_closed
+        );
+    };
+    (@each $make:path: $($law:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $law() {
+                let (store, _keep) = $make().await;
+                $crate::conformance::$law(std::sync::Arc::new(store)).await;
+            }
+        )*
+    };
+}
+
+/// How long a law waits for something that has to come before it fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn collection(store: &Arc<dyn Store>) -> Arc<dyn Storage> {
+    store.collection("games", StorageOptions::default()).await.unwrap()
+}
+
+fn id(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap()
+}
+
+fn client(name: &str) -> ClientId {
+    ClientId::new(name).unwrap()
+}
+
+fn body(value: Value) -> Body {
+    match value {
+        Value::Object(body) => body,
+        other => panic!("{other} is not an object"),
+    }
+}
+
+/// Written by a client that does not count.
+fn plain() -> EditOptions {
+    EditOptions::by(client("server"))
+}
+
+/// The `sequence`th write of a client that counts.
+fn counted(name: &str, sequence: u64) -> EditOptions {
+    let mut options = EditOptions::by(client(name));
+    options.producer.sequence = Some(sequence);
+    options
+}
+
+async fn create(storage: &Arc<dyn Storage>, name: &str, value: Value) -> Document {
+    match storage.find_one_and_upsert(&id(name), body(value), plain()).await.unwrap() {
+        Upserted::Created { document, .. } => document,
+        other => panic!("{name} was there: {other:?}"),
+    }
+}
+
+/// Sets one field.
+async fn set(
+    storage: &Arc<dyn Storage>,
+    name: &str,
+    (field, value): (&str, Value),
+    options: EditOptions,
+) -> Edited {
+    let edit = |body: &mut Body| {
+        body.insert(field.to_owned(), value.clone());
+        Ok::<_, std::convert::Infallible>(())
+    };
+    storage.edit(&id(name), edit, options).await.unwrap()
+}
+
+/// Counts the field `n` up.
+async fn increment(storage: &Arc<dyn Storage>, name: &str) -> Edited {
+    let edit = |body: &mut Body| {
+        let n = body.get("n").and_then(Value::as_u64).unwrap_or(0);
+        body.insert("n".to_owned(), json!(n + 1));
+        Ok::<_, std::convert::Infallible>(())
+    };
+    storage.edit(&id(name), edit, plain()).await.unwrap()
+}
+
+async fn next(watch: &mut Watch) -> WatchEvent {
+    let event = tokio::time::timeout(PATIENCE, watch.next()).await.expect("the watch stays silent");
+    event.expect("the watch has ended").unwrap()
+}
+
+async fn next_change(watch: &mut Watch) -> Arc<Change> {
+    match next(watch).await {
+        WatchEvent::Change(change) => change,
+        other => panic!("a change was expected, not {other:?}"),
+    }
+}

@@ -1,0 +1,159 @@
+//! The JSON Patch (RFC 6902) between two states.
+
+use imara_diff::{Algorithm, Diff as SequenceDiff, InternedInput};
+use json_patch::{
+    AddOperation, MoveOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation,
+    jsonptr::PointerBuf,
+};
+use serde_json::Value;
+
+use crate::Body;
+
+pub(super) fn between(before: Option<&Body>, after: Option<&Body>) -> Patch {
+    let mut writer = Writer { place: PointerBuf::root(), operations: Vec::new() };
+    match (before, after) {
+        (None, None) => {}
+        (Some(before), Some(after)) => writer.objects(before, after),
+        (None, Some(after)) => writer.replace(&Value::Object(after.clone())),
+        (Some(_), None) => writer.replace(&Value::Null),
+    }
+    Patch(writer.operations)
+}
+
+/// Walks two values side by side. The depth of the walk is that of the documents, which storages bound
+/// ([`DEPTH_MAX`](crate::document::DEPTH_MAX)).
+struct Writer {
+    place: PointerBuf,
+    operations: Vec<PatchOperation>,
+}
+
+impl Writer {
+    fn values(&mut self, before: &Value, after: &Value) {
+        match (before, after) {
+            (Value::Object(before), Value::Object(after)) => self.objects(before, after),
+            (Value::Array(before), Value::Array(after)) => self.arrays(before, after),
+            (before, after) if before == after => {}
+            (_, after) => self.replace(after),
+        }
+    }
+
+    fn objects(&mut self, before: &Body, after: &Body) {
+        for key in before.keys().filter(|key| !after.contains_key(*key)) {
+            self.within(key.as_str(), Self::remove);
+        }
+        for (key, after) in after {
+            match before.get(key) {
+                Some(before) => self.within(key.as_str(), |writer| writer.values(before, after)),
+                None => self.within(key.as_str(), |writer| writer.add(after)),
+            }
+        }
+    }
+
+    /// Elements that are in both arrays, in the same order, stay as they are. Between them, as many as possible are
+    /// edited in place, the rest are removed or inserted; what was removed in one place and inserted in another is
+    /// moved.
+    fn arrays(&mut self, before: &[Value], after: &[Value]) {
+        let head = before.iter().zip(after).take_while(|(b, a)| b == a).count();
+        let (old, new) = (&before[head..], &after[head..]);
+        let tail = old.iter().rev().zip(new.iter().rev()).take_while(|(b, a)| b == a).count();
+        let (old, new) = (&old[..old.len() - tail], &new[..new.len() - tail]);
+        if old.is_empty() || new.is_empty() || old.len() == 1 && new.len() == 1 {
+            self.hunk(head, old, new);
+            return;
+        }
+
+        let mut input = InternedInput::default();
+        input.update_before(old.iter());
+        input.update_after(new.iter());
+        let hunks: Vec<_> = SequenceDiff::compute(Algorithm::Myers, &input).hunks().collect();
+        if let [one, other] = hunks.as_slice()
+            && self.moved(head, (old, new), one, other)
+        {
+            return;
+        }
+        // From the back, so that the indexes of those in front still hold.
+        for hunk in hunks.iter().rev() {
+            let (from, to) = (range(&hunk.before), range(&hunk.after));
+            self.hunk(head + from.start, &old[from], &new[to]);
+        }
+    }
+
+    /// One run of elements went from one place to another, and nothing else happened.
+    fn moved(
+        &mut self,
+        head: usize,
+        (old, new): (&[Value], &[Value]),
+        one: &imara_diff::Hunk,
+        other: &imara_diff::Hunk,
+    ) -> bool {
+        let ((source, target), to_the_right) = match (one, other) {
+            (s, t) if s.is_pure_removal() && t.is_pure_insertion() => ((s, t), true),
+            (t, s) if s.is_pure_removal() && t.is_pure_insertion() => ((s, t), false),
+            _ => return false,
+        };
+        let (from, to) = (range(&source.before), range(&target.after));
+        if old[from.clone()] != new[to.clone()] {
+            return false;
+        }
+        for nth in 0..from.len() {
+            // Moving to the right, each takes its place behind those that already went; to the left likewise, and the
+            // source slides along.
+            let (from, to) = match to_the_right {
+                true => (head + from.start, head + to.start + from.len() - 1),
+                false => (head + from.start + nth, head + to.start + nth),
+            };
+            let from = self.element(from);
+            let path = self.element(to);
+            self.operations.push(PatchOperation::Move(MoveOperation { from, path }));
+        }
+        true
+    }
+
+    fn hunk(&mut self, start: usize, old: &[Value], new: &[Value]) {
+        let edited = old.len().min(new.len());
+        // Removals first, then insertions, then the edits: each leaves the indexes of the next alone.
+        for _ in edited..old.len() {
+            self.within(start + edited, Self::remove);
+        }
+        for (nth, value) in new.iter().enumerate().skip(edited) {
+            self.within(start + nth, |writer| writer.add(value));
+        }
+        for (nth, (old, new)) in old.iter().zip(new).enumerate() {
+            self.within(start + nth, |writer| writer.values(old, new));
+        }
+    }
+
+    fn within<'t>(
+        &mut self,
+        token: impl Into<json_patch::jsonptr::Token<'t>>,
+        write: impl FnOnce(&mut Self),
+    ) {
+        self.place.push_back(token);
+        write(self);
+        self.place.pop_back();
+    }
+
+    fn element(&self, index: usize) -> PointerBuf {
+        let mut place = self.place.clone();
+        place.push_back(index);
+        place
+    }
+
+    fn add(&mut self, value: &Value) {
+        let path = self.place.clone();
+        self.operations.push(PatchOperation::Add(AddOperation { path, value: value.clone() }));
+    }
+
+    fn remove(&mut self) {
+        self.operations.push(PatchOperation::Remove(RemoveOperation { path: self.place.clone() }));
+    }
+
+    fn replace(&mut self, value: &Value) {
+        let path = self.place.clone();
+        self.operations.push(PatchOperation::Replace(ReplaceOperation { path, value: value.clone() }));
+    }
+}
+
+fn range(of: &std::ops::Range<u32>) -> std::ops::Range<usize> {
+    of.start as usize..of.end as usize
+}

@@ -1,0 +1,222 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn body(value: Value) -> Body {
+    match value {
+        Value::Object(body) => body,
+        other => panic!("{other} is not an object"),
+    }
+}
+
+fn check(before: Value, after: Value, json_patch: Value, merge_patch: Option<Value>) {
+    let (before, after) = (as_state(before).unwrap(), as_state(after).unwrap());
+    let diff = Diff::between(before.as_ref(), after.as_ref(), 7);
+    assert_eq!(serde_json::to_value(&diff.json_patch).unwrap(), json_patch);
+    assert_eq!(diff.merge_patch, merge_patch);
+    assert_eq!(diff.apply(before).unwrap(), after);
+}
+
+#[test]
+fn only_what_changed_is_named() {
+    check(
+        json!({"gold": 1, "items": {"sword": 1, "bow": 2}, "name": "ann"}),
+        json!({"gold": 2, "items": {"sword": 1, "axe": 3}, "name": "ann"}),
+        json!([
+            {"op": "replace", "path": "/gold", "value": 2},
+            {"op": "remove", "path": "/items/bow"},
+            {"op": "add", "path": "/items/axe", "value": 3},
+        ]),
+        Some(json!({"gold": 2, "items": {"bow": null, "axe": 3}})),
+    );
+}
+
+#[test]
+fn equal_states_have_an_empty_diff() {
+    check(json!({"a": [1, null]}), json!({"a": [1, null]}), json!([]), Some(json!({})));
+    check(Value::Null, Value::Null, json!([]), Some(Value::Null));
+}
+
+#[test]
+fn creation_and_deletion_replace_the_whole() {
+    check(
+        Value::Null,
+        json!({"a": 1}),
+        json!([{"op": "replace", "path": "", "value": {"a": 1}}]),
+        Some(json!({"a": 1})),
+    );
+    check(
+        json!({"a": 1}),
+        Value::Null,
+        json!([{"op": "replace", "path": "", "value": null}]),
+        Some(Value::Null),
+    );
+}
+
+#[test]
+fn a_null_can_not_be_said_by_a_merge_patch() {
+    let set = |path: &str, value: Value| json!([{"op": "add", "path": path, "value": value}]);
+    check(json!({}), json!({"a": null}), set("/a", json!(null)), None);
+    check(json!({}), json!({"a": {"b": null}}), set("/a", json!({"b": null})), None);
+    // In an array and in a place that does not change, it can.
+    check(json!({}), json!({"a": [null]}), set("/a", json!([null])), Some(json!({"a": [null]})));
+    check(json!({"n": null}), json!({"n": null, "a": 1}), set("/a", json!(1)), Some(json!({"a": 1})));
+}
+
+#[test]
+fn an_insertion_into_the_middle_is_one_operation() {
+    let before: Vec<_> = (0..1000).map(|n| json!({"id": n})).collect();
+    let mut after = before.clone();
+    after.insert(500, json!({"id": "new"}));
+    let patch = json!([{"op": "add", "path": "/list/500", "value": {"id": "new"}}]);
+    check(json!({"list": before}), json!({"list": after}), patch, Some(json!({"list": after})));
+}
+
+#[test]
+fn changes_far_apart_in_an_array_leave_the_rest_alone() {
+    check(
+        json!({"l": [1, 2, 3, 4, 5, 6, 7, 8]}),
+        json!({"l": [1, 3, 4, 5, 60, 7, 8, 9]}),
+        json!([
+            {"op": "add", "path": "/l/8", "value": 9},
+            {"op": "replace", "path": "/l/5", "value": 60},
+            {"op": "remove", "path": "/l/1"},
+        ]),
+        Some(json!({"l": [1, 3, 4, 5, 60, 7, 8, 9]})),
+    );
+}
+
+#[test]
+fn a_move_in_an_array_is_a_move() {
+    let list = |l: &[&str]| json!({ "l": l });
+    for (after, moves) in [
+        (["b", "c", "d", "a", "e"], vec![("/l/0", "/l/3")]),
+        (["d", "a", "b", "c", "e"], vec![("/l/3", "/l/0")]),
+        (["c", "d", "e", "a", "b"], vec![("/l/0", "/l/4"), ("/l/0", "/l/4")]),
+        (["d", "e", "a", "b", "c"], vec![("/l/3", "/l/0"), ("/l/4", "/l/1")]),
+    ] {
+        let moves: Vec<_> =
+            moves.iter().map(|(from, to)| json!({"op": "move", "from": from, "path": to})).collect();
+        check(list(&["a", "b", "c", "d", "e"]), list(&after), json!(moves), Some(list(&after)));
+    }
+}
+
+#[test]
+fn odd_keys_are_escaped() {
+    check(
+        json!({"a/b": 1, "~": 1, "": 1, "ключ": 1}),
+        json!({"a/b": 2, "~": 2, "": 2, "ключ": 2}),
+        json!([
+            {"op": "replace", "path": "/", "value": 2},
+            {"op": "replace", "path": "/a~1b", "value": 2},
+            {"op": "replace", "path": "/~0", "value": 2},
+            {"op": "replace", "path": "/ключ", "value": 2},
+        ]),
+        Some(json!({"a/b": 2, "~": 2, "": 2, "ключ": 2})),
+    );
+}
+
+#[test]
+fn a_patch_that_does_not_fit_is_refused() {
+    let patch: json_patch::Patch =
+        serde_json::from_value(json!([{"op": "remove", "path": "/gone"}])).unwrap();
+    assert!(matches!(apply_json_patch(Some(Body::new()), &patch), Err(DiffError::DoesNotFit(_))));
+    assert_eq!(apply_merge_patch(None, &json!([1])), Err(DiffError::NotAnObject("an array")));
+}
+
+#[test]
+fn a_stored_diff_keeps_the_patch_that_deletes() {
+    for merge_patch in [None, Some(Value::Null), Some(json!({"a": null}))] {
+        let diff = Diff { merge_patch, ..Diff::empty(3) };
+        let json = serde_json::to_string(&diff).unwrap();
+        assert_eq!(serde_json::from_str::<Diff>(&json).unwrap(), diff, "{json}");
+    }
+}
+
+/// Values that are often alike, so that diffs find something in common.
+pub(crate) fn values() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (0i64..4).prop_map(Value::from),
+        prop_oneof![Just(0.5f64), Just(-1e300), Just(0.1)].prop_map(Value::from),
+        "[ab~/]{0,2}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 48, 8, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
+            prop::collection::btree_map("[abc~/]{0,1}", inner, 0..5)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+fn states() -> impl Strategy<Value = Option<Body>> {
+    prop_oneof![
+        1 => Just(None),
+        8 => prop::collection::btree_map("[abc]", values(), 0..4)
+            .prop_map(|members| Some(members.into_iter().collect())),
+    ]
+}
+
+/// An array, what a few edits make of it, and how many there were.
+fn edited_arrays() -> impl Strategy<Value = (Vec<u8>, Vec<u8>, usize)> {
+    let edits = prop::collection::vec((any::<prop::sample::Index>(), 0u8..4, 0u8..6), 0..4);
+    (prop::collection::vec(0u8..6, 0..30), edits).prop_map(|(before, edits)| {
+        let mut after = before.clone();
+        let count = edits.len();
+        for (place, what, value) in edits {
+            let at = place.index(after.len() + 1);
+            match what {
+                0 => after.insert(at, value),
+                _ if at == after.len() => {}
+                1 => drop(after.remove(at)),
+                2 => after[at] = value,
+                _ => {
+                    let moved = after.remove(at);
+                    after.insert(value as usize % (after.len() + 1), moved);
+                }
+            }
+        }
+        (before, after, count)
+    })
+}
+
+proptest! {
+    #[test]
+    fn both_forms_lead_from_before_to_after(before in states(), after in states()) {
+        let diff = Diff::between(before.as_ref(), after.as_ref(), 1);
+        prop_assert_eq!(diff.has_changes(), before != after);
+        prop_assert_eq!(&diff.apply(before.clone()).unwrap(), &after);
+        if let Some(merge_patch) = &diff.merge_patch {
+            prop_assert_eq!(&apply_merge_patch(before, merge_patch).unwrap(), &after);
+        }
+    }
+
+    #[test]
+    fn a_merge_patch_is_missing_only_where_none_exists(before in states(), after in states()) {
+        let diff = Diff::between(before.as_ref(), after.as_ref(), 1);
+        if diff.merge_patch.is_none() {
+            prop_assert!(serde_json::to_string(&after).unwrap().contains("null"));
+        }
+    }
+
+    #[test]
+    fn a_few_edits_of_an_array_are_a_few_operations((before, after, edits) in edited_arrays()) {
+        let (old, new) = (body(json!({"l": before})), body(json!({"l": after})));
+        let diff = Diff::between(Some(&old), Some(&new), 1);
+        prop_assert_eq!(diff.apply(Some(old)).unwrap(), Some(new));
+        // A move that is not the only edit is a removal and an insertion.
+        prop_assert!(diff.json_patch.0.len() <= 2 * edits, "{:?}", diff.json_patch);
+    }
+
+    #[test]
+    fn a_diff_survives_every_encoding(before in states(), after in states()) {
+        let diff = Diff::between(before.as_ref(), after.as_ref(), 9);
+        for format in crdt_core::EncodingFormat::ALL {
+            let bytes = format.encode(&diff).unwrap();
+            prop_assert_eq!(&format.decode::<Diff>(&bytes).unwrap(), &diff);
+        }
+    }
+}

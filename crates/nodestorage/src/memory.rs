@@ -1,0 +1,406 @@
+//! The storage in memory: the reference that the others are compared with.
+//!
+//! Everything happens under one lock, so that the rules can be read off in order. It is fit for tests and for data that
+//! may vanish with the process.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use crdt_core::{ClientId, StateVector};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    Body, Change, ChangePage, Deleted, Diff, Document, DocumentId, EditFn, EditOptions, Edited, Operation,
+    Producer, Storage, StorageError, StorageOptions, Store, Upserted, Watch, WatchFilter, WatchFrom,
+    clock::{self, Clock},
+    rules::{self, Turn},
+    store,
+    watch::{Log, LogEntry, LogPage, Tide},
+};
+
+/// A store in memory.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Clock,
+    state: Mutex<State>,
+    /// Tells the watchers; sent under the lock of `state`, so that its order is the log's.
+    tide: watch::Sender<Tide>,
+}
+
+#[derive(Default)]
+struct State {
+    closed: bool,
+    collections: Vec<Collection>,
+    timestamp_ms: u64,
+    /// Positions `floor + 1 ..`, without a gap.
+    log: VecDeque<LogEntry>,
+    floor: u64,
+}
+
+struct Collection {
+    name: String,
+    recorded: bool,
+    documents: BTreeMap<DocumentId, Entry>,
+}
+
+/// A document and everything known about it; kept after its deletion, as the version goes on.
+#[derive(Default)]
+struct Entry {
+    version: u64,
+    body: Option<Arc<Body>>,
+    /// The recorded changes, the last of which made `version`.
+    changes: VecDeque<Arc<Change>>,
+    /// For each client, the version that each of its sequences was answered with.
+    answers: BTreeMap<ClientId, BTreeMap<u64, u64>>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new(clock::system())
+    }
+}
+
+impl MemoryStore {
+    /// An empty store whose changes carry the time of `clock`.
+    pub fn new(clock: Clock) -> Self {
+        let (tide, _) = watch::channel(Tide { position: 0, closed: false });
+        Self { shared: Arc::new(Shared { clock, state: Mutex::default(), tide }) }
+    }
+
+    /// Opens a collection, creating it if it is absent.
+    pub fn collection(&self, name: &str, options: StorageOptions) -> Result<MemoryStorage, StorageError> {
+        store::check_collection_name(name)?;
+        let mut state = self.shared.open()?;
+        let number = match state.collections.iter().position(|collection| collection.name == name) {
+            Some(number) if state.collections[number].recorded != options.record_changes => {
+                return Err(store::other_kind_of_collection(name, !options.record_changes));
+            }
+            Some(number) => number,
+            None => {
+                let (name, recorded) = (name.to_owned(), options.record_changes);
+                state.collections.push(Collection { name, recorded, documents: BTreeMap::new() });
+                state.collections.len() - 1
+            }
+        };
+        let (closed, _) = watch::channel(false);
+        Ok(MemoryStorage { shared: self.shared.clone(), number, options, closed })
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn collection(
+        &self,
+        name: &str,
+        options: StorageOptions,
+    ) -> Result<Arc<dyn Storage>, StorageError> {
+        Ok(Arc::new(self.collection(name, options)?))
+    }
+
+    async fn close(&self) -> Result<(), StorageError> {
+        self.shared.state.lock().closed = true;
+        self.shared.tide.send_modify(|tide| tide.closed = true);
+        Ok(())
+    }
+}
+
+/// A collection in memory. Clones are the same handle; closing it leaves the store open.
+#[derive(Clone)]
+pub struct MemoryStorage {
+    shared: Arc<Shared>,
+    number: usize,
+    options: StorageOptions,
+    /// Ends the handle and its watches.
+    closed: watch::Sender<bool>,
+}
+
+impl Default for MemoryStorage {
+    /// The only collection of a store of its own, with the system's clock.
+    fn default() -> Self {
+        Self::new(StorageOptions::default(), clock::system())
+    }
+}
+
+impl MemoryStorage {
+    /// The only collection of a store of its own.
+    pub fn new(options: StorageOptions, clock: Clock) -> Self {
+        MemoryStore::new(clock).collection("documents", options).expect("a new store takes any collection")
+    }
+
+    fn open(&self) -> Result<parking_lot::MutexGuard<'_, State>, StorageError> {
+        if *self.closed.borrow() {
+            return Err(StorageError::Closed);
+        }
+        self.shared.open()
+    }
+
+    /// Makes a change, under the lock.
+    fn commit(
+        &self,
+        state: &mut State,
+        id: &DocumentId,
+        operation: Operation,
+        after: Option<Body>,
+        (sequence, options): (u64, EditOptions),
+    ) -> (Arc<Body>, Arc<Change>) {
+        let timestamp_ms = (self.shared.clock)().max(state.timestamp_ms);
+        state.timestamp_ms = timestamp_ms;
+        let position = if self.options.record_changes { state.position() + 1 } else { 0 };
+        let entry = state.collections[self.number].documents.entry(id.clone()).or_default();
+        let version = entry.version + 1;
+        let client_id = options.producer.client_id;
+        let change = Arc::new(Change {
+            document_id: id.clone(),
+            version,
+            position,
+            operation,
+            diff: Diff::between(entry.body.as_deref(), after.as_ref(), version),
+            timestamp_ms,
+            producer: Producer { client_id: client_id.clone(), sequence: Some(sequence) },
+            metadata: options.metadata,
+        });
+        entry.version = version;
+        let before = std::mem::replace(&mut entry.body, after.map(Arc::new));
+        entry.answers.entry(client_id).or_default().insert(sequence, version);
+        let body = entry.body.clone().or(before).unwrap_or_default();
+        if self.options.record_changes {
+            entry.changes.push_back(change.clone());
+            let (collection, id) = (self.number as u32, id.clone());
+            state.log.push_back(LogEntry { position, collection, id, change: Some(change.clone()) });
+            self.shared.tide.send_modify(|tide| tide.position = position);
+        } else if operation == Operation::Delete {
+            state.collections[self.number].documents.remove(id);
+        }
+        (body, change)
+    }
+}
+
+impl Shared {
+    fn open(&self) -> Result<parking_lot::MutexGuard<'_, State>, StorageError> {
+        let state = self.state.lock();
+        if state.closed { Err(StorageError::Closed) } else { Ok(state) }
+    }
+}
+
+impl State {
+    fn position(&self) -> u64 {
+        self.floor + self.log.len() as u64
+    }
+
+    /// Notes a counted write that changed nothing, so that its repeat is known.
+    fn note(&mut self, collection: usize, id: &DocumentId, producer: &Producer) {
+        if let Some(sequence) = producer.sequence {
+            let entry = self.collections[collection].documents.entry(id.clone()).or_default();
+            let version = entry.version;
+            entry.answers.entry(producer.client_id.clone()).or_default().insert(sequence, version);
+        }
+    }
+}
+
+impl Entry {
+    fn document(&self, id: &DocumentId) -> Option<Document> {
+        let body = self.body.clone()?;
+        Some(Document { id: id.clone(), version: self.version, body })
+    }
+
+    /// Whether this is the producer's next write, or else what it was answered. An answer that has been compacted away
+    /// is given as the next later one: the version is then one that contains the write.
+    fn turn(&self, producer: &Producer) -> Result<Result<u64, u64>, StorageError> {
+        let answers = self.answers.get(&producer.client_id);
+        let last = answers.and_then(|answers| answers.last_key_value()).map_or(0, |(&last, _)| last);
+        Ok(match rules::turn(producer.sequence, last)? {
+            Turn::Next(sequence) => Ok(sequence),
+            Turn::Repeated(sequence) => {
+                let answers = answers.into_iter().flat_map(|answers| answers.range(sequence..));
+                Err(*answers.map(|(_, version)| version).next().expect("the last one is always kept"))
+            }
+        })
+    }
+}
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
+        let state = self.open()?;
+        Ok(state.collections[self.number].documents.get(id).and_then(|entry| entry.document(id)))
+    }
+
+    async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError> {
+        let state = self.open()?;
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let documents = state.collections[self.number].documents.range((start, Bound::Unbounded));
+        Ok(documents.filter_map(|(id, entry)| entry.document(id)).take(limit).collect())
+    }
+
+    async fn find_one_and_upsert(
+        &self,
+        id: &DocumentId,
+        body: Body,
+        options: EditOptions,
+    ) -> Result<Upserted, StorageError> {
+        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
+        let mut state = self.open()?;
+        let absent = Entry::default();
+        let entry = state.collections[self.number].documents.get(id).unwrap_or(&absent);
+        let sequence = match entry.turn(&options.producer)? {
+            Ok(sequence) => sequence,
+            Err(version) => return Ok(Upserted::Repeated { version, document: entry.document(id) }),
+        };
+        let existing = entry.document(id);
+        rules::expect_version(id, &options, existing.as_ref().map_or(0, |document| document.version))?;
+        if let Some(document) = existing {
+            state.note(self.number, id, &options.producer);
+            return Ok(Upserted::Existing { document });
+        }
+        rules::check_body(id, &body, self.options.document_bytes_max)?;
+        let (body, change) = self.commit(&mut state, id, Operation::Create, Some(body), (sequence, options));
+        Ok(Upserted::Created { document: Document { id: id.clone(), version: change.version, body }, change })
+    }
+
+    async fn find_one_and_update(
+        &self,
+        id: &DocumentId,
+        mut edit: EditFn<'_>,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
+        let mut state = self.open()?;
+        let Some(entry) = state.collections[self.number].documents.get(id) else {
+            rules::expect_version(id, &options, 0)?;
+            return Err(StorageError::NotFound { id: id.clone() });
+        };
+        let sequence = match entry.turn(&options.producer)? {
+            Ok(sequence) => sequence,
+            Err(version) => return Ok(Edited::Repeated { version, document: entry.document(id) }),
+        };
+        let before = entry.document(id);
+        rules::expect_version(id, &options, before.as_ref().map_or(0, |document| document.version))?;
+        let before = before.ok_or_else(|| StorageError::NotFound { id: id.clone() })?;
+        let mut after = (*before.body).clone();
+        edit(&mut after).map_err(StorageError::Edit)?;
+        if after == *before.body {
+            state.note(self.number, id, &options.producer);
+            return Ok(Edited::Unchanged { document: before });
+        }
+        rules::check_body(id, &after, self.options.document_bytes_max)?;
+        let (body, change) = self.commit(&mut state, id, Operation::Update, Some(after), (sequence, options));
+        Ok(Edited::Changed { document: Document { id: id.clone(), version: change.version, body }, change })
+    }
+
+    async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {
+        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
+        let mut state = self.open()?;
+        let absent = Entry::default();
+        let entry = state.collections[self.number].documents.get(id).unwrap_or(&absent);
+        let sequence = match entry.turn(&options.producer)? {
+            Ok(sequence) => sequence,
+            Err(version) => return Ok(Deleted::Repeated { version }),
+        };
+        let before = entry.document(id);
+        rules::expect_version(id, &options, before.as_ref().map_or(0, |document| document.version))?;
+        let Some(before) = before else {
+            state.note(self.number, id, &options.producer);
+            return Ok(Deleted::Absent);
+        };
+        let (_, change) = self.commit(&mut state, id, Operation::Delete, None, (sequence, options));
+        Ok(Deleted::Deleted { document: before, change })
+    }
+
+    async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
+        let state = self.open()?;
+        let Some(entry) = state.collections[self.number].documents.get(id) else {
+            return Ok(ChangePage { changes: Vec::new(), more: false });
+        };
+        let start = entry.changes.partition_point(|change| change.version <= after);
+        let changes: Vec<_> = entry.changes.range(start..).take(limit).map(|c| (**c).clone()).collect();
+        Ok(ChangePage { more: start + changes.len() < entry.changes.len(), changes })
+    }
+
+    async fn last_version(&self, id: &DocumentId) -> Result<u64, StorageError> {
+        Ok(self.open()?.collections[self.number].documents.get(id).map_or(0, |entry| entry.version))
+    }
+
+    async fn remove_changes(&self, id: &DocumentId, up_to: u64) -> Result<u64, StorageError> {
+        let mut state = self.open()?;
+        let State { collections, log, floor, .. } = &mut *state;
+        let Some(entry) = collections[self.number].documents.get_mut(id) else { return Ok(0) };
+        let count = entry.changes.partition_point(|change| change.version <= up_to);
+        for change in entry.changes.drain(..count) {
+            log[(change.position - *floor - 1) as usize].change = None;
+        }
+        for answers in entry.answers.values_mut() {
+            let last = answers.last_key_value().map_or(0, |(&last, _)| last);
+            answers.retain(|&sequence, &mut version| version > up_to || sequence == last);
+        }
+        while log.front().is_some_and(|entry| entry.change.is_none()) {
+            log.pop_front();
+            *floor += 1;
+        }
+        Ok(count as u64)
+    }
+
+    async fn producers(&self, id: &DocumentId) -> Result<StateVector<ClientId>, StorageError> {
+        let state = self.open()?;
+        let entry = state.collections[self.number].documents.get(id);
+        let answers = entry.into_iter().flat_map(|entry| &entry.answers);
+        let lasts = answers.filter_map(|(client, answers)| {
+            answers.last_key_value().map(|(&last, _)| (client.clone(), last))
+        });
+        Ok(lasts.collect())
+    }
+
+    async fn position(&self) -> Result<u64, StorageError> {
+        Ok(self.open()?.position())
+    }
+
+    async fn watch(&self, filter: WatchFilter, from: WatchFrom) -> Result<Watch, StorageError> {
+        if !self.options.record_changes {
+            return Err(StorageError::Unsupported {
+                what: "watch".into(),
+                backend: "an unrecorded collection",
+            });
+        }
+        let state = self.open()?;
+        let after = match from {
+            WatchFrom::Now => state.position(),
+            WatchFrom::After(position) => position,
+        };
+        let (tide, closed) = (self.shared.tide.subscribe(), self.closed.subscribe());
+        Ok(crate::watch::stream(self.shared.clone(), self.number as u32, filter, after, tide, closed))
+    }
+
+    async fn close(&self) -> Result<(), StorageError> {
+        self.closed.send_replace(true);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Log for Shared {
+    async fn read(&self, after: u64, limit: usize) -> Result<LogPage, StorageError> {
+        let state = self.state.lock();
+        let start = after.saturating_sub(state.floor).min(state.log.len() as u64) as usize;
+        let entries = state.log.range(start..).take(limit).cloned().collect();
+        Ok(LogPage { floor: state.floor, last: state.position(), entries })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn store() -> (MemoryStore, ()) {
+        (MemoryStore::default(), ())
+    }
+
+    crate::conformance_tests!(store);
+}

@@ -1,0 +1,37 @@
+//! A store: several collections that share one order of changes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{Storage, StorageError, StorageOptions};
+
+/// Where collections live. All recorded collections of a store share its positions, without a gap.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Opens a collection, creating it if it is absent. All handles of one collection see the same documents.
+    async fn collection(&self, name: &str, options: StorageOptions)
+    -> Result<Arc<dyn Storage>, StorageError>;
+
+    /// Closes every collection: finishes what is under way, makes it durable, and refuses everything after.
+    async fn close(&self) -> Result<(), StorageError>;
+}
+
+/// The longest name of a collection.
+pub const COLLECTION_NAME_BYTES_MAX: usize = 120;
+
+pub(crate) fn check_collection_name(name: &str) -> Result<(), StorageError> {
+    let reason = match name {
+        "" => "it is empty",
+        name if name.len() > COLLECTION_NAME_BYTES_MAX => "it is longer than 120 bytes",
+        name if name.chars().any(char::is_control) => "it has a control character",
+        _ => return Ok(()),
+    };
+    Err(StorageError::InvalidCollection { name: name.to_owned(), reason: reason.into() })
+}
+
+pub(crate) fn other_kind_of_collection(name: &str, recorded: bool) -> StorageError {
+    let (is, asked) = if recorded { ("recorded", "unrecorded") } else { ("not recorded", "recorded") };
+    let reason = format!("its changes are {is}, it can't be opened as {asked}");
+    StorageError::InvalidCollection { name: name.to_owned(), reason }
+}

@@ -1,0 +1,151 @@
+//! How a watch reads the log: backfill and live tail are the same reading.
+//!
+//! A watcher is a position and nothing else. It is woken when the log has grown and reads on from its position, a
+//! page at a time, so there is no queue that could overflow, no hand-over that could miss or repeat a change, and a
+//! slow watcher costs nobody anything.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use crate::{Change, DocumentId, StorageError, Watch, WatchEvent, WatchFilter};
+
+/// How many log entries a watcher holds at most.
+const PAGE_MAX: usize = 256;
+
+/// One position of the log.
+#[derive(Debug, Clone)]
+pub(crate) struct LogEntry {
+    pub(crate) position: u64,
+    pub(crate) collection: u32,
+    pub(crate) id: DocumentId,
+    /// `None` when the change has been compacted away.
+    pub(crate) change: Option<Arc<Change>>,
+}
+
+/// The entries after a position.
+#[derive(Debug)]
+pub(crate) struct LogPage {
+    /// The positions up to here are no longer in the log.
+    pub(crate) floor: u64,
+    /// The last position of the log.
+    pub(crate) last: u64,
+    /// What comes right after the position asked for, or after `floor` if that is higher.
+    pub(crate) entries: Vec<LogEntry>,
+}
+
+/// A log that can be read from any position.
+#[async_trait]
+pub(crate) trait Log: Send + Sync {
+    async fn read(&self, after: u64, limit: usize) -> Result<LogPage, StorageError>;
+}
+
+/// What watchers wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tide {
+    /// The last durable position.
+    pub(crate) position: u64,
+    pub(crate) closed: bool,
+}
+
+/// The reading position of one watcher, and what it passes on.
+#[derive(Debug)]
+struct Cursor {
+    collection: u32,
+    documents: Option<HashSet<DocumentId>>,
+    after: u64,
+}
+
+impl Cursor {
+    fn take(&mut self, page: LogPage) -> Result<VecDeque<WatchEvent>, StorageError> {
+        let mut events = VecDeque::new();
+        if self.after < page.floor || self.after > page.last {
+            // Ahead of the log is a cursor from another life of the store: as good as none.
+            self.after = if self.after < page.floor { page.floor } else { page.last };
+            events.push_back(WatchEvent::Missed { resume_after: self.after });
+        }
+        for entry in page.entries {
+            if entry.position != self.after + 1 {
+                return Err(StorageError::Corrupt {
+                    place: format!("position {}", self.after + 1),
+                    reason: format!("the log goes on at {}", entry.position),
+                });
+            }
+            self.after = entry.position;
+            let wanted = entry.collection == self.collection
+                && self.documents.as_ref().is_none_or(|documents| documents.contains(&entry.id));
+            match (wanted, entry.change) {
+                (false, _) => {}
+                (true, Some(change)) => events.push_back(WatchEvent::Change(change)),
+                (true, None) => {
+                    // One notice for a run of lost changes.
+                    if matches!(events.back(), Some(WatchEvent::Missed { .. })) {
+                        events.pop_back();
+                    }
+                    events.push_back(WatchEvent::Missed { resume_after: entry.position });
+                }
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// Streams the log of a collection after a position until one of the two handles is closed.
+pub(crate) fn stream(
+    log: Arc<dyn Log>,
+    collection: u32,
+    filter: WatchFilter,
+    after: u64,
+    tide: watch::Receiver<Tide>,
+    closed: watch::Receiver<bool>,
+) -> Watch {
+    let documents = filter.documents.map(HashSet::from_iter);
+    let cursor = Cursor { collection, documents, after };
+    let reader = Reader { log, cursor, tide, closed, ready: VecDeque::new(), fresh: true };
+    Box::pin(stream::unfold(Some(reader), |reader| async {
+        let mut reader = reader?;
+        match reader.next().await {
+            Ok(event) => event.map(|event| (Ok(event), Some(reader))),
+            Err(error) => Some((Err(error), None)),
+        }
+    }))
+}
+
+struct Reader {
+    log: Arc<dyn Log>,
+    cursor: Cursor,
+    tide: watch::Receiver<Tide>,
+    closed: watch::Receiver<bool>,
+    ready: VecDeque<WatchEvent>,
+    /// The first reading does not wait: it finds out whether the cursor is one of this log.
+    fresh: bool,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<WatchEvent>, StorageError> {
+        loop {
+            if *self.closed.borrow() || self.tide.borrow().closed {
+                return Ok(None);
+            }
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            if !std::mem::take(&mut self.fresh) {
+                let after = self.cursor.after;
+                tokio::select! {
+                    grown = self.tide.wait_for(|tide| tide.closed || tide.position > after) => {
+                        if grown.is_err() { return Ok(None); }
+                    }
+                    _ = self.closed.wait_for(|closed| *closed) => return Ok(None),
+                }
+            }
+            let page = self.log.read(self.cursor.after, PAGE_MAX).await?;
+            self.ready = self.cursor.take(page)?;
+        }
+    }
+}
