@@ -1,0 +1,303 @@
+//! The steps of `cargo xtask test-all`, in the order that finds most soonest, and the inner loop.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::libtest::{self, Built, Ignored, NEEDS, Program, Runner};
+use crate::report::{Counts, Found, Report};
+use crate::services::{Met, Need, Services, needs_in_sources};
+use crate::shell::{PROGRAM_TIME_MAX, run as run_program};
+use crate::workspace::Workspace;
+use crate::{layers, lengths, node_test};
+
+/// The names that `cargo xtask ci` knows.
+pub(crate) const STEPS: &[&str] =
+    &["fmt", "layers", "clippy", "alone", "docs", "tests", "doctests", "javascript"];
+
+/// Folders with JavaScript tests, and whether a browser runs in them.
+const JAVASCRIPT: &[(&str, bool)] = &[("clients/js", false), ("examples/games/tests/browser", true)];
+
+/// What to run.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Whether to provide services.
+    pub with_services: bool,
+    /// Only these steps; all if empty.
+    pub only: Vec<String>,
+}
+
+/// Everything, or the named steps.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    if let Some(unknown) = options.only.iter().find(|name| !STEPS.contains(&name.as_str())) {
+        bail!("no step `{unknown}`; there are: {}", STEPS.join(", "));
+    }
+    let wanted = |step: &str| options.only.is_empty() || options.only.iter().any(|name| name == step);
+    let all = Steps { workspace, logs: workspace.tools().join("logs") };
+    let mut report = Report::new();
+    let mut services = Services::new(workspace, options.with_services);
+
+    if wanted("fmt") {
+        all.cargo(&mut report, "formatting", &["fmt", "--all", "--check"]);
+    }
+    if wanted("layers") {
+        report.step("dependency layers", || {
+            let violations = layers::violations(workspace);
+            Ok(Found::check(violations.is_empty(), violations.join("\n")))
+        });
+    }
+    let has_javascript = |folder: &str| workspace.root.join(folder).is_dir();
+    if wanted("tests") || wanted("javascript") {
+        // First, because the network may fail and that should not be known only after the compile work.
+        let mut needs = needs_in_sources(workspace)?;
+        for (_, browser) in JAVASCRIPT.iter().filter(|(folder, _)| has_javascript(folder)) {
+            needs.insert(Need::Node);
+            needs.extend(browser.then_some(Need::Chromium));
+        }
+        services.provide(&needs, &mut report);
+    }
+    if wanted("clippy") {
+        all.clippy(&mut report, "all features", &["--all-features"]);
+        all.clippy(&mut report, "default features", &[]);
+        all.clippy(&mut report, "no features", &["--no-default-features"]);
+    }
+    if wanted("alone") {
+        report.step("each crate alone", || all.each_alone());
+    }
+    if wanted("docs") {
+        report.step("documentation", || all.documentation());
+    }
+    let application = workspace.packages.iter().any(|package| package.name == "games");
+    if options.with_services && application && (wanted("tests") || wanted("javascript")) {
+        // What users run, and so what the crash tests and the browser tests run.
+        if all.cargo(&mut report, "release build of games", &["build", "--release", "--package", "games"]) {
+            services.provide_games(workspace.target.join("release/games"));
+        }
+    }
+    if wanted("tests") {
+        let (found, built) =
+            libtest::build(workspace, &["--workspace", "--all-features"], &all.logs.join("build-tests.log"))?;
+        report.step("build the tests", || Ok(found));
+        all.tests(&mut report, &mut services, built);
+    }
+    if wanted("doctests") {
+        report.step("programs in the documentation", || all.doctests());
+    }
+    if wanted("javascript") {
+        for (folder, _) in JAVASCRIPT.iter().filter(|(folder, _)| has_javascript(folder)) {
+            all.javascript(&mut report, &mut services, folder);
+        }
+    }
+    let long: Vec<String> = lengths::longest_first(workspace)?
+        .into_iter()
+        .take_while(|(lines, _)| *lines > lengths::LONG_LINES)
+        .map(|(lines, path)| format!("{path} ({lines})"))
+        .collect();
+    if !long.is_empty() {
+        report.note(format!("longer than one sitting: {}", long.join(", ")));
+    }
+    report.print_summary();
+    Ok(report.exit_code())
+}
+
+/// Formatting, clippy and unit tests of what changed and of what uses it.
+pub(crate) fn quick(workspace: &Workspace) -> Result<ExitCode> {
+    let all = Steps { workspace, logs: workspace.tools().join("logs") };
+    let packages = changed(workspace)?;
+    let selection: Vec<&str> = packages.iter().flat_map(|name| ["--package", name.as_str()]).collect();
+    let mut report = Report::new();
+    all.cargo(&mut report, "formatting", &["fmt", "--all", "--check"]);
+    let clippy = [&["clippy", "--all-targets"], selection.as_slice(), &["--", "-D", "warnings"]].concat();
+    all.cargo(&mut report, &format!("clippy of {} crates", packages.len()), &clippy);
+    let mut arguments = vec!["--lib", "--bins"];
+    arguments.extend(selection);
+    let mut built = Built::default();
+    report.step("build the unit tests", || {
+        let (found, programs) = libtest::build(workspace, &arguments, &all.logs.join("build-tests.log"))?;
+        built = programs;
+        Ok(found)
+    });
+    all.tests(&mut report, &mut Services::new(workspace, false), built);
+    report.print_summary();
+    Ok(report.exit_code())
+}
+
+struct Steps<'a> {
+    workspace: &'a Workspace,
+    logs: PathBuf,
+}
+
+impl Steps<'_> {
+    /// A step that is one cargo command.
+    fn cargo(&self, report: &mut Report, name: &str, arguments: &[&str]) -> bool {
+        report.step(name, || self.cargo_check(name, self.workspace.cargo().args(arguments)))
+    }
+
+    fn cargo_check(&self, name: &str, command: &mut Command) -> Result<Found> {
+        let log = self.logs.join(name.replace([' ', ',', ':'], "-") + ".log");
+        let ended = run_program(command, &log, PROGRAM_TIME_MAX)?;
+        Ok(Found::check(ended.success, ended.output))
+    }
+
+    fn clippy(&self, report: &mut Report, name: &str, features: &[&str]) {
+        let arguments =
+            [&["clippy", "--workspace", "--all-targets"], features, &["--", "-D", "warnings"]].concat();
+        self.cargo(report, &format!("clippy, {name}"), &arguments);
+    }
+
+    /// Builds each crate as one who depends on it alone would: in the workspace, features of others help out.
+    fn each_alone(&self) -> Result<Found> {
+        let mut found = Found::default();
+        for package in self.workspace.products() {
+            let mut command = self.workspace.cargo();
+            command.args(["check", "--package", &package.name]);
+            found.add(self.cargo_check(&format!("alone {}", package.name), &mut command)?);
+        }
+        Ok(found)
+    }
+
+    fn documentation(&self) -> Result<Found> {
+        let mut command = self.workspace.cargo();
+        command
+            .args(["doc", "--workspace", "--all-features", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-D warnings");
+        self.cargo_check("documentation", &mut command)
+    }
+
+    fn doctests(&self) -> Result<Found> {
+        let mut command = self.workspace.cargo();
+        command.args(["test", "--workspace", "--all-features", "--doc", "--no-fail-fast"]);
+        let ended = run_program(&mut command, &self.logs.join("doctests.log"), PROGRAM_TIME_MAX)?;
+        let counts = libtest::count(&ended.output, ended.success);
+        Ok(Found { counts, output: ended.output, notes: Vec::new() })
+    }
+
+    /// The test programs, package by package.
+    fn tests(&self, report: &mut Report, services: &mut Services<'_>, mut built: Built) {
+        let programs = std::mem::take(&mut built.programs);
+        let names: BTreeSet<&str> = programs.iter().map(|program| program.package.as_str()).collect();
+        for name in names {
+            let runner = Runner {
+                workspace: self.workspace,
+                built: &built,
+                logs: self.logs.clone(),
+                env: services.env(),
+            };
+            let mut left_out: Vec<(&Program, Vec<Ignored>)> = Vec::new();
+            report.step(&format!("tests of {name}"), || {
+                let mut found = Found::default();
+                for program in programs.iter().filter(|program| program.package == name) {
+                    let (ran, ignored) = runner.run(program)?;
+                    found.add(ran);
+                    left_out.push((program, ignored));
+                }
+                Ok(found)
+            });
+            left_out.retain(|(_, ignored)| !ignored.is_empty());
+            if !left_out.is_empty() {
+                self.tests_with_needs(report, services, name, &built, &left_out);
+            }
+        }
+    }
+
+    /// The second pass over what the first left out.
+    fn tests_with_needs(
+        &self,
+        report: &mut Report,
+        services: &mut Services<'_>,
+        name: &str,
+        built: &Built,
+        left_out: &[(&Program, Vec<Ignored>)],
+    ) {
+        let reasons = left_out.iter().flat_map(|(_, ignored)| ignored).map(|test| &test.reason);
+        let needs = reasons.filter(|reason| reason.starts_with(NEEDS)).flat_map(|reason| Need::parse(reason));
+        services.provide(&needs.collect(), report);
+        let services = &*services;
+        let env = services.env();
+        report.step(&format!("tests of {name} with services"), || {
+            let runner = Runner { workspace: self.workspace, built, logs: self.logs.clone(), env };
+            let mut found = Found::default();
+            for (program, ignored) in left_out {
+                let mut run = Vec::new();
+                for test in ignored {
+                    let met = if test.reason.starts_with(NEEDS) {
+                        services.met(&test.reason)
+                    } else {
+                        Met::Skip(test.reason.clone())
+                    };
+                    match met {
+                        Met::Yes => run.push(test.name.as_str()),
+                        Met::Skip(why) => {
+                            found.counts.skipped += 1;
+                            if why != "--no-services" {
+                                found.notes.push(format!("skipped {}: {why}", test.name));
+                            }
+                        }
+                        Met::Missing(why) => {
+                            found.counts.failed += 1;
+                            found.output.push_str(&format!("{} could not run: {why}\n", test.name));
+                        }
+                    }
+                }
+                if !run.is_empty() {
+                    found.add(runner.run_ignored(program, &run)?);
+                }
+            }
+            Ok(found)
+        });
+    }
+
+    fn javascript(&self, report: &mut Report, services: &mut Services<'_>, folder: &str) {
+        let log = self.logs.join(format!("javascript-{}.log", folder.replace('/', "-")));
+        let node = services.program("WEFT_NODE");
+        let env = services.env();
+        report.step(&format!("javascript in {folder}"), || match node {
+            Some(node) => node_test::run_folder(self.workspace, &node, folder, &env, &log),
+            None => match services.met("needs node") {
+                Met::Skip(why) => {
+                    let counts = Counts { skipped: 1, ..Counts::default() };
+                    Ok(Found {
+                        counts,
+                        output: String::new(),
+                        notes: vec![format!("skipped {folder}: {why}")],
+                    })
+                }
+                Met::Yes | Met::Missing(_) => bail!("node could not be provided"),
+            },
+        });
+    }
+}
+
+/// The crates with changes since the last commit, and those that depend on them; all when there is no change.
+fn changed(workspace: &Workspace) -> Result<Vec<String>> {
+    let output = Command::new("git")
+        .args(["status", "--porcelain", "--no-renames", "--untracked-files=all"])
+        .current_dir(&workspace.root)
+        .output()
+        .context("could not start git")?;
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paths: Vec<PathBuf> =
+        output.lines().filter_map(|line| Some(workspace.root.join(line.get(3..)?))).collect();
+    let mut names: BTreeSet<&str> = workspace
+        .packages
+        .iter()
+        .filter(|package| paths.iter().any(|path| path.starts_with(&package.dir)))
+        .map(|package| package.name.as_str())
+        .collect();
+    loop {
+        let before = names.len();
+        let users = workspace.packages.iter().filter(|package| {
+            package.dependencies.iter().any(|dependency| names.contains(dependency.name.as_str()))
+        });
+        names.extend(users.map(|package| package.name.as_str()).collect::<Vec<_>>());
+        if names.len() == before {
+            break;
+        }
+    }
+    if names.is_empty() {
+        names.extend(workspace.packages.iter().map(|package| package.name.as_str()));
+    }
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
