@@ -1,3 +1,5 @@
+//! The laws of diffs: applying one to *before* gives *after*, in every form.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
