@@ -1,0 +1,169 @@
+//! What replicas say to each other beside the patches that they broadcast.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use crdt_core::{SessionId, StateVector};
+use serde::{Deserialize, Serialize};
+
+use crate::PatchRecord;
+
+/// The name of a replica's node in its group: 1 to [`Self::LEN_BYTES_MAX`] bytes without control characters, and
+/// without `*`, since it is part of a topic.
+///
+/// Unlike a [`SessionId`], which names the author of patches, it names where to send answers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PeerId(Arc<str>);
+
+impl PeerId {
+    /// The longest name.
+    pub const LEN_BYTES_MAX: usize = 64;
+
+    /// Takes a name from outside.
+    pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidPeerId> {
+        let name = name.as_ref();
+        if name.is_empty() || name.len() > Self::LEN_BYTES_MAX {
+            return Err(InvalidPeerId::Length { len: name.len() });
+        }
+        match name.chars().find(|c| c.is_control() || *c == '*') {
+            Some(character) => Err(InvalidPeerId::Character(character)),
+            None => Ok(Self(name.into())),
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A peer id that breaks its rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidPeerId {
+    /// Empty or too long.
+    #[error("peer id of {len} bytes: 1 to {} are allowed", PeerId::LEN_BYTES_MAX)]
+    Length {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// With a character that it can't have.
+    #[error("peer id with the character {0:?}")]
+    Character(char),
+}
+
+impl TryFrom<String> for PeerId {
+    type Error = InvalidPeerId;
+    fn try_from(name: String) -> Result<Self, InvalidPeerId> {
+        Self::new(name)
+    }
+}
+
+impl From<PeerId> for String {
+    fn from(id: PeerId) -> Self {
+        (*id.0).to_owned()
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A session's patches that end after `after` and at or before `upto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Whose.
+    pub sid: SessionId,
+    /// The last time that the asker has.
+    pub after: u64,
+    /// The last time that it asks for.
+    pub upto: u64,
+}
+
+/// A message of the state synchronisation protocol.
+///
+/// The protocol is pull: whoever lacks something asks for one page at a time, and the answerer keeps no state about
+/// the asker. So a replica that is years behind costs the others a page, and one that vanishes costs them nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SyncMessage {
+    /// "What I have hashes to this", to all: the idle heartbeat of anti-entropy.
+    Digest {
+        /// See [`digest`](crate::session::digest).
+        digest: u64,
+    },
+    /// "This is what I have", to one peer.
+    State {
+        /// What the sender has stored durably.
+        vector: StateVector<SessionId>,
+        /// Whether the receiver shall answer with its own.
+        reply: bool,
+    },
+    /// "Send me a page of these."
+    Request {
+        /// The asker's number for this request; the answer carries it.
+        id: u64,
+        /// What is wanted.
+        want: Vec<Want>,
+        /// How large the page may be, in bytes; at least one patch comes however large it is.
+        bytes_max: u64,
+    },
+    /// The answer: patches in an order in which causes come before effects.
+    Patches {
+        /// The request's number.
+        id: u64,
+        /// The page.
+        records: Vec<PatchRecord>,
+    },
+    /// The other answer: some of what was wanted is only left in a snapshot, or a snapshot is cheaper. It contains all
+    /// that the sender has, so that it can take the place of an older one of the asker.
+    Offer {
+        /// The request's number.
+        id: u64,
+        /// Which snapshot.
+        snapshot: SnapshotHead,
+    },
+    /// "Send me this part of the snapshot."
+    Fetch {
+        /// The asker's number for this request.
+        id: u64,
+        /// The snapshot's hash.
+        hash: u64,
+        /// From which byte.
+        offset: u64,
+    },
+    /// The answer: a part of the snapshot; an empty one when there is no such snapshot any more.
+    Part {
+        /// The request's number.
+        id: u64,
+        /// The snapshot's hash.
+        hash: u64,
+        /// From which byte.
+        offset: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+}
+
+/// What a snapshot is, before its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotHead {
+    /// What it contains.
+    pub vector: StateVector<SessionId>,
+    /// Its length.
+    pub len_bytes: u64,
+    /// A hash of its bytes, to tell one from another. (Whether the bytes are whole, their own checksum says.)
+    pub hash: u64,
+}
+
+impl SnapshotHead {
+    /// The head of a snapshot that contains `vector`.
+    pub fn new(vector: StateVector<SessionId>, bytes: &[u8]) -> Self {
+        // FNV-1a, 64 bits.
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        Self { vector, len_bytes: bytes.len() as u64, hash: bytes.iter().fold(0xcbf2_9ce4_8422_2325, step) }
+    }
+}

@@ -1,0 +1,103 @@
+//! A patch in its envelope: what stores keep and channels carry.
+
+use bytes::Bytes;
+use crdt_core::{SessionId, Timestamp, id::MAX_ID};
+
+/// A patch with what a receiver must know to apply it neither too early nor twice.
+///
+/// json-joy's patches carry no list of their causes, and the times of a session have gaps by nature, so that a hole
+/// can't be seen from times alone. The envelope closes both: `prev` says where the session's previous patch ended, and
+/// `needs` names what the patch refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatchRecord {
+    /// The id of the patch: its session, and the time of its first operation.
+    pub id: Timestamp,
+    /// How many ticks it takes.
+    pub span: u64,
+    /// The last time of the session's previous patch; 0 for its first.
+    pub prev: u64,
+    /// The ids of other sessions that the patch names. They are read from the patch and are not on the wire.
+    pub needs: Box<[Timestamp]>,
+    /// The patch in json-joy's binary encoding.
+    pub patch: Bytes,
+}
+
+/// A record that no replica can have made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRecord {
+    /// It takes no time at all.
+    #[error("patch {id} spans no ticks")]
+    Empty {
+        /// Its id.
+        id: Timestamp,
+    },
+    /// It starts before its session's previous patch ended.
+    #[error("patch {id} starts at or before {prev}, where its session's previous patch ended")]
+    Order {
+        /// Its id.
+        id: Timestamp,
+        /// The end that it names.
+        prev: u64,
+    },
+    /// Its last time is above the largest that there is.
+    #[error("patch {id} of {span} ticks ends above {MAX_ID}")]
+    Time {
+        /// Its id.
+        id: Timestamp,
+        /// Its ticks.
+        span: u64,
+    },
+    /// It names something that is not older than itself.
+    #[error("patch {id} names {needed}, which is not older")]
+    Cause {
+        /// Its id.
+        id: Timestamp,
+        /// What it names.
+        needed: Timestamp,
+    },
+    /// Its bytes are no patch.
+    #[error("not a patch: {0}")]
+    Patch(String),
+}
+
+impl PatchRecord {
+    /// The largest patch that is taken from outside: 4 MiB.
+    pub const PATCH_BYTES_MAX: usize = 4 << 20;
+
+    /// Checks what every record must be, whoever made it.
+    pub fn check(&self) -> Result<(), InvalidRecord> {
+        let Self { id, span, prev, .. } = *self;
+        if span == 0 {
+            return Err(InvalidRecord::Empty { id });
+        }
+        if id.time <= prev {
+            return Err(InvalidRecord::Order { id, prev });
+        }
+        if span > MAX_ID || id.time > MAX_ID - (span - 1) {
+            return Err(InvalidRecord::Time { id, span });
+        }
+        // Lamport's rule: a replica's next time is above all that it has seen. It makes (time, session) an order in
+        // which causes come before effects, which paging relies on, and keeps two patches from waiting for each other.
+        match self.needs.iter().find(|needed| needed.time >= id.time + span) {
+            Some(&needed) => Err(InvalidRecord::Cause { id, needed }),
+            None => Ok(()),
+        }
+    }
+
+    /// Who made it.
+    pub fn session(&self) -> SessionId {
+        self.id.sid
+    }
+
+    /// The last time that it takes.
+    pub fn last(&self) -> u64 {
+        self.id.time + self.span - 1
+    }
+
+    /// What it costs to hold or send, in bytes.
+    pub fn len_bytes(&self) -> usize {
+        // The fields beside the patch take at most four varints of 8 bytes on the wire.
+        self.patch.len() + 32
+    }
+}

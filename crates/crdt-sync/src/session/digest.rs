@@ -1,0 +1,44 @@
+//! A number that stands for a state vector.
+
+use crdt_core::{SessionId, StateVector};
+
+/// Hashes a state vector: equal vectors have equal digests, and different ones almost never do.
+///
+/// It is a sum over the entries, so that it can follow a vector without reading all of it again. It is no protection
+/// against forgery, and a collision delays an exchange only until the next change or the next full exchange.
+pub fn digest(vector: &StateVector<SessionId>) -> u64 {
+    vector.iter().fold(0, |sum: u64, (sid, time)| sum.wrapping_add(entry(*sid, time)))
+}
+
+/// What one entry adds to the digest.
+pub(super) fn entry(sid: SessionId, time: u64) -> u64 {
+    if time == 0 { 0 } else { mix(mix(sid.get()) ^ time) }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): each input bit reaches each output bit.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// A stream of pseudo-random numbers from a seed, for jitter: the machine draws no randomness of its own.
+#[derive(Debug, Clone)]
+pub(super) struct Jitter(u64);
+
+impl Jitter {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(1);
+        mix(self.0)
+    }
+
+    /// A number below `bound`, evenly enough for jitter.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+}

@@ -1,0 +1,116 @@
+//! What a session reports and counts.
+
+use crdt_core::Timestamp;
+
+use crate::{InvalidRecord, PeerId};
+
+/// Something that the application or the operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// A patch was refused and changed nothing.
+    Refused(Refusal),
+    /// Everything that the peers are known to have is here.
+    CaughtUp,
+    /// A peer did not answer in time, or did not deliver what it said it had; it is left alone for a while.
+    Unhelpful {
+        /// Which peer.
+        peer: PeerId,
+        /// What it did.
+        why: &'static str,
+    },
+}
+
+/// Why a patch was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No replica can have made it.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRecord),
+    /// Two replicas use one session id: each must take a new one.
+    #[error("patch {0} is not the one known here: its session is used by two replicas")]
+    SessionUsedTwice(Timestamp),
+    /// The application's own patch is not the next one of its session.
+    #[error("local patch {0} is not the next one of its session")]
+    OutOfOrder(Timestamp),
+    /// Its time would use up the clock.
+    #[error("patch {id} is more than {limit} ticks above {latest}, the latest known time")]
+    TooFarAhead {
+        /// Its id.
+        id: Timestamp,
+        /// The latest time known.
+        latest: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// The document has as many sessions as it may have.
+    #[error("the document has {limit} sessions, its limit")]
+    TooManySessions {
+        /// The bound.
+        limit: usize,
+    },
+    /// A peer's snapshot is larger than allowed.
+    #[error("snapshot of {len_bytes} bytes: at most {limit} are taken")]
+    SnapshotTooLarge {
+        /// Its length.
+        len_bytes: u64,
+        /// The bound.
+        limit: usize,
+    },
+}
+
+/// How often what happened, since the start. Each only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Own patches sent to all.
+    pub broadcast: u64,
+    /// Patches heard on the patch channel.
+    pub heard: u64,
+    /// Patches taken from pages.
+    pub pulled: u64,
+    /// Remote patches given to the document.
+    pub applied: u64,
+    /// Patches that were known already.
+    pub known: u64,
+    /// Patches that came before their causes.
+    pub parked: u64,
+    /// Of those, dropped because of the bounds.
+    pub parked_dropped: u64,
+    /// Patches dropped because the store had too much to do.
+    pub shed: u64,
+    /// Patches refused.
+    pub refused: u64,
+    /// Pages asked for.
+    pub requests: u64,
+    /// Pages that did not come in time, or did not hold what was said.
+    pub requests_failed: u64,
+    /// Pages sent.
+    pub pages: u64,
+    /// Requests of others that were dropped because of the bounds.
+    pub requests_dropped: u64,
+    /// Snapshots taken over from peers.
+    pub installed: u64,
+}
+
+impl Counters {
+    /// Each count with its name, for metrics.
+    pub fn named(&self) -> [(&'static str, u64); 14] {
+        [
+            ("broadcast", self.broadcast),
+            ("heard", self.heard),
+            ("pulled", self.pulled),
+            ("applied", self.applied),
+            ("known", self.known),
+            ("parked", self.parked),
+            ("parked_dropped", self.parked_dropped),
+            ("shed", self.shed),
+            ("refused", self.refused),
+            ("requests", self.requests),
+            ("requests_failed", self.requests_failed),
+            ("pages", self.pages),
+            ("requests_dropped", self.requests_dropped),
+            ("installed", self.installed),
+        ]
+    }
+}

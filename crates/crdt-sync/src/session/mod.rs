@@ -1,0 +1,410 @@
+//! The synchronisation of one document by one replica, as a machine without IO.
+//!
+//! The driver brings what happened ([`Input`]) and the time, and carries out what comes back ([`Output`]) in its order.
+//! The same inputs at the same times give the same outputs, so that the simulator runs the code that production runs.
+//!
+//! What the machine promises: a patch is broadcast only after it is stored; it is applied after its causes, once, and
+//! after it is stored; what has been announced as seen is stored. Whatever is lost on the way is asked for again, one
+//! page at a time.
+
+mod digest;
+mod event;
+mod options;
+mod parked;
+mod peers;
+mod pull;
+mod trickle;
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use crdt_core::{SessionId, StateVector};
+
+pub use digest::digest;
+pub use event::{Counters, Refusal, SessionEvent};
+pub use options::SessionOptions;
+pub use trickle::TrickleOptions;
+
+use self::{
+    digest::Jitter,
+    parked::{Parked, Readiness, readiness},
+    peers::Peers,
+    pull::Pull,
+    trickle::Trickle,
+};
+use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The application edited the document; the patch is in the document already.
+    Local(PatchRecord),
+    /// A patch was heard on the patch channel.
+    Heard(PatchRecord),
+    /// A message came from a peer.
+    Message {
+        /// Who sent it.
+        from: PeerId,
+        /// What.
+        message: SyncMessage,
+    },
+    /// The oldest [`Output::Store`] that has not been confirmed is durable.
+    Stored,
+    /// The store has read what an [`Output::Read`] asked for.
+    Page {
+        /// Who asked.
+        peer: PeerId,
+        /// As which of its requests.
+        id: u64,
+        /// What there is.
+        page: Page,
+    },
+    /// The snapshot of an [`Output::Install`] is in the store and in the document.
+    Installed {
+        /// What it contains.
+        vector: StateVector<SessionId>,
+    },
+    /// The snapshot of an [`Output::Install`] was no snapshot.
+    InstallFailed,
+    /// The transport lost messages, or may have.
+    Gap,
+    /// Discovery found a peer.
+    PeerUp(PeerId),
+    /// Discovery lost a peer.
+    PeerDown(PeerId),
+    /// Nothing but time has passed; see [`Session::wakes_at`].
+    Tick,
+}
+
+/// What the store found for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Page {
+    /// Patches, causes before effects.
+    Records(Vec<PatchRecord>),
+    /// Some of them are only left in a snapshot, or it is cheaper: one of all that is durable here.
+    Snapshot(SnapshotHead),
+    /// A part of a snapshot; empty when it is not there any more.
+    Part {
+        /// Which snapshot.
+        hash: u64,
+        /// From which byte.
+        offset: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+}
+
+/// What the driver has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Make it durable, then say [`Input::Stored`].
+    Store(PatchRecord),
+    /// Apply it to the document: its causes are in there.
+    Apply(PatchRecord),
+    /// Send it to all, on the patch channel.
+    Broadcast(PatchRecord),
+    /// Send a message to a peer, or to all.
+    Send {
+        /// To whom; `None` is all.
+        to: Option<PeerId>,
+        /// What.
+        message: SyncMessage,
+    },
+    /// Read a page from the store, then say [`Input::Page`].
+    Read {
+        /// Who asks.
+        peer: PeerId,
+        /// As which of its requests.
+        id: u64,
+        /// For what.
+        what: ReadWhat,
+    },
+    /// Put a peer's snapshot into the store and load it into the document, then apply all that is stored and not in
+    /// it; then say [`Input::Installed`] or [`Input::InstallFailed`].
+    Install {
+        /// What it contains, by its sender's word.
+        vector: StateVector<SessionId>,
+        /// The snapshot.
+        bytes: Bytes,
+    },
+    /// Tell whoever watches.
+    Event(SessionEvent),
+}
+
+/// What to read from the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadWhat {
+    /// Patches.
+    Patches {
+        /// Which.
+        want: Vec<Want>,
+        /// How many bytes at the most.
+        bytes_max: usize,
+    },
+    /// A part of the snapshot.
+    Part {
+        /// Which snapshot.
+        hash: u64,
+        /// From which byte.
+        offset: u64,
+        /// How many bytes at the most.
+        bytes_max: usize,
+    },
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Session {
+    options: SessionOptions,
+    /// What was given to the store: patches that build on it are ready.
+    accepted: StateVector<SessionId>,
+    /// What is durable: this is told to peers.
+    stored: StateVector<SessionId>,
+    /// The digest of `stored`, and those that it had lately, to know a peer that is only a little behind.
+    digest: u64,
+    digests_lately: VecDeque<u64>,
+    /// Given to the store and not confirmed yet, in that order.
+    storing: VecDeque<(PatchRecord, Origin)>,
+    parked: Parked,
+    peers: Peers,
+    pull: Option<Pull>,
+    /// When to ask for what parked patches wait for.
+    ask_at: Option<Duration>,
+    requests: u64,
+    reads: usize,
+    trickle: Trickle,
+    jitter: Jitter,
+    counters: Counters,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Local,
+    Remote,
+    /// Remote, and in the document already: a snapshot that was put in place meanwhile contains it.
+    Contained,
+}
+
+/// How many of its last digests a replica knows again.
+const DIGESTS_LATELY_MAX: usize = 64;
+
+impl Session {
+    /// Starts the machine of a replica whose store holds what `stored` says. `seed` is for jitter only.
+    pub fn new(options: SessionOptions, stored: StateVector<SessionId>, now: Duration, seed: u64) -> Self {
+        let mut jitter = Jitter::new(seed);
+        Self {
+            trickle: Trickle::new(options.trickle, now, &mut jitter),
+            parked: Parked::new(options.parked_max, options.parked_bytes_max),
+            peers: Peers::new(options.peers_max),
+            digest: digest(&stored),
+            digests_lately: VecDeque::with_capacity(DIGESTS_LATELY_MAX),
+            accepted: stored.clone(),
+            stored,
+            storing: VecDeque::new(),
+            pull: None,
+            ask_at: None,
+            requests: 0,
+            reads: 0,
+            jitter,
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            options,
+        }
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle_input(&mut self, now: Duration, input: Input) {
+        match input {
+            Input::Local(record) => self.local(record),
+            Input::Heard(record) => self.heard(now, record),
+            Input::Message { from, message } => self.message(now, from, message),
+            Input::Stored => self.confirm(),
+            Input::Page { peer, id, page } => self.page(peer, id, page),
+            Input::Installed { vector } => self.installed(now, &vector),
+            Input::InstallFailed => self.install_failed(now),
+            Input::Gap => self.gap(now),
+            Input::PeerUp(peer) => self.peer_up(now, peer),
+            Input::PeerDown(peer) => self.peer_down(&peer),
+            Input::Tick => {}
+        }
+        self.tick(now);
+    }
+
+    /// The next thing to do, if there is one.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to say [`Input::Tick`] at the latest, if nothing else comes before.
+    pub fn wakes_at(&self) -> Duration {
+        let others = [self.ask_at, self.pull.as_ref().map(Pull::deadline), self.peers.wakes_at()];
+        others.into_iter().flatten().fold(self.trickle.wakes_at(), Duration::min)
+    }
+
+    /// What is durable here.
+    pub fn stored(&self) -> &StateVector<SessionId> {
+        &self.stored
+    }
+
+    /// What all known peers and this replica have, by their last word: nothing below it will be asked for by them.
+    pub fn stable(&self) -> StateVector<SessionId> {
+        self.peers.stable(&self.stored)
+    }
+
+    /// What has been counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How the replica stands.
+    pub fn status(&self) -> Status {
+        Status {
+            peers: self.peers.len(),
+            parked: self.parked.len(),
+            parked_bytes: self.parked.len_bytes(),
+            storing: self.storing.len(),
+            lag_ticks: self.peers.lag_ticks(&self.accepted),
+            pulling: self.pull.is_some(),
+        }
+    }
+
+    fn local(&mut self, record: PatchRecord) {
+        match record.check().map(|()| readiness(&record, &self.accepted)) {
+            Ok(Readiness::Ready) if record.session() == self.options.session => {
+                self.accept(record, Origin::Local);
+            }
+            Ok(Readiness::Known) => self.counters.known += 1,
+            Ok(_) => self.refuse(Refusal::OutOfOrder(record.id)),
+            Err(invalid) => self.refuse(Refusal::Invalid(invalid)),
+        }
+    }
+
+    fn heard(&mut self, now: Duration, record: PatchRecord) {
+        self.counters.heard += 1;
+        self.take_in(now, record);
+    }
+
+    /// Takes in a patch from outside. Returns whether it was news.
+    fn take_in(&mut self, now: Duration, record: PatchRecord) -> bool {
+        if let Err(refusal) = self.admissible(&record) {
+            self.refuse(refusal);
+            return false;
+        }
+        let mut news = false;
+        let mut work = vec![record];
+        while let Some(record) = work.pop() {
+            match readiness(&record, &self.accepted) {
+                Readiness::Ready if self.storing.len() >= self.options.storing_max => {
+                    self.counters.shed += 1;
+                    self.ask_soon(now);
+                }
+                Readiness::Ready => {
+                    let sid = record.session();
+                    self.accept(record, Origin::Remote);
+                    work.extend(self.parked.released_by(sid));
+                    news = true;
+                }
+                Readiness::Waits(on) => {
+                    self.counters.parked += 1;
+                    self.counters.parked_dropped += self.parked.park(record, on);
+                    self.ask_soon(now);
+                }
+                Readiness::Known => {
+                    self.counters.known += 1;
+                    // What was parked behind it may have come another way, too.
+                    work.extend(self.parked.released_by(record.session()));
+                }
+                Readiness::Forked => self.refuse(Refusal::SessionUsedTwice(record.id)),
+            }
+        }
+        news
+    }
+
+    fn admissible(&self, record: &PatchRecord) -> Result<(), Refusal> {
+        record.check().map_err(Refusal::Invalid)?;
+        let (sid, seen) = (record.session(), self.accepted.get(&record.session()));
+        if sid == self.options.session && record.last() > seen {
+            return Err(Refusal::SessionUsedTwice(record.id));
+        }
+        if seen == 0 && self.accepted.len() >= self.options.sessions_max {
+            return Err(Refusal::TooManySessions { limit: self.options.sessions_max });
+        }
+        let latest = self.accepted.iter().map(|(_, time)| time).max().unwrap_or(0);
+        if record.last() > latest.saturating_add(self.options.ticks_ahead_max) {
+            return Err(Refusal::TooFarAhead { id: record.id, latest, limit: self.options.ticks_ahead_max });
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, record: PatchRecord, origin: Origin) {
+        self.accepted.advance(record.session(), record.last());
+        self.outputs.push_back(Output::Store(record.clone()));
+        self.storing.push_back((record, origin));
+    }
+
+    fn confirm(&mut self) {
+        let Some((record, origin)) = self.storing.pop_front() else { return };
+        self.note_stored(record.session(), record.last());
+        match origin {
+            Origin::Local => {
+                self.counters.broadcast += 1;
+                self.outputs.push_back(Output::Broadcast(record));
+            }
+            Origin::Remote => {
+                self.counters.applied += 1;
+                self.outputs.push_back(Output::Apply(record));
+            }
+            Origin::Contained => self.counters.known += 1,
+        }
+    }
+
+    fn note_stored(&mut self, sid: SessionId, last: u64) {
+        let before = self.stored.get(&sid);
+        if self.stored.advance(sid, last) {
+            if self.digests_lately.len() == DIGESTS_LATELY_MAX {
+                self.digests_lately.pop_front();
+            }
+            self.digests_lately.push_back(self.digest);
+            let change = digest::entry(sid, last).wrapping_sub(digest::entry(sid, before));
+            self.digest = self.digest.wrapping_add(change);
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.counters.refused += 1;
+        self.outputs.push_back(Output::Event(SessionEvent::Refused(refusal)));
+    }
+
+    fn send(&mut self, to: impl Into<Option<PeerId>>, message: SyncMessage) {
+        self.outputs.push_back(Output::Send { to: to.into(), message });
+    }
+
+    fn tick(&mut self, now: Duration) {
+        if self.trickle.tick(now, &mut self.jitter) {
+            self.send(None, SyncMessage::Digest { digest: self.digest });
+        }
+        self.tick_pull(now);
+        self.tick_peers(now);
+        if self.ask_at.is_some_and(|at| at <= now) {
+            self.ask(now);
+        }
+    }
+}
+
+/// How a replica stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// How many peers are known.
+    pub peers: usize,
+    /// How many patches wait for their causes.
+    pub parked: usize,
+    /// How many bytes they take.
+    pub parked_bytes: usize,
+    /// How many patches wait for the store.
+    pub storing: usize,
+    /// How many ticks of all sessions the peers are known to have that are missing here.
+    pub lag_ticks: u64,
+    /// Whether missing patches are being fetched.
+    pub pulling: bool,
+}

@@ -1,0 +1,62 @@
+//! The bounds of a session.
+
+use std::time::Duration;
+
+use crdt_core::SessionId;
+
+use super::TrickleOptions;
+
+/// How a session behaves. Every bound says what happens when it is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// The session whose patches are made here. Patches of it from elsewhere mean that the id is used twice.
+    pub session: SessionId,
+    /// Patches that wait for their causes. Above it the one furthest ahead is dropped, and asked for later.
+    pub parked_max: usize,
+    /// The same in bytes.
+    pub parked_bytes_max: usize,
+    /// Remote patches that wait for the store. Above it what comes is dropped, and asked for later.
+    pub storing_max: usize,
+    /// Sessions that a document may have. Patches of a further one are refused.
+    pub sessions_max: usize,
+    /// How far a patch's time may be above all known times; a further one would use up the clock, and is refused.
+    pub ticks_ahead_max: u64,
+    /// Peers that are remembered. Above it the one heard longest ago is forgotten.
+    pub peers_max: usize,
+    /// A page of patches, in bytes. At least one patch is in a page, however large it is.
+    pub page_bytes_max: usize,
+    /// Pages that are read for others at the same time. Requests above it are dropped; the asker repeats them.
+    pub reads_max: usize,
+    /// A snapshot taken from a peer, in bytes. A larger offer is refused.
+    pub snapshot_bytes_max: usize,
+    /// After how long an unanswered request is given up, and another peer asked.
+    pub request_timeout: Duration,
+    /// How long to wait for patches that are on their way before asking for them.
+    pub settle: Duration,
+    /// How long a peer that did not deliver is left alone.
+    pub distrust: Duration,
+    /// When to tell the others what one has.
+    pub trickle: TrickleOptions,
+}
+
+impl SessionOptions {
+    /// Fits documents that people edit, on a local or a wide-area network.
+    pub const fn standard(session: SessionId) -> Self {
+        Self {
+            session,
+            parked_max: 4096,
+            parked_bytes_max: 16 << 20,
+            storing_max: 8192,
+            sessions_max: 65_536,
+            ticks_ahead_max: 1 << 40,
+            peers_max: 1024,
+            page_bytes_max: 256 << 10,
+            reads_max: 8,
+            snapshot_bytes_max: 256 << 20,
+            request_timeout: Duration::from_secs(3),
+            settle: Duration::from_millis(200),
+            distrust: Duration::from_secs(10),
+            trickle: TrickleOptions::STANDARD,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Patches that came before their causes.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use crdt_core::{SessionId, StateVector};
+
+use crate::PatchRecord;
+
+/// Holds early patches until what they wait for has come. Bounded in number and bytes: when it is full, the patch that
+/// is furthest ahead goes, since it would wait the longest; it is asked for again when its turn comes.
+#[derive(Debug)]
+pub(super) struct Parked {
+    /// By session and last time, so that a session's next one is its first; with the session that it waits for.
+    records: BTreeMap<SessionId, BTreeMap<u64, (PatchRecord, SessionId)>>,
+    /// How many records of a session wait for a session: (waited for, waiting) → count.
+    waiting: BTreeMap<(SessionId, SessionId), usize>,
+    count: usize,
+    len_bytes: usize,
+    count_max: usize,
+    len_bytes_max: usize,
+}
+
+/// What a record waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readiness {
+    Ready,
+    /// All of it has been taken in already.
+    Known,
+    /// Something of this session, which may be its own, has to come first.
+    Waits(SessionId),
+    /// It overlaps what is known of its session, or skips back: two replicas used one session.
+    Forked,
+}
+
+/// Whether a record can be taken in on top of `vector`.
+pub(super) fn readiness(record: &PatchRecord, vector: &StateVector<SessionId>) -> Readiness {
+    let sid = record.session();
+    let seen = vector.get(&sid);
+    if record.last() <= seen {
+        return Readiness::Known;
+    }
+    if record.prev > seen {
+        return Readiness::Waits(sid);
+    }
+    if record.prev < seen {
+        return Readiness::Forked;
+    }
+    match record.needs.iter().find(|need| vector.get(&need.sid) < need.time) {
+        Some(need) => Readiness::Waits(need.sid),
+        None => Readiness::Ready,
+    }
+}
+
+impl Parked {
+    pub(super) fn new(count_max: usize, len_bytes_max: usize) -> Self {
+        Self {
+            records: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            count: 0,
+            len_bytes: 0,
+            count_max,
+            len_bytes_max,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    /// Keeps a record that waits for `waits`. Returns how many records went because of the bounds.
+    pub(super) fn park(&mut self, record: PatchRecord, waits: SessionId) -> u64 {
+        let (sid, last) = (record.session(), record.last());
+        *self.waiting.entry((waits, sid)).or_insert(0) += 1;
+        self.len_bytes += record.len_bytes();
+        self.count += 1;
+        if let Some(same) = self.records.entry(sid).or_default().insert(last, (record, waits)) {
+            self.forget(same);
+        }
+        let mut dropped = 0;
+        while self.count > self.count_max || self.len_bytes > self.len_bytes_max {
+            self.drop_furthest();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Takes out the first parked records that `advanced` may have made ready. The caller looks at each again.
+    pub(super) fn released_by(&mut self, advanced: SessionId) -> Vec<PatchRecord> {
+        let lowest = (advanced, SessionId::SYSTEM);
+        let waiters = self.waiting.range(lowest..).take_while(|((on, _), _)| *on == advanced);
+        let waiters: Vec<SessionId> = waiters.map(|((_, sid), _)| *sid).collect();
+        waiters.into_iter().filter_map(|sid| self.take(sid, BTreeMap::pop_first)).collect()
+    }
+
+    /// The session that is furthest behind what is parked, to ask for: any will do, as long as it is the same each time.
+    pub(super) fn first_wait(&self) -> Option<SessionId> {
+        self.waiting.first_key_value().map(|((on, _), _)| *on)
+    }
+
+    fn drop_furthest(&mut self) {
+        let furthest =
+            self.records.iter().filter_map(|(sid, of)| Some((*of.last_key_value()?.0, *sid))).max();
+        if let Some((_, sid)) = furthest {
+            self.take(sid, BTreeMap::pop_last);
+        }
+    }
+
+    fn take(
+        &mut self,
+        sid: SessionId,
+        pop: impl FnOnce(&mut BTreeMap<u64, (PatchRecord, SessionId)>) -> Option<(u64, (PatchRecord, SessionId))>,
+    ) -> Option<PatchRecord> {
+        let records = self.records.get_mut(&sid)?;
+        let (_, parked) = pop(records)?;
+        if records.is_empty() {
+            self.records.remove(&sid);
+        }
+        Some(self.forget(parked))
+    }
+
+    fn forget(&mut self, (record, waits): (PatchRecord, SessionId)) -> PatchRecord {
+        self.count -= 1;
+        self.len_bytes -= record.len_bytes();
+        if let Entry::Occupied(mut waiting) = self.waiting.entry((waits, record.session())) {
+            *waiting.get_mut() -= 1;
+            if *waiting.get() == 0 {
+                waiting.remove();
+            }
+        }
+        record
+    }
+}

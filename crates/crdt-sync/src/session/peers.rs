@@ -1,0 +1,252 @@
+//! What a session knows of the others, and how differences are noticed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crdt_core::{SessionId, StateVector};
+
+use super::{Output, Page, ReadWhat, Session};
+use crate::{PeerId, SyncMessage, Want};
+
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// What it said it has, the last time.
+    pub(super) vector: Option<StateVector<SessionId>>,
+    /// It said another digest: ask it then, unless the difference has gone away by itself.
+    probe: Option<(Duration, u64)>,
+    /// Not asked before that.
+    pub(super) distrusted_until: Duration,
+    heard_at: Duration,
+    /// When it was told our state, to bound what a peer can make us send.
+    told_at: Option<Duration>,
+    /// A page is being read for it; a second one at the same time is not.
+    reading: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Peers {
+    known: BTreeMap<PeerId, Peer>,
+    max: usize,
+}
+
+impl Peers {
+    pub(super) fn new(max: usize) -> Self {
+        Self { known: BTreeMap::new(), max }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    pub(super) fn get_mut(&mut self, id: &PeerId) -> Option<&mut Peer> {
+        self.known.get_mut(id)
+    }
+
+    /// Notes that a peer is there. If there are too many, the one heard longest ago is forgotten.
+    fn heard(&mut self, id: &PeerId, now: Duration) -> &mut Peer {
+        if !self.known.contains_key(id) && self.known.len() >= self.max {
+            let oldest = self.known.iter().min_by_key(|(_, peer)| peer.heard_at).map(|(id, _)| id.clone());
+            oldest.and_then(|id| self.known.remove(&id));
+        }
+        let peer = self.known.entry(id.clone()).or_default();
+        peer.heard_at = now;
+        peer
+    }
+
+    pub(super) fn wakes_at(&self) -> Option<Duration> {
+        self.known.values().filter_map(|peer| peer.probe.map(|(at, _)| at)).min()
+    }
+
+    /// What every known peer and `own` have.
+    pub(super) fn stable(&self, own: &StateVector<SessionId>) -> StateVector<SessionId> {
+        let least = |sid: &SessionId, own: u64| {
+            let theirs =
+                self.known.values().map(|peer| peer.vector.as_ref().map_or(0, |vector| vector.get(sid)));
+            theirs.fold(own, u64::min)
+        };
+        own.iter().map(|(sid, time)| (*sid, least(sid, time))).collect()
+    }
+
+    pub(super) fn lag_ticks(&self, accepted: &StateVector<SessionId>) -> u64 {
+        let mut all = accepted.clone();
+        self.known.values().filter_map(|peer| peer.vector.as_ref()).for_each(|vector| all.merge(vector));
+        accepted.missing_from(&all).map(|(_, here, there)| there - here).sum()
+    }
+
+    /// The peers that may be asked now, in the order of their names.
+    fn trusted(&self, now: Duration) -> impl Iterator<Item = (&PeerId, &Peer)> {
+        self.known.iter().filter(move |(_, peer)| peer.distrusted_until <= now)
+    }
+
+    /// The peers that may be asked now and have something that `accepted` lacks.
+    pub(super) fn ahead_of(&self, accepted: &StateVector<SessionId>, now: Duration) -> Vec<PeerId> {
+        let ahead = |peer: &Peer| peer.vector.as_ref().is_some_and(|vector| !accepted.contains(vector));
+        self.trusted(now).filter(|(_, peer)| ahead(peer)).map(|(id, _)| id.clone()).collect()
+    }
+}
+
+impl Session {
+    pub(super) fn peer_up(&mut self, now: Duration, id: PeerId) {
+        let at = now + self.options.settle;
+        let digest = self.digest.wrapping_add(1);
+        let peer = self.peers.heard(&id, now);
+        if peer.vector.is_none() && peer.probe.is_none() {
+            // Nothing is known of it yet, which is as good as a difference.
+            peer.probe = Some((at, digest));
+        }
+    }
+
+    pub(super) fn peer_down(&mut self, id: &PeerId) {
+        self.peers.known.remove(id);
+        if self.pull.as_ref().is_some_and(|pull| pull.peer == *id) {
+            self.pull = None;
+        }
+    }
+
+    pub(super) fn gap(&mut self, now: Duration) {
+        self.trickle.inconsistent(now, &mut self.jitter);
+        self.ask(now);
+    }
+
+    pub(super) fn message(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
+        self.peers.heard(&from, now);
+        match message {
+            SyncMessage::Digest { digest } => self.on_digest(now, &from, digest),
+            SyncMessage::State { vector, reply } => self.on_state(now, from, vector, reply),
+            SyncMessage::Request { id, want, bytes_max } => {
+                let bytes_max = (bytes_max as usize).min(self.options.page_bytes_max);
+                self.on_request(from, id, ReadWhat::Patches { want, bytes_max });
+            }
+            SyncMessage::Fetch { id, hash, offset } => {
+                let bytes_max = self.options.page_bytes_max;
+                self.on_request(from, id, ReadWhat::Part { hash, offset, bytes_max });
+            }
+            SyncMessage::Patches { id, records } => self.on_patches(now, &from, id, records),
+            SyncMessage::Offer { id, snapshot } => self.on_offer(now, &from, id, snapshot),
+            SyncMessage::Part { id, hash, offset, bytes } => {
+                self.on_part(now, &from, id, (hash, offset), &bytes);
+            }
+        }
+    }
+
+    fn on_digest(&mut self, now: Duration, from: &PeerId, digest: u64) {
+        if digest == self.digest {
+            self.trickle.consistent();
+            return;
+        }
+        let at = now + self.options.settle;
+        if let Some(peer) = self.peers.get_mut(from) {
+            peer.probe = Some((peer.probe.map_or(at, |(at, _)| at), digest));
+        }
+    }
+
+    fn on_state(&mut self, now: Duration, from: PeerId, vector: StateVector<SessionId>, reply: bool) {
+        if vector.len() > self.options.sessions_max {
+            self.counters.requests_dropped += 1;
+            return;
+        }
+        if vector != self.stored {
+            self.trickle.inconsistent(now, &mut self.jitter);
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.vector = Some(vector);
+            peer.probe = None;
+        }
+        if reply {
+            self.tell_state(now, from, false);
+        }
+        self.pull_next(now);
+    }
+
+    /// Sends a peer our state, at most once per `settle`.
+    fn tell_state(&mut self, now: Duration, to: PeerId, reply: bool) {
+        let settle = self.options.settle;
+        let Some(peer) = self.peers.get_mut(&to) else { return };
+        if peer.told_at.is_some_and(|at| now < at + settle / 2) {
+            self.counters.requests_dropped += 1;
+            return;
+        }
+        peer.told_at = Some(now);
+        let vector = self.stored.clone();
+        self.send(to, SyncMessage::State { vector, reply });
+    }
+
+    /// Looks at the peers whose difference has had time to go away.
+    pub(super) fn tick_peers(&mut self, now: Duration) {
+        let due = |peer: &Peer| peer.probe.is_some_and(|(at, _)| at <= now);
+        let due: Vec<PeerId> =
+            self.peers.known.iter().filter(|(_, peer)| due(peer)).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            let probe = self.peers.get_mut(&id).and_then(|peer| peer.probe.take());
+            let Some((_, digest)) = probe else { continue };
+            if digest == self.digest {
+                continue;
+            }
+            self.trickle.inconsistent(now, &mut self.jitter);
+            if self.digests_lately.contains(&digest) {
+                // It is where we were: what it lacks is on its way, or else it will ask when it hears how far we are.
+                self.send(id, SyncMessage::Digest { digest: self.digest });
+            } else {
+                self.tell_state(now, id, true);
+            }
+        }
+    }
+
+    /// Something is missing: ask for it when it has had time to come by itself.
+    pub(super) fn ask_soon(&mut self, now: Duration) {
+        self.ask_at.get_or_insert(now + self.options.settle);
+    }
+
+    /// Asks one peer what it has.
+    pub(super) fn ask(&mut self, now: Duration) {
+        self.ask_at = None;
+        let waits = self.parked.first_wait().is_some();
+        if self.pull.is_some() {
+            // The page under way may bring it; look again when it is here, or given up.
+            self.ask_at = waits.then_some(now + self.options.request_timeout);
+            return;
+        }
+        let trusted: Vec<PeerId> = self.peers.trusted(now).map(|(id, _)| id.clone()).collect();
+        if trusted.is_empty() {
+            self.send(None, SyncMessage::Digest { digest: self.digest });
+        } else {
+            let one = self.jitter.below(trusted.len() as u64) as usize;
+            self.tell_state(now, trusted[one].clone(), true);
+        }
+        // Until nothing waits any more: that peer may not have it, and words get lost.
+        self.ask_at = waits.then_some(now + self.options.request_timeout);
+    }
+
+    fn on_request(&mut self, from: PeerId, id: u64, what: ReadWhat) {
+        let too_many =
+            matches!(&what, ReadWhat::Patches { want, .. } if want.len() > self.options.sessions_max);
+        let full = self.reads >= self.options.reads_max;
+        match self.peers.get_mut(&from) {
+            Some(peer) if !peer.reading && !full && !too_many => {
+                peer.reading = true;
+                self.reads += 1;
+                self.outputs.push_back(Output::Read { peer: from, id, what });
+            }
+            _ => self.counters.requests_dropped += 1,
+        }
+    }
+
+    pub(super) fn page(&mut self, to: PeerId, id: u64, page: Page) {
+        self.reads = self.reads.saturating_sub(1);
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.reading = false;
+        }
+        self.counters.pages += 1;
+        let message = match page {
+            Page::Records(records) => SyncMessage::Patches { id, records },
+            Page::Snapshot(snapshot) => SyncMessage::Offer { id, snapshot },
+            Page::Part { hash, offset, bytes } => SyncMessage::Part { id, hash, offset, bytes },
+        };
+        self.send(to, message);
+    }
+
+    /// What a peer that said `vector` has and we have not.
+    pub(super) fn wants(&self, vector: &StateVector<SessionId>) -> Vec<Want> {
+        let missing = self.accepted.missing_from(vector);
+        missing.map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect()
+    }
+}

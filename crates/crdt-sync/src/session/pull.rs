@@ -1,0 +1,191 @@
+//! How missing patches are fetched: one page at a time, from one peer at a time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use crdt_core::{SessionId, StateVector};
+
+use super::{Origin, Output, Refusal, Session, SessionEvent};
+use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Pull {
+    pub(super) peer: PeerId,
+    id: u64,
+    stage: Stage,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Patches {
+        want: Vec<Want>,
+    },
+    Snapshot {
+        head: SnapshotHead,
+        got: BytesMut,
+    },
+    /// The driver is putting the snapshot in place.
+    Installing,
+}
+
+impl Pull {
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+}
+
+impl Session {
+    /// Asks for the next page, if something is missing that a trusted peer has.
+    pub(super) fn pull_next(&mut self, now: Duration) {
+        if self.pull.is_some() || self.storing.len() > self.options.storing_max / 2 {
+            return;
+        }
+        let ahead = self.peers.ahead_of(&self.accepted, now);
+        if ahead.is_empty() {
+            return;
+        }
+        let peer = ahead[self.jitter.below(ahead.len() as u64) as usize].clone();
+        let theirs = self.peers.get_mut(&peer).and_then(|peer| peer.vector.clone()).unwrap_or_default();
+        let want = self.wants(&theirs);
+        let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone() });
+        let bytes_max = self.options.page_bytes_max as u64;
+        self.send(peer, SyncMessage::Request { id, want, bytes_max });
+    }
+
+    fn request(&mut self, now: Duration, peer: PeerId, stage: Stage) -> u64 {
+        self.requests += 1;
+        self.counters.requests += 1;
+        let deadline = now + self.options.request_timeout;
+        self.pull = Some(Pull { peer, id: self.requests, stage, deadline });
+        self.requests
+    }
+
+    /// Takes the pull if this is the answer that it waits for.
+    fn answered(&mut self, from: &PeerId, id: u64) -> Option<Pull> {
+        self.pull
+            .take_if(|pull| pull.id == id && pull.peer == *from && !matches!(pull.stage, Stage::Installing))
+    }
+
+    pub(super) fn on_patches(&mut self, now: Duration, from: &PeerId, id: u64, records: Vec<PatchRecord>) {
+        let Some(pull) = self.answered(from, id) else { return };
+        let Stage::Patches { want } = pull.stage else {
+            return self.unhelpful(now, from, "sent patches for a snapshot");
+        };
+        let wanted = |record: &PatchRecord| {
+            let place = want.binary_search_by_key(&record.session(), |want| want.sid);
+            place.is_ok_and(|at| (want[at].after + 1..=want[at].upto).contains(&record.last()))
+        };
+        let mut news = false;
+        for record in records {
+            if wanted(&record) {
+                self.counters.pulled += 1;
+                news |= self.take_in(now, record);
+            }
+        }
+        if news {
+            self.pull_next(now);
+            if self.pull.is_none() && self.parked.len() == 0 {
+                self.outputs.push_back(Output::Event(SessionEvent::CaughtUp));
+            }
+        } else if want.iter().any(|want| self.accepted.get(&want.sid) < want.upto) {
+            self.unhelpful(now, from, "sent nothing of what it said it had");
+        }
+    }
+
+    pub(super) fn on_offer(&mut self, now: Duration, from: &PeerId, id: u64, head: SnapshotHead) {
+        if self.answered(from, id).is_none() {
+            return;
+        }
+        let limit = self.options.snapshot_bytes_max;
+        if head.len_bytes > limit as u64 {
+            self.refuse(Refusal::SnapshotTooLarge { len_bytes: head.len_bytes, limit });
+            self.unhelpful(now, from, "offered a snapshot that is too large");
+        } else if self.accepted.contains(&head.vector) || head.len_bytes == 0 {
+            self.unhelpful(now, from, "offered a snapshot with nothing new");
+        } else {
+            self.fetch(now, from.clone(), head, BytesMut::new());
+        }
+    }
+
+    fn fetch(&mut self, now: Duration, from: PeerId, head: SnapshotHead, got: BytesMut) {
+        let (hash, offset) = (head.hash, got.len() as u64);
+        let id = self.request(now, from.clone(), Stage::Snapshot { head, got });
+        self.send(from, SyncMessage::Fetch { id, hash, offset });
+    }
+
+    pub(super) fn on_part(
+        &mut self,
+        now: Duration,
+        from: &PeerId,
+        id: u64,
+        (hash, offset): (u64, u64),
+        bytes: &Bytes,
+    ) {
+        let Some(pull) = self.answered(from, id) else { return };
+        let Stage::Snapshot { head, mut got } = pull.stage else {
+            return self.unhelpful(now, from, "sent a part of a snapshot for patches");
+        };
+        let left = head.len_bytes - got.len() as u64;
+        if head.hash != hash || offset != got.len() as u64 || bytes.is_empty() || bytes.len() as u64 > left {
+            return self.unhelpful(now, from, "sent another part of a snapshot than it was asked for");
+        }
+        got.extend_from_slice(bytes);
+        if (bytes.len() as u64) < left {
+            return self.fetch(now, from.clone(), head, got);
+        }
+        self.request(now, from.clone(), Stage::Installing);
+        self.outputs.push_back(Output::Install { vector: head.vector, bytes: got.freeze() });
+    }
+
+    pub(super) fn installed(&mut self, now: Duration, vector: &StateVector<SessionId>) {
+        self.counters.installed += 1;
+        self.pull = None;
+        for (record, origin) in &mut self.storing {
+            if *origin == Origin::Remote && record.last() <= vector.get(&record.session()) {
+                *origin = Origin::Contained;
+            }
+        }
+        for (sid, last) in vector.iter() {
+            self.accepted.advance(*sid, last);
+            self.note_stored(*sid, last);
+        }
+        for (sid, _) in vector.iter() {
+            for record in self.parked.released_by(*sid) {
+                self.take_in(now, record);
+            }
+        }
+        self.pull_next(now);
+    }
+
+    pub(super) fn install_failed(&mut self, now: Duration) {
+        if let Some(pull) = self.pull.take() {
+            self.unhelpful(now, &pull.peer, "sent a broken snapshot");
+        }
+    }
+
+    pub(super) fn tick_pull(&mut self, now: Duration) {
+        if let Some(pull) = self.pull.take_if(|pull| pull.deadline <= now) {
+            if matches!(pull.stage, Stage::Installing) {
+                // Our own store takes its time; nobody else is to blame.
+                self.pull = Some(Pull { deadline: now + self.options.request_timeout, ..pull });
+            } else {
+                self.unhelpful(now, &pull.peer, "did not answer in time");
+            }
+        }
+        self.pull_next(now);
+    }
+
+    /// A peer failed us: leave it alone for a while, and ask another.
+    fn unhelpful(&mut self, now: Duration, id: &PeerId, why: &'static str) {
+        self.counters.requests_failed += 1;
+        let until = now + self.options.distrust;
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.distrusted_until = until;
+            peer.vector = None;
+        }
+        self.outputs.push_back(Output::Event(SessionEvent::Unhelpful { peer: id.clone(), why }));
+        self.pull_next(now);
+    }
+}

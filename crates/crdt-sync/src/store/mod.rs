@@ -1,0 +1,87 @@
+//! Where patches are kept.
+
+mod memory;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use crdt_core::{SessionId, StateVector};
+
+pub use memory::MemoryPatchStore;
+
+use crate::{PatchRecord, Want};
+
+/// Keeps the patches of one document.
+///
+/// Laws (the conformance suite tests them):
+/// - what [`append`](Self::append) has answered is there after any crash; what was appended before it, too;
+/// - [`vector`](Self::vector) contains exactly what was appended or is in the snapshot;
+/// - [`page`](Self::page) gives patches with causes before effects, and says so when some are only left in a snapshot;
+/// - a snapshot and the removal of what it contains are one step.
+#[async_trait]
+pub trait PatchStore: Send + Sync {
+    /// Keeps patches, in their order. The caller sees to it that each is the next one of its session. One that is
+    /// there already is left alone.
+    async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError>;
+
+    /// What is kept.
+    async fn vector(&self) -> Result<StateVector<SessionId>, PatchStoreError>;
+
+    /// Reads wanted patches, in the order of (last time, session), until `bytes_max` is reached; at least one if
+    /// there is any.
+    async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError>;
+
+    /// Keeps a snapshot that contains `vector`, and forgets the patches that it contains. If there is one already that
+    /// contains as much, nothing happens; one that contains something else can't be replaced.
+    async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError>;
+
+    /// The snapshot, and what it contains.
+    async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError>;
+
+    /// Finishes what is under way.
+    async fn close(&self) -> Result<(), PatchStoreError>;
+}
+
+/// What a store found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PatchPage {
+    /// Patches, causes before effects.
+    Records(Vec<PatchRecord>),
+    /// Some of those wanted are only left in the snapshot.
+    Compacted,
+}
+
+/// Why a store failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PatchStoreError {
+    /// A patch is not the next one of its session.
+    #[error("patch {id} does not follow {last}, the last time of its session here")]
+    Order {
+        /// Its id.
+        id: crdt_core::Timestamp,
+        /// The last time of its session.
+        last: u64,
+    },
+    /// The snapshot lacks something that is only left in the one that it would replace.
+    #[error("snapshot lacks patches of {sid} up to {upto} that are only left in the present one")]
+    Diverged {
+        /// Whose.
+        sid: SessionId,
+        /// Up to when.
+        upto: u64,
+    },
+    /// The store has been closed.
+    #[error("patch store is closed")]
+    Closed,
+    /// Stored bytes are not what was written.
+    #[error("corrupt patch store: {reason} at {place}")]
+    Corrupt {
+        /// Which record.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store failed; whether the last append was kept is not known.
+    #[error("patch store failed: {0}")]
+    Backend(String),
+}

@@ -1,0 +1,55 @@
+//! Many replicas, one bad network, one seed.
+//!
+//! The production machines run in a simulated world with loss, repeats, reordering, delay, partitions, crashes that
+//! lose what was not synced, compaction and a peer that lies. `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
+//! `WEFT_SIM_SEED=s` runs one, printing each event.
+
+mod replica;
+mod world;
+
+use std::collections::BTreeMap;
+
+use world::World;
+
+/// How many seeds `cargo test` runs.
+const SEEDS: u64 = 200;
+
+fn env(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+}
+
+#[test]
+fn replicas_converge_and_no_acknowledged_edit_is_lost() {
+    let seeds = match env("WEFT_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..env("WEFT_SIM_SEEDS").unwrap_or(SEEDS),
+    };
+    let print = env("WEFT_SIM_SEED").is_some();
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in seeds {
+        let outcome = std::panic::catch_unwind(|| World::new(seed, print).run());
+        match outcome {
+            Ok(Ok((_, counted))) => {
+                for (name, count) in counted {
+                    *counts.entry(name).or_insert(0) += count;
+                }
+            }
+            Ok(Err(wrong)) => panic!("seed {seed}: {wrong} (replay with WEFT_SIM_SEED={seed})"),
+            Err(_) => panic!("seed {seed} panicked (replay with WEFT_SIM_SEED={seed})"),
+        }
+    }
+    // A world in which something never happens tests nothing of it.
+    if !print {
+        let never: Vec<_> = counts.iter().filter(|(_, count)| **count == 0).collect();
+        assert!(never.is_empty(), "never happened: {never:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_events() {
+    for seed in 0..5 {
+        assert_eq!(World::new(seed, false).run(), World::new(seed, false).run(), "seed {seed}");
+    }
+}

@@ -1,0 +1,257 @@
+//! One simulated replica: the production machine, a store that can lose what is not synced, and a document.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use crdt_core::{SessionId, StateVector, Timestamp};
+use crdt_sync::{
+    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    session::{Input, Output, Page, ReadWhat, Session, SessionOptions, TrickleOptions},
+    store::{MemoryPatchStore, PatchPage, PatchStore, PatchStoreError},
+};
+use futures_util::FutureExt as _;
+
+/// The document: which patches are in it. What a real document would do with them is tested elsewhere; here it
+/// matters that each comes once and after its causes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) ids: BTreeSet<Timestamp>,
+    pub(crate) vector: StateVector<SessionId>,
+}
+
+impl Applied {
+    fn apply(&mut self, record: &PatchRecord) -> Result<(), String> {
+        if !self.ids.insert(record.id) {
+            return Err(format!("{} applied twice", record.id));
+        }
+        if self.vector.get(&record.session()) != record.prev {
+            return Err(format!("{} applied out of its session's order", record.id));
+        }
+        if let Some(need) = record.needs.iter().find(|need| self.vector.get(&need.sid) < need.time) {
+            return Err(format!("{} applied before {need}, which it names", record.id));
+        }
+        self.vector.advance(record.session(), record.last());
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Bytes {
+        let ids: Vec<(u64, u64)> = self.ids.iter().map(|id| (id.sid.get(), id.time)).collect();
+        serde_json::to_vec(&(ids, &self.vector)).unwrap().into()
+    }
+
+    fn load(snapshot: &[u8]) -> Result<Self, String> {
+        let (ids, vector): (Vec<(u64, u64)>, _) =
+            serde_json::from_slice(snapshot).map_err(|e| e.to_string())?;
+        let id = |(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time);
+        Ok(Self { ids: ids.into_iter().map(id).collect(), vector })
+    }
+}
+
+pub(crate) struct Replica {
+    pub(crate) id: PeerId,
+    pub(crate) session: SessionId,
+    pub(crate) machine: Session,
+    pub(crate) doc: Applied,
+    pub(crate) down: bool,
+    durable: MemoryPatchStore,
+    /// The last snapshot that was made for a peer, by its hash.
+    offered: Option<(u64, Bytes)>,
+    /// Appended and not synced yet: a crash loses it.
+    unsynced: Vec<PatchRecord>,
+    pub(crate) options: SessionOptions,
+}
+
+/// What a replica wants of the world.
+#[derive(Debug, Clone)]
+pub(crate) enum Wish {
+    Broadcast(PatchRecord),
+    Send(Option<PeerId>, SyncMessage),
+    SyncSoon,
+}
+
+fn options(session: SessionId) -> SessionOptions {
+    SessionOptions {
+        parked_max: 16,
+        storing_max: 6,
+        page_bytes_max: 300,
+        reads_max: 2,
+        request_timeout: Duration::from_millis(500),
+        settle: Duration::from_millis(50),
+        distrust: Duration::from_secs(1),
+        trickle: TrickleOptions {
+            interval_min: Duration::from_millis(200),
+            interval_max: Duration::from_secs(5),
+            redundancy: 2,
+        },
+        ..SessionOptions::standard(session)
+    }
+}
+
+impl Replica {
+    pub(crate) fn new(id: PeerId, session: SessionId, now: Duration, seed: u64) -> Self {
+        let options = options(session);
+        let machine = Session::new(options, StateVector::new(), now, seed);
+        let (doc, durable) = (Applied::default(), MemoryPatchStore::new());
+        Self { id, session, machine, doc, down: false, durable, offered: None, unsynced: Vec::new(), options }
+    }
+
+    /// Loses what was not synced.
+    pub(crate) fn crash(&mut self) {
+        self.unsynced.clear();
+        self.down = true;
+    }
+
+    /// Starts again from what is durable, under a new session.
+    pub(crate) fn restart(&mut self, session: SessionId, now: Duration, seed: u64) -> Result<(), String> {
+        self.session = session;
+        self.options = options(session);
+        self.doc = self.rebuilt(&self.kept_vector())?;
+        self.machine = Session::new(self.options, self.kept_vector(), now, seed);
+        self.down = false;
+        Ok(())
+    }
+
+    pub(crate) fn kept_vector(&self) -> StateVector<SessionId> {
+        now(self.durable.vector()).unwrap()
+    }
+
+    /// The document as the durable store has it, up to a vector.
+    fn rebuilt(&self, upto: &StateVector<SessionId>) -> Result<Applied, String> {
+        let mut doc = match now(self.durable.snapshot()).unwrap() {
+            Some((_, bytes)) => Applied::load(&bytes)?,
+            None => Applied::default(),
+        };
+        let rest: Vec<Want> =
+            doc.vector.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
+        match now(self.durable.page(&rest, usize::MAX)).unwrap() {
+            PatchPage::Records(records) => records.iter().try_for_each(|record| doc.apply(record))?,
+            PatchPage::Compacted => return Err("a patch beyond the snapshot is said to be in it".to_owned()),
+        }
+        Ok(doc)
+    }
+
+    /// Writes one patch on top of the document.
+    pub(crate) fn edit(
+        &mut self,
+        now: Duration,
+        span: u64,
+        needs: Vec<Timestamp>,
+        wishes: &mut Vec<Wish>,
+    ) -> Result<PatchRecord, String> {
+        let latest = self.doc.vector.iter().map(|(_, time)| time).max().unwrap_or(0);
+        let record = PatchRecord {
+            id: Timestamp::new(self.session, latest + 1),
+            span,
+            prev: self.doc.vector.get(&self.session),
+            needs: needs.into(),
+            patch: Bytes::from(vec![0; (span % 60) as usize]),
+        };
+        self.doc.apply(&record)?;
+        self.input(now, Input::Local(record.clone()), wishes)?;
+        Ok(record)
+    }
+
+    /// Makes all appended durable and confirms it.
+    pub(crate) fn sync(&mut self, at: Duration, wishes: &mut Vec<Wish>) -> Result<(), String> {
+        let records = std::mem::take(&mut self.unsynced);
+        now(self.durable.append(&records)).map_err(|e| e.to_string())?;
+        records.iter().try_for_each(|_| self.input(at, Input::Stored, wishes))
+    }
+
+    /// Folds what all the others are known to have into a snapshot. (What only some have must stay as patches: two
+    /// snapshots that each lack something of the other can't be merged.)
+    pub(crate) fn compact(&mut self, others: usize) -> Result<(), String> {
+        let stable = self.machine.stable();
+        if self.machine.status().peers < others || stable.is_empty() {
+            return Ok(());
+        }
+        let doc = self.rebuilt(&stable)?;
+        match now(self.durable.install(&doc.vector, doc.snapshot())) {
+            // A snapshot from elsewhere is ahead of what we know of the others.
+            Ok(()) | Err(PatchStoreError::Diverged { .. }) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    pub(crate) fn input(&mut self, at: Duration, input: Input, wishes: &mut Vec<Wish>) -> Result<(), String> {
+        self.machine.handle_input(at, input);
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Store(record) => {
+                    self.unsynced.push(record);
+                    wishes.push(Wish::SyncSoon);
+                }
+                Output::Apply(record) => self.doc.apply(&record)?,
+                Output::Broadcast(record) => {
+                    if self.kept_vector().get(&record.session()) < record.last() {
+                        return Err(format!("{} broadcast before it was durable", record.id));
+                    }
+                    wishes.push(Wish::Broadcast(record));
+                }
+                Output::Send { to, message } => wishes.push(Wish::Send(to, message)),
+                Output::Read { peer, id, what } => {
+                    let page = self.read(what)?;
+                    self.machine.handle_input(at, Input::Page { peer, id, page });
+                }
+                Output::Install { vector, bytes } => {
+                    let input = self.install(&vector, bytes);
+                    self.machine.handle_input(at, input);
+                }
+                Output::Event(_) => {}
+            }
+        }
+        let status = self.machine.status();
+        if status.parked > self.options.parked_max || status.storing > self.options.storing_max + 16 {
+            return Err(format!("bounds exceeded: {status:?}"));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, what: ReadWhat) -> Result<Page, String> {
+        match what {
+            ReadWhat::Patches { want, bytes_max } => {
+                match now(self.durable.page(&want, bytes_max)).unwrap() {
+                    PatchPage::Records(records) => Ok(Page::Records(records)),
+                    PatchPage::Compacted => {
+                        let doc = self.rebuilt(&self.kept_vector())?;
+                        let bytes = doc.snapshot();
+                        let head = SnapshotHead::new(doc.vector, &bytes);
+                        self.offered = Some((head.hash, bytes));
+                        Ok(Page::Snapshot(head))
+                    }
+                }
+            }
+            ReadWhat::Part { hash, offset, bytes_max } => {
+                let offered = self.offered.as_ref().filter(|(offered, _)| *offered == hash);
+                let bytes = offered.map_or_else(Bytes::new, |(_, bytes)| {
+                    let from = (offset as usize).min(bytes.len());
+                    bytes.slice(from..(from + bytes_max).min(bytes.len()))
+                });
+                Ok(Page::Part { hash, offset, bytes })
+            }
+        }
+    }
+
+    fn install(&mut self, vector: &StateVector<SessionId>, bytes: Bytes) -> Input {
+        let Ok(snapshot) = Applied::load(&bytes) else { return Input::InstallFailed };
+        if snapshot.vector != *vector {
+            return Input::InstallFailed;
+        }
+        if now(self.durable.install(vector, bytes)).is_err() {
+            return Input::InstallFailed;
+        }
+        // What is applied or about to be, and not in the snapshot, goes on top of it.
+        let beyond: Vec<Timestamp> =
+            self.doc.ids.iter().filter(|id| vector.get(&id.sid) < id.time).copied().collect();
+        let ours = std::mem::take(&mut self.doc);
+        self.doc = snapshot;
+        self.doc.ids.extend(beyond);
+        self.doc.vector.merge(&ours.vector);
+        Input::Installed { vector: vector.clone() }
+    }
+}
+
+/// The memory store never waits.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the memory store never waits")
+}

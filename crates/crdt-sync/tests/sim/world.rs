@@ -1,0 +1,383 @@
+//! The simulated world: time, the network, what goes wrong, and what must hold all the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crdt_core::{SessionId, StateVector, Timestamp};
+use crdt_sync::{PatchRecord, PeerId, SyncMessage, session::Input};
+
+use crate::replica::{Replica, Wish};
+
+/// How long replicas edit and things go wrong.
+const TROUBLE: Duration = Duration::from_secs(20);
+/// How long after that they may take to agree.
+const PEACE: Duration = Duration::from_secs(60);
+/// More events than any good run has: above it something runs in circles.
+const EVENTS_MAX: u64 = 400_000;
+
+#[derive(Debug, Clone)]
+enum What {
+    Deliver { to: usize, input: Box<Input> },
+    Sync(usize),
+    Wake(usize),
+    Edit(usize),
+    Compact(usize),
+    Crash(usize),
+    Restart(usize),
+    Join(usize),
+    Partition,
+}
+
+pub(crate) struct World {
+    random: Random,
+    now: Duration,
+    print: bool,
+    queue: BTreeMap<(Duration, u64), What>,
+    events: u64,
+    replicas: Vec<Replica>,
+    /// When each replica is going to be woken.
+    wakes: Vec<Duration>,
+    /// Which replicas can talk: those with the same number.
+    side: Vec<u8>,
+    /// The last one tells lies when it has one.
+    liar: bool,
+    trouble: Trouble,
+    /// Made durable by its author: must be everywhere in the end.
+    acknowledged: BTreeSet<Timestamp>,
+    sessions: u64,
+    /// How many replicas have started; the last one may come late.
+    members: usize,
+    trace: u64,
+}
+
+/// How bad the network is, in per cent.
+struct Trouble {
+    loss: u64,
+    repeat: u64,
+    delay_max_ms: u64,
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    fn ms(&mut self, below: u64) -> Duration {
+        Duration::from_micros(self.below(below * 1000))
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, print: bool) -> Self {
+        let mut random = Random(seed);
+        let count = 2 + random.below(5) as usize;
+        let trouble =
+            Trouble { loss: random.below(40), repeat: random.below(20), delay_max_ms: 1 + random.below(400) };
+        let mut world = Self {
+            now: Duration::ZERO,
+            print,
+            queue: BTreeMap::new(),
+            events: 0,
+            replicas: Vec::new(),
+            wakes: vec![Duration::ZERO; count],
+            side: vec![0; count],
+            liar: count > 2 && random.percent(20),
+            trouble,
+            acknowledged: BTreeSet::new(),
+            sessions: 0,
+            members: count,
+            trace: 0,
+            random,
+        };
+        for index in 0..count {
+            let id = PeerId::new(format!("node-{index}")).unwrap();
+            let session = world.new_session();
+            let seed = world.random.next();
+            world.replicas.push(Replica::new(id, session, Duration::ZERO, seed));
+            world.plan(Duration::ZERO, What::Wake(index));
+        }
+        world.plan_trouble();
+        if world.random.percent(40) {
+            let join = world.random.ms(TROUBLE.as_millis() as u64);
+            world.replicas[count - 1].crash();
+            world.members -= 1;
+            world.plan(join, What::Join(count - 1));
+        }
+        world
+    }
+
+    fn new_session(&mut self) -> SessionId {
+        self.sessions += 1;
+        SessionId::new(SessionId::USER_MIN.get() + self.sessions).unwrap()
+    }
+
+    fn plan(&mut self, at: Duration, what: What) {
+        self.events += 1;
+        self.queue.insert((at, self.events), what);
+    }
+
+    fn plan_trouble(&mut self) {
+        let ms = TROUBLE.as_millis() as u64;
+        for index in 0..self.replicas.len() {
+            for _ in 0..self.random.below(60) {
+                let at = self.random.ms(ms);
+                self.plan(at, What::Edit(index));
+            }
+            for _ in 0..self.random.below(3) {
+                let (crash, pause) = (self.random.ms(ms), self.random.ms(4000));
+                self.plan(crash, What::Crash(index));
+                self.plan(crash + pause, What::Restart(index));
+            }
+            for _ in 0..self.random.below(6) {
+                let at = self.random.ms(ms);
+                self.plan(at, What::Compact(index));
+            }
+        }
+        for _ in 0..self.random.below(6) {
+            let at = self.random.ms(ms);
+            self.plan(at, What::Partition);
+        }
+    }
+
+    /// Runs to the end. Returns a number that stands for all that happened, and how often what did.
+    pub(crate) fn run(mut self) -> Result<(u64, BTreeMap<&'static str, u64>), String> {
+        while let Some(((at, _), what)) = self.queue.pop_first() {
+            if at > TROUBLE + PEACE {
+                break;
+            }
+            if self.events > EVENTS_MAX {
+                return Err(format!("still busy after {EVENTS_MAX} events, at {at:?}"));
+            }
+            if at >= TROUBLE && self.now < TROUBLE {
+                self.heal()?;
+            }
+            self.now = at;
+            if self.print {
+                eprintln!("{at:>12?} {what:?}");
+            }
+            self.trace = (self.trace.rotate_left(5) ^ at.as_nanos() as u64).wrapping_mul(0x0100_0000_01b3);
+            self.step(what)?;
+        }
+        self.check_end()?;
+        let mut counts = BTreeMap::new();
+        for (name, count) in self.replicas.iter().flat_map(|replica| replica.machine.counters().named()) {
+            *counts.entry(name).or_insert(0) += count;
+        }
+        Ok((self.trace, counts))
+    }
+
+    fn heal(&mut self) -> Result<(), String> {
+        self.now = TROUBLE;
+        self.trouble = Trouble { loss: 0, repeat: 0, delay_max_ms: 20 };
+        self.side.fill(0);
+        self.members = self.replicas.len();
+        (0..self.replicas.len()).try_for_each(|index| self.restart(index))
+    }
+
+    fn step(&mut self, what: What) -> Result<(), String> {
+        let mut wishes = Vec::new();
+        let actor = match what {
+            What::Partition => {
+                let sides: Vec<u8> = (0..self.side.len()).map(|_| self.random.below(2) as u8).collect();
+                self.side = if self.random.percent(40) { vec![0; self.side.len()] } else { sides };
+                return Ok(());
+            }
+            What::Restart(index) if index >= self.members => return Ok(()),
+            What::Restart(index) => return self.restart(index),
+            What::Join(index) => {
+                self.members = self.replicas.len();
+                return self.restart(index);
+            }
+            What::Crash(index) => {
+                self.replicas[index].crash();
+                return Ok(());
+            }
+            What::Deliver { to: index, .. }
+            | What::Sync(index)
+            | What::Wake(index)
+            | What::Edit(index)
+            | What::Compact(index)
+                if self.replicas[index].down =>
+            {
+                return Ok(());
+            }
+            What::Deliver { to, input } => {
+                self.replicas[to].input(self.now, *input, &mut wishes)?;
+                to
+            }
+            What::Sync(index) => {
+                self.replicas[index].sync(self.now, &mut wishes)?;
+                index
+            }
+            What::Wake(index) => {
+                if self.replicas[index].machine.wakes_at() <= self.now {
+                    self.replicas[index].input(self.now, Input::Tick, &mut wishes)?;
+                }
+                index
+            }
+            What::Edit(index) => {
+                self.edit(index, &mut wishes)?;
+                index
+            }
+            What::Compact(index) => {
+                let others = self.members - 1;
+                self.replicas[index].compact(others)?;
+                index
+            }
+        };
+        self.fulfil(actor, wishes);
+        Ok(())
+    }
+
+    fn edit(&mut self, index: usize, wishes: &mut Vec<Wish>) -> Result<(), String> {
+        let seen: Vec<(SessionId, u64)> =
+            self.replicas[index].doc.vector.iter().map(|(sid, time)| (*sid, time)).collect();
+        let mut needs = Vec::new();
+        for _ in 0..self.random.below(3).min(seen.len() as u64) {
+            let (sid, upto) = seen[self.random.below(seen.len() as u64) as usize];
+            if sid != self.replicas[index].session {
+                needs.push(Timestamp::new(sid, 1 + self.random.below(upto)));
+            }
+        }
+        let span = 1 + self.random.below(50);
+        self.replicas[index].edit(self.now, span, needs, wishes).map(drop)
+    }
+
+    fn restart(&mut self, index: usize) -> Result<(), String> {
+        if self.replicas[index].down {
+            let (session, seed) = (self.new_session(), self.random.next());
+            self.replicas[index].restart(session, self.now, seed)?;
+            self.plan(self.now, What::Wake(index));
+        }
+        Ok(())
+    }
+
+    fn fulfil(&mut self, from: usize, wishes: Vec<Wish>) {
+        for wish in wishes {
+            match wish {
+                Wish::SyncSoon => {
+                    let pause = self.random.ms(30);
+                    self.plan(self.now + pause, What::Sync(from));
+                }
+                Wish::Broadcast(record) => {
+                    self.acknowledged.insert(record.id);
+                    if self.lies(from) {
+                        self.forge(from, &record);
+                    }
+                    for to in 0..self.replicas.len() {
+                        self.deliver(from, to, Input::Heard(record.clone()));
+                    }
+                }
+                Wish::Send(to, message) => {
+                    let message = self.maybe_lie(from, message);
+                    for to_index in 0..self.replicas.len() {
+                        if to.as_ref().is_none_or(|to| *to == self.replicas[to_index].id) {
+                            let from_id = self.replicas[from].id.clone();
+                            let input = Input::Message { from: from_id, message: message.clone() };
+                            self.deliver(from, to_index, input);
+                        }
+                    }
+                }
+            }
+        }
+        let at = self.replicas[from].machine.wakes_at().max(self.now + Duration::from_millis(1));
+        if self.wakes[from] <= self.now || at < self.wakes[from] {
+            self.wakes[from] = at;
+            self.plan(at, What::Wake(from));
+        }
+    }
+
+    fn lies(&mut self, index: usize) -> bool {
+        self.liar && index + 1 == self.replicas.len() && self.random.percent(50)
+    }
+
+    /// The liar broadcasts what nobody can have made: it must be refused and change nothing.
+    fn forge(&mut self, from: usize, record: &PatchRecord) {
+        let mut forged = record.clone();
+        match self.random.below(3) {
+            0 => forged.span = 0,
+            1 => forged.id.time = (1 << 52) + self.random.below(1000),
+            _ => forged.needs = [Timestamp::new(forged.id.sid, record.last() + 1)].into(),
+        }
+        for to in 0..self.replicas.len() {
+            self.deliver(from, to, Input::Heard(forged.clone()));
+        }
+    }
+
+    /// The liar says that it has what nobody has, and sends too little.
+    fn maybe_lie(&mut self, from: usize, message: SyncMessage) -> SyncMessage {
+        if !self.lies(from) {
+            return message;
+        }
+        match message {
+            SyncMessage::State { mut vector, reply } => {
+                let ghost = SessionId::new(SessionId::USER_MIN.get() + 1_000_000).unwrap();
+                vector.advance(ghost, 1 + self.random.below(1000));
+                SyncMessage::State { vector, reply }
+            }
+            SyncMessage::Patches { id, mut records } => {
+                records.truncate(records.len() / 2);
+                records.reverse();
+                SyncMessage::Patches { id, records }
+            }
+            SyncMessage::Digest { .. } => SyncMessage::Digest { digest: self.random.next() },
+            SyncMessage::Part { id, hash, offset, bytes } => {
+                SyncMessage::Part { id, hash, offset: offset + 1, bytes }
+            }
+            other => other,
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, input: Input) {
+        if from == to || self.side[from] != self.side[to] || self.random.percent(self.trouble.loss) {
+            return;
+        }
+        let copies = if self.random.percent(self.trouble.repeat) { 2 } else { 1 };
+        for _ in 0..copies {
+            let delay = self.random.ms(self.trouble.delay_max_ms);
+            self.plan(self.now + delay, What::Deliver { to, input: Box::new(input.clone()) });
+        }
+    }
+
+    fn check_end(&self) -> Result<(), String> {
+        let vectors: Vec<StateVector<SessionId>> = self.replicas.iter().map(Replica::kept_vector).collect();
+        for (replica, vector) in self.replicas.iter().zip(&vectors) {
+            if *vector != vectors[0] {
+                let lacks: Vec<_> = vector.missing_from(&vectors[0]).collect();
+                let more: Vec<_> = vectors[0].missing_from(vector).collect();
+                let status = replica.machine.status();
+                return Err(format!(
+                    "{} lacks {lacks:?} and has {more:?} more than node-0; {status:?}",
+                    replica.id
+                ));
+            }
+            if replica.doc != self.replicas[0].doc {
+                return Err(format!("{} has another document than node-0", replica.id));
+            }
+            if let Some(lost) = self.acknowledged.iter().find(|id| !replica.doc.ids.contains(id)) {
+                return Err(format!("{} was acknowledged and is not at {}", lost, replica.id));
+            }
+            let status = replica.machine.status();
+            if status.parked > 0 || status.storing > 0 {
+                return Err(format!("{} is not at rest: {status:?}", replica.id));
+            }
+        }
+        Ok(())
+    }
+}
