@@ -1,0 +1,62 @@
+/**
+ * Who this client is. A client id counts its writes, so no two running clients may share one; and writes that an
+ * earlier run could not send belong to its id, so some later client must take that id up again.
+ *
+ * @module
+ */
+
+/** @typedef {import("./stores/memory.js").Store} Store */
+
+/** An id that nobody has, readable enough for a log. */
+export function newClientId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(9));
+  return `c-${btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_")}`;
+}
+
+/**
+ * Claims an id for this page: one that has unsent writes in the store and is not in use, or a new one. It is held
+ * until the page is gone, however it goes, by a Web Lock. Where there are no Web Locks (pages that came over plain
+ * HTTP from another machine), every page gets a new id, and writes that it could not send while it was open stay
+ * behind.
+ *
+ * @param {Store} store
+ * @returns {Promise<string>}
+ */
+export async function claimIdentity(store) {
+  const known = await store.clients();
+  // Those with unsent writes first: somebody waits for them.
+  known.sort((a, b) => b.unsent - a.unsent);
+  for (const { clientId } of known) {
+    if (await claim(clientId)) return clientId;
+  }
+  const clientId = newClientId();
+  await claim(clientId);
+  return clientId;
+}
+
+/**
+ * Claims each id that has unsent writes and is not in use, one after the other, and lets `send` deal with it.
+ *
+ * @param {Store} store
+ * @param {(clientId: string) => Promise<void>} send resolves when they are sent
+ */
+export async function adoptOrphans(store, send) {
+  for (const { clientId, unsent } of await store.clients()) {
+    if (unsent > 0 && (await claim(clientId))) await send(clientId);
+  }
+}
+
+/**
+ * @param {string} clientId
+ * @returns {Promise<boolean>} whether it is ours now
+ */
+function claim(clientId) {
+  if (!navigator.locks) return Promise.resolve(false);
+  return new Promise((resolve) => {
+    navigator.locks.request(`weft-client-${clientId}`, { ifAvailable: true }, (lock) => {
+      resolve(lock !== null);
+      // The lock is held as long as this promise is pending: for ever.
+      return lock === null ? undefined : new Promise(() => {});
+    });
+  });
+}

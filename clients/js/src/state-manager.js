@@ -1,0 +1,265 @@
+/**
+ * One document on the client: what the server has confirmed, and over it what this client wrote and has no answer for.
+ *
+ * @module
+ */
+
+import { ConflictResolver } from "./conflict-resolver.js";
+import { applyPatch, diff } from "./json-patch.js";
+import { equal } from "./json.js";
+
+/** @typedef {import("./json.js").Json} Json */
+/** @typedef {import("./conflict-resolver.js").Conflict} Conflict */
+
+/** @typedef {object} Event see docs/formats/eventsync-wire.md
+ * @property {string} id
+ * @property {string} documentId
+ * @property {number} timestamp
+ * @property {number} sequenceNum
+ * @property {number} position
+ * @property {"create" | "update" | "update_section" | "delete"} operation
+ * @property {{ version: number, jsonPatch: import("./json-patch.js").Operation[], mergePatch: Json }} diff
+ * @property {Record<string, number>} vectorClock
+ * @property {string} clientId
+ * @property {number} [clientSeq]
+ * @property {Record<string, Json>} [metadata]
+ */
+
+/** @typedef {object} Snapshot
+ * @property {number} version
+ * @property {Json} state
+ * @property {Record<string, number>} stateVector
+ * @property {number} [createdAt]
+ */
+
+/** A write of this client: what it made of the state below it.
+ *
+ * @typedef {object} Write
+ * @property {Json} after the state it leads to; `null` deletes
+ * @property {number} madeAtMs
+ */
+
+/** What is kept over a restart.
+ *
+ * @typedef {object} DocumentRecord
+ * @property {string} documentId
+ * @property {number} version
+ * @property {Json} state
+ * @property {Record<string, number>} stateVector
+ * @property {Write[]} pending
+ */
+
+/** @typedef {{ version?: number, state: Json, conflicts: Conflict[] }} Rebased */
+
+/**
+ * Holds a document for one client. The confirmed state moves only by the server's events and snapshots, in their
+ * order. The client's own writes lie over it, oldest first, until the server's event of each comes back: so `view`
+ * shows an edit at once, and shows the truth in the end.
+ *
+ * A write has no number of its own. The oldest one is always number `stateVector[clientId] + 1`, the next one follows.
+ * So a write that is sent again carries the number that it had before, and a write that falls away leaves no gap.
+ */
+export class StateManager {
+  /** The most writes that wait. A later edit joins the last of them: nothing is lost but the step in between. */
+  static PENDING_WRITES_MAX = 1000;
+
+  /**
+   * @param {{ documentId: string, clientId: string, resolver?: ConflictResolver }} options
+   */
+  constructor({ documentId, clientId, resolver = ConflictResolver.threeWay() }) {
+    this.documentId = documentId;
+    this.clientId = clientId;
+    this.resolver = resolver;
+    /** The last event that the confirmed state contains; also the cursor to resume after. */
+    this.version = 0;
+    /** @type {Json} The confirmed state; `null` while the document does not exist. */
+    this.state = null;
+    /** @type {Record<string, number>} For each client, how many of its writes the confirmed state contains. */
+    this.stateVector = Object.create(null);
+    /** @type {Write[]} */
+    this.pending = [];
+    /** @type {number | undefined} The version that the oldest write got, while its event is on the way. */
+    this.storedAt = undefined;
+  }
+
+  /** The document as the user should see it: the confirmed state under the own writes. */
+  get view() {
+    return this.pending.at(-1)?.after ?? (this.pending.length > 0 ? null : this.state);
+  }
+
+  /** How many writes the server has not answered. */
+  get unsent() {
+    return this.pending.length - (this.storedAt === undefined ? 0 : 1);
+  }
+
+  /** The number of the oldest pending write. */
+  get nextSeq() {
+    return (this.stateVector[this.clientId] ?? 0) + 1;
+  }
+
+  /**
+   * Notes that the state contains a client's writes up to a number. Never goes back.
+   *
+   * @param {string} clientId
+   * @param {number} sequenceNum
+   */
+  updateStateVector(clientId, sequenceNum) {
+    this.stateVector[clientId] = Math.max(this.stateVector[clientId] ?? 0, sequenceNum);
+  }
+
+  /**
+   * Takes the next event. Events come in order; one that is contained is `known`, one from beyond the next is a `gap`:
+   * then the state is as it was, and the document must be read again from `version`.
+   *
+   * @param {Event} event
+   * @returns {{ outcome: "applied" | "known" | "gap", conflicts: Conflict[] }}
+   */
+  onEvent(event) {
+    if (event.sequenceNum <= this.version) return { outcome: "known", conflicts: [] };
+    if (event.sequenceNum > this.version + 1) return { outcome: "gap", conflicts: [] };
+    const state = applyPatch(this.state, event.diff.jsonPatch);
+    const conflicts = this.#confirm(state, event.sequenceNum, event.timestamp, () => {
+      for (const [client, sequence] of Object.entries(event.vectorClock)) this.updateStateVector(client, sequence);
+    });
+    return { outcome: "applied", conflicts };
+  }
+
+  /**
+   * Takes a snapshot in place of whatever was confirmed. Pending writes stay, rebased.
+   *
+   * @param {Snapshot} snapshot
+   * @returns {Conflict[]}
+   */
+  onSnapshot({ version, state, stateVector, createdAt = 0 }) {
+    return this.#confirm(state, version, createdAt, () => {
+      this.stateVector = Object.assign(Object.create(null), stateVector);
+    });
+  }
+
+  /**
+   * Moves the confirmed state, takes off the writes that it contains, and rebases the others.
+   *
+   * @param {Json} state
+   * @param {number} version
+   * @param {number} timeMs
+   * @param {() => void} advanceVector
+   */
+  #confirm(state, version, timeMs, advanceVector) {
+    const before = this.stateVector[this.clientId] ?? 0;
+    advanceVector();
+    const contained = Math.max(0, Math.min((this.stateVector[this.clientId] ?? 0) - before, this.pending.length));
+    const base = contained > 0 ? this.pending[contained - 1].after : this.state;
+    this.pending.splice(0, contained);
+    this.state = state;
+    this.version = version;
+    if (contained > 0 || (this.storedAt !== undefined && this.storedAt <= version)) this.storedAt = undefined;
+    return this.#rebase(base, timeMs, this.resolver);
+  }
+
+  /**
+   * Puts the pending writes, made on `base`, onto the confirmed state.
+   *
+   * @param {Json} base
+   * @param {number} remoteTimeMs
+   * @param {ConflictResolver} resolver
+   * @returns {Conflict[]}
+   */
+  #rebase(base, remoteTimeMs, resolver) {
+    if (this.pending.length === 0 || equal(base, this.state)) return [];
+    /** @type {Conflict[]} */
+    const conflicts = [];
+    /** @type {Write[]} */
+    const rebased = [];
+    let remote = this.state;
+    for (const { after: local, madeAtMs } of this.pending) {
+      const { documentId } = this;
+      const resolution = resolver.resolve({ documentId, base, local, remote, localTimeMs: madeAtMs, remoteTimeMs });
+      conflicts.push(...resolution.conflicts);
+      // A write that has nothing left to say falls away.
+      if (!equal(resolution.value, remote)) rebased.push({ after: resolution.value, madeAtMs });
+      base = local;
+      remote = resolution.value;
+    }
+    this.pending = rebased;
+    return conflicts;
+  }
+
+  /**
+   * Writes: the view becomes `after` at once; the server is told by {@link nextPush}. `null` deletes.
+   *
+   * @param {Json} after
+   * @param {number} nowMs
+   * @returns {boolean} whether that changes anything
+   */
+  write(after, nowMs) {
+    if (equal(after, this.view)) return false;
+    if (this.pending.length >= StateManager.PENDING_WRITES_MAX) this.pending.pop();
+    this.pending.push({ after, madeAtMs: nowMs });
+    return true;
+  }
+
+  /**
+   * The push message of the oldest write, or `undefined` when there is none or its event is on the way. It always
+   * names the version that it was made on: others' changes in between make the server refuse it, never overwrite them.
+   */
+  nextPush() {
+    if (this.pending.length === 0 || this.storedAt !== undefined) return undefined;
+    const { after } = this.pending[0];
+    const { documentId, nextSeq: clientSeq, version: baseVersion } = this;
+    const push = { type: "push", documentId, clientSeq, baseVersion };
+    if (after === null) return { ...push, op: "delete" };
+    if (this.state === null) return { ...push, op: "create", state: after };
+    return { ...push, op: "patch", patch: diff(this.state, after) };
+  }
+
+  /**
+   * The server has the write durable. Its event may have been here before.
+   *
+   * @param {{ clientSeq: number, version: number, changed: boolean }} pushed
+   */
+  onPushed({ clientSeq, version, changed }) {
+    if (clientSeq !== this.nextSeq || this.pending.length === 0) return;
+    if (changed && version > this.version) {
+      this.storedAt = version;
+      return;
+    }
+    // The write changed nothing, so no event will come to take it off.
+    const [{ after }] = this.pending.splice(0, 1);
+    this.updateStateVector(this.clientId, clientSeq);
+    this.#rebase(after, 0, ConflictResolver.clientWins());
+  }
+
+  /**
+   * The server will never take the oldest write: it falls away, the later ones stay as far as they stand without it.
+   *
+   * @returns {Json | undefined} what the view was to become by it
+   */
+  dropOldest() {
+    const [dropped] = this.pending.splice(0, 1);
+    if (dropped === undefined) return undefined;
+    this.storedAt = undefined;
+    // What clashes now are the client's own later values; they are what the user wants.
+    this.#rebase(dropped.after, 0, ConflictResolver.clientWins());
+    return dropped.after;
+  }
+
+  /** The server counts this client's writes from another number (it lost or never had some): follow it. */
+  renumber(/** @type {number} */ nextSeq) {
+    this.stateVector[this.clientId] = nextSeq - 1;
+  }
+
+  /** @returns {DocumentRecord} */
+  toRecord() {
+    const { documentId, version, state, stateVector, pending } = this;
+    return { documentId, version, state, stateVector: { ...stateVector }, pending: [...pending] };
+  }
+
+  /** @param {DocumentRecord} record */
+  restore({ version, state, stateVector, pending }) {
+    this.version = version;
+    this.state = state;
+    this.stateVector = Object.assign(Object.create(null), stateVector);
+    this.pending = [...pending];
+    this.storedAt = undefined;
+  }
+}

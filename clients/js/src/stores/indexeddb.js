@@ -1,0 +1,82 @@
+/** Keeps records in the browser's IndexedDB: they outlive the tab and the browser. @module */
+
+/** @typedef {import("../state-manager.js").DocumentRecord} DocumentRecord */
+
+const RECORDS = "records";
+
+/** @implements {import("./memory.js").Store} */
+export class IndexedDbStore {
+  /** @type {Promise<IDBDatabase> | undefined} */
+  #database = undefined;
+
+  /** @param {string} [name] the database's name */
+  constructor(name = "weft-eventsync") {
+    this.name = name;
+  }
+
+  /** @param {string} clientId */
+  async load(clientId) {
+    return this.#run("readonly", (records) => records.getAll(ofClient(clientId)));
+  }
+
+  /**
+   * @param {string} clientId
+   * @param {DocumentRecord} record
+   */
+  async put(clientId, record) {
+    await this.#run("readwrite", (records) => records.put(record, [clientId, record.documentId]));
+  }
+
+  /**
+   * @param {string} clientId
+   * @param {string} documentId
+   */
+  async delete(clientId, documentId) {
+    await this.#run("readwrite", (records) => records.delete([clientId, documentId]));
+  }
+
+  /** @returns {Promise<{ clientId: string, unsent: number }[]>} */
+  async clients() {
+    /** @type {Map<string, number>} */
+    const unsent = new Map();
+    const keys = /** @type {[string, string][]} */ (await this.#run("readonly", (records) => records.getAllKeys()));
+    for (const key of keys) {
+      const record = await this.#run("readonly", (records) => records.get(key));
+      unsent.set(key[0], (unsent.get(key[0]) ?? 0) + (record?.pending.length ?? 0));
+    }
+    return [...unsent].map(([clientId, count]) => ({ clientId, unsent: count }));
+  }
+
+  /**
+   * @param {IDBTransactionMode} mode
+   * @param {(records: IDBObjectStore) => IDBRequest} action
+   * @returns {Promise<any>} the result, when the transaction is durable
+   */
+  async #run(mode, action) {
+    this.#database ??= this.#open();
+    const database = await this.#database;
+    return new Promise((resolve, reject) => {
+      const transaction = database.transaction(RECORDS, mode, { durability: "strict" });
+      const request = action(transaction.objectStore(RECORDS));
+      transaction.oncomplete = () => resolve(request.result);
+      transaction.onabort = () => reject(transaction.error);
+    });
+  }
+
+  /** @returns {Promise<IDBDatabase>} */
+  #open() {
+    return new Promise((resolve, reject) => {
+      const request = indexedDB.open(this.name, 1);
+      request.onupgradeneeded = () => request.result.createObjectStore(RECORDS);
+      request.onsuccess = () => {
+        // A newer page wants to change the database: let it, rather than block it.
+        request.result.onversionchange = () => request.result.close();
+        resolve(request.result);
+      };
+      request.onerror = () => reject(request.error);
+    });
+  }
+}
+
+/** @param {string} clientId */
+const ofClient = (clientId) => IDBKeyRange.bound([clientId], [clientId, []]);

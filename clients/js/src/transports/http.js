@@ -1,0 +1,295 @@
+/**
+ * The protocol over plain HTTP, for where WebSockets don't get through: what the client says goes out as requests,
+ * what the server says comes in as Server-Sent Events or by long polls, one per subscription.
+ *
+ * Both speak to the machine in the messages of the WebSocket, so it does not know the difference.
+ *
+ * @module
+ */
+
+import { readServerSentEvents } from "./server-sent-events.js";
+
+/** @typedef {import("./websocket.js").Listener} Listener */
+/** @typedef {import("./websocket.js").Link} Link */
+
+/** How long the server holds a long poll. */
+const POLL_WAIT_S = 25;
+/** How long a request may take beyond what the server was asked to wait. */
+const REQUEST_WAIT_MS = 10_000;
+/** A stream that is silent for so long is dead; the server sends a comment every 15 s. */
+const STREAM_SILENCE_MS = 40_000;
+/** How many events one page holds. */
+const PAGE_EVENTS = 500;
+
+/** @typedef {{ fetch: typeof fetch }} Environment */
+
+/**
+ * @param {string} base
+ * @param {Listener} listener
+ * @param {Environment} environment
+ */
+export const openServerSentEvents = (base, listener, environment) => new HttpLink(base, listener, environment, follow);
+
+/**
+ * @param {string} base
+ * @param {Listener} listener
+ * @param {Environment} environment
+ */
+export const openLongPoll = (base, listener, environment) => new HttpLink(base, listener, environment, poll);
+
+/** A problem response, as an error. */
+class ProblemError extends Error {
+  /** @param {any} problem */
+  constructor(problem) {
+    super(problem.title);
+    this.problem = problem;
+  }
+}
+
+/** @typedef {(link: HttpLink, subscription: Subscription) => Promise<void>} Reader follows until it fails or is aborted */
+
+/** @typedef {object} Subscription
+ * @property {string} [documentId] without one: the collection
+ * @property {any} from a `Resume` of the protocol
+ * @property {AbortSignal} signal
+ */
+
+class HttpLink {
+  /** @type {Map<string | undefined, AbortController>} by document; the collection has no id */
+  #subscriptions = new Map();
+  #closed = false;
+  #clientId = "";
+  /** @type {string | undefined} */
+  #token = undefined;
+
+  /**
+   * @param {string} base
+   * @param {Listener} listener
+   * @param {Environment} environment
+   * @param {Reader} read
+   */
+  constructor(base, listener, { fetch }, read) {
+    this.base = base;
+    this.listener = listener;
+    this.fetch = fetch;
+    this.read = read;
+    this.#try(async () => {
+      await this.request("livez", {});
+      if (!this.#closed) this.listener.opened();
+    });
+  }
+
+  /** @param {any} message */
+  send(message) {
+    switch (message.type) {
+      case "hello":
+        this.#clientId = message.clientId;
+        this.#token = message.token;
+        this.hear({ type: "welcome", clientId: message.clientId });
+        this.#subscribe(message);
+        break;
+      case "subscribe":
+        this.#subscribe(message);
+        break;
+      case "unsubscribe":
+        for (const documentId of message.documents ?? []) this.#subscriptions.get(documentId)?.abort();
+        if (message.collection) this.#subscriptions.get(undefined)?.abort();
+        break;
+      case "push":
+        this.#try(() => this.#push(message));
+        break;
+    }
+  }
+
+  close() {
+    this.#closed = true;
+    for (const controller of this.#subscriptions.values()) controller.abort();
+  }
+
+  /** Tells the machine, unless it has closed this link. @param {any} message */
+  hear(message) {
+    if (!this.#closed) this.listener.message(message);
+  }
+
+  /**
+   * @param {string} path
+   * @param {{ waitMs?: number, body?: any, signal?: AbortSignal, accept?: string }} options
+   * @returns {Promise<Response>} a response in the 200s
+   */
+  async request(path, { waitMs = 0, body, signal, accept = "application/json" }) {
+    /** @type {Record<string, string>} */
+    const headers = { accept };
+    if (this.#clientId !== "") headers["weft-client-id"] = this.#clientId;
+    if (this.#token) headers.authorization = `Bearer ${this.#token}`;
+    if (body !== undefined) headers["content-type"] = "application/json";
+    const deadline = new AbortController();
+    const timer = setTimeout(() => deadline.abort(), REQUEST_WAIT_MS + waitMs);
+    const abort = () => deadline.abort();
+    signal?.addEventListener("abort", abort);
+    try {
+      // Called bare: a browser's `fetch` must not be a method of something else.
+      const { fetch } = this;
+      const response = await fetch(new URL(path, this.base), {
+        method: body === undefined ? "GET" : "POST",
+        headers,
+        body: body === undefined ? undefined : JSON.stringify(body),
+        signal: deadline.signal,
+        cache: "no-store",
+      });
+      if (!response.ok) throw new ProblemError(await problemOf(response));
+      // The body of a stream may take as long as it likes; others are here soon or not at all.
+      if (accept !== "text/event-stream") return new Response(await response.text());
+      signal?.addEventListener("abort", () => response.body?.cancel().catch(() => {}));
+      return response;
+    } finally {
+      clearTimeout(timer);
+      if (accept !== "text/event-stream") signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  /** @param {any} message */
+  #subscribe({ documents = {}, collection }) {
+    for (const [documentId, from] of Object.entries(documents)) this.#start(documentId, from);
+    if (collection) this.#start(undefined, collection);
+  }
+
+  /**
+   * @param {string | undefined} documentId
+   * @param {any} from
+   */
+  #start(documentId, from) {
+    this.#subscriptions.get(documentId)?.abort();
+    const controller = new AbortController();
+    this.#subscriptions.set(documentId, controller);
+    const { signal } = controller;
+    this.#try(() => this.read(this, { documentId, from, signal }), signal);
+  }
+
+  /** @param {any} push */
+  async #push({ type: _, ...push }) {
+    try {
+      const body = { ...push, clientId: this.#clientId };
+      const response = await this.request(`api/push/${encodeURIComponent(push.documentId)}`, { body });
+      this.hear({ ...(await response.json()), type: "pushed" });
+    } catch (error) {
+      if (!(error instanceof ProblemError)) throw error;
+      const { problem } = error;
+      const { documentId, clientSeq } = push;
+      this.hear({ type: "rejected", documentId, clientSeq, problem, current: problem.current });
+    }
+  }
+
+  /**
+   * Does something; if it fails, the link is broken, unless the failure is one of our own aborts.
+   *
+   * @param {() => Promise<void>} action
+   * @param {AbortSignal} [signal]
+   */
+  async #try(action, signal) {
+    try {
+      await action();
+    } catch (error) {
+      if (this.#closed || signal?.aborted) return;
+      this.close();
+      this.listener.closed(undefined, String(error));
+    }
+  }
+}
+
+/** @param {Response} response */
+async function problemOf(response) {
+  const unknown = { type: "about:blank", title: `the server answered ${response.status}`, status: response.status };
+  try {
+    return { ...unknown, ...(await response.json()) };
+  } catch {
+    // A proxy's error page, most likely. Its status still tells whether to try again.
+    return response.status >= 500 ? { ...unknown, type: "urn:weft:problem:unavailable" } : unknown;
+  }
+}
+
+/** Follows by Server-Sent Events. @type {Reader} */
+async function follow(link, { documentId, from, signal }) {
+  const path = documentId === undefined ? "events" : `events/${encodeURIComponent(documentId)}`;
+  const query = from.cursor === undefined ? "" : `?after=${from.cursor}`;
+  const response = await link.request(path + query, { signal, accept: "text/event-stream" });
+  for await (const { event, data } of readServerSentEvents(response, STREAM_SILENCE_MS)) {
+    if (signal.aborted) return;
+    link.hear(asMessage(event, JSON.parse(data), documentId));
+  }
+  if (!signal.aborted) throw new Error("the stream ended");
+}
+
+/**
+ * A Server-Sent Event as a message of the WebSocket.
+ *
+ * @param {string} name
+ * @param {any} data
+ * @param {string | undefined} documentId
+ */
+function asMessage(name, data, documentId) {
+  const scope = documentId === undefined ? { collection: true } : { documentId };
+  return name === "event" ? { type: "events", ...scope, events: [data] } : { type: name, ...scope, ...data };
+}
+
+/** Follows by long polls. @type {Reader} */
+async function poll(link, { documentId, from, signal }) {
+  if (documentId === undefined) return pollCollection(link, from.cursor, signal);
+  let { cursor } = from;
+  for (let live = false; !signal.aborted; ) {
+    try {
+      // Without a cursor, or with one that the server has no history for: the state as it is.
+      const page = cursor === undefined ? await sync(link, documentId, signal) : await eventsAfter(link, documentId, cursor, live, signal);
+      if (page.snapshot) link.hear({ type: "snapshot", ...page.snapshot, documentId });
+      if (page.events.length > 0) link.hear({ type: "events", documentId, events: page.events });
+      cursor = page.cursor;
+      if (!live && page.next === undefined) {
+        live = true;
+        link.hear({ type: "live", documentId, version: cursor });
+      }
+    } catch (error) {
+      if (!(error instanceof ProblemError) || error.problem.status !== 410) throw error;
+      cursor = undefined;
+    }
+  }
+}
+
+/**
+ * @param {HttpLink} link
+ * @param {string} documentId
+ * @param {AbortSignal} signal
+ */
+async function sync(link, documentId, signal) {
+  return (await link.request(`api/sync/${encodeURIComponent(documentId)}`, { body: {}, signal })).json();
+}
+
+/**
+ * @param {HttpLink} link
+ * @param {string} documentId
+ * @param {number} cursor
+ * @param {boolean} live whether to wait for the next one
+ * @param {AbortSignal} signal
+ */
+async function eventsAfter(link, documentId, cursor, live, signal) {
+  const wait = live ? POLL_WAIT_S : 0;
+  const path = `api/events/${encodeURIComponent(documentId)}?after=${cursor}&limit=${PAGE_EVENTS}&wait=${wait}`;
+  return (await link.request(path, { waitMs: wait * 1000, signal })).json();
+}
+
+/**
+ * @param {HttpLink} link
+ * @param {number} position
+ * @param {AbortSignal} signal
+ */
+async function pollCollection(link, position, signal) {
+  for (let live = false; !signal.aborted; ) {
+    const wait = live ? POLL_WAIT_S : 0;
+    const path = `api/events?after=${position}&limit=${PAGE_EVENTS}&wait=${wait}`;
+    const page = await (await link.request(path, { waitMs: wait * 1000, signal })).json();
+    if (page.events.length > 0) link.hear({ type: "events", collection: true, events: page.events });
+    position = page.position;
+    if (!live && page.next === undefined) {
+      live = true;
+      link.hear({ type: "live", collection: true, position });
+    }
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * The server's side of the protocol for one document, small enough to be read in one look: what the simulation of the
+ * client runs against. The real server is met in `server.test.js` and in the browser tests.
+ */
+
+import { applyPatch, diff } from "../src/json-patch.js";
+
+export class ModelServer {
+  version = 0;
+  state = null;
+  vector = Object.create(null);
+  events = [];
+  /** Events up to here are compacted away. */
+  compacted = 0;
+
+  commit(clientId, clientSeq, after) {
+    const sequenceNum = ++this.version;
+    this.events.push({
+      id: `g@${sequenceNum}`,
+      documentId: "g",
+      timestamp: sequenceNum,
+      sequenceNum,
+      position: sequenceNum,
+      operation: this.state === null ? "create" : after === null ? "delete" : "update",
+      diff: { version: sequenceNum, jsonPatch: diff(this.state, after), mergePatch: null },
+      vectorClock: { [clientId]: clientSeq },
+      clientId,
+      clientSeq,
+    });
+    this.state = after;
+    this.vector[clientId] = clientSeq;
+    return sequenceNum;
+  }
+
+  snapshot() {
+    return { type: "snapshot", documentId: "g", version: this.version, state: this.state, stateVector: { ...this.vector }, createdAt: this.version };
+  }
+
+  /** What a subscription is answered with: everything after the cursor, then `live`. */
+  subscribe({ cursor }) {
+    const live = { type: "live", documentId: "g", version: this.version };
+    if (cursor === undefined || cursor < this.compacted) return [this.snapshot(), live];
+    return [{ type: "events", documentId: "g", events: this.events.slice(cursor) }, live];
+  }
+
+  push(clientId, { clientSeq, baseVersion, op, state, patch }) {
+    const last = this.vector[clientId] ?? 0;
+    const answer = { documentId: "g", clientSeq };
+    if (clientSeq <= last) {
+      const { sequenceNum } = this.events.find((event) => event.clientId === clientId && event.clientSeq === clientSeq);
+      return { type: "pushed", ...answer, version: sequenceNum, repeated: true, changed: true };
+    }
+    const rejected = (kind, more) => ({
+      type: "rejected",
+      ...answer,
+      problem: { type: `urn:weft:problem:${kind}`, ...more },
+      current: { version: this.version, state: this.state },
+    });
+    if (clientSeq > last + 1) return rejected("sequence-gap", { expected: last + 1, actual: clientSeq });
+    if (baseVersion !== this.version) return rejected("version-mismatch", { expected: baseVersion, actual: this.version });
+    const after = op === "delete" ? null : op === "create" ? state : applyPatch(this.state, patch);
+    return { type: "pushed", ...answer, version: this.commit(clientId, clientSeq, after), repeated: false, changed: true };
+  }
+}

@@ -1,0 +1,232 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { ConflictResolver } from "../src/conflict-resolver.js";
+import { RECONNECT_PAUSE_MAX_MS, SyncMachine, TRANSPORT_TRIES_MAX } from "../src/sync-machine.js";
+
+/** A machine, and what it puts out for each input. `emit`s are left out unless asked for. */
+function machine({ transports = ["websocket", "sse"], emits = false } = {}) {
+  const it = new SyncMachine({ clientId: "me", transports, resolver: ConflictResolver.threeWay() });
+  const feed = (input, random = 0.5) => {
+    it.handleInput(input, { nowMs: 1, random });
+    const outputs = [];
+    for (let output = it.pollOutput(); output; output = it.pollOutput()) outputs.push(output);
+    return outputs.filter(({ type }) => emits || type !== "emit");
+  };
+  const hear = (message) => feed({ type: "message", message });
+  return { it, feed, hear };
+}
+
+/** A machine that is live on document `g` at version 3. */
+function liveMachine(options) {
+  const made = machine(options);
+  made.feed({ type: "open", documentId: "g" });
+  made.feed({ type: "connect" });
+  made.feed({ type: "opened" });
+  made.hear({ type: "welcome" });
+  made.hear({ type: "snapshot", documentId: "g", version: 3, state: { gold: 1 }, stateVector: { ann: 3 } });
+  made.hear({ type: "live", documentId: "g", version: 3 });
+  assert.equal(made.it.status, "live");
+  return made;
+}
+
+const sent = (outputs) => outputs.filter(({ type }) => type === "send").map(({ message }) => message);
+const emitted = (outputs, type) => outputs.filter((output) => output.type === "emit" && output.event.type === type).map(({ event }) => event);
+const update = (sequenceNum, gold, clientId = "ann", clientSeq = sequenceNum) => ({
+  documentId: "g",
+  timestamp: 1,
+  sequenceNum,
+  position: sequenceNum,
+  operation: "update",
+  diff: { version: sequenceNum, jsonPatch: [{ op: "replace", path: "/gold", value: gold }], mergePatch: null },
+  vectorClock: { [clientId]: clientSeq },
+  clientId,
+  clientSeq,
+});
+
+test("connecting says hello and asks for what is missing", () => {
+  const { it, feed } = machine();
+  const record = { documentId: "g", version: 7, state: { gold: 1 }, stateVector: { ann: 7 }, pending: [] };
+  feed({ type: "open", documentId: "g", record });
+  feed({ type: "open", documentId: "new" });
+  feed({ type: "watch", position: 40 });
+  assert.deepEqual(feed({ type: "connect" }).at(-1), { type: "open", transport: "websocket" });
+  assert.equal(it.status, "connecting");
+  assert.deepEqual(sent(feed({ type: "opened" })), [
+    { type: "hello", clientId: "me", documents: { g: { cursor: 7 }, new: {} }, collection: { cursor: 40 } },
+  ]);
+});
+
+test("the status is live only when everything that is open has caught up", () => {
+  const { it, feed, hear } = liveMachine();
+  feed({ type: "open", documentId: "h" });
+  assert.equal(it.status, "catching-up");
+  hear({ type: "live", documentId: "h", version: 0 });
+  assert.equal(it.status, "live");
+  feed({ type: "watch", position: 0 });
+  assert.equal(it.status, "catching-up");
+  hear({ type: "live", collection: true, position: 0 });
+  assert.equal(it.status, "live");
+});
+
+test("a write goes out when the document has caught up, and one at a time", () => {
+  const { it, feed, hear } = liveMachine();
+  const [push] = sent(feed({ type: "write", documentId: "g", state: { gold: 2 } }));
+  assert.deepEqual([push.clientSeq, push.baseVersion], [1, 3]);
+  assert.deepEqual(sent(feed({ type: "write", documentId: "g", state: { gold: 3 } })), []);
+  assert.equal(it.unsent, 2);
+  assert.deepEqual(sent(hear({ type: "pushed", documentId: "g", clientSeq: 1, version: 4, repeated: false, changed: true })), []);
+  const [second] = sent(hear({ type: "events", documentId: "g", events: [update(4, 2, "me", 1)] }));
+  assert.deepEqual([second.clientSeq, second.baseVersion], [2, 4]);
+});
+
+test("a refused write waits for what made it outdated, and goes out rebased under the same number", () => {
+  const { feed, hear } = liveMachine();
+  feed({ type: "write", documentId: "g", state: { gold: 1, level: 2 } });
+  const problem = { type: "urn:weft:problem:version-mismatch", expected: 3, actual: 5 };
+  const rejected = { type: "rejected", documentId: "g", clientSeq: 1, problem, current: { version: 5, state: { gold: 9 } } };
+  assert.deepEqual(sent(hear(rejected)), []);
+  assert.deepEqual(sent(hear({ type: "events", documentId: "g", events: [update(4, 8)] })), []);
+  const [push] = sent(hear({ type: "events", documentId: "g", events: [update(5, 9)] }));
+  assert.deepEqual([push.clientSeq, push.baseVersion, push.patch], [1, 5, [{ op: "add", path: "/level", value: 2 }]]);
+});
+
+test("a refusal that comes after the events that caused it sends the write again at once", () => {
+  const { feed, hear } = liveMachine();
+  feed({ type: "write", documentId: "g", state: { gold: 1, level: 2 } });
+  assert.deepEqual(sent(hear({ type: "events", documentId: "g", events: [update(4, 8)] })), []);
+  const problem = { type: "urn:weft:problem:version-mismatch", expected: 3, actual: 4 };
+  const [push] = sent(hear({ type: "rejected", documentId: "g", clientSeq: 1, problem, current: { version: 4, state: {} } }));
+  assert.deepEqual([push.clientSeq, push.baseVersion], [1, 4]);
+});
+
+test("a refusal without a newer version takes a snapshot", () => {
+  const { feed, hear } = liveMachine();
+  feed({ type: "write", documentId: "g", state: { gold: 2 } });
+  const problem = { type: "urn:weft:problem:version-mismatch", expected: 3, actual: 2 };
+  const outputs = hear({ type: "rejected", documentId: "g", clientSeq: 1, problem, current: { version: 2, state: {} } });
+  assert.deepEqual(sent(outputs), [{ type: "subscribe", documents: { g: {} } }]);
+});
+
+test("a write that the server will never take is given back", () => {
+  const { it, feed, hear } = liveMachine({ emits: true });
+  feed({ type: "write", documentId: "g", state: { gold: -1 } });
+  feed({ type: "write", documentId: "g", state: { gold: -1, level: 2 } });
+  const problem = { type: "urn:weft:problem:invalid-document", title: "gold is negative" };
+  const outputs = hear({ type: "rejected", documentId: "g", clientSeq: 1, problem });
+  assert.deepEqual(emitted(outputs, "refused"), [{ type: "refused", documentId: "g", lost: { gold: -1 }, problem }]);
+  assert.deepEqual(it.manager("g").view, { gold: 1, level: 2 });
+  assert.equal(sent(outputs)[0].clientSeq, 1);
+});
+
+test("a write that the server can't take now is tried later", () => {
+  const { feed, hear } = liveMachine();
+  const [first] = sent(feed({ type: "write", documentId: "g", state: { gold: 2 } }));
+  const problem = { type: "urn:weft:problem:unavailable", retryAfterMs: 700 };
+  const outputs = hear({ type: "rejected", documentId: "g", clientSeq: 1, problem });
+  assert.deepEqual(outputs.at(-1), { type: "setTimer", name: "retry", delayMs: 950 });
+  assert.deepEqual(sent(feed({ type: "timer", name: "retry" })), [first]);
+});
+
+test("a server that counts otherwise is followed", () => {
+  const { feed, hear } = liveMachine();
+  feed({ type: "write", documentId: "g", state: { gold: 2 } });
+  const problem = { type: "urn:weft:problem:sequence-gap", expected: 5, actual: 1 };
+  assert.equal(sent(hear({ type: "rejected", documentId: "g", clientSeq: 1, problem }))[0].clientSeq, 5);
+});
+
+test("a gap asks again from the last event that is held", () => {
+  const { it, hear } = liveMachine();
+  assert.deepEqual(sent(hear({ type: "events", documentId: "g", events: [update(6, 1)] })), [
+    { type: "subscribe", documents: { g: { cursor: 3 } } },
+  ]);
+  assert.equal(it.status, "catching-up");
+});
+
+test("an event that does not apply is reported, and a snapshot taken", () => {
+  const { hear } = liveMachine({ emits: true });
+  const broken = { ...update(4, 1), diff: { jsonPatch: [{ op: "remove", path: "/absent" }] } };
+  const outputs = hear({ type: "events", documentId: "g", events: [broken] });
+  assert.equal(emitted(outputs, "error").length, 1);
+  assert.deepEqual(sent(outputs), [{ type: "subscribe", documents: { g: {} } }]);
+});
+
+test("a broken connection is made again after a jittered, growing, bounded pause", () => {
+  const { feed } = liveMachine({ transports: ["websocket"] });
+  const delay = (outputs) => outputs.find(({ name, type }) => type === "setTimer" && name === "reconnect").delayMs;
+  assert.equal(delay(feed({ type: "closed" }, 0)), 125);
+  const pauses = [];
+  for (let i = 0; i < 12; i++) {
+    feed({ type: "timer", name: "reconnect" });
+    pauses.push(delay(feed({ type: "closed" }, 0.999)));
+  }
+  assert.ok(pauses[0] > 400 && pauses.every((pause, i) => i === 0 || pause >= pauses[i - 1]), String(pauses));
+  assert.ok(pauses.at(-1) <= RECONNECT_PAUSE_MAX_MS && pauses.at(-1) > RECONNECT_PAUSE_MAX_MS * 0.9);
+});
+
+test("a transport that never gets through makes way for the next", () => {
+  const { it, feed } = machine();
+  feed({ type: "connect" });
+  const tried = [];
+  for (let i = 0; i < 2 * TRANSPORT_TRIES_MAX; i++) {
+    tried.push(it.transport);
+    feed({ type: "closed" });
+    feed({ type: "timer", name: "reconnect" });
+  }
+  assert.deepEqual(tried, ["websocket", "websocket", "sse", "sse"]);
+  assert.equal(it.transport, "websocket");
+});
+
+test("a silent socket is asked twice, then given up", () => {
+  const { it, feed, hear } = liveMachine();
+  const beat = () => feed({ type: "timer", name: "heartbeat" });
+  assert.deepEqual(sent(beat()), [{ type: "ping" }]);
+  hear({ type: "pong" });
+  assert.deepEqual([sent(beat()).length, sent(beat()).length], [1, 1]);
+  assert.ok(beat().some(({ type }) => type === "close"));
+  assert.equal(it.status, "offline");
+});
+
+test("a push without an answer gives the connection up, and goes out again on the next", () => {
+  const { feed, hear } = liveMachine();
+  const [push] = sent(feed({ type: "write", documentId: "g", state: { gold: 2 } }));
+  assert.ok(feed({ type: "timer", name: "answer" }).some(({ type }) => type === "close"));
+  feed({ type: "timer", name: "reconnect" });
+  feed({ type: "opened" });
+  hear({ type: "welcome" });
+  assert.deepEqual(sent(hear({ type: "live", documentId: "g", version: 3 })), [push]);
+});
+
+test("a draining server is left, and tried again no sooner than it says", () => {
+  const { feed, hear } = liveMachine();
+  const outputs = hear({ type: "drain", reconnectAfterMs: 4000 });
+  assert.ok(outputs.some(({ type }) => type === "close"));
+  assert.ok(outputs.filter(({ type }) => type === "setTimer").at(-1).delayMs >= 4000);
+  assert.deepEqual(feed({ type: "timer", name: "reconnect" }).at(-1), { type: "open", transport: "websocket" });
+});
+
+test("the network's return is tried at once", () => {
+  const { it, feed } = liveMachine();
+  assert.ok(feed({ type: "network", online: false }).some(({ type }) => type === "close"));
+  assert.equal(it.status, "offline");
+  assert.deepEqual(feed({ type: "network", online: true }).at(-1), { type: "open", transport: "websocket" });
+});
+
+test("collection events come once, and a lost feed is told", () => {
+  const { it, feed, hear } = liveMachine({ emits: true });
+  feed({ type: "watch", position: 10 });
+  const events = [{ ...update(4, 1), position: 11 }, { ...update(4, 1), position: 11 }, { ...update(5, 1), position: 12 }];
+  assert.equal(emitted(hear({ type: "events", collection: true, events }), "collection").length, 2);
+  assert.deepEqual(emitted(hear({ type: "resync", collection: true, reason: "far behind", position: 99 }), "collectionLost"), [
+    { type: "collectionLost", position: 99 },
+  ]);
+  assert.equal(it.position, 99);
+});
+
+test("a document is let go only when its writes are answered", () => {
+  const { it, feed, hear } = liveMachine();
+  feed({ type: "write", documentId: "g", state: { gold: 2 } });
+  assert.deepEqual(sent(feed({ type: "close", documentId: "g" })), []);
+  hear({ type: "events", documentId: "g", events: [update(4, 2, "me", 1)] });
+  assert.deepEqual(sent(feed({ type: "close", documentId: "g" })), [{ type: "unsubscribe", documents: ["g"] }]);
+  assert.equal(it.manager("g"), undefined);
+});
