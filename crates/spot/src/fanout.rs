@@ -123,6 +123,33 @@ impl Fanout {
     }
 }
 
+/// For brokers, which match patterns by themselves and may lose messages on the way.
+#[cfg(feature = "redis")]
+impl Fanout {
+    /// Hands a message to the subscriptions with exactly this pattern, for brokers that match by themselves.
+    pub(crate) fn deliver(&self, pattern: &TopicPattern, message: &Message) -> Published {
+        let rings = self.table.read().rings(pattern).cloned();
+        let mut published = Published::default();
+        if let Some(rings) = rings {
+            hand_out(&rings, message, &mut published);
+        }
+        published
+    }
+
+    /// Tells the subscriptions with exactly this pattern that messages may be missing.
+    pub(crate) fn gap(&self, pattern: &TopicPattern, reason: &str) {
+        let rings = self.table.read().rings(pattern).cloned();
+        for ring in rings.iter().flat_map(|rings| rings.iter()) {
+            ring.push_gap(reason);
+        }
+    }
+
+    /// Whether anybody subscribes with exactly this pattern.
+    pub(crate) fn wants(&self, pattern: &TopicPattern) -> bool {
+        self.table.read().rings(pattern).is_some()
+    }
+}
+
 fn hand_out(rings: &[Arc<Ring>], message: &Message, published: &mut Published) {
     for ring in rings {
         match ring.push(message.clone()) {
@@ -137,6 +164,14 @@ fn hand_out(rings: &[Arc<Ring>], message: &Message, published: &mut Published) {
 }
 
 impl Table {
+    #[cfg(feature = "redis")]
+    fn rings(&self, pattern: &TopicPattern) -> Option<&Rings> {
+        match pattern {
+            TopicPattern::Exact(topic) => self.exact.get(topic.as_str()),
+            TopicPattern::Prefix(prefix) => self.prefixes.get(&prefix.len())?.get(prefix),
+        }
+    }
+
     fn rings_mut(&mut self, pattern: &TopicPattern) -> &mut Rings {
         match pattern {
             TopicPattern::Exact(topic) => self.exact.entry(TopicKey(topic.clone())).or_default(),

@@ -7,6 +7,8 @@ pub mod topic;
 
 mod fanout;
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod ring;
 
 #[cfg(feature = "conformance")]
@@ -16,4 +18,6 @@ pub use memory::MemoryPubSub;
 pub use pubsub::{
     Delivery, Message, PubSub, PubSubError, Published, Received, Subscription, SubscriptionOptions,
 };
+#[cfg(feature = "redis")]
+pub use redis::{RedisOptions, RedisPubSub};
 pub use topic::{InvalidTopic, Topic, TopicPattern};

@@ -130,6 +130,9 @@ pub enum PubSubError {
     /// The other side is not there.
     #[error("not connected: {0}")]
     Disconnected(String),
+    /// The other side answered with an error: a right that is missing, for instance.
+    #[error("refused: {0}")]
+    Refused(String),
     /// It took too long.
     #[error("timed out after {0:?}")]
     Timeout(Duration),

@@ -89,8 +89,8 @@ impl Ring {
         pushed
     }
 
-    #[cfg(test)]
     /// Tells the reader that messages may be missing from here on.
+    #[cfg(any(test, feature = "redis"))]
     pub(crate) fn push_gap(&self, reason: &str) {
         let mut state = self.state.lock();
         if state.closed {

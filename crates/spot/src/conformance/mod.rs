@@ -5,11 +5,17 @@
 //! spot::conformance_tests!(group, #[ignore = "needs redis-server"]);
 //! ```
 
+#[cfg(feature = "redis")]
+mod redis_server;
+
 use std::{any::Any, collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{Message, PubSub, PubSubError, Received, Subscription, SubscriptionOptions, Topic, TopicPattern};
+
+#[cfg(feature = "redis")]
+pub use redis_server::RedisServer;
 
 /// How long anything may take before a law counts as broken. Long, because a loaded machine breaks no law.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -1,0 +1,322 @@
+//! The task that keeps one connection to Redis, and what happens on it.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use ::redis::{
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    RedisResult, Value, aio::MultiplexedConnection,
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::MissedTickBehavior,
+};
+
+use super::{Link, Shared, Subscribe, failure};
+use crate::{Message, PubSubError, TopicPattern};
+
+/// Patterns in one SUBSCRIBE or UNSUBSCRIBE; more need several.
+const BATCH_MAX: usize = 512;
+
+/// The client of an address, set to RESP3.
+pub(super) fn client(url: &str) -> Result<Client, PubSubError> {
+    let info = url.into_connection_info().map_err(|error| failure(&error, Duration::ZERO))?;
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    Client::open(info.set_redis_settings(settings)).map_err(|error| failure(&error, Duration::ZERO))
+}
+
+/// One connection, from its making to its end.
+pub(super) struct Line {
+    connection: MultiplexedConnection,
+    inlet: Arc<Inlet>,
+}
+
+/// Where a connection's pushes come in. Runs on the connection's own task.
+struct Inlet {
+    shared: Arc<Shared>,
+    state: Mutex<InletState>,
+    /// Told when the connection is lost.
+    lost: Notify,
+}
+
+struct InletState {
+    /// Cleared when the driver gives the connection up, so that a late message of it can't come behind those of its
+    /// successor. Held during each delivery.
+    open: bool,
+    /// Patterns that were live on the connection before, until they are live again.
+    resuming: HashSet<TopicPattern>,
+    /// What happened to the connection before.
+    reason: String,
+}
+
+/// Makes a connection. Each pattern of `resuming` is told of a gap at the moment when it is live again.
+pub(super) async fn connect(
+    client: &Client,
+    shared: &Arc<Shared>,
+    resuming: HashSet<TopicPattern>,
+    reason: String,
+) -> Result<Line, PubSubError> {
+    let inlet = Arc::new(Inlet {
+        shared: Arc::clone(shared),
+        state: Mutex::new(InletState { open: true, resuming, reason }),
+        lost: Notify::new(),
+    });
+    let options = &shared.options;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(options.connect_timeout))
+        .set_response_timeout(Some(options.response_timeout))
+        .set_push_sender({
+            let inlet = Arc::clone(&inlet);
+            move |push: PushInfo| {
+                inlet.take(push);
+                Ok::<(), ::redis::aio::SendError>(())
+            }
+        });
+    let connection = client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+        .map_err(|error| failure(&error, options.connect_timeout))?;
+    Ok(Line { connection, inlet })
+}
+
+impl Inlet {
+    fn take(&self, push: PushInfo) {
+        let mut state = self.state.lock();
+        if !state.open {
+            return;
+        }
+        let channels = &self.shared.channels;
+        match (push.kind, &push.data[..]) {
+            (PushKind::Message, [Value::BulkString(channel), ..]) => {
+                if let Ok(topic) = channels.topic(channel) {
+                    self.deliver(&TopicPattern::Exact(topic), push.data);
+                }
+            }
+            (PushKind::PMessage, [Value::BulkString(glob), ..]) => {
+                if let Some(pattern) = channels.pattern(glob) {
+                    self.deliver(&pattern, push.data);
+                }
+            }
+            // The answer to SUBSCRIBE stands in the stream before the first message that comes of it.
+            (PushKind::Subscribe, [Value::BulkString(channel), ..]) => {
+                if let Ok(topic) = channels.topic(channel) {
+                    self.resumed(&mut state, &TopicPattern::Exact(topic));
+                }
+            }
+            (PushKind::PSubscribe, [Value::BulkString(glob), ..]) => {
+                if let Some(pattern) = channels.pattern(glob) {
+                    self.resumed(&mut state, &pattern);
+                }
+            }
+            (PushKind::Disconnection, _) => self.lost.notify_one(),
+            _ => {}
+        }
+    }
+
+    /// Takes the channel and the payload off the end of a push.
+    fn deliver(&self, pattern: &TopicPattern, mut push: Vec<Value>) {
+        let (Some(Value::BulkString(payload)), Some(Value::BulkString(channel))) = (push.pop(), push.pop())
+        else {
+            return;
+        };
+        match self.shared.channels.topic(&channel) {
+            Ok(topic) => {
+                self.shared.fanout.deliver(pattern, &Message { topic, payload: payload.into() });
+            }
+            Err(_) => {
+                self.shared.refused.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn resumed(&self, state: &mut InletState, pattern: &TopicPattern) {
+        if state.resuming.remove(pattern) {
+            self.shared.fanout.gap(pattern, &state.reason);
+        }
+    }
+}
+
+/// Runs until the transport is closed.
+pub(super) async fn run(
+    client: Client,
+    first: Line,
+    shared: Arc<Shared>,
+    mut commands: mpsc::Receiver<Subscribe>,
+) {
+    let mut closed = shared.link.subscribe();
+    let work = async {
+        let (mut live, mut waiting) = (HashSet::new(), Vec::new());
+        let mut line = first;
+        loop {
+            let reason = serve(&shared, line, &mut live, &mut waiting, &mut commands).await;
+            shared.set_link(Link::Down(reason.clone()));
+            line = reconnect(&client, &shared, &live, &reason).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = until_closed(&mut closed) => {}
+    }
+}
+
+async fn until_closed(link: &mut watch::Receiver<Link>) {
+    // An error means that the sender is gone, which is as closed as can be.
+    let _ = link.wait_for(|link| matches!(link, Link::Closed)).await;
+}
+
+impl Shared {
+    /// Closed is for ever.
+    fn set_link(&self, new: Link) {
+        self.link.send_if_modified(|link| {
+            let open = !matches!(link, Link::Closed);
+            if open {
+                *link = new;
+            }
+            open
+        });
+    }
+}
+
+async fn reconnect(
+    client: &Client,
+    shared: &Arc<Shared>,
+    live: &HashSet<TopicPattern>,
+    reason: &str,
+) -> Line {
+    let mut pause_max = shared.options.backoff_min;
+    loop {
+        match connect(client, shared, live.clone(), reason.to_owned()).await {
+            Ok(line) => return line,
+            Err(error) => shared.set_link(Link::Down(format!("{reason}; reconnect: {error}"))),
+        }
+        // Full jitter: after a restart of the server its clients come back spread out.
+        tokio::time::sleep(pause_max.mul_f64(rand::random())).await;
+        pause_max = (pause_max * 2).min(shared.options.backoff_max);
+    }
+}
+
+/// Works on a connection until it is lost; returns why. `live` is what was live at that moment, `waiting` (at most
+/// [`BATCH_MAX`]) what was about to be.
+async fn serve(
+    shared: &Arc<Shared>,
+    mut line: Line,
+    live: &mut HashSet<TopicPattern>,
+    waiting: &mut Vec<Subscribe>,
+    commands: &mut mpsc::Receiver<Subscribe>,
+) -> String {
+    let end = converse(shared, &mut line, live, waiting, commands).await;
+    line.inlet.state.lock().open = false;
+    match end {
+        Ok(()) => "connection lost".to_owned(),
+        Err(error) => format!("connection lost: {error}"),
+    }
+}
+
+async fn converse(
+    shared: &Arc<Shared>,
+    line: &mut Line,
+    live: &mut HashSet<TopicPattern>,
+    waiting: &mut Vec<Subscribe>,
+    commands: &mut mpsc::Receiver<Subscribe>,
+) -> RedisResult<()> {
+    live.retain(|pattern| shared.fanout.wants(pattern));
+    let again: Vec<_> = live.iter().cloned().collect();
+    line.change(shared, Change::Subscribe, &again).await?;
+    waiting.retain(|command| !command.live.is_closed()); // Those whose callers still wait.
+    line.make_live(shared, live, waiting).await?;
+    shared.set_link(Link::Up(line.connection.clone()));
+
+    let mut ping = tokio::time::interval(shared.options.ping_interval);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = line.inlet.lost.notified() => return Ok(()),
+            _ = ping.tick() => ::redis::cmd("PING").query_async::<()>(&mut line.connection).await?,
+            () = shared.left_some.notified() => {
+                let mut left: Vec<_> = shared.left.lock().drain().collect();
+                // Somebody may have come back in the meantime; then it simply stays.
+                left.retain(|pattern| !shared.fanout.wants(pattern) && live.remove(pattern));
+                line.change(shared, Change::Unsubscribe, &left).await?;
+            }
+            _ = commands.recv_many(waiting, BATCH_MAX) => line.make_live(shared, live, waiting).await?,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Subscribe,
+    Unsubscribe,
+}
+
+impl Line {
+    /// Subscribes for all who wait and tells them. When the connection breaks they go on waiting for the next one.
+    async fn make_live(
+        &mut self,
+        shared: &Shared,
+        live: &mut HashSet<TopicPattern>,
+        waiting: &mut Vec<Subscribe>,
+    ) -> RedisResult<()> {
+        let wanted: HashSet<_> =
+            waiting.iter().map(|command| &command.pattern).filter(|p| !live.contains(*p)).cloned().collect();
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        match self.change(shared, Change::Subscribe, &wanted).await {
+            Ok(()) => live.extend(wanted),
+            // Redis refuses a whole command for one channel; the others must not suffer for it.
+            Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => {
+                for pattern in wanted {
+                    match self.change(shared, Change::Subscribe, std::slice::from_ref(&pattern)).await {
+                        Ok(()) => {
+                            live.insert(pattern);
+                        }
+                        Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => {
+                            for refused in waiting.extract_if(.., |command| command.pattern == pattern) {
+                                let error = failure(&error, shared.options.response_timeout);
+                                let _ = refused.live.send(Err(error)); // Or the caller gave up.
+                            }
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        for command in waiting.drain(..) {
+            let _ = command.live.send(Ok(())); // Or the caller gave up.
+        }
+        Ok(())
+    }
+
+    /// Subscribes to or unsubscribes from many patterns; returns when Redis has confirmed all.
+    async fn change(
+        &mut self,
+        shared: &Shared,
+        change: Change,
+        patterns: &[TopicPattern],
+    ) -> RedisResult<()> {
+        let (mut exact, mut globs) = (Vec::new(), Vec::new());
+        for pattern in patterns {
+            match pattern {
+                TopicPattern::Exact(topic) => exact.push(shared.channels.channel(topic)),
+                TopicPattern::Prefix(prefix) => globs.push(shared.channels.glob(prefix)),
+            }
+        }
+        for batch in exact.chunks(BATCH_MAX) {
+            match change {
+                Change::Subscribe => self.connection.subscribe(batch).await?,
+                Change::Unsubscribe => self.connection.unsubscribe(batch).await?,
+            }
+        }
+        for batch in globs.chunks(BATCH_MAX) {
+            match change {
+                Change::Subscribe => self.connection.psubscribe(batch).await?,
+                Change::Unsubscribe => self.connection.punsubscribe(batch).await?,
+            }
+        }
+        Ok(())
+    }
+}
