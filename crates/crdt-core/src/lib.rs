@@ -20,7 +20,16 @@
 pub mod clock;
 pub mod encoding;
 pub mod id;
+pub mod text;
+pub mod value;
+
+pub mod patch;
+
+pub mod codec;
 
 pub use clock::StateVector;
 pub use encoding::{DecodeError, EncodeError, EncodingFormat};
 pub use id::{ClientId, InvalidId, SessionId, Timespan, Timestamp};
+pub use patch::{Patch, PatchBuilder, PatchRef};
+pub use text::{Text, Wtf8};
+pub use value::Value;

@@ -1,0 +1,469 @@
+//! CBOR (RFC 8949): reads any, writes the profile of json-joy's encoder, so that equal values are equal bytes.
+//!
+//! The profile: definite lengths; integers in the shortest form, also when they came as floats; other numbers as
+//! float32 where that loses nothing, else float64; and the header of a text as wide as four bytes per UTF-16 unit would
+//! need, whatever the text really takes.
+
+use super::{Malformed, wire::Reader};
+use crate::{
+    text::{Text, Wtf8, push_fused, units},
+    value::{SAFE_INT_MAX, Value, has_duplicates},
+};
+
+/// The CBOR bytes of one value, checked and in the canonical spelling: equal values are equal bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RawValue<'a>(&'a [u8]);
+
+impl<'a> RawValue<'a> {
+    /// `undefined`
+    pub const UNDEFINED: RawValue<'static> = RawValue(&[0xf7]);
+    /// `null`
+    pub const NULL: RawValue<'static> = RawValue(&[0xf6]);
+
+    /// Takes the bytes of one value. Other spellings than the canonical one are refused: read and write the value.
+    pub fn new(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let value = scan(&mut reader)?;
+        reader.end()?;
+        if reader.canonical { Ok(value) } else { Err(Malformed::NotCanonical) }
+    }
+
+    /// Bytes that were checked before, in a patch or a document.
+    pub(crate) const fn trusted(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Whether it is `undefined`, which deletes a key.
+    pub fn is_undefined(self) -> bool {
+        self.0 == [0xf7]
+    }
+
+    /// The value, read.
+    pub fn to_value(self) -> Value {
+        // The bytes were checked when this was made.
+        read(&mut Reader::new(self.0)).unwrap_or_default()
+    }
+}
+
+/// One piece of CBOR: a value without parts, or the head of one with parts. `None` is an unknown length.
+enum Item<'a> {
+    Int(u64),
+    NegativeInt(u64),
+    Bytes(Option<&'a [u8]>),
+    Text(Option<Wtf8<'a>>),
+    Array(Option<u64>),
+    Map(Option<u64>),
+    Tag(u64),
+    Simple(u8),
+    Float(f64),
+    Break,
+}
+
+fn item<'a>(r: &mut Reader<'a>) -> Result<Item<'a>, Malformed> {
+    let head = r.u8("a value")?;
+    let (major, info) = (head >> 5, head & 31);
+    if major == 7 {
+        return simple(r, info);
+    }
+    let argument = match info {
+        0..24 => Some(u64::from(info)),
+        24..28 => {
+            let width = 1u64 << (info - 24);
+            let n = r.big_endian(width, "a number")?;
+            // Text is judged below, by a rule of its own.
+            r.canonical &= major == 3 || n >= [24, 1 << 8, 1 << 16, 1 << 32][usize::from(info - 24)];
+            Some(n)
+        }
+        31 if (2..=5).contains(&major) => {
+            r.canonical = false;
+            None
+        }
+        _ => return Err(r.unexpected(head, "the head of a value")),
+    };
+    Ok(match (major, argument) {
+        (0, Some(n)) => Item::Int(n),
+        (1, Some(n)) => Item::NegativeInt(n),
+        (2, None) => Item::Bytes(None),
+        (2, Some(len)) => Item::Bytes(Some(r.take(len, "bytes")?)),
+        (3, None) => Item::Text(None),
+        (3, Some(len)) => {
+            let text = r.text(len)?;
+            r.canonical &= text_width(text.units()) == info.max(23);
+            Item::Text(Some(text))
+        }
+        (4, len) => Item::Array(len),
+        (5, len) => Item::Map(len),
+        (_, tag) => Item::Tag(tag.unwrap_or_default()),
+    })
+}
+
+/// Major type 7: floats and simple values.
+fn simple<'a>(r: &mut Reader<'a>, info: u8) -> Result<Item<'a>, Malformed> {
+    Ok(match info {
+        0..24 => Item::Simple(info),
+        24 => match r.u8("a simple value")? {
+            value @ 32.. => Item::Simple(value),
+            low => return Err(r.unexpected(low, "a simple value of at least 32")),
+        },
+        25..28 => {
+            let bits = r.big_endian(1 << (info - 24), "a float")?;
+            let n = match info {
+                25 => half(bits as u16),
+                26 => f32::from_bits(bits as u32).into(),
+                _ => f64::from_bits(bits),
+            };
+            r.canonical &= float_bytes(n) == Some((info, bits));
+            Item::Float(n)
+        }
+        31 => Item::Break,
+        _ => return Err(r.unexpected(0xe0 | info, "a value")),
+    })
+}
+
+/// A float of 16 bits.
+fn half(bits: u16) -> f64 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        0 => fraction * 2f64.powi(-24),
+        31 if fraction == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        _ => (1.0 + fraction / 1024.0) * 2f64.powi(exponent - 15),
+    };
+    if bits & 0x8000 == 0 { magnitude } else { -magnitude }
+}
+
+/// How the profile writes a float: head and bits; `None` if as an integer.
+fn float_bytes(n: f64) -> Option<(u8, u64)> {
+    if n.trunc() == n && n.abs() <= SAFE_INT_MAX {
+        None
+    } else if n.is_nan() {
+        Some((27, 0x7ff8 << 48))
+    } else if f64::from(n as f32) == n {
+        Some((26, (n as f32).to_bits().into()))
+    } else {
+        Some((27, n.to_bits()))
+    }
+}
+
+/// Checks one value and skips it.
+pub(crate) fn scan<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
+    let start = r.offset();
+    scan_within(r, Value::DEPTH_MAX)?;
+    Ok(RawValue(r.since(start)))
+}
+
+fn scan_within(r: &mut Reader<'_>, depth: usize) -> Result<(), Malformed> {
+    match item(r)? {
+        Item::Array(Some(len)) => {
+            let depth = deeper(r, depth)?;
+            for _ in 0..len {
+                scan_within(r, depth)?;
+            }
+        }
+        Item::Map(Some(len)) => {
+            let depth = deeper(r, depth)?;
+            let start = *r;
+            for _ in 0..len {
+                match item(r)? {
+                    Item::Text(Some(_)) => scan_within(r, depth)?,
+                    // Rare, and to be respelled anyhow.
+                    _ => {
+                        *r = start;
+                        r.canonical = false;
+                        return map(r, Some(len), depth).map(drop);
+                    }
+                }
+            }
+            if len > 1 && r.canonical {
+                let keys = Keys { reader: start, left: len };
+                r.canonical = !has_duplicates(keys, len as usize);
+            }
+        }
+        Item::Tag(_) => scan_within(r, deeper(r, depth)?)?,
+        Item::Break => return Err(r.unexpected(0xff, "a value")),
+        Item::Array(None) => drop(array(r, None, deeper(r, depth)?)?),
+        Item::Map(None) => drop(map(r, None, deeper(r, depth)?)?),
+        Item::Bytes(None) => drop(chunks(r, 2)?),
+        Item::Text(None) => drop(chunks(r, 3)?),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The keys of a map that was scanned.
+#[derive(Clone)]
+struct Keys<'a> {
+    reader: Reader<'a>,
+    left: u64,
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
+        let Ok(Item::Text(Some(key))) = item(&mut self.reader) else { return None };
+        skip(&mut self.reader);
+        Some(key.as_bytes())
+    }
+}
+
+/// Skips a value that was scanned.
+fn skip(r: &mut Reader<'_>) {
+    let mut left = 1u64;
+    while left > 0 {
+        left -= 1;
+        left += match item(r) {
+            Ok(Item::Array(Some(len))) => len,
+            Ok(Item::Map(Some(len))) => 2 * len,
+            Ok(Item::Tag(_)) => 1,
+            Ok(_) => 0,
+            Err(_) => return,
+        };
+    }
+}
+
+fn deeper(r: &Reader<'_>, depth: usize) -> Result<usize, Malformed> {
+    depth.checked_sub(1).ok_or_else(|| Malformed::TooDeep { at: r.offset(), max: Value::DEPTH_MAX })
+}
+
+/// Reads one value in whatever spelling.
+pub(crate) fn read(r: &mut Reader<'_>) -> Result<Value, Malformed> {
+    read_within(r, Value::DEPTH_MAX)
+}
+
+fn read_within(r: &mut Reader<'_>, depth: usize) -> Result<Value, Malformed> {
+    let item = item(r)?;
+    value_of(r, item, depth)
+}
+
+fn value_of(r: &mut Reader<'_>, item: Item<'_>, depth: usize) -> Result<Value, Malformed> {
+    Ok(match item {
+        Item::Int(n) => n.into(),
+        Item::NegativeInt(n) => i64::try_from(n).map_or(Value::Nint(n), |n| Value::Int(-1 - n)),
+        Item::Bytes(Some(bytes)) => Value::Bytes(bytes.to_vec()),
+        Item::Bytes(None) => Value::Bytes(chunks(r, 2)?),
+        Item::Text(Some(text)) => text.into(),
+        Item::Text(None) => text_of(r)?.into(),
+        Item::Array(len) => Value::Array(array(r, len, deeper(r, depth)?)?),
+        Item::Map(len) => Value::from_entries(map(r, len, deeper(r, depth)?)?),
+        Item::Tag(tag) => Value::Tag(tag, read_within(r, deeper(r, depth)?)?.into()),
+        Item::Simple(20) => Value::Bool(false),
+        Item::Simple(21) => Value::Bool(true),
+        Item::Simple(22) => Value::Null,
+        Item::Simple(23) => Value::Undefined,
+        Item::Simple(other) => Value::Simple(other),
+        Item::Float(n) => n.into(),
+        Item::Break => return Err(r.unexpected(0xff, "a value")),
+    })
+}
+
+/// Memory for so many items, but no more than the bytes that are left can hold.
+fn room(r: &Reader<'_>, len: Option<u64>, item_len_min: usize) -> usize {
+    len.map_or(0, |len| len.min((r.left() / item_len_min) as u64) as usize)
+}
+
+fn array(r: &mut Reader<'_>, len: Option<u64>, depth: usize) -> Result<Vec<Value>, Malformed> {
+    let mut items = Vec::with_capacity(room(r, len, 1));
+    while len.is_none_or(|len| (items.len() as u64) < len) {
+        match item(r)? {
+            Item::Break if len.is_none() => break,
+            item => items.push(value_of(r, item, depth)?),
+        }
+    }
+    Ok(items)
+}
+
+fn map(r: &mut Reader<'_>, len: Option<u64>, depth: usize) -> Result<Vec<(Text, Value)>, Malformed> {
+    let mut entries = Vec::with_capacity(room(r, len, 2));
+    while len.is_none_or(|len| (entries.len() as u64) < len) {
+        let key = match item(r)? {
+            Item::Break if len.is_none() => break,
+            Item::Text(Some(key)) => key.to_text(),
+            Item::Text(None) => text_of(r)?,
+            // JavaScript's keys are strings; a number becomes its digits.
+            Item::Int(n) => n.to_string().into(),
+            Item::NegativeInt(n) => (-1 - i128::from(n)).to_string().into(),
+            _ => return Err(r.unexpected(r.peek().unwrap_or(0), "a text key")),
+        };
+        entries.push((key, read_within(r, depth)?));
+    }
+    Ok(entries)
+}
+
+fn text_of(r: &mut Reader<'_>) -> Result<Text, Malformed> {
+    let at = r.offset();
+    let bytes = chunks(r, 3)?;
+    Wtf8::new(&bytes).map(Wtf8::to_text).map_err(|_| Malformed::Text { at })
+}
+
+/// The pieces of bytes or text whose length was not known at the start.
+fn chunks(r: &mut Reader<'_>, major: u8) -> Result<Vec<u8>, Malformed> {
+    let mut all = Vec::new();
+    loop {
+        match (item(r)?, major) {
+            (Item::Break, _) => return Ok(all),
+            (Item::Bytes(Some(bytes)), 2) => all.extend_from_slice(bytes),
+            (Item::Text(Some(text)), 3) => push_fused(&mut all, text.as_bytes()),
+            _ => return Err(r.unexpected(r.peek().unwrap_or(0), "a piece of the string, or its end")),
+        }
+    }
+}
+
+/// Reads bytes that are exactly one value.
+pub fn decode(bytes: &[u8]) -> Result<Value, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let value = read(&mut reader)?;
+    reader.end()?;
+    Ok(value)
+}
+
+/// Writes a value. Parts that are nested deeper than [`Value::DEPTH_MAX`] become `null`: nobody could read them.
+pub fn encode(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out, value);
+    out
+}
+
+/// Appends a value.
+pub(crate) fn write(out: &mut Vec<u8>, value: &Value) {
+    write_within(out, value, Value::DEPTH_MAX);
+}
+
+fn write_within(out: &mut Vec<u8>, value: &Value, depth: usize) {
+    let Some(deeper) = depth.checked_sub(1) else {
+        if !matches!(value, Value::Array(_) | Value::Map(_) | Value::Tag(..)) {
+            return write_within(out, value, 1);
+        }
+        return out.push(0xf6);
+    };
+    match value {
+        Value::Undefined => out.push(0xf7),
+        Value::Null => out.push(0xf6),
+        Value::Bool(truth) => out.push(0xf4 | u8::from(*truth)),
+        Value::Int(n) => match u64::try_from(*n) {
+            Ok(n) => put_head(out, 0, n),
+            Err(_) => put_head(out, 1, !*n as u64),
+        },
+        Value::Uint(n) => put_head(out, 0, *n),
+        Value::Nint(n) => put_head(out, 1, *n),
+        Value::Float(n) => match float_bytes(*n) {
+            None => write_within(out, &Value::Int(*n as i64), depth),
+            Some((26, bits)) => {
+                out.push(0xfa);
+                out.extend_from_slice(&(bits as u32).to_be_bytes());
+            }
+            Some((_, bits)) => {
+                out.push(0xfb);
+                out.extend_from_slice(&bits.to_be_bytes());
+            }
+        },
+        Value::Text(text) => put_text(out, text.as_wtf8()),
+        Value::Bytes(bytes) => put_bytes(out, bytes),
+        Value::Array(items) => {
+            put_head(out, 4, items.len() as u64);
+            for item in items {
+                write_within(out, item, deeper);
+            }
+        }
+        Value::Map(entries) => {
+            put_head(out, 5, entries.len() as u64);
+            for (key, value) in entries {
+                put_text(out, key.as_wtf8());
+                write_within(out, value, deeper);
+            }
+        }
+        Value::Tag(tag, inner) => {
+            put_head(out, 6, *tag);
+            write_within(out, inner, deeper);
+        }
+        Value::Simple(value @ 0..24) => out.push(0xe0 | value),
+        Value::Simple(value) => out.extend_from_slice(&[0xf8, *value]),
+    }
+}
+
+/// Writes a major type and its argument in the shortest form.
+#[inline]
+pub(crate) fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
+    let major = major << 5;
+    match argument {
+        0..24 => out.push(major | argument as u8),
+        24..0x100 => out.extend_from_slice(&[major | 24, argument as u8]),
+        0x100..0x1_0000 => {
+            out.push(major | 25);
+            out.extend_from_slice(&(argument as u16).to_be_bytes());
+        }
+        0x1_0000..0x1_0000_0000 => {
+            out.push(major | 26);
+            out.extend_from_slice(&(argument as u32).to_be_bytes());
+        }
+        _ => {
+            out.push(major | 27);
+            out.extend_from_slice(&argument.to_be_bytes());
+        }
+    }
+}
+
+/// How wide the header of a text of so many UTF-16 units is: 23 stands for "within the first byte".
+const fn text_width(units: usize) -> u8 {
+    match 4 * units {
+        0..=23 => 23,
+        24..=0xff => 24,
+        0x100..=0xffff => 25,
+        _ => 26,
+    }
+}
+
+/// Writes text.
+#[inline]
+pub(crate) fn put_text(out: &mut Vec<u8>, text: Wtf8<'_>) {
+    let bytes = text.as_bytes();
+    put_text_head(out, bytes.len(), units(bytes));
+    out.extend_from_slice(bytes);
+}
+
+/// Writes the header of a text that follows in pieces.
+#[inline]
+pub(crate) fn put_text_head(out: &mut Vec<u8>, len_bytes: usize, units: usize) {
+    match text_width(units) {
+        23 => out.push(0x60 | len_bytes as u8),
+        24 => out.extend_from_slice(&[0x78, len_bytes as u8]),
+        25 => {
+            out.push(0x79);
+            out.extend_from_slice(&(len_bytes as u16).to_be_bytes());
+        }
+        // A text beyond 4 GiB has no form in the profile; general CBOR has one, and every reader knows it.
+        _ => match u32::try_from(len_bytes) {
+            Ok(len) => {
+                out.push(0x7a);
+                out.extend_from_slice(&len.to_be_bytes());
+            }
+            Err(_) => put_head(out, 3, len_bytes as u64),
+        },
+    }
+}
+
+/// Writes bytes.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_head(out, 2, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Reads a key: text of a known length.
+#[inline]
+pub(crate) fn key<'a>(r: &mut Reader<'a>) -> Result<Wtf8<'a>, Malformed> {
+    match item(r)? {
+        Item::Text(Some(key)) => Ok(key),
+        _ => Err(r.unexpected(r.peek().unwrap_or(0), "a text key")),
+    }
+}
+
+/// Steps behind the head of an array.
+pub(crate) fn skip_head(r: &mut Reader<'_>) -> Result<(), Malformed> {
+    item(r).map(drop)
+}

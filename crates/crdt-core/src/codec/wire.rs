@@ -1,0 +1,279 @@
+//! The numbers and ids that all binary forms are made of (`vu57`, `b1vu56`, relative ids) and a bounded reader of them.
+
+use super::Malformed;
+use crate::{SessionId, Timestamp, id::MAX_ID, text::Wtf8};
+
+/// A position in bytes from outside. Every read is checked; nothing is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Whether all that was read so far was spelled as json-joy's encoder spells it.
+    pub(crate) canonical: bool,
+}
+
+impl<'a> Reader<'a> {
+    /// Starts at the first byte.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, canonical: true }
+    }
+
+    /// A reader of the same bytes elsewhere; beyond the end it finds nothing.
+    pub(crate) const fn at_offset(self, at: usize) -> Self {
+        Self { at, ..self }
+    }
+
+    /// The offset of the next byte.
+    pub const fn offset(&self) -> usize {
+        self.at
+    }
+
+    /// How many bytes are left.
+    pub const fn left(&self) -> usize {
+        self.bytes.len().saturating_sub(self.at)
+    }
+
+    /// The bytes from `start` up to here.
+    pub(crate) fn since(&self, start: usize) -> &'a [u8] {
+        self.bytes.get(start..self.at).unwrap_or_default()
+    }
+
+    /// Asks that nothing is left.
+    pub fn end(&self) -> Result<(), Malformed> {
+        match self.left() {
+            0 => Ok(()),
+            left => Err(Malformed::LeftOver { at: self.at, left }),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn truncated(&self, what: &'static str) -> Malformed {
+        Malformed::Truncated { at: self.bytes.len(), what }
+    }
+
+    #[cold]
+    pub(crate) fn unexpected(&self, found: u8, expected: &'static str) -> Malformed {
+        Malformed::Unexpected { at: self.at.saturating_sub(1), found, expected }
+    }
+
+    #[cold]
+    fn too_large(&self, what: &'static str, value: u64, max: u64) -> Malformed {
+        Malformed::TooLarge { at: self.at, what, value, max }
+    }
+
+    /// The next byte, unread.
+    pub fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    /// One byte.
+    #[inline]
+    pub fn u8(&mut self, what: &'static str) -> Result<u8, Malformed> {
+        match self.bytes.get(self.at) {
+            Some(&byte) => {
+                self.at += 1;
+                Ok(byte)
+            }
+            None => Err(self.truncated(what)),
+        }
+    }
+
+    /// So many bytes.
+    #[inline]
+    pub fn take(&mut self, len: u64, what: &'static str) -> Result<&'a [u8], Malformed> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        match usize::try_from(len).ok().and_then(|len| rest.get(..len)) {
+            Some(bytes) => {
+                self.at += bytes.len();
+                Ok(bytes)
+            }
+            None => Err(self.truncated(what)),
+        }
+    }
+
+    /// So many bytes of text.
+    #[inline]
+    pub fn text(&mut self, len_bytes: u64) -> Result<Wtf8<'a>, Malformed> {
+        let start = self.at;
+        Wtf8::new(self.take(len_bytes, "text")?).map_err(|at| Malformed::Text { at: start + at })
+    }
+
+    /// A big-endian number of 1 to 8 bytes.
+    #[inline]
+    pub fn big_endian(&mut self, len: u64, what: &'static str) -> Result<u64, Malformed> {
+        Ok(self.take(len, what)?.iter().fold(0, |n, &byte| n << 8 | u64::from(byte)))
+    }
+
+    /// Seven bits per byte from the low end, the high bit says "more"; the eighth byte has eight.
+    #[inline]
+    pub fn vu57(&mut self, what: &'static str) -> Result<u64, Malformed> {
+        let first = self.u8(what)?;
+        if first < 0x80 { Ok(first.into()) } else { self.varint_tail((first & 0x7f).into(), 7, what) }
+    }
+
+    /// A flag and a number: the first byte holds the flag, "more" and six bits.
+    #[inline]
+    pub fn b1vu56(&mut self, what: &'static str) -> Result<(bool, u64), Malformed> {
+        let first = self.u8(what)?;
+        let low = u64::from(first & 0x3f);
+        let number = if first & 0x40 == 0 { low } else { self.varint_tail(low, 6, what)? };
+        Ok((first & 0x80 != 0, number))
+    }
+
+    /// The bytes behind the first one, which brought `shift` bits.
+    fn varint_tail(&mut self, low: u64, shift: u32, what: &'static str) -> Result<u64, Malformed> {
+        let mut number = low;
+        for index in 0..7 {
+            let byte = self.u8(what)?;
+            let last = index == 6 || byte < 0x80;
+            let bits = if index == 6 { byte } else { byte & 0x7f };
+            number |= u64::from(bits) << (shift + 7 * index);
+            if last {
+                self.canonical &= byte != 0;
+                break;
+            }
+        }
+        Ok(number)
+    }
+
+    /// A number that must not exceed `max`.
+    #[inline]
+    pub fn vu57_up_to(&mut self, max: u64, what: &'static str) -> Result<u64, Malformed> {
+        let number = self.vu57(what)?;
+        if number <= max { Ok(number) } else { Err(self.too_large(what, number, max)) }
+    }
+
+    /// A session id.
+    #[inline]
+    pub fn session(&mut self) -> Result<SessionId, Malformed> {
+        let id = self.vu57("a session id")?;
+        SessionId::new(id).map_err(|_| self.too_large("session id", id, MAX_ID))
+    }
+
+    /// A logical time.
+    #[inline]
+    pub fn time(&mut self) -> Result<u64, Malformed> {
+        self.vu57_up_to(MAX_ID, "time")
+    }
+
+    /// A timestamp within a patch of `own`: another session's has a flag and the session behind it.
+    #[inline]
+    pub fn patch_id(&mut self, own: SessionId) -> Result<Timestamp, Malformed> {
+        let (other, time) = self.b1vu56("a timestamp")?;
+        if time > MAX_ID {
+            return Err(self.too_large("time", time, MAX_ID));
+        }
+        if !other {
+            return Ok(Timestamp::new(own, time));
+        }
+        let sid = self.session()?;
+        self.canonical &= sid != own;
+        Ok(Timestamp::new(sid, time))
+    }
+
+    /// A pair of numbers, in one byte when they are small: an index into a clock table and a time.
+    #[inline]
+    pub fn pair(&mut self) -> Result<(u64, u64), Malformed> {
+        match self.peek() {
+            Some(byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok((u64::from(byte >> 4), u64::from(byte & 15)))
+            }
+            _ => Ok((self.b1vu56("an id")?.1, self.vu57("an id")?)),
+        }
+    }
+}
+
+/// Writes a [`Reader::vu57`].
+#[inline]
+pub fn put_vu57(out: &mut Vec<u8>, number: u64) {
+    if number < 0x80 {
+        out.push(number as u8);
+    } else {
+        put_tail(out, number & 0x7f | 0x80, number >> 7);
+    }
+}
+
+/// Writes a [`Reader::b1vu56`].
+#[inline]
+pub fn put_b1vu56(out: &mut Vec<u8>, flag: bool, number: u64) {
+    let head = u64::from(flag) << 7 | number & 0x3f;
+    if number < 0x40 {
+        out.push(head as u8);
+    } else {
+        put_tail(out, head | 0x40, number >> 6);
+    }
+}
+
+/// Writes a first byte and the bytes behind it: gathered in one word, so that the vector grows once.
+fn put_tail(out: &mut Vec<u8>, head: u64, mut rest: u64) {
+    let mut word = head;
+    let mut len = 1;
+    while rest >= 0x80 && len < 7 {
+        word |= (rest & 0x7f | 0x80) << (8 * len);
+        rest >>= 7;
+        len += 1;
+    }
+    word |= (rest & 0xff) << (8 * len);
+    out.extend_from_slice(&word.to_le_bytes()[..=len]);
+}
+
+/// Writes a timestamp into a patch of `own`.
+#[inline]
+pub fn put_patch_id(out: &mut Vec<u8>, own: SessionId, id: Timestamp) {
+    put_b1vu56(out, id.sid != own, id.time);
+    if id.sid != own {
+        put_vu57(out, id.sid.get());
+    }
+}
+
+/// Writes a [`Reader::pair`].
+#[inline]
+pub fn put_pair(out: &mut Vec<u8>, x: u64, y: u64) {
+    if x <= 7 && y <= 15 {
+        out.push((x << 4 | y) as u8);
+    } else {
+        put_b1vu56(out, true, x);
+        put_vu57(out, y);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn numbers_are_read_as_written(n in 0..1u64 << 56, shift in 0u32..56, flag: bool) {
+            let n = n >> shift;
+            let mut out = Vec::new();
+            put_vu57(&mut out, n);
+            put_b1vu56(&mut out, flag, n);
+            put_pair(&mut out, n >> 1, n);
+            let mut reader = Reader::new(&out);
+            prop_assert_eq!(reader.vu57("n").unwrap(), n);
+            prop_assert_eq!(reader.b1vu56("n").unwrap(), (flag, n));
+            prop_assert_eq!(reader.pair().unwrap(), (n >> 1, n));
+            prop_assert!(reader.canonical && reader.end().is_ok());
+        }
+
+        #[test]
+        fn what_reads_as_canonical_is_written_the_same(bytes: [u8; 8]) {
+            let mut reader = Reader::new(&bytes);
+            let n = reader.vu57("n").unwrap();
+            let mut out = Vec::new();
+            put_vu57(&mut out, n);
+            prop_assert_eq!(reader.canonical, out == reader.since(0));
+        }
+    }
+
+    #[test]
+    fn the_end_of_input_is_an_error() {
+        assert!(Reader::new(&[0x80]).vu57("n").is_err());
+        assert!(Reader::new(&[0xff; 7]).vu57("n").is_err());
+        assert!(Reader::new(&[]).u8("n").is_err());
+        assert!(Reader::new(&[1, 2]).take(u64::MAX, "bytes").is_err());
+    }
+}

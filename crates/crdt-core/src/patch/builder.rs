@@ -1,0 +1,401 @@
+//! Writes the operations of a patch as they are made.
+
+use super::{
+    Patch,
+    op::{self, Con, code, put_index, put_len},
+    put_head,
+};
+use crate::{
+    SessionId, Timespan, Timestamp,
+    codec::{
+        RawValue, cbor,
+        wire::{put_patch_id, put_vu57},
+    },
+    id::MAX_ID,
+    text::Wtf8,
+    value::Value,
+};
+
+/// Builds a patch, operation by operation, straight into its binary form. Each method returns the id of its operation.
+///
+/// An operation that would do nothing (empty text, no spans, no entries) is not written and takes no tick: the reference
+/// writes such operations in a form that it cannot read.
+#[derive(Debug, Clone)]
+pub struct PatchBuilder {
+    start: Timestamp,
+    next: u64,
+    op_count: u64,
+    meta: Option<Vec<u8>>,
+    body: Vec<u8>,
+}
+
+impl PatchBuilder {
+    /// Starts a patch of a session at a time, the session's next unused one.
+    pub const fn new(sid: SessionId, time: u64) -> Self {
+        Self { start: Timestamp::new(sid, time), next: time, op_count: 0, meta: None, body: Vec::new() }
+    }
+
+    /// The id of the next operation.
+    pub const fn next_id(&self) -> Timestamp {
+        Timestamp::new(self.start.sid, self.next)
+    }
+
+    /// Whether no operation was written yet.
+    pub const fn is_empty(&self) -> bool {
+        self.op_count == 0
+    }
+
+    /// Goes on at a later time: the clock has seen others. An open patch bridges the gap with a `nop`.
+    pub fn skip_to(&mut self, time: u64) {
+        if time > self.next {
+            if self.op_count == 0 {
+                self.start.time = time;
+                self.next = time;
+            } else {
+                self.nop(time - self.next);
+            }
+        }
+    }
+
+    /// Gives the patch a remark of the application; `undefined` is none.
+    pub fn set_meta(&mut self, meta: &Value) {
+        self.meta = (!meta.is_undefined()).then(|| cbor::encode(meta));
+    }
+
+    #[inline]
+    fn took(&mut self, span: u64) -> Timestamp {
+        let id = self.next_id();
+        self.next += span;
+        self.op_count += 1;
+        id
+    }
+
+    #[inline]
+    fn id(&mut self, id: Timestamp) {
+        put_patch_id(&mut self.body, self.start.sid, id);
+    }
+
+    fn create(&mut self, opcode: u8) -> Timestamp {
+        self.body.push(opcode << 3);
+        self.took(1)
+    }
+
+    /// Creates a constant. Parts nested deeper than [`Value::DEPTH_MAX`] become `null`.
+    pub fn new_con(&mut self, value: &Value) -> Timestamp {
+        self.body.push(code::NEW_CON << 3);
+        cbor::write(&mut self.body, value);
+        self.took(1)
+    }
+
+    /// Creates a constant out of bytes that are a value already.
+    pub fn new_con_raw(&mut self, value: RawValue<'_>) -> Timestamp {
+        self.body.push(code::NEW_CON << 3);
+        self.body.extend_from_slice(value.as_bytes());
+        self.took(1)
+    }
+
+    /// Creates a constant that is a timestamp.
+    pub fn new_con_id(&mut self, id: Timestamp) -> Timestamp {
+        self.push(&op::Op::NewCon(Con::Id(id)))
+    }
+
+    /// Creates a register.
+    pub fn new_val(&mut self) -> Timestamp {
+        self.create(code::NEW_VAL)
+    }
+
+    /// Creates a map.
+    pub fn new_obj(&mut self) -> Timestamp {
+        self.create(code::NEW_OBJ)
+    }
+
+    /// Creates a tuple.
+    pub fn new_vec(&mut self) -> Timestamp {
+        self.create(code::NEW_VEC)
+    }
+
+    /// Creates a text.
+    pub fn new_str(&mut self) -> Timestamp {
+        self.create(code::NEW_STR)
+    }
+
+    /// Creates bytes.
+    pub fn new_bin(&mut self) -> Timestamp {
+        self.create(code::NEW_BIN)
+    }
+
+    /// Creates an array.
+    pub fn new_arr(&mut self) -> Timestamp {
+        self.create(code::NEW_ARR)
+    }
+
+    /// Sets a register, or the root: [`Timestamp::ORIGIN`].
+    pub fn ins_val(&mut self, obj: Timestamp, value: Timestamp) -> Timestamp {
+        self.body.push(code::INS_VAL << 3);
+        self.id(obj);
+        self.id(value);
+        self.took(1)
+    }
+
+    /// Sets keys of a map.
+    pub fn ins_obj<'k, K, I>(&mut self, obj: Timestamp, entries: I) -> Timestamp
+    where
+        K: Into<Wtf8<'k>>,
+        I: IntoIterator<Item = (K, Timestamp), IntoIter: ExactSizeIterator>,
+    {
+        let entries = entries.into_iter();
+        if entries.len() == 0 {
+            return self.next_id();
+        }
+        put_len(&mut self.body, code::INS_OBJ, entries.len() as u64);
+        self.id(obj);
+        for (key, value) in entries {
+            cbor::put_text(&mut self.body, key.into());
+            self.id(value);
+        }
+        self.took(1)
+    }
+
+    /// Sets places of a tuple.
+    pub fn ins_vec<I>(&mut self, obj: Timestamp, slots: I) -> Timestamp
+    where
+        I: IntoIterator<Item = (u8, Timestamp), IntoIter: ExactSizeIterator>,
+    {
+        let slots = slots.into_iter();
+        if slots.len() == 0 {
+            return self.next_id();
+        }
+        put_len(&mut self.body, code::INS_VEC, slots.len() as u64);
+        self.id(obj);
+        for (index, value) in slots {
+            put_index(&mut self.body, index);
+            self.id(value);
+        }
+        self.took(1)
+    }
+
+    /// Inserts text after a unit, or at the start of the text after the text's own id.
+    #[inline]
+    pub fn ins_str<'t>(&mut self, obj: Timestamp, after: Timestamp, text: impl Into<Wtf8<'t>>) -> Timestamp {
+        let text = text.into();
+        if text.is_empty() {
+            return self.next_id();
+        }
+        put_len(&mut self.body, code::INS_STR, text.as_bytes().len() as u64);
+        self.id(obj);
+        self.id(after);
+        self.body.extend_from_slice(text.as_bytes());
+        self.took(text.units() as u64)
+    }
+
+    /// Inserts bytes after a byte, or at the start after the node's own id.
+    pub fn ins_bin(&mut self, obj: Timestamp, after: Timestamp, bytes: &[u8]) -> Timestamp {
+        if bytes.is_empty() {
+            return self.next_id();
+        }
+        put_len(&mut self.body, code::INS_BIN, bytes.len() as u64);
+        self.id(obj);
+        self.id(after);
+        self.body.extend_from_slice(bytes);
+        self.took(bytes.len() as u64)
+    }
+
+    /// Inserts elements after a slot, or at the start after the array's own id.
+    pub fn ins_arr(&mut self, obj: Timestamp, after: Timestamp, values: &[Timestamp]) -> Timestamp {
+        if values.is_empty() {
+            return self.next_id();
+        }
+        put_len(&mut self.body, code::INS_ARR, values.len() as u64);
+        self.id(obj);
+        self.id(after);
+        for &value in values {
+            self.id(value);
+        }
+        self.took(values.len() as u64)
+    }
+
+    /// Replaces what a slot of an array holds.
+    pub fn upd_arr(&mut self, obj: Timestamp, slot: Timestamp, value: Timestamp) -> Timestamp {
+        self.body.push(code::UPD_ARR << 3);
+        self.id(obj);
+        self.id(slot);
+        self.id(value);
+        self.took(1)
+    }
+
+    /// Deletes. Each span should lie within one run of one insertion (json-joy follows no other). Empty spans are left out.
+    #[inline]
+    pub fn del(&mut self, obj: Timestamp, spans: &[Timespan]) -> Timestamp {
+        let full = || spans.iter().filter(|span| span.span > 0);
+        let len = full().count();
+        if len == 0 {
+            return self.next_id();
+        }
+        put_len(&mut self.body, code::DEL, len as u64);
+        self.id(obj);
+        for span in full() {
+            self.id(span.start);
+            put_vu57(&mut self.body, span.span);
+        }
+        self.took(1)
+    }
+
+    /// Skips ticks.
+    pub fn nop(&mut self, len: u64) -> Timestamp {
+        if len == 0 {
+            return self.next_id();
+        }
+        put_len(&mut self.body, code::NOP, len);
+        self.took(len)
+    }
+
+    /// Appends an operation as it is, an empty one too. Its id is the next one.
+    pub fn push(&mut self, op: &op::Op<'_>) -> Timestamp {
+        self.push_mapped(op, |id| id)
+    }
+
+    pub(super) fn push_mapped(&mut self, op: &op::Op<'_>, map: impl Fn(Timestamp) -> Timestamp) -> Timestamp {
+        op::put(&mut self.body, self.start.sid, op, map);
+        self.took(op.span())
+    }
+
+    pub(super) fn set_meta_raw(&mut self, meta: Option<RawValue<'_>>) {
+        self.meta = meta.map(|meta| meta.as_bytes().to_vec());
+    }
+
+    /// The low-level spelling of lists whose items come one by one; `put` writes them all.
+    pub(crate) fn list(
+        &mut self,
+        opcode: u8,
+        len: u64,
+        span: u64,
+        put: impl FnOnce(&mut Vec<u8>),
+    ) -> Timestamp {
+        put_len(&mut self.body, opcode, len);
+        put(&mut self.body);
+        self.took(span)
+    }
+
+    /// Writes what json-joy's builder writes for a JSON value and returns the id of its node: text, bytes, arrays and
+    /// maps become nodes that can be edited inside; other values become registers that hold a constant, and within a
+    /// map just the constant.
+    pub fn json(&mut self, value: &Value) -> Timestamp {
+        self.json_within(value, Value::DEPTH_MAX)
+    }
+
+    /// Like [`json`](Self::json), but a number, boolean or null becomes a bare constant.
+    pub fn const_or_json(&mut self, value: &Value) -> Timestamp {
+        self.const_or_json_within(value, Value::DEPTH_MAX)
+    }
+
+    fn const_or_json_within(&mut self, value: &Value, depth: usize) -> Timestamp {
+        if is_scalar(value) { self.new_con(value) } else { self.json_within(value, depth) }
+    }
+
+    fn json_within(&mut self, value: &Value, depth: usize) -> Timestamp {
+        // Deeper parts are constants, which end in `null`: see `new_con`.
+        let Some(deeper) = depth.checked_sub(1) else { return self.new_con(value) };
+        match value {
+            Value::Text(text) => {
+                let obj = self.new_str();
+                self.ins_str(obj, obj, text.as_wtf8());
+                obj
+            }
+            Value::Bytes(bytes) => {
+                let obj = self.new_bin();
+                self.ins_bin(obj, obj, bytes);
+                obj
+            }
+            Value::Array(items) => {
+                let obj = self.new_arr();
+                let values: Vec<_> = items.iter().map(|item| self.json_within(item, deeper)).collect();
+                self.ins_arr(obj, obj, &values);
+                obj
+            }
+            Value::Map(entries) => {
+                let obj = self.new_obj();
+                let entries: Vec<_> = js_order(entries)
+                    .into_iter()
+                    .map(|(key, value)| (key.as_wtf8(), self.const_or_json_within(value, deeper)))
+                    .collect();
+                self.ins_obj(obj, entries);
+                obj
+            }
+            value if is_scalar(value) => {
+                let obj = self.new_val();
+                let con = self.new_con(value);
+                self.ins_val(obj, con);
+                obj
+            }
+            value => self.new_con(value),
+        }
+    }
+
+    /// Ends the patch. `None` if no operation was written.
+    ///
+    /// # Panics
+    /// If the operations run beyond the last time there is, 2^53 − 1: a document refuses edits before.
+    pub fn finish(mut self) -> Option<Patch> {
+        self.take()
+    }
+
+    /// Ends the patch and starts the next one at the next time, in the same memory.
+    pub fn take(&mut self) -> Option<Patch> {
+        if self.op_count == 0 {
+            return None;
+        }
+        let span = self.checked_span();
+        let patch = Patch::assemble(self.start, span, self.meta.as_deref(), self.op_count, &self.body);
+        self.restart();
+        Some(patch)
+    }
+
+    /// Appends the binary form of the patch to `out`, and starts the next one at the next time. Returns how many bytes
+    /// that took; 0 if no operation was written. Costs no allocation once both buffers have grown.
+    #[inline]
+    pub fn take_into(&mut self, out: &mut Vec<u8>) -> usize {
+        if self.op_count == 0 {
+            return 0;
+        }
+        self.checked_span();
+        let before = out.len();
+        put_head(out, self.start, self.meta.as_deref(), self.op_count);
+        out.extend_from_slice(&self.body);
+        self.restart();
+        out.len() - before
+    }
+
+    fn checked_span(&self) -> u64 {
+        assert!(self.next <= MAX_ID, "the patch ends at time {}: at most {MAX_ID} is allowed", self.next);
+        self.next - self.start.time
+    }
+
+    fn restart(&mut self) {
+        self.start.time = self.next;
+        self.op_count = 0;
+        self.meta = None;
+        self.body.clear();
+    }
+}
+
+const fn is_scalar(value: &Value) -> bool {
+    matches!(
+        value,
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Nint(_) | Value::Float(_)
+    )
+}
+
+/// Entries in the order in which JavaScript walks an object: keys that are array indexes first, ascending.
+pub(crate) fn js_order<V>(entries: &[(crate::text::Text, V)]) -> Vec<(&crate::text::Text, &V)> {
+    let mut ordered: Vec<_> = entries.iter().map(|(key, value)| (key, value)).collect();
+    // A stable sort: other keys stay in their order.
+    ordered.sort_by_key(|(key, _)| array_index(key.as_bytes()).unwrap_or(u32::MAX));
+    ordered
+}
+
+/// The array index that a key spells: 0 to 2^32 − 2 without leading zeros.
+fn array_index(key: &[u8]) -> Option<u32> {
+    let plain = matches!(key, [b'0'] | [b'1'..=b'9', ..]) && key.len() <= 10;
+    let text = plain.then(|| std::str::from_utf8(key).ok()).flatten()?;
+    text.parse().ok().filter(|&index| index < u32::MAX)
+}

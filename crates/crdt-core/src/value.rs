@@ -1,0 +1,288 @@
+//! The value of a constant: whatever JSON or CBOR can say.
+
+use crate::text::{Text, Wtf8};
+
+/// A value that is set as a whole and never edited inside: the content of a `con` node, the meta of a patch, a view.
+///
+/// Numbers follow JavaScript, which has one kind of them: a float that is an integer within ±(2^53 − 1) is that
+/// integer, and −0 is 0. Build numbers with `Value::from`, which sees to it.
+#[derive(Debug, Clone, Default)]
+pub enum Value {
+    /// JavaScript's `undefined`: no value. A key set to it counts as deleted.
+    #[default]
+    Undefined,
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// An integer above `i64::MAX`; JavaScript reads it as a big integer.
+    Uint(u64),
+    /// The integer −1 − n, below `i64::MIN`; n is above `i64::MAX`.
+    Nint(u64),
+    /// A number that is no integer within ±(2^53 − 1).
+    Float(f64),
+    /// Text.
+    Text(Text),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// An array.
+    Array(Vec<Value>),
+    /// A map, in the order of its keys' first insertion. Each key occurs once.
+    Map(Vec<(Text, Value)>),
+    /// A CBOR value with a tag, carried along unread.
+    Tag(u64, Box<Value>),
+    /// A CBOR simple value without a meaning here, carried along unread.
+    Simple(u8),
+}
+
+/// The largest integer up to which JavaScript's numbers have no gaps.
+pub(crate) const SAFE_INT_MAX: f64 = ((1u64 << 53) - 1) as f64;
+
+impl Value {
+    /// The deepest nesting that a decoder follows; deeper input is an error, not a full stack.
+    pub const DEPTH_MAX: usize = 128;
+
+    /// The value at a key of a map.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        match self {
+            Self::Map(entries) => {
+                entries.iter().find(|(k, _)| k.as_bytes() == key.as_bytes()).map(|(_, v)| v)
+            }
+            _ => None,
+        }
+    }
+
+    /// The value at an index of an array.
+    pub fn at(&self, index: usize) -> Option<&Value> {
+        match self {
+            Self::Array(items) => items.get(index),
+            _ => None,
+        }
+    }
+
+    /// The text, if it is text without lone surrogates.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => text.as_str(),
+            _ => None,
+        }
+    }
+
+    /// The number as a float, if it is a number.
+    pub fn as_f64(&self) -> Option<f64> {
+        match *self {
+            Self::Int(n) => Some(n as f64),
+            Self::Uint(n) => Some(n as f64),
+            Self::Nint(n) => Some(-1.0 - n as f64),
+            Self::Float(n) => Some(n),
+            _ => None,
+        }
+    }
+
+    /// The number, if it is an integer from 0 to `u64::MAX`.
+    pub fn as_u64(&self) -> Option<u64> {
+        match *self {
+            Self::Int(n) => n.try_into().ok(),
+            Self::Uint(n) => Some(n),
+            _ => None,
+        }
+    }
+
+    /// Whether it is `undefined`.
+    pub const fn is_undefined(&self) -> bool {
+        matches!(self, Self::Undefined)
+    }
+
+    /// What it is, for messages.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Undefined => "undefined",
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Int(_) | Self::Uint(_) | Self::Nint(_) | Self::Float(_) => "a number",
+            Self::Text(_) => "text",
+            Self::Bytes(_) => "bytes",
+            Self::Array(_) => "an array",
+            Self::Map(_) => "a map",
+            Self::Tag(..) => "a tagged value",
+            Self::Simple(_) => "a simple value",
+        }
+    }
+
+    /// Sets a key: in its place if the map has it, else at the end.
+    pub(crate) fn from_entries(entries: Vec<(Text, Value)>) -> Self {
+        Self::Map(deduplicated(entries))
+    }
+}
+
+/// Of entries with the same key keeps the first place and the last value, as JavaScript does.
+fn deduplicated(entries: Vec<(Text, Value)>) -> Vec<(Text, Value)> {
+    if !has_duplicates(entries.iter().map(|(key, _)| key.as_bytes()), entries.len()) {
+        return entries;
+    }
+    let mut place = std::collections::HashMap::new();
+    let mut kept: Vec<(Text, Value)> = Vec::with_capacity(entries.len());
+    for (key, value) in entries {
+        match place.get(&key) {
+            Some(&at) => {
+                let entry: &mut (Text, Value) = &mut kept[at];
+                entry.1 = value;
+            }
+            None => {
+                place.insert(key.clone(), kept.len());
+                kept.push((key, value));
+            }
+        }
+    }
+    kept
+}
+
+/// Whether two of the keys are equal.
+pub(crate) fn has_duplicates<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone, len: usize) -> bool {
+    const FEW: usize = 12;
+    if len <= FEW {
+        let mut rest = keys;
+        while let Some(key) = rest.next() {
+            if rest.clone().any(|other| other == key) {
+                return true;
+            }
+        }
+        return false;
+    }
+    let mut sorted: Vec<&[u8]> = keys.collect();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+/// Two values are equal when they are written as the same bytes; a NaN equals a NaN.
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Undefined, Self::Undefined) | (Self::Null, Self::Null) => true,
+            (Self::Bool(a), Self::Bool(b)) => a == b,
+            (Self::Int(a), Self::Int(b)) => a == b,
+            (Self::Uint(a), Self::Uint(b)) | (Self::Nint(a), Self::Nint(b)) => a == b,
+            (Self::Float(a), Self::Float(b)) => a == b || a.is_nan() && b.is_nan(),
+            (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Bytes(a), Self::Bytes(b)) => a == b,
+            (Self::Array(a), Self::Array(b)) => a == b,
+            (Self::Map(a), Self::Map(b)) => a == b,
+            (Self::Tag(a, x), Self::Tag(b, y)) => a == b && x == y,
+            (Self::Simple(a), Self::Simple(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl From<f64> for Value {
+    fn from(n: f64) -> Self {
+        if n.trunc() == n && n.abs() <= SAFE_INT_MAX { Self::Int(n as i64) } else { Self::Float(n) }
+    }
+}
+
+impl From<u64> for Value {
+    fn from(n: u64) -> Self {
+        i64::try_from(n).map_or(Self::Uint(n), Self::Int)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(n: i64) -> Self {
+        Self::Int(n)
+    }
+}
+
+impl From<i32> for Value {
+    fn from(n: i32) -> Self {
+        Self::Int(n.into())
+    }
+}
+
+impl From<bool> for Value {
+    fn from(truth: bool) -> Self {
+        Self::Bool(truth)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<Wtf8<'_>> for Value {
+    fn from(text: Wtf8<'_>) -> Self {
+        Self::Text(text.to_text())
+    }
+}
+
+impl From<Text> for Value {
+    fn from(text: Text) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<Vec<u8>> for Value {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl<V: Into<Value>> FromIterator<V> for Value {
+    fn from_iter<I: IntoIterator<Item = V>>(items: I) -> Self {
+        Self::Array(items.into_iter().map(Into::into).collect())
+    }
+}
+
+/// Maps keep the order of `serde_json`, which is the order of the keys unless its feature `preserve_order` is on.
+impl From<&serde_json::Value> for Value {
+    fn from(json: &serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        match json {
+            Json::Null => Self::Null,
+            Json::Bool(truth) => Self::Bool(*truth),
+            Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+                (Some(n), _) => Self::Int(n),
+                (_, Some(n)) => Self::Uint(n),
+                _ => n.as_f64().map_or(Self::Null, Self::from),
+            },
+            Json::String(text) => text.as_str().into(),
+            Json::Array(items) => Self::Array(items.iter().map(Self::from).collect()),
+            Json::Object(entries) => {
+                Self::Map(entries.iter().map(|(key, value)| (key.as_str().into(), value.into())).collect())
+            }
+        }
+    }
+}
+
+/// As `JSON.stringify` sees it: keys without a value are left out, other things that JSON lacks are `null`, lone
+/// surrogates are U+FFFD; bytes are base64.
+impl From<&Value> for serde_json::Value {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Undefined | Value::Null | Value::Simple(_) => Self::Null,
+            Value::Bool(truth) => Self::Bool(*truth),
+            Value::Int(n) => (*n).into(),
+            Value::Uint(n) => (*n).into(),
+            Value::Nint(n) => (-1.0 - *n as f64).into(),
+            Value::Float(n) => (*n).into(),
+            Value::Text(text) => text.to_string().into(),
+            Value::Bytes(bytes) => crate::codec::base64::encode(bytes).into(),
+            Value::Array(items) => items.iter().map(Self::from).collect(),
+            Value::Map(entries) => entries
+                .iter()
+                .filter(|(_, value)| !value.is_undefined())
+                .map(|(key, value)| (key.to_string(), Self::from(value)))
+                .collect(),
+            Value::Tag(_, inner) => Self::from(&**inner),
+        }
+    }
+}
