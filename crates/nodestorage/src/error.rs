@@ -68,6 +68,12 @@ pub enum StorageError {
         /// Its bound.
         limit: usize,
     },
+    /// Another handle, of this or another process, has the store open.
+    #[error("store {} is in use by another process or handle", folder.display())]
+    Locked {
+        /// Its folder.
+        folder: std::path::PathBuf,
+    },
     /// The storage has been closed.
     #[error("storage is closed")]
     Closed,

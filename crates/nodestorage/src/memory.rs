@@ -20,6 +20,7 @@ use crate::{
     clock::{self, Clock},
     rules::{self, Turn},
     store,
+    verbs::{self, Outcome, Step},
     watch::{Log, LogEntry, LogPage, Tide},
 };
 
@@ -143,15 +144,46 @@ impl MemoryStorage {
         self.shared.open()
     }
 
-    /// Makes a change, under the lock.
+    /// Carries out one verb, under the lock.
+    fn run(
+        &self,
+        id: &DocumentId,
+        options: EditOptions,
+        verb: impl FnOnce(Option<&Document>) -> Result<Step, StorageError>,
+    ) -> Result<Outcome, StorageError> {
+        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
+        let mut state = self.open()?;
+        let absent = Entry::default();
+        let entry = state.collections[self.number].documents.get(id).unwrap_or(&absent);
+        let document = entry.document(id);
+        let sequence = match entry.turn(&options.producer)? {
+            // Who does not count is counted for, in the record.
+            Ok(sequence) if self.options.record_changes => Some(sequence),
+            Ok(_) => options.producer.sequence,
+            Err(version) => return Ok(Outcome::Repeated { version, document }),
+        };
+        rules::expect_version(id, &options, document.as_ref().map_or(0, |document| document.version))?;
+        match verb(document.as_ref())? {
+            Step::Keep => {
+                state.note(self.number, id, &options.producer);
+                Ok(Outcome::Kept(document))
+            }
+            Step::Write(operation, after) => {
+                if let Some(after) = &after {
+                    rules::check_body(id, after, self.options.document_bytes_max)?;
+                }
+                Ok(self.commit(&mut state, document, (id, operation, after), (sequence, options)))
+            }
+        }
+    }
+
     fn commit(
         &self,
         state: &mut State,
-        id: &DocumentId,
-        operation: Operation,
-        after: Option<Body>,
-        (sequence, options): (u64, EditOptions),
-    ) -> (Arc<Body>, Arc<Change>) {
+        before: Option<Document>,
+        (id, operation, after): (&DocumentId, Operation, Option<Body>),
+        (sequence, options): (Option<u64>, EditOptions),
+    ) -> Outcome {
         let timestamp_ms = (self.shared.clock)().max(state.timestamp_ms);
         state.timestamp_ms = timestamp_ms;
         let position = if self.options.record_changes { state.position() + 1 } else { 0 };
@@ -163,15 +195,17 @@ impl MemoryStorage {
             version,
             position,
             operation,
-            diff: Diff::between(entry.body.as_deref(), after.as_ref(), version),
+            diff: Diff::between(before.as_ref().map(|d| &*d.body), after.as_ref(), version),
             timestamp_ms,
-            producer: Producer { client_id: client_id.clone(), sequence: Some(sequence) },
+            producer: Producer { client_id: client_id.clone(), sequence },
             metadata: options.metadata,
         });
         entry.version = version;
-        let before = std::mem::replace(&mut entry.body, after.map(Arc::new));
-        entry.answers.entry(client_id).or_default().insert(sequence, version);
-        let body = entry.body.clone().or(before).unwrap_or_default();
+        entry.body = after.map(Arc::new);
+        if let Some(sequence) = sequence {
+            entry.answers.entry(client_id).or_default().insert(sequence, version);
+        }
+        let document = entry.document(id).or(before).expect("it is there now or was before");
         if self.options.record_changes {
             entry.changes.push_back(change.clone());
             let (collection, id) = (self.number as u32, id.clone());
@@ -180,7 +214,7 @@ impl MemoryStorage {
         } else if operation == Operation::Delete {
             state.collections[self.number].documents.remove(id);
         }
-        (body, change)
+        Outcome::Changed { document, change }
     }
 }
 
@@ -247,72 +281,20 @@ impl Storage for MemoryStorage {
         body: Body,
         options: EditOptions,
     ) -> Result<Upserted, StorageError> {
-        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
-        let mut state = self.open()?;
-        let absent = Entry::default();
-        let entry = state.collections[self.number].documents.get(id).unwrap_or(&absent);
-        let sequence = match entry.turn(&options.producer)? {
-            Ok(sequence) => sequence,
-            Err(version) => return Ok(Upserted::Repeated { version, document: entry.document(id) }),
-        };
-        let existing = entry.document(id);
-        rules::expect_version(id, &options, existing.as_ref().map_or(0, |document| document.version))?;
-        if let Some(document) = existing {
-            state.note(self.number, id, &options.producer);
-            return Ok(Upserted::Existing { document });
-        }
-        rules::check_body(id, &body, self.options.document_bytes_max)?;
-        let (body, change) = self.commit(&mut state, id, Operation::Create, Some(body), (sequence, options));
-        Ok(Upserted::Created { document: Document { id: id.clone(), version: change.version, body }, change })
+        self.run(id, options, |found| Ok(verbs::upsert(found, body))).map(Outcome::upserted)
     }
 
     async fn find_one_and_update(
         &self,
         id: &DocumentId,
-        mut edit: EditFn<'_>,
+        edit: EditFn<'_>,
         options: EditOptions,
     ) -> Result<Edited, StorageError> {
-        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
-        let mut state = self.open()?;
-        let Some(entry) = state.collections[self.number].documents.get(id) else {
-            rules::expect_version(id, &options, 0)?;
-            return Err(StorageError::NotFound { id: id.clone() });
-        };
-        let sequence = match entry.turn(&options.producer)? {
-            Ok(sequence) => sequence,
-            Err(version) => return Ok(Edited::Repeated { version, document: entry.document(id) }),
-        };
-        let before = entry.document(id);
-        rules::expect_version(id, &options, before.as_ref().map_or(0, |document| document.version))?;
-        let before = before.ok_or_else(|| StorageError::NotFound { id: id.clone() })?;
-        let mut after = (*before.body).clone();
-        edit(&mut after).map_err(StorageError::Edit)?;
-        if after == *before.body {
-            state.note(self.number, id, &options.producer);
-            return Ok(Edited::Unchanged { document: before });
-        }
-        rules::check_body(id, &after, self.options.document_bytes_max)?;
-        let (body, change) = self.commit(&mut state, id, Operation::Update, Some(after), (sequence, options));
-        Ok(Edited::Changed { document: Document { id: id.clone(), version: change.version, body }, change })
+        self.run(id, options, |found| verbs::update(id, found, edit)).map(Outcome::edited)
     }
 
     async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {
-        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
-        let mut state = self.open()?;
-        let absent = Entry::default();
-        let entry = state.collections[self.number].documents.get(id).unwrap_or(&absent);
-        let sequence = match entry.turn(&options.producer)? {
-            Ok(sequence) => sequence,
-            Err(version) => return Ok(Deleted::Repeated { version }),
-        };
-        let before = entry.document(id);
-        rules::expect_version(id, &options, before.as_ref().map_or(0, |document| document.version))?;
-        let Some(before) = before else {
-            state.note(self.number, id, &options.producer);
-            return Ok(Deleted::Absent);
-        };
-        let (_, change) = self.commit(&mut state, id, Operation::Delete, None, (sequence, options));
-        Ok(Deleted::Deleted { document: before, change })
+        self.run(id, options, |found| Ok(verbs::delete(found))).map(Outcome::deleted)
     }
 
     async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {

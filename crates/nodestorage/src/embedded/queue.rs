@@ -1,0 +1,183 @@
+//! What has been decided and is not durable yet.
+//!
+//! A writer holds the gate of its document while it reads, edits and takes its place in the queue, and lets go before
+//! the write is durable. The next writer of the document starts from what is on its way, so that many writers of one
+//! document share a batch like writers of many. No answer leaves before everything it rests on is durable.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crdt_core::ClientId;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{
+    engine::Write,
+    record::{DocumentKey, State},
+};
+use crate::{Body, StorageError, watch::LogEntry};
+
+/// How many bytes of writes may wait for the commit thread, in steps of [`QUEUE_STEP_BYTES`], of which each write takes
+/// at least one. When the queue is full, writers wait for their place; nothing is refused.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// The smallest share of the queue that a write takes: bounds the queue to 65 536 writes.
+pub const QUEUE_STEP_BYTES: usize = 1 << 10;
+
+/// How many bytes the commit thread writes as one batch, unless a single write is larger.
+pub const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// What goes into the queue as one: all of its writes become durable together.
+pub(super) struct Request {
+    pub(super) writes: Vec<Write>,
+    /// Which document it is about, and the producer's sequence that it takes.
+    pub(super) document: Option<DocumentKey>,
+    pub(super) sequence: Option<(ClientId, u64)>,
+    /// What it adds to the log, with its size.
+    pub(super) logged: Option<(LogEntry, usize)>,
+    /// The positions whose changes it removes.
+    pub(super) removed: Vec<u64>,
+    /// Given when it is durable, or will never be.
+    pub(super) answer: oneshot::Sender<Result<(), StorageError>>,
+    /// Its share of the queue, given back with the answer.
+    #[expect(dead_code, reason = "it is held, and given back when it is dropped")]
+    pub(super) share: OwnedSemaphorePermit,
+}
+
+/// A document as the queue leaves it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pending {
+    pub(super) version: u64,
+    pub(super) body: Option<Arc<Body>>,
+    /// The last sequence that each producer has in the queue.
+    pub(super) lasts: HashMap<ClientId, u64>,
+    /// What the disk knows of it is void: it was deleted from a collection that does not record.
+    pub(super) forgotten: bool,
+    /// How many requests of the queue are about this document.
+    pub(super) requests: usize,
+}
+
+/// The order in which things become durable.
+pub(super) struct Order {
+    /// The last position and time given out; `batch` and `floor` are the commit thread's.
+    pub(super) state: State,
+    pub(super) requests: Vec<Request>,
+    pub(super) pending: HashMap<DocumentKey, Pending>,
+    /// No more requests are taken: the store is closed, or has failed for this reason.
+    pub(super) ended: Option<Ended>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Ended {
+    Closed,
+    Failed(String),
+}
+
+impl Ended {
+    pub(super) fn error(&self) -> StorageError {
+        match self {
+            Self::Closed => StorageError::Closed,
+            Self::Failed(reason) => StorageError::Backend(reason.clone()),
+        }
+    }
+}
+
+pub(super) struct Queue {
+    order: Mutex<Order>,
+    /// Wakes the commit thread.
+    filled: Condvar,
+    room: Arc<Semaphore>,
+}
+
+impl Queue {
+    pub(super) fn new(state: State) -> Self {
+        let order = Order { state, requests: Vec::new(), pending: HashMap::new(), ended: None };
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX / QUEUE_STEP_BYTES));
+        Self { order: Mutex::new(order), filled: Condvar::new(), room }
+    }
+
+    /// Waits for a share of the queue for so many bytes.
+    pub(super) async fn room(&self, len_bytes: usize) -> Result<OwnedSemaphorePermit, StorageError> {
+        let steps = len_bytes.div_ceil(QUEUE_STEP_BYTES).clamp(1, QUEUE_BYTES_MAX / QUEUE_STEP_BYTES);
+        self.room.clone().acquire_many_owned(steps as u32).await.map_err(|_| StorageError::Closed)
+    }
+
+    /// The document as the queue leaves it, if the queue holds anything about it.
+    pub(super) fn pending(&self, key: &DocumentKey) -> Option<Pending> {
+        self.order.lock().pending.get(key).cloned()
+    }
+
+    /// Takes a place: `place` numbers the request. It waits for nothing.
+    pub(super) fn push(&self, place: impl FnOnce(&mut Order) -> Request) -> Result<(), StorageError> {
+        let mut order = self.order.lock();
+        if let Some(ended) = &order.ended {
+            return Err(ended.error());
+        }
+        let request = place(&mut order);
+        order.requests.push(request);
+        drop(order);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Takes what has come, as much as makes one batch. `None` after the end.
+    pub(super) fn take(&self) -> Option<Vec<Request>> {
+        let mut order = self.order.lock();
+        while order.requests.is_empty() {
+            if order.ended.is_some() {
+                return None;
+            }
+            self.filled.wait(&mut order);
+        }
+        let mut len_bytes = 0;
+        let more = order.requests.iter().position(|request| {
+            let first = len_bytes == 0;
+            len_bytes += request.writes.iter().map(Write::len_bytes).sum::<usize>();
+            !first && len_bytes > BATCH_BYTES_MAX
+        });
+        let rest = more.map_or_else(Vec::new, |more| order.requests.split_off(more));
+        Some(std::mem::replace(&mut order.requests, rest))
+    }
+
+    /// Forgets what is durable now, and answers.
+    pub(super) fn done(&self, requests: Vec<Request>) {
+        let mut order = self.order.lock();
+        for request in &requests {
+            let Some(key) = &request.document else { continue };
+            let Some(pending) = order.pending.get_mut(key) else { continue };
+            pending.requests -= 1;
+            if pending.requests == 0 {
+                order.pending.remove(key);
+            } else if let Some((client, sequence)) = &request.sequence
+                && pending.lasts.get(client) == Some(sequence)
+            {
+                pending.lasts.remove(client);
+            }
+        }
+        drop(order);
+        for request in requests {
+            // Nobody there any more is no loss: it is durable, and a repeat will say so.
+            let _ = request.answer.send(Ok(()));
+        }
+    }
+
+    /// Ends the queue. What it holds is still written when it was closed, and refused when it failed.
+    pub(super) fn end(&self, ended: Ended) {
+        let mut order = self.order.lock();
+        let refused = match ended {
+            Ended::Closed => Vec::new(),
+            Ended::Failed(_) => std::mem::take(&mut order.requests),
+        };
+        let ended = order.ended.get_or_insert(ended).clone();
+        drop(order);
+        self.room.close();
+        self.filled.notify_one();
+        for request in refused {
+            let _ = request.answer.send(Err(ended.error()));
+        }
+    }
+
+    /// Why nothing is taken any more, if so.
+    pub(super) fn check_open(&self) -> Result<(), StorageError> {
+        self.order.lock().ended.as_ref().map_or(Ok(()), |ended| Err(ended.error()))
+    }
+}

@@ -1,0 +1,85 @@
+//! The verbs of a storage, told apart from how a backend carries them out.
+//!
+//! A backend reads the document, asks the verb what is to be done, and does it, all as one step that nobody comes
+//! between. What it did is translated back into the verb's answer.
+
+use std::sync::Arc;
+
+use crate::{Body, Change, Deleted, Document, DocumentId, EditFn, Edited, Operation, StorageError, Upserted};
+
+/// What a verb wants of the document it found.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Give it this body, or none.
+    Write(Operation, Option<Body>),
+    /// Leave it as it is.
+    Keep,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The document is as it is now; after a delete, as it was.
+    Changed {
+        document: Document,
+        change: Arc<Change>,
+    },
+    Kept(Option<Document>),
+    Repeated {
+        version: u64,
+        document: Option<Document>,
+    },
+}
+
+pub(crate) fn upsert(found: Option<&Document>, body: Body) -> Step {
+    match found {
+        Some(_) => Step::Keep,
+        None => Step::Write(Operation::Create, Some(body)),
+    }
+}
+
+pub(crate) fn update(
+    id: &DocumentId,
+    found: Option<&Document>,
+    mut edit: EditFn<'_>,
+) -> Result<Step, StorageError> {
+    let before = found.ok_or_else(|| StorageError::NotFound { id: id.clone() })?;
+    let mut after = (*before.body).clone();
+    edit(&mut after).map_err(StorageError::Edit)?;
+    Ok(if after == *before.body { Step::Keep } else { Step::Write(Operation::Update, Some(after)) })
+}
+
+pub(crate) fn delete(found: Option<&Document>) -> Step {
+    match found {
+        Some(_) => Step::Write(Operation::Delete, None),
+        None => Step::Keep,
+    }
+}
+
+impl Outcome {
+    pub(crate) fn upserted(self) -> Upserted {
+        match self {
+            Self::Changed { document, change } => Upserted::Created { document, change },
+            Self::Kept(document) => Upserted::Existing { document: document.expect("absent is created") },
+            Self::Repeated { version, document } => Upserted::Repeated { version, document },
+        }
+    }
+
+    pub(crate) fn edited(self) -> Edited {
+        match self {
+            Self::Changed { document, change } => Edited::Changed { document, change },
+            Self::Kept(document) => {
+                Edited::Unchanged { document: document.expect("absent is an error of the edit") }
+            }
+            Self::Repeated { version, document } => Edited::Repeated { version, document },
+        }
+    }
+
+    pub(crate) fn deleted(self) -> Deleted {
+        match self {
+            Self::Changed { document, change } => Deleted::Deleted { document, change },
+            Self::Kept(_) => Deleted::Absent,
+            Self::Repeated { version, .. } => Deleted::Repeated { version },
+        }
+    }
+}
