@@ -317,16 +317,26 @@ fn chunks(r: &mut Reader<'_>, major: u8) -> Result<Vec<u8>, Malformed> {
 
 /// Reads bytes that are exactly one value.
 pub fn decode(bytes: &[u8]) -> Result<Value, Malformed> {
+    decode_within(bytes, Value::DEPTH_MAX)
+}
+
+/// Reads bytes that are exactly one value, nested at most `depth_max` deep.
+pub(crate) fn decode_within(bytes: &[u8], depth_max: usize) -> Result<Value, Malformed> {
     let mut reader = Reader::new(bytes);
-    let value = read(&mut reader)?;
+    let value = read_within(&mut reader, depth_max)?;
     reader.end()?;
     Ok(value)
 }
 
 /// Writes a value. Parts that are nested deeper than [`Value::DEPTH_MAX`] become `null`: nobody could read them.
 pub fn encode(value: &Value) -> Vec<u8> {
+    encode_within(value, Value::DEPTH_MAX)
+}
+
+/// Writes a value that may be nested `depth_max` deep.
+pub(crate) fn encode_within(value: &Value, depth_max: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    write(&mut out, value);
+    write_within(&mut out, value, depth_max);
     out
 }
 

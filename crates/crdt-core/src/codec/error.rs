@@ -78,3 +78,17 @@ pub enum Malformed {
         what: &'static str,
     },
 }
+impl Malformed {
+    /// A JSON value of the wrong shape; callers put the path in front as the error travels up.
+    pub(crate) fn shape(expected: &'static str, found: impl Into<String>) -> Self {
+        Self::Shape { path: String::new(), expected, found: found.into() }
+    }
+
+    /// Puts a step in front of the path.
+    pub(crate) fn within(mut self, step: impl std::fmt::Display) -> Self {
+        if let Self::Shape { path, .. } = &mut self {
+            path.insert_str(0, &step.to_string());
+        }
+        self
+    }
+}

@@ -9,8 +9,13 @@ use crate::{
 /// Reads JSON text. Of equal keys the last one counts. A number is a float, as in JavaScript, unless it is an integer
 /// within ±(2^53 − 1).
 pub fn decode(text: &[u8]) -> Result<Value, Malformed> {
-    let mut parser = Parser { text, at: 0 };
-    let value = parser.value(Value::DEPTH_MAX)?;
+    decode_within(text, Value::DEPTH_MAX)
+}
+
+/// Reads JSON text that is nested at most `depth_max` deep.
+pub(crate) fn decode_within(text: &[u8], depth_max: usize) -> Result<Value, Malformed> {
+    let mut parser = Parser { text, at: 0, depth_max };
+    let value = parser.value(depth_max)?;
     parser.space();
     match text.len() - parser.at {
         0 => Ok(value),
@@ -21,6 +26,7 @@ pub fn decode(text: &[u8]) -> Result<Value, Malformed> {
 struct Parser<'a> {
     text: &'a [u8],
     at: usize,
+    depth_max: usize,
 }
 
 impl Parser<'_> {
@@ -53,7 +59,7 @@ impl Parser<'_> {
 
     fn value(&mut self, depth: usize) -> Result<Value, Malformed> {
         match self.next() {
-            b'{' | b'[' if depth == 0 => Err(Malformed::TooDeep { at: self.at, max: Value::DEPTH_MAX }),
+            b'{' | b'[' if depth == 0 => Err(Malformed::TooDeep { at: self.at, max: self.depth_max }),
             b'{' => self.map(depth - 1),
             b'[' => self.array(depth - 1),
             b'"' => Ok(self.string()?.into()),

@@ -9,7 +9,10 @@ pub mod cbor;
 mod error;
 pub mod json;
 pub mod msgpack;
+pub mod patch;
+mod shape;
 pub mod wire;
 
 pub use cbor::RawValue;
 pub use error::Malformed;
+pub use patch::{NoJsonForm, PatchFormat};

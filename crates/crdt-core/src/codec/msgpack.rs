@@ -50,6 +50,7 @@ fn read(r: &mut Reader<'_>, depth: usize, max: usize) -> Result<Value, Malformed
             let len = r.big_endian(2 << (head - 0xde), "a length")?;
             return map(r, len, depth, max);
         }
+        0xe0.. => Value::Int((head as i8).into()),
         _ => {
             return Err(Malformed::Unexpected {
                 at,

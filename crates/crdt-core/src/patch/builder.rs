@@ -8,11 +8,11 @@ use super::{
 use crate::{
     SessionId, Timespan, Timestamp,
     codec::{
-        RawValue, cbor,
+        Malformed, RawValue, cbor,
         wire::{put_patch_id, put_vu57},
     },
     id::MAX_ID,
-    text::Wtf8,
+    text::{Text, Wtf8},
     value::Value,
 };
 
@@ -65,7 +65,8 @@ impl PatchBuilder {
     #[inline]
     fn took(&mut self, span: u64) -> Timestamp {
         let id = self.next_id();
-        self.next += span;
+        // A hostile list of long `nop`s must not wrap around; the end is checked at last.
+        self.next = self.next.saturating_add(span);
         self.op_count += 1;
         id
     }
@@ -365,6 +366,35 @@ impl PatchBuilder {
         out.len() - before
     }
 
+    /// Ends a patch that came from outside.
+    pub(crate) fn finish_checked(self) -> Result<Patch, Malformed> {
+        if self.next > MAX_ID {
+            let (what, value) = ("end of the patch", self.next);
+            return Err(Malformed::TooLarge { at: 0, what, value, max: MAX_ID });
+        }
+        self.finish().ok_or_else(|| Malformed::shape("at least one operation", "none"))
+    }
+
+    /// From outside, where an empty list still takes its tick.
+    pub(crate) fn ins_obj_or_nop(&mut self, obj: Timestamp, entries: &[(Text, Timestamp)]) -> Timestamp {
+        match entries {
+            [] => self.nop(1),
+            entries => self.ins_obj(obj, entries.iter().map(|(key, value)| (key.as_wtf8(), *value))),
+        }
+    }
+
+    /// From outside, where an empty list still takes its tick.
+    pub(crate) fn ins_vec_or_nop(&mut self, obj: Timestamp, slots: Vec<(u8, Timestamp)>) -> Timestamp {
+        if slots.is_empty() { self.nop(1) } else { self.ins_vec(obj, slots) }
+    }
+
+    /// From outside, where an empty list still takes its tick.
+    pub(crate) fn del_or_nop(&mut self, obj: Timestamp, spans: &[Timespan]) -> Timestamp {
+        let before = self.op_count;
+        let id = self.del(obj, spans);
+        if self.op_count == before { self.nop(1) } else { id }
+    }
+
     fn checked_span(&self) -> u64 {
         assert!(self.next <= MAX_ID, "the patch ends at time {}: at most {MAX_ID} is allowed", self.next);
         self.next - self.start.time
@@ -386,7 +416,7 @@ const fn is_scalar(value: &Value) -> bool {
 }
 
 /// Entries in the order in which JavaScript walks an object: keys that are array indexes first, ascending.
-pub(crate) fn js_order<V>(entries: &[(crate::text::Text, V)]) -> Vec<(&crate::text::Text, &V)> {
+pub(crate) fn js_order<V>(entries: &[(Text, V)]) -> Vec<(&Text, &V)> {
     let mut ordered: Vec<_> = entries.iter().map(|(key, value)| (key, value)).collect();
     // A stable sort: other keys stay in their order.
     ordered.sort_by_key(|(key, _)| array_index(key.as_bytes()).unwrap_or(u32::MAX));

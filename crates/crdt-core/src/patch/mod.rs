@@ -4,7 +4,7 @@
 //! they are walked, without allocation. [`PatchBuilder`] writes those bytes.
 
 mod builder;
-mod op;
+pub(crate) mod op;
 mod rewrite;
 
 use std::{fmt, sync::Arc};
