@@ -9,7 +9,7 @@ use crate::report::Report;
 use crate::services::{self, Services};
 use crate::test_all::{self, Options};
 use crate::workspace::Workspace;
-use crate::{fuzz, lengths, readme};
+use crate::{fuzz, lengths, pages};
 
 /// Builds, checks and tests the workspace.
 #[derive(Parser)]
@@ -53,8 +53,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Copies the first program of each crate's documentation into README.md
-    Readme,
+    /// Brings what README.md and the list of decisions copy from elsewhere up to date
+    Pages,
     /// Lists the source files by length, longest first
     Lengths,
 }
@@ -95,7 +95,7 @@ pub(crate) fn run() -> Result<ExitCode> {
             pass_through(&mut command)
         }
         Task::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
-        Task::Readme => readme::write(&workspace).map(|()| ExitCode::SUCCESS),
+        Task::Pages => pages::write(&workspace).map(|()| ExitCode::SUCCESS),
         Task::Lengths => {
             for (lines, path) in lengths::longest_first(&workspace)? {
                 println!("{lines:6}  {path}");

@@ -18,7 +18,7 @@ mod services;
 
 mod fuzz;
 mod lengths;
-mod readme;
+mod pages;
 
 #[cfg(test)]
 mod tree;

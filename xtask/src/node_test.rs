@@ -32,19 +32,19 @@ pub(crate) fn run_folder(
         bail!("{folder} has no file named *.test.js or *.test.mjs, so nothing would be tested");
     }
     let mut command = Command::new(node);
-    command.args(["--test", "--test-reporter=tap"]).args(&files).current_dir(workspace.root.join(folder));
+    command.args(["--test", "--test-reporter=spec"]).args(&files).current_dir(workspace.root.join(folder));
     command.envs(env.iter().map(|(name, value)| (name, value)));
     let ended = run(&mut command, log, PROGRAM_TIME_MAX)?;
     Ok(Found { counts: count(&ended.output, ended.success), output: ended.output, notes: Vec::new() })
 }
 
-/// Reads the summary that ends the TAP output.
+/// Reads the summary at the end: one line for each number.
 fn count(output: &str, success: bool) -> Counts {
     let number = |what: &str| -> usize {
         let found = output
             .lines()
             .rev()
-            .find_map(|line| line.strip_prefix("# ")?.strip_prefix(what)?.trim().parse().ok());
+            .find_map(|line| line.strip_prefix("ℹ ")?.strip_prefix(what)?.trim().parse().ok());
         found.unwrap_or(0)
     };
     let mut counts = Counts {
@@ -65,13 +65,13 @@ mod tests {
     #[test]
     fn the_summary_of_the_runner_is_read() {
         let output =
-            "ok 1 - x\n# tests 9\n# suites 0\n# pass 5\n# fail 1\n# cancelled 1\n# skipped 2\n# todo 0\n";
+            "✔ pass (1ms)\nℹ tests 9\nℹ suites 0\nℹ pass 5\nℹ fail 1\nℹ cancelled 1\nℹ skipped 2\nℹ todo 0\n";
         assert_eq!(count(output, false), Counts { passed: 5, failed: 2, skipped: 2 });
     }
 
     #[test]
     fn a_runner_that_ran_nothing_is_a_failure() {
         assert_eq!(count("", true).failed, 1);
-        assert_eq!(count("# tests 0\n# pass 0\n# fail 0\n", true).failed, 1);
+        assert_eq!(count("ℹ tests 0\nℹ pass 0\nℹ fail 0\n", true).failed, 1);
     }
 }

@@ -129,7 +129,8 @@ impl Report {
 
 fn verdict(counts: Counts) -> String {
     match counts {
-        Counts { failed: 0, passed: 0, .. } => "skipped".to_owned(),
+        Counts { failed: 0, passed: 0, skipped: 0 } => "nothing to run".to_owned(),
+        Counts { failed: 0, passed: 0, skipped } => format!("skipped ({skipped})"),
         Counts { failed: 0, passed: 1, skipped: 0 } => "ok".to_owned(),
         Counts { failed: 0, passed, skipped: 0 } => format!("ok ({passed})"),
         Counts { failed: 0, passed, skipped } => format!("ok ({passed}, {skipped} skipped)"),

@@ -79,10 +79,13 @@ fn wait(command: &mut Command, limit: Duration) -> Result<End> {
 fn kill_family(id: u32) {
     let mut family = vec![id];
     let mut next = 0;
-    while next < family.len() {
-        let children = format!("/proc/{0}/task/{0}/children", family[next]);
-        let children = fs::read_to_string(children).unwrap_or_default();
-        family.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+    while let Some(&id) = family.get(next) {
+        // A child is listed under the thread that started it, and each test is a thread.
+        let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            family.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+        }
         next += 1;
     }
     for id in family {
@@ -113,4 +116,48 @@ pub(crate) fn find_program(names: &[&str]) -> Option<PathBuf> {
 #[expect(clippy::disallowed_methods, reason = "tells people how long a step took; nothing depends on it")]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("weft-xtask-{}-{name}.log", std::process::id()))
+    }
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn both_outputs_and_the_end_are_kept() {
+        let log = log("both");
+        let ended = run(&mut shell("echo out; echo err >&2; exit 3"), &log, PROGRAM_TIME_MAX).unwrap();
+        assert!(!ended.success);
+        assert_eq!(ended.output, "out\nerr\n");
+        let ended = run(&mut shell("kill -SEGV $$"), &log, PROGRAM_TIME_MAX).unwrap();
+        assert!(!ended.success && ended.output.contains("signal"), "{}", ended.output);
+        fs::remove_file(log).unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_program_that_hangs_is_killed_with_all_that_it_started() {
+        let log = log("hang");
+        let limit = Duration::from_millis(300);
+        let ended = run(&mut shell("sleep 1000 & echo $!; wait"), &log, limit).unwrap();
+        assert!(!ended.success && ended.output.contains("killed after"), "{}", ended.output);
+        let grandchild = ended.output.lines().next().unwrap().to_owned();
+        // Gone, or dead and not yet collected by whoever inherits it; a signal takes a moment to arrive.
+        let state = || fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();
+        let deadline = now() + Duration::from_secs(10);
+        while !(state().is_empty() || state().contains(") Z ")) {
+            assert!(now() < deadline, "still there: {}", state());
+            thread::yield_now();
+        }
+        fs::remove_file(log).unwrap();
+    }
 }

@@ -15,7 +15,7 @@ use crate::{layers, lengths, node_test};
 
 /// The names that `cargo xtask ci` knows.
 pub(crate) const STEPS: &[&str] =
-    &["fmt", "layers", "clippy", "alone", "docs", "tests", "doctests", "javascript"];
+    &["fmt", "layers", "clippy", "alone", "fuzz", "docs", "tests", "doctests", "javascript"];
 
 /// Folders with JavaScript tests, and whether a browser runs in them.
 const JAVASCRIPT: &[(&str, bool)] = &[("clients/js", false), ("examples/games/tests/browser", true)];
@@ -66,6 +66,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if wanted("alone") {
         report.step("each crate alone", || all.each_alone());
     }
+    if wanted("fuzz") && workspace.root.join("fuzz/Cargo.toml").exists() {
+        report.step("fuzz targets", || all.fuzz_targets());
+    }
     if wanted("docs") {
         report.step("documentation", || all.documentation());
     }
@@ -77,9 +80,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         }
     }
     if wanted("tests") {
-        let (found, built) =
-            libtest::build(workspace, &["--workspace", "--all-features"], &all.logs.join("build-tests.log"))?;
-        report.step("build the tests", || Ok(found));
+        let built = all.build_tests(&mut report, &["--workspace", "--all-features"]);
         all.tests(&mut report, &mut services, built);
     }
     if wanted("doctests") {
@@ -113,12 +114,7 @@ pub(crate) fn quick(workspace: &Workspace) -> Result<ExitCode> {
     all.cargo(&mut report, &format!("clippy of {} crates", packages.len()), &clippy);
     let mut arguments = vec!["--lib", "--bins"];
     arguments.extend(selection);
-    let mut built = Built::default();
-    report.step("build the unit tests", || {
-        let (found, programs) = libtest::build(workspace, &arguments, &all.logs.join("build-tests.log"))?;
-        built = programs;
-        Ok(found)
-    });
+    let built = all.build_tests(&mut report, &arguments);
     all.tests(&mut report, &mut Services::new(workspace, false), built);
     report.print_summary();
     Ok(report.exit_code())
@@ -158,6 +154,14 @@ impl Steps<'_> {
         Ok(found)
     }
 
+    /// Only that they compile: they are a workspace of their own, and so nothing else would notice.
+    fn fuzz_targets(&self) -> Result<Found> {
+        let mut command = self.workspace.cargo();
+        command.args(["check", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"]);
+        command.arg(self.workspace.target.join("fuzz"));
+        self.cargo_check("fuzz targets", &mut command)
+    }
+
     fn documentation(&self) -> Result<Found> {
         let mut command = self.workspace.cargo();
         command
@@ -172,6 +176,17 @@ impl Steps<'_> {
         let ended = run_program(&mut command, &self.logs.join("doctests.log"), PROGRAM_TIME_MAX)?;
         let counts = libtest::count(&ended.output, ended.success);
         Ok(Found { counts, output: ended.output, notes: Vec::new() })
+    }
+
+    fn build_tests(&self, report: &mut Report, arguments: &[&str]) -> Built {
+        let mut built = Built::default();
+        report.step("build the tests", || {
+            let (found, programs) =
+                libtest::build(self.workspace, arguments, &self.logs.join("build-tests.log"))?;
+            built = programs;
+            Ok(found)
+        });
+        built
     }
 
     /// The test programs, package by package.

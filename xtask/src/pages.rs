@@ -1,4 +1,5 @@
-//! The programs in README.md are the first programs of the crates' documentation, which the doc tests run.
+//! What pages copy from elsewhere: README.md the first program of each crate's documentation, which the doc tests
+//! run, and the list of decisions their titles. A test compares, `cargo xtask pages` copies.
 
 use std::fs;
 
@@ -9,7 +10,7 @@ use crate::workspace::{Package, Workspace};
 /// Stands in README.md before the program of a crate.
 fn marker(package: &Package) -> String {
     format!(
-        "<!-- The first program of {0}'s documentation; `cargo xtask readme` copies it. -->\n",
+        "<!-- The first program of {0}'s documentation; `cargo xtask pages` copies it. -->\n",
         package.name
     )
 }
@@ -56,11 +57,34 @@ fn first_program(source: &str) -> Option<String> {
     None
 }
 
-/// Brings README.md up to date.
+const DECISIONS: &str = "docs/decisions";
+
+/// The list of decisions, whose head is kept and whose items are made from the titles.
+fn with_decisions(workspace: &Workspace, list: &str) -> Result<String> {
+    let mut list: String = list
+        .lines()
+        .take_while(|line| !line.starts_with("- "))
+        .fold(String::new(), |head, line| head + line + "\n");
+    for path in workspace.files()? {
+        let Some(name) = path.strip_prefix(DECISIONS).and_then(|name| name.strip_prefix('/')) else {
+            continue;
+        };
+        if name != "README.md" && name.ends_with(".md") {
+            let text = fs::read_to_string(workspace.root.join(&path))?;
+            let title = text.lines().next().and_then(|line| line.strip_prefix("# "));
+            let title = title.with_context(|| format!("{path} does not start with a title"))?;
+            list += &format!("- [{title}]({name})\n");
+        }
+    }
+    Ok(list)
+}
+
+/// Brings the pages up to date.
 pub(crate) fn write(workspace: &Workspace) -> Result<()> {
-    let path = workspace.root.join("README.md");
-    let readme = fs::read_to_string(&path)?;
-    fs::write(&path, with_programs(workspace, &readme)?)?;
+    let readme = workspace.root.join("README.md");
+    fs::write(&readme, with_programs(workspace, &fs::read_to_string(&readme)?)?)?;
+    let list = workspace.root.join(DECISIONS).join("README.md");
+    fs::write(&list, with_decisions(workspace, &fs::read_to_string(&list)?)?)?;
     Ok(())
 }
 
@@ -73,7 +97,15 @@ mod tests {
         let workspace = Workspace::load().unwrap();
         let readme = fs::read_to_string(workspace.root.join("README.md")).unwrap();
         let expected = with_programs(&workspace, &readme).unwrap();
-        assert!(readme == expected, "README.md shows an older program: run `cargo xtask readme`");
+        assert!(readme == expected, "README.md shows an older program: run `cargo xtask pages`");
+    }
+
+    #[test]
+    fn decisions_are_listed_by_their_titles() {
+        let workspace = Workspace::load().unwrap();
+        let list = fs::read_to_string(workspace.root.join(DECISIONS).join("README.md")).unwrap();
+        let expected = with_decisions(&workspace, &list).unwrap();
+        assert!(list == expected, "the list of decisions is older than they are: run `cargo xtask pages`");
     }
 
     #[test]
