@@ -87,6 +87,11 @@ export class SyncClient {
     return this.#machine.unsent;
   }
 
+  /** The documents that are followed, and those with unsent writes. */
+  get documentIds() {
+    return this.#machine.documentIds;
+  }
+
   /** @param {ConflictResolver} resolver decides about conflicts from now on */
   setResolver(resolver) {
     this.#machine.resolver = resolver;

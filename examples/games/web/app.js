@@ -1,0 +1,67 @@
+/** The page: wires the client, the list and the open game together. @module */
+
+import { newClientId } from "/client/index.js";
+import { byId, h, toast } from "./dom.js";
+import { Games, write } from "./games.js";
+import { sendOrphans, startSession } from "./session.js";
+import { openDetail } from "./views/detail.js";
+import { newGame } from "./views/editor.js";
+import { startList } from "./views/list.js";
+import { startStatus } from "./views/status.js";
+
+const { client, store } = await startSession();
+const games = new Games(client);
+
+/** The open game, by the address: `#/games/<id>`. */
+function selected() {
+  const match = /^#\/games\/([^/]+)$/.exec(location.hash);
+  try {
+    return match ? decodeURIComponent(match[1]) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** @type {{ id: string, close: () => void } | undefined} */
+let open = undefined;
+
+function route() {
+  // A link into the page, such as the one that skips the list, is no game.
+  if (location.hash !== "" && !location.hash.startsWith("#/")) return;
+  const id = selected();
+  if (open && open.id === id) return;
+  open?.close();
+  open = undefined;
+  byId("layout").dataset.view = id === undefined ? "list" : "detail";
+  if (id === undefined) {
+    byId("main").replaceChildren(h("p", { class: "empty" }, "Pick a game, or make a new one."));
+    return;
+  }
+  const detail = openDetail(client, id, { leave: () => (location.hash = "#/") });
+  byId("main").replaceChildren(detail.element);
+  open = { id, close: detail.close };
+}
+
+async function create() {
+  const id = `game-${newClientId().slice(2)}`;
+  await write(client, id, () => newGame(`Game ${games.all.length + 1}`));
+  location.hash = `#/games/${encodeURIComponent(id)}`;
+  const name = byId("field-name");
+  name?.focus();
+  name?.select();
+}
+
+client.on("refused", ({ problem }) => toast(`The server refused an edit: ${problem.detail ?? problem.title}`, { error: true }));
+startStatus(client);
+startList(games, { selected, create });
+addEventListener("hashchange", () => {
+  route();
+  if (selected() !== undefined) byId("main").focus({ preventScroll: true });
+});
+route();
+client.connect();
+void games.load();
+void sendOrphans(store);
+void navigator.serviceWorker?.register("/sw.js").catch(() => {
+  // Without it the page needs the server to load; nothing else does.
+});
