@@ -2,10 +2,24 @@
 //!
 //! This crate knows no HTTP and no event documents.
 
+pub mod broadcaster;
+pub mod channel;
+pub mod discovery;
+pub mod document;
+pub mod manager;
 pub mod message;
 pub mod record;
 pub mod session;
 pub mod store;
+pub mod syncer;
+pub mod wire;
 
+pub use broadcaster::{Broadcaster, PubSubBroadcaster};
+pub use channel::{ChannelError, Heard};
+pub use discovery::{DiscoveryError, PeerChange, PeerDiscovery};
+pub use document::{DocumentError, Fold, SyncDocument};
+pub use manager::{SyncError, SyncManager, SyncStatus};
 pub use message::{InvalidPeerId, PeerId, SnapshotHead, SyncMessage, Want};
 pub use record::{InvalidRecord, PatchRecord};
+pub use store::{MemoryPatchStore, PatchStore, PatchStoreError};
+pub use syncer::{PubSubSyncer, Syncer};

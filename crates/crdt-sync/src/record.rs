@@ -1,7 +1,9 @@
 //! A patch in its envelope: what stores keep and channels carry.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
-use crdt_core::{SessionId, Timestamp, id::MAX_ID};
+use crdt_core::{Patch, PatchRef, SessionId, Timespan, Timestamp, codec::Malformed, id::MAX_ID};
 
 /// A patch with what a receiver must know to apply it neither too early nor twice.
 ///
@@ -56,6 +58,12 @@ pub enum InvalidRecord {
         /// What it names.
         needed: Timestamp,
     },
+    /// It is larger than patches from outside may be.
+    #[error("patch of {len_bytes} bytes: at most {} are taken", PatchRecord::PATCH_BYTES_MAX)]
+    TooLarge {
+        /// Its length.
+        len_bytes: usize,
+    },
     /// Its bytes are no patch.
     #[error("not a patch: {0}")]
     Patch(String),
@@ -64,6 +72,48 @@ pub enum InvalidRecord {
 impl PatchRecord {
     /// The largest patch that is taken from outside: 4 MiB.
     pub const PATCH_BYTES_MAX: usize = 4 << 20;
+
+    /// Puts a patch in its envelope. `prev` is the last time of the session's previous patch.
+    pub fn new(prev: u64, patch: Bytes) -> Result<Self, InvalidRecord> {
+        Self::build(patch, |_| Some(prev))
+    }
+
+    /// Puts a patch in its envelope. `gap` is how far its first time is above the last of the session's previous patch.
+    pub(crate) fn with_gap(gap: u64, patch: Bytes) -> Result<Self, InvalidRecord> {
+        Self::build(patch, |time| time.checked_sub(gap))
+    }
+
+    fn build(patch: Bytes, prev: impl FnOnce(u64) -> Option<u64>) -> Result<Self, InvalidRecord> {
+        if patch.len() > Self::PATCH_BYTES_MAX {
+            return Err(InvalidRecord::TooLarge { len_bytes: patch.len() });
+        }
+        let not_a_patch = |error: Malformed| InvalidRecord::Patch(error.to_string());
+        // A patch in an unusual spelling is kept in the usual one, so that equal patches are equal bytes everywhere.
+        let patch = match PatchRef::decode(&patch) {
+            Ok(_) => patch,
+            Err(Malformed::NotCanonical) => {
+                Bytes::copy_from_slice(Patch::decode(&patch).map_err(not_a_patch)?.as_bytes())
+            }
+            Err(error) => return Err(not_a_patch(error)),
+        };
+        let read = PatchRef::decode(&patch).map_err(not_a_patch)?;
+        let mut needs: Vec<Timestamp> = Vec::new();
+        read.for_each_foreign(|Timespan { start, span }| {
+            let last = start.time + span - 1;
+            // Patches name few sessions, mostly the same one again.
+            match needs.last_mut().filter(|need| need.sid == start.sid) {
+                Some(need) => need.time = need.time.max(last),
+                None => needs.push(Timestamp::new(start.sid, last)),
+            }
+        });
+        needs.sort_unstable_by_key(|need| (need.sid, Reverse(need.time)));
+        needs.dedup_by_key(|need| need.sid);
+        let (id, span) = (read.id(), read.span());
+        let prev = prev(id.time).ok_or(InvalidRecord::Order { id, prev: 0 })?;
+        let record = Self { id, span, prev, needs: needs.into(), patch };
+        record.check()?;
+        Ok(record)
+    }
 
     /// Checks what every record must be, whoever made it.
     pub fn check(&self) -> Result<(), InvalidRecord> {

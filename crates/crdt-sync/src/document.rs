@@ -1,0 +1,51 @@
+//! What the manager asks of a document.
+
+use bytes::Bytes;
+use crdt_core::SessionId;
+
+use crate::PatchRecord;
+
+/// A replica's document, shared between the application, which edits it, and the manager, which brings the others'
+/// patches.
+pub trait SyncDocument: Send + Sync {
+    /// The session under which the application edits it.
+    fn session(&self) -> SessionId;
+
+    /// Takes in a patch whose causes are in the document. Taking in one's own patches changes nothing.
+    fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError>;
+
+    /// Takes over a snapshot that contains more than the document does, apart from `beyond`: the patches that are
+    /// stored here and not in the snapshot, in an order in which causes come before effects. What the application has
+    /// edited and not handed over yet must not be lost.
+    fn install(&self, snapshot: &[u8], beyond: &[PatchRecord]) -> Result<(), DocumentError>;
+
+    /// Begins to make a snapshot out of stored patches, apart from the document that people edit, so that it holds
+    /// exactly what is stored.
+    fn fold(&self, base: Option<&[u8]>) -> Result<Box<dyn Fold>, DocumentError>;
+}
+
+/// A snapshot in the making.
+pub trait Fold: Send {
+    /// Adds a patch whose causes are in it.
+    fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError>;
+
+    /// The snapshot. The same patches give the same bytes.
+    fn finish(self: Box<Self>) -> Result<Bytes, DocumentError>;
+}
+
+/// Why a document could not take something in. It is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentError {
+    /// The patch or its envelope is wrong.
+    #[error("patch {id} does not apply: {reason}")]
+    Patch {
+        /// Its id.
+        id: crdt_core::Timestamp,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The bytes are no snapshot.
+    #[error("not a snapshot: {0}")]
+    Snapshot(String),
+}

@@ -1,0 +1,430 @@
+//! The thin part that does what the machine says: one task that owns the machine and waits for everything.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use crdt_core::{Patch, SessionId, StateVector};
+use futures_util::FutureExt as _;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::{Parts, SyncError, SyncStatus};
+use crate::{
+    Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SnapshotHead, Want,
+    session::{Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent},
+    store::PatchPage,
+};
+
+/// How many inputs are taken in before the store is asked to make their patches durable, together.
+const BATCH_MAX: usize = 256;
+/// How many bytes of patches are read at a time when the document is loaded or folded.
+const LOAD_PAGE_BYTES: usize = 1 << 20;
+
+pub(super) enum Command {
+    Apply { patch: Patch, done: oneshot::Sender<Result<(), SyncError>> },
+    Sync { done: oneshot::Sender<()> },
+    Compact { done: oneshot::Sender<Result<StateVector<SessionId>, SyncError>> },
+    Status { done: oneshot::Sender<SyncStatus> },
+}
+
+pub(super) struct Driver {
+    parts: Parts,
+    machine: Session,
+    started: Instant,
+    events: broadcast::Sender<SessionEvent>,
+    /// Local patches given to the machine, and who waits for them to be durable, in that order.
+    waiting: VecDeque<(u64, oneshot::Sender<Result<(), SyncError>>)>,
+    /// The last time that was handed over of this replica's own session.
+    own_last: u64,
+    /// The last snapshot that was made for a peer, so that its parts are parts of one thing.
+    offered: Option<(u64, Bytes)>,
+    traffic: Traffic,
+}
+
+#[derive(Default)]
+struct Traffic {
+    bytes_broadcast: u64,
+    bytes_paged: u64,
+    malformed: u64,
+    gaps: u64,
+    send_failures: u64,
+}
+
+impl Driver {
+    /// Brings the document to what the store has.
+    pub(super) async fn load(
+        parts: Parts,
+        events: broadcast::Sender<SessionEvent>,
+        seed: u64,
+    ) -> Result<Self, SyncError> {
+        let stored = parts.store.vector().await?;
+        let snapshot = parts.store.snapshot().await?;
+        let mut have = StateVector::new();
+        if let Some((vector, bytes)) = snapshot {
+            parts.document.install(&bytes, &[])?;
+            have = vector;
+        }
+        for_each_page(&parts, have, &stored, |records| {
+            records.iter().try_for_each(|record| parts.document.apply(record))?;
+            Ok(())
+        })
+        .await?;
+        let machine = Session::new(parts.options, stored.clone(), Duration::ZERO, seed);
+        let own_last = stored.get(&parts.options.session);
+        #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
+        let started = Instant::now();
+        let (waiting, offered, traffic) = (VecDeque::new(), None, Traffic::default());
+        Ok(Self { parts, machine, started, events, waiting, own_last, offered, traffic })
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let ended = self.serve(&mut commands).await;
+        // Whoever still waits is told that nothing more will come, by the drop of the senders.
+        if let Err(error) = ended {
+            tracing::error!(%error, "synchronisation stopped");
+        }
+    }
+
+    async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), SyncError> {
+        let (broadcaster, syncer) = (Arc::clone(&self.parts.broadcaster), Arc::clone(&self.parts.syncer));
+        let discovery = Arc::clone(&self.parts.discovery);
+        let mut peers_open = true;
+        loop {
+            let wake = self.machine.wakes_at().saturating_sub(self.now());
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command).await?,
+                    None => return self.settle().await,
+                },
+                heard = broadcaster.next() => match heard {
+                    Some(heard) => self.heard_patch(heard),
+                    None => return self.settle().await,
+                },
+                heard = syncer.next() => match heard {
+                    Some(heard) => self.heard_message(heard),
+                    None => return self.settle().await,
+                },
+                change = discovery.next(), if peers_open => match change {
+                    Some(PeerChange::Up(peer)) => self.input(Input::PeerUp(peer)),
+                    Some(PeerChange::Down(peer)) => self.input(Input::PeerDown(peer)),
+                    None => peers_open = false,
+                },
+                () = tokio::time::sleep(wake) => self.input(Input::Tick),
+            }
+            // What is there already is taken in together, so that the store syncs once for all of it.
+            for _ in 0..BATCH_MAX {
+                let Ok(command) = commands.try_recv() else { break };
+                self.command(command).await?;
+            }
+            for _ in 0..BATCH_MAX {
+                let Some(Some(heard)) = broadcaster.next().now_or_never() else { break };
+                self.heard_patch(heard);
+            }
+            self.settle().await?;
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.now();
+        self.machine.handle_input(now, input);
+    }
+
+    async fn command(&mut self, command: Command) -> Result<(), SyncError> {
+        match command {
+            Command::Apply { patch, done } => self.apply_patch(&patch, done),
+            Command::Sync { done } => {
+                self.input(Input::Gap);
+                let _ = done.send(());
+            }
+            Command::Compact { done } => {
+                self.settle().await?;
+                let _ = done.send(self.compact().await);
+            }
+            Command::Status { done } => {
+                let _ = done.send(self.status());
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_patch(&mut self, patch: &Patch, done: oneshot::Sender<Result<(), SyncError>>) {
+        match self.own_record(patch) {
+            Ok(Some(record)) => {
+                self.own_last = record.last();
+                self.waiting.push_back((record.last(), done));
+                self.input(Input::Local(record));
+            }
+            Ok(None) => match self.waiting.iter().rfind(|(last, _)| *last >= patch.next_time() - 1) {
+                // The same patch is on its way to the store: its second caller waits for the same.
+                Some(_) => self.waiting.push_back((patch.next_time() - 1, done)),
+                None => drop(done.send(Ok(()))),
+            },
+            Err(error) => drop(done.send(Err(error))),
+        }
+    }
+
+    /// The patch in its envelope and in the document; `None` if it was handed over before.
+    fn own_record(&self, patch: &Patch) -> Result<Option<PatchRecord>, SyncError> {
+        let session = self.parts.options.session;
+        if patch.id().sid != session {
+            return Err(SyncError::NotOwn { id: patch.id(), session });
+        }
+        if patch.next_time() <= self.own_last + 1 {
+            return Ok(None);
+        }
+        let bytes = Bytes::copy_from_slice(patch.as_bytes());
+        let record = PatchRecord::new(self.own_last, bytes).map_err(Refusal::Invalid)?;
+        self.parts.document.apply(&record)?;
+        Ok(Some(record))
+    }
+
+    fn heard_patch(&mut self, heard: Heard<PatchRecord>) {
+        match heard {
+            Heard::Message(record) => self.input(Input::Heard(record)),
+            other => self.heard_trouble(other),
+        }
+    }
+
+    fn heard_message(&mut self, heard: Heard<(PeerId, crate::SyncMessage)>) {
+        match heard {
+            Heard::Message((from, message)) => self.input(Input::Message { from, message }),
+            other => self.heard_trouble(other),
+        }
+    }
+
+    fn heard_trouble<T>(&mut self, heard: Heard<T>) {
+        match heard {
+            Heard::Gap { reason } => {
+                tracing::debug!(reason, "the transport lost something");
+                self.traffic.gaps += 1;
+                self.input(Input::Gap);
+            }
+            Heard::Malformed { reason } => {
+                tracing::warn!(reason, "threw away bytes that are no message");
+                self.traffic.malformed += 1;
+            }
+            Heard::Message(_) => {}
+        }
+    }
+
+    /// Carries out what the machine wants until it wants nothing more.
+    async fn settle(&mut self) -> Result<(), SyncError> {
+        let mut batch = Vec::new();
+        loop {
+            match self.machine.poll_output() {
+                Some(Output::Store(record)) => batch.push(record),
+                Some(Output::Install { vector, bytes }) => {
+                    self.store(&mut batch).await?;
+                    let input = self.install(vector, bytes).await?;
+                    self.input(input);
+                }
+                Some(Output::Read { peer, id, what }) => {
+                    self.store(&mut batch).await?;
+                    let page = self.read(what).await?;
+                    self.input(Input::Page { peer, id, page });
+                }
+                Some(output) => self.carry_out(output).await?,
+                None if batch.is_empty() => return Ok(()),
+                None => self.store(&mut batch).await?,
+            }
+        }
+    }
+
+    async fn store(&mut self, batch: &mut Vec<PatchRecord>) -> Result<(), SyncError> {
+        if !batch.is_empty() {
+            self.parts.store.append(batch).await?;
+            batch.drain(..).for_each(|_| self.input(Input::Stored));
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, output: Output) -> Result<(), SyncError> {
+        let sent = match output {
+            Output::Apply(record) => {
+                self.parts.document.apply(&record)?;
+                return Ok(());
+            }
+            Output::Broadcast(record) => {
+                while let Some((_, done)) = self.waiting.pop_front_if(|(last, _)| *last <= record.last()) {
+                    let _ = done.send(Ok(()));
+                }
+                self.traffic.bytes_broadcast += record.patch.len() as u64;
+                self.parts.broadcaster.broadcast(&record).await
+            }
+            Output::Send { to, message } => {
+                if let crate::SyncMessage::Patches { records, .. } = &message {
+                    self.traffic.bytes_paged +=
+                        records.iter().map(|record| record.patch.len() as u64).sum::<u64>();
+                }
+                self.parts.syncer.send(to.as_ref(), &message).await
+            }
+            Output::Event(event) => {
+                self.report(event);
+                return Ok(());
+            }
+            Output::Store(_) | Output::Install { .. } | Output::Read { .. } => return Ok(()),
+        };
+        if let Err(error) = sent {
+            // It is stored here, and whoever lacks it will ask.
+            tracing::warn!(%error, "could not send");
+            self.traffic.send_failures += 1;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, event: SessionEvent) {
+        if let SessionEvent::Refused(refusal) = &event {
+            tracing::warn!(%refusal, "refused a patch");
+        }
+        // Nobody watching is fine.
+        let _ = self.events.send(event);
+    }
+
+    async fn read(&mut self, what: ReadWhat) -> Result<Page, SyncError> {
+        match what {
+            ReadWhat::Patches { want, bytes_max } => match self.parts.store.page(&want, bytes_max).await? {
+                PatchPage::Records(records) => Ok(Page::Records(records)),
+                PatchPage::Compacted => {
+                    let stored = self.machine.stored().clone();
+                    let bytes = self.fold(&stored).await?;
+                    let head = SnapshotHead::new(stored, &bytes);
+                    self.offered = Some((head.hash, bytes));
+                    Ok(Page::Snapshot(head))
+                }
+            },
+            ReadWhat::Part { hash, offset, bytes_max } => {
+                let offered = self.offered.as_ref().filter(|(offered, _)| *offered == hash);
+                let bytes = offered.map_or_else(Bytes::new, |(_, bytes)| {
+                    let from = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
+                    bytes.slice(from..from.saturating_add(bytes_max).min(bytes.len()))
+                });
+                Ok(Page::Part { hash, offset, bytes })
+            }
+        }
+    }
+
+    /// Makes a snapshot of what is stored, up to `upto`.
+    async fn fold(&self, upto: &StateVector<SessionId>) -> Result<Bytes, SyncError> {
+        let (have, base) = match self.parts.store.snapshot().await? {
+            Some((vector, bytes)) => (vector, Some(bytes)),
+            None => (StateVector::new(), None),
+        };
+        let mut fold = self.parts.document.fold(base.as_deref())?;
+        for_each_page(&self.parts, have, upto, |records| {
+            records.iter().try_for_each(|record| fold.apply(record))?;
+            Ok(())
+        })
+        .await?;
+        Ok(fold.finish()?)
+    }
+
+    async fn compact(&mut self) -> Result<StateVector<SessionId>, SyncError> {
+        let present = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
+        let stable = self.machine.stable();
+        if present.contains(&stable) || !stable.contains(&present) {
+            return Ok(present);
+        }
+        let bytes = self.fold(&stable).await?;
+        self.parts.store.install(&stable, bytes).await?;
+        Ok(stable)
+    }
+
+    async fn install(&mut self, vector: StateVector<SessionId>, bytes: Bytes) -> Result<Input, SyncError> {
+        // Before anything is kept, the bytes must prove to be a snapshot that our own patches go on top of.
+        let mut beyond = Vec::new();
+        let stored = self.machine.stored().clone();
+        let own =
+            vector.missing_from(&stored).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
+        match read_all(&self.parts, own).await? {
+            Some(records) => beyond.extend(records),
+            None => return Ok(Input::InstallFailed),
+        }
+        let checked = self.parts.document.fold(Some(&bytes)).and_then(|mut fold| {
+            beyond.iter().try_for_each(|record| fold.apply(record))?;
+            fold.finish()
+        });
+        if let Err(error) = checked {
+            tracing::warn!(%error, "a peer sent a broken snapshot");
+            return Ok(Input::InstallFailed);
+        }
+        match self.parts.store.install(&vector, bytes.clone()).await {
+            Ok(()) => {}
+            Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
+            Err(error) => return Err(error.into()),
+        }
+        self.parts.document.install(&bytes, &beyond)?;
+        Ok(Input::Installed { vector })
+    }
+
+    fn status(&self) -> SyncStatus {
+        let Traffic { bytes_broadcast, bytes_paged, malformed, gaps, send_failures } = self.traffic;
+        SyncStatus {
+            now: self.machine.status(),
+            counters: *self.machine.counters(),
+            stored: self.machine.stored().clone(),
+            bytes_broadcast,
+            bytes_paged,
+            malformed,
+            gaps,
+            send_failures,
+        }
+    }
+}
+
+/// Reads everything after `have` up to `upto`, page by page.
+async fn for_each_page(
+    parts: &Parts,
+    mut have: StateVector<SessionId>,
+    upto: &StateVector<SessionId>,
+    mut each: impl FnMut(&[PatchRecord]) -> Result<(), SyncError>,
+) -> Result<(), SyncError> {
+    loop {
+        let want: Vec<Want> =
+            have.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
+        if want.is_empty() {
+            return Ok(());
+        }
+        let PatchPage::Records(records) = parts.store.page(&want, LOAD_PAGE_BYTES).await? else {
+            return Err(hole("a patch beyond the snapshot is said to be in it"));
+        };
+        if records.is_empty() {
+            return Err(hole("patches below the state vector are missing"));
+        }
+        each(&records)?;
+        for record in &records {
+            have.advance(record.session(), record.last());
+        }
+    }
+}
+
+/// All wanted patches; `None` if some are only left in a snapshot.
+async fn read_all(parts: &Parts, mut want: Vec<Want>) -> Result<Option<Vec<PatchRecord>>, SyncError> {
+    let mut all: Vec<PatchRecord> = Vec::new();
+    while !want.is_empty() {
+        let PatchPage::Records(records) = parts.store.page(&want, LOAD_PAGE_BYTES).await? else {
+            return Ok(None);
+        };
+        if records.is_empty() {
+            return Err(hole("patches below the state vector are missing"));
+        }
+        for record in &records {
+            if let Some(want) = want.iter_mut().find(|want| want.sid == record.session()) {
+                want.after = record.last();
+            }
+        }
+        want.retain(|want| want.after < want.upto);
+        all.extend(records);
+    }
+    Ok(Some(all))
+}
+
+fn hole(reason: &str) -> SyncError {
+    PatchStoreError::Corrupt { place: "the patches".to_owned(), reason: reason.to_owned() }.into()
+}

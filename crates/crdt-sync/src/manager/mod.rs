@@ -1,0 +1,187 @@
+//! The synchronisation of one document, running.
+
+mod driver;
+
+use std::sync::Arc;
+
+use crdt_core::{Patch, SessionId, StateVector, Timestamp};
+use tokio::{
+    sync::{Mutex, broadcast, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use self::driver::{Command, Driver};
+use crate::{
+    Broadcaster, DiscoveryError, DocumentError, PatchStore, PatchStoreError, PeerDiscovery, SyncDocument,
+    Syncer,
+    session::{Counters, Refusal, SessionEvent, SessionOptions, Status},
+};
+
+/// How many calls wait for the manager's task; above it the next call waits until there is room.
+const COMMANDS_MAX: usize = 256;
+/// How many events wait for a slow watcher; above it the oldest go, and the watcher is told how many.
+const EVENTS_MAX: usize = 256;
+
+/// Keeps one document in step with its other replicas, from [`start`](Self::start) to [`stop`](Self::stop).
+pub struct SyncManager {
+    parts: Parts,
+    events: broadcast::Sender<SessionEvent>,
+    // Held while the task is started or stopped, so that there is one.
+    running: Mutex<Option<Running>>,
+}
+
+/// What a manager works with; each part can be another implementation.
+#[derive(Clone)]
+struct Parts {
+    document: Arc<dyn SyncDocument>,
+    broadcaster: Arc<dyn Broadcaster>,
+    syncer: Arc<dyn Syncer>,
+    discovery: Arc<dyn PeerDiscovery>,
+    store: Arc<dyn PatchStore>,
+    options: SessionOptions,
+}
+
+struct Running {
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+impl SyncManager {
+    /// Puts the parts together, with [`SessionOptions::standard`].
+    pub fn new(
+        document: Arc<dyn SyncDocument>,
+        broadcaster: Arc<dyn Broadcaster>,
+        syncer: Arc<dyn Syncer>,
+        discovery: Arc<dyn PeerDiscovery>,
+        store: Arc<dyn PatchStore>,
+    ) -> Self {
+        let options = SessionOptions::standard(document.session());
+        let parts = Parts { document, broadcaster, syncer, discovery, store, options };
+        Self { parts, events: broadcast::channel(EVENTS_MAX).0, running: Mutex::new(None) }
+    }
+
+    /// The same with other bounds. The session is always the document's.
+    #[must_use]
+    pub fn with_options(mut self, options: SessionOptions) -> Self {
+        self.parts.options = SessionOptions { session: self.parts.options.session, ..options };
+        self
+    }
+
+    /// Brings the document to what the store has, and begins to synchronise. `seed` is for jitter: let it be different
+    /// on each replica.
+    pub async fn start(&self, seed: u64) -> Result<(), SyncError> {
+        let mut running = self.running.lock().await;
+        if running.is_some() {
+            return Err(SyncError::AlreadyStarted);
+        }
+        let driver = Driver::load(self.parts.clone(), self.events.clone(), seed).await?;
+        self.parts.discovery.start().await?;
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        *running = Some(Running { commands, task: tokio::spawn(driver.run(receiver)) });
+        Ok(())
+    }
+
+    /// Stores a patch of this replica's session and sends it to all. When this returns, the patch is durable.
+    ///
+    /// The patch is the next one of the session; whether it is in the document already (from `flush`) or not, it is
+    /// afterwards. Handing over the same patch again changes nothing.
+    pub async fn apply_patch(&self, patch: &Patch) -> Result<(), SyncError> {
+        let patch = patch.clone();
+        self.ask(|done| Command::Apply { patch, done }).await?
+    }
+
+    /// Asks a peer what it has, now, instead of at the next turn.
+    pub async fn sync(&self) -> Result<(), SyncError> {
+        self.ask(|done| Command::Sync { done }).await
+    }
+
+    /// Folds what this replica and all peers that it knows have into a snapshot, and forgets those patches. Returns
+    /// what the snapshot contains. Call it when all replicas that hold unsent edits are known to discovery: a replica
+    /// that comes later takes over the snapshot, and adds what it has edited.
+    pub async fn compact(&self) -> Result<StateVector<SessionId>, SyncError> {
+        self.ask(|done| Command::Compact { done }).await?
+    }
+
+    /// How the replica stands.
+    pub async fn status(&self) -> Result<SyncStatus, SyncError> {
+        self.ask(|done| Command::Status { done }).await
+    }
+
+    /// Watches what is reported from now on.
+    pub fn events(&self) -> broadcast::Receiver<SessionEvent> {
+        self.events.subscribe()
+    }
+
+    /// Finishes what is under way and stops. What has been acknowledged is durable already.
+    pub async fn stop(&self) {
+        let Some(running) = self.running.lock().await.take() else { return };
+        drop(running.commands);
+        self.parts.discovery.close().await;
+        if let Err(error) = running.task.await {
+            tracing::error!(%error, "the sync task ended badly");
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, SyncError> {
+        let commands = match &*self.running.lock().await {
+            Some(running) => running.commands.clone(),
+            None => return Err(SyncError::Stopped),
+        };
+        let (done, answer) = oneshot::channel();
+        commands.send(command(done)).await.map_err(|_| SyncError::Stopped)?;
+        answer.await.map_err(|_| SyncError::Stopped)
+    }
+}
+
+/// How a replica stands, and what has been counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncStatus {
+    /// Now.
+    pub now: Status,
+    /// Since the start.
+    pub counters: Counters,
+    /// What is durable here.
+    pub stored: StateVector<SessionId>,
+    /// Bytes of patches sent to all.
+    pub bytes_broadcast: u64,
+    /// Bytes of patches in pages sent to peers.
+    pub bytes_paged: u64,
+    /// Bytes that came and were no message.
+    pub malformed: u64,
+    /// How often a channel reported that it lost something.
+    pub gaps: u64,
+    /// How often a message could not be sent.
+    pub send_failures: u64,
+}
+
+/// Why the manager could not do something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// `start` was called before.
+    #[error("sync manager has been started already")]
+    AlreadyStarted,
+    /// It has not been started, or has been stopped, or stopped itself because its store failed.
+    #[error("sync manager is not running")]
+    Stopped,
+    /// The patch was refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The patch is of another session than the document's.
+    #[error("patch {id} is not of this replica's session {session}")]
+    NotOwn {
+        /// Its id.
+        id: Timestamp,
+        /// The session.
+        session: SessionId,
+    },
+    /// The store failed: what was not acknowledged may be lost.
+    #[error(transparent)]
+    Store(#[from] PatchStoreError),
+    /// The document refused what the store has.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// Discovery did not start.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+}

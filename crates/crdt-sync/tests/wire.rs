@@ -1,0 +1,151 @@
+//! Messages as bytes: what was written is read, in every encoding; what was not written is refused.
+
+use bytes::Bytes;
+use crdt_core::{EncodingFormat, PatchBuilder, SessionId, StateVector, Timestamp, Value};
+use crdt_sync::{
+    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    wire::{decode_patch, decode_sync, encode_patch, encode_sync},
+};
+use proptest::prelude::*;
+
+fn sid(number: u64) -> SessionId {
+    SessionId::new(SessionId::USER_MIN.get() + number).unwrap()
+}
+
+fn records() -> impl Strategy<Value = PatchRecord> {
+    (0u64..5, 1u64..1 << 40, 1u64..100, "[a-zé🙂]{1,12}", 0u64..3).prop_map(
+        |(author, time, gap, text, other)| {
+            let mut builder = PatchBuilder::new(sid(author), time);
+            let string = builder.new_str();
+            builder.ins_str(string, string, text.as_str());
+            let known = Timestamp::new(sid(other + 10), time.saturating_sub(1).max(1));
+            builder.ins_val(Timestamp::ORIGIN, known);
+            let patch = builder.finish().unwrap();
+            PatchRecord::new(time.saturating_sub(gap), Bytes::copy_from_slice(patch.as_bytes())).unwrap()
+        },
+    )
+}
+
+fn vectors() -> impl Strategy<Value = StateVector<SessionId>> {
+    prop::collection::btree_map((0u64..50).prop_map(sid), 1u64..1 << 50, 0..8).prop_map(StateVector::from)
+}
+
+fn messages() -> impl Strategy<Value = SyncMessage> {
+    let id = 0u64..1 << 40;
+    let want =
+        (0u64..9, 0u64..1000, 0u64..1000).prop_map(|(s, after, upto)| Want { sid: sid(s), after, upto });
+    let bytes = prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
+    prop_oneof![
+        any::<u64>().prop_map(|digest| SyncMessage::Digest { digest }),
+        (vectors(), any::<bool>()).prop_map(|(vector, reply)| SyncMessage::State { vector, reply }),
+        (id.clone(), prop::collection::vec(want, 0..5), 0u64..1 << 40)
+            .prop_map(|(id, want, bytes_max)| SyncMessage::Request { id, want, bytes_max }),
+        (id.clone(), prop::collection::vec(records(), 0..4))
+            .prop_map(|(id, records)| SyncMessage::Patches { id, records }),
+        (id.clone(), vectors(), 0u64..1 << 40, any::<u64>()).prop_map(|(id, vector, len_bytes, hash)| {
+            SyncMessage::Offer { id, snapshot: SnapshotHead { vector, len_bytes, hash } }
+        }),
+        (id.clone(), any::<u64>(), 0u64..1 << 40).prop_map(|(id, hash, offset)| SyncMessage::Fetch {
+            id,
+            hash,
+            offset
+        }),
+        (id, any::<u64>(), 0u64..1 << 40, bytes).prop_map(|(id, hash, offset, bytes)| SyncMessage::Part {
+            id,
+            hash,
+            offset,
+            bytes
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_patch_is_read_as_it_was_written(record in records()) {
+        for format in EncodingFormat::ALL {
+            let bytes = encode_patch(format, &record).unwrap();
+            prop_assert_eq!(&decode_patch(&bytes).unwrap(), &record, "{}", format);
+        }
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written(message in messages()) {
+        let from = PeerId::new("node-7").unwrap();
+        for format in EncodingFormat::ALL {
+            let bytes = encode_sync(format, &from, &message).unwrap();
+            prop_assert_eq!(decode_sync(&bytes).unwrap(), (from.clone(), message.clone()), "{}", format);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_refused_or_read(bytes: Vec<u8>, tag in prop::sample::select(vec![0u8, 1, 2, b'{', 0x83])) {
+        let bytes = Bytes::from([vec![tag], bytes].concat());
+        let _ = decode_patch(&bytes);
+        let _ = decode_sync(&bytes);
+    }
+
+    #[test]
+    fn damaged_messages_are_refused_or_read(message in messages(), at: prop::sample::Index, byte: u8, cut: bool) {
+        let from = PeerId::new("node-7").unwrap();
+        for format in EncodingFormat::ALL {
+            let mut bytes = encode_sync(format, &from, &message).unwrap().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if cut {
+                bytes.truncate(at);
+            }
+            let _ = decode_sync(&bytes.into());
+        }
+    }
+}
+
+/// A count says how many items follow. One that can't be true must not make room for them.
+#[test]
+fn a_false_count_is_refused_at_once() {
+    let mut bytes = vec![2, 1, b'a', 2];
+    bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
+    let error = decode_sync(&bytes.into()).unwrap_err();
+    assert_eq!(error.to_string(), "input ends at byte 12, within a session id");
+}
+
+#[test]
+fn an_edit_costs_two_bytes_beside_its_patch() {
+    let mut builder = PatchBuilder::new(sid(1), 100);
+    builder.new_con(&Value::Null);
+    let patch = builder.finish().unwrap();
+    let record = PatchRecord::new(99, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
+    let bytes = encode_patch(EncodingFormat::Binary, &record).unwrap();
+    assert_eq!(bytes.len(), patch.as_bytes().len() + 2);
+}
+
+#[test]
+fn a_patch_that_waits_for_itself_is_refused() {
+    let mut builder = PatchBuilder::new(sid(1), 100);
+    builder.ins_val(Timestamp::ORIGIN, Timestamp::new(sid(2), 5000));
+    let patch = builder.finish().unwrap();
+    let error = PatchRecord::new(0, Bytes::copy_from_slice(patch.as_bytes())).unwrap_err();
+    assert_eq!(error.to_string(), "patch 65537.100 names 65538.5000, which is not older");
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let check = |bytes: &[u8], expect: &str| {
+        let error = decode_sync(&Bytes::copy_from_slice(bytes)).unwrap_err();
+        assert_eq!(error.to_string(), expect);
+    };
+    check(b"", "an empty message");
+    check(b"\x07", "a message can't begin with byte 0x07");
+    check(b"{}", "from: expected text");
+    check(br#"{"from":"a*","type":"digest"}"#, "peer id with the character '*'");
+    check(br#"{"from":"a","type":"hello"}"#, "unknown kind of message: hello");
+    check(br#"{"from":"a","type":"digest","digest":7}"#, "digest: expected text");
+    check(br#"{"from":"a","type":"digest","digest":"7"}"#, "digest: expected 16 hexadecimal digits");
+    check(
+        br#"{"from":"a","type":"request","id":1,"want":[[1,2]],"bytesMax":1}"#,
+        "want: expected [session, after, upto]",
+    );
+    check(
+        br#"{"from":"a","type":"fetch","id":-1,"hash":"0000000000000000","offset":0}"#,
+        "id: expected a whole number from 0 to 2^53 - 1",
+    );
+}
