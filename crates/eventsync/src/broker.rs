@@ -1,0 +1,247 @@
+//! Wakes those who wait for events, and never waits for them.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use crdt_core::ClientId;
+use dashmap::DashMap;
+use nodestorage::DocumentId;
+use parking_lot::RwLock;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::event::Event;
+
+/// Hands each new event to the mailboxes that asked for its document or for the whole collection.
+///
+/// It keeps nothing: the log is the memory. A mailbox that is full loses the event and learns that it lags, and its
+/// reader goes on from the log. So a slow reader costs its own queue and delays nobody.
+#[derive(Debug, Default)]
+pub struct EventBroker {
+    // Locked per shard, for the time of a `try_send` to each reader of one document; no await and no other lock inside.
+    documents: DashMap<DocumentId, Vec<Arc<Slot>>>,
+    collection: RwLock<Vec<Arc<Slot>>>,
+    // What each connection shows of itself on a document: by mailbox number, at most one each.
+    presence: DashMap<DocumentId, Vec<(u64, Presence)>>,
+    numbers: AtomicU64,
+}
+
+/// What somebody shows of itself on a document: a cursor, a name. Never stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Presence {
+    /// Which document.
+    pub document_id: DocumentId,
+    /// Who.
+    pub client_id: ClientId,
+    /// What; `Null` when it is gone.
+    pub data: Value,
+}
+
+/// What a mailbox yields.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// A new event of a document that was subscribed.
+    Document(Event),
+    /// A new event of the collection.
+    Collection(Event),
+    /// What somebody else shows of itself.
+    Presence(Arc<Presence>),
+    /// Something was lost here: read on from the log.
+    Lagged,
+}
+
+#[derive(Debug)]
+struct Slot {
+    number: u64,
+    sender: mpsc::Sender<Delivery>,
+    lagged: AtomicBool,
+}
+
+impl Slot {
+    fn offer(&self, delivery: Delivery) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(delivery) {
+            self.lagged.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl EventBroker {
+    /// How much waits for one reader. At the bound the reader is told that it lags and reads from the log.
+    pub const MAILBOX_MAX: usize = 256;
+
+    /// A broker without readers.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Opens a mailbox.
+    pub fn mailbox(self: &Arc<Self>) -> Mailbox {
+        self.mailbox_of(Self::MAILBOX_MAX)
+    }
+
+    /// Opens a mailbox of another size.
+    pub fn mailbox_of(self: &Arc<Self>, size: usize) -> Mailbox {
+        let (sender, receiver) = mpsc::channel(size.max(1));
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        Mailbox {
+            broker: Arc::clone(self),
+            slot: Arc::new(Slot { number, sender, lagged: AtomicBool::new(false) }),
+            receiver,
+            documents: BTreeSet::new(),
+            collection: false,
+        }
+    }
+
+    /// Hands out an event. Events of one document that come in their order are handed out in their order; any other
+    /// order costs the readers a look into the log, and nothing else.
+    pub fn publish(&self, event: &Event) {
+        if let Some(readers) = self.documents.get(event.document_id()) {
+            for reader in readers.iter() {
+                reader.offer(Delivery::Document(event.clone()));
+            }
+        }
+        for reader in self.collection.read().iter() {
+            reader.offer(Delivery::Collection(event.clone()));
+        }
+    }
+
+    /// Tells every reader to look into the log: something was missed on the way here.
+    pub fn lag_all(&self) {
+        let lag = |reader: &Arc<Slot>| {
+            reader.lagged.store(true, Ordering::Release);
+            reader.offer(Delivery::Lagged);
+        };
+        self.documents.iter().for_each(|readers| readers.iter().for_each(lag));
+        self.collection.read().iter().for_each(lag);
+    }
+
+    /// How many mailboxes read a document.
+    pub fn readers(&self, document: &DocumentId) -> usize {
+        self.documents.get(document).map_or(0, |readers| readers.len())
+    }
+}
+
+/// One reader's queue. Dropping it ends its subscriptions.
+#[derive(Debug)]
+pub struct Mailbox {
+    broker: Arc<EventBroker>,
+    slot: Arc<Slot>,
+    receiver: mpsc::Receiver<Delivery>,
+    documents: BTreeSet<DocumentId>,
+    collection: bool,
+}
+
+impl Mailbox {
+    /// Subscribes to a document. Every event that is committed after this returns comes here, or `Lagged` does.
+    /// A second time changes nothing.
+    pub fn subscribe(&mut self, document: &DocumentId) {
+        if self.documents.insert(document.clone()) {
+            self.broker.documents.entry(document.clone()).or_default().push(Arc::clone(&self.slot));
+        }
+    }
+
+    /// Ends the subscription to a document.
+    pub fn unsubscribe(&mut self, document: &DocumentId) {
+        if self.documents.remove(document) {
+            self.show(document, None);
+            self.leave(document);
+        }
+    }
+
+    /// Subscribes to all documents.
+    pub fn subscribe_collection(&mut self) {
+        if !self.collection {
+            self.collection = true;
+            self.broker.collection.write().push(Arc::clone(&self.slot));
+        }
+    }
+
+    /// Ends the subscription to all documents.
+    pub fn unsubscribe_collection(&mut self) {
+        self.collection = false;
+        self.broker.collection.write().retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+    }
+
+    /// Shows something on a document to its other readers, or takes it back with `None`.
+    pub fn show(&mut self, document: &DocumentId, presence: Option<(ClientId, Value)>) {
+        let number = self.slot.number;
+        let shown = match presence {
+            Some((client_id, data)) => {
+                let shown = Presence { document_id: document.clone(), client_id, data };
+                let mut all = self.broker.presence.entry(document.clone()).or_default();
+                all.retain(|(other, _)| *other != number);
+                all.push((number, shown.clone()));
+                shown
+            }
+            None => {
+                let Some(mut all) = self.broker.presence.get_mut(document) else { return };
+                let Some(at) = all.iter().position(|(other, _)| *other == number) else { return };
+                let (_, gone) = all.swap_remove(at);
+                drop(all);
+                self.broker.presence.remove_if(document, |_, all| all.is_empty());
+                Presence { data: Value::Null, ..gone }
+            }
+        };
+        let shown = Arc::new(shown);
+        if let Some(readers) = self.broker.documents.get(document) {
+            for reader in readers.iter().filter(|reader| reader.number != number) {
+                reader.offer(Delivery::Presence(Arc::clone(&shown)));
+            }
+        }
+    }
+
+    /// What others show on a document now.
+    pub fn shown(&self, document: &DocumentId) -> Vec<Presence> {
+        let all = self.broker.presence.get(document);
+        all.map_or_else(Vec::new, |all| {
+            all.iter().filter(|(other, _)| *other != self.slot.number).map(|(_, p)| p.clone()).collect()
+        })
+    }
+
+    /// Waits for the next thing. Cancel-safe.
+    pub async fn recv(&mut self) -> Delivery {
+        if self.slot.lagged.swap(false, Ordering::AcqRel) {
+            return self.emptied();
+        }
+        let Some(delivery) = self.receiver.recv().await else {
+            unreachable!("the mailbox holds a sender to itself")
+        };
+        if matches!(delivery, Delivery::Lagged) {
+            self.slot.lagged.store(false, Ordering::Release);
+            return self.emptied();
+        }
+        delivery
+    }
+
+    /// What waits is in the log as well, and so is what comes while this empties the queue: it was committed before it
+    /// was handed out, and the reader looks into the log after this.
+    fn emptied(&mut self) -> Delivery {
+        while self.receiver.try_recv().is_ok() {}
+        Delivery::Lagged
+    }
+
+    fn leave(&self, document: &DocumentId) {
+        if let Some(mut readers) = self.broker.documents.get_mut(document) {
+            readers.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+        }
+        self.broker.documents.remove_if(document, |_, readers| readers.is_empty());
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        for document in std::mem::take(&mut self.documents) {
+            self.show(&document, None);
+            self.leave(&document);
+        }
+        if self.collection {
+            self.unsubscribe_collection();
+        }
+    }
+}

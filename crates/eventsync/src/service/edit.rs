@@ -1,0 +1,161 @@
+//! What a write does to a document's body, within bounds.
+
+use json_patch::{Patch, PatchOperation};
+use nodestorage::Body;
+use serde_json::Value;
+
+use crate::protocol::{DEPTH_MAX, Problem, ProblemType, PushOp, depth};
+
+/// The largest document in bytes of JSON.
+pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
+
+/// The longest RFC 6902 patch.
+pub const PATCH_OPERATIONS_MAX: usize = 1000;
+
+/// Applies a write to a body that exists.
+pub(super) fn apply(op: &PushOp, body: &mut Body) -> Result<(), Problem> {
+    match op {
+        PushOp::Create { state } | PushOp::Replace { state } => body.clone_from(state),
+        PushOp::Merge { patch } => {
+            let mut value = Value::Object(std::mem::take(body));
+            json_patch::merge(&mut value, &Value::Object(patch.clone()));
+            *body = object(value)?;
+        }
+        PushOp::Patch { patch } => {
+            let mut value = Value::Object(std::mem::take(body));
+            apply_patch(patch, &mut value)?;
+            *body = object(value)?;
+        }
+        PushOp::Delete => {}
+    }
+    Ok(())
+}
+
+/// Refuses a body that is too large.
+pub(super) fn check_size(body: &Body) -> Result<(), Problem> {
+    let bytes = 2 + body.iter().map(|(name, value)| name.len() + 4 + size(value)).sum::<usize>();
+    if bytes > DOCUMENT_BYTES_MAX {
+        return Err(too_large(bytes));
+    }
+    Ok(())
+}
+
+/// One operation after the other, because few bytes of `copy` can make a document of any size or depth.
+fn apply_patch(patch: &Patch, value: &mut Value) -> Result<(), Problem> {
+    let operations = patch.0.len();
+    if operations > PATCH_OPERATIONS_MAX {
+        let detail = format!("patch of {operations} operations, at most {PATCH_OPERATIONS_MAX} are allowed");
+        return Err(Problem::new(ProblemType::TooLarge, detail)
+            .with("limit", PATCH_OPERATIONS_MAX)
+            .with("unit", "operations"));
+    }
+    let mut bytes = size(value);
+    for (at, operation) in patch.0.iter().enumerate() {
+        let missing = Value::Null;
+        let placed = match operation {
+            PatchOperation::Add(add) => Some(&add.value),
+            PatchOperation::Replace(replace) => Some(&replace.value),
+            PatchOperation::Copy(copy) => Some(value.pointer(copy.from.as_str()).unwrap_or(&missing)),
+            PatchOperation::Move(moved) => Some(value.pointer(moved.from.as_str()).unwrap_or(&missing)),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+        };
+        if let Some(placed) = placed {
+            let levels = operation.path().tokens().count() + depth(placed);
+            if levels > DEPTH_MAX {
+                let detail = format!("operation {at} nests {levels} levels deep, at most {DEPTH_MAX} are allowed");
+                return Err(Problem::new(ProblemType::InvalidPatch, detail).with("limit", DEPTH_MAX));
+            }
+            if !matches!(operation, PatchOperation::Move(_)) {
+                bytes += size(placed);
+            }
+            // Operations that shrink the document are not counted, so a patch may shuffle four documents' worth.
+            if bytes > 4 * DOCUMENT_BYTES_MAX {
+                return Err(too_large(bytes));
+            }
+        }
+        json_patch::patch(value, std::slice::from_ref(operation)).map_err(|e| {
+            let reason = format!("operation {at}: {}", e.kind);
+            Problem::new(ProblemType::InvalidPatch, reason.clone()).with("reason", reason).with("operation", at)
+        })?;
+    }
+    Ok(())
+}
+
+fn object(value: Value) -> Result<Body, Problem> {
+    match value {
+        Value::Object(body) => Ok(body),
+        other => {
+            let detail = format!("the document would become {}; it must be an object", kind(&other));
+            Err(Problem::new(ProblemType::InvalidDocument, detail.clone()).with("reason", detail))
+        }
+    }
+}
+
+fn too_large(bytes: usize) -> Problem {
+    let detail = format!("document of {bytes} bytes, at most {DOCUMENT_BYTES_MAX} are allowed");
+    Problem::new(ProblemType::TooLarge, detail).with("limit", DOCUMENT_BYTES_MAX).with("unit", "bytes")
+}
+
+/// About as many bytes as it has as JSON.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(_) => 8,
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.iter().map(|item| 1 + size(item)).sum::<usize>(),
+        Value::Object(fields) => 2 + fields.iter().map(|(name, f)| name.len() + 4 + size(f)).sum::<usize>(),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(patch: Value, expect: Result<Value, ProblemType>) {
+        let mut body = json!({"a": [1, 2], "b": {}}).as_object().unwrap().clone();
+        let op = PushOp::Patch { patch: serde_json::from_value(patch).unwrap() };
+        match (apply(&op, &mut body), expect) {
+            (Ok(()), Ok(expect)) => assert_eq!(Value::Object(body), expect),
+            (Err(problem), Err(kind)) => assert!(problem.is(kind), "{problem:?}"),
+            (got, expect) => panic!("{got:?} where {expect:?} was expected"),
+        }
+    }
+
+    #[test]
+    fn patches_apply_or_say_why_not() {
+        check(
+            json!([{"op": "add", "path": "/a/-", "value": 3}]),
+            Ok(json!({"a": [1, 2, 3], "b": {}})),
+        );
+        check(json!([{"op": "remove", "path": "/c"}]), Err(ProblemType::InvalidPatch));
+        check(json!([{"op": "replace", "path": "", "value": 7}]), Err(ProblemType::InvalidDocument));
+        check(json!([{"op": "test", "path": "/a/0", "value": 2}]), Err(ProblemType::InvalidPatch));
+    }
+
+    #[test]
+    fn few_bytes_of_copies_do_not_fill_the_memory() {
+        let double = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+        let text = json!({"op": "add", "path": "/a/-", "value": "x".repeat(1000)});
+        let mut bomb = vec![text];
+        bomb.extend(std::iter::repeat_n(double, 40));
+        check(Value::Array(bomb), Err(ProblemType::TooLarge));
+        let nest = json!({"op": "copy", "from": "", "path": "/b/c"});
+        let nests = Value::Array(std::iter::repeat_n(nest, 40).collect());
+        check(nests, Err(ProblemType::InvalidPatch));
+        let many = json!({"op": "test", "path": "/a/0", "value": 1});
+        check(Value::Array(vec![many; PATCH_OPERATIONS_MAX + 1]), Err(ProblemType::TooLarge));
+    }
+}

@@ -1,0 +1,145 @@
+//! Writers that do not count name their requests, and a repeated name gets the first answer.
+
+use std::{collections::HashSet, sync::Arc};
+
+use nodestorage::DocumentId;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    protocol::{Problem, ProblemType},
+    shelf::{self, Durability, ScanRange, Shelf, ShelfError},
+};
+
+/// The name of one request and what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The name, as the client chose it.
+    pub name: String,
+    /// A digest of the request, so that the same name for another request is noticed.
+    pub fingerprint: u64,
+}
+
+impl IdempotencyKey {
+    /// The longest name.
+    pub const LEN_BYTES_MAX: usize = 255;
+    /// How long the first answer is remembered.
+    pub const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+
+    /// A key of a request that consists of these parts. FNV-1a, because it is the same in every release.
+    pub fn new(name: &str, parts: &[&[u8]]) -> Result<Self, Problem> {
+        if name.is_empty() || name.len() > Self::LEN_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
+            let max = Self::LEN_BYTES_MAX;
+            let detail = format!("Idempotency-Key must be 1 to {max} visible ASCII characters");
+            return Err(Problem::new(ProblemType::InvalidRequest, detail).with("limit", max));
+        }
+        let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
+        for part in parts {
+            for byte in part.iter().chain(&[0]) {
+                fingerprint = (fingerprint ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        Ok(Self { name: name.to_owned(), fingerprint })
+    }
+}
+
+/// What is known of a named request.
+///
+/// It is written, durably, before the write that it names. Should the server die between the two, the repeat finds it
+/// without an answer and looks for the name in the document's events from `base` on: the write is there or it is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    pub(super) fingerprint: u64,
+    pub(super) document_id: DocumentId,
+    /// The document's version before the write.
+    pub(super) base: u64,
+    /// The version that the write produced.
+    pub(super) done: Option<u64>,
+    pub(super) created_at: u64,
+}
+
+pub(super) struct Table {
+    shelf: Arc<dyn Shelf>,
+    // The requests under way; held for the moment of a look-up. Bounded by the connections of the server.
+    under_way: Arc<Mutex<HashSet<String>>>,
+}
+
+/// The right to carry out a named request; there is one at a time.
+pub(super) struct Claim {
+    name: String,
+    under_way: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.under_way.lock().remove(&self.name);
+    }
+}
+
+impl Table {
+    /// How many records one round of [`Self::forget_old`] looks at.
+    const FORGET_PAGE: usize = 1024;
+
+    pub(super) fn new(shelf: Arc<dyn Shelf>) -> Self {
+        Self { shelf, under_way: Arc::default() }
+    }
+
+    pub(super) fn claim(&self, name: &str) -> Result<Claim, Problem> {
+        if !self.under_way.lock().insert(name.to_owned()) {
+            let detail = "the first request with this Idempotency-Key is still under way";
+            return Err(Problem::new(ProblemType::IdempotencyInProgress, detail).with("retryAfterMs", 200));
+        }
+        Ok(Claim { name: name.to_owned(), under_way: Arc::clone(&self.under_way) })
+    }
+
+    pub(super) async fn find(&self, key: &IdempotencyKey, now_ms: u64) -> Result<Option<Record>, Problem> {
+        let Some(bytes) = self.shelf.get(&place(&key.name)).await? else { return Ok(None) };
+        let Some(record) = shelf::decode::<Record>("idempotency key", &bytes) else { return Ok(None) };
+        if now_ms.saturating_sub(record.created_at) > IdempotencyKey::KEPT_MS {
+            return Ok(None);
+        }
+        if record.fingerprint != key.fingerprint {
+            let detail = format!("Idempotency-Key {:?} was used for another request", key.name);
+            return Err(Problem::new(ProblemType::IdempotencyKeyReused, detail));
+        }
+        Ok(Some(record))
+    }
+
+    pub(super) async fn keep(
+        &self,
+        key: &IdempotencyKey,
+        record: &Record,
+        durability: Durability,
+    ) -> Result<(), Problem> {
+        Ok(self.shelf.put(place(&key.name), shelf::encode(record)?, durability).await?)
+    }
+
+    pub(super) async fn forget(&self, key: &IdempotencyKey) -> Result<(), Problem> {
+        Ok(self.shelf.remove(place(&key.name)).await?)
+    }
+
+    /// Forgets records that are older than they need to be.
+    pub(super) async fn forget_old(&self, now_ms: u64) -> Result<usize, ShelfError> {
+        let mut range = ScanRange::of_prefix(&shelf::key(&["idempotency"]));
+        let mut gone = 0;
+        loop {
+            let page = self.shelf.scan(range.clone(), Self::FORGET_PAGE).await?;
+            let Some((last, _)) = page.last() else { return Ok(gone) };
+            range.from.clone_from(last);
+            range.from.push(0);
+            for (key, bytes) in page {
+                let old = shelf::decode::<Record>("idempotency key", &bytes)
+                    .is_none_or(|r| now_ms.saturating_sub(r.created_at) > IdempotencyKey::KEPT_MS);
+                if old {
+                    self.shelf.remove(key).await?;
+                    gone += 1;
+                }
+            }
+        }
+    }
+}
+
+fn place(name: &str) -> Vec<u8> {
+    shelf::key(&["idempotency", name])
+}

@@ -1,0 +1,316 @@
+//! Writes: one path for REST, WebSocket and the application's own code.
+
+use crdt_core::ClientId;
+use nodestorage::{
+    Body, Deleted, Document, DocumentId, EditOptions, Edited, Producer, Storage, StorageError, Upserted,
+};
+
+use super::{SyncService, edit, idempotency::Record, now_ms};
+use crate::{
+    protocol::{Current, Problem, ProblemType, PushOp},
+    service::IdempotencyKey,
+    shelf::Durability,
+};
+
+/// Who writes, and under which conditions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WriteOptions {
+    /// Who, and as which of its writes.
+    pub producer: Producer,
+    /// Only if the document is at this version; 0: only if it is absent.
+    pub base_version: Option<u64>,
+    /// Kept with the event.
+    pub metadata: Body,
+}
+
+impl WriteOptions {
+    /// A write without conditions by a client that does not count.
+    pub fn by(client_id: ClientId) -> Self {
+        Self { producer: Producer { client_id, sequence: None }, base_version: None, metadata: Body::new() }
+    }
+}
+
+/// A write that is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// The version that it produced, or found if it changed nothing.
+    pub version: u64,
+    /// The document after it (after a repeated one: now); `None` where there is none.
+    pub document: Option<Document>,
+    /// Whether it made the document.
+    pub created: bool,
+    /// Whether there is an event of it that was not there before.
+    pub changed: bool,
+    /// Whether it had been done before and was only answered again.
+    pub repeated: bool,
+}
+
+/// A write that was refused and changed nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// Why.
+    pub problem: Problem,
+    /// What is there now, where that helps to try again.
+    pub current: Option<Current>,
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { problem, current: None }
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        Problem::from(error).into()
+    }
+}
+
+impl Refusal {
+    /// The problem with what is there now inside, for transports that answer with nothing else.
+    pub fn into_problem(self) -> Problem {
+        match &self.current {
+            Some(current) => self.problem.with_current(current),
+            None => self.problem,
+        }
+    }
+}
+
+impl SyncService {
+    /// How often a replace tries again when the document comes and goes under it.
+    const REPLACE_TRIES_MAX: usize = 8;
+
+    /// Writes. Answered only after document and event are durable.
+    pub async fn write(
+        &self,
+        id: &DocumentId,
+        op: &PushOp,
+        options: WriteOptions,
+    ) -> Result<Written, Refusal> {
+        let refused = match self.try_write(id, op, options).await {
+            Ok(written) => return Ok(written),
+            Err(refusal) => refusal,
+        };
+        let helps = [
+            ProblemType::VersionMismatch,
+            ProblemType::AlreadyExists,
+            ProblemType::UnknownDocument,
+            ProblemType::InvalidPatch,
+            ProblemType::SequenceGap,
+        ];
+        if !helps.into_iter().any(|kind| refused.problem.is(kind)) {
+            return Err(refused);
+        }
+        let current = self.current(id).await.ok();
+        Err(Refusal { current, ..refused })
+    }
+
+    /// Writes a request that has a name: repeated under the same name, it changes nothing and is answered again, also
+    /// when the server died in the middle of the first time.
+    pub async fn write_once(
+        &self,
+        key: &IdempotencyKey,
+        id: &DocumentId,
+        op: &PushOp,
+        mut options: WriteOptions,
+    ) -> Result<Written, Refusal> {
+        const NAME: &str = "idempotencyKey";
+        let table = &self.0.idempotency;
+        let _claim = table.claim(&key.name)?;
+        let mut id = id.clone();
+        let mut record = match table.find(key, now_ms()).await? {
+            Some(record) => {
+                // The name of the first time counts: a create without an id draws another one for each try.
+                id = record.document_id.clone();
+                if let Some(version) = record.done {
+                    return Ok(self.replay(&id, version).await?);
+                }
+                let carries_it = |change: &nodestorage::Change| {
+                    change.metadata.get(NAME).and_then(|name| name.as_str()) == Some(&key.name)
+                };
+                if let Some(version) = self.find_change(&id, record.base, carries_it).await? {
+                    return Ok(self.replay(&id, version).await?);
+                }
+                record
+            }
+            None => {
+                let base = self.0.storage.last_version(&id).await?;
+                let document_id = id.clone();
+                let fingerprint = key.fingerprint;
+                Record { fingerprint, document_id, base, done: None, created_at: now_ms() }
+            }
+        };
+        table.keep(key, &record, Durability::Synced).await?;
+        options.metadata.insert(NAME.into(), key.name.clone().into());
+        match self.write(&id, op, options).await {
+            Ok(written) => {
+                record.done = Some(written.version);
+                // A write that made an event can be found by it; one that changed nothing has only this record.
+                let durability = if written.changed { Durability::Lazy } else { Durability::Synced };
+                table.keep(key, &record, durability).await?;
+                Ok(written)
+            }
+            Err(refusal) => {
+                table.forget(key).await?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// What is there now.
+    pub async fn current(&self, id: &DocumentId) -> Result<Current, StorageError> {
+        Ok(match self.0.storage.find_one(id).await? {
+            Some(document) => Current { version: document.version, state: Some(document.body) },
+            None => Current { version: self.0.storage.last_version(id).await?, state: None },
+        })
+    }
+
+    async fn try_write(
+        &self,
+        id: &DocumentId,
+        op: &PushOp,
+        options: WriteOptions,
+    ) -> Result<Written, Refusal> {
+        let edit_options = EditOptions {
+            expected_version: options.base_version,
+            producer: options.producer,
+            metadata: options.metadata,
+        };
+        match op {
+            PushOp::Create { state } => match self.create(id, state, edit_options).await {
+                Err(StorageError::VersionMismatch { actual, .. }) if actual > 0 => {
+                    let detail = format!("document {id} exists already, at version {actual}");
+                    Err(Problem::new(ProblemType::AlreadyExists, detail)
+                        .with("documentId", id.as_str())
+                        .with("actual", actual)
+                        .into())
+                }
+                created => Ok(created?),
+            },
+            PushOp::Replace { state } => self.replace(id, state, op, edit_options).await,
+            PushOp::Merge { .. } | PushOp::Patch { .. } => Ok(self.update(id, op, edit_options).await?),
+            PushOp::Delete => self.delete(id, edit_options).await,
+        }
+    }
+
+    /// Sets all fields of a document that may or may not be there.
+    async fn replace(
+        &self,
+        id: &DocumentId,
+        state: &Body,
+        op: &PushOp,
+        options: EditOptions,
+    ) -> Result<Written, Refusal> {
+        for _ in 0..Self::REPLACE_TRIES_MAX {
+            if options.expected_version != Some(0) {
+                match self.update(id, op, options.clone()).await {
+                    Err(StorageError::NotFound { .. }) if options.expected_version.is_none() => {}
+                    updated => return Ok(updated?),
+                }
+            }
+            match self.create(id, state, options.clone()).await {
+                Err(StorageError::VersionMismatch { .. }) if options.expected_version.is_none() => {}
+                created => return Ok(created?),
+            }
+        }
+        let attempts = Self::REPLACE_TRIES_MAX as u32;
+        Err(StorageError::RetriesExhausted { attempts }.into())
+    }
+
+    /// Creates, and expects the document to be absent: so that a refused create is one that used up no sequence.
+    async fn create(
+        &self,
+        id: &DocumentId,
+        state: &Body,
+        options: EditOptions,
+    ) -> Result<Written, StorageError> {
+        self.check(state).map_err(|problem| StorageError::Edit(problem.into()))?;
+        let options =
+            EditOptions { expected_version: Some(options.expected_version.unwrap_or(0)), ..options };
+        Ok(match self.0.storage.find_one_and_upsert(id, state.clone(), options).await? {
+            Upserted::Created { document, .. } => {
+                Written { created: true, ..Written::changed(document.version, Some(document)) }
+            }
+            Upserted::Repeated { version, document } => Written::repeated(version, document),
+            Upserted::Existing { document } => {
+                return Err(StorageError::VersionMismatch {
+                    id: id.clone(),
+                    expected: 0,
+                    actual: document.version,
+                });
+            }
+            other => return Err(StorageError::Backend(format!("unknown result {other:?}"))),
+        })
+    }
+
+    async fn update(
+        &self,
+        id: &DocumentId,
+        op: &PushOp,
+        options: EditOptions,
+    ) -> Result<Written, StorageError> {
+        let edit = |body: &mut Body| {
+            edit::apply(op, body)?;
+            Ok(self.check(body)?)
+        };
+        Ok(match self.0.storage.find_one_and_update(id, Box::new(edit), options).await? {
+            Edited::Changed { document, .. } => Written::changed(document.version, Some(document)),
+            Edited::Unchanged { document } => {
+                Written { changed: false, ..Written::changed(document.version, Some(document)) }
+            }
+            Edited::Repeated { version, document } => Written::repeated(version, document),
+            other => return Err(StorageError::Backend(format!("unknown result {other:?}"))),
+        })
+    }
+
+    async fn delete(&self, id: &DocumentId, options: EditOptions) -> Result<Written, Refusal> {
+        Ok(match self.0.storage.delete_one(id, options).await? {
+            Deleted::Deleted { change, .. } => Written::changed(change.version, None),
+            Deleted::Absent => return Err(Problem::unknown_document(id).into()),
+            Deleted::Repeated { version } => Written::repeated(version, None),
+            other => return Err(StorageError::Backend(format!("unknown result {other:?}")).into()),
+        })
+    }
+
+    fn check(&self, body: &Body) -> Result<(), Problem> {
+        edit::check_size(body)?;
+        match &self.0.rules {
+            Some(rules) => rules(body).map_err(|reason| {
+                Problem::new(ProblemType::InvalidDocument, reason.clone()).with("reason", reason)
+            }),
+            None => Ok(()),
+        }
+    }
+
+    async fn replay(&self, id: &DocumentId, version: u64) -> Result<Written, StorageError> {
+        Ok(Written::repeated(version, self.0.storage.find_one(id).await?))
+    }
+
+    async fn find_change(
+        &self,
+        id: &DocumentId,
+        mut after: u64,
+        wanted: impl Fn(&nodestorage::Change) -> bool,
+    ) -> Result<Option<u64>, StorageError> {
+        loop {
+            let page = self.0.storage.changes(id, after, 64).await?;
+            if let Some(found) = page.changes.iter().find(|change| wanted(change)) {
+                return Ok(Some(found.version));
+            }
+            match page.changes.last() {
+                Some(last) if page.more => after = last.version,
+                _ => return Ok(None),
+            }
+        }
+    }
+}
+
+impl Written {
+    fn changed(version: u64, document: Option<Document>) -> Self {
+        Self { version, document, created: false, changed: true, repeated: false }
+    }
+
+    fn repeated(version: u64, document: Option<Document>) -> Self {
+        Self { version, document, created: false, changed: false, repeated: true }
+    }
+}

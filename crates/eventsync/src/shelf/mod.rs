@@ -1,0 +1,87 @@
+//! Small durable things beside the documents: snapshots, state vectors, clocks, idempotency keys.
+//!
+//! All of them can be made again from the documents' history or are worth less than a commit, so they need no
+//! transaction with it. One seam with three operations serves them all.
+
+#[cfg(feature = "embedded")]
+mod embedded;
+mod memory;
+
+use async_trait::async_trait;
+use serde::{Serialize, de::DeserializeOwned};
+
+#[cfg(feature = "embedded")]
+pub use embedded::EmbeddedShelf;
+pub use memory::MemoryShelf;
+
+/// Ordered keys with values.
+#[async_trait]
+pub trait Shelf: Send + Sync {
+    /// The value of a key.
+    async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError>;
+
+    /// Sets a value. With [`Durability::Synced`] it survives a crash once this returns.
+    async fn put(&self, key: Vec<u8>, value: Vec<u8>, durability: Durability) -> Result<(), ShelfError>;
+
+    /// Removes a key; one that is not there is no error.
+    async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError>;
+
+    /// The entries from `from` (inclusive) to `to` (exclusive) in the order of the keys or against it, at most `limit`.
+    async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError>;
+}
+
+/// What [`Shelf::scan`] looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanRange {
+    /// The first key.
+    pub from: Vec<u8>,
+    /// The key behind the last.
+    pub to: Vec<u8>,
+    /// Start at the end.
+    pub backwards: bool,
+}
+
+impl ScanRange {
+    /// All keys that start with a prefix. Prefixes here end in a zero byte, so the end is the same with a one.
+    pub(crate) fn of_prefix(prefix: &[u8]) -> Self {
+        let mut to = prefix.to_vec();
+        *to.last_mut().expect("a prefix that ends in a zero byte") += 1;
+        Self { from: prefix.to_vec(), to, backwards: false }
+    }
+}
+
+/// Whether a write waits for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Answered only after it is on disk.
+    Synced,
+    /// May be lost in a crash: it can be made again, or its loss costs only time.
+    Lazy,
+}
+
+/// Why a shelf failed.
+#[derive(Debug, thiserror::Error)]
+#[error("side store failed: {0}")]
+pub struct ShelfError(pub String);
+
+/// A key of parts. Ids hold no control characters, so a zero byte separates them and no two lists of parts collide.
+pub(crate) fn key(parts: &[&str]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
+    for part in parts {
+        key.extend_from_slice(part.as_bytes());
+        key.push(0);
+    }
+    key
+}
+
+/// A value's bytes: JSON, so that an operator can read them.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, ShelfError> {
+    serde_json::to_vec(value).map_err(|e| ShelfError(e.to_string()))
+}
+
+/// Reads a value. One that can't be read counts as absent, with a warning: everything here can be made again.
+pub(crate) fn decode<T: DeserializeOwned>(kind: &'static str, bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes)
+        .inspect_err(|error| tracing::warn!(kind, %error, "side store holds an unreadable value; ignored"))
+        .ok()
+}

@@ -1,0 +1,223 @@
+//! A document as it stood at one exact place of its history, so that nobody has to replay all of it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use nodestorage::{Body, DocumentId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    clock::DocumentClock,
+    event::ClientVector,
+    shelf::{self, Durability, ScanRange, Shelf, ShelfError},
+};
+
+/// What events 1 to `version` of a document make: not one less and not one more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Which document.
+    pub document_id: DocumentId,
+    /// The last event it contains.
+    pub version: u64,
+    /// The document's fields; `None` where it does not exist at that version.
+    pub state: Option<Arc<Body>>,
+    /// Which clients' writes it contains.
+    pub state_vector: ClientVector,
+    /// When it was made, in milliseconds since 1970 UTC.
+    pub created_at: u64,
+}
+
+impl Snapshot {
+    /// The state as JSON; `Null` for absent.
+    pub fn value(&self) -> Value {
+        self.state.as_ref().map_or(Value::Null, |body| Value::Object((**body).clone()))
+    }
+
+    /// Its place in the history.
+    pub fn clock(&self) -> DocumentClock {
+        DocumentClock { version: self.version, vector: self.state_vector.clone() }
+    }
+}
+
+/// A snapshot without its state, for lists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotInfo {
+    /// Which document.
+    pub document_id: DocumentId,
+    /// The last event it contains.
+    pub version: u64,
+    /// Which clients' writes it contains.
+    pub state_vector: ClientVector,
+    /// When it was made, in milliseconds since 1970 UTC.
+    pub created_at: u64,
+}
+
+/// When a snapshot is made without being asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotPolicy {
+    /// At every version that is a multiple of this; `None` only on demand.
+    pub every: Option<u64>,
+    /// How many of a document are kept; the oldest go first.
+    pub keep: usize,
+}
+
+impl SnapshotPolicy {
+    /// Every 100 events, the last 32 kept.
+    pub const STANDARD: Self = Self { every: Some(100), keep: 32 };
+
+    /// Whether one is due at a version.
+    pub fn is_due(&self, version: u64) -> bool {
+        self.every.is_some_and(|every| every > 0 && version.is_multiple_of(every))
+    }
+}
+
+/// Keeps snapshots.
+#[async_trait]
+pub trait SnapshotStore: Send + Sync {
+    /// Keeps a snapshot, durable when this returns. There is one per document and version: the same again changes nothing.
+    async fn save(&self, snapshot: &Snapshot) -> Result<(), ShelfError>;
+
+    /// The latest one at or before a version (`u64::MAX`: the latest of all).
+    async fn at_or_before(&self, document: &DocumentId, version: u64) -> Result<Option<Snapshot>, ShelfError>;
+
+    /// What there is of a document, newest first, those before a version, at most `limit`.
+    async fn list(
+        &self,
+        document: &DocumentId,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<SnapshotInfo>, ShelfError>;
+
+    /// Removes all but the newest `keep` of a document; at least one stays. Returns how many went.
+    async fn prune(&self, document: &DocumentId, keep: usize) -> Result<usize, ShelfError>;
+}
+
+/// Keeps snapshots on a shelf.
+pub struct ShelfSnapshotStore {
+    shelf: Arc<dyn Shelf>,
+}
+
+impl ShelfSnapshotStore {
+    /// How many snapshots one call of [`SnapshotStore::prune`] looks at; the next call sees the rest.
+    const PRUNE_MAX: usize = 1024;
+
+    /// Keeps them on a shelf.
+    pub fn new(shelf: Arc<dyn Shelf>) -> Self {
+        Self { shelf }
+    }
+
+    fn prefix(document: &DocumentId) -> Vec<u8> {
+        shelf::key(&["snapshot", document.as_str()])
+    }
+
+    /// Versions are written big-endian, so that keys are in their order.
+    fn key(document: &DocumentId, version: u64) -> Vec<u8> {
+        let mut key = Self::prefix(document);
+        key.extend_from_slice(&version.to_be_bytes());
+        key
+    }
+
+    fn newest_first(document: &DocumentId, to: Vec<u8>) -> ScanRange {
+        ScanRange { from: Self::prefix(document), to, backwards: true }
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for ShelfSnapshotStore {
+    async fn save(&self, snapshot: &Snapshot) -> Result<(), ShelfError> {
+        let key = Self::key(&snapshot.document_id, snapshot.version);
+        self.shelf.put(key, shelf::encode(snapshot)?, Durability::Synced).await
+    }
+
+    async fn at_or_before(&self, document: &DocumentId, version: u64) -> Result<Option<Snapshot>, ShelfError> {
+        let to = match version.checked_add(1) {
+            Some(behind) => Self::key(document, behind),
+            None => ScanRange::of_prefix(&Self::prefix(document)).to,
+        };
+        let found = self.shelf.scan(Self::newest_first(document, to), 1).await?;
+        Ok(found.first().and_then(|(_, bytes)| shelf::decode("snapshot", bytes)))
+    }
+
+    async fn list(
+        &self,
+        document: &DocumentId,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<SnapshotInfo>, ShelfError> {
+        let found =
+            self.shelf.scan(Self::newest_first(document, Self::key(document, before)), limit).await?;
+        Ok(found.iter().filter_map(|(_, bytes)| shelf::decode("snapshot", bytes)).collect())
+    }
+
+    async fn prune(&self, document: &DocumentId, keep: usize) -> Result<usize, ShelfError> {
+        let all = ScanRange::of_prefix(&Self::prefix(document)).to;
+        let found = self.shelf.scan(Self::newest_first(document, all), Self::PRUNE_MAX).await?;
+        let mut gone = 0;
+        for (key, _) in found.into_iter().skip(keep.max(1)) {
+            self.shelf.remove(key).await?;
+            gone += 1;
+        }
+        Ok(gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shelf::MemoryShelf;
+
+    fn id(id: &str) -> DocumentId {
+        DocumentId::new(id).unwrap()
+    }
+
+    fn snapshot(document: &str, version: u64) -> Snapshot {
+        Snapshot {
+            document_id: id(document),
+            version,
+            state: None,
+            state_vector: ClientVector::new(),
+            created_at: version,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_nearest_snapshot_of_the_right_document_is_found() {
+        let store = ShelfSnapshotStore::new(Arc::new(MemoryShelf::new()));
+        for (document, version) in [("a", 1), ("a", 255), ("a", 256), ("a b", 300), ("b", 7)] {
+            store.save(&snapshot(document, version)).await.unwrap();
+        }
+        let at = async |document: &str, version| {
+            store.at_or_before(&id(document), version).await.unwrap().map(|s| s.version)
+        };
+        assert_eq!(at("a", 0).await, None);
+        assert_eq!(at("a", 254).await, Some(1));
+        assert_eq!(at("a", 255).await, Some(255));
+        assert_eq!(at("a", u64::MAX).await, Some(256));
+        assert_eq!(at("b", u64::MAX).await, Some(7));
+        assert_eq!(at("c", u64::MAX).await, None);
+    }
+
+    #[tokio::test]
+    async fn pruning_keeps_the_newest_and_never_all_goes() {
+        let store = ShelfSnapshotStore::new(Arc::new(MemoryShelf::new()));
+        for version in 1..=5 {
+            store.save(&snapshot("a", version)).await.unwrap();
+        }
+        assert_eq!(store.prune(&id("a"), 2).await.unwrap(), 3);
+        let left: Vec<u64> =
+            store.list(&id("a"), u64::MAX, 9).await.unwrap().iter().map(|s| s.version).collect();
+        assert_eq!(left, [5, 4]);
+        assert_eq!(store.prune(&id("a"), 0).await.unwrap(), 1);
+    }
+
+    #[test]
+    fn a_policy_without_an_interval_or_with_zero_is_never_due() {
+        assert!(SnapshotPolicy::STANDARD.is_due(200));
+        assert!(!SnapshotPolicy::STANDARD.is_due(201));
+        assert!(!SnapshotPolicy { every: None, keep: 1 }.is_due(100));
+        assert!(!SnapshotPolicy { every: Some(0), keep: 1 }.is_due(100));
+    }
+}
