@@ -11,6 +11,9 @@ pub mod broker;
 pub mod feed;
 pub mod service;
 pub mod protocol;
+pub mod session;
+#[cfg(feature = "http")]
+pub mod http;
 
 pub use broker::EventBroker;
 pub use clock::{DefaultVectorClockManager, DocumentClock, PersistentVectorClockManager, VectorClockManager};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use crdt_core::ClientId;
+use crdt_core::{ClientId, StateVector};
 use nodestorage::{
     Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Storage,
     StorageError, Upserted, Watch, WatchFilter, WatchFrom,
@@ -132,6 +132,14 @@ impl Storage for EventSyncStorage {
 
     async fn last_version(&self, id: &DocumentId) -> Result<u64, StorageError> {
         self.inner.last_version(id).await
+    }
+
+    async fn remove_changes(&self, id: &DocumentId, up_to: u64) -> Result<u64, StorageError> {
+        self.inner.remove_changes(id, up_to).await
+    }
+
+    async fn producers(&self, id: &DocumentId) -> Result<StateVector<ClientId>, StorageError> {
+        self.inner.producers(id).await
     }
 
     async fn position(&self) -> Result<u64, StorageError> {

@@ -47,6 +47,8 @@ problem_types! {
     InvalidId "invalid-id" 400 "invalid id";
     /// A message with an unknown type or wrong fields.
     InvalidMessage "invalid-message" 400 "invalid message";
+    /// Not from there.
+    Forbidden "forbidden" 403 "forbidden";
     /// A document that is not there.
     UnknownDocument "unknown-document" 404 "no such document";
     /// A version that is not there.

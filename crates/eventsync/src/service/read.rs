@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crdt_core::{ClientId, id::MAX_ID};
-use nodestorage::{Document, DocumentId, Operation, Storage};
+use nodestorage::{Document, DocumentId, Storage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -67,42 +67,15 @@ impl SyncService {
                 self.0.storage.clocks().learn(id, &clock).await?;
                 Ok(snapshot_of(id, clock, Some(body)))
             }
-            None => self.latest_without_document(id, clock).await,
-        }
-    }
-
-    /// The document was not there a moment ago: deleted, or never made. It may be back by now.
-    async fn latest_without_document(
-        &self,
-        id: &DocumentId,
-        mut clock: DocumentClock,
-    ) -> Result<Snapshot, Problem> {
-        let last = self.0.storage.last_version(id).await?;
-        if last < clock.version {
-            clock = DocumentClock::default();
-        }
-        // Before the first event seen here the state is unknown, but the absence comes later: updates may be skipped
-        // until a delete or create says what the state is.
-        let mut state = Some(Value::Null);
-        let mut known = clock.version == last;
-        self.catch_up(id, &mut clock, last, |event| {
-            if matches!(event.operation(), Operation::Create | Operation::Delete) {
-                state = Some(Value::Null);
-                known = true;
+            None => {
+                // Deleted, or never made, and possibly back by now: its history tells.
+                let last = self.0.storage.last_version(id).await?;
+                if last == 0 {
+                    return Ok(snapshot_of(id, DocumentClock::default(), None));
+                }
+                self.state_at(id, last).await
             }
-            if known && event.operation() != Operation::Delete {
-                let value = state.get_or_insert(Value::Null);
-                return event.apply(value).map_err(internal);
-            }
-            Ok(())
-        })
-        .await?;
-        self.0.storage.clocks().learn(id, &clock).await?;
-        let body = match state {
-            Some(Value::Object(body)) => Some(Arc::new(body)),
-            _ => None,
-        };
-        Ok(snapshot_of(id, clock, body))
+        }
     }
 
     /// The document as it was at a version.
@@ -274,7 +247,7 @@ impl SyncService {
         Ok(self.0.snapshots.at_or_before(id, version).await?.map(|s| s.clock()).unwrap_or_default())
     }
 
-    /// Takes the events up to a version into a clock, showing each on the way.
+    /// Takes the events up to a version into a clock, showing each on the way (but none that is compacted away).
     async fn catch_up(
         &self,
         id: &DocumentId,
@@ -285,6 +258,14 @@ impl SyncService {
         while clock.version < version {
             let want = usize::try_from(version - clock.version).unwrap_or(usize::MAX);
             let page = self.events().events_after(id, clock.version, PageLimit::at_most(want)).await?;
+            if page.gap
+                && let Some(base) = self.0.snapshots.at_or_before(id, version).await?
+                && base.version > clock.version
+            {
+                // Whoever compacts leaves a snapshot of what goes.
+                *clock = base.clock();
+                continue;
+            }
             if page.gap || page.events.is_empty() {
                 let detail = format!("events of document {id} after {} are gone", clock.version);
                 return Err(Problem::new(ProblemType::HistoryCompacted, detail)

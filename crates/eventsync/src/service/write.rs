@@ -266,7 +266,10 @@ impl SyncService {
     async fn delete(&self, id: &DocumentId, options: EditOptions) -> Result<Written, Refusal> {
         Ok(match self.0.storage.delete_one(id, options).await? {
             Deleted::Deleted { change, .. } => Written::changed(change.version, None),
-            Deleted::Absent => return Err(Problem::unknown_document(id).into()),
+            Deleted::Absent => {
+                let version = self.0.storage.last_version(id).await?;
+                Written { changed: false, ..Written::changed(version, None) }
+            }
             Deleted::Repeated { version } => Written::repeated(version, None),
             other => return Err(StorageError::Backend(format!("unknown result {other:?}")).into()),
         })

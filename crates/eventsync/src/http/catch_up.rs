@@ -1,0 +1,164 @@
+//! Catching up in single requests: state vectors, pages of events, snapshots.
+
+use std::time::Duration;
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    App,
+    input::{Id, Params, Payload, Version},
+    output::{Answer, json},
+};
+use crate::{
+    broker::Delivery,
+    feed::Scope,
+    protocol::{Problem, ProblemType},
+    service::SyncRequest,
+    store::{EventPage, PageLimit},
+};
+
+/// How long a request may wait for events; a longer wait is shortened to this.
+const WAIT_SECONDS_MAX: u64 = 60;
+/// Snapshots and clients on one list.
+const LIST_MAX: usize = 1000;
+
+pub(super) async fn sync(State(app): State<App>, Id(id): Id, payload: Payload) -> Answer {
+    let request: SyncRequest = payload.json(&["application/json"])?;
+    Ok(json(StatusCode::OK, &app.service.sync(&id, &request).await?))
+}
+
+#[derive(Deserialize)]
+pub(super) struct EventParams {
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+    #[serde(default)]
+    wait: u64,
+}
+
+pub(super) async fn events(
+    State(app): State<App>,
+    Id(id): Id,
+    Params(params): Params<EventParams>,
+) -> Answer {
+    if app.service.events().latest(&id).await? == 0 {
+        return Err(Problem::unknown_document(&id).into());
+    }
+    let page = page(&app, &Scope::Document(id.clone()), &params).await?;
+    if page.gap {
+        let detail = format!("events after {} of document {id} are compacted away", params.after);
+        let oldest = app.service.snapshots().list(&id, u64::MAX, 1).await?;
+        let problem = Problem::new(ProblemType::HistoryCompacted, detail).with("documentId", id.as_str());
+        return Err(problem.with("snapshot", oldest.first().map_or(0, |snapshot| snapshot.version)).into());
+    }
+    let mut body = json!({"documentId": id, "events": page.events, "cursor": page.cursor});
+    note_next(&mut body, &page);
+    Ok(json(StatusCode::OK, &body))
+}
+
+pub(super) async fn collection_events(
+    State(app): State<App>,
+    Params(params): Params<EventParams>,
+) -> Answer {
+    let page = page(&app, &Scope::Collection, &params).await?;
+    if page.gap {
+        let detail = format!("events after position {} are compacted away", params.after);
+        return Err(Problem::new(ProblemType::HistoryCompacted, detail)
+            .with("position", page.cursor)
+            .into());
+    }
+    let mut body = json!({"events": page.events, "position": page.cursor});
+    note_next(&mut body, &page);
+    Ok(json(StatusCode::OK, &body))
+}
+
+fn note_next(body: &mut Value, page: &EventPage) {
+    if page.more {
+        body["next"] = page.cursor.into();
+    }
+}
+
+/// A page, or if there is nothing on it yet, the next one that has something.
+async fn page(app: &App, scope: &Scope, params: &EventParams) -> Result<EventPage, Problem> {
+    let limit = params.limit.map_or(PageLimit::STANDARD, PageLimit::at_most);
+    if params.wait == 0 {
+        return app.service.page(scope, params.after, limit).await;
+    }
+    let mut mailbox = app.service.broker().mailbox_of(1);
+    match scope {
+        Scope::Document(id) => mailbox.subscribe(id),
+        Scope::Collection => mailbox.subscribe_collection(),
+    }
+    let wait = tokio::time::sleep(Duration::from_secs(params.wait.min(WAIT_SECONDS_MAX)));
+    tokio::pin!(wait);
+    loop {
+        let page = app.service.page(scope, params.after, limit).await?;
+        if !page.events.is_empty() || page.gap {
+            return Ok(page);
+        }
+        loop {
+            tokio::select! {
+                delivery = mailbox.recv() => match delivery {
+                    Delivery::Presence(_) => {}
+                    _ => break,
+                },
+                () = &mut wait => return Ok(page),
+                () = app.service.draining().cancelled() => return Ok(page),
+            }
+        }
+    }
+}
+
+pub(super) async fn snapshots(State(app): State<App>, Id(id): Id) -> Answer {
+    let items = app.service.snapshots().list(&id, u64::MAX, LIST_MAX).await?;
+    if items.is_empty() && app.service.events().latest(&id).await? == 0 {
+        return Err(Problem::unknown_document(&id).into());
+    }
+    Ok(json(StatusCode::OK, &json!({"items": items})))
+}
+
+pub(super) async fn make_snapshot(State(app): State<App>, Id(id): Id) -> Answer {
+    let (snapshot, new) = app.service.snapshot(&id).await?;
+    Ok(json(if new { StatusCode::CREATED } else { StatusCode::OK }, &snapshot))
+}
+
+pub(super) async fn snapshot(
+    State(app): State<App>,
+    Id(id): Id,
+    Version(version): Version,
+) -> Answer {
+    let found = app.service.snapshots().at_or_before(&id, version).await?;
+    let found = found.filter(|snapshot| snapshot.version == version).ok_or_else(|| {
+        let detail = format!("no snapshot of document {id} at version {version}");
+        Problem::new(ProblemType::UnknownVersion, detail)
+            .with("documentId", id.as_str())
+            .with("version", version)
+    })?;
+    Ok(json(StatusCode::OK, &found))
+}
+
+pub(super) async fn state_vectors(State(app): State<App>, Id(id): Id) -> Answer {
+    let version = app.service.events().latest(&id).await?;
+    if version == 0 {
+        return Err(Problem::unknown_document(&id).into());
+    }
+    let clock = app.service.clock_at(&id, version).await?;
+    let clients = app.service.vectors().clients(&id, LIST_MAX).await?;
+    Ok(json(
+        StatusCode::OK,
+        &json!({
+            "documentId": id, "version": version, "stateVector": clock.vector, "clients": clients,
+        }),
+    ))
+}
+
+pub(super) async fn ready(State(app): State<App>) -> Response {
+    match app.service.ready() {
+        Ok(()) => json(StatusCode::OK, &json!({"status": "ok"})),
+        Err(reason) => super::output::problem(
+            &Problem::new(ProblemType::Unavailable, reason).with("retryAfterMs", 1000),
+        ),
+    }
+}

@@ -1,0 +1,280 @@
+//! The application's documents: list, create, show, replace, change, delete.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use crdt_core::ClientId;
+use nodestorage::{Document, DocumentId, Producer, Storage};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    App,
+    input::{Condition, Id, Params, Payload, condition, document_id, producer, text},
+    output::{Answer, Failure, etag, json},
+};
+use crate::{
+    protocol::{Current, Problem, ProblemType, Push, PushOp},
+    service::{IdempotencyKey, Refusal, SyncService, WriteOptions, Written},
+};
+
+const JSON: &str = "application/json";
+const JSON_PATCH: &str = "application/json-patch+json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Documents on one page of the list.
+const LIST_MAX: usize = 1000;
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        refusal.into_problem()
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ListParams {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+pub(super) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Answer {
+    let limit = params.limit.unwrap_or(100).clamp(1, LIST_MAX);
+    let after = params.after.as_deref().map(document_id).transpose()?;
+    let storage = app.service.storage();
+    // Before the documents, so that a client that goes on from here misses nothing.
+    let position = storage.position().await?;
+    let mut documents = storage.list(after.as_ref(), limit + 1).await?;
+    let next = (documents.len() > limit).then(|| documents.swap_remove(limit)).is_some();
+    let next = next.then(|| documents.last().map(|last| last.id.clone())).flatten();
+    let items: Vec<Value> = documents.iter().map(shown).collect();
+    let mut body = json!({"items": items, "position": position});
+    if let Some(next) = next {
+        body["next"] = next.as_str().into();
+    }
+    Ok(json(StatusCode::OK, &body))
+}
+
+#[derive(Deserialize)]
+pub(super) struct ShowParams {
+    version: Option<u64>,
+}
+
+pub(super) async fn show(
+    State(app): State<App>,
+    Id(id): Id,
+    Params(params): Params<ShowParams>,
+    headers: HeaderMap,
+) -> Answer {
+    if let Some(version) = params.version {
+        let past = app.service.state_at(&id, version).await?;
+        return Ok(json(
+            StatusCode::OK,
+            &json!({"id": id, "version": version, "state": past.state, "timestamp": past.created_at}),
+        ));
+    }
+    let document =
+        app.service.storage().find_one(&id).await?.ok_or_else(|| Problem::unknown_document(&id))?;
+    let tag = etag(document.version);
+    if headers.get(header::IF_NONE_MATCH) == Some(&tag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    Ok(answer(StatusCode::OK, &document))
+}
+
+#[derive(Deserialize)]
+pub(super) struct CreateParams {
+    id: Option<String>,
+}
+
+pub(super) async fn create(
+    State(app): State<App>,
+    Params(params): Params<CreateParams>,
+    headers: HeaderMap,
+    payload: Payload,
+) -> Answer {
+    let state = payload.json(&[JSON])?;
+    let id = match &params.id {
+        Some(id) => document_id(id)?,
+        None => document_id(&uuid::Uuid::now_v7().to_string())?,
+    };
+    let path = params.id.unwrap_or_default();
+    let written =
+        write(&app, &Method::POST, &path, &id, PushOp::Create { state }, &headers, &payload).await?;
+    // A repeated create keeps the id of the first time.
+    let id = written.document.as_ref().map_or(&id, |document| &document.id).clone();
+    let mut response = answer_written(StatusCode::CREATED, &id, &written);
+    let location = format!("/api/{}/{}", app.options.collection, percent_encoded(id.as_str()));
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+pub(super) async fn replace(
+    State(app): State<App>,
+    Id(id): Id,
+    headers: HeaderMap,
+    payload: Payload,
+) -> Answer {
+    let op = PushOp::Replace { state: payload.json(&[JSON])? };
+    let written = write(&app, &Method::PUT, id.as_str(), &id, op, &headers, &payload).await?;
+    let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(answer_written(status, &id, &written))
+}
+
+pub(super) async fn change(
+    State(app): State<App>,
+    Id(id): Id,
+    headers: HeaderMap,
+    payload: Payload,
+) -> Answer {
+    const KINDS: &[&str] = &[JSON_PATCH, MERGE_PATCH, JSON];
+    let op = match payload.kind_of(KINDS)? {
+        JSON_PATCH => PushOp::Patch { patch: payload.json(KINDS)? },
+        _ => PushOp::Merge { patch: payload.json(KINDS)? },
+    };
+    let written = write(&app, &Method::PATCH, id.as_str(), &id, op, &headers, &payload).await?;
+    Ok(answer_written(StatusCode::OK, &id, &written))
+}
+
+pub(super) async fn remove(
+    State(app): State<App>,
+    Id(id): Id,
+    headers: HeaderMap,
+    payload: Payload,
+) -> Answer {
+    let written =
+        write(&app, &Method::DELETE, id.as_str(), &id, PushOp::Delete, &headers, &payload).await?;
+    if !written.changed && !written.repeated {
+        return Err(Problem::unknown_document(&id).into());
+    }
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    mark_replayed(&mut response, &written);
+    Ok(response)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PushBody {
+    client_id: ClientId,
+}
+
+/// A push without a socket: the same message, the same answers.
+pub(super) async fn push(State(app): State<App>, Id(id): Id, payload: Payload) -> Answer {
+    let mut body: Value = payload.json(&[JSON])?;
+    let wrong = |e: serde_json::Error| Problem::new(ProblemType::InvalidRequest, e.to_string());
+    if let Value::Object(fields) = &mut body {
+        // The path says it; a body that says it too must say the same.
+        let named = fields.entry("documentId").or_insert_with(|| id.as_str().into());
+        if named.as_str() != Some(id.as_str()) {
+            let detail = format!("the path names document {id}, the body {named}");
+            return Err(Problem::new(ProblemType::InvalidRequest, detail).into());
+        }
+    }
+    let PushBody { client_id } = PushBody::deserialize(&body).map_err(wrong)?;
+    let push = Push::deserialize(body).map_err(wrong)?;
+    let options = WriteOptions {
+        producer: Producer { client_id, sequence: push.client_seq },
+        base_version: push.base_version,
+        ..WriteOptions::by(ClientId::new("http").expect("a short name"))
+    };
+    let written = app.service.write(&id, &push.op, options).await.map_err(Refusal::into_problem)?;
+    let mut body = json!({
+        "documentId": id, "version": written.version, "repeated": written.repeated, "changed": written.changed,
+    });
+    if let Some(count) = push.client_seq {
+        body["clientSeq"] = count.into();
+    }
+    Ok(json(StatusCode::OK, &body))
+}
+
+/// Writes what a request asks for, under the conditions of its headers.
+async fn write(
+    app: &App,
+    method: &Method,
+    path: &str,
+    id: &DocumentId,
+    op: PushOp,
+    headers: &HeaderMap,
+    payload: &Payload,
+) -> Result<Written, Failure> {
+    let mut options = WriteOptions { producer: producer(headers)?, ..WriteOptions::by(http()) };
+    options.base_version = match condition(headers)? {
+        Condition::Any => None,
+        Condition::At(version) => Some(version),
+        Condition::Absent => Some(0),
+        Condition::Exists => match app.service.current(id).await? {
+            Current { version, state: Some(_) } => Some(version),
+            Current { version, state: None } => {
+                let detail = format!("document {id} does not exist, If-Match: * was asked for");
+                let problem = Problem::new(ProblemType::VersionMismatch, detail);
+                return Err(problem.with("documentId", id.as_str()).with("actual", version).into());
+            }
+        },
+    };
+    let key = match text(headers, "idempotency-key")? {
+        Some(_) if options.producer.sequence.is_some() => {
+            let detail = "a write takes either Weft-Client-Seq or Idempotency-Key";
+            return Err(Problem::new(ProblemType::InvalidRequest, detail).into());
+        }
+        Some(name) => {
+            let parts = [method.as_str().as_bytes(), path.as_bytes(), payload.bytes()];
+            Some(IdempotencyKey::new(name, &parts)?)
+        }
+        None => None,
+    };
+    let Some(key) = key else {
+        return Ok(app.service.write(id, &op, options).await.map_err(Refusal::into_problem)?);
+    };
+    // On a task of its own: a client that hangs up must not leave the key free while the write is under way.
+    let (service, id): (SyncService, DocumentId) = (app.service.clone(), id.clone());
+    let under_way =
+        tokio::spawn(async move { service.write_once(&key, &id, &op, options).await }).await;
+    let gone = |_| Problem::new(ProblemType::Internal, "the write did not end");
+    Ok(under_way.map_err(gone)?.map_err(Refusal::into_problem)?)
+}
+
+fn http() -> ClientId {
+    ClientId::new("http").expect("a short name")
+}
+
+fn shown(document: &Document) -> Value {
+    json!({"id": document.id, "version": document.version, "state": document.body})
+}
+
+fn answer(status: StatusCode, document: &Document) -> Response {
+    let mut response = json(status, &shown(document));
+    response.headers_mut().insert(header::ETAG, etag(document.version));
+    response
+}
+
+fn answer_written(status: StatusCode, id: &DocumentId, written: &Written) -> Response {
+    let mut response = match &written.document {
+        Some(document) => answer(status, document),
+        None => json(status, &json!({"id": id, "version": written.version, "state": null})),
+    };
+    mark_replayed(&mut response, written);
+    response
+}
+
+fn mark_replayed(response: &mut Response, written: &Written) {
+    if written.repeated {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+}
+
+/// An id as a segment of a path.
+fn percent_encoded(id: &str) -> String {
+    let mut out = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}

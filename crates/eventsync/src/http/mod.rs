@@ -1,0 +1,105 @@
+//! The service over HTTP: REST, Server-Sent Events and WebSocket, as `docs/formats/eventsync-wire.md` says.
+
+mod catch_up;
+mod documents;
+mod input;
+mod output;
+mod socket;
+mod sse;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    http::{StatusCode, Uri},
+    response::Response,
+    routing::{get, post},
+};
+
+use crate::{
+    protocol::{MESSAGE_BYTES_MAX, Problem, ProblemType},
+    service::SyncService,
+};
+
+/// How the HTTP surface behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// The documents' name in paths: `games` for `/api/games`.
+    pub collection: String,
+    /// Pages from other places that may open a WebSocket, such as `https://games.example`. The page that this server
+    /// itself serves always may.
+    pub origins: Vec<String>,
+    /// WebSocket and Server-Sent Events connections at most; further ones are refused with `too-many`.
+    pub connections_max: usize,
+    /// How long after a goodbye clients may come back; they spread themselves over twice that.
+    pub reconnect_after: Duration,
+}
+
+impl HttpOptions {
+    /// For documents of this name: pages of this server only, 10 000 connections, back after half a second.
+    pub fn new(collection: impl Into<String>) -> Self {
+        Self {
+            collection: collection.into(),
+            origins: Vec::new(),
+            connections_max: 10_000,
+            reconnect_after: Duration::from_millis(500),
+        }
+    }
+}
+
+/// The largest body of a request in bytes; a larger one is refused with `too-large`.
+pub const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+
+#[derive(Clone)]
+struct App {
+    service: SyncService,
+    options: Arc<HttpOptions>,
+    /// Permits for connections that stay.
+    connections: Arc<tokio::sync::Semaphore>,
+}
+
+/// The routes. Nest or merge them into an application's router.
+pub fn router(service: SyncService, options: HttpOptions) -> Router {
+    let documents = format!("/api/{}", options.collection);
+    let document = format!("{documents}/{{id}}");
+    let connections = Arc::new(tokio::sync::Semaphore::new(options.connections_max));
+    let app = App { service, options: Arc::new(options), connections };
+    Router::new()
+        .route(&documents, get(documents::list).post(documents::create))
+        .route(
+            &document,
+            get(documents::show)
+                .put(documents::replace)
+                .patch(documents::change)
+                .delete(documents::remove),
+        )
+        .route("/api/push/{id}", post(documents::push))
+        .route("/api/sync/{id}", post(catch_up::sync))
+        .route("/api/events", get(catch_up::collection_events))
+        .route("/api/events/{id}", get(catch_up::events))
+        .route("/api/snapshots/{id}", get(catch_up::snapshots).post(catch_up::make_snapshot))
+        .route("/api/snapshots/{id}/{version}", get(catch_up::snapshot))
+        .route("/api/state-vectors/{id}", get(catch_up::state_vectors))
+        .route("/events", get(sse::collection))
+        .route("/events/{id}", get(sse::document))
+        .route("/sync", get(socket::without_document))
+        .route("/sync/{id}", get(socket::of_document))
+        .route("/livez", get(output::alive))
+        .route("/readyz", get(catch_up::ready))
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+}
+
+/// What an application answers to paths that nobody knows.
+pub async fn not_found(uri: Uri) -> Response {
+    output::problem(&Problem::new(ProblemType::NotFound, format!("nothing at {}", uri.path())))
+}
+
+async fn method_not_allowed() -> Response {
+    let mut response = output::problem(&Problem::new(
+        ProblemType::MethodNotAllowed,
+        "the Allow header lists the methods of this path",
+    ));
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
+}

@@ -1,0 +1,302 @@
+//! The WebSocket: the driver of one session.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{
+        State, WebSocketUpgrade,
+        ws::{CloseFrame, Message, Utf8Bytes, WebSocket, rejection::WebSocketUpgradeRejection},
+    },
+    http::{HeaderMap, header},
+    response::Response,
+};
+use bytes::Bytes;
+use crdt_core::EncodingFormat;
+use futures_util::{SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use nodestorage::{DocumentId, Producer};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+
+use super::{
+    App,
+    input::{Id, text},
+    output::{Answer, Failure},
+};
+use crate::{
+    broker::Mailbox,
+    feed::Scope,
+    protocol::{
+        MESSAGE_BYTES_MAX, Problem, ProblemType, SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGE_PACK, ServerMessage,
+    },
+    service::{SyncService, WriteOptions, now_ms},
+    session::{Session, SessionInput, SessionOutput},
+    store::PageLimit,
+};
+
+/// The library would take 128 KiB for each; 10 000 idle connections are to fit into little memory.
+const READ_BUFFER_BYTES: usize = 8 << 10;
+/// What is gathered before it is written to the socket.
+const WRITE_BUFFER_BYTES: usize = 16 << 10;
+/// The largest message to a client: a page and its last event, or a document. A connection that holds more is closed.
+const WRITE_BUFFER_BYTES_MAX: usize = 16 << 20;
+/// How long the client may not take what is sent; then the connection is given up.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long a goodbye may take.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+pub(super) async fn of_document(
+    State(app): State<App>,
+    Id(id): Id,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Answer {
+    open(app, Some(id), &headers, upgrade)
+}
+
+pub(super) async fn without_document(State(app): State<App>, headers: HeaderMap, upgrade: Upgrade) -> Answer {
+    open(app, None, &headers, upgrade)
+}
+
+fn open(app: App, document: Option<DocumentId>, headers: &HeaderMap, upgrade: Upgrade) -> Answer {
+    let upgrade = upgrade.map_err(|e| Problem::new(ProblemType::InvalidRequest, e.to_string()))?;
+    check_origin(&app, headers)?;
+    let wanted: Vec<&str> =
+        upgrade.requested_protocols().filter_map(|protocol| protocol.to_str().ok()).collect();
+    let format = match () {
+        () if wanted.is_empty() || wanted.contains(&SUBPROTOCOL_JSON) => EncodingFormat::Json,
+        () if wanted.contains(&SUBPROTOCOL_MESSAGE_PACK) => EncodingFormat::MessagePack,
+        () => {
+            let known = [SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGE_PACK];
+            let detail = format!("subprotocol {}, expected {}", wanted.join(", "), known.join(" or "));
+            return Err(Problem::new(ProblemType::InvalidRequest, detail).with("expected", known.to_vec()).into());
+        }
+    };
+    let permit = permit(&app)?;
+    let connection = app.service.connections().token();
+    let upgrade = upgrade
+        .protocols([SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGE_PACK])
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(MESSAGE_BYTES_MAX)
+        .max_frame_size(MESSAGE_BYTES_MAX);
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        let _held = (permit, connection);
+        Connection::new(app, socket, format, document).run().await;
+    }))
+}
+
+/// Room for one more connection that stays.
+pub(super) fn permit(app: &App) -> Result<OwnedSemaphorePermit, Failure> {
+    if app.service.draining().is_cancelled() {
+        let problem = Problem::new(ProblemType::Unavailable, "the server goes down");
+        return Err(problem.with("retryAfterMs", app.options.reconnect_after.as_millis() as u64).into());
+    }
+    let free = Arc::clone(&app.connections).try_acquire_owned();
+    free.map_err(|_| Failure(super::sse::no_room(app.options.connections_max)))
+}
+
+/// A page of another place must not open a socket with the rights of its visitor. Programs send no origin.
+fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = text(headers, "origin")? else { return Ok(()) };
+    let own = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let is_own = origin.split_once("://").map(|(_, host)| host) == own && own.is_some();
+    if is_own || app.options.origins.iter().any(|allowed| allowed == origin) {
+        return Ok(());
+    }
+    Err(Problem::new(ProblemType::Forbidden, format!("origin {origin} is not allowed here")))
+}
+
+/// What comes back from the service.
+enum Done {
+    Answer { feed: u64, answer: Result<crate::feed::FeedInput, Problem> },
+    Written { document: DocumentId, client_seq: Option<u64>, result: Result<crate::service::Written, crate::service::Refusal> },
+    Nothing,
+}
+
+struct Connection {
+    app: App,
+    socket: WebSocket,
+    format: EncodingFormat,
+    session: Session,
+    mailbox: Mailbox,
+    /// At most `QUESTIONS_MAX` and `PUSHES_MAX` of the session, and one `Remember` per frame read.
+    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    started: Instant,
+}
+
+impl Connection {
+    #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its session")]
+    fn new(app: App, socket: WebSocket, format: EncodingFormat, document: Option<DocumentId>) -> Self {
+        let mailbox = app.service.broker().mailbox();
+        let session = Session::new(format, document);
+        Self { app, socket, format, session, mailbox, under_way: FuturesUnordered::new(), started: Instant::now() }
+    }
+
+    async fn run(mut self) {
+        let draining = self.app.service.draining().clone();
+        loop {
+            match self.act().await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::debug!(%error, "connection lost"),
+            }
+            let deadline = self.started + self.session.deadline();
+            tokio::select! {
+                () = draining.cancelled() => {
+                    let reconnect_after = self.app.options.reconnect_after;
+                    self.tell(SessionInput::Drain { reconnect_after });
+                }
+                Some(done) = self.under_way.next(), if !self.under_way.is_empty() => match done {
+                    Done::Answer { feed, answer } => self.tell(SessionInput::Answer { feed, answer }),
+                    Done::Written { document, client_seq, result } => {
+                        self.tell(SessionInput::Written { document, client_seq, result });
+                    }
+                    Done::Nothing => {}
+                },
+                delivery = self.mailbox.recv() => self.tell(SessionInput::Delivery(delivery)),
+                frame = self.socket.recv(), if self.session.wants_frames() => match frame {
+                    Some(Ok(Message::Text(text))) => self.tell(SessionInput::Text(text.as_str())),
+                    Some(Ok(Message::Binary(bytes))) => self.tell(SessionInput::Binary(&bytes)),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.tell(SessionInput::Alive),
+                    Some(Ok(Message::Close(_))) | None => return,
+                    Some(Err(error)) => return self.refuse(&error.to_string()).await,
+                },
+                () = tokio::time::sleep_until(deadline) => self.tell(SessionInput::Time),
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its session")]
+    fn tell(&mut self, input: SessionInput<'_>) {
+        let now = Instant::now() - self.started;
+        self.session.handle_input(input, now, now_ms());
+    }
+
+    /// Does all that the session wants. `false` when it is over.
+    async fn act(&mut self) -> Result<bool, String> {
+        let mut sent = false;
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                SessionOutput::Send(message) => {
+                    let frame = frame(self.format, message.encode(self.format))?;
+                    self.feed(frame).await?;
+                    sent = true;
+                }
+                SessionOutput::Ping => {
+                    self.feed(Message::Ping(Bytes::new())).await?;
+                    sent = true;
+                }
+                SessionOutput::Close { code, reason } => {
+                    let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+                    self.say_goodbye(close).await;
+                    return Ok(false);
+                }
+                SessionOutput::Greet(document) => {
+                    for presence in self.mailbox.shown(&document) {
+                        let message = ServerMessage::Presence(Arc::new(presence));
+                        self.feed(frame(self.format, message.encode(self.format))?).await?;
+                        sent = true;
+                    }
+                }
+                other => self.ask_service(other),
+            }
+        }
+        if sent {
+            let flushed = tokio::time::timeout(STALL_MAX, self.socket.flush()).await;
+            flushed.map_err(|_| "the client takes nothing".to_owned())?.map_err(|e| e.to_string())?;
+        }
+        Ok(true)
+    }
+
+    fn ask_service(&mut self, output: SessionOutput) {
+        let service = self.app.service.clone();
+        match output {
+            SessionOutput::Subscribe(Scope::Document(id)) => self.mailbox.subscribe(&id),
+            SessionOutput::Subscribe(Scope::Collection) => self.mailbox.subscribe_collection(),
+            SessionOutput::Unsubscribe(Scope::Document(id)) => self.mailbox.unsubscribe(&id),
+            SessionOutput::Unsubscribe(Scope::Collection) => self.mailbox.unsubscribe_collection(),
+            SessionOutput::Show { client, document, data } => {
+                self.mailbox.show(&document, data.map(|data| (client, data)));
+            }
+            SessionOutput::Ask { feed, scope, question } => self.under_way.push(Box::pin(async move {
+                let answer = service.answer(&scope, question, PageLimit::STANDARD).await;
+                Done::Answer { feed, answer }
+            })),
+            SessionOutput::Write { client, push } => self.under_way.push(Box::pin(async move {
+                let options = WriteOptions {
+                    producer: Producer { client_id: client.clone(), sequence: push.client_seq },
+                    base_version: push.base_version,
+                    ..WriteOptions::by(client)
+                };
+                let result = service.write(&push.document_id, &push.op, options).await;
+                Done::Written { document: push.document_id, client_seq: push.client_seq, result }
+            })),
+            SessionOutput::Remember { client, document, cursor } => {
+                self.under_way.push(Box::pin(async move {
+                    if let Err(problem) = remember(&service, &client, &document, cursor).await {
+                        tracing::debug!(%problem, "what a client has was not remembered");
+                    }
+                    Done::Nothing
+                }));
+            }
+            SessionOutput::Send(_)
+            | SessionOutput::Ping
+            | SessionOutput::Greet(_)
+            | SessionOutput::Close { .. } => unreachable!("done by the caller"),
+        }
+    }
+
+    async fn feed(&mut self, message: Message) -> Result<(), String> {
+        match tokio::time::timeout(STALL_MAX, self.socket.feed(message)).await {
+            Ok(fed) => fed.map_err(|e| e.to_string()),
+            Err(_) => Err("the client takes nothing".into()),
+        }
+    }
+
+    /// What the library refuses by itself: frames that are too large, not UTF-8, or no frames at all.
+    async fn refuse(&mut self, error: &str) {
+        let (code, reason) = match error.to_ascii_lowercase() {
+            e if e.contains("too long") || e.contains("too big") || e.contains("space limit") => {
+                (1009, format!("at most {MESSAGE_BYTES_MAX} bytes per message"))
+            }
+            e if e.contains("utf-8") || e.contains("utf8") => (1007, "text that is not UTF-8".to_owned()),
+            e if e.contains("protocol") => (1002, "not a WebSocket frame".to_owned()),
+            _ => return tracing::debug!(error, "connection lost"),
+        };
+        self.say_goodbye(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+    }
+
+    /// Sends a close frame and waits a moment for the client's, so that it is not lost with the connection.
+    async fn say_goodbye(&mut self, close: Message) {
+        let goodbye = async {
+            if self.socket.send(close).await.is_ok() {
+                while let Some(Ok(message)) = self.socket.recv().await {
+                    if matches!(message, Message::Close(_)) {
+                        break;
+                    }
+                }
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE_MAX, goodbye).await;
+    }
+}
+
+fn frame(format: EncodingFormat, bytes: Bytes) -> Result<Message, String> {
+    Ok(match format {
+        EncodingFormat::Json => Message::Text(Utf8Bytes::try_from(bytes).map_err(|e| e.to_string())?),
+        _ => Message::Binary(bytes),
+    })
+}
+
+async fn remember(
+    service: &SyncService,
+    client: &crdt_core::ClientId,
+    document: &DocumentId,
+    cursor: u64,
+) -> Result<(), Problem> {
+    let clock = service.clock_at(document, cursor).await?;
+    service.vectors().update(document, client, &clock.vector, cursor, now_ms()).await?;
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Server-Sent Events: one history as a stream of text that browsers resume by themselves.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
+use bytes::Bytes;
+use crdt_core::EncodingFormat;
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    App,
+    input::{Id, Params, text, whole_number},
+    output::Answer,
+};
+use crate::{
+    event::Event,
+    feed::{FeedItem, Resume, Scope},
+    protocol::{Problem, ProblemType},
+    service::{FeedReader, SyncService},
+    store::PageLimit,
+};
+
+/// A comment is sent when nothing else was for so long, so that proxies and clients know that the stream lives.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Pages are small here: a browser gets every event by itself anyway.
+const PAGE: PageLimit = PageLimit { events_max: 64, bytes_max: 256 << 10 };
+
+#[derive(Deserialize)]
+pub(super) struct StreamParams {
+    after: Option<u64>,
+}
+
+pub(super) async fn document(
+    State(app): State<App>,
+    Id(id): Id,
+    Params(params): Params<StreamParams>,
+    headers: HeaderMap,
+) -> Answer {
+    if app.service.events().latest(&id).await? == 0 {
+        return Err(Problem::unknown_document(&id).into());
+    }
+    stream(app, Scope::Document(id), &params, &headers)
+}
+
+pub(super) async fn collection(
+    State(app): State<App>,
+    Params(params): Params<StreamParams>,
+    headers: HeaderMap,
+) -> Answer {
+    stream(app, Scope::Collection, &params, &headers)
+}
+
+struct Streaming {
+    service: SyncService,
+    reader: FeedReader,
+    scope: Scope,
+    reconnect_after: Duration,
+    _permit: OwnedSemaphorePermit,
+    _connection: tokio_util::task::task_tracker::TaskTrackerToken,
+}
+
+fn stream(app: App, scope: Scope, params: &StreamParams, headers: &HeaderMap) -> Answer {
+    let resume = match (text(headers, "last-event-id")?, params.after) {
+        (Some(id), _) if !id.is_empty() => Resume::After(whole_number("last-event-id", id)?),
+        (_, Some(after)) => Resume::After(after),
+        _ => Resume::Latest,
+    };
+    let permit = super::socket::permit(&app)?;
+    // Spread over two seconds, so that the clients of a server that went down do not all come back at once.
+    let retry_ms = 1000 + u64::from(uuid::Uuid::new_v4().as_fields().1) % 2000;
+    let state = Streaming {
+        reader: app.service.follow(scope.clone(), resume, PAGE),
+        _connection: app.service.connections().token(),
+        reconnect_after: app.options.reconnect_after,
+        service: app.service,
+        scope,
+        _permit: permit,
+    };
+    let first = stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(format!("retry: {retry_ms}\n\n")))]);
+    let rest = stream::unfold(Some(state), |state| async move {
+        let mut state = state?;
+        let (text, goes_on) = state.next().await;
+        Some((Ok(text), goes_on.then_some(state)))
+    });
+    let mut response = Response::new(Body::from_stream(futures_util::StreamExt::chain(first, rest)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+impl Streaming {
+    /// The next piece of the stream, and whether there is one after it.
+    async fn next(&mut self) -> (Bytes, bool) {
+        let draining = self.service.draining().clone();
+        tokio::select! {
+            biased;
+            () = draining.cancelled() => {
+                let after_ms = self.reconnect_after.as_millis() as u64;
+                (message("drain", None, &json!({"reconnectAfterMs": after_ms})), false)
+            }
+            item = tokio::time::timeout(HEARTBEAT, self.reader.next()) => match item {
+                Err(_) => (Bytes::from_static(b": still here\n\n"), true),
+                Ok(Ok(item)) => (item_text(&self.scope, item), true),
+                Ok(Err(problem)) => (message("error", None, &json!({"problem": problem})), false),
+            },
+        }
+    }
+}
+
+fn item_text(scope: &Scope, item: FeedItem) -> Bytes {
+    match (item, scope) {
+        (FeedItem::Events(events), scope) => {
+            let mut out = Vec::new();
+            for event in &events {
+                write_event(&mut out, scope, event);
+            }
+            out.into()
+        }
+        (FeedItem::Snapshot(snapshot), _) => message("snapshot", Some(snapshot.version), &json!(*snapshot)),
+        (FeedItem::Live { cursor }, Scope::Document(id)) => {
+            message("live", None, &json!({"documentId": id, "version": cursor}))
+        }
+        (FeedItem::Live { cursor }, Scope::Collection) => {
+            message("live", None, &json!({"collection": true, "position": cursor}))
+        }
+        (FeedItem::Resync { reason, .. }, Scope::Document(id)) => {
+            message("resync", None, &json!({"documentId": id, "reason": reason}))
+        }
+        (FeedItem::Resync { reason, cursor }, Scope::Collection) => {
+            message("resync", Some(cursor), &json!({"reason": reason, "position": cursor}))
+        }
+    }
+}
+
+fn write_event(out: &mut Vec<u8>, scope: &Scope, event: &Event) {
+    let id = match scope {
+        Scope::Document(_) => event.sequence_num(),
+        Scope::Collection => event.position(),
+    };
+    out.extend_from_slice(format!("id: {id}\nevent: event\ndata: ").as_bytes());
+    // JSON has no line breaks outside of strings, and escapes them inside.
+    out.extend_from_slice(event.encoded(EncodingFormat::Json));
+    out.extend_from_slice(b"\n\n");
+}
+
+fn message(name: &str, id: Option<u64>, data: &Value) -> Bytes {
+    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
+    format!("{id}event: {name}\ndata: {data}\n\n").into()
+}
+
+/// Why there is no room for another connection.
+pub(super) fn no_room(limit: usize) -> Problem {
+    Problem::new(ProblemType::TooMany, format!("all {limit} connections are taken"))
+        .with("limit", limit)
+        .with("retryAfterMs", 1000)
+}
