@@ -152,7 +152,16 @@ impl Feed {
     /// A reader of a history that is at `resume`. Subscribe it to live events before acting on its first output.
     pub fn new(scope: Scope, resume: Resume) -> Self {
         let outputs = VecDeque::from([FeedOutput::Locate(resume)]);
-        Self { scope, state: State::Locating, cursor: 0, head: 0, stale: false, skip: None, announced: false, outputs }
+        Self {
+            scope,
+            state: State::Locating,
+            cursor: 0,
+            head: 0,
+            stale: false,
+            skip: None,
+            announced: false,
+            outputs,
+        }
     }
 
     /// Whose history it is.

@@ -1,19 +1,19 @@
 //! Every client gets every change of a document once and in order, live or after days offline.
 
-pub mod event;
-pub mod store;
-pub mod clock;
-pub mod shelf;
-pub mod snapshot;
-pub mod vectors;
-pub mod storage;
 pub mod broker;
+pub mod clock;
+pub mod event;
 pub mod feed;
-pub mod service;
-pub mod protocol;
-pub mod session;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod protocol;
+pub mod service;
+pub mod session;
+pub mod shelf;
+pub mod snapshot;
+pub mod storage;
+pub mod store;
+pub mod vectors;
 
 pub use broker::EventBroker;
 pub use clock::{DefaultVectorClockManager, DocumentClock, PersistentVectorClockManager, VectorClockManager};

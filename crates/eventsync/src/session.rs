@@ -163,6 +163,8 @@ pub struct Session {
     shows: BTreeSet<DocumentId>,
     ping_at: Duration,
     pings_missed: u32,
+    /// The server goes down: what is under way is answered, nothing new is taken.
+    draining: bool,
     closed: bool,
     outputs: VecDeque<SessionOutput>,
 }
@@ -184,6 +186,7 @@ impl Session {
             shows: BTreeSet::new(),
             ping_at: PING_EVERY,
             pings_missed: 0,
+            draining: false,
             closed: false,
             outputs: VecDeque::new(),
         }
@@ -201,7 +204,12 @@ impl Session {
 
     /// Whether more frames may be read.
     pub fn wants_frames(&self) -> bool {
-        !self.closed && self.pushes_held < PUSHES_MAX
+        !self.closed && !self.draining && self.pushes_held < PUSHES_MAX
+    }
+
+    /// Whether it has been told that the server goes down.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Whether it is over.
@@ -229,8 +237,11 @@ impl Session {
             SessionInput::Drain { reconnect_after } => {
                 let reconnect_after_ms = u64::try_from(reconnect_after.as_millis()).unwrap_or(u64::MAX);
                 self.send(ServerMessage::Drain { reconnect_after_ms });
-                self.close(close::RESTART, "the server goes down");
+                self.draining = true;
             }
+        }
+        if self.draining && self.pushes_held == 0 && !self.closed {
+            self.close(close::RESTART, "the server goes down");
         }
         self.ask();
     }
@@ -318,8 +329,7 @@ impl Session {
             let followed = self.feeds.keys().filter(|scope| **scope != Scope::Collection).count();
             if followed >= SUBSCRIPTIONS_MAX && !self.feeds.contains_key(&scope) {
                 let detail = format!("at most {SUBSCRIPTIONS_MAX} documents can be followed on a connection");
-                let problem =
-                    Problem::new(ProblemType::TooMany, detail).with("limit", SUBSCRIPTIONS_MAX);
+                let problem = Problem::new(ProblemType::TooMany, detail).with("limit", SUBSCRIPTIONS_MAX);
                 self.send(ServerMessage::Error { problem, document_id: Some(document) });
                 continue;
             }
@@ -335,9 +345,7 @@ impl Session {
     fn follow(&mut self, scope: Scope, resume: Resume) {
         self.feeds_made += 1;
         let number = self.feeds_made;
-        if let Some((old, _)) =
-            self.feeds.insert(scope.clone(), (number, Feed::new(scope.clone(), resume)))
-        {
+        if let Some((old, _)) = self.feeds.insert(scope.clone(), (number, Feed::new(scope.clone(), resume))) {
             self.scopes.remove(&old);
         }
         self.scopes.insert(number, scope.clone());
@@ -364,12 +372,7 @@ impl Session {
         }
     }
 
-    fn written(
-        &mut self,
-        document: DocumentId,
-        client_seq: Option<u64>,
-        result: Result<Written, Refusal>,
-    ) {
+    fn written(&mut self, document: DocumentId, client_seq: Option<u64>, result: Result<Written, Refusal>) {
         let document_id = document.clone();
         self.send(match result {
             Ok(Written { version, repeated, changed, .. }) => {

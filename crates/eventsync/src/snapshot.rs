@@ -81,7 +81,8 @@ pub trait SnapshotStore: Send + Sync {
     async fn save(&self, snapshot: &Snapshot) -> Result<(), ShelfError>;
 
     /// The latest one at or before a version (`u64::MAX`: the latest of all).
-    async fn at_or_before(&self, document: &DocumentId, version: u64) -> Result<Option<Snapshot>, ShelfError>;
+    async fn at_or_before(&self, document: &DocumentId, version: u64)
+    -> Result<Option<Snapshot>, ShelfError>;
 
     /// What there is of a document, newest first, those before a version, at most `limit`.
     async fn list(
@@ -132,7 +133,11 @@ impl SnapshotStore for ShelfSnapshotStore {
         self.shelf.put(key, shelf::encode(snapshot)?, Durability::Synced).await
     }
 
-    async fn at_or_before(&self, document: &DocumentId, version: u64) -> Result<Option<Snapshot>, ShelfError> {
+    async fn at_or_before(
+        &self,
+        document: &DocumentId,
+        version: u64,
+    ) -> Result<Option<Snapshot>, ShelfError> {
         let to = match version.checked_add(1) {
             Some(behind) => Self::key(document, behind),
             None => ScanRange::of_prefix(&Self::prefix(document)).to,
@@ -147,8 +152,7 @@ impl SnapshotStore for ShelfSnapshotStore {
         before: u64,
         limit: usize,
     ) -> Result<Vec<SnapshotInfo>, ShelfError> {
-        let found =
-            self.shelf.scan(Self::newest_first(document, Self::key(document, before)), limit).await?;
+        let found = self.shelf.scan(Self::newest_first(document, Self::key(document, before)), limit).await?;
         Ok(found.iter().filter_map(|(_, bytes)| shelf::decode("snapshot", bytes)).collect())
     }
 

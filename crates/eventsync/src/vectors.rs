@@ -114,11 +114,7 @@ impl StateVectorManager {
     }
 
     /// The clients of a document in the order of their ids, at most `limit`.
-    pub async fn clients(
-        &self,
-        document: &DocumentId,
-        limit: usize,
-    ) -> Result<Vec<ClientState>, ShelfError> {
+    pub async fn clients(&self, document: &DocumentId, limit: usize) -> Result<Vec<ClientState>, ShelfError> {
         let range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
         let found = self.shelf.scan(range, limit).await?;
         Ok(found.iter().filter_map(|(_, bytes)| shelf::decode("state vector", bytes)).collect())

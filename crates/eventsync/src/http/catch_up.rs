@@ -58,16 +58,11 @@ pub(super) async fn events(
     Ok(json(StatusCode::OK, &body))
 }
 
-pub(super) async fn collection_events(
-    State(app): State<App>,
-    Params(params): Params<EventParams>,
-) -> Answer {
+pub(super) async fn collection_events(State(app): State<App>, Params(params): Params<EventParams>) -> Answer {
     let page = page(&app, &Scope::Collection, &params).await?;
     if page.gap {
         let detail = format!("events after position {} are compacted away", params.after);
-        return Err(Problem::new(ProblemType::HistoryCompacted, detail)
-            .with("position", page.cursor)
-            .into());
+        return Err(Problem::new(ProblemType::HistoryCompacted, detail).with("position", page.cursor).into());
     }
     let mut body = json!({"events": page.events, "position": page.cursor});
     note_next(&mut body, &page);
@@ -124,11 +119,7 @@ pub(super) async fn make_snapshot(State(app): State<App>, Id(id): Id) -> Answer 
     Ok(json(if new { StatusCode::CREATED } else { StatusCode::OK }, &snapshot))
 }
 
-pub(super) async fn snapshot(
-    State(app): State<App>,
-    Id(id): Id,
-    Version(version): Version,
-) -> Answer {
+pub(super) async fn snapshot(State(app): State<App>, Id(id): Id, Version(version): Version) -> Answer {
     let found = app.service.snapshots().at_or_before(&id, version).await?;
     let found = found.filter(|snapshot| snapshot.version == version).ok_or_else(|| {
         let detail = format!("no snapshot of document {id} at version {version}");
@@ -157,8 +148,8 @@ pub(super) async fn state_vectors(State(app): State<App>, Id(id): Id) -> Answer 
 pub(super) async fn ready(State(app): State<App>) -> Response {
     match app.service.ready() {
         Ok(()) => json(StatusCode::OK, &json!({"status": "ok"})),
-        Err(reason) => super::output::problem(
-            &Problem::new(ProblemType::Unavailable, reason).with("retryAfterMs", 1000),
-        ),
+        Err(reason) => {
+            super::output::problem(&Problem::new(ProblemType::Unavailable, reason).with("retryAfterMs", 1000))
+        }
     }
 }

@@ -70,10 +70,7 @@ pub(super) async fn show(
 ) -> Answer {
     if let Some(version) = params.version {
         let past = app.service.state_at(&id, version).await?;
-        return Ok(json(
-            StatusCode::OK,
-            &json!({"id": id, "version": version, "state": past.state, "timestamp": past.created_at}),
-        ));
+        return Ok(json(StatusCode::OK, &json!({"id": id, "version": version, "state": past.state})));
     }
     let document =
         app.service.storage().find_one(&id).await?.ok_or_else(|| Problem::unknown_document(&id))?;
@@ -146,8 +143,7 @@ pub(super) async fn remove(
     headers: HeaderMap,
     payload: Payload,
 ) -> Answer {
-    let written =
-        write(&app, &Method::DELETE, id.as_str(), &id, PushOp::Delete, &headers, &payload).await?;
+    let written = write(&app, &Method::DELETE, id.as_str(), &id, PushOp::Delete, &headers, &payload).await?;
     if !written.changed && !written.repeated {
         return Err(Problem::unknown_document(&id).into());
     }
@@ -231,8 +227,7 @@ async fn write(
     };
     // On a task of its own: a client that hangs up must not leave the key free while the write is under way.
     let (service, id): (SyncService, DocumentId) = (app.service.clone(), id.clone());
-    let under_way =
-        tokio::spawn(async move { service.write_once(&key, &id, &op, options).await }).await;
+    let under_way = tokio::spawn(async move { service.write_once(&key, &id, &op, options).await }).await;
     let gone = |_| Problem::new(ProblemType::Internal, "the write did not end");
     Ok(under_way.map_err(gone)?.map_err(Refusal::into_problem)?)
 }

@@ -68,10 +68,7 @@ pub fn router(service: SyncService, options: HttpOptions) -> Router {
         .route(&documents, get(documents::list).post(documents::create))
         .route(
             &document,
-            get(documents::show)
-                .put(documents::replace)
-                .patch(documents::change)
-                .delete(documents::remove),
+            get(documents::show).put(documents::replace).patch(documents::change).delete(documents::remove),
         )
         .route("/api/push/{id}", post(documents::push))
         .route("/api/sync/{id}", post(catch_up::sync))

@@ -8,7 +8,6 @@ use axum::{
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket, rejection::WebSocketUpgradeRejection},
     },
     http::{HeaderMap, header},
-    response::Response,
 };
 use bytes::Bytes;
 use crdt_core::EncodingFormat;
@@ -69,7 +68,9 @@ fn open(app: App, document: Option<DocumentId>, headers: &HeaderMap, upgrade: Up
         () => {
             let known = [SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGE_PACK];
             let detail = format!("subprotocol {}, expected {}", wanted.join(", "), known.join(" or "));
-            return Err(Problem::new(ProblemType::InvalidRequest, detail).with("expected", known.to_vec()).into());
+            return Err(Problem::new(ProblemType::InvalidRequest, detail)
+                .with("expected", known.to_vec())
+                .into());
         }
     };
     let permit = permit(&app)?;
@@ -110,8 +111,15 @@ fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
 
 /// What comes back from the service.
 enum Done {
-    Answer { feed: u64, answer: Result<crate::feed::FeedInput, Problem> },
-    Written { document: DocumentId, client_seq: Option<u64>, result: Result<crate::service::Written, crate::service::Refusal> },
+    Answer {
+        feed: u64,
+        answer: Result<crate::feed::FeedInput, Problem>,
+    },
+    Written {
+        document: DocumentId,
+        client_seq: Option<u64>,
+        result: Result<crate::service::Written, crate::service::Refusal>,
+    },
     Nothing,
 }
 
@@ -131,7 +139,15 @@ impl Connection {
     fn new(app: App, socket: WebSocket, format: EncodingFormat, document: Option<DocumentId>) -> Self {
         let mailbox = app.service.broker().mailbox();
         let session = Session::new(format, document);
-        Self { app, socket, format, session, mailbox, under_way: FuturesUnordered::new(), started: Instant::now() }
+        Self {
+            app,
+            socket,
+            format,
+            session,
+            mailbox,
+            under_way: FuturesUnordered::new(),
+            started: Instant::now(),
+        }
     }
 
     async fn run(mut self) {
@@ -144,7 +160,7 @@ impl Connection {
             }
             let deadline = self.started + self.session.deadline();
             tokio::select! {
-                () = draining.cancelled() => {
+                () = draining.cancelled(), if !self.session.is_draining() => {
                     let reconnect_after = self.app.options.reconnect_after;
                     self.tell(SessionInput::Drain { reconnect_after });
                 }

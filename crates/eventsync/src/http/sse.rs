@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A comment is sent when nothing else was for so long, so that proxies and clients know that the stream lives.
-pub const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Pages are small here: a browser gets every event by itself anyway.
 const PAGE: PageLimit = PageLimit { events_max: 64, bytes_max: 256 << 10 };
@@ -85,7 +85,8 @@ fn stream(app: App, scope: Scope, params: &StreamParams, headers: &HeaderMap) ->
         scope,
         _permit: permit,
     };
-    let first = stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(format!("retry: {retry_ms}\n\n")))]);
+    let first =
+        stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(format!("retry: {retry_ms}\n\n")))]);
     let rest = stream::unfold(Some(state), |state| async move {
         let mut state = state?;
         let (text, goes_on) = state.next().await;

@@ -62,7 +62,8 @@ fn apply_patch(patch: &Patch, value: &mut Value) -> Result<(), Problem> {
         if let Some(placed) = placed {
             let levels = operation.path().tokens().count() + depth(placed);
             if levels > DEPTH_MAX {
-                let detail = format!("operation {at} nests {levels} levels deep, at most {DEPTH_MAX} are allowed");
+                let detail =
+                    format!("operation {at} nests {levels} levels deep, at most {DEPTH_MAX} are allowed");
                 return Err(Problem::new(ProblemType::InvalidPatch, detail).with("limit", DEPTH_MAX));
             }
             if !matches!(operation, PatchOperation::Move(_)) {
@@ -75,7 +76,9 @@ fn apply_patch(patch: &Patch, value: &mut Value) -> Result<(), Problem> {
         }
         json_patch::patch(value, std::slice::from_ref(operation)).map_err(|e| {
             let reason = format!("operation {at}: {}", e.kind);
-            Problem::new(ProblemType::InvalidPatch, reason.clone()).with("reason", reason).with("operation", at)
+            Problem::new(ProblemType::InvalidPatch, reason.clone())
+                .with("reason", reason)
+                .with("operation", at)
         })?;
     }
     Ok(())
@@ -136,10 +139,7 @@ mod tests {
 
     #[test]
     fn patches_apply_or_say_why_not() {
-        check(
-            json!([{"op": "add", "path": "/a/-", "value": 3}]),
-            Ok(json!({"a": [1, 2, 3], "b": {}})),
-        );
+        check(json!([{"op": "add", "path": "/a/-", "value": 3}]), Ok(json!({"a": [1, 2, 3], "b": {}})));
         check(json!([{"op": "remove", "path": "/c"}]), Err(ProblemType::InvalidPatch));
         check(json!([{"op": "replace", "path": "", "value": 7}]), Err(ProblemType::InvalidDocument));
         check(json!([{"op": "test", "path": "/a/0", "value": 2}]), Err(ProblemType::InvalidPatch));

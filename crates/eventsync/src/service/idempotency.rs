@@ -28,7 +28,8 @@ impl IdempotencyKey {
 
     /// A key of a request that consists of these parts. FNV-1a, because it is the same in every release.
     pub fn new(name: &str, parts: &[&[u8]]) -> Result<Self, Problem> {
-        if name.is_empty() || name.len() > Self::LEN_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
+        if name.is_empty() || name.len() > Self::LEN_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic())
+        {
             let max = Self::LEN_BYTES_MAX;
             let detail = format!("Idempotency-Key must be 1 to {max} visible ASCII characters");
             return Err(Problem::new(ProblemType::InvalidRequest, detail).with("limit", max));

@@ -150,7 +150,10 @@ impl SyncService {
 }
 
 /// The time in milliseconds since 1970 UTC.
-#[expect(clippy::disallowed_methods, reason = "the service is the driver; its machines get this as a parameter")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the service is the driver; its machines get this as a parameter"
+)]
 pub(crate) fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

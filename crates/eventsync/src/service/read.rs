@@ -268,8 +268,9 @@ impl SyncService {
             }
             if page.gap || page.events.is_empty() {
                 let detail = format!("events of document {id} after {} are gone", clock.version);
-                return Err(Problem::new(ProblemType::HistoryCompacted, detail)
-                    .with("documentId", id.as_str()));
+                return Err(
+                    Problem::new(ProblemType::HistoryCompacted, detail).with("documentId", id.as_str())
+                );
             }
             for event in &page.events {
                 see(event)?;

@@ -1,0 +1,106 @@
+//! From the command line to a running server, and down again in order.
+
+use std::{future::Future, io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use axum::serve::ListenerExt;
+use eventsync::{
+    EventSyncStorage, PersistentVectorClockManager, SnapshotPolicy, SyncService, SyncServiceOptions,
+    http::{self, HttpOptions},
+    shelf::{EmbeddedShelf, Shelf},
+};
+use nodestorage::{StorageOptions, Store};
+use tokio::{net::TcpListener, time::timeout};
+
+use crate::{game, options::Options, page};
+
+/// How long requests and connections may take to end after a goodbye; then they are cut.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Serves until it is told to stop. An error is one line for the user.
+pub(crate) async fn run(options: &Options) -> Result<(), String> {
+    // The port first: a second start by mistake must not touch the store of the first.
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(|e| format!("can't listen on {}: {e}; --listen takes another address", options.listen))?;
+    let address = listener.local_addr().map_err(|e| format!("no address: {e}"))?;
+    let (store, service) = open(&options.data).await?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "NO AUTHENTICATION: whoever can reach this address can read and write all games");
+    }
+
+    let router = http::router(service.clone(), HttpOptions::new("games"))
+        .merge(page::router())
+        .fallback(http::not_found);
+    let nodelay = listener.tap_io(|stream| {
+        // Live events are small and must not wait for each other.
+        let _ = stream.set_nodelay(true);
+    });
+    let stop = stop_signal()?;
+    let draining = service.clone();
+    let serving = axum::serve(nodelay, router).with_graceful_shutdown(async move {
+        stop.await;
+        tracing::info!("stopping: answering what is under way");
+        draining.drain();
+    });
+    say_ready(address, &options.data);
+
+    let drained = service.draining().clone();
+    let cut = async {
+        drained.cancelled().await;
+        tokio::time::sleep(DRAIN_MAX).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|e| format!("the server failed: {e}"))?,
+        () = cut => tracing::warn!("some connections did not end in time and were cut"),
+    }
+    if timeout(DRAIN_MAX, service.close()).await.is_err() {
+        tracing::warn!("some clients did not say goodbye in time");
+    }
+    store.close().await.map_err(|e| format!("the store did not close: {e}"))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn open(data: &Path) -> Result<(Arc<dyn Store>, SyncService), String> {
+    let at = |what: &str, e: &dyn std::fmt::Display| format!("{what} in {}: {e}", data.display());
+    std::fs::create_dir_all(data).map_err(|e| at("can't keep data", &e))?;
+    let store = open_store(&data.join("documents")).map_err(|e| at("can't open the store", &e))?;
+    let games = store.collection("games", StorageOptions::default()).await;
+    let games = games.map_err(|e| at("can't open the games", &e))?;
+    let shelf = EmbeddedShelf::open(data.join("shelf")).map_err(|e| at("can't open the shelf", &e))?;
+    let shelf: Arc<dyn Shelf> = Arc::new(shelf);
+    let clocks = PersistentVectorClockManager::new(Arc::clone(&shelf));
+    let storage = EventSyncStorage::new(games).with_vector_clock_manager(Arc::new(clocks));
+    let service = SyncService::start(SyncServiceOptions {
+        storage: Arc::new(storage),
+        shelf,
+        snapshots: SnapshotPolicy::STANDARD,
+        rules: Some(Arc::new(game::check)),
+    })
+    .await
+    .map_err(|e| at("can't follow the games", &e))?;
+    Ok((store, service))
+}
+
+fn open_store(_folder: &Path) -> Result<Arc<dyn Store>, nodestorage::StorageError> {
+    Ok(Arc::new(nodestorage::MemoryStore::default()))
+}
+
+/// Resolves at ctrl-c or SIGTERM.
+fn stop_signal() -> Result<impl Future<Output = ()>, String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|e| format!("can't listen for signals: {e}"));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn say_ready(address: SocketAddr, data: &Path) {
+    // Who reads this may be gone already; that is no reason to stop.
+    let _ = writeln!(std::io::stdout(), "Weft games: http://{address} (data in {})", data.display());
+    let _ = std::io::stdout().flush();
+}
