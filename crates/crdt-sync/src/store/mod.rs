@@ -1,11 +1,17 @@
 //! Where patches are kept.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod memory;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
 
+#[cfg(feature = "embedded")]
+pub use embedded::{EmbeddedPatchStore, EmbeddedPatchStores};
 pub use memory::MemoryPatchStore;
 
 use crate::{PatchRecord, Want};

@@ -1,0 +1,224 @@
+//! The thread that writes: one batch and one sync for all appends that wait.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use crdt_core::{SessionId, StateVector};
+use fjall::{OwnedWriteBatch, PersistMode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Document, Tables, backend, corrupt,
+    layout::{self, DocumentNumber},
+};
+use crate::{PatchRecord, store::PatchStoreError};
+
+/// Jobs that wait for the thread; more wait in front of the queue.
+pub(super) const JOBS_MAX: usize = 1024;
+
+/// How many bytes of patches are made durable together at the most; a larger append goes alone.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, PatchStoreError>>;
+
+pub(super) enum Job {
+    /// Find or make the number of a document.
+    Name {
+        name: String,
+        answer: Answer<DocumentNumber>,
+    },
+    Append {
+        document: Arc<Document>,
+        records: Vec<PatchRecord>,
+        answer: Answer<()>,
+    },
+    Install {
+        document: Arc<Document>,
+        vector: StateVector<SessionId>,
+        snapshot: Bytes,
+        answer: Answer<()>,
+    },
+}
+
+/// Works until all senders are gone. After a failed write nothing is written any more: whether the failed one is on
+/// the disk is not known, and a later one must not build on it.
+pub(super) fn run(tables: &Tables, mut jobs: mpsc::Receiver<Job>) {
+    let mut failed: Option<String> = None;
+    let mut next = jobs.blocking_recv();
+    while let Some(job) = next.take() {
+        if let Some(reason) = &failed {
+            refuse(job, reason);
+        } else {
+            let done = match job {
+                Job::Append { document, records, answer } => {
+                    let mut group = Group::new(tables);
+                    group.append(document, records, answer);
+                    while group.bytes < GROUP_BYTES_MAX {
+                        match jobs.try_recv() {
+                            Ok(Job::Append { document, records, answer }) => {
+                                group.append(document, records, answer);
+                            }
+                            Ok(other) => {
+                                next = Some(other);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    group.commit()
+                }
+                Job::Name { name, answer } => settle(tables.number(&name), answer),
+                Job::Install { document, vector, snapshot, answer } => {
+                    settle(tables.install(&document, &vector, &snapshot), answer)
+                }
+            };
+            failed = done.err();
+        }
+        if next.is_none() {
+            next = jobs.blocking_recv();
+        }
+    }
+}
+
+/// A failed write, which ends all writing.
+type Written = Result<(), String>;
+
+fn settle<T>(result: Result<T, PatchStoreError>, answer: Answer<T>) -> Written {
+    let written = match &result {
+        Err(PatchStoreError::Backend(reason)) => Err(reason.clone()),
+        _ => Ok(()),
+    };
+    let _ = answer.send(result); // Or the caller gave up waiting; it is done all the same.
+    written
+}
+
+fn refuse(job: Job, reason: &str) {
+    let error = || PatchStoreError::Backend(format!("an earlier write failed: {reason}"));
+    // A caller that gave up waiting needs no answer.
+    match job {
+        Job::Name { answer, .. } => drop(answer.send(Err(error()))),
+        Job::Append { answer, .. } | Job::Install { answer, .. } => drop(answer.send(Err(error()))),
+    }
+}
+
+/// Appends that become durable together.
+struct Group<'a> {
+    tables: &'a Tables,
+    batch: OwnedWriteBatch,
+    bytes: usize,
+    /// What to tell to whom when they are durable: all of it, or up to the patch that did not follow.
+    answers: Vec<(Answer<()>, Result<(), PatchStoreError>)>,
+    /// What is known to be there when they are durable.
+    advances: Vec<(Arc<Document>, SessionId, u64)>,
+}
+
+impl<'a> Group<'a> {
+    fn new(tables: &'a Tables) -> Self {
+        let batch = tables.database.batch().durability(Some(PersistMode::SyncData));
+        Self { tables, batch, bytes: 0, answers: Vec::new(), advances: Vec::new() }
+    }
+
+    fn append(&mut self, document: Arc<Document>, records: Vec<PatchRecord>, answer: Answer<()>) {
+        let result = records.iter().try_for_each(|record| self.append_one(&document, record));
+        self.answers.push((answer, result));
+    }
+
+    fn append_one(&mut self, document: &Arc<Document>, record: &PatchRecord) -> Result<(), PatchStoreError> {
+        let mut state = document.state();
+        let last = state.accepted.get(&record.session());
+        if record.last() <= last {
+            return Ok(());
+        }
+        if record.prev != last {
+            return Err(PatchStoreError::Order { id: record.id, last });
+        }
+        state.accepted.advance(record.session(), record.last());
+        drop(state);
+        let key = layout::record_key(document.number, record.session(), record.last());
+        let value = layout::write_record(&key, record);
+        self.bytes += value.len();
+        self.batch.insert(&self.tables.patches, key, value);
+        self.advances.push((Arc::clone(document), record.session(), record.last()));
+        Ok(())
+    }
+
+    fn commit(self) -> Written {
+        let written = self.batch.commit().map_err(|error| error.to_string());
+        if written.is_ok() {
+            for (document, sid, last) in self.advances {
+                document.state().vector.advance(sid, last);
+            }
+        }
+        for (answer, result) in self.answers {
+            let result = match &written {
+                Ok(()) => result,
+                Err(reason) => Err(PatchStoreError::Backend(reason.clone())),
+            };
+            let _ = answer.send(result); // Or the caller gave up waiting; it is done all the same.
+        }
+        written
+    }
+}
+
+impl Tables {
+    fn number(&self, name: &str) -> Result<DocumentNumber, PatchStoreError> {
+        let read =
+            |key: &[u8], value: &[u8]| layout::read_name(key, value).map_err(|damage| corrupt(key, damage));
+        let key = layout::name_key(name);
+        if let Some(value) = self.names.get(&key).map_err(backend)? {
+            return read(&key, &value);
+        }
+        // New names are rare, and there is no second place where a count could be wrong.
+        let mut highest = 0;
+        for entry in self.names.iter() {
+            let (key, value) = entry.into_inner().map_err(backend)?;
+            if &*key != layout::VERSION_KEY {
+                highest = highest.max(read(&key, &value)?);
+            }
+        }
+        let number = highest.checked_add(1).ok_or_else(|| backend("no document number is left"))?;
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let value = layout::write_name(&key, number);
+        batch.insert(&self.names, key, value);
+        batch.commit().map_err(backend)?;
+        Ok(number)
+    }
+
+    fn install(
+        &self,
+        document: &Document,
+        vector: &StateVector<SessionId>,
+        snapshot: &[u8],
+    ) -> Result<(), PatchStoreError> {
+        {
+            let state = document.state();
+            // An empty vector contains nothing, and no snapshot holds as much as that.
+            if state.contained.contains(vector) && (!vector.is_empty() || self.has_snapshot(document)?) {
+                return Ok(());
+            }
+            if let Some((sid, _, upto)) = vector.missing_from(&state.contained).next() {
+                return Err(PatchStoreError::Diverged { sid: *sid, upto });
+            }
+        }
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let key = document.number.to_be_bytes();
+        batch.insert(&self.snapshots, key, layout::write_snapshot(&key, vector, snapshot));
+        for (sid, last) in vector.iter() {
+            let record = |last| layout::record_key(document.number, *sid, last);
+            for entry in self.patches.range(record(0)..=record(last)) {
+                batch.remove(&self.patches, entry.key().map_err(backend)?);
+            }
+        }
+        let _no_page = document.compaction.write().unwrap_or_else(PoisonError::into_inner);
+        batch.commit().map_err(backend)?;
+        let mut state = document.state();
+        state.accepted.merge(vector);
+        state.vector.merge(vector);
+        state.contained = vector.clone();
+        Ok(())
+    }
+
+    fn has_snapshot(&self, document: &Document) -> Result<bool, PatchStoreError> {
+        self.snapshots.contains_key(document.number.to_be_bytes()).map_err(backend)
+    }
+}
