@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::report::Report;
 use crate::services::{self, Services};
+use crate::sim::{self, Seeds};
 use crate::test_all::{self, Options};
 use crate::workspace::Workspace;
 use crate::{fuzz, lengths, pages};
@@ -37,6 +38,18 @@ enum Task {
     },
     /// Finds or installs what the tests of this tree need, and says where each is
     Services,
+    /// Runs the simulators for many seeds, or one seed again with each event printed
+    Sim {
+        /// Only this crate's
+        #[arg(short, long)]
+        package: Option<String>,
+        /// How many seeds
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// Only this seed
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
+    },
     /// Runs the benches, of all crates or of some
     Bench {
         /// Only this crate
@@ -82,6 +95,10 @@ pub(crate) fn run() -> Result<ExitCode> {
                 println!("{name}={}", value.to_string_lossy());
             }
             Ok(report.exit_code())
+        }
+        Task::Sim { package, seeds, seed } => {
+            let seeds = seed.map_or(Seeds::First(seeds), Seeds::Replay);
+            sim::run(&workspace, package.as_deref(), &seeds)
         }
         Task::Bench { package, filter } => {
             let mut command = workspace.cargo();

@@ -19,6 +19,7 @@ mod services;
 mod fuzz;
 mod lengths;
 mod pages;
+mod sim;
 
 #[cfg(test)]
 mod tree;

@@ -17,7 +17,7 @@ const CRATE: &str = "secantus-mdb";
 const CRATE_VERSION: &str = "0.5.3-beta.196";
 const WHEEL: &str = "SecantusDB==0.7.0b3";
 
-/// About five minutes on two cores.
+/// Five minutes on two cores that do nothing else.
 const BUILD_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// The variables that tell the tests which server to start.
