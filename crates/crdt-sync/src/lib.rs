@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod document;
 pub mod manager;
 pub mod message;
+pub mod presence;
 pub mod record;
 pub mod session;
 pub mod store;

@@ -2,12 +2,18 @@
 
 mod fixed;
 mod memory;
+mod pubsub;
+#[cfg(feature = "redis")]
+mod redis;
 mod set;
 
 use async_trait::async_trait;
 
 pub use fixed::StaticPeerDiscovery;
 pub use memory::{MemoryPeerDiscovery, MemoryPeers};
+pub use pubsub::PubSubPeerDiscovery;
+#[cfg(feature = "redis")]
+pub use redis::{RedisPeerDiscovery, RedisPeerOptions};
 pub use set::PeerSet;
 
 use crate::PeerId;
@@ -47,6 +53,9 @@ pub enum DiscoveryError {
     /// The registry can't be reached.
     #[error("peer registry failed: {0}")]
     Registry(String),
+    /// Another replica uses the name of this one, and came later: the others see that one only.
+    #[error("another replica registered as {0}")]
+    NameTaken(PeerId),
     /// It has been closed.
     #[error("peer discovery is closed")]
     Closed,

@@ -20,13 +20,13 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
 
+pub(crate) use digest::Jitter;
 pub use digest::digest;
 pub use event::{Counters, Refusal, SessionEvent};
 pub use options::SessionOptions;
 pub use trickle::TrickleOptions;
 
 use self::{
-    digest::Jitter,
     parked::{Parked, Readiness, readiness},
     peers::Peers,
     pull::Pull,

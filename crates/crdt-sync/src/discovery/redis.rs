@@ -1,0 +1,215 @@
+//! Peers in a list on a Redis server.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex as SyncMutex, PoisonError},
+    time::Duration,
+};
+
+use ::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
+use async_trait::async_trait;
+use tokio::{sync::Mutex, task::JoinHandle, time::MissedTickBehavior};
+
+use super::{DiscoveryError, PeerChange, PeerDiscovery, PeerSet};
+use crate::PeerId;
+
+/// How peers are kept on the server.
+#[derive(Debug, Clone)]
+pub struct RedisPeerOptions {
+    /// Stands in front of the list's keys.
+    pub key_prefix: String,
+    /// How often a replica renews its registration and reads the list.
+    pub interval: Duration,
+    /// After how long without renewal a replica is off the list. The others see it within one more interval.
+    pub expiry: Duration,
+    /// How long the server may take to answer.
+    pub response_timeout: Duration,
+}
+
+impl RedisPeerOptions {
+    /// Renewed every 2 s, gone after 6 s.
+    pub fn standard() -> Self {
+        Self {
+            key_prefix: "weft:peers:".to_owned(),
+            interval: Duration::from_secs(2),
+            expiry: Duration::from_secs(6),
+            response_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Keeps this replica on a list of its group while it lives, by the server's clock: a dead one disappears by itself
+/// after [`expiry`](RedisPeerOptions::expiry), at the latest one [`interval`](RedisPeerOptions::interval) later for the
+/// others. While the server is away the last known list stands, and the replica registers again by itself.
+pub struct RedisPeerDiscovery {
+    registry: Arc<Registry>,
+    // Held across coming and going, so that each happens once.
+    renewing: Mutex<Option<Renewing>>,
+}
+
+struct Renewing(JoinHandle<()>);
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Registry {
+    client: Client,
+    own: PeerId,
+    keys: [String; 2],
+    /// Tells this registration from one of another replica with the same name.
+    token: String,
+    options: RedisPeerOptions,
+    /// Made again after each failure; held across one exchange.
+    connection: Mutex<Option<MultiplexedConnection>>,
+    set: PeerSet,
+    name_taken: SyncMutex<bool>,
+}
+
+/// Renews a registration and reads the list, in one step. KEYS: names by the end of their registration, tokens by name.
+/// ARGV: name, token, expiry in ms, "1" to register whoever holds the name. Nil if another holds it.
+const RENEW: &str = r"
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+  redis.call('ZREM', KEYS[1], name)
+  redis.call('HDEL', KEYS[2], name)
+end
+local holder = redis.call('HGET', KEYS[2], ARGV[1])
+if holder and holder ~= ARGV[2] and ARGV[4] ~= '1' then return nil end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return redis.call('ZRANGE', KEYS[1], 0, -1)
+";
+
+/// Ends a registration unless another replica holds the name.
+const LEAVE: &str = r"
+if redis.call('HGET', KEYS[2], ARGV[1]) == ARGV[2] then
+  redis.call('HDEL', KEYS[2], ARGV[1])
+  redis.call('ZREM', KEYS[1], ARGV[1])
+end
+";
+
+impl RedisPeerDiscovery {
+    /// Stands for `own` in `group` on a server such as `redis://localhost:6379`, from
+    /// [`start`](PeerDiscovery::start) on.
+    pub fn new(
+        url: &str,
+        group: &str,
+        own: PeerId,
+        options: RedisPeerOptions,
+    ) -> Result<Self, DiscoveryError> {
+        let prefix = &options.key_prefix;
+        // One hash tag, so that both keys are on one node of a Redis cluster.
+        let keys = [format!("{prefix}{{{group}}}:expiry"), format!("{prefix}{{{group}}}:token")];
+        let registry = Registry {
+            client: Client::open(url).map_err(failed)?,
+            own,
+            keys,
+            token: format!("{:032x}", rand::random::<u128>()),
+            options,
+            connection: Mutex::default(),
+            set: PeerSet::new(),
+            name_taken: SyncMutex::new(false),
+        };
+        Ok(Self { registry: Arc::new(registry), renewing: Mutex::default() })
+    }
+}
+
+impl Registry {
+    async fn run(&self, script: &str, force: bool) -> Result<Option<Vec<String>>, RedisError> {
+        let mut held = self.connection.lock().await;
+        let mut connection = match held.take() {
+            Some(connection) => connection,
+            None => {
+                let patience = Some(self.options.response_timeout);
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(patience)
+                    .set_response_timeout(patience);
+                self.client.get_multiplexed_async_connection_with_config(&config).await?
+            }
+        };
+        let mut command = ::redis::cmd("EVAL");
+        command.arg(script).arg(2).arg(&self.keys).arg(self.own.as_str()).arg(&self.token);
+        command.arg(self.options.expiry.as_millis() as u64).arg(u8::from(force));
+        let answer = command.query_async(&mut connection).await?;
+        *held = Some(connection); // Only after an answer: a connection that failed is not used again.
+        Ok(answer)
+    }
+
+    /// Renews the registration and takes over the list. `force` takes the name from whoever holds it.
+    async fn renew(&self, force: bool) -> Result<(), DiscoveryError> {
+        match self.run(RENEW, force).await.map_err(failed)? {
+            None => {
+                *self.name_taken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                Err(DiscoveryError::NameTaken(self.own.clone()))
+            }
+            Some(names) => {
+                // What is no name was written by somebody else.
+                let peers = names.into_iter().filter_map(|name| PeerId::new(name).ok());
+                self.set.set(peers.filter(|peer| *peer != self.own).collect::<BTreeSet<_>>());
+                Ok(())
+            }
+        }
+    }
+
+    async fn keep_renewing(&self) {
+        let mut ticks = tokio::time::interval(self.options.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await; // The first one is at once, and `start` has just registered.
+        loop {
+            ticks.tick().await;
+            match self.renew(false).await {
+                Ok(()) => {}
+                Err(error @ DiscoveryError::NameTaken(_)) => {
+                    tracing::warn!(%error, "no longer registered");
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "registration was not renewed; trying again"),
+            }
+        }
+    }
+}
+
+fn failed(error: RedisError) -> DiscoveryError {
+    DiscoveryError::Registry(error.to_string())
+}
+
+#[async_trait]
+impl PeerDiscovery for RedisPeerDiscovery {
+    async fn start(&self) -> Result<(), DiscoveryError> {
+        self.registry.set.get().ok_or(DiscoveryError::Closed)?;
+        let mut renewing = self.renewing.lock().await;
+        if renewing.is_none() {
+            // A replica that starts again after a crash finds its old registration: the later one wins.
+            self.registry.renew(true).await?;
+            let registry = Arc::clone(&self.registry);
+            *renewing = Some(Renewing(tokio::spawn(async move { registry.keep_renewing().await })));
+        }
+        Ok(())
+    }
+
+    async fn peers(&self) -> Result<Vec<PeerId>, DiscoveryError> {
+        if *self.registry.name_taken.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(DiscoveryError::NameTaken(self.registry.own.clone()));
+        }
+        self.registry.set.get().ok_or(DiscoveryError::Closed)
+    }
+
+    async fn next(&self) -> Option<PeerChange> {
+        self.registry.set.next().await
+    }
+
+    async fn close(&self) {
+        self.registry.set.close();
+        if self.renewing.lock().await.take().is_some()
+            && let Err(error) = self.registry.run(LEAVE, false).await
+        {
+            tracing::debug!(%error, "registration was not ended; it expires");
+        }
+    }
+}
