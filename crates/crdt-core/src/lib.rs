@@ -27,9 +27,15 @@ pub mod patch;
 
 pub mod codec;
 
+pub mod document;
+
+pub mod model;
+
 pub use clock::StateVector;
+pub use document::{Applied, ApplyError, Document};
 pub use encoding::{DecodeError, EncodeError, EncodingFormat};
 pub use id::{ClientId, InvalidId, SessionId, Timespan, Timestamp};
+pub use model::Model;
 pub use patch::{Patch, PatchBuilder, PatchRef};
 pub use text::{Text, Wtf8};
 pub use value::Value;

@@ -165,6 +165,11 @@ impl Text {
         Self(Vec::with_capacity(len_bytes))
     }
 
+    /// Text out of bytes that are known to be WTF-8.
+    pub(crate) const fn trusted(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
     /// The text, borrowed.
     pub fn as_wtf8(&self) -> Wtf8<'_> {
         Wtf8(&self.0)

@@ -1,7 +1,7 @@
 //! Writes the operations of a patch as they are made.
 
 use super::{
-    Patch,
+    Ops, Patch,
     op::{self, Con, code, put_index, put_len},
     put_head,
 };
@@ -9,7 +9,7 @@ use crate::{
     SessionId, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{put_patch_id, put_vu57},
+        wire::{Reader, put_patch_id, put_vu57},
     },
     id::MAX_ID,
     text::{Text, Wtf8},
@@ -27,6 +27,15 @@ pub struct PatchBuilder {
     op_count: u64,
     meta: Option<Vec<u8>>,
     body: Vec<u8>,
+}
+
+/// A place in a patch that is being built.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    start: Timestamp,
+    next: u64,
+    op_count: u64,
+    len_bytes: usize,
 }
 
 impl PatchBuilder {
@@ -189,6 +198,22 @@ impl PatchBuilder {
         self.took(text.units() as u64)
     }
 
+    /// [`ins_str`](Self::ins_str) for text that is not empty and whose length in UTF-16 units is known.
+    #[inline]
+    pub(crate) fn ins_text(
+        &mut self,
+        obj: Timestamp,
+        after: Timestamp,
+        text: Wtf8<'_>,
+        units: u64,
+    ) -> Timestamp {
+        put_len(&mut self.body, code::INS_STR, text.as_bytes().len() as u64);
+        self.id(obj);
+        self.id(after);
+        self.body.extend_from_slice(text.as_bytes());
+        self.took(units)
+    }
+
     /// Inserts bytes after a byte, or at the start after the node's own id.
     pub fn ins_bin(&mut self, obj: Timestamp, after: Timestamp, bytes: &[u8]) -> Timestamp {
         if bytes.is_empty() {
@@ -330,6 +355,34 @@ impl PatchBuilder {
             }
             value => self.new_con(value),
         }
+    }
+
+    /// Where the builder stands, to come back to.
+    pub(crate) const fn mark(&self) -> Mark {
+        Mark { start: self.start, next: self.next, op_count: self.op_count, len_bytes: self.body.len() }
+    }
+
+    /// The operations written since a mark of the same patch.
+    pub(crate) fn ops_since(&self, mark: Mark) -> Ops<'_> {
+        Ops {
+            reader: Reader::new(&self.body).at_offset(mark.len_bytes),
+            // An empty patch can have moved to a later start since.
+            id: if mark.op_count == 0 { self.start } else { Timestamp::new(self.start.sid, mark.next) },
+            left: self.op_count - mark.op_count,
+        }
+    }
+
+    /// Forgets the operations written since a mark of the same patch.
+    pub(crate) fn truncate(&mut self, mark: Mark) {
+        self.start = mark.start;
+        self.next = mark.next;
+        self.op_count = mark.op_count;
+        self.body.truncate(mark.len_bytes);
+    }
+
+    /// How many bytes the operations since a mark take.
+    pub(crate) const fn len_since(&self, mark: Mark) -> usize {
+        self.body.len() - mark.len_bytes
     }
 
     /// Ends the patch. `None` if no operation was written.

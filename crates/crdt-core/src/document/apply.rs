@@ -1,0 +1,383 @@
+//! What operations do.
+
+use smallvec::SmallVec;
+
+use super::{
+    Document, Order,
+    node::{Form, NIL},
+    sequence::{Id, SPAN_MAX, Sids},
+    sessions::SESSIONS_MAX,
+};
+use crate::{
+    SessionId, Timespan, Timestamp,
+    patch::{Con, Op, Patch, PatchRef},
+};
+
+/// What became of a patch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a parked patch has to be kept and applied again later"]
+pub enum Applied {
+    /// It is part of the document now.
+    Merged,
+    /// Its times had been seen. The document is as it was.
+    Known,
+    /// It names an id that has not been seen. The document is as it was; apply the patch again when that has come.
+    Parked {
+        /// The id that is missing.
+        missing: Timestamp,
+    },
+}
+
+/// A patch that a document cannot take. The document is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// Something would outgrow its bound.
+    #[error("{what} would be {value} with this patch: at most {max} are allowed")]
+    TooLarge {
+        /// What would.
+        what: &'static str,
+        /// How much it would be.
+        value: u64,
+        /// The bound.
+        max: u64,
+    },
+    /// In server order, a patch that the server cannot have numbered yet.
+    #[error("patch {id} is ahead of the server's time {time}")]
+    Ahead {
+        /// The patch's id.
+        id: Timestamp,
+        /// The next time of the document.
+        time: u64,
+    },
+    /// In server order, a patch of a session that is not the server's.
+    #[error("patch {id} is of a session that no server numbers: at most session 8 is allowed")]
+    NotServer {
+        /// The patch's id.
+        id: Timestamp,
+    },
+}
+
+impl Document {
+    /// The most bytes that all keys and constants of a document take together.
+    pub const HEAP_BYTES_MAX: u64 = u32::MAX as u64 / 2;
+    /// The most elements of all sequences of a document together, deleted ones included.
+    pub const ELEMENTS_MAX: u64 = SPAN_MAX as u64;
+
+    /// Takes in a patch, if all that it names has been seen.
+    ///
+    /// Whether *earlier patches of the same session* have come cannot be told from times, which have gaps; to deliver a
+    /// session's patches in order is the caller's part. Operations at times that have been seen are passed over.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; then nothing has changed.
+    pub fn apply(&mut self, patch: &Patch) -> Result<Applied, ApplyError> {
+        self.apply_ref(patch.as_ref())
+    }
+
+    /// [`apply`](Self::apply) for borrowed bytes.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; then nothing has changed.
+    pub fn apply_ref(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
+        let id = patch.id();
+        let seen = match self.store.sessions.get(id.sid.get()) {
+            Some(session) if session == self.own => Some(self.made),
+            Some(session) => self.store.sessions.at(session).seen,
+            None => None,
+        };
+        let seen = seen.filter(|_| self.order == Order::Logical);
+        // What a repeated operation made may have been removed since; making it again would leave it lying around.
+        if seen.is_some_and(|seen| patch.next_time() <= seen + 1) {
+            return Ok(Applied::Known);
+        }
+        if let Some(missing) = self.missing_for(patch) {
+            return Ok(Applied::Parked { missing });
+        }
+        self.take_in(patch, seen.filter(|&seen| id.time <= seen))
+    }
+
+    /// The first id that a patch needs and that has not been seen.
+    pub fn missing_for(&self, patch: PatchRef<'_>) -> Option<Timestamp> {
+        let mut missing = None;
+        patch.for_each_foreign(|Timespan { start, span }| {
+            let last = Timestamp::new(start.sid, start.time.saturating_add(span - 1));
+            if missing.is_none() && !self.has_seen(last) {
+                missing = Some(last);
+            }
+        });
+        missing
+    }
+
+    /// Whether the document has seen a time of a session.
+    pub fn has_seen(&self, id: Timestamp) -> bool {
+        let sessions = &self.store.sessions;
+        match sessions.get(id.sid.get()) {
+            Some(session) if session == self.own => id.time <= self.made,
+            Some(session) => sessions.at(session).seen.is_some_and(|seen| id.time <= seen),
+            None => false,
+        }
+    }
+
+    /// Takes in a patch at once, as the reference does: an operation whose target or reference is unknown has no
+    /// effect, now and for ever. For callers that have made sure of causal order themselves.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; then nothing has changed.
+    pub fn merge(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
+        self.take_in(patch, None)
+    }
+
+    /// Runs the operations of a patch that end after a time.
+    fn take_in(&mut self, patch: PatchRef<'_>, seen: Option<u64>) -> Result<Applied, ApplyError> {
+        let (id, end) = (patch.id(), patch.next_time());
+        self.admit(id, patch.as_bytes().len() as u64)?;
+        let session = self.store.sessions.enter(id.sid.get());
+        let known = end > 0 && self.has_seen(Timestamp::new(id.sid, end - 1));
+        self.observe(session, end.max(1) - 1);
+        let mut changed = false;
+        for (id, op) in patch.ops() {
+            if seen.is_some_and(|seen| id.time + op.span() <= seen + 1) {
+                continue;
+            }
+            changed |= self.run(Id::new(session, id.time), id.sid, &op);
+        }
+        self.store.tidy();
+        Ok(if known && !changed { Applied::Known } else { Applied::Merged })
+    }
+
+    /// Whether there is room for a patch of so many bytes.
+    pub(super) fn admit(&self, id: Timestamp, bytes: u64) -> Result<(), ApplyError> {
+        let bound = |what, value, max| {
+            if value > max { Err(ApplyError::TooLarge { what, value, max }) } else { Ok(()) }
+        };
+        bound("elements of all sequences", self.store.span + bytes, Self::ELEMENTS_MAX)?;
+        let heap = self.store.heap.len().max(self.store.keys.len_bytes()) as u64;
+        // A constant takes up to three times its bytes in the patch here.
+        bound("bytes of keys and constants", heap + 3 * bytes, Self::HEAP_BYTES_MAX)?;
+        bound("sessions", self.store.sessions.len() as u64 + 1, SESSIONS_MAX as u64)?;
+        if self.order == Order::Server {
+            if id.sid.get() > 8 {
+                return Err(ApplyError::NotServer { id });
+            }
+            if id.time > self.time {
+                return Err(ApplyError::Ahead { id, time: self.time });
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a session has been seen up to a time.
+    pub(super) fn observe(&mut self, session: u32, last: u64) {
+        if session == self.own {
+            self.made = self.made.max(last);
+        } else {
+            self.store.sessions.observe(session, last);
+        }
+        self.time = self.time.max(last + 1);
+    }
+
+    /// The node with an id, fast if it is the one that was edited last.
+    fn target(&mut self, id: Timestamp) -> Option<u32> {
+        if let Some(node) = self.store.nodes.get(self.target as usize) {
+            let last = node.id();
+            if last.time == id.time
+                && node.form() != Form::Free
+                && !node.is_dead()
+                && self.store.sessions.sid(last.session) == id.sid.get()
+            {
+                return Some(self.target);
+            }
+        }
+        let node = self.store.find(id)?;
+        self.target = node;
+        Some(node)
+    }
+
+    fn target_of(&mut self, id: Timestamp, form: Form) -> Option<u32> {
+        self.target(id).filter(|&node| self.store.form(node) == form)
+    }
+
+    /// The element that an insertion follows: `Some(None)` for the beginning.
+    fn anchor(&self, obj: Timestamp, after: Timestamp, id: Id, sid: SessionId) -> Option<Option<Id>> {
+        if after == obj {
+            return Some(None);
+        }
+        if after.sid == sid {
+            return Some(Some(Id::new(id.session, after.time)));
+        }
+        self.store.id(after).map(Some)
+    }
+
+    /// Lets an operation have its effect. Tells whether it had one.
+    pub(super) fn run(&mut self, id: Id, sid: SessionId, op: &Op<'_>) -> bool {
+        self.run_maybe(id, sid, op).unwrap_or(false)
+    }
+
+    fn run_maybe(&mut self, id: Id, sid: SessionId, op: &Op<'_>) -> Option<bool> {
+        Some(match *op {
+            Op::InsStr { obj, after, text, units } => {
+                let node = self.target_of(obj, Form::Str)?;
+                let after = self.anchor(obj, after, id, sid)?;
+                self.insert_run(node, after, id, units as u32, |store, left| {
+                    store.store_text(left, text, units as u32)
+                })?
+            }
+            Op::Del { obj, spans } => {
+                let node = self.target(obj)?;
+                let mut changed = false;
+                for span in spans {
+                    changed |= self.delete(node, span);
+                }
+                changed
+            }
+            Op::NewCon(Con::Value(value)) => self.store.create_con(id, value).is_some(),
+            Op::NewCon(Con::Id(value)) => self.store.create_con_id(id, value).is_some(),
+            Op::NewVal => self.store.create(id, Form::Val).is_some(),
+            Op::NewObj => self.store.create(id, Form::Obj).is_some(),
+            Op::NewVec => self.store.create(id, Form::Vec).is_some(),
+            Op::NewStr => self.store.create(id, Form::Str).is_some(),
+            Op::NewBin => self.store.create(id, Form::Bin).is_some(),
+            Op::NewArr => self.store.create(id, Form::Arr).is_some(),
+            Op::InsVal { obj, value } => {
+                let value = self.store.find(value)?;
+                if obj == Timestamp::ORIGIN {
+                    self.store.set_root(value)
+                } else {
+                    let node = self.target_of(obj, Form::Val)?;
+                    self.store.set_val(node, value)
+                }
+            }
+            Op::InsObj { obj, entries } => {
+                let node = self.target_of(obj, Form::Obj)?;
+                let mut changed = false;
+                for (key, value) in entries {
+                    if let Some(value) = self.store.find(value).filter(|&value| self.is_later(value, node)) {
+                        let key = self.store.keys.enter(key.as_bytes());
+                        changed |= self.store.set_key(node, key, value);
+                    }
+                }
+                changed
+            }
+            Op::InsVec { obj, slots } => {
+                let node = self.target_of(obj, Form::Vec)?;
+                let mut changed = false;
+                for (place, value) in slots {
+                    if let Some(value) = self.store.find(value).filter(|&value| self.is_later(value, node)) {
+                        changed |= self.store.set_place(node, place, value);
+                    }
+                }
+                changed
+            }
+            Op::InsBin { obj, after, bytes } => {
+                let node = self.target_of(obj, Form::Bin)?;
+                let after = self.anchor(obj, after, id, sid)?;
+                self.insert_run(node, after, id, bytes.len() as u32, |store, left| {
+                    store.store_bytes(left, bytes)
+                })?
+            }
+            Op::InsArr { obj, after, values } => {
+                let node = self.target_of(obj, Form::Arr)?;
+                let after = self.anchor(obj, after, id, sid)?;
+                let values: SmallVec<[u32; 16]> = values
+                    .filter_map(|value| self.store.find(value))
+                    .filter(|&value| self.is_later(value, node))
+                    .collect();
+                let changed = self.insert_run(node, after, id, values.len() as u32, |store, left| {
+                    store.store_slots(left, &values)
+                })?;
+                for &value in &values {
+                    self.store.node_mut(value).link();
+                }
+                changed
+            }
+            Op::UpdArr { obj, slot, value } => {
+                let node = self.target_of(obj, Form::Arr)?;
+                let value = self.store.find(value)?;
+                let slot = self.store.id(slot)?;
+                self.set_slot(node, slot, value)?
+            }
+            Op::Nop { .. } => false,
+        })
+    }
+
+    /// Whether a value was made after the container it goes to; so no container ever holds itself.
+    fn is_later(&self, value: u32, container: u32) -> bool {
+        self.store.node(value).id().time > self.store.node(container).id().time
+    }
+
+    fn insert_run(
+        &mut self,
+        node: u32,
+        after: Option<Id>,
+        id: Id,
+        units: u32,
+        store: impl FnOnce(
+            &mut super::content::Contents,
+            Option<super::sequence::Chunk>,
+        ) -> super::content::Stored,
+    ) -> Option<bool> {
+        if units == 0 {
+            return None;
+        }
+        let payload = self.store.node(node).payload();
+        let sequence = self.store.sequences.at_mut(payload);
+        let spot = sequence.place(after, id, units, &self.store.sessions)?;
+        let stored = store(&mut self.store.contents, sequence.joined(spot));
+        if let Some(moved) = stored.moved {
+            sequence.relocate(spot, moved);
+        }
+        sequence.put(spot, id, stored.span, stored.offset);
+        self.store.span += u64::from(units);
+        Some(true)
+    }
+
+    fn set_slot(&mut self, node: u32, slot: Id, value: u32) -> Option<bool> {
+        let sequence = self.store.sequence(node);
+        let chunk = sequence.chunk(sequence.find(slot)?);
+        if chunk.span.is_dead() {
+            return None;
+        }
+        let place = chunk.offset + (slot.time - chunk.time) as u32;
+        let old = self.store.slots(place, 1)[0];
+        if !self.store.is_newer(value, old) {
+            return None;
+        }
+        self.store.contents.slots.set(place, value);
+        self.store.node_mut(value).link();
+        self.store.release(old);
+        Some(true)
+    }
+
+    /// Deletes the elements of a span. Tells whether there were any.
+    fn delete(&mut self, node: u32, span: Timespan) -> bool {
+        let form = self.store.form(node);
+        if !matches!(form, Form::Str | Form::Bin | Form::Arr) {
+            return false;
+        }
+        let Some(start) = self.store.id(span.start) else { return false };
+        let payload = self.store.node(node).payload();
+        let sequence = self.store.sequences.at_mut(payload);
+        let contents = &mut self.store.contents;
+        let mut changed = false;
+        let mut released: Vec<u32> = Vec::new();
+        sequence.delete(start, span.span, |dead| {
+            changed = true;
+            if form == Form::Arr {
+                released.extend_from_slice(contents.slots.get(dead.offset, dead.span.len()));
+                contents.slots.kill(dead.offset, dead.span.len());
+            } else {
+                contents.kill_text(dead.span, dead.offset);
+            }
+        });
+        for node in released {
+            self.store.release(node);
+        }
+        changed
+    }
+
+    /// The node in the root register.
+    pub(super) fn root_node(&self) -> Option<u32> {
+        (self.store.root != NIL && !self.store.node(self.store.root).is_dead()).then_some(self.store.root)
+    }
+}

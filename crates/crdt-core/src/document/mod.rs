@@ -1,0 +1,149 @@
+//! A JSON CRDT document: nodes with ids, and what operations do to them.
+//!
+//! [`Document`] takes patches from anyone in causal order and shows the same JSON to everyone who took the same ones.
+//! To edit one, use [`Model`](crate::Model), which owns a document and makes the patches.
+//!
+//! Every node is sixteen bytes in one table and is found by its id through a bitmap of its session's times. Text,
+//! bytes and arrays share one kind of sequence, of run-length chunks (`sequence`); what the chunks hold lies in arenas
+//! (`content`). Nothing here allocates per character.
+
+mod apply;
+mod check;
+mod content;
+mod edit;
+mod keys;
+mod load;
+mod node;
+mod read;
+mod sequence;
+mod sessions;
+mod store;
+mod time_index;
+mod view;
+
+pub use apply::{Applied, ApplyError};
+pub use load::{LoadError, Loader, NodeIx};
+pub use node::Kind;
+pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Places};
+
+use store::Store;
+
+use crate::{SessionId, StateVector, Timestamp};
+
+/// A JSON document that many can edit at once.
+///
+/// # How to take in remote edits
+/// [`apply`](Self::apply) takes a patch and tells whether it changed something, was known already, or names ids that
+/// have not been seen: then the document is unchanged, and the caller keeps the patch until those have come.
+///
+/// # How to read
+/// [`view`](Self::view) is the JSON value; [`root`](Self::root) walks the nodes with their ids.
+#[derive(Debug, Clone)]
+pub struct Document {
+    store: Store,
+    /// The document's own session.
+    own: u32,
+    /// The next unused time.
+    time: u64,
+    order: Order,
+    /// The last time at which the own session made something; 0 for none.
+    made: u64,
+    /// The node that was edited last.
+    target: u32,
+}
+
+/// Who numbers the operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Each session counts for itself, above all that it has seen.
+    Logical,
+    /// A server counts for all; there is one session, [`SessionId::SERVER`].
+    Server,
+}
+
+impl Document {
+    /// An empty document, edited by a session.
+    pub fn new(session: SessionId) -> Self {
+        Self::with(session, 1, Order::Logical)
+    }
+
+    /// An empty document whose operations a server numbers.
+    pub fn new_server() -> Self {
+        Self::with(SessionId::SERVER, 1, Order::Server)
+    }
+
+    fn with(session: SessionId, time: u64, order: Order) -> Self {
+        let mut store = Store::new();
+        let own = store.sessions.enter(session.get());
+        Self { store, own, time: time.max(1), order, made: 0, target: node::NIL }
+    }
+
+    /// A copy that another session edits. It has seen what this one has seen, this one's own edits included.
+    pub fn fork(&self, session: SessionId) -> Self {
+        let mut fork = self.clone();
+        fork.set_session(session);
+        fork
+    }
+
+    /// Goes on as another session.
+    pub fn set_session(&mut self, session: SessionId) {
+        let before = self.own;
+        self.own = self.store.sessions.enter(session.get());
+        if self.own != before {
+            self.store.sessions.observe(before, self.time - 1);
+            self.made = self.store.sessions.at(self.own).seen.unwrap_or(0);
+        }
+    }
+
+    /// The session whose edits the next ones are.
+    pub fn session(&self) -> SessionId {
+        SessionId::new(self.store.sessions.at(self.own).sid).unwrap_or(SessionId::SYSTEM)
+    }
+
+    /// The next unused time.
+    pub const fn time(&self) -> u64 {
+        self.time
+    }
+
+    /// Who numbers the operations.
+    pub const fn order(&self) -> Order {
+        self.order
+    }
+
+    /// The id that the next operation gets.
+    pub fn next_id(&self) -> Timestamp {
+        Timestamp::new(self.session(), self.time)
+    }
+
+    /// What has been seen: for each session its last time, its own included if it has made anything.
+    pub fn state_vector(&self) -> StateVector {
+        let mut seen = StateVector::new();
+        let peers = self.peers().map(|peer| (peer.sid, peer.time));
+        for (sid, time) in peers {
+            seen.advance(sid, time);
+        }
+        seen.advance(self.session(), self.made);
+        seen
+    }
+
+    /// The other sessions with the last time seen of each, in the order in which they were seen first.
+    pub fn peers(&self) -> impl ExactSizeIterator<Item = Timestamp> + '_ {
+        let sessions = &self.store.sessions;
+        let peers: Vec<u32> = sessions.peers.iter().copied().filter(|&peer| peer != self.own).collect();
+        peers.into_iter().map(|peer| {
+            let session = sessions.at(peer);
+            let sid = SessionId::new(session.sid).unwrap_or(SessionId::SYSTEM);
+            Timestamp::new(sid, session.seen.unwrap_or(0))
+        })
+    }
+
+    /// How many nodes it has, those that nothing refers to included.
+    pub fn node_count(&self) -> usize {
+        self.store.nodes.len() - self.store.free_len() - self.store.ghosts_len()
+    }
+
+    /// Bytes of memory that it takes, roughly.
+    pub fn size_bytes(&self) -> usize {
+        size_of::<Self>() + self.store.size_bytes()
+    }
+}

@@ -1,0 +1,248 @@
+//! Nodes: sixteen bytes each, and what hangs on them.
+
+use std::sync::OnceLock;
+
+use hashbrown::HashTable;
+
+use super::sequence::{Id, Sequence};
+
+/// No node.
+pub(super) const NIL: u32 = u32::MAX;
+
+/// What a node is, as everyone sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A constant.
+    Con,
+    /// A register: holds one node, the last one written.
+    Val,
+    /// A map from keys to nodes.
+    Obj,
+    /// A tuple of at most 256 nodes.
+    Vec,
+    /// Text.
+    Str,
+    /// Bytes.
+    Bin,
+    /// An array of nodes.
+    Arr,
+}
+
+/// What a node is, in here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Form {
+    /// A constant whose value lies in the heap.
+    Con,
+    Val,
+    Obj,
+    Vec,
+    Str,
+    Bin,
+    Arr,
+    /// A constant that is a timestamp.
+    ConId,
+    /// A constant of at most three bytes, in the node.
+    ConShort,
+    /// A place for a node.
+    Free,
+}
+
+impl Form {
+    const ALL: [Self; 10] = [
+        Self::Con,
+        Self::Val,
+        Self::Obj,
+        Self::Vec,
+        Self::Str,
+        Self::Bin,
+        Self::Arr,
+        Self::ConId,
+        Self::ConShort,
+        Self::Free,
+    ];
+
+    pub(super) const fn kind(self) -> Kind {
+        match self {
+            Self::Con | Self::ConId | Self::ConShort | Self::Free => Kind::Con,
+            Self::Val => Kind::Val,
+            Self::Obj => Kind::Obj,
+            Self::Vec => Kind::Vec,
+            Self::Str => Kind::Str,
+            Self::Bin => Kind::Bin,
+            Self::Arr => Kind::Arr,
+        }
+    }
+}
+
+const TIME_BITS: u32 = 53;
+const DEAD: u64 = 1 << 63;
+const SESSION_BITS: u32 = 24;
+
+/// A node. Its id, how often it is referred to, and the place of its content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node {
+    /// Time, form, and whether it has been removed while something still refers to it.
+    word: u64,
+    /// Session, and in the high byte the count of references; a full byte counts no more.
+    owner: u32,
+    payload: [u8; 4],
+}
+
+impl Node {
+    pub(super) const fn new(id: Id, form: Form, payload: u32) -> Self {
+        Self { word: id.time | (form as u64) << TIME_BITS, owner: id.session, payload: payload.to_le_bytes() }
+    }
+
+    /// A constant of at most three bytes.
+    pub(super) fn short(id: Id, bytes: &[u8]) -> Self {
+        let mut payload = [bytes.len() as u8, 0, 0, 0];
+        payload[1..=bytes.len()].copy_from_slice(bytes);
+        Self { payload, ..Self::new(id, Form::ConShort, 0) }
+    }
+
+    pub(super) const fn id(&self) -> Id {
+        Id::new(self.owner & ((1 << SESSION_BITS) - 1), self.word & ((1 << TIME_BITS) - 1))
+    }
+
+    pub(super) const fn form(&self) -> Form {
+        Form::ALL[(self.word >> TIME_BITS & 15) as usize]
+    }
+
+    pub(super) const fn is_dead(&self) -> bool {
+        self.word & DEAD != 0
+    }
+
+    pub(super) const fn kill(&mut self) {
+        self.word |= DEAD;
+    }
+
+    pub(super) const fn payload(&self) -> u32 {
+        u32::from_le_bytes(self.payload)
+    }
+
+    pub(super) const fn set_payload(&mut self, payload: u32) {
+        self.payload = payload.to_le_bytes();
+    }
+
+    /// The bytes of a short constant.
+    pub(super) fn short_bytes(&self) -> &[u8] {
+        &self.payload[1..=usize::from(self.payload[0])]
+    }
+
+    pub(super) const fn refs(&self) -> u8 {
+        (self.owner >> SESSION_BITS) as u8
+    }
+
+    pub(super) const fn link(&mut self) {
+        if self.refs() < u8::MAX {
+            self.owner += 1 << SESSION_BITS;
+        }
+    }
+
+    pub(super) const fn unlink(&mut self) {
+        if self.refs() > 0 && self.refs() < u8::MAX {
+            self.owner -= 1 << SESSION_BITS;
+        }
+    }
+
+    /// The same references to new contents.
+    pub(super) const fn keep_refs(&mut self, old: &Self) {
+        self.owner |= old.owner & !((1 << SESSION_BITS) - 1);
+    }
+}
+
+/// A key of a map and the node there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) key: u32,
+    pub(super) node: u32,
+}
+
+/// A map's entries, in the order in which their keys were set first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Obj {
+    pub(super) entries: Vec<Entry>,
+    /// From keys to places in `entries`, made when a big map is asked for the first time.
+    index: OnceLock<Box<HashTable<u32>>>,
+}
+
+impl Obj {
+    /// So few entries are found by looking at each.
+    const LISTED: usize = 16;
+
+    const fn hash(key: u32) -> u64 {
+        (key as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The place of a key's entry.
+    pub(super) fn find(&self, key: u32) -> Option<usize> {
+        if self.entries.len() <= Self::LISTED {
+            return self.entries.iter().position(|entry| entry.key == key);
+        }
+        let index = self.index.get_or_init(|| {
+            let mut index = HashTable::with_capacity(self.entries.len());
+            for (entry, at) in self.entries.iter().zip(0..) {
+                index.insert_unique(Self::hash(entry.key), at, |_| 0);
+            }
+            Box::new(index)
+        });
+        let place = index.find(Self::hash(key), |&at| self.entries[at as usize].key == key)?;
+        Some(*place as usize)
+    }
+
+    /// Adds an entry for a key that has none.
+    pub(super) fn push(&mut self, entry: Entry) {
+        let at = self.entries.len() as u32;
+        self.entries.push(entry);
+        let entries = &self.entries;
+        if let Some(index) = self.index.get_mut() {
+            index.insert_unique(Self::hash(entry.key), at, |&at| Self::hash(entries[at as usize].key));
+        }
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.entries.capacity() * size_of::<Entry>()
+            + self.index.get().map_or(0, |index| index.allocation_size())
+    }
+}
+
+/// Things that nodes refer to by number.
+#[derive(Debug, Clone)]
+pub(super) struct Slab<T> {
+    pub(super) items: Vec<T>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T: Default> Slab<T> {
+    pub(super) fn add(&mut self) -> u32 {
+        if let Some(at) = self.free.pop() {
+            return at;
+        }
+        self.items.push(T::default());
+        self.items.len() as u32 - 1
+    }
+
+    pub(super) fn take(&mut self, at: u32) -> T {
+        self.free.push(at);
+        std::mem::take(&mut self.items[at as usize])
+    }
+
+    pub(super) fn at(&self, at: u32) -> &T {
+        &self.items[at as usize]
+    }
+
+    pub(super) fn at_mut(&mut self, at: u32) -> &mut T {
+        &mut self.items[at as usize]
+    }
+}
+
+/// What sequences of all three kinds are kept in.
+pub(super) type Sequences = Slab<Sequence>;

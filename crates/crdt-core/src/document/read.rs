@@ -1,0 +1,355 @@
+//! Walking the nodes of a document, with their ids and the chunks of their sequences.
+
+use smallvec::SmallVec;
+
+use super::{
+    Document,
+    node::{Form, Kind, NIL},
+    sequence::{self, At, Sequence},
+    store::Store,
+};
+use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
+
+use super::content::TextOut;
+
+/// A node of a document.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeRef<'d> {
+    store: &'d Store,
+    node: u32,
+}
+
+/// What something refers to.
+#[derive(Debug, Clone, Copy)]
+pub enum Child<'d> {
+    /// A node.
+    Node(NodeRef<'d>),
+    /// A node that has been removed from elsewhere.
+    Missing(Timestamp),
+}
+
+/// What a node holds.
+#[derive(Debug, Clone)]
+pub enum Content<'d> {
+    /// A constant's value.
+    Con(RawValue<'d>),
+    /// A constant that is a timestamp.
+    ConId(Timestamp),
+    /// A register's node; `None` if it was never set.
+    Val(Option<Child<'d>>),
+    /// A map's entries, in the order in which the keys were set first.
+    Obj(Entries<'d>),
+    /// A tuple's places.
+    Vec(Places<'d>),
+    /// A text's chunks.
+    Str(Chunks<'d>),
+    /// A byte string's chunks.
+    Bin(Chunks<'d>),
+    /// An array's chunks.
+    Arr(Chunks<'d>),
+}
+
+/// A document's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockView {
+    /// The document's own session.
+    pub session: SessionId,
+    /// The next unused time.
+    pub time: u64,
+}
+
+impl Document {
+    /// The node in the document's root register; `None` if that was never set.
+    pub fn root(&self) -> Option<NodeRef<'_>> {
+        self.root_node().map(|node| NodeRef { store: &self.store, node })
+    }
+
+    /// The node with an id.
+    pub fn node(&self, id: Timestamp) -> Option<NodeRef<'_>> {
+        self.store.find(id).map(|node| NodeRef { store: &self.store, node })
+    }
+
+    pub(crate) fn node_at(&self, node: u32) -> NodeRef<'_> {
+        NodeRef { store: &self.store, node }
+    }
+
+    /// All nodes, those that nothing refers to included, by session and then time.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = NodeRef<'_>> {
+        self.store.ids().into_iter().map(|(_, node)| NodeRef { store: &self.store, node })
+    }
+
+    /// The own session and the next time.
+    pub fn clock(&self) -> ClockView {
+        ClockView { session: self.session(), time: self.time() }
+    }
+}
+
+impl<'d> NodeRef<'d> {
+    /// The node's id.
+    pub fn id(&self) -> Timestamp {
+        self.store.timestamp(self.store.node(self.node).id())
+    }
+
+    /// What kind of node it is.
+    pub fn kind(&self) -> Kind {
+        self.store.form(self.node).kind()
+    }
+
+    /// The number of the node's session in the document, from 0 without gaps. Good until the document changes.
+    pub fn session_index(&self) -> usize {
+        self.store.node(self.node).id().session as usize
+    }
+
+    /// The number of the node in the document's table. Good until the document changes.
+    pub const fn index(&self) -> usize {
+        self.node as usize
+    }
+
+    /// Whether more than one thing refers to it. The reference allows that and its encoders then lose data; a walk of
+    /// the tree should take it the first time that it meets it, or it can take for ever.
+    pub fn is_aliased(&self) -> bool {
+        self.store.node(self.node).refs() > 1
+    }
+
+    /// What it holds.
+    pub fn content(&self) -> Content<'d> {
+        let (store, node) = (self.store, self.node);
+        match store.form(node) {
+            Form::Con | Form::ConShort | Form::Free => {
+                Content::Con(store.con(node).unwrap_or(RawValue::UNDEFINED))
+            }
+            Form::ConId => Content::ConId(store.con_id(node).unwrap_or(Timestamp::ORIGIN)),
+            Form::Val => {
+                let child = store.node(node).payload();
+                Content::Val((child != NIL).then(|| Child::of(store, child)))
+            }
+            Form::Obj => Content::Obj(Entries { store, entries: store.obj(node).entries.iter() }),
+            Form::Vec => Content::Vec(Places { store, places: store.vec(node).iter() }),
+            Form::Str => Content::Str(Chunks::of(store, store.sequence(node))),
+            Form::Bin => Content::Bin(Chunks::of(store, store.sequence(node))),
+            Form::Arr => Content::Arr(Chunks::of(store, store.sequence(node))),
+        }
+    }
+
+    /// How many visible elements a text, byte string or array has; how many keys or places a map or tuple.
+    pub fn len(&self) -> usize {
+        match self.store.form(self.node) {
+            Form::Obj => self.store.obj(self.node).entries.len(),
+            Form::Vec => self.store.vec(self.node).len(),
+            Form::Str | Form::Bin | Form::Arr => self.store.sequence(self.node).len() as usize,
+            _ => 0,
+        }
+    }
+
+    /// Whether it has no elements, keys or places.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The node at a key of a map.
+    pub fn get(&self, key: &str) -> Option<NodeRef<'d>> {
+        if self.store.form(self.node) != Form::Obj {
+            return None;
+        }
+        let obj = self.store.obj(self.node);
+        let place = obj.find(self.store.keys.find(key.as_bytes())?)?;
+        Child::of(self.store, obj.entries[place].node).node()
+    }
+
+    /// The node at an index of an array or tuple.
+    pub fn at(&self, index: usize) -> Option<NodeRef<'d>> {
+        let child = match self.store.form(self.node) {
+            Form::Vec => *self.store.vec(self.node).get(index).filter(|&&child| child != NIL)?,
+            Form::Arr => {
+                let sequence = self.store.sequence(self.node);
+                let (at, offset) = sequence.seek(u32::try_from(index).ok()?)?;
+                self.store.slots(sequence.chunk(at).offset + offset, 1)[0]
+            }
+            _ => return None,
+        };
+        Child::of(self.store, child).node()
+    }
+
+    /// Whether a key that holds it counts as deleted.
+    pub fn is_undefined(&self) -> bool {
+        self.store.is_undefined(self.node)
+    }
+
+    /// The node in a register.
+    pub fn child(&self) -> Option<NodeRef<'d>> {
+        match self.content() {
+            Content::Val(child) => child?.node(),
+            _ => None,
+        }
+    }
+}
+
+impl<'d> Child<'d> {
+    fn of(store: &'d Store, node: u32) -> Self {
+        if store.node(node).is_dead() {
+            Self::Missing(store.timestamp(store.node(node).id()))
+        } else {
+            Self::Node(NodeRef { store, node })
+        }
+    }
+
+    /// The node, if it is there.
+    pub const fn node(self) -> Option<NodeRef<'d>> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Missing(_) => None,
+        }
+    }
+
+    /// The id that is referred to.
+    pub fn id(&self) -> Timestamp {
+        match self {
+            Self::Node(node) => node.id(),
+            Self::Missing(id) => *id,
+        }
+    }
+}
+
+/// The entries of a map.
+#[derive(Debug, Clone)]
+pub struct Entries<'d> {
+    store: &'d Store,
+    entries: std::slice::Iter<'d, super::node::Entry>,
+}
+
+impl<'d> Iterator for Entries<'d> {
+    type Item = (Wtf8<'d>, Child<'d>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = self.entries.next()?;
+        Some((Wtf8::trusted(self.store.keys.get(entry.key)), Child::of(self.store, entry.node)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.entries.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Entries<'_> {}
+
+/// The places of a tuple; `None` for one that was never set.
+#[derive(Debug, Clone)]
+pub struct Places<'d> {
+    store: &'d Store,
+    places: std::slice::Iter<'d, u32>,
+}
+
+impl<'d> Iterator for Places<'d> {
+    type Item = Option<Child<'d>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let &node = self.places.next()?;
+        Some((node != NIL).then(|| Child::of(self.store, node)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.places.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Places<'_> {}
+
+/// Consecutive ids of one session that stand side by side in a sequence: all visible, or all deleted.
+#[derive(Debug, Clone)]
+pub struct Chunk<'d> {
+    store: &'d Store,
+    /// The chunk as it lies in the sequence: a live one may lie in several places.
+    pieces: SmallVec<[sequence::Chunk; 1]>,
+}
+
+impl<'d> Chunk<'d> {
+    /// The first id.
+    pub fn id(&self) -> Timestamp {
+        self.store.timestamp(self.pieces[0].id())
+    }
+
+    /// The number of its session in the document: [`NodeRef::session_index`].
+    pub fn session_index(&self) -> usize {
+        self.pieces[0].session as usize
+    }
+
+    /// How many ids.
+    pub fn span(&self) -> u64 {
+        self.pieces.iter().map(|piece| u64::from(piece.span.len())).sum()
+    }
+
+    /// Whether its elements were deleted.
+    pub fn is_tombstone(&self) -> bool {
+        self.pieces[0].span.is_dead()
+    }
+
+    /// Appends the text of a live chunk of a text, as WTF-8.
+    pub fn write_text(&self, out: &mut Vec<u8>) {
+        let mut text = TextOut::new(out);
+        self.pieces.iter().for_each(|&piece| self.store.contents.read_text(piece, &mut text));
+    }
+
+    /// The text of a live chunk of a text, if it lies in one place and is ASCII.
+    pub fn ascii(&self) -> Option<&'d [u8]> {
+        match self.pieces[..] {
+            [piece] if !piece.span.is_wide() => {
+                Some(self.store.contents.narrow.get(piece.offset, piece.span.len()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Appends the bytes of a live chunk of a byte string.
+    pub fn write_bytes(&self, out: &mut Vec<u8>) {
+        for piece in &self.pieces {
+            out.extend_from_slice(self.store.contents.narrow.get(piece.offset, piece.span.len()));
+        }
+    }
+
+    /// What the slots of a live chunk of an array hold.
+    pub fn children(&self) -> impl Iterator<Item = Child<'d>> + '_ {
+        self.pieces.iter().flat_map(|piece| {
+            let store = self.store;
+            store.slots(piece.offset, piece.span.len()).iter().map(move |&node| Child::of(store, node))
+        })
+    }
+}
+
+/// The chunks of a sequence in order, deleted ones included.
+#[derive(Debug, Clone)]
+pub struct Chunks<'d> {
+    store: &'d Store,
+    sequence: &'d Sequence,
+    next: Option<At>,
+}
+
+impl<'d> Chunks<'d> {
+    fn of(store: &'d Store, sequence: &'d Sequence) -> Self {
+        Self { store, sequence, next: sequence.first() }
+    }
+
+    /// How many visible elements the sequence has.
+    pub fn visible(&self) -> u64 {
+        u64::from(self.sequence.len())
+    }
+}
+
+impl<'d> Iterator for Chunks<'d> {
+    type Item = Chunk<'d>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let first = self.sequence.chunk(self.next?);
+        self.next = self.sequence.next(self.next?);
+        let mut pieces = SmallVec::from_buf([first]);
+        while let Some(at) = self.next {
+            let (last, piece) = (pieces[pieces.len() - 1], self.sequence.chunk(at));
+            if !piece.span.is_soft() || piece.span.is_dead() || last.span.is_dead() || !last.precedes(&piece)
+            {
+                break;
+            }
+            pieces.push(piece);
+            self.next = self.sequence.next(at);
+        }
+        Some(Chunk { store: self.store, pieces })
+    }
+}

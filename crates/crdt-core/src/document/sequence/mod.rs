@@ -1,0 +1,540 @@
+//! The order of elements in text, bytes and arrays: a replicated growable array (RGA) of run-length chunks.
+//!
+//! The rule, for one element at a time, is in `tests/oracle`; the rules for chunks (what joins, what splits) follow
+//! the reference, because chunk borders can be seen in every snapshot. Contents lie elsewhere: a chunk knows where.
+
+mod chunk;
+mod few;
+mod runs;
+mod tree;
+
+use few::Few;
+use runs::Runs;
+use tree::Tree;
+
+pub(super) use chunk::{Chunk, Id, SPAN_MAX, Span};
+pub(super) use runs::At;
+
+/// Who is who: the public id of each session of the document, by its place.
+pub(super) trait Sids {
+    /// The public id of a session.
+    fn sid(&self, session: u32) -> u64;
+
+    /// The total order of ids: by time, then by session.
+    fn after(&self, a: Id, b: Id) -> bool {
+        a.time > b.time || a.time == b.time && self.sid(a.session) > self.sid(b.session)
+    }
+}
+
+/// Where a run of new elements goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spot {
+    /// Behind which chunk; `None` is the beginning.
+    left: Option<At>,
+    /// The run has the ids that follow that chunk's and joins it.
+    join: bool,
+}
+
+/// What was at elements that have become tombstones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Killed {
+    pub(super) id: Id,
+    pub(super) span: Span,
+    pub(super) offset: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Storage {
+    Few(Few),
+    Many(Box<Tree>),
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self::Few(Few::default())
+    }
+}
+
+/// Calls the storage's own code, which the compiler then sees through.
+macro_rules! storage {
+    ($storage:expr, $runs:ident => $call:expr) => {
+        match $storage {
+            Storage::Few($runs) => $call,
+            Storage::Many($runs) => {
+                let $runs = &mut **$runs;
+                $call
+            }
+        }
+    };
+}
+
+macro_rules! storage_ref {
+    ($storage:expr, $runs:ident => $call:expr) => {
+        match $storage {
+            Storage::Few($runs) => $call,
+            Storage::Many($runs) => {
+                let $runs = &**$runs;
+                $call
+            }
+        }
+    };
+}
+
+/// All elements of a text, byte string or array that were ever inserted, in order; deleted ones as tombstones.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sequence {
+    storage: Storage,
+    /// How many elements can be seen.
+    len: u32,
+    /// How many elements there are, tombstones included.
+    span: u32,
+    /// No element's time is above it.
+    time_max: u64,
+    /// The chunk that was typed in last, and the position of its end.
+    cursor: Option<(At, u32)>,
+}
+
+impl Sequence {
+    /// How many elements can be seen.
+    pub(super) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// How many elements there are, tombstones included.
+    pub(super) const fn span(&self) -> u32 {
+        self.span
+    }
+
+    /// Where a run of `units` that starts with `id` goes when it was inserted after `after` (`None` is the
+    /// beginning). `None` if any of it is there already, or if there is no such element.
+    pub(super) fn place(&mut self, after: Option<Id>, id: Id, units: u32, sids: &impl Sids) -> Option<Spot> {
+        self.cursor = None;
+        self.make_room();
+        let is_new = id.time > self.time_max;
+        storage!(&mut self.storage, runs => {
+            if !is_new {
+                let next = runs.ceiling(id);
+                if runs.peek(id).is_some() || next.is_some_and(|time| time < id.time + u64::from(units)) {
+                    return None;
+                }
+            }
+            place(runs, after, id, is_new, sids)
+        })
+    }
+
+    /// Where a run that starts with `id`, a new id above all others, goes to stand at a visible position; and the id
+    /// of the element before it. `None` if the sequence is shorter.
+    pub(super) fn place_at(&mut self, position: u32, id: Id) -> Option<(Option<Id>, Spot)> {
+        if let Some((at, end)) = self.cursor
+            && end == position
+        {
+            let chunk = storage_ref!(&self.storage, runs => runs.get(at));
+            let last = Id::new(chunk.session, chunk.end() - 1);
+            let join = chunk.session == id.session && chunk.end() == id.time;
+            if join {
+                return Some((Some(last), Spot { left: Some(at), join: true }));
+            }
+        }
+        self.cursor = None;
+        self.make_room();
+        storage!(&mut self.storage, runs => place_at(runs, position, id))
+    }
+
+    /// The chunk that a spot's run would become part of.
+    pub(super) fn joined(&self, spot: Spot) -> Option<Chunk> {
+        spot.left.filter(|_| spot.join).map(|at| storage_ref!(&self.storage, runs => runs.get(at)))
+    }
+
+    /// Puts a run at its spot: `offset` and the kind of `span` say where its content lies. When it joins its left
+    /// neighbour and its content follows that one's, the two become one.
+    pub(super) fn put(&mut self, spot: Spot, id: Id, span: Span, offset: u32) -> At {
+        let units = span.len();
+        self.len += span.weight();
+        self.span += units;
+        self.time_max = self.time_max.max(id.time + u64::from(units) - 1);
+        storage!(&mut self.storage, runs => {
+            if spot.join && let Some(at) = spot.left {
+                let left = runs.get(at);
+                if left.span.is_wide() == span.is_wide() && left.offset + left.span.len() == offset {
+                    runs.replace(at, Chunk { span: left.span.with_len(left.span.len() + units), ..left });
+                    return at;
+                }
+            }
+            let chunk = Chunk { time: id.time, session: id.session, span: span.soft(spot.join), offset };
+            runs.insert_after(spot.left, chunk)
+        })
+    }
+
+    /// Moves the content of the chunk that a run is about to join.
+    pub(super) fn relocate(&mut self, spot: Spot, offset: u32) {
+        if let Some(at) = spot.left {
+            storage!(&mut self.storage, runs => {
+                let chunk = runs.get(at);
+                runs.replace(at, Chunk { offset, ..chunk });
+            });
+        }
+    }
+
+    /// Remembers that a chunk ends at a visible position, for typing on.
+    pub(super) fn set_cursor(&mut self, at: At, end: u32) {
+        self.cursor = Some((at, end));
+    }
+
+    /// Appends a chunk while a document is loaded. The caller has checked that its ids are new.
+    pub(super) fn push(&mut self, chunk: Chunk) {
+        self.len += chunk.span.weight();
+        self.span += chunk.span.len();
+        self.time_max = self.time_max.max(chunk.end() - 1);
+        self.make_room();
+        storage!(&mut self.storage, runs => {
+            let last = runs.last();
+            runs.insert_after(last, chunk);
+        });
+    }
+
+    /// Makes tombstones of the elements of a span that exist. Tells what was there.
+    pub(super) fn delete(&mut self, start: Id, span: u64, mut killed: impl FnMut(Killed)) {
+        self.cursor = None;
+        let end = start.time.saturating_add(span);
+        let mut time = start.time;
+        while time < end {
+            self.make_room();
+            let step = storage!(&mut self.storage, runs => {
+                delete_next(runs, Id::new(start.session, time), end)
+            });
+            match step {
+                Step::Killed(dead) => {
+                    self.len -= dead.span.len();
+                    time = dead.id.time + u64::from(dead.span.len());
+                    killed(dead);
+                }
+                Step::Skipped(next) => time = next,
+                Step::Done => return,
+            }
+        }
+    }
+
+    /// Makes tombstones of the visible elements from a position on. Tells what was there, chunk by chunk.
+    pub(super) fn delete_at(&mut self, position: u32, len: u32, mut killed: impl FnMut(Killed)) {
+        let cursor = self.cursor.take();
+        if let Some((at, end)) = cursor
+            && position + len == end
+            && let Some(dead) = storage!(&mut self.storage, runs => delete_suffix(runs, at, len))
+        {
+            self.len -= len;
+            self.cursor = Some((at, position));
+            return killed(dead);
+        }
+        let mut left = len.min(self.len.saturating_sub(position));
+        while left > 0 {
+            self.make_room();
+            let Some(dead) = storage!(&mut self.storage, runs => delete_visible(runs, position, left)) else {
+                return;
+            };
+            self.len -= dead.span.len();
+            left -= dead.span.len();
+            killed(dead);
+        }
+        if let Some(before) = position.checked_sub(1)
+            && let Some((at, offset)) = storage!(&mut self.storage, runs => runs.seek(before))
+        {
+            let chunk = self.chunk(at);
+            if offset + 1 == chunk.span.len() {
+                self.cursor = Some((at, position));
+            }
+        }
+    }
+
+    /// The chunk that holds an element.
+    pub(super) fn find(&self, id: Id) -> Option<At> {
+        storage_ref!(&self.storage, runs => runs.peek(id))
+    }
+
+    /// Whether any of `units` ids from one on is in the sequence.
+    pub(super) fn overlaps(&self, id: Id, units: u32) -> bool {
+        if id.time > self.time_max {
+            return false;
+        }
+        storage_ref!(&self.storage, runs => {
+            runs.peek(id).is_some() || runs.ceiling(id).is_some_and(|time| time < id.time + u64::from(units))
+        })
+    }
+
+    /// The chunk at a place.
+    pub(super) fn chunk(&self, at: At) -> Chunk {
+        storage_ref!(&self.storage, runs => runs.get(at))
+    }
+
+    /// The chunk with the visible element at a position, and the element's place in it.
+    pub(super) fn seek(&self, position: u32) -> Option<(At, u32)> {
+        if position >= self.len {
+            return None;
+        }
+        storage_ref!(&self.storage, runs => runs.peek_position(position))
+    }
+
+    /// How many visible elements stand before a chunk.
+    pub(super) fn position(&self, at: At) -> u32 {
+        storage_ref!(&self.storage, runs => runs.position(at))
+    }
+
+    /// The place of the chunk that follows.
+    pub(super) fn next(&self, at: At) -> Option<At> {
+        storage_ref!(&self.storage, runs => runs.next(at))
+    }
+
+    /// The place of the first chunk.
+    pub(super) fn first(&self) -> Option<At> {
+        storage_ref!(&self.storage, runs => runs.first())
+    }
+
+    /// All chunks as they lie here, in order.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = Chunk> + '_ {
+        let mut at = self.first();
+        std::iter::from_fn(move || {
+            let here = at?;
+            at = self.next(here);
+            Some(self.chunk(here))
+        })
+    }
+
+    /// Rewrites where the contents of live chunks lie.
+    pub(super) fn move_contents(&mut self, mut moved: impl FnMut(Chunk) -> u32) {
+        let mut next = self.first();
+        while let Some(at) = next {
+            next = self.next(at);
+            storage!(&mut self.storage, runs => {
+                let chunk = runs.get(at);
+                if !chunk.span.is_dead() {
+                    let offset = moved(chunk);
+                    runs.replace(at, Chunk { offset, ..chunk });
+                }
+            });
+        }
+    }
+
+    /// Bytes that it takes, roughly.
+    pub(super) fn size_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match &self.storage {
+                Storage::Few(few) if few.0.spilled() => few.0.capacity() * size_of::<Chunk>(),
+                Storage::Few(_) => 0,
+                Storage::Many(tree) => tree.size_bytes(),
+            }
+    }
+
+    /// Checks all counts, links and rules; says what is wrong.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let (mut len, mut span) = (0, 0);
+        for chunk in self.chunks() {
+            if chunk.span.len() == 0 {
+                return Err(format!("chunk {:?} is empty", chunk.id()));
+            }
+            if chunk.end() - 1 > self.time_max {
+                return Err(format!("chunk {:?} ends after {}", chunk.id(), self.time_max));
+            }
+            len += chunk.span.weight();
+            span += chunk.span.len();
+        }
+        if (len, span) != (self.len, self.span) {
+            return Err(format!("{len} of {span} elements, counted {} of {}", self.len, self.span));
+        }
+        if let Some((at, end)) = self.cursor {
+            let chunk = self.chunk(at);
+            if chunk.span.is_dead() || self.position(at) + chunk.span.len() != end {
+                return Err("the cursor is elsewhere".to_owned());
+            }
+        }
+        match &self.storage {
+            Storage::Few(_) => Ok(()),
+            Storage::Many(tree) => tree.check(),
+        }
+    }
+
+    /// Changes to the storage for many chunks when one edit more could be too much for the other.
+    fn make_room(&mut self) {
+        if let Storage::Few(few) = &self.storage
+            && few.is_full()
+        {
+            self.storage = Storage::Many(Box::new(Tree::from_chunks(few.0.iter().copied())));
+            self.cursor = None;
+        }
+    }
+}
+
+/// What one step of a deletion did.
+enum Step {
+    Killed(Killed),
+    /// There is nothing to delete before this time.
+    Skipped(u64),
+    Done,
+}
+
+fn place<R: Runs>(runs: &mut R, after: Option<Id>, id: Id, is_new: bool, sids: &impl Sids) -> Option<Spot> {
+    let Some(after) = after else {
+        // The chunks that stand before it are larger siblings and what hangs below them.
+        let left = if is_new { None } else { skip_larger(runs, None, id, sids) };
+        return Some(Spot { left, join: false });
+    };
+    let at = runs.find(after)?;
+    let chunk = runs.get(at);
+    let taken = (after.time - chunk.time) as u32 + 1;
+    if taken < chunk.span.len() {
+        if !is_new && sids.after(after.tick(1), id) {
+            // The rest of the chunk is larger, and so are its ids, each more than the one before.
+            let left = skip_larger(runs, Some(at), id, sids);
+            return Some(Spot { left, join: false });
+        }
+        split(runs, at, taken);
+        let at = runs.find(after)?;
+        return Some(Spot { left: Some(at), join: false });
+    }
+    let left = if is_new { Some(at) } else { skip_larger(runs, Some(at), id, sids) };
+    let join =
+        left == Some(at) && !chunk.span.is_dead() && after.session == id.session && after.time + 1 == id.time;
+    Some(Spot { left, join })
+}
+
+/// The last of the chunks after `left` that are larger than an id, or `left`.
+///
+/// Only first ids are compared: the ids in a chunk grow.
+fn skip_larger<R: Runs>(runs: &R, mut left: Option<At>, id: Id, sids: &impl Sids) -> Option<At> {
+    loop {
+        let next = match left {
+            Some(at) => runs.next(at),
+            None => runs.first(),
+        };
+        match next {
+            Some(at) if sids.after(runs.get(at).id(), id) => left = Some(at),
+            _ => return left,
+        }
+    }
+}
+
+fn place_at<R: Runs>(runs: &mut R, position: u32, id: Id) -> Option<(Option<Id>, Spot)> {
+    let Some(before) = position.checked_sub(1) else {
+        return Some((None, Spot { left: None, join: false }));
+    };
+    let (at, offset) = runs.seek(before)?;
+    let chunk = runs.get(at);
+    let after = chunk.id().tick(u64::from(offset));
+    if offset + 1 < chunk.span.len() {
+        let at = split(runs, at, offset + 1);
+        return Some((Some(after), Spot { left: Some(at), join: false }));
+    }
+    let join = after.session == id.session && after.time + 1 == id.time;
+    Some((Some(after), Spot { left: Some(at), join }))
+}
+
+/// Splits a chunk after `len` elements. Says where the left part stands then.
+fn split<R: Runs>(runs: &mut R, at: At, len: u32) -> At {
+    let chunk = runs.get(at);
+    let (left, right) = chunk.split(len);
+    runs.replace(at, left);
+    let right_at = runs.insert_after(Some(at), right);
+    if right_at.leaf == at.leaf {
+        return at;
+    }
+    // The leaf was split between the two or before them.
+    runs.prev(right_at).unwrap_or(at)
+}
+
+/// Makes tombstones of `len` elements of a live chunk from its `from`th on.
+fn kill<R: Runs>(runs: &mut R, at: At, from: u32, len: u32) -> Killed {
+    let chunk = runs.get(at);
+    let total = chunk.span.len();
+    let killed = Killed {
+        id: chunk.id().tick(u64::from(from)),
+        span: chunk.span.with_len(len).soft(chunk.span.is_soft() && from == 0),
+        offset: chunk.offset + from,
+    };
+    if from + len == total && from > 0 && kill_suffix(runs, at, chunk, len) {
+        return killed;
+    }
+    if from == 0 && len < total {
+        // The tombstone on the left takes them over, or they become one of their own.
+        let (_, rest) = chunk.split(len);
+        if let Some(prev) = runs.prev(at) {
+            let before = runs.get(prev);
+            if before.span.is_dead() && before.precedes(&chunk) {
+                runs.replace(at, rest);
+                runs.replace(prev, Chunk { span: Span::dead(before.span.len() + len), ..before });
+                return killed;
+            }
+        }
+    }
+    let mut at = at;
+    if from + len < total {
+        at = split(runs, at, from + len);
+    }
+    if from > 0 {
+        let left = split(runs, at, from);
+        at = runs.next(left).unwrap_or(left);
+    }
+    let mut dead = Chunk { span: Span::dead(len), offset: 0, ..runs.get(at) };
+    runs.replace(at, dead);
+    if let Some(next) = runs.next(at) {
+        let after = runs.get(next);
+        if dead.joins(&after) {
+            runs.remove(next);
+            dead.span = Span::dead(len + after.span.len());
+            runs.replace(at, dead);
+        }
+    }
+    if let Some(prev) = runs.prev(at) {
+        let before = runs.get(prev);
+        if before.joins(&dead) {
+            runs.replace(prev, Chunk { span: Span::dead(before.span.len() + dead.span.len()), ..before });
+            runs.remove(at);
+        }
+    }
+    killed
+}
+
+/// Gives the last elements of a live chunk to the tombstone on its right, if the two have consecutive ids.
+fn kill_suffix<R: Runs>(runs: &mut R, at: At, chunk: Chunk, len: u32) -> bool {
+    let Some(next) = runs.next(at) else { return false };
+    let after = runs.get(next);
+    if !after.span.is_dead() || !chunk.precedes(&after) {
+        return false;
+    }
+    runs.replace(at, Chunk { span: chunk.span.with_len(chunk.span.len() - len), ..chunk });
+    let time = after.time - u64::from(len);
+    runs.replace(next, Chunk { time, span: Span::dead(after.span.len() + len), ..after });
+    true
+}
+
+fn delete_suffix<R: Runs>(runs: &mut R, at: At, len: u32) -> Option<Killed> {
+    let chunk = runs.get(at);
+    let keep = chunk.span.len().checked_sub(len).filter(|&keep| keep > 0)?;
+    let killed = Killed {
+        id: chunk.id().tick(u64::from(keep)),
+        span: chunk.span.with_len(len).soft(false),
+        offset: chunk.offset + keep,
+    };
+    kill_suffix(runs, at, chunk, len).then_some(killed)
+}
+
+fn delete_visible<R: Runs>(runs: &mut R, position: u32, len: u32) -> Option<Killed> {
+    let (at, from) = runs.seek(position)?;
+    let len = len.min(runs.get(at).span.len() - from);
+    Some(kill(runs, at, from, len))
+}
+
+/// Deletes the first element of a session's times from `id` to before `end` that exists, and those behind it in its
+/// chunk.
+fn delete_next<R: Runs>(runs: &mut R, id: Id, end: u64) -> Step {
+    let Some(at) = runs.find(id) else {
+        return match runs.ceiling(id) {
+            Some(time) if time < end => Step::Skipped(time),
+            _ => Step::Done,
+        };
+    };
+    let chunk = runs.get(at);
+    let from = (id.time - chunk.time) as u32;
+    let len = u64::from(chunk.span.len() - from).min(end - id.time) as u32;
+    if chunk.span.is_dead() {
+        return Step::Skipped(id.time + u64::from(len));
+    }
+    Step::Killed(kill(runs, at, from, len))
+}

@@ -1,0 +1,97 @@
+//! The sessions that a document knows, and their nodes.
+
+use hashbrown::HashMap;
+
+use super::{sequence::Sids, time_index::TimeIndex};
+
+/// The most sessions in one document.
+pub(super) const SESSIONS_MAX: usize = (1 << 24) - 1;
+
+/// A session's nodes and what has been seen of it.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    pub(super) sid: u64,
+    /// The last time seen of it; `None` if it was only named.
+    pub(super) seen: Option<u64>,
+    /// From the time of a node's id to the node.
+    pub(super) nodes: TimeIndex,
+}
+
+/// All sessions of a document, in the order in which they were named first. The document's own is one of them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sessions {
+    list: Vec<Session>,
+    /// Used from the [`LISTED`](Self::LISTED)th session on.
+    by_sid: HashMap<u64, u32>,
+    /// The peers in the order in which something of theirs was seen first.
+    pub(super) peers: Vec<u32>,
+    /// The session that was asked for last.
+    last: u32,
+}
+
+impl Sessions {
+    /// So few are found by looking at each.
+    const LISTED: usize = 8;
+
+    pub(super) fn get(&self, sid: u64) -> Option<u32> {
+        if self.list.get(self.last as usize).is_some_and(|session| session.sid == sid) {
+            return Some(self.last);
+        }
+        if self.list.len() <= Self::LISTED {
+            return self.list.iter().position(|session| session.sid == sid).map(|at| at as u32);
+        }
+        self.by_sid.get(&sid).copied()
+    }
+
+    /// The place of a session, a new one if need be.
+    pub(super) fn enter(&mut self, sid: u64) -> u32 {
+        if let Some(at) = self.get(sid) {
+            self.last = at;
+            return at;
+        }
+        let at = self.list.len() as u32;
+        self.list.push(Session { sid, seen: None, nodes: TimeIndex::default() });
+        if self.list.len() > Self::LISTED {
+            if self.by_sid.is_empty() {
+                self.by_sid.extend(self.list.iter().zip(0..).map(|(session, at)| (session.sid, at)));
+            }
+            self.by_sid.insert(sid, at);
+        }
+        self.last = at;
+        at
+    }
+
+    pub(super) fn at(&self, session: u32) -> &Session {
+        &self.list[session as usize]
+    }
+
+    pub(super) fn at_mut(&mut self, session: u32) -> &mut Session {
+        &mut self.list[session as usize]
+    }
+
+    /// Notes the last time seen of another session.
+    pub(super) fn observe(&mut self, session: u32, time: u64) {
+        let entry = &mut self.list[session as usize];
+        match &mut entry.seen {
+            Some(seen) => *seen = time.max(*seen),
+            seen => {
+                *seen = Some(time);
+                self.peers.push(session);
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Session> {
+        self.list.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+}
+
+impl Sids for Sessions {
+    fn sid(&self, session: u32) -> u64 {
+        self.list[session as usize].sid
+    }
+}

@@ -1,0 +1,460 @@
+//! The nodes of a document and everything that hangs on them.
+
+use hashbrown::HashMap;
+
+use super::{
+    content::Contents,
+    keys::Keys,
+    node::{Entry, Form, NIL, Node, Obj, Sequences, Slab},
+    sequence::{Id, Sequence, Sids},
+    sessions::Sessions,
+};
+use crate::{SessionId, Timestamp, codec::RawValue};
+
+/// Nodes by number and by id, their contents, and the sessions that their ids name.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Store {
+    pub(super) sessions: Sessions,
+    pub(super) nodes: Vec<Node>,
+    free: Vec<u32>,
+    /// Nodes that were removed while another node still refers to them.
+    ghosts: HashMap<Id, u32>,
+    pub(super) objs: Slab<Obj>,
+    pub(super) vecs: Slab<Vec<u32>>,
+    pub(super) sequences: Sequences,
+    pub(super) keys: Keys,
+    /// The values of constants: a length in the patch format's varint, then so many bytes of CBOR.
+    pub(super) heap: Vec<u8>,
+    /// Bytes of the heap that no node has any more.
+    heap_dead: usize,
+    pub(super) contents: Contents,
+    /// The elements of all sequences, tombstones included.
+    pub(super) span: u64,
+    /// What the root register holds.
+    pub(super) root: u32,
+}
+
+/// Dead bytes in the heap that are not worth moving the others for.
+const HEAP_DEAD_FREE: usize = 64 * 1024;
+
+impl Store {
+    pub(super) fn new() -> Self {
+        Self { root: NIL, ..Self::default() }
+    }
+
+    pub(super) fn timestamp(&self, id: Id) -> Timestamp {
+        // A session id is checked when it enters the table.
+        let sid = SessionId::new(self.sessions.sid(id.session)).unwrap_or(SessionId::SYSTEM);
+        Timestamp::new(sid, id.time)
+    }
+
+    /// The id in here, if the session is known.
+    pub(super) fn id(&self, id: Timestamp) -> Option<Id> {
+        Some(Id::new(self.sessions.get(id.sid.get())?, id.time))
+    }
+
+    /// The node with an id.
+    pub(super) fn find(&self, id: Timestamp) -> Option<u32> {
+        let session = self.sessions.get(id.sid.get())?;
+        self.sessions.at(session).nodes.get(id.time)
+    }
+
+    pub(super) fn node(&self, node: u32) -> &Node {
+        &self.nodes[node as usize]
+    }
+
+    pub(super) fn node_mut(&mut self, node: u32) -> &mut Node {
+        &mut self.nodes[node as usize]
+    }
+
+    pub(super) fn form(&self, node: u32) -> Form {
+        self.node(node).form()
+    }
+
+    /// Whether the id of one node is above that of another.
+    pub(super) fn is_newer(&self, a: u32, b: u32) -> bool {
+        self.sessions.after(self.node(a).id(), self.node(b).id())
+    }
+
+    pub(super) fn sequence(&self, node: u32) -> &Sequence {
+        self.sequences.at(self.node(node).payload())
+    }
+
+    pub(super) fn sequence_mut(&mut self, node: u32) -> &mut Sequence {
+        self.sequences.at_mut(self.nodes[node as usize].payload())
+    }
+
+    pub(super) fn obj(&self, node: u32) -> &Obj {
+        self.objs.at(self.node(node).payload())
+    }
+
+    pub(super) fn obj_mut(&mut self, node: u32) -> &mut Obj {
+        self.objs.at_mut(self.nodes[node as usize].payload())
+    }
+
+    pub(super) fn vec(&self, node: u32) -> &[u32] {
+        self.vecs.at(self.node(node).payload())
+    }
+
+    pub(super) fn vec_mut(&mut self, node: u32) -> &mut Vec<u32> {
+        self.vecs.at_mut(self.nodes[node as usize].payload())
+    }
+
+    /// What a chunk of an array holds.
+    pub(super) fn slots(&self, offset: u32, len: u32) -> &[u32] {
+        self.contents.slots.get(offset, len)
+    }
+
+    /// Creates a container without content. `None` if there is a node with the id.
+    pub(super) fn create(&mut self, id: Id, form: Form) -> Option<u32> {
+        if self.sessions.at(id.session).nodes.get(id.time).is_some() {
+            return None;
+        }
+        let payload = match form {
+            Form::Obj => self.objs.add(),
+            Form::Vec => self.vecs.add(),
+            Form::Str | Form::Bin | Form::Arr => self.sequences.add(),
+            _ => NIL,
+        };
+        Some(self.enter(Node::new(id, form, payload)))
+    }
+
+    /// Creates a constant. `None` if there is a node with the id.
+    pub(super) fn create_con(&mut self, id: Id, value: RawValue<'_>) -> Option<u32> {
+        if self.sessions.at(id.session).nodes.get(id.time).is_some() {
+            return None;
+        }
+        let bytes = value.as_bytes();
+        let node = if bytes.len() <= 3 {
+            Node::short(id, bytes)
+        } else {
+            let at = self.heap.len() as u32;
+            put_len(&mut self.heap, bytes.len());
+            self.heap.extend_from_slice(bytes);
+            Node::new(id, Form::Con, at)
+        };
+        Some(self.enter(node))
+    }
+
+    /// Creates a constant that is a timestamp. `None` if there is a node with the id.
+    pub(super) fn create_con_id(&mut self, id: Id, value: Timestamp) -> Option<u32> {
+        if self.sessions.at(id.session).nodes.get(id.time).is_some() {
+            return None;
+        }
+        let at = self.heap.len() as u32;
+        self.heap.extend_from_slice(&value.sid.get().to_le_bytes());
+        self.heap.extend_from_slice(&value.time.to_le_bytes());
+        Some(self.enter(Node::new(id, Form::ConId, at)))
+    }
+
+    fn enter(&mut self, node: Node) -> u32 {
+        let id = node.id();
+        let mut node = node;
+        let ghost = if self.ghosts.is_empty() { None } else { self.ghosts.remove(&id) };
+        let at = if let Some(at) = ghost {
+            // Who still refers to the id refers to the new node.
+            node.keep_refs(self.node(at));
+            *self.node_mut(at) = node;
+            at
+        } else if let Some(at) = self.free.pop() {
+            *self.node_mut(at) = node;
+            at
+        } else {
+            self.nodes.push(node);
+            self.nodes.len() as u32 - 1
+        };
+        self.sessions.at_mut(id.session).nodes.insert(id.time, at);
+        at
+    }
+
+    /// A constant's value; `None` for one that is a timestamp, and for other nodes.
+    pub(super) fn con(&self, node: u32) -> Option<RawValue<'_>> {
+        let node = self.node(node);
+        match node.form() {
+            Form::ConShort => Some(RawValue::trusted(node.short_bytes())),
+            Form::Con => {
+                let (start, len) = get_len(&self.heap, node.payload() as usize);
+                Some(RawValue::trusted(&self.heap[start..start + len]))
+            }
+            _ => None,
+        }
+    }
+
+    /// The timestamp that a constant is.
+    pub(super) fn con_id(&self, node: u32) -> Option<Timestamp> {
+        let node = self.node(node);
+        if node.form() != Form::ConId {
+            return None;
+        }
+        let at = node.payload() as usize;
+        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| self.heap[at + i]));
+        let sid = SessionId::new(number(at)).unwrap_or(SessionId::SYSTEM);
+        Some(Timestamp::new(sid, number(at + 8)))
+    }
+
+    /// Whether a key whose value it is counts as deleted.
+    pub(super) fn is_undefined(&self, node: u32) -> bool {
+        let mut node = node;
+        loop {
+            let at = self.node(node);
+            if at.is_dead() {
+                return true;
+            }
+            match at.form() {
+                Form::ConShort => return at.short_bytes() == [0xf7],
+                Form::Val => match at.payload() {
+                    NIL => return true,
+                    child => node = child,
+                },
+                _ => return false,
+            }
+        }
+    }
+
+    /// Calls `each` with the nodes that a node refers to.
+    pub(super) fn for_each_child(&self, node: u32, mut each: impl FnMut(u32)) {
+        match self.form(node) {
+            Form::Val => {
+                let child = self.node(node).payload();
+                if child != NIL {
+                    each(child);
+                }
+            }
+            Form::Obj => self.obj(node).entries.iter().for_each(|entry| each(entry.node)),
+            Form::Vec => self.vec(node).iter().filter(|&&child| child != NIL).for_each(|&child| each(child)),
+            Form::Arr => {
+                for chunk in self.sequence(node).chunks().filter(|chunk| !chunk.span.is_dead()) {
+                    self.slots(chunk.offset, chunk.span.len()).iter().for_each(|&child| each(child));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes away a reference to a node, and with it the node and all that hangs below it.
+    pub(super) fn release(&mut self, node: u32) {
+        self.node_mut(node).unlink();
+        if !self.node(node).is_dead()
+            && matches!(self.form(node), Form::ConShort)
+            && self.node(node).refs() == 0
+        {
+            // The usual case: a plain value gives way to the next.
+            let id = self.node(node).id();
+            self.sessions.at_mut(id.session).nodes.remove(id.time);
+            self.bury(node);
+            return;
+        }
+        let mut doomed = vec![node];
+        while let Some(node) = doomed.pop() {
+            if self.form(node) == Form::Free {
+                continue;
+            }
+            if !self.node(node).is_dead() {
+                let start = doomed.len();
+                self.for_each_child(node, |child| doomed.push(child));
+                for &child in &doomed[start..] {
+                    self.nodes[child as usize].unlink();
+                }
+                let id = self.node(node).id();
+                self.sessions.at_mut(id.session).nodes.remove(id.time);
+                self.drop_content(node);
+                self.node_mut(node).kill();
+                self.ghosts.insert(id, node);
+            }
+            if self.node(node).refs() == 0 {
+                let id = self.node(node).id();
+                self.ghosts.remove(&id);
+                self.bury(node);
+            }
+        }
+    }
+
+    fn bury(&mut self, node: u32) {
+        *self.node_mut(node) = Node::new(Id::new(0, 0), Form::Free, NIL);
+        self.free.push(node);
+    }
+
+    /// Frees what a node holds. It is a constant without value then.
+    fn drop_content(&mut self, node: u32) {
+        let (form, payload) = (self.form(node), self.node(node).payload());
+        match form {
+            Form::Con => {
+                let (start, len) = get_len(&self.heap, payload as usize);
+                self.heap_dead += start + len - payload as usize;
+            }
+            Form::ConId => self.heap_dead += 16,
+            Form::Obj => drop(self.objs.take(payload)),
+            Form::Vec => drop(self.vecs.take(payload)),
+            Form::Str | Form::Bin | Form::Arr => {
+                let sequence = self.sequences.take(payload);
+                self.span -= u64::from(sequence.span());
+                for chunk in sequence.chunks().filter(|chunk| !chunk.span.is_dead()) {
+                    if form == Form::Arr {
+                        self.contents.slots.kill(chunk.offset, chunk.span.len());
+                    } else {
+                        self.contents.kill_text(chunk.span, chunk.offset);
+                    }
+                }
+            }
+            Form::Val | Form::ConShort | Form::Free => {}
+        }
+        let old = *self.node(node);
+        let mut empty = Node::short(old.id(), &[0xf7]);
+        empty.keep_refs(&old);
+        *self.node_mut(node) = empty;
+    }
+
+    /// Moves what is alive together when most of some storage is dead.
+    pub(super) fn tidy(&mut self) {
+        if self.contents.is_wasteful() {
+            let old = std::mem::take(&mut self.contents);
+            for node in 0..self.nodes.len() as u32 {
+                let form = self.form(node);
+                if matches!(form, Form::Str | Form::Bin | Form::Arr) {
+                    let sequence = self.sequences.at_mut(self.nodes[node as usize].payload());
+                    let contents = &mut self.contents;
+                    sequence.move_contents(|chunk| contents.take_over(&old, chunk, form == Form::Arr));
+                }
+            }
+        }
+        if self.heap_dead > HEAP_DEAD_FREE && self.heap_dead > self.heap.len() / 2 {
+            self.heap_dead = 0;
+            let old = std::mem::take(&mut self.heap);
+            for node in &mut self.nodes {
+                let at = node.payload() as usize;
+                let end = match node.form() {
+                    Form::Con => {
+                        let (start, len) = get_len(&old, at);
+                        start + len
+                    }
+                    Form::ConId => at + 16,
+                    _ => continue,
+                };
+                node.set_payload(self.heap.len() as u32);
+                self.heap.extend_from_slice(&old[at..end]);
+            }
+        }
+    }
+
+    /// Ids of all nodes in the index, by session and time.
+    pub(super) fn ids(&self) -> Vec<(Timestamp, u32)> {
+        let mut sessions: Vec<_> = self.sessions.iter().zip(0u32..).collect();
+        sessions.sort_by_key(|(session, _)| session.sid);
+        let ids = sessions.into_iter().flat_map(|(session, at)| {
+            session.nodes.iter().map(move |(time, node)| (self.timestamp(Id::new(at, time)), node))
+        });
+        ids.collect()
+    }
+
+    /// How many places for nodes are free.
+    pub(super) fn free_len(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(super) fn ghosts_len(&self) -> usize {
+        self.ghosts.len()
+    }
+
+    /// Bytes that everything takes, roughly.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>()
+            + self.objs.items.iter().map(Obj::size_bytes).sum::<usize>()
+            + self.vecs.items.iter().map(|vec| size_of_val(vec) + vec.capacity() * 4).sum::<usize>()
+            + self.sequences.items.iter().map(Sequence::size_bytes).sum::<usize>()
+            + self
+                .sessions
+                .iter()
+                .map(|session| size_of_val(session) + session.nodes.size_bytes())
+                .sum::<usize>()
+            + self.keys.size_bytes()
+            + self.heap.capacity()
+            + self.contents.size_bytes()
+    }
+
+    /// Sets a key of a map to a node by the last-writer rule. Tells whether it did.
+    pub(super) fn set_key(&mut self, obj: u32, key: u32, value: u32) -> bool {
+        match self.obj(obj).find(key) {
+            None => self.obj_mut(obj).push(Entry { key, node: value }),
+            Some(place) => {
+                let old = self.obj(obj).entries[place].node;
+                if !self.is_newer(value, old) {
+                    return false;
+                }
+                self.obj_mut(obj).entries[place].node = value;
+                self.release(old);
+            }
+        }
+        self.node_mut(value).link();
+        true
+    }
+
+    /// Sets a place of a tuple to a node by the last-writer rule. Tells whether it did.
+    pub(super) fn set_place(&mut self, vec: u32, place: u8, value: u32) -> bool {
+        let places = self.vec_mut(vec);
+        let place = usize::from(place);
+        if places.len() <= place {
+            places.resize(place + 1, NIL);
+        }
+        let old = places[place];
+        if old != NIL && !self.is_newer(value, old) {
+            return false;
+        }
+        self.vec_mut(vec)[place] = value;
+        if old != NIL {
+            self.release(old);
+        }
+        self.node_mut(value).link();
+        true
+    }
+
+    /// Sets a register to a node by the last-writer rule. Tells whether it did.
+    pub(super) fn set_val(&mut self, val: u32, value: u32) -> bool {
+        let old = self.node(val).payload();
+        if !self.is_newer(value, val) || old != NIL && !self.is_newer(value, old) {
+            return false;
+        }
+        self.node_mut(val).set_payload(value);
+        if old != NIL {
+            self.release(old);
+        }
+        self.node_mut(value).link();
+        true
+    }
+
+    /// Sets the root register to a node by the last-writer rule. Tells whether it did.
+    pub(super) fn set_root(&mut self, value: u32) -> bool {
+        let old = self.root;
+        if old != NIL && !self.is_newer(value, old) {
+            return false;
+        }
+        self.root = value;
+        if old != NIL {
+            self.release(old);
+        }
+        self.node_mut(value).link();
+        true
+    }
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    let mut len = len;
+    while len >= 0x80 {
+        out.push(len as u8 | 0x80);
+        len >>= 7;
+    }
+    out.push(len as u8);
+}
+
+/// Where the bytes behind a length start, and the length.
+fn get_len(bytes: &[u8], at: usize) -> (usize, usize) {
+    let (mut at, mut len, mut shift) = (at, 0, 0);
+    loop {
+        let byte = bytes[at];
+        at += 1;
+        len |= usize::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte < 0x80 {
+            return (at, len);
+        }
+    }
+}

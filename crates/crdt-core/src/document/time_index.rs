@@ -1,0 +1,324 @@
+//! From a session's times to what stands there: a bitmap of the times in use, with a value for each.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+/// Times per page: one bit each.
+const PAGE_BITS: u32 = 6;
+const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
+
+/// How many pages the dense window may hold for each page that has an entry, and without any reason at all.
+const PAGES_PER_ENTRY: usize = 4;
+const PAGES_FREE: usize = 64;
+
+/// The entries whose times share all but the low bits: a bit for each, and the values in the order of the bits.
+#[derive(Debug, Clone, Default)]
+struct Page {
+    bits: u64,
+    values: SmallVec<[u32; 4]>,
+}
+
+impl Page {
+    /// The place of a time's value: as many entries as stand before it.
+    fn rank(&self, bit: u32) -> usize {
+        (self.bits & ((1 << bit) - 1)).count_ones() as usize
+    }
+
+    fn get(&self, bit: u32) -> Option<u32> {
+        (self.bits >> bit & 1 == 1).then(|| self.values[self.rank(bit)])
+    }
+
+    fn insert(&mut self, bit: u32, value: u32) {
+        let rank = self.rank(bit);
+        if self.bits >> bit & 1 == 1 {
+            self.values[rank] = value;
+        } else {
+            self.bits |= 1 << bit;
+            self.values.insert(rank, value);
+        }
+    }
+
+    fn remove(&mut self, bit: u32) -> Option<u32> {
+        if self.bits >> bit & 1 == 0 {
+            return None;
+        }
+        let rank = self.rank(bit);
+        self.bits &= !(1 << bit);
+        Some(self.values.remove(rank))
+    }
+
+    /// The last entry at or before a bit.
+    fn floor(&self, bit: u32) -> Option<(u32, u32)> {
+        let before = self.bits & (u64::MAX >> (63 - bit));
+        if before == 0 {
+            return None;
+        }
+        let found = 63 - before.leading_zeros();
+        Some((found, self.values[before.count_ones() as usize - 1]))
+    }
+}
+
+/// A map from times to `u32`, made for times that come close together and mostly in order, safe for any others.
+///
+/// A window of pages without gaps serves the close ones: finding an entry costs a shift, a mask and a count of bits.
+/// Times that lie too far away for the window go to a tree. So memory follows the number of entries (and the
+/// length of content that the caller says they carry), whatever times a peer makes up.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TimeIndex {
+    /// Which page the window starts with.
+    base: u64,
+    window: Vec<Page>,
+    /// A bit per page of the window: whether it has entries.
+    filled: Vec<u64>,
+    /// Pages outside of the window.
+    far: BTreeMap<u64, Page>,
+    /// How many pages the window may hold.
+    allowance: usize,
+}
+
+impl TimeIndex {
+    /// Lets the window grow over `units` of content, which cost memory of their own.
+    pub(super) fn allow(&mut self, units: usize) {
+        self.allowance += units >> (PAGE_BITS - 1);
+    }
+
+    /// Puts a value at a time, in place of one that was there.
+    pub(super) fn insert(&mut self, time: u64, value: u32) {
+        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
+        if let Some(slot) = self.slot(key)
+            && slot < self.window.len()
+        {
+            return self.insert_at(slot, bit, value);
+        }
+        if self.window.is_empty() {
+            self.base = key;
+        }
+        if let Some(slot) = self.slot(key)
+            && slot < self.allowance + PAGES_FREE
+            && !self.far.contains_key(&key)
+        {
+            while self.window.len() <= slot {
+                let page = if self.far.is_empty() {
+                    Page::default()
+                } else {
+                    self.far.remove(&(self.base + self.window.len() as u64)).unwrap_or_default()
+                };
+                self.push(page);
+            }
+            return self.insert_at(slot, bit, value);
+        }
+        self.far.entry(key).or_default().insert(bit, value);
+    }
+
+    /// The value at a time.
+    pub(super) fn get(&self, time: u64) -> Option<u32> {
+        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
+        match self.slot(key).and_then(|slot| self.window.get(slot)) {
+            Some(page) => page.get(bit),
+            None => self.far.get(&key)?.get(bit),
+        }
+    }
+
+    /// The last entry at or before a time.
+    pub(super) fn floor(&self, time: u64) -> Option<(u64, u32)> {
+        let near = self.floor_near(time);
+        if self.far.is_empty() {
+            return near;
+        }
+        let key = time >> PAGE_BITS;
+        let far = self.far.range(..=key).next_back().and_then(|(&at, page)| {
+            let bit = if at == key { (time & PAGE_MASK) as u32 } else { PAGE_MASK as u32 };
+            // A page in the tree may lack entries before the bit; the one before it has some.
+            match page.floor(bit) {
+                Some((bit, value)) => Some((at << PAGE_BITS | u64::from(bit), value)),
+                None => self.far.range(..at).next_back().and_then(|(&at, page)| {
+                    page.floor(PAGE_MASK as u32).map(|(bit, value)| (at << PAGE_BITS | u64::from(bit), value))
+                }),
+            }
+        });
+        near.max(far)
+    }
+
+    fn floor_near(&self, time: u64) -> Option<(u64, u32)> {
+        let key = time >> PAGE_BITS;
+        let mut slot = self.slot(key)?;
+        if let Some(page) = self.window.get(slot) {
+            if let Some((bit, value)) = page.floor((time & PAGE_MASK) as u32) {
+                return Some((key << PAGE_BITS | u64::from(bit), value));
+            }
+        } else {
+            slot = self.window.len();
+        }
+        // The nearest filled page before this one.
+        let slot = slot.checked_sub(1)?;
+        let mut word = slot >> 6;
+        let mut bits = self.filled[word] & (u64::MAX >> (63 - (slot & 63)));
+        while bits == 0 {
+            word = word.checked_sub(1)?;
+            bits = self.filled[word];
+        }
+        let slot = (word << 6) + 63 - bits.leading_zeros() as usize;
+        let (bit, value) = self.window[slot].floor(PAGE_MASK as u32)?;
+        Some(((self.base + slot as u64) << PAGE_BITS | u64::from(bit), value))
+    }
+
+    /// The first time at or after a time that has an entry. Not made for speed.
+    pub(super) fn ceiling(&self, time: u64) -> Option<u64> {
+        let key = time >> PAGE_BITS;
+        let first_in = |key: u64, page: &Page| {
+            let after = if key == time >> PAGE_BITS {
+                page.bits & (u64::MAX << (time & PAGE_MASK))
+            } else {
+                page.bits
+            };
+            (after != 0).then(|| key << PAGE_BITS | u64::from(after.trailing_zeros()))
+        };
+        let far = self.far.range(key..).find_map(|(&key, page)| first_in(key, page));
+        let start =
+            usize::try_from(key.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.window.len());
+        let mut near =
+            self.window[start..].iter().enumerate().map(|(i, page)| (self.base + (start + i) as u64, page));
+        let near = near.find_map(|(key, page)| first_in(key, page));
+        [near, far].into_iter().flatten().min()
+    }
+
+    /// Takes the entry at a time out.
+    pub(super) fn remove(&mut self, time: u64) -> Option<u32> {
+        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
+        if let Some(slot) = self.slot(key)
+            && let Some(page) = self.window.get_mut(slot)
+        {
+            let value = page.remove(bit)?;
+            if page.bits == 0 {
+                self.filled[slot >> 6] &= !(1 << (slot & 63));
+                self.allowance = self.allowance.saturating_sub(PAGES_PER_ENTRY);
+            }
+            return Some(value);
+        }
+        let page = self.far.get_mut(&key)?;
+        let value = page.remove(bit)?;
+        if page.bits == 0 {
+            self.far.remove(&key);
+        }
+        Some(value)
+    }
+
+    /// Moves an entry to a time at which there is none, when no other entry lies between the two.
+    pub(super) fn shift(&mut self, from: u64, to: u64, value: u32) {
+        if from >> PAGE_BITS == to >> PAGE_BITS
+            && let Some(slot) = self.slot(from >> PAGE_BITS)
+            && let Some(page) = self.window.get_mut(slot)
+        {
+            let rank = page.rank((from & PAGE_MASK) as u32);
+            page.bits ^= 1 << (from & PAGE_MASK) | 1 << (to & PAGE_MASK);
+            page.values[rank] = value;
+        } else {
+            self.remove(from);
+            self.insert(to, value);
+        }
+    }
+
+    /// All entries in the order of time.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let end = self.base + self.window.len() as u64;
+        let near = self.window.iter().enumerate().map(|(slot, page)| (self.base + slot as u64, page));
+        let before = self.far.range(..self.base).map(|(&key, page)| (key, page));
+        let after = self.far.range(end..).map(|(&key, page)| (key, page));
+        before.chain(near).chain(after).flat_map(|(key, page)| {
+            let mut bits = page.bits;
+            page.values.iter().map(move |&value| {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                (key << PAGE_BITS | u64::from(bit), value)
+            })
+        })
+    }
+
+    /// Bytes that it takes beside itself, roughly.
+    pub(super) fn size_bytes(&self) -> usize {
+        let spilled = |page: &Page| if page.values.spilled() { page.values.capacity() * 4 } else { 0 };
+        self.window.capacity() * size_of::<Page>()
+            + self.filled.capacity() * 8
+            + self.window.iter().chain(self.far.values()).map(spilled).sum::<usize>()
+            + self.far.len() * (size_of::<Page>() + 8)
+    }
+
+    fn slot(&self, key: u64) -> Option<usize> {
+        key.checked_sub(self.base).and_then(|slot| usize::try_from(slot).ok())
+    }
+
+    fn push(&mut self, page: Page) {
+        let slot = self.window.len();
+        if slot & 63 == 0 {
+            self.filled.push(0);
+        }
+        if page.bits != 0 {
+            self.filled[slot >> 6] |= 1 << (slot & 63);
+            self.allowance += PAGES_PER_ENTRY;
+        }
+        self.window.push(page);
+    }
+
+    fn insert_at(&mut self, slot: usize, bit: u32, value: u32) {
+        let page = &mut self.window[slot];
+        if page.bits == 0 {
+            self.filled[slot >> 6] |= 1 << (slot & 63);
+            self.allowance += PAGES_PER_ENTRY;
+        }
+        page.insert(bit, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn times() -> impl Strategy<Value = u64> {
+        prop_oneof![0..300u64, 0..20_000u64, 0..1u64 << 53]
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_an_ordered_map(steps in prop::collection::vec((0..4u8, times(), any::<u32>()), 0..200)) {
+            let (mut index, mut oracle) = (TimeIndex::default(), BTreeMap::new());
+            for (step, time, value) in steps {
+                match step {
+                    0 => prop_assert_eq!(index.remove(time), oracle.remove(&time)),
+                    1 => index.allow(1 << (value & 15)),
+                    _ => {
+                        index.insert(time, value);
+                        oracle.insert(time, value);
+                    }
+                }
+                prop_assert_eq!(index.get(time), oracle.get(&time).copied());
+                prop_assert_eq!(index.ceiling(time), oracle.range(time..).next().map(|(&t, _)| t));
+                let floor = oracle.range(..=time).next_back().map(|(&t, &v)| (t, v));
+                prop_assert_eq!(index.floor(time), floor);
+                let before = oracle.range(..time).next_back().map(|(&t, &v)| (t, v));
+                prop_assert_eq!(time.checked_sub(1).and_then(|t| index.floor(t)), before);
+                if let Some((at, value)) = floor
+                    && at > 0
+                    && !oracle.contains_key(&(at - 1))
+                {
+                    index.shift(at, at - 1, value);
+                    oracle.remove(&at);
+                    oracle.insert(at - 1, value);
+                }
+            }
+            prop_assert_eq!(index.iter().collect::<Vec<_>>(), oracle.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn times_far_apart_take_no_pages_between_them() {
+        let mut index = TimeIndex::default();
+        for i in 0..1000u64 {
+            index.insert(i << 40, i as u32);
+        }
+        assert!(index.window.len() <= PAGES_FREE, "{} pages", index.window.len());
+        assert_eq!(index.floor((7 << 40) + 5), Some((7 << 40, 7)));
+    }
+}

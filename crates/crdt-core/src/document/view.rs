@@ -1,0 +1,112 @@
+//! The JSON value of a document.
+
+use super::{
+    Document,
+    content::TextOut,
+    node::{Form, NIL},
+    store::Store,
+};
+use crate::{
+    text::{Text, Wtf8},
+    value::Value,
+};
+
+/// How often a view shows nodes that are referred to from more than one place, after the first time. Honest editors
+/// never make such nodes; without a bound a small document could have a view of any size.
+const ALIASES_MAX: usize = 1 << 16;
+
+impl Document {
+    /// The deepest node that a view shows; below it stands `null`.
+    pub const VIEW_DEPTH_MAX: usize = 256;
+
+    /// The document as a JSON value; `undefined` if its root was never set.
+    pub fn view(&self) -> Value {
+        self.root_node().map_or(Value::Undefined, |root| self.view_of(root))
+    }
+
+    pub(crate) fn view_of(&self, node: u32) -> Value {
+        View { store: &self.store, aliases: 0 }.value(node, Self::VIEW_DEPTH_MAX)
+    }
+}
+
+struct View<'d> {
+    store: &'d Store,
+    aliases: usize,
+}
+
+impl View<'_> {
+    fn value(&mut self, node: u32, depth: usize) -> Value {
+        let store = self.store;
+        if store.node(node).is_dead() {
+            return Value::Undefined;
+        }
+        if store.node(node).refs() > 1 {
+            self.aliases += 1;
+            if self.aliases > ALIASES_MAX {
+                return Value::Undefined;
+            }
+        }
+        let Some(deeper) = depth.checked_sub(1) else { return Value::Null };
+        match store.form(node) {
+            Form::Con | Form::ConShort => store.con(node).map_or(Value::Undefined, |raw| raw.to_value()),
+            Form::ConId => {
+                // As the reference shows a timestamp: a pair of session and time.
+                let id = store.con_id(node).unwrap_or(crate::Timestamp::ORIGIN);
+                Value::Array(vec![Value::Int(id.sid.get() as i64), Value::Int(id.time as i64)])
+            }
+            Form::Val => match store.node(node).payload() {
+                NIL => Value::Undefined,
+                child => self.value(child, deeper),
+            },
+            Form::Obj => {
+                let entries = store.obj(node).entries.iter();
+                let shown = entries.filter_map(|entry| {
+                    let value = self.value(entry.node, deeper);
+                    (!value.is_undefined())
+                        .then(|| (Wtf8::trusted(store.keys.get(entry.key)).to_text(), value))
+                });
+                Value::Map(shown.collect())
+            }
+            Form::Vec => {
+                let places = store.vec(node).iter();
+                Value::Array(
+                    places
+                        .map(|&child| if child == NIL { Value::Undefined } else { self.value(child, deeper) })
+                        .collect(),
+                )
+            }
+            Form::Str => Value::Text(text_of(store, node)),
+            Form::Bin => {
+                let sequence = store.sequence(node);
+                let mut bytes = Vec::with_capacity(sequence.len() as usize);
+                for chunk in sequence.chunks().filter(|chunk| !chunk.span.is_dead()) {
+                    bytes.extend_from_slice(store.contents.narrow.get(chunk.offset, chunk.span.len()));
+                }
+                Value::Bytes(bytes)
+            }
+            Form::Arr => {
+                let sequence = store.sequence(node);
+                let mut items = Vec::with_capacity(sequence.len() as usize);
+                for chunk in sequence.chunks().filter(|chunk| !chunk.span.is_dead()) {
+                    let slots = store.slots(chunk.offset, chunk.span.len());
+                    let present = slots.iter().filter(|&&slot| !store.node(slot).is_dead());
+                    items.extend(present.map(|&slot| self.value(slot, deeper)));
+                }
+                Value::Array(items)
+            }
+            Form::Free => Value::Undefined,
+        }
+    }
+}
+
+/// The text of a text node.
+pub(super) fn text_of(store: &Store, node: u32) -> Text {
+    let sequence = store.sequence(node);
+    let mut bytes = Vec::with_capacity(sequence.len() as usize);
+    let mut text = TextOut::new(&mut bytes);
+    for chunk in sequence.chunks().filter(|chunk| !chunk.span.is_dead()) {
+        store.contents.read_text(chunk, &mut text);
+    }
+    drop(text);
+    Text::trusted(bytes)
+}

@@ -1,0 +1,349 @@
+//! Typed cursors: a node of a model, to be read and edited.
+
+use super::{EditError, Model};
+use crate::{
+    Text, Timestamp, Value, Wtf8,
+    document::{Kind, NodeRef},
+    id::MAX_ID,
+};
+
+/// Makes a cursor type with what all have in common.
+macro_rules! cursor {
+    ($(#[$doc:meta])* $name:ident, $kind:expr) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<'m> {
+            model: &'m mut Model,
+            node: u32,
+            id: Timestamp,
+        }
+
+        impl<'m> $name<'m> {
+            pub(super) fn new(model: &'m mut Model, node: u32) -> Self {
+                let id = model.doc.node_at(node).id();
+                Self { model, node, id }
+            }
+
+            /// The node's id.
+            pub const fn id(&self) -> Timestamp {
+                self.id
+            }
+
+            /// The node, to be read.
+            ///
+            /// # Errors
+            /// [`EditError::Removed`]
+            pub fn node(&self) -> Result<NodeRef<'_>, EditError> {
+                self.check()?;
+                Ok(self.model.doc.node_at(self.node))
+            }
+
+            /// The JSON value here; `undefined` if the node has been removed.
+            pub fn view(&self) -> Value {
+                if self.check().is_ok() { self.model.doc.view_of(self.node) } else { Value::Undefined }
+            }
+
+            /// The model that the node is in.
+            pub const fn model(&mut self) -> &mut Model {
+                self.model
+            }
+
+            /// The node can have been removed by what was done through [`model`](Self::model).
+            #[inline]
+            fn check(&self) -> Result<(), EditError> {
+                if self.model.doc.is_node(self.node, self.id, $kind) { Ok(()) } else { Err(EditError::Removed(self.id)) }
+            }
+        }
+    };
+}
+
+cursor! {
+    /// A constant. It is never edited inside: set another one in its place.
+    ConCursor, Kind::Con
+}
+
+cursor! {
+    /// A register: one node, the last one written.
+    ValCursor, Kind::Val
+}
+
+cursor! {
+    /// A map.
+    ObjCursor, Kind::Obj
+}
+
+cursor! {
+    /// A tuple of at most 256 places.
+    VecCursor, Kind::Vec
+}
+
+cursor! {
+    /// Text. Positions and lengths count UTF-16 code units.
+    StrCursor, Kind::Str
+}
+
+cursor! {
+    /// Bytes.
+    BinCursor, Kind::Bin
+}
+
+cursor! {
+    /// An array.
+    ArrCursor, Kind::Arr
+}
+
+impl ValCursor<'_> {
+    /// Sets the register to a JSON value.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set(&mut self, value: impl Into<Value>) -> Result<(), EditError> {
+        self.check()?;
+        let (id, value) = (self.id, value.into());
+        self.model.write(|patch| {
+            let node = patch.const_or_json(&value);
+            patch.ins_val(id, node);
+        })
+    }
+}
+
+impl ObjCursor<'_> {
+    /// Sets keys to JSON values.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set<K, V>(&mut self, entries: impl IntoIterator<Item = (K, V)>) -> Result<(), EditError>
+    where
+        K: Into<Text>,
+        V: Into<Value>,
+    {
+        self.check()?;
+        let id = self.id;
+        self.model.write(|patch| {
+            let entries: Vec<(Text, Timestamp)> = entries
+                .into_iter()
+                .map(|(key, value)| (key.into(), patch.const_or_json(&value.into())))
+                .collect();
+            if !entries.is_empty() {
+                patch.ins_obj(
+                    id,
+                    entries.iter().map(|(key, node)| (key.as_wtf8(), *node)).collect::<Vec<_>>(),
+                );
+            }
+        })
+    }
+
+    /// Deletes keys.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn del<K: Into<Text>>(&mut self, keys: impl IntoIterator<Item = K>) -> Result<(), EditError> {
+        self.set(keys.into_iter().map(|key| (key, Value::Undefined)))
+    }
+
+    /// Whether the map has a value at a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.node().ok().and_then(|node| node.get(key)).is_some_and(|node| !node.is_undefined())
+    }
+}
+
+impl VecCursor<'_> {
+    /// Sets places to JSON values.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set<V: Into<Value>>(
+        &mut self,
+        places: impl IntoIterator<Item = (u8, V)>,
+    ) -> Result<(), EditError> {
+        self.check()?;
+        let id = self.id;
+        self.model.write(|patch| {
+            let places: Vec<(u8, Timestamp)> = places
+                .into_iter()
+                .map(|(place, value)| (place, patch.const_or_json(&value.into())))
+                .collect();
+            if !places.is_empty() {
+                patch.ins_vec(id, places);
+            }
+        })
+    }
+}
+
+impl StrCursor<'_> {
+    /// How many UTF-16 code units there are.
+    pub fn len(&self) -> usize {
+        self.model.doc.visible_len(self.node) as usize
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Inserts text at a position.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    #[inline]
+    pub fn ins<'t>(&mut self, position: usize, text: impl Into<Wtf8<'t>>) -> Result<(), EditError> {
+        let text = text.into();
+        let bytes = text.as_bytes().len();
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.check()?;
+        let Model { doc, patch } = &mut *self.model;
+        room(doc, bytes)?;
+        let units = text.units() as u32;
+        patch.skip_to(doc.time());
+        let after = u32::try_from(position).ok().and_then(|at| doc.edit_text(self.node, at, text, units));
+        let Some(after) = after else {
+            return Err(EditError::OutOfRange { position, len: self.len() });
+        };
+        patch.ins_text(self.id, after, text, u64::from(units));
+        Ok(())
+    }
+
+    /// Deletes `len` code units from a position on.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    #[inline]
+    pub fn del(&mut self, position: usize, len: usize) -> Result<(), EditError> {
+        self.check()?;
+        delete(self.model, self.node, self.id, position, len)
+    }
+}
+
+impl BinCursor<'_> {
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.model.doc.visible_len(self.node) as usize
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Inserts bytes at a position.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn ins(&mut self, position: usize, bytes: &[u8]) -> Result<(), EditError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.check()?;
+        let Model { doc, patch } = &mut *self.model;
+        room(doc, bytes.len())?;
+        patch.skip_to(doc.time());
+        let after = u32::try_from(position).ok().and_then(|at| doc.edit_bytes(self.node, at, bytes));
+        let Some(after) = after else {
+            return Err(EditError::OutOfRange { position, len: self.len() });
+        };
+        patch.ins_bin(self.id, after, bytes);
+        Ok(())
+    }
+
+    /// Deletes `len` bytes from a position on.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn del(&mut self, position: usize, len: usize) -> Result<(), EditError> {
+        self.check()?;
+        delete(self.model, self.node, self.id, position, len)
+    }
+}
+
+impl ArrCursor<'_> {
+    /// How many slots there are.
+    pub fn len(&self) -> usize {
+        self.model.doc.visible_len(self.node) as usize
+    }
+
+    /// Whether there are no slots.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Inserts JSON values at an index.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn ins<V: Into<Value>>(
+        &mut self,
+        index: usize,
+        values: impl IntoIterator<Item = V>,
+    ) -> Result<(), EditError> {
+        self.check()?;
+        let id = self.id;
+        let after = match index.checked_sub(1) {
+            None => id,
+            Some(before) => self.slot(before)?,
+        };
+        self.model.write(|patch| {
+            let nodes: Vec<Timestamp> = values.into_iter().map(|value| patch.json(&value.into())).collect();
+            if !nodes.is_empty() {
+                patch.ins_arr(id, after, &nodes);
+            }
+        })
+    }
+
+    /// Puts a JSON value into a slot, in place of what was there.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn upd(&mut self, index: usize, value: impl Into<Value>) -> Result<(), EditError> {
+        self.check()?;
+        let (id, slot, value) = (self.id, self.slot(index)?, value.into());
+        self.model.write(|patch| {
+            let node = patch.const_or_json(&value);
+            patch.upd_arr(id, slot, node);
+        })
+    }
+
+    /// Deletes `len` slots from an index on.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn del(&mut self, index: usize, len: usize) -> Result<(), EditError> {
+        self.check()?;
+        delete(self.model, self.node, self.id, index, len)
+    }
+
+    /// The id of the slot at an index.
+    fn slot(&self, index: usize) -> Result<Timestamp, EditError> {
+        let at = u32::try_from(index).ok();
+        at.and_then(|at| self.model.doc.element_at(self.node, at))
+            .ok_or_else(|| EditError::OutOfRange { position: index, len: self.len() })
+    }
+}
+
+/// Whether there is room for so many elements.
+#[inline]
+fn room(doc: &crate::Document, units: usize) -> Result<(), EditError> {
+    if doc.time() >= MAX_ID - units as u64 {
+        return Err(EditError::Clock { max: MAX_ID });
+    }
+    doc.admit_own(units as u64)?;
+    Ok(())
+}
+
+#[inline]
+fn delete(model: &mut Model, node: u32, id: Timestamp, position: usize, len: usize) -> Result<(), EditError> {
+    let Model { doc, patch } = model;
+    let total = doc.visible_len(node) as usize;
+    if position.checked_add(len).is_none_or(|end| end > total) {
+        return Err(EditError::OutOfRange { position: position.saturating_add(len), len: total });
+    }
+    room(doc, 1)?;
+    patch.skip_to(doc.time());
+    let spans = doc.edit_delete(node, position as u32, len as u32);
+    if !spans.is_empty() {
+        patch.del(id, &spans);
+        doc.tidy();
+    }
+    Ok(())
+}

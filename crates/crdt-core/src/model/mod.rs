@@ -1,0 +1,298 @@
+//! Editing a document by path and position, and the patches that come of it.
+
+mod cursor;
+mod path;
+
+pub use cursor::{ArrCursor, BinCursor, ConCursor, ObjCursor, StrCursor, ValCursor, VecCursor};
+pub use path::{Path, Step};
+
+use crate::{
+    Patch, PatchBuilder, SessionId, Timestamp, Value,
+    document::{Applied, ApplyError, Document, Kind},
+};
+
+/// A document with the edits that have not been sent yet.
+///
+/// ```
+/// use crdt_core::{Applied, Model, SessionId, Value};
+/// use serde_json::json;
+///
+/// let mut alice = Model::new(SessionId::new(70_001).unwrap());
+/// alice.api().root(&json!({"title": "Weft", "tags": ["crdt"]})).unwrap();
+/// alice.api().str("/title").unwrap().ins(4, "!").unwrap();
+/// alice.api().arr("/tags").unwrap().ins(1, ["sync"]).unwrap();
+/// let patch = alice.flush().unwrap();
+///
+/// let mut bob = Model::new(SessionId::new(70_002).unwrap());
+/// assert_eq!(bob.apply(&patch).unwrap(), Applied::Merged);
+/// assert_eq!(bob.view(), Value::from(&json!({"tags": ["crdt", "sync"], "title": "Weft!"})));
+/// ```
+///
+/// Every edit changes the document at once and is written to the open patch; [`flush`](Self::flush) ends that patch. The
+/// operations are those that json-joy makes for the same edits.
+#[derive(Debug, Clone)]
+pub struct Model {
+    doc: Document,
+    patch: PatchBuilder,
+}
+
+/// An edit that cannot be made. The document is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EditError {
+    /// There is nothing at a path.
+    #[error("there is nothing at {path:?}")]
+    NotFound {
+        /// The path, as a JSON pointer.
+        path: String,
+    },
+    /// There is something else at a path.
+    #[error("at {path:?} is a {found:?}: a {expected:?} is needed")]
+    Kind {
+        /// The path, as a JSON pointer.
+        path: String,
+        /// What is needed.
+        expected: Kind,
+        /// What is there.
+        found: Kind,
+    },
+    /// A node that has been removed since the cursor was made.
+    #[error("node {0} has been removed")]
+    Removed(Timestamp),
+    /// A position behind the end.
+    #[error("position {position} is behind the end, {len}")]
+    OutOfRange {
+        /// The position, with the length of what it was about.
+        position: usize,
+        /// How long the text, byte string, array or tuple is (or can be).
+        len: usize,
+    },
+    /// A path that is not a JSON pointer.
+    #[error("{0:?} is no JSON pointer: one is empty or starts with '/'")]
+    Path(String),
+    /// There is no room.
+    #[error(transparent)]
+    Refused(#[from] ApplyError),
+    /// The times of the session are used up.
+    #[error("the clock would run beyond {max}")]
+    Clock {
+        /// The last time there is.
+        max: u64,
+    },
+}
+
+impl Model {
+    /// An empty document, edited by a session.
+    pub fn new(session: SessionId) -> Self {
+        Document::new(session).into()
+    }
+
+    /// The document.
+    pub const fn document(&self) -> &Document {
+        &self.doc
+    }
+
+    /// The document alone. Edits that were not flushed are in it, and in no patch.
+    pub fn into_document(self) -> Document {
+        self.doc
+    }
+
+    /// The document as a JSON value.
+    pub fn view(&self) -> Value {
+        self.doc.view()
+    }
+
+    /// Takes in a patch of another session: [`Document::apply`].
+    ///
+    /// # Errors
+    /// [`ApplyError`]; then nothing has changed.
+    pub fn apply(&mut self, patch: &Patch) -> Result<Applied, ApplyError> {
+        self.doc.apply(patch)
+    }
+
+    /// The edits.
+    pub const fn api(&mut self) -> Api<'_> {
+        Api { model: self }
+    }
+
+    /// Ends the open patch and returns it; `None` if there were no edits.
+    pub fn flush(&mut self) -> Option<Patch> {
+        self.patch.take()
+    }
+
+    /// Ends the open patch and appends its binary form to a buffer. Returns how many bytes that took, 0 if there were no
+    /// edits. For who sends many small patches: it takes no allocation of its own.
+    #[inline]
+    pub fn flush_into(&mut self, out: &mut Vec<u8>) -> usize {
+        self.patch.take_into(out)
+    }
+
+    /// Whether there are edits that were not flushed.
+    pub const fn has_edits(&self) -> bool {
+        !self.patch.is_empty()
+    }
+
+    /// Makes several edits or none: if `edit` fails, the document and the open patch are as they were.
+    ///
+    /// Costs a copy of the document.
+    ///
+    /// # Errors
+    /// What `edit` returns.
+    pub fn transaction<T, E>(&mut self, edit: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+        let before = self.clone();
+        let result = edit(self);
+        if result.is_err() {
+            *self = before;
+        }
+        result
+    }
+
+    /// A copy that another session edits. Open edits stay with this one.
+    pub fn fork(&self, session: SessionId) -> Self {
+        self.doc.fork(session).into()
+    }
+
+    /// Writes operations to the patch and runs them.
+    pub(crate) fn write<R>(&mut self, build: impl FnOnce(&mut PatchBuilder) -> R) -> Result<R, EditError> {
+        let mark = self.patch.mark();
+        self.patch.skip_to(self.doc.time());
+        let result = build(&mut self.patch);
+        let room = self.room(self.patch.len_since(mark));
+        if let Err(error) = room {
+            self.patch.truncate(mark);
+            return Err(error);
+        }
+        self.doc.edit_ops(self.patch.ops_since(mark));
+        self.doc.tidy();
+        Ok(result)
+    }
+
+    /// Whether an edit of about so many bytes can be made.
+    #[inline]
+    fn room(&self, bytes: usize) -> Result<(), EditError> {
+        let max = crate::id::MAX_ID;
+        if self.patch.next_id().time.max(self.doc.time()) >= max - bytes as u64 {
+            return Err(EditError::Clock { max });
+        }
+        self.doc.admit_own(bytes as u64)?;
+        Ok(())
+    }
+}
+
+impl From<Document> for Model {
+    fn from(doc: Document) -> Self {
+        let patch = PatchBuilder::new(doc.session(), doc.time());
+        Self { doc, patch }
+    }
+}
+
+/// The edits of a [`Model`], by path.
+///
+/// A path is a JSON pointer (`"/tags/0"`, `""` for the root), or a list of [`Step`]s. Registers on the way are stepped
+/// through.
+#[derive(Debug)]
+pub struct Api<'m> {
+    model: &'m mut Model,
+}
+
+impl<'m> Api<'m> {
+    /// Sets the document's root to a JSON value. Text, bytes, arrays and maps in it can be edited inside.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn root(self, value: impl Into<Value>) -> Result<Timestamp, EditError> {
+        let value = value.into();
+        self.model.write(|patch| {
+            let node = patch.const_or_json(&value);
+            patch.ins_val(Timestamp::ORIGIN, node);
+            node
+        })
+    }
+
+    /// The map at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn obj(self, path: impl Path) -> Result<ObjCursor<'m>, EditError> {
+        let node = self.find(&path, Kind::Obj)?;
+        Ok(ObjCursor::new(self.model, node))
+    }
+
+    /// The array at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn arr(self, path: impl Path) -> Result<ArrCursor<'m>, EditError> {
+        let node = self.find(&path, Kind::Arr)?;
+        Ok(ArrCursor::new(self.model, node))
+    }
+
+    /// The text at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn str(self, path: impl Path) -> Result<StrCursor<'m>, EditError> {
+        let node = self.find(&path, Kind::Str)?;
+        Ok(StrCursor::new(self.model, node))
+    }
+
+    /// The bytes at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there are none.
+    pub fn bin(self, path: impl Path) -> Result<BinCursor<'m>, EditError> {
+        let node = self.find(&path, Kind::Bin)?;
+        Ok(BinCursor::new(self.model, node))
+    }
+
+    /// The tuple at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn vec(self, path: impl Path) -> Result<VecCursor<'m>, EditError> {
+        let node = self.find(&path, Kind::Vec)?;
+        Ok(VecCursor::new(self.model, node))
+    }
+
+    /// The register at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn val(self, path: impl Path) -> Result<ValCursor<'m>, EditError> {
+        let node = self.find(&path, Kind::Val)?;
+        Ok(ValCursor::new(self.model, node))
+    }
+
+    /// The constant at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn con(self, path: impl Path) -> Result<ConCursor<'m>, EditError> {
+        let node = self.find(&path, Kind::Con)?;
+        Ok(ConCursor::new(self.model, node))
+    }
+
+    fn find(&self, path: &impl Path, kind: Kind) -> Result<u32, EditError> {
+        let not_found = || EditError::NotFound { path: path.pointer() };
+        let mut node = self.model.doc.root();
+        path.walk(&mut |step| {
+            let mut here = node;
+            while let Some(register) = here.filter(|here| here.kind() == Kind::Val) {
+                here = register.child();
+            }
+            node = here.and_then(|here| match (here.kind(), step) {
+                (Kind::Obj, step) => here.get(&step.key()),
+                (Kind::Arr | Kind::Vec, step) => here.at(step.index()?),
+                _ => None,
+            });
+        })?;
+        let mut node = node.ok_or_else(not_found)?;
+        while kind != Kind::Val && node.kind() == Kind::Val {
+            node = node.child().ok_or_else(not_found)?;
+        }
+        if node.kind() != kind {
+            return Err(EditError::Kind { path: path.pointer(), expected: kind, found: node.kind() });
+        }
+        Ok(node.index() as u32)
+    }
+}

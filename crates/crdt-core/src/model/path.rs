@@ -1,0 +1,100 @@
+//! Where in a document: JSON pointers and lists of steps.
+
+use std::borrow::Cow;
+
+use super::EditError;
+
+/// One step down: into a map by key, into an array or tuple by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'p> {
+    /// A key of a map.
+    Key(&'p str),
+    /// An index of an array or tuple.
+    Index(usize),
+}
+
+impl<'p> Step<'p> {
+    pub(super) fn key(self) -> Cow<'p, str> {
+        match self {
+            Self::Key(key) => key.into(),
+            Self::Index(index) => index.to_string().into(),
+        }
+    }
+
+    pub(super) fn index(self) -> Option<usize> {
+        match self {
+            // As in JSON Pointer: no sign, no leading zeros.
+            Self::Key(key) if key.starts_with(['+', '0']) && key != "0" => None,
+            Self::Key(key) => key.parse().ok(),
+            Self::Index(index) => Some(index),
+        }
+    }
+}
+
+impl<'p> From<&'p str> for Step<'p> {
+    fn from(key: &'p str) -> Self {
+        Self::Key(key)
+    }
+}
+
+impl From<usize> for Step<'_> {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+/// Something that says where in a document. `""` and `()` are the root.
+pub trait Path {
+    /// Calls `each` with every step from the root down.
+    ///
+    /// # Errors
+    /// [`EditError::Path`] if it is not a path.
+    fn walk(&self, each: &mut dyn FnMut(Step<'_>)) -> Result<(), EditError>;
+
+    /// The path as a JSON pointer (RFC 6901), for messages.
+    fn pointer(&self) -> String {
+        let mut pointer = String::new();
+        let walked = self.walk(&mut |step| {
+            pointer.push('/');
+            pointer.push_str(&step.key().replace('~', "~0").replace('/', "~1"));
+        });
+        walked.map_or_else(|error| error.to_string(), |()| pointer)
+    }
+}
+
+/// A JSON pointer.
+impl Path for &str {
+    fn walk(&self, each: &mut dyn FnMut(Step<'_>)) -> Result<(), EditError> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let steps = self.strip_prefix('/').ok_or_else(|| EditError::Path((*self).to_owned()))?;
+        for step in steps.split('/') {
+            if step.contains('~') {
+                each(Step::Key(&step.replace("~1", "/").replace("~0", "~")));
+            } else {
+                each(Step::Key(step));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Path for () {
+    fn walk(&self, _: &mut dyn FnMut(Step<'_>)) -> Result<(), EditError> {
+        Ok(())
+    }
+}
+
+impl Path for &[Step<'_>] {
+    fn walk(&self, each: &mut dyn FnMut(Step<'_>)) -> Result<(), EditError> {
+        self.iter().for_each(|&step| each(step));
+        Ok(())
+    }
+}
+
+impl<const N: usize> Path for [Step<'_>; N] {
+    fn walk(&self, each: &mut dyn FnMut(Step<'_>)) -> Result<(), EditError> {
+        self.as_slice().walk(each)
+    }
+}

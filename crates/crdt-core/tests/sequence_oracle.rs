@@ -1,0 +1,353 @@
+//! Text, bytes and arrays against a slow, obvious model: a plain list of elements, by the abstract rule of the RGA.
+//!
+//! Five sessions edit at random positions, also in the middle of characters; patches travel in any causal order and
+//! some twice. After each step each replica equals its list, element by element with ids and tombstones, and all its
+//! invariants hold; at the end all replicas are equal.
+
+use crdt_core::{
+    Applied, Document, Model, Patch, SessionId, Text, Timestamp, Value,
+    document::{Content, Kind},
+    patch::Op,
+};
+use proptest::prelude::*;
+use serde_json::json;
+
+const SESSIONS: usize = 5;
+
+/// All elements ever inserted, in order.
+#[derive(Clone, Default)]
+struct List {
+    node: Option<Timestamp>,
+    elements: Vec<Element>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Element {
+    id: Timestamp,
+    live: bool,
+    /// The code unit or byte; 0 in an array.
+    unit: u16,
+}
+
+impl List {
+    fn insert(&mut self, id: Timestamp, obj: Timestamp, after: Timestamp, units: &[u16]) {
+        let run: Vec<Element> = (id.time..)
+            .zip(units)
+            .map(|(time, &unit)| Element { id: Timestamp::new(id.sid, time), live: true, unit })
+            .collect();
+        if run.iter().any(|new| self.elements.iter().any(|element| element.id == new.id)) {
+            return;
+        }
+        let mut place = 0;
+        if after != obj {
+            match self.elements.iter().position(|element| element.id == after) {
+                Some(at) => place = at + 1,
+                None => return,
+            }
+        }
+        while self.elements.get(place).is_some_and(|element| element.id > id) {
+            place += 1;
+        }
+        self.elements.splice(place..place, run);
+    }
+
+    fn apply(&mut self, patch: &Patch) {
+        for (id, op) in patch.ops() {
+            match op {
+                Op::InsStr { obj, after, text, .. } if Some(obj) == self.node => {
+                    self.insert(id, obj, after, &text.utf16().collect::<Vec<_>>());
+                }
+                Op::InsBin { obj, after, bytes } if Some(obj) == self.node => {
+                    self.insert(id, obj, after, &bytes.iter().map(|&byte| byte.into()).collect::<Vec<_>>());
+                }
+                Op::InsArr { obj, after, values } if Some(obj) == self.node => {
+                    self.insert(id, obj, after, &vec![0; values.len()]);
+                }
+                Op::Del { obj, spans } if Some(obj) == self.node => {
+                    for span in spans {
+                        for element in &mut self.elements {
+                            let times = span.start.time..span.start.time + span.span;
+                            if element.id.sid == span.start.sid && times.contains(&element.id.time) {
+                                element.live = false;
+                            }
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The elements of a node, as a walk over its chunks shows them.
+fn elements(doc: &Document, node: Timestamp) -> Vec<Element> {
+    let node = doc.node(node).unwrap();
+    let (kind, chunks) = match node.content() {
+        Content::Str(chunks) | Content::Bin(chunks) | Content::Arr(chunks) => (node.kind(), chunks),
+        other => panic!("{other:?} has no chunks"),
+    };
+    let mut elements = Vec::new();
+    for chunk in chunks {
+        let units: Vec<u16> = match (chunk.is_tombstone(), kind) {
+            (true, _) => vec![0; chunk.span() as usize],
+            (_, Kind::Str) => {
+                let mut bytes = Vec::new();
+                chunk.write_text(&mut bytes);
+                crdt_core::Wtf8::new(&bytes).unwrap().utf16().collect()
+            }
+            (_, Kind::Bin) => {
+                let mut bytes = Vec::new();
+                chunk.write_bytes(&mut bytes);
+                bytes.into_iter().map(u16::from).collect()
+            }
+            _ => chunk.children().map(|_| 0).collect(),
+        };
+        assert_eq!(units.len() as u64, chunk.span());
+        for (at, unit) in (0..).zip(units) {
+            elements.push(Element { id: chunk.id().tick(at), live: !chunk.is_tombstone(), unit });
+        }
+    }
+    elements
+}
+
+struct Replica {
+    model: Model,
+    lists: Vec<List>,
+    /// For each session how many of its patches have come.
+    come: [usize; SESSIONS],
+}
+
+impl Replica {
+    fn check(&self) {
+        self.model.document().check().unwrap();
+        for list in &self.lists {
+            let expected: Vec<Element> = list
+                .elements
+                .iter()
+                .map(|&element| if element.live { element } else { Element { unit: 0, ..element } })
+                .collect();
+            assert_eq!(elements(self.model.document(), list.node.unwrap()), expected);
+        }
+    }
+
+    fn text(&self) -> Vec<u16> {
+        self.lists[0].elements.iter().filter(|element| element.live).map(|element| element.unit).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert {
+        session: usize,
+        what: usize,
+        place: usize,
+        text: String,
+    },
+    /// Types on where the session's last insertion ended.
+    Type {
+        session: usize,
+        text: String,
+    },
+    Delete {
+        session: usize,
+        what: usize,
+        place: usize,
+        len: usize,
+    },
+    Deliver {
+        to: usize,
+        from: usize,
+        twice: bool,
+    },
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-z]{1,6}", "[a-zé한🙂]{1,5}", Just("🙂🙃".to_owned()), "[a-z]{60,90}",]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let session = 0..SESSIONS;
+    prop_oneof![
+        3 => (session.clone(), 0..3usize, any::<usize>(), text())
+            .prop_map(|(session, what, place, text)| Step::Insert { session, what, place, text }),
+        3 => (session.clone(), text()).prop_map(|(session, text)| Step::Type { session, text }),
+        3 => (session.clone(), 0..3usize, any::<usize>(), 1..9usize)
+            .prop_map(|(session, what, place, len)| Step::Delete { session, what, place, len }),
+        5 => (session.clone(), session, any::<bool>()).prop_map(|(to, from, twice)| Step::Deliver { to, from, twice }),
+    ]
+}
+
+fn deliver(replica: &mut Replica, logs: &[Vec<Patch>], from: usize, twice: bool) -> bool {
+    let Some(patch) = logs[from].get(replica.come[from]) else { return false };
+    let before = replica.model.view();
+    match replica.model.apply(patch).unwrap() {
+        Applied::Parked { .. } => {
+            assert_eq!(replica.model.view(), before);
+            return false;
+        }
+        applied => assert_eq!(applied, Applied::Merged),
+    }
+    replica.come[from] += 1;
+    replica.lists.iter_mut().for_each(|list| list.apply(patch));
+    if twice {
+        // Any patch that has come, again.
+        let again = &logs[from][replica.come[from] / 2];
+        assert_eq!(replica.model.apply(again).unwrap(), Applied::Known);
+        replica.lists.iter_mut().for_each(|list| list.apply(again));
+    }
+    true
+}
+
+fn edit(replica: &mut Replica, edit: impl FnOnce(&mut Model)) -> Option<Patch> {
+    edit(&mut replica.model);
+    let patch = replica.model.flush()?;
+    replica.lists.iter_mut().for_each(|list| list.apply(&patch));
+    Some(patch)
+}
+
+fn run(steps: Vec<Step>) {
+    let mut base = Model::new(SessionId::new(70_000).unwrap());
+    base.api().root(&json!({"str": "ab", "bin": null, "arr": [1]})).unwrap();
+    base.api().obj("").unwrap().set([("bin", vec![1u8, 2])]).unwrap();
+    let first = base.flush().unwrap();
+    let nodes: Vec<Timestamp> = ["/str", "/bin", "/arr"]
+        .iter()
+        .map(|path| {
+            let node = base.document().root().unwrap().get(&path[1..]).unwrap();
+            node.id()
+        })
+        .collect();
+    let mut replicas: Vec<Replica> = (0..SESSIONS as u64)
+        .map(|at| {
+            let mut lists: Vec<List> =
+                nodes.iter().map(|&node| List { node: Some(node), ..List::default() }).collect();
+            lists.iter_mut().for_each(|list| list.apply(&first));
+            let model = base.fork(SessionId::new(80_000 - at * 7).unwrap());
+            Replica { model, lists, come: [0; SESSIONS] }
+        })
+        .collect();
+    let mut logs: Vec<Vec<Patch>> = vec![Vec::new(); SESSIONS];
+    let mut typed = [0; SESSIONS];
+
+    for step in steps {
+        let touched = match step {
+            Step::Insert { session, what, place, text } => {
+                let patch = edit(&mut replicas[session], |model| match what {
+                    0 => {
+                        let mut str = model.api().str("/str").unwrap();
+                        let at = place % (str.len() + 1);
+                        str.ins(at, &*text).unwrap();
+                        typed[session] = at + Text::from(&*text).as_wtf8().units();
+                    }
+                    1 => {
+                        let mut bin = model.api().bin("/bin").unwrap();
+                        let at = place % (bin.len() + 1);
+                        bin.ins(at, text.as_bytes()).unwrap();
+                    }
+                    _ => {
+                        let mut arr = model.api().arr("/arr").unwrap();
+                        let at = place % (arr.len() + 1);
+                        arr.ins(at, text.chars().map(|c| Value::from(c.to_string()))).unwrap();
+                    }
+                });
+                logs[session].extend(patch);
+                session
+            }
+            Step::Type { session, text } => {
+                let patch = edit(&mut replicas[session], |model| {
+                    let mut str = model.api().str("/str").unwrap();
+                    let at = typed[session].min(str.len());
+                    str.ins(at, &*text).unwrap();
+                    typed[session] = at + Text::from(&*text).as_wtf8().units();
+                });
+                logs[session].extend(patch);
+                session
+            }
+            Step::Delete { session, what, place, len } => {
+                let patch = edit(&mut replicas[session], |model| match what {
+                    0 => {
+                        let mut str = model.api().str("/str").unwrap();
+                        let (at, total) = (place % (str.len() + 1), str.len());
+                        // Every other one right before where was typed, as a backspace.
+                        let at =
+                            if place % 2 == 0 { typed[session].min(total).saturating_sub(len) } else { at };
+                        str.del(at, len.min(total - at)).unwrap();
+                        typed[session] = at;
+                    }
+                    1 => {
+                        let mut bin = model.api().bin("/bin").unwrap();
+                        let at = place % (bin.len() + 1);
+                        let len = len.min(bin.len() - at);
+                        bin.del(at, len).unwrap();
+                    }
+                    _ => {
+                        let mut arr = model.api().arr("/arr").unwrap();
+                        let at = place % (arr.len() + 1);
+                        let len = len.min(arr.len() - at);
+                        arr.del(at, len).unwrap();
+                    }
+                });
+                logs[session].extend(patch);
+                session
+            }
+            Step::Deliver { to, from, twice } => {
+                if to == from {
+                    continue;
+                }
+                deliver(&mut replicas[to], &logs, from, twice);
+                to
+            }
+        };
+        replicas[touched].check();
+    }
+
+    // Everyone gets everything.
+    for (to, replica) in replicas.iter_mut().enumerate() {
+        let mut progress = true;
+        while progress {
+            progress = false;
+            for from in (0..SESSIONS).filter(|&from| from != to) {
+                while deliver(replica, &logs, from, false) {
+                    progress = true;
+                }
+            }
+        }
+        replica.check();
+    }
+    for replica in &replicas {
+        assert_eq!(replica.model.view(), replicas[0].model.view());
+        for list in 0..3 {
+            assert_eq!(replica.lists[list].elements, replicas[0].lists[list].elements);
+        }
+        let expected = Text::from_utf16(replica.text());
+        assert_eq!(replica.model.view().get("str"), Some(&Value::Text(expected)));
+        assert_eq!(replica.model.document().state_vector().len(), {
+            1 + logs.iter().filter(|log| !log.is_empty()).count()
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replicas_equal_the_plain_list(steps in prop::collection::vec(step(), 1..160)) {
+        run(steps);
+    }
+}
+
+#[test]
+fn siblings_stand_in_descending_order_and_runs_do_not_interleave() {
+    let session = |at| SessionId::new(at).unwrap();
+    let mut base = Model::new(session(100_000));
+    base.api().root("ab").unwrap();
+    let _ = base.flush();
+    let (mut low, mut high) = (base.fork(session(200_000)), base.fork(session(300_000)));
+    low.api().str("").unwrap().ins(1, "XXX").unwrap();
+    high.api().str("").unwrap().ins(1, "YYY").unwrap();
+    let (x, y) = (low.flush().unwrap(), high.flush().unwrap());
+    assert_eq!(low.apply(&y), Ok(Applied::Merged));
+    assert_eq!(high.apply(&x), Ok(Applied::Merged));
+    assert_eq!(low.view().as_str(), Some("aYYYXXXb"));
+    assert_eq!(high.view(), low.view());
+}
