@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod clock;
+pub mod compaction;
 pub mod event;
 pub mod feed;
 #[cfg(feature = "http")]
@@ -17,6 +18,7 @@ pub mod vectors;
 
 pub use broker::EventBroker;
 pub use clock::{DefaultVectorClockManager, DocumentClock, PersistentVectorClockManager, VectorClockManager};
+pub use compaction::EventCompactor;
 pub use event::{ClientVector, Event};
 pub use feed::{Feed, FeedItem, Resume, Scope};
 pub use protocol::{Problem, ProblemType};

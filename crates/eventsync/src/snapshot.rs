@@ -92,8 +92,9 @@ pub trait SnapshotStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<SnapshotInfo>, ShelfError>;
 
-    /// Removes all but the newest `keep` of a document; at least one stays. Returns how many went.
-    async fn prune(&self, document: &DocumentId, keep: usize) -> Result<usize, ShelfError>;
+    /// Removes all but the newest `keep` of a document; at least one stays. The newest one at or before `floor`, the last
+    /// event that was compacted away, stays too: without it the events after it lead from nowhere. Returns how many went.
+    async fn prune(&self, document: &DocumentId, keep: usize, floor: u64) -> Result<usize, ShelfError>;
 }
 
 /// Keeps snapshots on a shelf.
@@ -126,6 +127,11 @@ impl ShelfSnapshotStore {
     }
 }
 
+/// The version in a key that this store made.
+fn version_of(key: &[u8]) -> u64 {
+    key.last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
 #[async_trait]
 impl SnapshotStore for ShelfSnapshotStore {
     async fn save(&self, snapshot: &Snapshot) -> Result<(), ShelfError> {
@@ -156,13 +162,17 @@ impl SnapshotStore for ShelfSnapshotStore {
         Ok(found.iter().filter_map(|(_, bytes)| shelf::decode("snapshot", bytes)).collect())
     }
 
-    async fn prune(&self, document: &DocumentId, keep: usize) -> Result<usize, ShelfError> {
+    async fn prune(&self, document: &DocumentId, keep: usize, floor: u64) -> Result<usize, ShelfError> {
         let all = ScanRange::of_prefix(&Self::prefix(document)).to;
         let found = self.shelf.scan(Self::newest_first(document, all), Self::PRUNE_MAX).await?;
-        let mut gone = 0;
-        for (key, _) in found.into_iter().skip(keep.max(1)) {
-            self.shelf.remove(key).await?;
-            gone += 1;
+        let (mut gone, mut has_floor) = (0, floor == 0);
+        for (number, (key, _)) in found.into_iter().enumerate() {
+            let is_floor = !has_floor && version_of(&key) <= floor;
+            has_floor |= is_floor;
+            if number >= keep.max(1) && !is_floor {
+                self.shelf.remove(key).await?;
+                gone += 1;
+            }
         }
         Ok(gone)
     }
@@ -210,11 +220,23 @@ mod tests {
         for version in 1..=5 {
             store.save(&snapshot("a", version)).await.unwrap();
         }
-        assert_eq!(store.prune(&id("a"), 2).await.unwrap(), 3);
+        assert_eq!(store.prune(&id("a"), 2, 0).await.unwrap(), 3);
         let left: Vec<u64> =
             store.list(&id("a"), u64::MAX, 9).await.unwrap().iter().map(|s| s.version).collect();
         assert_eq!(left, [5, 4]);
-        assert_eq!(store.prune(&id("a"), 0).await.unwrap(), 1);
+        assert_eq!(store.prune(&id("a"), 0, 0).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn pruning_keeps_the_one_that_the_remaining_events_start_from() {
+        let store = ShelfSnapshotStore::new(Arc::new(MemoryShelf::new()));
+        for version in [2, 5, 7, 9, 12] {
+            store.save(&snapshot("a", version)).await.unwrap();
+        }
+        assert_eq!(store.prune(&id("a"), 1, 8).await.unwrap(), 3);
+        let left: Vec<u64> =
+            store.list(&id("a"), u64::MAX, 9).await.unwrap().iter().map(|s| s.version).collect();
+        assert_eq!(left, [12, 7]);
     }
 
     #[test]

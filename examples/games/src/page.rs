@@ -26,6 +26,8 @@ const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-
 pub(crate) fn router() -> Router {
     Router::new()
         .route("/", get(|| async { file(Web::get("index.html"), "index.html") }))
+        // At the root, because a service worker may only serve what is below it.
+        .route("/sw.js", get(|| async { file(Web::get("sw.js"), "sw.js") }))
         .route("/web/{*path}", get(|Path(path): Path<String>| async move { file(Web::get(&path), &path) }))
         .route(
             "/client/{*path}",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{extract::State, http::StatusCode, response::Response};
+use nodestorage::Body;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,7 +26,10 @@ const WAIT_SECONDS_MAX: u64 = 60;
 const LIST_MAX: usize = 1000;
 
 pub(super) async fn sync(State(app): State<App>, Id(id): Id, payload: Payload) -> Answer {
-    let request: SyncRequest = payload.json(&["application/json"])?;
+    // An object, not the array that would be read as one by position.
+    let fields: Body = payload.json(&["application/json"])?;
+    let request = SyncRequest::deserialize(Value::Object(fields))
+        .map_err(|e| Problem::new(ProblemType::InvalidRequest, e.to_string()))?;
     Ok(json(StatusCode::OK, &app.service.sync(&id, &request).await?))
 }
 

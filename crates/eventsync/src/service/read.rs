@@ -115,9 +115,17 @@ impl SyncService {
         {
             return Ok((same, false));
         }
-        self.0.snapshots.save(&snapshot).await?;
-        self.0.snapshots.prune(id, self.0.policy.keep).await?;
+        let first = self.0.storage.changes(id, 0, 1).await?.changes.first().map(|change| change.version);
+        let floor = first.map_or(snapshot.version, |first| first - 1);
+        self.keep_snapshot(&snapshot, floor).await?;
         Ok((snapshot, true))
+    }
+
+    /// Keeps a snapshot and prunes old ones, but for what the events after `floor` start from.
+    pub(crate) async fn keep_snapshot(&self, snapshot: &Snapshot, floor: u64) -> Result<(), Problem> {
+        self.0.snapshots.save(snapshot).await?;
+        self.0.snapshots.prune(&snapshot.document_id, self.0.policy.keep, floor).await?;
+        Ok(())
     }
 
     /// Finds out where a reader is.

@@ -36,7 +36,15 @@ impl StorageEventStore {
         let (mut bytes, mut looked_at, mut take) = (0, 0_usize, Self::FIRST_READ);
         loop {
             let left = limit.events_max - page.events.len();
-            let changes = self.storage.changes(document, page.cursor, take.min(left.max(1))).await?;
+            let take_now = take.min(left.max(1));
+            let mut changes = self.storage.changes(document, page.cursor, take_now).await?;
+            if changes.changes.is_empty() && page.cursor == after {
+                // Nothing yet, or nothing any more? Read again, because something may have come just now.
+                if self.storage.last_version(document).await? > after {
+                    changes = self.storage.changes(document, after, take_now).await?;
+                    page.gap = changes.changes.is_empty();
+                }
+            }
             for change in changes.changes {
                 if change.version != page.cursor + 1 {
                     // What was read so far is good; the next page starts at the hole and says so.

@@ -1,0 +1,515 @@
+//! Whatever comes from outside is answered with what was wrong, and the store is as it was.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::Server;
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::frame::{
+        Frame,
+        coding::{Data, OpCode},
+    },
+};
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const MERGE: (&str, &str) = ("Content-Type", "application/merge-patch+json");
+const PATCH: (&str, &str) = ("Content-Type", "application/json-patch+json");
+
+struct Case {
+    method: &'static str,
+    path: String,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    expect: (u16, &'static str),
+}
+
+fn case(
+    method: &'static str,
+    path: impl Into<String>,
+    headers: &[(&'static str, &str)],
+    body: impl Into<Vec<u8>>,
+    expect: (u16, &'static str),
+) -> Case {
+    let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    Case { method, path: path.into(), headers, body: body.into(), expect }
+}
+
+fn nested(levels: usize) -> String {
+    format!(r#"{{"name":"x","a":{}1{}}}"#, "[".repeat(levels), "]".repeat(levels))
+}
+
+/// A list that is copied into itself again and again: few bytes, many to come.
+fn bomb() -> Value {
+    let mut ops = vec![json!({"op": "add", "path": "/l", "value": ["x".repeat(1000)]})];
+    ops.extend(vec![json!({"op": "copy", "from": "/l", "path": "/l/-"}); 40]);
+    Value::Array(ops)
+}
+
+#[expect(clippy::too_many_lines, reason = "one table")]
+fn cases() -> Vec<Case> {
+    let long = "x".repeat(256);
+    let huge = format!(r#"{{"name":"{}"}}"#, "x".repeat(2 << 20));
+    let ops = |ops: Value| ops.to_string();
+    vec![
+        // Bodies that are no JSON, or not the JSON that is expected.
+        case("POST", "/api/games", &[JSON], "{\"name\": ", (400, "invalid-json")),
+        case("POST", "/api/games", &[JSON], "", (400, "invalid-json")),
+        case("POST", "/api/games", &[JSON], "{} {}", (400, "invalid-json")),
+        case("POST", "/api/games", &[JSON], b"{\"name\": \"\xff\xfe\"}".to_vec(), (400, "invalid-json")),
+        case("POST", "/api/games", &[JSON], "\u{feff}{}", (400, "invalid-json")),
+        case("POST", "/api/games", &[JSON], "{'name': 'x'}", (400, "invalid-json")),
+        case("POST", "/api/games", &[JSON], "NaN", (400, "invalid-json")),
+        case("POST", "/api/games", &[JSON], "[1]", (400, "invalid-request")),
+        case("POST", "/api/games", &[JSON], "null", (400, "invalid-request")),
+        case("POST", "/api/games", &[JSON], "\"text\"", (400, "invalid-request")),
+        case("POST", "/api/games", &[JSON], nested(80), (400, "invalid-request")),
+        case("POST", "/api/games", &[JSON], nested(100_000), (400, "invalid-json")),
+        case("POST", "/api/games", &[JSON], huge, (413, "too-large")),
+        case("POST", "/api/games", &[JSON], "{}", (422, "invalid-document")),
+        case("POST", "/api/games", &[JSON], r#"{"name": 7}"#, (422, "invalid-document")),
+        case("POST", "/api/games", &[], r#"{"name": "x"}"#, (415, "unsupported-media-type")),
+        case("POST", "/api/games", &[("Content-Type", "text/plain")], "{}", (415, "unsupported-media-type")),
+        case("POST", "/api/games?id=", &[JSON], r#"{"name":"x"}"#, (400, "invalid-id")),
+        case("POST", format!("/api/games?id={long}"), &[JSON], r#"{"name":"x"}"#, (400, "invalid-id")),
+        case("POST", "/api/games?id=a%00b", &[JSON], r#"{"name":"x"}"#, (400, "invalid-id")),
+        case("POST", "/api/games?id=go", &[JSON], r#"{"name":"x"}"#, (409, "already-exists")),
+        // Headers.
+        case(
+            "POST",
+            "/api/games",
+            &[JSON, ("Idempotency-Key", "")],
+            r#"{"name":"x"}"#,
+            (400, "invalid-request"),
+        ),
+        case(
+            "POST",
+            "/api/games",
+            &[JSON, ("Idempotency-Key", &long)],
+            r#"{"name":"x"}"#,
+            (400, "invalid-request"),
+        ),
+        case("PATCH", "/api/games/go", &[MERGE, ("If-Match", "1")], "{}", (400, "invalid-request")),
+        case("PATCH", "/api/games/go", &[MERGE, ("If-Match", "\"x\"")], "{}", (400, "invalid-request")),
+        case("PATCH", "/api/games/go", &[MERGE, ("If-Match", "\"-1\"")], "{}", (400, "invalid-request")),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[MERGE, ("If-Match", "\"7\"")],
+            r#"{"a":1}"#,
+            (412, "version-mismatch"),
+        ),
+        case(
+            "PUT",
+            "/api/games/go",
+            &[JSON, ("If-None-Match", "*")],
+            r#"{"name":"x"}"#,
+            (412, "version-mismatch"),
+        ),
+        case(
+            "PUT",
+            "/api/games/none",
+            &[JSON, ("If-Match", "*")],
+            r#"{"name":"x"}"#,
+            (412, "version-mismatch"),
+        ),
+        case(
+            "PUT",
+            "/api/games/none",
+            &[JSON, ("If-Match", "\"3\"")],
+            r#"{"name":"x"}"#,
+            (412, "version-mismatch"),
+        ),
+        case("DELETE", "/api/games/go", &[("If-Match", "\"9\"")], "", (412, "version-mismatch")),
+        case("PATCH", "/api/games/go", &[MERGE, ("Weft-Client-Id", &long)], "{}", (400, "invalid-id")),
+        case("PATCH", "/api/games/go", &[MERGE, ("Weft-Client-Id", "")], "{}", (400, "invalid-id")),
+        case("PATCH", "/api/games/go", &[MERGE, ("Weft-Client-Seq", "one")], "{}", (400, "invalid-request")),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[MERGE, ("Weft-Client-Seq", "99999999999999999999")],
+            "{}",
+            (400, "invalid-request"),
+        ),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[MERGE, ("Weft-Client-Id", "n"), ("Weft-Client-Seq", "5")],
+            r#"{"a":1}"#,
+            (409, "sequence-gap"),
+        ),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[MERGE, ("Weft-Client-Seq", "1"), ("Idempotency-Key", "k")],
+            "{}",
+            (400, "invalid-request"),
+        ),
+        // Patches.
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[("Content-Type", "text/html")],
+            "{}",
+            (415, "unsupported-media-type"),
+        ),
+        case("PATCH", "/api/games/go", &[MERGE], "[]", (400, "invalid-request")),
+        case("PATCH", "/api/games/go", &[MERGE], r#"{"name":null}"#, (422, "invalid-document")),
+        case("PATCH", "/api/games/go", &[PATCH], "{}", (400, "invalid-request")),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[PATCH],
+            ops(json!([{"op": "explode", "path": "/a"}])),
+            (400, "invalid-request"),
+        ),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[PATCH],
+            ops(json!([{"op": "add", "path": "a", "value": 1}])),
+            (400, "invalid-request"),
+        ),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[PATCH],
+            ops(json!([{"op": "remove", "path": "/none"}])),
+            (422, "invalid-patch"),
+        ),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[PATCH],
+            ops(
+                json!([{"op": "add", "path": "/ok", "value": 1}, {"op": "test", "path": "/name", "value": "no"}]),
+            ),
+            (422, "invalid-patch"),
+        ),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[PATCH],
+            ops(json!([{"op": "replace", "path": "", "value": 7}])),
+            (422, "invalid-document"),
+        ),
+        case(
+            "PATCH",
+            "/api/games/go",
+            &[PATCH],
+            ops(Value::Array(vec![json!({"op": "copy", "from": "", "path": "/b"}); 70])),
+            (422, "invalid-patch"),
+        ),
+        case("PATCH", "/api/games/go", &[PATCH], ops(bomb()), (413, "too-large")),
+        case("PATCH", "/api/games/none", &[MERGE], r#"{"a":1}"#, (404, "unknown-document")),
+        case("DELETE", "/api/games/none", &[], "", (404, "unknown-document")),
+        // Paths and queries.
+        case("GET", "/api/games/none", &[], "", (404, "unknown-document")),
+        case("GET", "/api/games/%FF", &[], "", (400, "invalid-id")),
+        case("GET", "/api/games/%00", &[], "", (400, "invalid-id")),
+        case("GET", format!("/api/games/{long}"), &[], "", (400, "invalid-id")),
+        case("GET", "/api/games/go?version=99", &[], "", (404, "unknown-version")),
+        case("GET", "/api/games/go?version=0", &[], "", (404, "unknown-version")),
+        case("GET", "/api/games/go?version=-1", &[], "", (400, "invalid-request")),
+        case("GET", "/api/games?limit=many", &[], "", (400, "invalid-request")),
+        case("GET", "/api/games/none?version=1", &[], "", (404, "unknown-version")),
+        case("GET", "/api", &[], "", (404, "not-found")),
+        case("TRACE", "/api/games", &[], "", (405, "method-not-allowed")),
+        case("PUT", "/api/games", &[JSON], "{}", (405, "method-not-allowed")),
+        // Catching up.
+        case("POST", "/api/sync/none", &[JSON], "{}", (404, "unknown-document")),
+        case("POST", "/api/sync/go", &[JSON], "[]", (400, "invalid-request")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"vectorClock": {"a": -1}}"#, (400, "invalid-request")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"vectorClock": {"a": 1.5}}"#, (400, "invalid-request")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"vectorClock": {"a": "1"}}"#, (400, "invalid-request")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"vectorClock": {"": 1}}"#, (400, "invalid-request")),
+        case(
+            "POST",
+            "/api/sync/go",
+            &[JSON],
+            r#"{"vectorClock": {"a": 18446744073709551615}}"#,
+            (400, "invalid-request"),
+        ),
+        case("POST", "/api/sync/go", &[JSON], r#"{"vectorClock": [["a", 1]]}"#, (400, "invalid-request")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"cursor": "3"}"#, (400, "invalid-request")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"clientId": 7}"#, (400, "invalid-request")),
+        case("GET", "/api/events/none", &[], "", (404, "unknown-document")),
+        case("GET", "/api/events/go?after=x", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?wait=-1", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events?after=1e3", &[], "", (400, "invalid-request")),
+        case("GET", "/events/none", &[], "", (404, "unknown-document")),
+        case("GET", "/events/go", &[("Last-Event-ID", "abc")], "", (400, "invalid-request")),
+        case("GET", "/events?after=-3", &[], "", (400, "invalid-request")),
+        case("POST", "/api/snapshots/none", &[], "", (404, "unknown-document")),
+        case("GET", "/api/snapshots/none", &[], "", (404, "unknown-document")),
+        case("GET", "/api/snapshots/go/5", &[], "", (404, "unknown-version")),
+        case("GET", "/api/snapshots/go/x", &[], "", (400, "invalid-request")),
+        case("GET", "/api/state-vectors/none", &[], "", (404, "unknown-document")),
+        // Pushes without a socket.
+        case("POST", "/api/push/go", &[JSON], "{}", (400, "invalid-request")),
+        case("POST", "/api/push/go", &[JSON], r#"{"clientId":"a","op":"burn"}"#, (400, "invalid-request")),
+        case("POST", "/api/push/go", &[JSON], r#"{"clientId":"a","op":"merge"}"#, (400, "invalid-request")),
+        case(
+            "POST",
+            "/api/push/go",
+            &[JSON],
+            r#"{"clientId":"a","op":"merge","patch":[]}"#,
+            (400, "invalid-request"),
+        ),
+        case(
+            "POST",
+            "/api/push/go",
+            &[JSON],
+            r#"{"clientId":"a","documentId":"other","op":"delete"}"#,
+            (400, "invalid-request"),
+        ),
+        case(
+            "POST",
+            "/api/push/go",
+            &[JSON],
+            r#"{"clientId":"a","baseVersion":9,"op":"delete"}"#,
+            (412, "version-mismatch"),
+        ),
+        case(
+            "POST",
+            "/api/push/go",
+            &[JSON],
+            r#"{"clientId":"a","clientSeq":2,"op":"delete"}"#,
+            (409, "sequence-gap"),
+        ),
+        case(
+            "POST",
+            "/api/push/go",
+            &[JSON],
+            r#"{"clientId":"a","clientSeq":9007199254740992,"op":"delete"}"#,
+            (400, "invalid-request"),
+        ),
+        // Upgrades that are none.
+        case("GET", "/sync/go", &[], "", (400, "invalid-request")),
+        case(
+            "GET",
+            "/sync/go",
+            &[("Connection", "upgrade"), ("Upgrade", "h2c")],
+            "",
+            (400, "invalid-request"),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_bad_request_is_told_what_is_wrong_and_changes_nothing() {
+    let server = Server::start().await;
+    assert_eq!(server.json("POST", "/api/games?id=go", &json!({"name": "Go"})).await.status, 201);
+    let before = server.fingerprint().await;
+    let cases = cases();
+    assert!(cases.len() >= 60);
+    for Case { method, path, headers, body, expect } in cases {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let reply = server.request(method, &path, &headers, &body).await;
+        let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
+        let what = format!("{method} {path} {headers:?} {shown}");
+        assert_eq!(reply.status, expect.0, "{what}: {}", String::from_utf8_lossy(&reply.body));
+        assert_eq!(reply.problem(), expect.1, "{what}");
+        assert_eq!(server.fingerprint().await, before, "{what} changed the store");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_of_100_megabytes_is_refused_without_being_read() {
+    let server = Server::start().await;
+    let length = 100 << 20;
+    let head = |extra: &str| {
+        format!(
+            "POST /api/games HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n{extra}\r\n\r\n"
+        )
+    };
+    // Announced: the answer comes before the body does.
+    let reply = server.raw(head(&format!("Content-Length: {length}")).as_bytes()).await;
+    assert_eq!((reply.status, reply.problem().as_str()), (413, "too-large"));
+    assert_eq!(reply.json()["limit"], 1 << 20);
+    // Not announced: the answer comes after the limit.
+    let mut chunked = head("Transfer-Encoding: chunked").into_bytes();
+    for _ in 0..3 {
+        chunked.extend_from_slice(format!("{:x}\r\n", 1 << 20).as_bytes());
+        chunked.extend(std::iter::repeat_n(b' ', 1 << 20));
+        chunked.extend_from_slice(b"\r\n");
+    }
+    let reply = server.raw(&chunked).await;
+    assert_eq!((reply.status, reply.problem().as_str()), (413, "too-large"));
+    assert_eq!(server.fingerprint().await.0, 0);
+}
+
+fn hello() -> Message {
+    Message::text(json!({"type": "hello", "clientId": "c"}).to_string())
+}
+
+fn text(message: Value) -> Message {
+    Message::text(message.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_bad_frame_closes_the_socket_with_its_code_and_changes_nothing() {
+    let server = Server::start().await;
+    assert_eq!(server.json("POST", "/api/games?id=go", &json!({"name": "Go"})).await.status, 201);
+    let before = server.fingerprint().await;
+    let push = |fields: Value| {
+        let mut message = json!({"type": "push", "documentId": "go"});
+        for (name, value) in fields.as_object().unwrap() {
+            message[name] = value.clone();
+        }
+        text(message)
+    };
+    let not_utf8 = Message::Frame(Frame::message(vec![0xff, 0xfe], OpCode::Data(Data::Text), true));
+    let json_cases: Vec<(Vec<Message>, u16)> = vec![
+        (vec![Message::text("hello?")], 1007),
+        (vec![Message::text("")], 1007),
+        (vec![Message::text("{\"type\":\"hello\"")], 1007),
+        (vec![not_utf8], 1007),
+        (vec![Message::binary(vec![0x80])], 1003),
+        (vec![hello(), Message::binary(vec![0x80])], 1003),
+        (vec![Message::text("[]")], 1008),
+        (vec![Message::text("7")], 1008),
+        (vec![text(json!({}))], 1008),
+        (vec![text(json!({"type": "dance"}))], 1008),
+        (vec![text(json!({"type": "hello"}))], 1008),
+        (vec![text(json!({"type": "hello", "clientId": ""}))], 1008),
+        (vec![text(json!({"type": "hello", "clientId": "a\nb"}))], 1008),
+        (vec![text(json!({"type": "hello", "clientId": "c", "documents": {"": {}}}))], 1008),
+        (vec![text(json!({"type": "hello", "clientId": "c", "documents": {"go": {"cursor": -1}}}))], 1008),
+        (
+            vec![text(json!({"type": "hello", "clientId": "c", "documents": {"go": {"stateVector": [1]}}}))],
+            1008,
+        ),
+        (vec![text(json!({"type": "hello", "clientId": "c", "documents": ["go"]}))], 1008),
+        (vec![text(json!({"type": "subscribe", "documents": {"go": {}}}))], 1008),
+        (vec![push(json!({"op": "delete"}))], 1008),
+        (vec![hello(), hello()], 1008),
+        (vec![hello(), push(json!({}))], 1008),
+        (vec![hello(), push(json!({"op": "burn"}))], 1008),
+        (vec![hello(), push(json!({"op": "merge", "patch": 7}))], 1008),
+        (vec![hello(), push(json!({"op": "patch", "patch": [{"op": "add"}]}))], 1008),
+        (vec![hello(), push(json!({"op": "delete", "clientSeq": "1"}))], 1008),
+        (vec![hello(), push(json!({"op": "delete", "clientSeq": 1_u64 << 53}))], 1008),
+        (
+            vec![
+                hello(),
+                Message::text(format!(
+                    r#"{{"type":"push","documentId":"go","op":"replace","state":{}}}"#,
+                    nested(70)
+                )),
+            ],
+            1008,
+        ),
+        (
+            vec![
+                hello(),
+                Message::text(format!(
+                    r#"{{"type":"push","documentId":"go","op":"replace","state":{}}}"#,
+                    nested(1000)
+                )),
+            ],
+            1007,
+        ),
+        (vec![hello(), Message::text(format!(r#"{{"type":"ping","x":"{}"}}"#, "x".repeat(2 << 20)))], 1009),
+    ];
+    for (frames, code) in json_cases {
+        let mut socket = server.socket("/sync", Some("eventsync.v1.json")).await;
+        let shown = format!("{:.200}", format!("{frames:?}"));
+        for frame in frames {
+            // The server may have closed already.
+            let _ = futures_util::SinkExt::send(&mut socket.stream, frame).await;
+        }
+        let (messages, closed) = socket.until_closed().await;
+        assert_eq!(closed, Some(code), "{shown}: {messages:?}");
+        if code == 1008 || code == 1007 && !shown.contains("Frame") {
+            let last = messages.last().unwrap_or_else(|| panic!("{shown}: no error message"));
+            assert_eq!(last["type"], "error", "{shown}");
+            assert!(last["problem"]["detail"].as_str().is_some_and(|d| !d.is_empty()), "{shown}: {last}");
+        }
+        assert_eq!(server.fingerprint().await, before, "{shown} changed the store");
+    }
+    let packed = |message: &Value| Message::binary(rmp_serde::to_vec_named(message).unwrap());
+    let mut deep = vec![0x91; 100_000];
+    deep.push(0xc0);
+    for (frame, code) in [
+        (Message::text("{}"), 1003),
+        (Message::binary(vec![]), 1007),
+        (Message::binary(vec![0xc1]), 1007),
+        (Message::binary(vec![0xdf, 0xff, 0xff, 0xff, 0xff]), 1007),
+        (Message::binary(deep), 1007),
+        (packed(&json!({"type": "dance"})), 1008),
+        (packed(&json!([1, 2])), 1008),
+    ] {
+        let mut socket = server.socket("/sync/go", Some("eventsync.v1.msgpack")).await;
+        let _ = futures_util::SinkExt::send(&mut socket.stream, frame.clone()).await;
+        assert_eq!(socket.until_closed().await.1, Some(code), "{:.80}", format!("{frame:?}"));
+    }
+    assert_eq!(server.fingerprint().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_push_says_why_and_the_connection_stays() {
+    let server = Server::start().await;
+    assert_eq!(server.json("POST", "/api/games?id=go", &json!({"name": "Go"})).await.status, 201);
+    let mut socket = server.client("c", json!({})).await;
+    let before = server.fingerprint().await;
+    for (push, problem) in [
+        (json!({"documentId": "go", "op": "create", "state": {"name": "x"}}), "already-exists"),
+        (json!({"documentId": "go", "op": "merge", "patch": {"name": 1}}), "invalid-document"),
+        (json!({"documentId": "go", "op": "merge", "patch": {"a": 1}, "baseVersion": 5}), "version-mismatch"),
+        (json!({"documentId": "go", "op": "merge", "patch": {"a": 1}, "clientSeq": 3}), "sequence-gap"),
+        (json!({"documentId": "no", "op": "merge", "patch": {"a": 1}}), "unknown-document"),
+        (
+            json!({"documentId": "go", "op": "patch", "patch": [{"op": "remove", "path": "/x"}]}),
+            "invalid-patch",
+        ),
+    ] {
+        let mut message = push.clone();
+        message["type"] = "push".into();
+        socket.send(&message).await;
+        let rejected = socket.next().await;
+        assert_eq!(rejected["type"], "rejected", "{push}: {rejected}");
+        assert_eq!(rejected["problem"]["type"], format!("urn:weft:problem:{problem}"), "{push}");
+        assert_eq!(server.fingerprint().await, before, "{push} changed the store");
+    }
+    for (message, problem) in [
+        (json!({"type": "presence", "documentId": "go", "data": "x"}), "invalid-message"),
+        (json!({"type": "presence", "documentId": "go", "data": "x".repeat(5000)}), "too-large"),
+        (json!({"type": "ack", "documentId": "go", "cursor": 9}), "invalid-message"),
+    ] {
+        socket.send(&message).await;
+        let error = socket.next().await;
+        assert_eq!(error["problem"]["type"], format!("urn:weft:problem:{problem}"), "{message}");
+    }
+    socket.send(&json!({"type": "ping", "id": 7})).await;
+    assert_eq!(socket.next().await["id"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subprotocols_and_origins_that_are_not_known_are_refused() {
+    let server = Server::start().await;
+    let host = server.address.to_string();
+    let upgrade = |extra: &[(&'static str, String)]| {
+        let mut text = format!(
+            "GET /sync/go HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        );
+        for (name, value) in extra {
+            text += &format!("{name}: {value}\r\n");
+        }
+        text + "\r\n"
+    };
+    let check = async |extra: &[(&'static str, String)], status: u16| {
+        let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, upgrade(extra).as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{extra:?}");
+    };
+    check(&[], 101).await;
+    check(&[("Sec-WebSocket-Protocol", "eventsync.v1.msgpack".into())], 101).await;
+    check(&[("Sec-WebSocket-Protocol", "eventsync.v9, eventsync.v1.json".into())], 101).await;
+    check(&[("Sec-WebSocket-Protocol", "graphql-ws".into())], 400).await;
+    check(&[("Origin", format!("http://{host}"))], 101).await;
+    check(&[("Origin", "https://evil.example".into())], 403).await;
+    check(&[("Origin", "null".into())], 403).await;
+}
