@@ -477,3 +477,11 @@ pub(crate) fn key<'a>(r: &mut Reader<'a>) -> Result<Wtf8<'a>, Malformed> {
 pub(crate) fn skip_head(r: &mut Reader<'_>) -> Result<(), Malformed> {
     item(r).map(drop)
 }
+
+/// Reads an integer that is not negative.
+pub(crate) fn unsigned(r: &mut Reader<'_>) -> Result<u64, Malformed> {
+    match item(r)? {
+        Item::Int(n) => Ok(n),
+        _ => Err(r.unexpected(r.peek().unwrap_or(0), "an integer")),
+    }
+}

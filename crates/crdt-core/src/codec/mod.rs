@@ -6,6 +6,7 @@
 
 pub mod base64;
 pub mod cbor;
+pub mod document;
 mod error;
 pub mod json;
 pub mod msgpack;
@@ -14,5 +15,6 @@ mod shape;
 pub mod wire;
 
 pub use cbor::RawValue;
+pub use document::{DocumentEncodeError, DocumentError, DocumentFormat};
 pub use error::Malformed;
 pub use patch::{NoJsonForm, PatchFormat};

@@ -185,6 +185,11 @@ impl Loader {
         self.doc.store.find(id).map(NodeIx)
     }
 
+    /// What kind of node it is.
+    pub fn kind(&self, node: NodeIx) -> super::Kind {
+        self.doc.store.form(node.0).kind()
+    }
+
     fn timestamp(&self, node: NodeIx) -> Timestamp {
         self.doc.store.timestamp(self.doc.store.node(node.0).id())
     }

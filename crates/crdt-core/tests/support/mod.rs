@@ -79,3 +79,20 @@ pub fn named(list: &str, name: &str) -> &'static Value {
         items(get(vectors(), list)).iter().find(|v| v.get("name").and_then(Value::as_str) == Some(name));
     named.unwrap_or_else(|| panic!("no {name:?} in {list}"))
 }
+
+/// A value without keys that have no value, and with its maps' keys sorted: views are compared so.
+pub fn plain(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(plain).collect(),
+        Value::Map(entries) => {
+            let mut entries: Vec<_> = entries
+                .iter()
+                .filter(|(_, value)| !value.is_undefined())
+                .map(|(key, value)| (key.clone(), plain(value)))
+                .collect();
+            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            Value::Map(entries)
+        }
+        other => other.clone(),
+    }
+}

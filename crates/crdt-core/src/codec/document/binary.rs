@@ -1,0 +1,427 @@
+//! The structural binary form: the tree from the root, ids as distances from a clock table. The form for snapshots.
+//!
+//! Written and read without recursion: nodes may be nested as deep as the bytes go.
+
+use super::{
+    DocumentError, Nodes, Walk,
+    table::{Table, TableWriter},
+};
+use crate::{
+    Document, SessionId, Timestamp,
+    codec::{
+        Malformed, cbor,
+        wire::{Reader, put_b1vu56, put_pair, put_vu57},
+    },
+    document::{Child, Chunks, Content, Entries, Kind, Loader, NodeIx, NodeRef, Order, Places},
+    id::MAX_ID,
+    text::Wtf8,
+};
+
+/// Type codes, in the upper three bits of a node's header.
+pub(super) mod kind {
+    pub(in super::super) const CON: u8 = 0;
+    pub(in super::super) const VAL: u8 = 1;
+    pub(in super::super) const OBJ: u8 = 2;
+    pub(in super::super) const VEC: u8 = 3;
+    pub(in super::super) const STR: u8 = 4;
+    pub(in super::super) const BIN: u8 = 5;
+    pub(in super::super) const ARR: u8 = 6;
+}
+
+/// How ids are written.
+enum IdWriter {
+    Logical(TableWriter),
+    Server,
+}
+
+impl IdWriter {
+    #[inline]
+    fn put(&mut self, out: &mut Vec<u8>, id: Timestamp) {
+        match self {
+            Self::Logical(table) => {
+                let (place, distance) = table.relative(id);
+                put_pair(out, place, distance);
+            }
+            Self::Server => put_vu57(out, id.time),
+        }
+    }
+}
+
+/// Writes a document.
+pub(super) fn encode(document: &Document) -> Vec<u8> {
+    let (ids, head) = match document.order() {
+        Order::Server => {
+            let mut head = vec![0x80];
+            put_vu57(&mut head, document.time());
+            (IdWriter::Server, head)
+        }
+        Order::Logical => (IdWriter::Logical(TableWriter::new(document)), vec![0; 4]),
+    };
+    let (walk, stack, scratch) = (Walk::new(document), Vec::new(), Vec::new());
+    let mut writer = Writer { out: head, ids, walk, stack, scratch };
+    writer.put_root(document.root());
+    let Writer { mut out, ids, .. } = writer;
+    if let IdWriter::Logical(table) = ids {
+        let len = (out.len() - 4) as u32;
+        out[..4].copy_from_slice(&len.to_be_bytes());
+        table.put(&mut out);
+    }
+    out
+}
+
+/// A container whose content is being written.
+enum Frame<'d> {
+    Obj(Entries<'d>),
+    Vec(Places<'d>),
+    Arr { chunks: Chunks<'d>, children: Vec<Child<'d>> },
+}
+
+struct Writer<'d> {
+    out: Vec<u8>,
+    ids: IdWriter,
+    walk: Walk,
+    stack: Vec<Frame<'d>>,
+    /// Text that does not lie in one piece, or not as bytes.
+    scratch: Vec<u8>,
+}
+
+impl<'d> Writer<'d> {
+    fn put_root(&mut self, root: Option<NodeRef<'d>>) {
+        let Some(root) = root else { return self.out.push(0) };
+        let mut next = Some(Child::Node(root));
+        loop {
+            while let Some(child) = next.take() {
+                next = self.put_node(child);
+            }
+            let Some(frame) = self.stack.last_mut() else { return };
+            next = match frame {
+                Frame::Obj(entries) => entries.next().map(|(key, child)| {
+                    cbor::put_text(&mut self.out, key);
+                    child
+                }),
+                Frame::Vec(places) => places
+                    .find(|place| {
+                        if place.is_none() {
+                            self.out.push(0);
+                        }
+                        place.is_some()
+                    })
+                    .flatten(),
+                Frame::Arr { chunks, children } => loop {
+                    if let Some(child) = children.pop() {
+                        break Some(child);
+                    }
+                    let Some(chunk) = chunks.next() else { break None };
+                    self.ids.put(&mut self.out, chunk.id());
+                    put_b1vu56(&mut self.out, chunk.is_tombstone(), chunk.span());
+                    if !chunk.is_tombstone() {
+                        children.extend(chunk.children());
+                        children.reverse();
+                    }
+                },
+            };
+            if next.is_none() {
+                self.stack.pop();
+            }
+        }
+    }
+
+    /// Writes a node up to its first child. Returns the child of a register; other containers go onto the stack.
+    fn put_node(&mut self, child: Child<'d>) -> Option<Child<'d>> {
+        self.ids.put(&mut self.out, child.id());
+        let Some(node) = self.walk.enter(child) else {
+            self.out.extend_from_slice(&[kind::CON << 5, 0xf7]);
+            return None;
+        };
+        match node.content() {
+            Content::Con(value) => {
+                self.out.push(kind::CON << 5);
+                self.out.extend_from_slice(value.as_bytes());
+            }
+            Content::ConId(id) => {
+                self.out.push(kind::CON << 5 | 1);
+                self.ids.put(&mut self.out, id);
+            }
+            Content::Val(child) => {
+                self.out.push(kind::VAL << 5);
+                return Some(child.unwrap_or(Child::Missing(Timestamp::ORIGIN)));
+            }
+            Content::Obj(entries) => {
+                self.put_header(kind::OBJ, entries.len());
+                self.stack.push(Frame::Obj(entries));
+            }
+            Content::Vec(places) => {
+                self.put_header(kind::VEC, places.len());
+                self.stack.push(Frame::Vec(places));
+            }
+            Content::Str(chunks) => {
+                self.put_header(kind::STR, chunks.clone().count());
+                for chunk in chunks {
+                    self.ids.put(&mut self.out, chunk.id());
+                    if chunk.is_tombstone() {
+                        cbor::put_head(&mut self.out, 0, chunk.span());
+                    } else {
+                        super::put_chunk_text(&mut self.out, &chunk, &mut self.scratch);
+                    }
+                }
+            }
+            Content::Bin(chunks) => {
+                self.put_header(kind::BIN, chunks.clone().count());
+                for chunk in chunks {
+                    self.ids.put(&mut self.out, chunk.id());
+                    put_b1vu56(&mut self.out, chunk.is_tombstone(), chunk.span());
+                    if !chunk.is_tombstone() {
+                        chunk.write_bytes(&mut self.out);
+                    }
+                }
+            }
+            Content::Arr(chunks) => {
+                self.put_header(kind::ARR, chunks.clone().count());
+                self.stack.push(Frame::Arr { chunks, children: Vec::new() });
+            }
+        }
+        None
+    }
+
+    fn put_header(&mut self, kind: u8, len: usize) {
+        if len < 31 {
+            self.out.push(kind << 5 | len as u8);
+        } else {
+            self.out.push(kind << 5 | 31);
+            put_vu57(&mut self.out, len as u64);
+        }
+    }
+}
+
+/// How ids are read.
+enum IdReader {
+    Logical(Table),
+    Server,
+}
+
+impl IdReader {
+    #[inline]
+    fn read(&self, r: &mut Reader<'_>) -> Result<Timestamp, Malformed> {
+        match self {
+            Self::Logical(table) => {
+                let at = r.offset();
+                let (place, distance) = r.pair()?;
+                table.absolute(place, distance).ok_or(Malformed::Contradiction {
+                    at,
+                    what: "an id that the clock table does not explain",
+                })
+            }
+            Self::Server => {
+                let time = r.time()?;
+                // The server names the system's ids by a time of 0.
+                Ok(if time == 0 { Timestamp::ORIGIN } else { Timestamp::new(SessionId::SERVER, time) })
+            }
+        }
+    }
+}
+
+/// Reads a document.
+pub(super) fn decode(bytes: &[u8]) -> Result<Document, DocumentError> {
+    let mut r = Reader::new(bytes);
+    if r.peek().is_some_and(|first| first & 0x80 != 0) {
+        r.u8("the kind of document")?;
+        let time = r.vu57_up_to(MAX_ID, "time")?;
+        let nodes = Nodes::new(Loader::new(SessionId::SERVER, time, Order::Server));
+        return read_root(r, &IdReader::Server, nodes);
+    }
+    let len = r.big_endian(4, "the length of the root")?;
+    let root = Reader::new(r.take(len, "the root")?);
+    let table = Table::read(&mut r)?;
+    r.end()?;
+    let mut loader = table.loader()?;
+    loader.reserve(0, root.left());
+    read_root(root, &IdReader::Logical(table), Nodes::new(loader))
+}
+
+/// A container whose content is being read.
+enum Open<'a> {
+    Val,
+    Obj { left: u64, key: Wtf8<'a> },
+    Vec { left: u64 },
+    Arr { chunks: u64, id: Timestamp, left: u64, children: Vec<NodeIx> },
+}
+
+/// A container and whether what it holds is read a second time only.
+struct Level<'a> {
+    node: NodeIx,
+    muted_before: bool,
+    open: Open<'a>,
+}
+
+fn read_root(mut r: Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Document, DocumentError> {
+    if r.peek() == Some(0) {
+        r.u8("the root")?;
+        r.end()?;
+        return Ok(nodes.finish(None));
+    }
+    let mut stack: Vec<Level<'_>> = Vec::new();
+    let mut done = read_node(&mut r, ids, &mut nodes, &mut stack)?;
+    let root = loop {
+        // A node is read: its parent takes it, and what the parent asks for next is read.
+        let Some(level) = stack.last_mut() else { break done };
+        let node = level.node;
+        let more = match &mut level.open {
+            Open::Val => match done.take() {
+                Some(Read::Node(child)) => {
+                    nodes.set_val(node, child)?;
+                    false
+                }
+                Some(Read::Nothing) => false,
+                None => true,
+            },
+            Open::Obj { left, key } => {
+                match done.take() {
+                    Some(Read::Node(child)) => nodes.push_key(node, *key, child)?,
+                    Some(Read::Nothing) => return Err(nothing(&r)),
+                    None => {}
+                }
+                let more = take_one(left);
+                if more {
+                    *key = cbor::key(&mut r)?;
+                }
+                more
+            }
+            Open::Vec { left } => {
+                match done.take() {
+                    Some(Read::Node(child)) => nodes.push_place(node, Some(child))?,
+                    Some(Read::Nothing) => nodes.push_place(node, None)?,
+                    None => {}
+                }
+                loop {
+                    if !take_one(left) {
+                        break false;
+                    }
+                    if r.peek() != Some(0) {
+                        break true;
+                    }
+                    r.u8("an empty place")?;
+                    nodes.push_place(node, None)?;
+                }
+            }
+            Open::Arr { chunks, id, left, children } => {
+                match done.take() {
+                    Some(Read::Node(child)) => children.push(child),
+                    Some(Read::Nothing) => return Err(nothing(&r)),
+                    None => {}
+                }
+                loop {
+                    if take_one(left) {
+                        break true;
+                    }
+                    if !children.is_empty() {
+                        nodes.push_children(node, *id, children)?;
+                        children.clear();
+                    }
+                    if !take_one(chunks) {
+                        break false;
+                    }
+                    *id = ids.read(&mut r)?;
+                    let (deleted, span) = r.b1vu56("a span")?;
+                    if deleted {
+                        nodes.push_tombstone(node, *id, span)?;
+                    } else {
+                        *left = span;
+                    }
+                }
+            }
+        };
+        done = if more {
+            read_node(&mut r, ids, &mut nodes, &mut stack)?
+        } else {
+            nodes.muted = level.muted_before;
+            stack.pop();
+            Some(Read::Node(node))
+        };
+    };
+    r.end()?;
+    Ok(nodes.finish(match root {
+        Some(Read::Node(node)) => Some(node),
+        _ => None,
+    }))
+}
+
+/// What became of a node that was read to its end.
+enum Read {
+    Node(NodeIx),
+    /// The system's id, which stands for no node.
+    Nothing,
+}
+
+fn nothing(r: &Reader<'_>) -> DocumentError {
+    Malformed::Contradiction { at: r.offset(), what: "the system's id where a node is needed" }.into()
+}
+
+/// Counts down; whether there was one left.
+fn take_one(left: &mut u64) -> bool {
+    match left.checked_sub(1) {
+        Some(less) => {
+            *left = less;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Reads a node up to its first child. `None` if it is a container, which is on the stack then.
+fn read_node<'a>(
+    r: &mut Reader<'a>,
+    ids: &IdReader,
+    nodes: &mut Nodes,
+    stack: &mut Vec<Level<'a>>,
+) -> Result<Option<Read>, DocumentError> {
+    let id = ids.read(r)?;
+    let header = r.u8("the header of a node")?;
+    let (kind, low) = (header >> 5, header & 31);
+    let len = if low == 31 { r.vu57("the length of a node")? } else { low.into() };
+    let open = match kind {
+        kind::CON => {
+            if low == 0 {
+                let value = super::read_con(r)?;
+                if id.sid == SessionId::SYSTEM {
+                    return Ok(Some(Read::Nothing));
+                }
+                return Ok(Some(Read::Node(nodes.con(id, value.as_raw())?)));
+            }
+            let named = ids.read(r)?;
+            return Ok(Some(Read::Node(nodes.con_id(id, named)?)));
+        }
+        kind::STR => {
+            let (node, muted_before) = nodes.open(id, Kind::Str)?;
+            for _ in 0..len {
+                let id = ids.read(r)?;
+                match r.peek().map(|head| head >> 5) {
+                    Some(3) => nodes.push_text(node, id, cbor::key(r)?)?,
+                    _ => nodes.push_tombstone(node, id, cbor::unsigned(r)?)?,
+                }
+            }
+            nodes.muted = muted_before;
+            return Ok(Some(Read::Node(node)));
+        }
+        kind::BIN => {
+            let (node, muted_before) = nodes.open(id, Kind::Bin)?;
+            for _ in 0..len {
+                let id = ids.read(r)?;
+                match r.b1vu56("a span")? {
+                    (true, span) => nodes.push_tombstone(node, id, span)?,
+                    (false, span) => nodes.push_bytes(node, id, r.take(span, "bytes")?)?,
+                }
+            }
+            nodes.muted = muted_before;
+            return Ok(Some(Read::Node(node)));
+        }
+        kind::VAL => (Kind::Val, Open::Val),
+        kind::OBJ => (Kind::Obj, Open::Obj { left: len, key: Wtf8::default() }),
+        kind::VEC => (Kind::Vec, Open::Vec { left: len }),
+        kind::ARR => (Kind::Arr, Open::Arr { chunks: len, id, left: 0, children: Vec::new() }),
+        _ => return Err(r.unexpected(header, "the header of a node").into()),
+    };
+    let (kind, open) = open;
+    let (node, muted_before) = nodes.open(id, kind)?;
+    stack.push(Level { node, muted_before, open });
+    Ok(None)
+}
