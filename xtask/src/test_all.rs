@@ -138,8 +138,12 @@ impl Steps<'_> {
     }
 
     fn clippy(&self, report: &mut Report, name: &str, features: &[&str]) {
-        let arguments =
-            [&["clippy", "--workspace", "--all-targets"], features, &["--", "-D", "warnings"]].concat();
+        let arguments = [
+            &["clippy", "--workspace", "--all-targets", "--keep-going"],
+            features,
+            &["--", "-D", "warnings"],
+        ]
+        .concat();
         self.cargo(report, &format!("clippy, {name}"), &arguments);
     }
 
@@ -165,7 +169,7 @@ impl Steps<'_> {
     fn documentation(&self) -> Result<Found> {
         let mut command = self.workspace.cargo();
         command
-            .args(["doc", "--workspace", "--all-features", "--no-deps"])
+            .args(["doc", "--workspace", "--all-features", "--no-deps", "--keep-going"])
             .env("RUSTDOCFLAGS", "-D warnings");
         self.cargo_check("documentation", &mut command)
     }

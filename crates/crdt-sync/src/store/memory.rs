@@ -9,7 +9,7 @@ use crdt_core::{SessionId, StateVector};
 use super::{PatchPage, PatchStore, PatchStoreError};
 use crate::{PatchRecord, Want};
 
-/// See the [module](self).
+/// Patches in memory. They are gone with the process; every other store is compared with this one.
 #[derive(Debug, Default)]
 pub struct MemoryPatchStore {
     // Never held across an await: each call is one short look or change.
