@@ -111,8 +111,11 @@ pub(crate) fn quick(workspace: &Workspace) -> Result<ExitCode> {
     let mut report = Report::new();
     all.cargo(&mut report, "formatting", &["fmt", "--all", "--check"]);
     let clippy = [&["clippy", "--all-targets"], selection.as_slice(), &["--", "-D", "warnings"]].concat();
-    all.cargo(&mut report, &format!("clippy of {} crates", packages.len()), &clippy);
-    let mut arguments = vec!["--lib", "--bins"];
+    all.cargo(&mut report, &format!("clippy of {}", packages.join(", ")), &clippy);
+    let mut arguments = vec!["--bins"];
+    if workspace.libraries().any(|library| packages.contains(&library.name)) {
+        arguments.push("--lib");
+    }
     arguments.extend(selection);
     let built = all.build_tests(&mut report, &arguments);
     all.tests(&mut report, &mut Services::new(workspace, false), built);
@@ -132,7 +135,9 @@ impl Steps<'_> {
     }
 
     fn cargo_check(&self, name: &str, command: &mut Command) -> Result<Found> {
-        let log = self.logs.join(name.replace([' ', ',', ':'], "-") + ".log");
+        // Some names list crates: a file name has its limits.
+        let short: String = name.chars().take(60).collect();
+        let log = self.logs.join(short.replace([' ', ',', ':'], "-") + ".log");
         let ended = run_program(command, &log, PROGRAM_TIME_MAX)?;
         Ok(Found::check(ended.success, ended.output))
     }
