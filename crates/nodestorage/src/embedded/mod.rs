@@ -1,6 +1,6 @@
 //! The embedded store: one folder, no server.
 //!
-//! One thread writes ([`committer`]); everybody else decides and waits in its queue ([`queue`]). A batch holds, for each
+//! One thread writes (`committer`); everybody else decides and waits in its queue (`queue`). A batch holds, for each
 //! write, the document, its change, its place in the log and the producer's answer, and is durable before any of it can
 //! be read. `docs/formats/embedded-store.md` describes the bytes ([`record`]).
 
