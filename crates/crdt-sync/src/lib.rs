@@ -4,8 +4,11 @@
 
 pub mod broadcaster;
 pub mod channel;
+#[cfg(feature = "crypto")]
+pub mod crypto;
 pub mod discovery;
 pub mod document;
+pub mod guard;
 pub mod manager;
 pub mod message;
 pub mod presence;
@@ -19,6 +22,7 @@ pub use broadcaster::{Broadcaster, PubSubBroadcaster};
 pub use channel::{ChannelError, Heard};
 pub use discovery::{DiscoveryError, PeerChange, PeerDiscovery};
 pub use document::{DocumentError, Fold, SyncDocument};
+pub use guard::Guard;
 pub use manager::{SyncError, SyncManager, SyncStatus};
 pub use message::{InvalidPeerId, PeerId, SnapshotHead, SyncMessage, Want};
 pub use record::{InvalidRecord, PatchRecord};

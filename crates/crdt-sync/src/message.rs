@@ -157,6 +157,8 @@ pub struct SnapshotHead {
     pub len_bytes: u64,
     /// A hash of its bytes, to tell one from another. (Whether the bytes are whole, their own checksum says.)
     pub hash: u64,
+    /// The signature of the peer that made it; empty where patches are not signed.
+    pub proof: Bytes,
 }
 
 impl SnapshotHead {
@@ -164,6 +166,7 @@ impl SnapshotHead {
     pub fn new(vector: StateVector<SessionId>, bytes: &[u8]) -> Self {
         // FNV-1a, 64 bits.
         let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        Self { vector, len_bytes: bytes.len() as u64, hash: bytes.iter().fold(0xcbf2_9ce4_8422_2325, step) }
+        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, step);
+        Self { vector, len_bytes: bytes.len() as u64, hash, proof: Bytes::new() }
     }
 }

@@ -22,6 +22,8 @@ pub struct PatchRecord {
     pub needs: Box<[Timestamp]>,
     /// The patch in json-joy's binary encoding.
     pub patch: Bytes,
+    /// Its author's signature; empty where patches are not signed. What it is, the `crypto` module says.
+    pub proof: Bytes,
 }
 
 /// A record that no replica can have made.
@@ -64,6 +66,12 @@ pub enum InvalidRecord {
         /// Its length.
         len_bytes: usize,
     },
+    /// Its proof is larger than any is.
+    #[error("proof of {len_bytes} bytes: at most {} are taken", PatchRecord::PROOF_BYTES_MAX)]
+    Proof {
+        /// Its length.
+        len_bytes: usize,
+    },
     /// Its bytes are no patch.
     #[error("not a patch: {0}")]
     Patch(String),
@@ -72,10 +80,20 @@ pub enum InvalidRecord {
 impl PatchRecord {
     /// The largest patch that is taken from outside: 4 MiB.
     pub const PATCH_BYTES_MAX: usize = 4 << 20;
+    /// The largest proof.
+    pub const PROOF_BYTES_MAX: usize = 256;
 
     /// Puts a patch in its envelope. `prev` is the last time of the session's previous patch.
     pub fn new(prev: u64, patch: Bytes) -> Result<Self, InvalidRecord> {
         Self::build(patch, |_| Some(prev))
+    }
+
+    /// The same with its author's signature.
+    pub fn with_proof(self, proof: Bytes) -> Result<Self, InvalidRecord> {
+        if proof.len() > Self::PROOF_BYTES_MAX {
+            return Err(InvalidRecord::Proof { len_bytes: proof.len() });
+        }
+        Ok(Self { proof, ..self })
     }
 
     /// Puts a patch in its envelope. `gap` is how far its first time is above the last of the session's previous patch.
@@ -110,7 +128,7 @@ impl PatchRecord {
         needs.dedup_by_key(|need| need.sid);
         let (id, span) = (read.id(), read.span());
         let prev = prev(id.time).ok_or(InvalidRecord::Order { id, prev: 0 })?;
-        let record = Self { id, span, prev, needs: needs.into(), patch };
+        let record = Self { id, span, prev, needs: needs.into(), patch, proof: Bytes::new() };
         record.check()?;
         Ok(record)
     }
@@ -148,6 +166,6 @@ impl PatchRecord {
     /// What it costs to hold or send, in bytes.
     pub fn len_bytes(&self) -> usize {
         // The fields beside the patch take at most four varints of 8 bytes on the wire.
-        self.patch.len() + 32
+        self.patch.len() + self.proof.len() + 32
     }
 }

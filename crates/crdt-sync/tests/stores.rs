@@ -1,5 +1,6 @@
 //! Every patch store against the laws of the trait, and the one on disk against crashes and damage.
 
+use bytes::Bytes;
 use std::{
     env,
     io::{BufRead, BufReader},
@@ -53,7 +54,14 @@ mod embedded {
 fn record(session: u64, prev: u64) -> PatchRecord {
     let sid = SessionId::new(70_000 + session).unwrap();
     let patch = format!("patch {session} {prev}").into();
-    PatchRecord { id: Timestamp::new(sid, prev + 1), span: 1, prev, needs: Box::default(), patch }
+    PatchRecord {
+        id: Timestamp::new(sid, prev + 1),
+        span: 1,
+        prev,
+        needs: Box::default(),
+        patch,
+        proof: Bytes::new(),
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,9 @@ fn records() -> impl Strategy<Value = PatchRecord> {
             let known = Timestamp::new(sid(other + 10), time.saturating_sub(1).max(1));
             builder.ins_val(Timestamp::ORIGIN, known);
             let patch = builder.finish().unwrap();
-            PatchRecord::new(time.saturating_sub(gap), Bytes::copy_from_slice(patch.as_bytes())).unwrap()
+            let proof = Bytes::from(vec![7; (gap % 3) as usize * 36]);
+            let record = PatchRecord::new(time.saturating_sub(gap), Bytes::copy_from_slice(patch.as_bytes()));
+            record.unwrap().with_proof(proof).unwrap()
         },
     )
 }
@@ -43,7 +45,8 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
         (id.clone(), prop::collection::vec(records(), 0..4))
             .prop_map(|(id, records)| SyncMessage::Patches { id, records }),
         (id.clone(), vectors(), 0u64..1 << 40, any::<u64>()).prop_map(|(id, vector, len_bytes, hash)| {
-            SyncMessage::Offer { id, snapshot: SnapshotHead { vector, len_bytes, hash } }
+            let proof = Bytes::from(vec![9; (hash % 2) as usize * 72]);
+            SyncMessage::Offer { id, snapshot: SnapshotHead { vector, len_bytes, hash, proof } }
         }),
         (id.clone(), any::<u64>(), 0u64..1 << 40).prop_map(|(id, hash, offset)| SyncMessage::Fetch {
             id,

@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{Parts, SyncError, SyncStatus};
 use crate::{
-    Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SnapshotHead, Want,
+    Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SnapshotHead, SyncMessage, Want,
     session::{Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent},
     store::PatchPage,
 };
@@ -48,6 +48,7 @@ pub(super) struct Driver {
 struct Traffic {
     bytes_broadcast: u64,
     bytes_paged: u64,
+    not_allowed: u64,
     malformed: u64,
     gaps: u64,
     send_failures: u64,
@@ -68,7 +69,10 @@ impl Driver {
             have = vector;
         }
         for_each_page(&parts, have, &stored, |records| {
-            records.iter().try_for_each(|record| parts.document.apply(record))?;
+            for record in records {
+                parts.document.apply(record)?;
+                parts.guard.iter().for_each(|guard| guard.note(record));
+            }
             Ok(())
         })
         .await?;
@@ -180,23 +184,46 @@ impl Driver {
             return Ok(None);
         }
         let bytes = Bytes::copy_from_slice(patch.as_bytes());
-        let record = PatchRecord::new(self.own_last, bytes).map_err(Refusal::Invalid)?;
+        let mut record = PatchRecord::new(self.own_last, bytes).map_err(Refusal::Invalid)?;
+        if let Some(guard) = &self.parts.guard {
+            let id = record.id;
+            record = guard.prove(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
+        }
         self.parts.document.apply(&record)?;
         Ok(Some(record))
     }
 
     fn heard_patch(&mut self, heard: Heard<PatchRecord>) {
         match heard {
-            Heard::Message(record) => self.input(Input::Heard(record)),
+            Heard::Message(record) => {
+                if self.allowed(&record) {
+                    self.input(Input::Heard(record));
+                }
+            }
             other => self.heard_trouble(other),
         }
     }
 
-    fn heard_message(&mut self, heard: Heard<(PeerId, crate::SyncMessage)>) {
+    fn heard_message(&mut self, heard: Heard<(PeerId, SyncMessage)>) {
         match heard {
-            Heard::Message((from, message)) => self.input(Input::Message { from, message }),
+            Heard::Message((from, mut message)) => {
+                if let SyncMessage::Patches { records, .. } = &mut message {
+                    records.retain(|record| self.allowed(record));
+                }
+                self.input(Input::Message { from, message });
+            }
             other => self.heard_trouble(other),
         }
+    }
+
+    fn allowed(&mut self, record: &PatchRecord) -> bool {
+        let checked = self.parts.guard.as_ref().map_or(Ok(()), |guard| guard.check(record));
+        checked.map_err(|reason| self.not_allowed(Refusal::NotAllowed { id: record.id, reason })).is_ok()
+    }
+
+    fn not_allowed(&mut self, refusal: Refusal) {
+        self.traffic.not_allowed += 1;
+        self.report(SessionEvent::Refused(refusal));
     }
 
     fn heard_trouble<T>(&mut self, heard: Heard<T>) {
@@ -220,9 +247,9 @@ impl Driver {
         loop {
             match self.machine.poll_output() {
                 Some(Output::Store(record)) => batch.push(record),
-                Some(Output::Install { vector, bytes }) => {
+                Some(Output::Install { head, bytes }) => {
                     self.store(&mut batch).await?;
-                    let input = self.install(vector, bytes).await?;
+                    let input = self.install(head, bytes).await?;
                     self.input(input);
                 }
                 Some(Output::Read { peer, id, what }) => {
@@ -249,17 +276,19 @@ impl Driver {
         let sent = match output {
             Output::Apply(record) => {
                 self.parts.document.apply(&record)?;
+                self.parts.guard.iter().for_each(|guard| guard.note(&record));
                 return Ok(());
             }
             Output::Broadcast(record) => {
                 while let Some((_, done)) = self.waiting.pop_front_if(|(last, _)| *last <= record.last()) {
                     let _ = done.send(Ok(()));
                 }
+                self.parts.guard.iter().for_each(|guard| guard.note(&record));
                 self.traffic.bytes_broadcast += record.patch.len() as u64;
                 self.parts.broadcaster.broadcast(&record).await
             }
             Output::Send { to, message } => {
-                if let crate::SyncMessage::Patches { records, .. } = &message {
+                if let SyncMessage::Patches { records, .. } = &message {
                     self.traffic.bytes_paged +=
                         records.iter().map(|record| record.patch.len() as u64).sum::<u64>();
                 }
@@ -294,7 +323,13 @@ impl Driver {
                 PatchPage::Compacted => {
                     let stored = self.machine.stored().clone();
                     let bytes = self.fold(&stored).await?;
-                    let head = SnapshotHead::new(stored, &bytes);
+                    let head = Some(SnapshotHead::new(stored, &bytes));
+                    let head = match &self.parts.guard {
+                        Some(guard) => head.and_then(|head| guard.prove_snapshot(head, &bytes)),
+                        None => head,
+                    };
+                    // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
+                    let Some(head) = head else { return Ok(Page::Records(Vec::new())) };
                     self.offered = Some((head.hash, bytes));
                     Ok(Page::Snapshot(head))
                 }
@@ -336,7 +371,14 @@ impl Driver {
         Ok(stable)
     }
 
-    async fn install(&mut self, vector: StateVector<SessionId>, bytes: Bytes) -> Result<Input, SyncError> {
+    async fn install(&mut self, head: SnapshotHead, bytes: Bytes) -> Result<Input, SyncError> {
+        if let Some(guard) = &self.parts.guard
+            && let Err(reason) = guard.check_snapshot(&head, &bytes)
+        {
+            self.not_allowed(Refusal::SnapshotNotAllowed { reason });
+            return Ok(Input::InstallFailed);
+        }
+        let vector = head.vector;
         // Before anything is kept, the bytes must prove to be a snapshot that our own patches go on top of.
         let mut beyond = Vec::new();
         let stored = self.machine.stored().clone();
@@ -364,13 +406,15 @@ impl Driver {
     }
 
     fn status(&self) -> SyncStatus {
-        let Traffic { bytes_broadcast, bytes_paged, malformed, gaps, send_failures } = self.traffic;
+        let Traffic { bytes_broadcast, bytes_paged, not_allowed, malformed, gaps, send_failures } =
+            self.traffic;
         SyncStatus {
             now: self.machine.status(),
             counters: *self.machine.counters(),
             stored: self.machine.stored().clone(),
             bytes_broadcast,
             bytes_paged,
+            not_allowed,
             malformed,
             gaps,
             send_failures,

@@ -12,8 +12,8 @@ use tokio::{
 
 use self::driver::{Command, Driver};
 use crate::{
-    Broadcaster, DiscoveryError, DocumentError, PatchStore, PatchStoreError, PeerDiscovery, SyncDocument,
-    Syncer,
+    Broadcaster, DiscoveryError, DocumentError, Guard, PatchStore, PatchStoreError, PeerDiscovery,
+    SyncDocument, Syncer,
     session::{Counters, Refusal, SessionEvent, SessionOptions, Status},
 };
 
@@ -39,6 +39,7 @@ struct Parts {
     discovery: Arc<dyn PeerDiscovery>,
     store: Arc<dyn PatchStore>,
     options: SessionOptions,
+    guard: Option<Arc<dyn Guard>>,
 }
 
 struct Running {
@@ -56,7 +57,7 @@ impl SyncManager {
         store: Arc<dyn PatchStore>,
     ) -> Self {
         let options = SessionOptions::standard(document.session());
-        let parts = Parts { document, broadcaster, syncer, discovery, store, options };
+        let parts = Parts { document, broadcaster, syncer, discovery, store, options, guard: None };
         Self { parts, events: broadcast::channel(EVENTS_MAX).0, running: Mutex::new(None) }
     }
 
@@ -64,6 +65,13 @@ impl SyncManager {
     #[must_use]
     pub fn with_options(mut self, options: SessionOptions) -> Self {
         self.parts.options = SessionOptions { session: self.parts.options.session, ..options };
+        self
+    }
+
+    /// The same with someone who decides what is taken in.
+    #[must_use]
+    pub fn with_guard(mut self, guard: Arc<dyn Guard>) -> Self {
+        self.parts.guard = Some(guard);
         self
     }
 
@@ -146,6 +154,8 @@ pub struct SyncStatus {
     pub bytes_broadcast: u64,
     /// Bytes of patches in pages sent to peers.
     pub bytes_paged: u64,
+    /// Patches and snapshots that the guard refused.
+    pub not_allowed: u64,
     /// Bytes that came and were no message.
     pub malformed: u64,
     /// How often a channel reported that it lost something.

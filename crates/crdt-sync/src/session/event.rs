@@ -31,6 +31,14 @@ pub enum Refusal {
     /// Two replicas use one session id: each must take a new one.
     #[error("patch {0} is not the one known here: its session is used by two replicas")]
     SessionUsedTwice(Timestamp),
+    /// Its author may not write it, or did not.
+    #[error("patch {id} is not allowed: {reason}")]
+    NotAllowed {
+        /// Its id.
+        id: Timestamp,
+        /// Why not.
+        reason: String,
+    },
     /// The application's own patch is not the next one of its session.
     #[error("local patch {0} is not the next one of its session")]
     OutOfOrder(Timestamp),
@@ -49,6 +57,12 @@ pub enum Refusal {
     TooManySessions {
         /// The bound.
         limit: usize,
+    },
+    /// A peer's snapshot is not by one who may offer it.
+    #[error("snapshot is not allowed: {reason}")]
+    SnapshotNotAllowed {
+        /// Why not.
+        reason: String,
     },
     /// A peer's snapshot is larger than allowed.
     #[error("snapshot of {len_bytes} bytes: at most {limit} are taken")]

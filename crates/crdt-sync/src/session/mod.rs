@@ -122,8 +122,8 @@ pub enum Output {
     /// Put a peer's snapshot into the store and load it into the document, then apply all that is stored and not in
     /// it; then say [`Input::Installed`] or [`Input::InstallFailed`].
     Install {
-        /// What it contains, by its sender's word.
-        vector: StateVector<SessionId>,
+        /// What it is, by its sender's word.
+        head: SnapshotHead,
         /// The snapshot.
         bytes: Bytes,
     },

@@ -136,7 +136,7 @@ impl Session {
             return self.fetch(now, from.clone(), head, got);
         }
         self.request(now, from.clone(), Stage::Installing);
-        self.outputs.push_back(Output::Install { vector: head.vector, bytes: got.freeze() });
+        self.outputs.push_back(Output::Install { head, bytes: got.freeze() });
     }
 
     pub(super) fn installed(&mut self, now: Duration, vector: &StateVector<SessionId>) {

@@ -56,7 +56,8 @@ fn record(session: u64, prev: u64, pause: u64, span: u64) -> PatchRecord {
     let id = Timestamp::new(sid(session), prev + 1 + pause);
     let needs = if session > 0 && prev > 0 { vec![Timestamp::new(sid(0), prev)] } else { Vec::new() };
     let patch = Bytes::from(format!("{session}:{}", id.time).repeat(span as usize));
-    PatchRecord { id, span, prev, needs: needs.into(), patch }
+    let proof = vec![5; (session % 2) as usize * 72].into();
+    PatchRecord { id, span, prev, needs: needs.into(), patch, proof }
 }
 
 /// The first `count` patches of a session, of one tick each.

@@ -6,7 +6,7 @@ use crdt_core::{
     codec::wire::{Reader, put_vu57},
 };
 
-use super::{TAG_PATCH, TAG_SYNC, WireError};
+use super::{TAG_PATCH, TAG_PROVEN_PATCH, TAG_SYNC, WireError};
 use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
 
 const DIGEST: u8 = 1;
@@ -19,18 +19,26 @@ const FETCH: u8 = 7;
 const PART: u8 = 8;
 
 pub(super) fn patch(record: &PatchRecord) -> Bytes {
-    let mut out = Vec::with_capacity(record.patch.len() + 9);
-    out.push(TAG_PATCH);
-    put_vu57(&mut out, record.id.time - record.prev);
+    let mut out = Vec::with_capacity(record.len_bytes());
+    let gap = record.id.time - record.prev;
+    if record.proof.is_empty() {
+        out.push(TAG_PATCH);
+        put_vu57(&mut out, gap);
+    } else {
+        out.push(TAG_PROVEN_PATCH);
+        put_all(&mut out, &[gap, record.proof.len() as u64]);
+        out.extend_from_slice(&record.proof);
+    }
     out.extend_from_slice(&record.patch);
     out.into()
 }
 
 pub(super) fn read_patch(bytes: &Bytes) -> Result<PatchRecord, WireError> {
     let mut r = Reader::new(bytes);
-    r.u8("a tag")?;
+    let tag = r.u8("a tag")?;
     let gap = r.vu57("the ticks since the session's previous patch")?;
-    Ok(PatchRecord::with_gap(gap, bytes.slice(r.offset()..))?)
+    let proof = if tag == TAG_PROVEN_PATCH { read_blob(&mut r, bytes)? } else { Bytes::new() };
+    Ok(PatchRecord::with_gap(gap, bytes.slice(r.offset()..))?.with_proof(proof)?)
 }
 
 pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
@@ -57,8 +65,9 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
             out.push(PATCHES);
             put_all(&mut out, &[*id, records.len() as u64]);
             for record in records {
-                put_all(&mut out, &[record.id.time - record.prev, record.patch.len() as u64]);
-                out.extend_from_slice(&record.patch);
+                put_vu57(&mut out, record.id.time - record.prev);
+                put_blob(&mut out, &record.proof);
+                put_blob(&mut out, &record.patch);
             }
         }
         SyncMessage::Offer { id, snapshot } => {
@@ -67,6 +76,7 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
             put_vector(&mut out, &snapshot.vector);
             put_vu57(&mut out, snapshot.len_bytes);
             out.extend_from_slice(&snapshot.hash.to_be_bytes());
+            put_blob(&mut out, &snapshot.proof);
         }
         SyncMessage::Fetch { id, hash, offset } => {
             out.push(FETCH);
@@ -103,18 +113,18 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
         }
         PATCHES => {
             let id = r.vu57("an id")?;
-            let records = read_list(&mut r, 2, |r| {
-                let (gap, len) = (r.vu57("ticks since the previous patch")?, r.vu57("a length")?);
-                let start = r.offset();
-                r.take(len, "a patch")?;
-                Ok(PatchRecord::with_gap(gap, bytes.slice(start..r.offset()))?)
+            let records = read_list(&mut r, 3, |r| {
+                let gap = r.vu57("ticks since the previous patch")?;
+                let (proof, patch) = (read_blob(r, bytes)?, read_blob(r, bytes)?);
+                Ok(PatchRecord::with_gap(gap, patch)?.with_proof(proof)?)
             })?;
             SyncMessage::Patches { id, records }
         }
         OFFER => {
             let (id, vector) = (r.vu57("an id")?, read_vector(&mut r)?);
             let (len_bytes, hash) = (r.vu57("a length")?, r.big_endian(8, "a hash")?);
-            SyncMessage::Offer { id, snapshot: SnapshotHead { vector, len_bytes, hash } }
+            let proof = read_blob(&mut r, bytes)?;
+            SyncMessage::Offer { id, snapshot: SnapshotHead { vector, len_bytes, hash, proof } }
         }
         FETCH => {
             let (id, offset) = (r.vu57("an id")?, r.vu57("an offset")?);
@@ -137,6 +147,19 @@ fn put_all(out: &mut Vec<u8>, numbers: &[u64]) {
     for number in numbers {
         put_vu57(out, *number);
     }
+}
+
+fn put_blob(out: &mut Vec<u8>, blob: &[u8]) {
+    put_vu57(out, blob.len() as u64);
+    out.extend_from_slice(blob);
+}
+
+/// A length and so many bytes, as a slice of what they came in.
+fn read_blob(r: &mut Reader<'_>, whole: &Bytes) -> Result<Bytes, WireError> {
+    let len = r.vu57("a length")?;
+    let start = r.offset();
+    r.take(len, "bytes")?;
+    Ok(whole.slice(start..r.offset()))
 }
 
 fn put_vector(out: &mut Vec<u8>, vector: &StateVector<SessionId>) {

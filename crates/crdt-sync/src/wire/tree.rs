@@ -34,7 +34,7 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Value, WireError> {
 }
 
 pub(super) fn patch_message(format: EncodingFormat, record: &PatchRecord) -> Result<Value, String> {
-    Ok(map([("type", "patch".into()), ("prev", Value::from(record.prev)), ("patch", patch(format, record)?)]))
+    Ok(map([("type", "patch".into())].into_iter().chain(record_fields(format, record)?)))
 }
 
 pub(super) fn read_patch_message(value: &Value) -> Result<PatchRecord, WireError> {
@@ -67,12 +67,8 @@ pub(super) fn sync_message(
             "request"
         }
         SyncMessage::Patches { id, records } => {
-            let records: Result<Vec<Value>, String> = records
-                .iter()
-                .map(|record| {
-                    Ok(map([("prev", Value::from(record.prev)), ("patch", patch(format, record)?)]))
-                })
-                .collect();
+            let records: Result<Vec<Value>, String> =
+                records.iter().map(|record| record_fields(format, record).map(map)).collect();
             fields.extend([("id", Value::from(*id)), ("patches", Value::Array(records?))]);
             "patches"
         }
@@ -83,6 +79,9 @@ pub(super) fn sync_message(
                 ("lenBytes", Value::from(snapshot.len_bytes)),
                 ("hash", hash(snapshot.hash)),
             ]);
+            if !snapshot.proof.is_empty() {
+                fields.push(("proof", blob(format, &snapshot.proof)));
+            }
             "offer"
         }
         SyncMessage::Fetch { id, hash: of, offset } => {
@@ -115,7 +114,7 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
         }
         "offer" => {
             let (len_bytes, hash) = (fields.number("lenBytes")?, fields.hash("hash")?);
-            let snapshot = SnapshotHead { vector: fields.vector()?, len_bytes, hash };
+            let snapshot = SnapshotHead { vector: fields.vector()?, len_bytes, hash, proof: fields.proof()? };
             SyncMessage::Offer { id: fields.number("id")?, snapshot }
         }
         "fetch" => SyncMessage::Fetch {
@@ -166,6 +165,14 @@ fn read_blob(value: &Value, field: &'static str) -> Result<Bytes, WireError> {
         Value::Text(text) => base64::decode(text.as_bytes()).map(Bytes::from).ok_or(wrong),
         _ => Err(wrong),
     }
+}
+
+fn record_fields(format: EncodingFormat, record: &PatchRecord) -> Result<Vec<(&'static str, Value)>, String> {
+    let mut fields = vec![("prev", record.prev.into()), ("patch", patch(format, record)?)];
+    if !record.proof.is_empty() {
+        fields.push(("proof", blob(format, &record.proof)));
+    }
+    Ok(fields)
 }
 
 /// The patch in the form that the encoding calls for.
@@ -262,6 +269,11 @@ impl<'a> Fields<'a> {
 
     fn record(&self) -> Result<PatchRecord, WireError> {
         let patch = read_patch(self.get("patch", "a patch")?)?;
-        Ok(PatchRecord::new(self.number("prev")?, patch)?)
+        Ok(PatchRecord::new(self.number("prev")?, patch)?.with_proof(self.proof()?)?)
+    }
+
+    fn proof(&self) -> Result<Bytes, WireError> {
+        let found = self.0.iter().find(|(name, _)| name.as_bytes() == b"proof");
+        found.map_or(Ok(Bytes::new()), |(_, proof)| read_blob(proof, "proof"))
     }
 }

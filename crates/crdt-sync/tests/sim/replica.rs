@@ -145,6 +145,7 @@ impl Replica {
             prev: self.doc.vector.get(&self.session),
             needs: needs.into(),
             patch: Bytes::from(vec![0; (span % 60) as usize]),
+            proof: Bytes::new(),
         };
         self.doc.apply(&record)?;
         self.input(now, Input::Local(record.clone()), wishes)?;
@@ -193,8 +194,8 @@ impl Replica {
                     let page = self.read(what)?;
                     self.machine.handle_input(at, Input::Page { peer, id, page });
                 }
-                Output::Install { vector, bytes } => {
-                    let input = self.install(&vector, bytes);
+                Output::Install { head, bytes } => {
+                    let input = self.install(&head.vector, bytes);
                     self.machine.handle_input(at, input);
                 }
                 Output::Event(_) => {}

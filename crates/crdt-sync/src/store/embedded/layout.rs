@@ -64,6 +64,8 @@ pub(super) fn write_record(key: &[u8], record: &PatchRecord) -> Vec<u8> {
         write_number(&mut value, needed.sid.get());
         write_number(&mut value, needed.time);
     }
+    write_number(&mut value, record.proof.len() as u64);
+    value.extend_from_slice(&record.proof);
     value.extend_from_slice(&record.patch);
     seal(key, &mut value);
     value
@@ -83,8 +85,11 @@ pub(super) fn read_record(key: &[u8], value: &[u8]) -> Result<PatchRecord, Damag
             Ok(Timestamp::new(sid, read_number(&mut rest)?))
         })
         .collect::<Result<_, _>>()?;
+    let proof_len = usize::try_from(read_number(&mut rest)?).map_err(|_| Damage::Length)?;
+    let (proof, patch) = rest.split_at_checked(proof_len).ok_or(Damage::Length)?;
+    let (proof, patch) = (Bytes::copy_from_slice(proof), Bytes::copy_from_slice(patch));
     let time = last.checked_sub(span).ok_or(Damage::Range)? + 1;
-    Ok(PatchRecord { id: Timestamp::new(sid, time), span, prev, needs, patch: Bytes::copy_from_slice(rest) })
+    Ok(PatchRecord { id: Timestamp::new(sid, time), span, prev, needs, patch, proof })
 }
 
 pub(super) fn write_snapshot(key: &[u8], vector: &StateVector<SessionId>, snapshot: &[u8]) -> Vec<u8> {
@@ -185,6 +190,7 @@ mod tests {
             prev: 7,
             needs: Box::new([needed]),
             patch: Bytes::from_static(b"patch"),
+            proof: Bytes::from_static(b"sig"),
         }
     }
 
@@ -197,7 +203,7 @@ mod tests {
         let record = record();
         let key = record_key(1, record.session(), record.last());
         assert_eq!(hex(&key), "000000010000000000011171000000000000012e");
-        assert_eq!(hex(&write_record(&key, &record)[4..]), "020701f0a204ac027061746368");
+        assert_eq!(hex(&write_record(&key, &record)[4..]), "020701f0a204ac02037369677061746368");
         let vector = StateVector::from_iter([(record.session(), 302)]);
         assert_eq!(hex(&write_snapshot(&[0, 0, 0, 1], &vector, b"doc")[4..]), "01f1a204ae02646f63");
     }
@@ -208,13 +214,14 @@ mod tests {
             sid in 0u64..1 << 53, last in 1u64..1 << 53, span in 1u64..100, prev: u64,
             needs in prop::collection::vec((0u64..1 << 53, any::<u64>()), 0..4),
             patch in prop::collection::vec(any::<u8>(), 0..50),
+            proof in prop::collection::vec(any::<u8>(), 0..9),
         ) {
             let sid = SessionId::new(sid).unwrap();
             let span = span.min(last);
             let timestamp = |(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time);
             let record = PatchRecord {
                 id: Timestamp::new(sid, last - span + 1), span, prev,
-                needs: needs.into_iter().map(timestamp).collect(), patch: patch.into(),
+                needs: needs.into_iter().map(timestamp).collect(), patch: patch.into(), proof: proof.into(),
             };
             let key = record_key(9, sid, last);
             prop_assert_eq!(read_record(&key, &write_record(&key, &record)), Ok(record));

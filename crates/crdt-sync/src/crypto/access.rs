@@ -1,0 +1,270 @@
+//! Signed patches and the list of those who may sign.
+
+use std::{
+    collections::BTreeMap,
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use crdt_core::{SessionId, Timestamp};
+use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
+
+use crate::{Guard, PatchRecord, SnapshotHead};
+
+/// What is signed begins so, and names the use, so that no signature can be taken for another one.
+const PATCH_CONTEXT: &[u8] = b"weft patch v1";
+const SNAPSHOT_CONTEXT: &[u8] = b"weft snapshot v1";
+/// Of an author's key that many bytes stand in the proof.
+const KEY_ID_BYTES: usize = 8;
+const SIGNATURE_BYTES: usize = 64;
+
+/// The public key of an author (Ed25519, RFC 8032).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthorKey(VerifyingKey);
+
+impl AuthorKey {
+    /// Takes a key from its 32 bytes.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, AccessError> {
+        match VerifyingKey::from_bytes(bytes) {
+            Ok(key) if !key.is_weak() => Ok(Self(key)),
+            _ => Err(AccessError::NotAKey),
+        }
+    }
+
+    /// The 32 bytes.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
+    fn id(self) -> [u8; KEY_ID_BYTES] {
+        let mut id = [0; KEY_ID_BYTES];
+        id.copy_from_slice(&self.to_bytes()[..KEY_ID_BYTES]);
+        id
+    }
+}
+
+/// What the holder of a key may do with a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Take part and see everything, but change nothing: its patches are refused.
+    Read,
+    /// Write patches, and offer snapshots.
+    Write,
+}
+
+/// Signs the patches of one author.
+pub struct Signer {
+    key: SigningKey,
+}
+
+impl Signer {
+    /// Takes the 32 secret bytes; the caller brings the randomness, once.
+    pub fn from_secret(secret: &[u8; 32]) -> Self {
+        Self { key: SigningKey::from_bytes(secret) }
+    }
+
+    /// The key that goes on the allow-list.
+    pub fn author(&self) -> AuthorKey {
+        AuthorKey(self.key.verifying_key())
+    }
+
+    fn proof(&self, message: &[u8]) -> Bytes {
+        use ed25519_dalek::Signer as _;
+        let mut proof = BytesMut::with_capacity(KEY_ID_BYTES + SIGNATURE_BYTES);
+        proof.put_slice(&self.author().id());
+        proof.put_slice(&self.key.sign(message).to_bytes());
+        proof.freeze()
+    }
+}
+
+/// Who may do what with one document, and the key of this replica if it writes.
+pub struct Access {
+    /// In every signature, so that a patch of one document is not one of another.
+    document: Box<str>,
+    signer: Option<Signer>,
+    // Never held across an await: each call is one short look or change.
+    list: RwLock<List>,
+}
+
+#[derive(Default)]
+struct List {
+    authors: BTreeMap<[u8; KEY_ID_BYTES], (AuthorKey, Role)>,
+    /// Whose session is whose: the first author of a session is the only one.
+    sessions: BTreeMap<SessionId, [u8; KEY_ID_BYTES]>,
+}
+
+/// Why a proof was refused. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// The bytes are no public key that can be trusted.
+    #[error("not an Ed25519 public key")]
+    NotAKey,
+    /// Another key on the list begins with the same bytes.
+    #[error("another key on the list has the same id")]
+    SameId,
+    /// The list is full.
+    #[error("the list holds {} authors, its limit", Access::AUTHORS_MAX)]
+    TooMany,
+    /// There is no proof where one must be.
+    #[error("{what} is not signed")]
+    NotSigned {
+        /// What.
+        what: String,
+    },
+    /// The proof is not of the length of one.
+    #[error("proof of {len_bytes} bytes: {} are expected", KEY_ID_BYTES + SIGNATURE_BYTES)]
+    Length {
+        /// Its length.
+        len_bytes: usize,
+    },
+    /// The key is not on the list.
+    #[error("the key of {what} is not on the list")]
+    Unknown {
+        /// Of what.
+        what: String,
+    },
+    /// The key is on the list, and may not write.
+    #[error("the author of {what} may not write")]
+    ReadOnly {
+        /// Of what.
+        what: String,
+    },
+    /// The signature does not fit what it came with.
+    #[error("the signature of {what} is wrong")]
+    Forged {
+        /// Of what.
+        what: String,
+    },
+    /// Another author has written in this session.
+    #[error("patch {0} is of a session that belongs to another author")]
+    OtherAuthor(Timestamp),
+}
+
+impl Access {
+    /// How many authors a document may have; [`Access::allow`] refuses more.
+    pub const AUTHORS_MAX: usize = 65_536;
+
+    /// An empty list: nobody may write, not even the signer.
+    pub fn new(document: impl Into<Box<str>>, signer: Option<Signer>) -> Self {
+        Self { document: document.into(), signer, list: RwLock::default() }
+    }
+
+    fn list(&self) -> RwLockReadGuard<'_, List> {
+        self.list.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn list_mut(&self) -> RwLockWriteGuard<'_, List> {
+        self.list.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Puts a key on the list, or gives it another role.
+    pub fn allow(&self, author: AuthorKey, role: Role) -> Result<(), AccessError> {
+        let authors = &mut self.list_mut().authors;
+        match authors.get(&author.id()) {
+            Some((other, _)) if *other != author => return Err(AccessError::SameId),
+            None if authors.len() >= Self::AUTHORS_MAX => return Err(AccessError::TooMany),
+            _ => authors.insert(author.id(), (author, role)),
+        };
+        Ok(())
+    }
+
+    /// Takes a key from the list. What it wrote before and is stored stays; what comes from now on is refused.
+    pub fn revoke(&self, author: AuthorKey) {
+        self.list_mut().authors.remove(&author.id());
+    }
+
+    fn sign(&self, record: PatchRecord) -> Result<PatchRecord, AccessError> {
+        let what = || format!("patch {}", record.id);
+        let signer = self.signer.as_ref().ok_or_else(|| AccessError::ReadOnly { what: what() })?;
+        let proof = signer.proof(&self.patch_message(&record));
+        let record = PatchRecord { proof, ..record };
+        self.check_patch(&record).map(|()| record)
+    }
+
+    fn check_patch(&self, record: &PatchRecord) -> Result<(), AccessError> {
+        let author =
+            self.verify(&record.proof, &self.patch_message(record), || format!("patch {}", record.id))?;
+        match self.list().sessions.get(&record.session()) {
+            Some(owner) if *owner != author => Err(AccessError::OtherAuthor(record.id)),
+            _ => Ok(()),
+        }
+    }
+
+    fn verify(
+        &self,
+        proof: &[u8],
+        message: &[u8],
+        what: impl Fn() -> String,
+    ) -> Result<[u8; KEY_ID_BYTES], AccessError> {
+        if proof.is_empty() {
+            return Err(AccessError::NotSigned { what: what() });
+        }
+        let wrong_length = AccessError::Length { len_bytes: proof.len() };
+        let (id, signature) = proof.split_first_chunk::<KEY_ID_BYTES>().ok_or(wrong_length.clone())?;
+        let signature = <&[u8; SIGNATURE_BYTES]>::try_from(signature).map_err(|_| wrong_length)?;
+        let author = self.list().authors.get(id).copied();
+        let Some((AuthorKey(key), role)) = author else { return Err(AccessError::Unknown { what: what() }) };
+        if role < Role::Write {
+            return Err(AccessError::ReadOnly { what: what() });
+        }
+        // Strict: one message has one signature that fits, so that a relay can't make another one of it.
+        match key.verify_strict(message, &Signature::from_bytes(signature)) {
+            Ok(()) => Ok(*id),
+            Err(_) => Err(AccessError::Forged { what: what() }),
+        }
+    }
+
+    fn patch_message(&self, record: &PatchRecord) -> Vec<u8> {
+        let mut message = self.message(PATCH_CONTEXT, record.patch.len() + 8);
+        message.put_u64(record.prev);
+        message.put_slice(&record.patch);
+        message
+    }
+
+    fn snapshot_message(&self, head: &SnapshotHead, bytes: &[u8]) -> Vec<u8> {
+        let mut message = self.message(SNAPSHOT_CONTEXT, bytes.len() + head.vector.len() * 16 + 8);
+        message.put_u64(head.vector.len() as u64);
+        for (sid, time) in head.vector.iter() {
+            message.put_u64(sid.get());
+            message.put_u64(time);
+        }
+        message.put_slice(bytes);
+        message
+    }
+
+    fn message(&self, context: &[u8], room: usize) -> Vec<u8> {
+        let mut message = Vec::with_capacity(context.len() + 8 + self.document.len() + room);
+        message.put_slice(context);
+        message.put_u64(self.document.len() as u64);
+        message.put_slice(self.document.as_bytes());
+        message
+    }
+}
+
+impl Guard for Access {
+    fn prove(&self, record: PatchRecord) -> Result<PatchRecord, String> {
+        self.sign(record).map_err(|error| error.to_string())
+    }
+
+    fn check(&self, record: &PatchRecord) -> Result<(), String> {
+        self.check_patch(record).map_err(|error| error.to_string())
+    }
+
+    fn note(&self, record: &PatchRecord) {
+        if let Some((id, _)) = record.proof.split_first_chunk::<KEY_ID_BYTES>() {
+            self.list_mut().sessions.entry(record.session()).or_insert(*id);
+        }
+    }
+
+    fn prove_snapshot(&self, head: SnapshotHead, bytes: &[u8]) -> Option<SnapshotHead> {
+        let proof = self.signer.as_ref()?.proof(&self.snapshot_message(&head, bytes));
+        Some(SnapshotHead { proof, ..head })
+    }
+
+    fn check_snapshot(&self, head: &SnapshotHead, bytes: &[u8]) -> Result<(), String> {
+        let verified =
+            self.verify(&head.proof, &self.snapshot_message(head, bytes), || "a snapshot".to_owned());
+        verified.map(drop).map_err(|error| error.to_string())
+    }
+}

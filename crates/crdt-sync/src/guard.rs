@@ -1,0 +1,23 @@
+//! Who may write: the seam. [`crypto::Access`](crate::crypto) is the implementation with signatures.
+
+use crate::{PatchRecord, SnapshotHead};
+
+/// Decides whether patches and snapshots are what they claim to be, and makes the claim for this replica's own.
+///
+/// Without a guard everyone who reaches the channels may write.
+pub trait Guard: Send + Sync {
+    /// Adds the proof to a patch of this replica, or says why it may not write.
+    fn prove(&self, record: PatchRecord) -> Result<PatchRecord, String>;
+
+    /// Checks a patch of another replica.
+    fn check(&self, record: &PatchRecord) -> Result<(), String>;
+
+    /// Is told of every patch that is taken in, and of those that the store has at the start.
+    fn note(&self, record: &PatchRecord);
+
+    /// Adds the proof to a snapshot that is offered to a peer; `None` if this replica may not offer any.
+    fn prove_snapshot(&self, head: SnapshotHead, bytes: &[u8]) -> Option<SnapshotHead>;
+
+    /// Checks a snapshot of a peer.
+    fn check_snapshot(&self, head: &SnapshotHead, bytes: &[u8]) -> Result<(), String>;
+}
