@@ -333,6 +333,11 @@ pub fn encode(value: &Value) -> Vec<u8> {
     encode_within(value, Value::DEPTH_MAX)
 }
 
+/// Writes a value of any depth: the text forms of patches and documents, which are deeper than a constant may be.
+pub fn encode_deep(value: &Value) -> Vec<u8> {
+    encode_within(value, usize::MAX)
+}
+
 /// Writes a value that may be nested `depth_max` deep.
 pub(crate) fn encode_within(value: &Value, depth_max: usize) -> Vec<u8> {
     let mut out = Vec::new();
