@@ -11,9 +11,12 @@ pub mod memory;
 pub mod redis;
 mod ring;
 
+pub mod cluster;
+
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
+pub use cluster::{Spot, SpotOptions, SpotPubSub};
 pub use memory::MemoryPubSub;
 pub use pubsub::{
     Delivery, Message, PubSub, PubSubError, Published, Received, Subscription, SubscriptionOptions,

@@ -1,6 +1,6 @@
 //! What is published to, and what is subscribed to.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 /// The name of a topic: 1 to [`Self::LEN_BYTES_MAX`] bytes of UTF-8 without `*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,19 +45,30 @@ impl Topic {
 
     /// Takes a name from outside.
     pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidTopic> {
-        let name = name.as_ref();
+        Self::check(name.as_ref()).map(|name| Self(name.into()))
+    }
+
+    /// Whether it could be a topic, without making one.
+    pub fn check(name: &str) -> Result<&str, InvalidTopic> {
         if name.is_empty() || name.len() > Self::LEN_BYTES_MAX {
             return Err(InvalidTopic::Length { len: name.len() });
         }
         match name.find('*') {
             Some(at) => Err(InvalidTopic::Star { at }),
-            None => Ok(Self(name.into())),
+            None => Ok(name),
         }
+    }
+
+    /// [`check`](Self::check) of a name from the wire.
+    pub fn check_bytes(name: &[u8]) -> Result<&str, InvalidTopic> {
+        Self::check(
+            std::str::from_utf8(name).map_err(|e| InvalidTopic::Utf8 { valid_up_to: e.valid_up_to() })?,
+        )
     }
 
     /// Takes a name from the wire.
     pub fn from_bytes(name: &[u8]) -> Result<Self, InvalidTopic> {
-        Self::new(std::str::from_utf8(name).map_err(|e| InvalidTopic::Utf8 { valid_up_to: e.valid_up_to() })?)
+        Self::check_bytes(name).map(|name| Self(name.into()))
     }
 
     /// The name.
@@ -88,6 +99,13 @@ impl TopicPattern {
             Self::Exact(exact) => exact == topic,
             Self::Prefix(prefix) => topic.as_str().starts_with(&**prefix),
         }
+    }
+}
+
+/// So that a table of topics can be asked with a name that was only checked.
+impl Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -1,0 +1,291 @@
+//! One connection: its handshake, its reader, its writer.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit},
+    time::Instant,
+};
+
+use super::{Shared, stream::Stream};
+use crate::cluster::{
+    node::{LinkId, LinkInfo, Role},
+    zmtp::{
+        DecoderLimits, Encoder, Established, Handshake, HandshakeOptions, Properties, Security, SocketType,
+        handshake::ENTROPY_LEN,
+    },
+};
+
+/// The least that is read at once.
+const READ_LEN_MIN: usize = 4 << 10;
+/// The most that is read at once, by a connection that has much to say.
+const READ_LEN_MAX: usize = 256 << 10;
+/// Slices of one write.
+const SLICES_MAX: usize = 64;
+/// A writer that has had nothing to do for this long lets publishers write themselves: it saves them a hop.
+const IDLE: Duration = Duration::from_micros(20);
+
+/// The half of a connection that writes, shared by its task and by publishers.
+pub(super) struct LinkIo {
+    stream: Stream,
+    write: Mutex<WriteState>,
+    /// Wakes the writing task.
+    wake: Notify,
+    /// Ends both tasks.
+    close: Notify,
+    reason: Mutex<Option<String>>,
+}
+
+struct WriteState {
+    encoder: Encoder,
+    pending: VecDeque<Bytes>,
+    control: Vec<Bytes>,
+    segments: Vec<Bytes>,
+    written_at: Instant,
+}
+
+enum Written {
+    All,
+    Blocked,
+}
+
+impl LinkIo {
+    /// Something is in the outbox: write it here and now if nobody else does and it has been quiet, or wake the task.
+    pub(super) fn write_now(&self, shared: &Shared, id: LinkId) {
+        if let Some(mut state) = self.write.try_lock() {
+            #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+            let now = Instant::now();
+            if state.pending.is_empty() && now.duration_since(state.written_at) > IDLE {
+                state.written_at = now;
+                if matches!(self.write_some(shared, id, &mut state), Ok(Written::All)) {
+                    return;
+                }
+            } else {
+                state.written_at = now;
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Sends a command of the engine.
+    pub(super) fn control(&self, command: Bytes) {
+        self.write.lock().control.push(command);
+        self.wake.notify_one();
+    }
+
+    /// Ends the connection.
+    pub(super) fn close(&self, reason: String) {
+        self.reason.lock().get_or_insert(reason);
+        self.close.notify_waiters();
+        self.close.notify_one();
+        self.wake.notify_one();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.reason.lock().is_some()
+    }
+
+    fn write_some(&self, shared: &Shared, id: LinkId, state: &mut WriteState) -> io::Result<Written> {
+        loop {
+            if state.pending.is_empty() {
+                for command in std::mem::take(&mut state.control) {
+                    let wire = state.encoder.encode(command);
+                    state.pending.push_back(wire);
+                }
+                let mut segments = std::mem::take(&mut state.segments);
+                shared.with(|node| node.take_outbox(id, &mut segments));
+                for segment in segments.drain(..) {
+                    let wire = state.encoder.encode(segment);
+                    state.pending.push_back(wire);
+                }
+                state.segments = segments;
+                if state.pending.is_empty() {
+                    return Ok(Written::All);
+                }
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut n = 0;
+            for (slice, bytes) in slices.iter_mut().zip(&state.pending) {
+                *slice = IoSlice::new(bytes);
+                n += 1;
+            }
+            match self.stream.try_write_vectored(&slices[..n]) {
+                Ok(mut written) => {
+                    while let Some(front) = state.pending.front_mut() {
+                        if written < front.len() {
+                            front.advance(written);
+                            break;
+                        }
+                        written -= front.len();
+                        state.pending.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+async fn writer(shared: Arc<Shared>, io: Arc<LinkIo>, id: LinkId) {
+    loop {
+        if io.is_closed() {
+            return;
+        }
+        let written = io.write_some(&shared, id, &mut io.write.lock());
+        match written {
+            Ok(Written::All) => io.wake.notified().await,
+            Ok(Written::Blocked) => {
+                tokio::select! {
+                    ready = io.stream.writable() => {
+                        if let Err(error) = ready {
+                            return io.close(error.to_string());
+                        }
+                    }
+                    () = io.wake.notified() => {
+                        // Only a close matters now; for anything else there is no room.
+                        if !io.is_closed() {
+                            let _ = io.stream.writable().await;
+                        }
+                    }
+                }
+            }
+            Err(error) => return io.close(error.to_string()),
+        }
+    }
+}
+
+/// Runs a connection until it ends; the reason why.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    stream: Stream,
+    role: Role,
+    name: String,
+    security: Security,
+    permit: Option<OwnedSemaphorePermit>,
+) -> String {
+    let timeout = shared.options.handshake_timeout;
+    let shaken = tokio::time::timeout(timeout, handshake(&shared, &stream, &role, security)).await;
+    let (established, mut buffer) = match shaken {
+        Ok(Ok(done)) => done,
+        Ok(Err(reason)) => return shared.handshake_failed(&role, &name, reason),
+        Err(_) => return shared.handshake_failed(&role, &name, format!("no handshake within {timeout:?}")),
+    };
+    // Not a stranger any more.
+    drop(permit);
+    let Established { properties, version, principal, mut decoder, encoder } = established;
+    let extended = properties.get("X-Spot").and_then(|v| std::str::from_utf8(v).ok()?.parse::<u32>().ok());
+    let info = LinkInfo {
+        role,
+        name,
+        extended: extended.is_some_and(|version| version >= 2),
+        pings: version >= (3, 1),
+        sealed: encoder.is_sealed(),
+        principal,
+    };
+    #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+    let written_at = Instant::now();
+    let (pending, control, segments) = Default::default();
+    let io = Arc::new(LinkIo {
+        stream,
+        write: Mutex::new(WriteState { encoder, pending, control, segments, written_at }),
+        wake: Notify::new(),
+        close: Notify::new(),
+        reason: Mutex::new(None),
+    });
+    let Some(id) = shared.link_up(info, &io) else { return "the node is closed".to_owned() };
+    let writing = tokio::spawn(writer(shared.clone(), io.clone(), id));
+
+    let mut read_len = READ_LEN_MIN;
+    let reason = loop {
+        match decoder.decode(&mut buffer) {
+            Ok(batch) => {
+                if let Some(replies) = decoder.take_replies() {
+                    io.control(replies);
+                }
+                let now = shared.now();
+                shared.with(|node| {
+                    node.set_now(now);
+                    node.handle_batch(id, &batch);
+                });
+            }
+            Err(error) => break error.to_string(),
+        }
+        // What a peer only claims to send is not allocated before it comes: at most as much again as is there.
+        let wanted = decoder.bytes_wanted(&buffer).min(buffer.len().max(READ_LEN_MAX));
+        if buffer.capacity() - buffer.len() < read_len.max(wanted) {
+            buffer.reserve(read_len.max(wanted));
+        }
+        let room = buffer.capacity() - buffer.len();
+        tokio::select! {
+            biased;
+            read = io.stream.read_buf(&mut buffer) => match read {
+                Ok(0) => break "closed by the peer".to_owned(),
+                Ok(n) if n == room => read_len = (read_len * 4).min(READ_LEN_MAX),
+                Ok(n) if n < read_len / 16 => read_len = (read_len / 2).max(READ_LEN_MIN),
+                Ok(_) => {}
+                Err(error) => break error.to_string(),
+            },
+            () = io.close.notified() => break "closed".to_owned(),
+        }
+        if io.is_closed() {
+            break "closed".to_owned();
+        }
+    };
+    let reason = io.reason.lock().clone().unwrap_or(reason);
+    io.close(reason.clone());
+    writing.abort();
+    // Only when its writer has ended may the number go to another connection.
+    drop(writing.await);
+    shared.link_closed(id, &reason);
+    reason
+}
+
+async fn handshake(
+    shared: &Shared,
+    stream: &Stream,
+    role: &Role,
+    security: Security,
+) -> Result<(Established, BytesMut), String> {
+    let socket_type = match role {
+        Role::Dialed(_) => SocketType::Dealer,
+        Role::Accepted => SocketType::Router,
+    };
+    let mut properties = Properties::default();
+    if !shared.options.founding_only {
+        properties.0.push(("X-Spot".to_owned(), Bytes::from_static(b"2")));
+    }
+    let limits = DecoderLimits { message_len_max: shared.options.message_len_max, ..DecoderLimits::STANDARD };
+    let entropy: [u8; ENTROPY_LEN] = {
+        let mut bytes = [0; ENTROPY_LEN];
+        getrandom::fill(&mut bytes).map_err(|error| format!("no randomness: {error}"))?;
+        bytes
+    };
+    let mut machine =
+        Handshake::new(HandshakeOptions { socket_type, security, properties, limits }, &entropy);
+    let mut buffer = BytesMut::with_capacity(512);
+    loop {
+        let step = machine.handle_input(&mut buffer);
+        while let Some(output) = machine.poll_output() {
+            stream.write_all(&output).await.map_err(|error| error.to_string())?;
+        }
+        match step {
+            Ok(Some(established)) => return Ok((established, buffer)),
+            Ok(None) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        buffer.reserve(512);
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) => return Err("closed by the peer during the handshake".to_owned()),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,652 @@
+//! The node as an application uses it.
+
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, Semaphore, broadcast, watch},
+    time::Instant,
+};
+
+use super::{Endpoint, Inner, InvalidEndpoint, Shared, stream::Listener};
+use crate::{
+    SubscriptionOptions, TopicPattern,
+    cluster::{
+        command::NodeId,
+        node::{
+            Counters, Event, LinkStatus, Node, NodeOptions, Publish, PublishError, Report, SubId, TopicError,
+            TopicInfo, TopicOptions, TopicOrigin,
+        },
+        ring::Arrival,
+        zmtp::Security,
+    },
+    topic::InvalidTopic,
+};
+
+/// How a node with sockets behaves.
+#[derive(Clone)]
+pub struct SpotOptions {
+    /// The machine's part. `id` and `incarnation` may be chosen by [`SpotOptions::standard`].
+    pub node: NodeOptions,
+    /// What peers that connect to us have to show.
+    pub server: Security,
+    /// What we show to peers that we connect to, unless they have their own.
+    pub client: Security,
+    /// Whether `bind` may take an address that other machines reach, although nobody has to show anything.
+    pub public: bool,
+    /// How long a connection may take until commands flow.
+    pub handshake_timeout: Duration,
+    /// Strangers that may shake hands at the same time; more wait.
+    pub handshakes_max: usize,
+    /// The largest message from a peer, lists of topics included; more closes the connection.
+    pub message_len_max: usize,
+    /// How long [`Spot::publish`] waits for the owner of a remote topic.
+    pub publish_timeout: Duration,
+    /// How long [`Spot::cluster_add`] waits.
+    pub connect_timeout: Duration,
+    /// What [`Spot::recv`] may hold.
+    pub inbox: SubscriptionOptions,
+    /// Speak only the founding protocol, 0x01 to 0x05, with everybody.
+    pub founding_only: bool,
+}
+
+impl SpotOptions {
+    /// No security, hence loopback only; five seconds of patience.
+    pub fn standard() -> Self {
+        let mut id = [0; 16];
+        // Without randomness the clock has to do; two nodes of the same id would take each other for themselves.
+        let _ = getrandom::fill(&mut id);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the driver reads the clock; a later life has a later one"
+        )]
+        let since_epoch =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let incarnation = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            node: NodeOptions::standard(NodeId(u128::from_le_bytes(id)), incarnation),
+            server: Security::Null,
+            client: Security::Null,
+            public: false,
+            handshake_timeout: Duration::from_secs(5),
+            handshakes_max: 128,
+            message_len_max: 64 << 20,
+            publish_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            inbox: SubscriptionOptions { messages_max: 16 << 10, bytes_max: 16 << 20 },
+            founding_only: false,
+        }
+    }
+}
+
+/// Why a call on a node failed; the founding error number in the doc.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpotError {
+    /// EEXIST: a node has one bound endpoint.
+    #[error("bound to {0} already")]
+    AlreadyBound(String),
+    /// EEXIST.
+    #[error("{0} is in the cluster already")]
+    AlreadyAdded(String),
+    /// ENOENT.
+    #[error("{0} is not in the cluster")]
+    NotAdded(String),
+    /// EHOSTUNREACH. The node keeps trying.
+    #[error("{endpoint} is not reached after {timeout:?}: {reason}")]
+    HostUnreachable {
+        /// Whom.
+        endpoint: String,
+        /// How long it was tried.
+        timeout: Duration,
+        /// What happened last.
+        reason: String,
+    },
+    /// EACCES.
+    #[error(
+        "{0} can be reached by other machines, and nobody has to show who they are: set security or `public`"
+    )]
+    Unsafe(String),
+    /// EINVAL.
+    #[error(transparent)]
+    Endpoint(#[from] InvalidEndpoint),
+    /// EINVAL.
+    #[error(transparent)]
+    Pattern(#[from] InvalidTopic),
+    /// See [`TopicError`].
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// See [`PublishError`].
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// EAGAIN.
+    #[error("a bound is reached; try again later")]
+    WouldBlock,
+    /// ETIMEDOUT.
+    #[error("timed out after {0:?}")]
+    Timeout(Duration),
+    /// ETERM.
+    #[error("the node is closed")]
+    Closed,
+    /// From the operating system.
+    #[error("cannot bind {endpoint}")]
+    Io {
+        /// Where.
+        endpoint: String,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+/// What a [`Spot::cluster_sync`] brought.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SyncReport {
+    /// Peers that told their topics.
+    pub answered: Vec<String>,
+    /// Peers that did not, in time.
+    pub timed_out: Vec<String>,
+}
+
+/// A node of a cluster. Clones are the same node; it ends when the last one is dropped, or with [`close`](Self::close).
+#[derive(Clone)]
+pub struct Spot {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    inbox: Mutex<VecDeque<Arrival>>,
+    inbox_sub: SubId,
+    inbox_notify: Arc<Notify>,
+    bound: Mutex<Option<Endpoint>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl Shared {
+    fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        for notify in inner.subs.values() {
+            notify.notify_one();
+        }
+        drop(inner);
+        self.closing.send_replace(true);
+        self.room.notify_waiters();
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    fn sub_open(&self, bounds: SubscriptionOptions, open: bool) -> (SubId, Arc<Notify>) {
+        let mut inner = self.inner.lock();
+        let sub = inner.node.sub_open(bounds, open);
+        let notify = Arc::new(Notify::new());
+        inner.subs.insert(sub, notify.clone());
+        (sub, notify)
+    }
+
+    fn is_closed(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Waits until `check` gives something; it is asked again after each change.
+    async fn wait<R>(&self, timeout: Duration, mut check: impl FnMut(&mut Node) -> Option<R>) -> Option<R> {
+        let mut changed = self.changed.subscribe();
+        #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+        let deadline = Instant::now() + timeout;
+        loop {
+            changed.mark_unchanged();
+            if let Some(result) = self.with(&mut check) {
+                return Some(result);
+            }
+            if self.is_closed() || tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return self.with(&mut check);
+            }
+        }
+    }
+}
+
+impl Spot {
+    /// A node that knows nobody. Must be called in a tokio runtime.
+    pub fn new(options: SpotOptions) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+        let began = Instant::now();
+        let (links, subs) = Default::default();
+        let inner = Inner { node: Node::new(options.node.clone()), links, subs, closed: false };
+        let shared = Arc::new(Shared {
+            began,
+            inner: Mutex::new(inner),
+            room: Notify::new(),
+            timer: Notify::new(),
+            changed: watch::Sender::new(0),
+            events: broadcast::Sender::new(EVENTS_MAX),
+            handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
+            securities: Mutex::default(),
+            dials: Mutex::default(),
+            closing: watch::Sender::new(false),
+            options,
+        });
+        let (inbox_sub, inbox_notify) = shared.sub_open(shared.options.inbox, false);
+        tokio::spawn(shared.clone().tend());
+        let (inbox, bound) = Default::default();
+        Self { handle: Arc::new(Handle { shared, inbox, inbox_sub, inbox_notify, bound }) }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    /// Listens; gives the endpoint, with the port that was chosen for port 0.
+    pub async fn bind(&self, endpoint: &str) -> Result<String, SpotError> {
+        let parsed: Endpoint = endpoint.parse()?;
+        let shared = self.shared();
+        if let Endpoint::Tcp(host, _) = &parsed {
+            let open = matches!(shared.options.server, Security::Null) && !shared.options.public;
+            let loopback =
+                host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+            if open && !loopback {
+                return Err(SpotError::Unsafe(endpoint.to_owned()));
+            }
+        }
+        let already =
+            |bound: &Option<Endpoint>| bound.as_ref().map(|e| SpotError::AlreadyBound(e.to_string()));
+        if let Some(error) = already(&self.handle.bound.lock()) {
+            return Err(error);
+        }
+        let bound = Listener::bind(&parsed).await;
+        let (listener, bound) =
+            bound.map_err(|source| SpotError::Io { endpoint: endpoint.to_owned(), source })?;
+        let mut slot = self.handle.bound.lock();
+        if let Some(error) = already(&slot) {
+            return Err(error);
+        }
+        let text = bound.to_string();
+        *slot = Some(bound);
+        if !text.contains('*') {
+            let told = text.clone();
+            shared.with(|node| {
+                if node.options().advertise.is_empty() {
+                    node.options_mut().advertise.push(told);
+                }
+            });
+        }
+        tokio::spawn(self.handle.shared.clone().listen(listener));
+        Ok(text)
+    }
+
+    /// Connects to a node and stays connected. Returns when the node's topics are known.
+    pub async fn cluster_add(&self, endpoint: &str) -> Result<(), SpotError> {
+        let _: Endpoint = endpoint.parse()?;
+        let shared = self.shared();
+        let now = shared.now();
+        let added = shared.with(|node| {
+            node.set_now(now);
+            node.target_add(endpoint)
+        });
+        if !added {
+            return Err(SpotError::AlreadyAdded(endpoint.to_owned()));
+        }
+        let timeout = shared.options.connect_timeout;
+        let mut reason = "no answer".to_owned();
+        let up = shared
+            .wait(timeout, |node| {
+                let Some((_, state, synced)) = node.targets().find(|(e, ..)| *e == endpoint) else {
+                    return Some(Err(SpotError::NotAdded(endpoint.to_owned())));
+                };
+                if let crate::cluster::membership::PeerState::Down { reason: why } = state {
+                    reason.clone_from(why);
+                }
+                synced.then_some(Ok(()))
+            })
+            .await;
+        up.unwrap_or_else(|| {
+            Err(SpotError::HostUnreachable { endpoint: endpoint.to_owned(), timeout, reason })
+        })
+    }
+
+    /// As [`cluster_add`](Self::cluster_add), with its own security: the CURVE key of this server, for example.
+    pub async fn cluster_add_secured(&self, endpoint: &str, security: Security) -> Result<(), SpotError> {
+        self.shared().securities.lock().insert(endpoint.to_owned(), security);
+        self.cluster_add(endpoint).await
+    }
+
+    /// Ends the connection to a node. Its topics go with it.
+    pub fn cluster_remove(&self, endpoint: &str) -> Result<(), SpotError> {
+        match self.shared().with(|node| node.target_remove(endpoint)) {
+            true => Ok(()),
+            false => Err(SpotError::NotAdded(endpoint.to_owned())),
+        }
+    }
+
+    /// Asks every connected node for its topics. An error only if there are nodes and none answered in time. With a
+    /// timeout of zero, only what has already come counts.
+    pub async fn cluster_sync(&self, timeout: Duration) -> Result<SyncReport, SpotError> {
+        let shared = self.shared();
+        let sync = shared.with(Node::sync_begin);
+        let done = |node: &mut Node| {
+            let (answered, timed_out) = node.sync_status(sync);
+            timed_out.is_empty().then_some(SyncReport { answered, timed_out })
+        };
+        let report = shared.wait(timeout, done).await.unwrap_or_else(|| {
+            let (answered, timed_out) = shared.with(|node| node.sync_status(sync));
+            SyncReport { answered, timed_out }
+        });
+        shared.with(|node| node.sync_end(sync));
+        if report.answered.is_empty() && !report.timed_out.is_empty() && !timeout.is_zero() {
+            return Err(SpotError::Timeout(timeout));
+        }
+        Ok(report)
+    }
+
+    /// Creates a topic that this node owns: lossless, no replay.
+    pub fn topic_create(&self, id: &str) -> Result<(), SpotError> {
+        self.topic_create_with(id, TopicOptions::STANDARD)
+    }
+
+    /// Creates a topic that this node owns.
+    pub fn topic_create_with(&self, id: &str, options: TopicOptions) -> Result<(), SpotError> {
+        Ok(self.shared().with(|node| node.topic_create(id, options))?)
+    }
+
+    /// Removes a topic that this node owns.
+    pub fn topic_destroy(&self, id: &str) -> Result<(), SpotError> {
+        Ok(self.shared().with(|node| node.topic_destroy(id))?)
+    }
+
+    /// All topics, by name.
+    pub fn list_topics(&self) -> Vec<TopicInfo> {
+        let mut all = self.shared().with(|node| node.list_topics());
+        all.sort_by(|a, b| a.topic.cmp(&b.topic));
+        all
+    }
+
+    /// Whether anybody known owns the topic.
+    pub fn topic_exists(&self, id: &str) -> bool {
+        self.shared().with(|node| node.topic_origin(id)).is_some()
+    }
+
+    /// Whether this node created the topic.
+    pub fn topic_is_local(&self, id: &str) -> bool {
+        self.shared().with(|node| node.topic_origin(id)) == Some(TopicOrigin::Local)
+    }
+
+    /// Subscribes; messages come with [`recv`](Self::recv). Returns at once, see [`wait_live`](Self::wait_live).
+    pub fn subscribe(&self, id: &str) -> Result<(), SpotError> {
+        let pattern = TopicPattern::new(id)?;
+        Ok(self.shared().with(|node| node.subscribe(self.handle.inbox_sub, pattern))?)
+    }
+
+    /// Subscribes to all topics with a prefix, present and future: `game:*`.
+    pub fn subscribe_pattern(&self, pattern: &str) -> Result<(), SpotError> {
+        self.subscribe(pattern)
+    }
+
+    /// Subscribes to many; at the first error those before it are subscribed.
+    pub fn subscribe_many<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Result<(), SpotError> {
+        ids.into_iter().try_for_each(|id| self.subscribe(id))
+    }
+
+    /// Ends a subscription. True if there was one.
+    pub fn unsubscribe(&self, id: &str) -> Result<bool, SpotError> {
+        let pattern = TopicPattern::new(id)?;
+        Ok(self.shared().with(|node| node.unsubscribe(self.handle.inbox_sub, &pattern)))
+    }
+
+    /// Waits until a subscription is live: nothing published from then on is missed silently.
+    pub async fn wait_live(&self, id: &str, timeout: Duration) -> Result<(), SpotError> {
+        let pattern = TopicPattern::new(id)?;
+        let sub = self.handle.inbox_sub;
+        let live = self.shared().wait(timeout, |node| node.is_live(sub, &pattern).then_some(())).await;
+        live.ok_or(SpotError::Timeout(timeout))
+    }
+
+    /// Publishes, waiting for room as long as the topic's policy says. Cancelled, the message may or may not be taken.
+    pub async fn publish(&self, id: &str, data: impl Into<Bytes>) -> Result<Report, SpotError> {
+        let data = data.into();
+        let shared = self.shared();
+        match shared.with(|node| node.publish(id, &data, false))? {
+            Publish::Done(report) => Ok(report),
+            Publish::Full => self.publish_waiting(id, data).await,
+        }
+    }
+
+    async fn publish_waiting(&self, id: &str, data: Bytes) -> Result<Report, SpotError> {
+        let shared = self.shared();
+        let own = shared.with(|node| node.block_timeout(id));
+        let timeout = own.unwrap_or(shared.options.publish_timeout);
+        #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+        let deadline = Instant::now() + timeout;
+        let mut force = false;
+        loop {
+            let room = shared.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if let Publish::Done(report) = shared.with(|node| node.publish(id, &data, force))? {
+                return Ok(report);
+            }
+            if shared.is_closed() {
+                return Err(SpotError::Closed);
+            }
+            if force {
+                return Err(SpotError::Timeout(timeout));
+            }
+            force = tokio::time::timeout_at(deadline, room).await.is_err() && own.is_some();
+            #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+            if own.is_none() && Instant::now() >= deadline {
+                return Err(SpotError::Timeout(timeout));
+            }
+        }
+    }
+
+    /// Publishes now or not at all.
+    pub fn try_publish(&self, id: &str, data: impl Into<Bytes>) -> Result<Report, SpotError> {
+        match self.shared().with(|node| node.publish(id, &data.into(), false))? {
+            Publish::Done(report) => Ok(report),
+            Publish::Full => Err(SpotError::WouldBlock),
+        }
+    }
+
+    /// The next arrival of the node's own subscriptions; `None` when the node is closed. Cancel-safe.
+    pub async fn recv(&self) -> Option<Arrival> {
+        loop {
+            if let Some(arrival) = self.try_recv() {
+                return Some(arrival);
+            }
+            if self.shared().is_closed() {
+                return None;
+            }
+            self.handle.inbox_notify.notified().await;
+            // Others may wait too, and there may be more than one arrival.
+            self.handle.inbox_notify.notify_one();
+            if let Some(arrival) = self.try_recv() {
+                return Some(arrival);
+            }
+            // Nothing: take the permit back, or we would spin.
+            let _ = futures_now(self.handle.inbox_notify.notified());
+        }
+    }
+
+    /// As [`recv`](Self::recv), for a limited time.
+    pub async fn recv_timeout(&self, timeout: Duration) -> Result<Arrival, SpotError> {
+        match tokio::time::timeout(timeout, self.recv()).await {
+            Ok(Some(arrival)) => Ok(arrival),
+            Ok(None) => Err(SpotError::Closed),
+            Err(_) => Err(SpotError::Timeout(timeout)),
+        }
+    }
+
+    /// The next arrival if it is there already.
+    pub fn try_recv(&self) -> Option<Arrival> {
+        let mut inbox = self.handle.inbox.lock();
+        if inbox.is_empty() {
+            self.shared().with(|node| node.take(self.handle.inbox_sub, TAKE_MAX, &mut inbox));
+        }
+        inbox.pop_front()
+    }
+
+    /// A stream of its own for some topics and patterns, with its own bounds.
+    pub fn listen<'a>(
+        &self,
+        patterns: impl IntoIterator<Item = &'a str>,
+        bounds: SubscriptionOptions,
+    ) -> Result<Listening, SpotError> {
+        let listening = self.listening(bounds, false);
+        for pattern in patterns {
+            listening.add(pattern)?;
+        }
+        Ok(listening)
+    }
+
+    pub(crate) fn listening(&self, bounds: SubscriptionOptions, open: bool) -> Listening {
+        let (sub, notify) = self.shared().sub_open(bounds, open);
+        Listening { spot: self.clone(), sub, notify, buffer: VecDeque::new() }
+    }
+
+    pub(crate) fn publish_open(&self, topic: &str, data: &Bytes) -> Result<Report, SpotError> {
+        if self.shared().is_closed() {
+            return Err(SpotError::Closed);
+        }
+        match self.shared().with(|node| node.publish_open(topic, data))? {
+            Publish::Done(report) => Ok(report),
+            Publish::Full => Err(SpotError::WouldBlock),
+        }
+    }
+
+    /// Bounds from now on, in messages and bytes: `send` for each peer's outbox.
+    pub fn set_hwm(&self, send_messages: usize, send_bytes: usize) {
+        self.shared().with(|node| {
+            let options = node.options_mut();
+            (options.send_messages_max, options.send_bytes_max) = (send_messages, send_bytes);
+        });
+    }
+
+    /// How it stands with each connection.
+    pub fn status(&self) -> Vec<LinkStatus> {
+        let now = self.shared().now();
+        self.shared().with(|node| {
+            node.set_now(now);
+            node.links()
+        })
+    }
+
+    /// Counts since the node began.
+    pub fn counters(&self) -> Counters {
+        self.shared().with(|node| node.counters())
+    }
+
+    /// What happens from now on: peers, lost ownership, drops. Slow readers miss the oldest.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared().events.subscribe()
+    }
+
+    /// Whether the node has been closed.
+    pub fn is_closed(&self) -> bool {
+        self.shared().is_closed()
+    }
+
+    /// Where the node is bound.
+    pub fn endpoint(&self) -> Option<String> {
+        self.handle.bound.lock().as_ref().map(ToString::to_string)
+    }
+
+    /// Who the node is.
+    pub fn id(&self) -> NodeId {
+        self.shared().options.node.id
+    }
+
+    /// Ends all connections. What has been received can still be read.
+    pub fn close(&self) {
+        self.shared().close();
+    }
+}
+
+/// Events that wait for a slow reader.
+const EVENTS_MAX: usize = 1024;
+/// Arrivals that a reader takes at once; so much may be held beyond the bounds of its queue.
+const TAKE_MAX: usize = 256;
+
+/// Whether a future is ready without waiting.
+fn futures_now(future: impl Future<Output = ()>) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    std::pin::pin!(future).as_mut().poll(&mut context).is_ready()
+}
+
+/// A subscription with its own queue. Dropping it unsubscribes.
+pub struct Listening {
+    spot: Spot,
+    sub: SubId,
+    notify: Arc<Notify>,
+    buffer: VecDeque<Arrival>,
+}
+
+impl Listening {
+    /// Adds a topic or pattern.
+    pub fn add(&self, pattern: &str) -> Result<(), SpotError> {
+        let pattern = TopicPattern::new(pattern)?;
+        Ok(self.spot.shared().with(|node| node.subscribe(self.sub, pattern))?)
+    }
+
+    pub(crate) fn add_pattern(&self, pattern: TopicPattern) -> Result<(), SpotError> {
+        Ok(self.spot.shared().with(|node| node.subscribe(self.sub, pattern))?)
+    }
+
+    /// Waits until a topic or pattern is live: nothing published from then on is missed silently.
+    pub async fn wait_live(&self, pattern: &str, timeout: Duration) -> Result<(), SpotError> {
+        let pattern = TopicPattern::new(pattern)?;
+        let live = self.spot.shared().wait(timeout, |node| node.is_live(self.sub, &pattern).then_some(()));
+        live.await.ok_or(SpotError::Timeout(timeout))
+    }
+
+    /// The next arrival; `None` when the node is closed and all is read. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Arrival> {
+        loop {
+            if let Some(arrival) = self.try_recv() {
+                return Some(arrival);
+            }
+            if self.spot.shared().is_closed() {
+                return None;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    /// The next arrival if it is there already.
+    pub fn try_recv(&mut self) -> Option<Arrival> {
+        if self.buffer.is_empty() {
+            self.refill(TAKE_MAX);
+        }
+        self.buffer.pop_front()
+    }
+
+    /// Waits for arrivals and takes all that are there, up to `max`; 0 when the node is closed. Cancel-safe.
+    pub async fn recv_many(&mut self, max: usize, into: &mut Vec<Arrival>) -> usize {
+        loop {
+            if self.buffer.is_empty() && self.refill(max) == 0 {
+                if self.spot.shared().is_closed() {
+                    return 0;
+                }
+                self.notify.notified().await;
+                continue;
+            }
+            let n = self.buffer.len().min(max);
+            into.extend(self.buffer.drain(..n));
+            return n;
+        }
+    }
+
+    fn refill(&mut self, max: usize) -> usize {
+        self.spot.shared().with(|node| node.take(self.sub, max, &mut self.buffer))
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let shared = self.spot.shared();
+        shared.inner.lock().subs.remove(&self.sub);
+        shared.with(|node| node.sub_close(self.sub));
+    }
+}

@@ -1,0 +1,650 @@
+//! From peers' bytes to what they mean.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::{
+    Inbound, LinkId, Node, Output, PeerId, Protocol, Publish, Right, SubId, TopicId, outward::UPLINK_WINDOW,
+};
+use crate::{
+    Topic, TopicPattern,
+    cluster::{
+        command::{Command, Kind, Record, Refused, Resume, code, next_record},
+        zmtp::{Batch, Frame},
+    },
+};
+
+/// Streams at most that a peer may define; more are refused.
+const INBOUND_MAX: usize = 1 << 20;
+/// Patterns at most that a peer may be interested in; more are refused.
+const INTEREST_MAX: usize = 1 << 14;
+/// This many bytes are acknowledged at once, so that the owner can let go of them.
+const CREDIT_BYTES: usize = 256 << 10;
+
+/// Why a well-formed command is not followed.
+struct NotFollowed;
+
+impl From<super::TopicError> for NotFollowed {
+    fn from(_: super::TopicError) -> Self {
+        Self
+    }
+}
+
+impl From<Refused> for NotFollowed {
+    fn from(_: Refused) -> Self {
+        Self
+    }
+}
+
+impl Node {
+    /// Something came from a peer, if only a PONG.
+    pub fn heard(&mut self, id: LinkId) {
+        let now = self.now;
+        if let Some(link) = self.links.get_mut(id) {
+            link.heard_at = now;
+        }
+    }
+
+    /// Takes in what a peer sent. What makes no sense is counted, and nothing of it is done.
+    pub fn handle_batch(&mut self, id: LinkId, batch: &Batch) {
+        self.heard(id);
+        for frames in batch.messages() {
+            if self.links.get(id).is_none_or(|link| link.closing) {
+                return;
+            }
+            if self.handle_message(id, batch, frames).is_err() {
+                self.refuse(id);
+            }
+        }
+        self.credit_touched();
+    }
+
+    fn refuse(&mut self, id: LinkId) {
+        self.counters.refused += 1;
+        if let Some(link) = self.links.get_mut(id) {
+            link.refused += 1;
+        }
+    }
+
+    fn handle_message(&mut self, id: LinkId, batch: &Batch, frames: &[Frame]) -> Result<(), NotFollowed> {
+        if let [command, body] = frames
+            && batch.body(command) == [code::BATCH]
+        {
+            return self.handle_records(id, batch.bytes.slice(body.range()));
+        }
+        let (delimited, command) = Command::decode(batch, frames)?;
+        let link = &mut self.links[id];
+        if delimited {
+            link.delimited = true;
+        }
+        if let Command::Hello(hello) = command {
+            if link.protocol != Protocol::Extended {
+                return Err(NotFollowed);
+            }
+            self.handle_hello(id, hello);
+            return Ok(());
+        }
+        let (Some(peer), protocol) = (link.peer, link.protocol) else { return Err(NotFollowed) };
+        if protocol == Protocol::Founding
+            && matches!(command, Command::Announce { .. } | Command::Remove { .. } | Command::Message { .. })
+        {
+            link.protocol = Protocol::Notifying;
+        }
+        match command {
+            Command::Query => {
+                self.answer(id);
+                Ok(())
+            }
+            Command::QueryResp { topics, epochs } => self.answered(peer, &topics, &epochs),
+            Command::Subscribe { topic, resume } => self.subscribed(id, topic, resume),
+            Command::Unsubscribe { topic, open } => self.unsubscribed(id, topic, open),
+            Command::Publish { topic, data } => self.published(id, topic, &data),
+            Command::Message { topic, data } => self.message(id, topic, &data),
+            Command::Announce { topic, epoch } => Ok(self.owner_add(peer, topic, epoch)?),
+            Command::Remove { topic, .. } => {
+                let topic = *self.names.get(topic).ok_or(NotFollowed)?;
+                self.owner_remove(peer, topic);
+                Ok(())
+            }
+            _ if protocol != Protocol::Extended => Err(NotFollowed),
+            Command::SubAck { topic, epoch, next, lossless } => {
+                self.sub_acked(id, topic, epoch, next, lossless)
+            }
+            Command::Ping(nonce) => {
+                self.send(id, &Command::Pong(nonce));
+                Ok(())
+            }
+            Command::Pong(_) => Ok(()),
+            Command::Gap { topic, first, last } => self.gap(id, topic, first, last),
+            Command::Credit { topic, up, acked, limit } => self.credited(id, topic, up, acked, limit),
+            Command::Hello(_) | Command::Batch(_) => Err(NotFollowed),
+        }
+    }
+
+    fn allowed(&self, id: LinkId, right: Right, topic: &str) -> Result<(), NotFollowed> {
+        match &self.options.rights {
+            Some(rights) if !rights(&self.links[id].info.principal, right, topic) => Err(NotFollowed),
+            _ => Ok(()),
+        }
+    }
+
+    fn answer(&mut self, id: LinkId) {
+        let mut owned: Vec<(Topic, u64)> = self
+            .topics
+            .iter()
+            .filter(|(_, topic)| !topic.open)
+            .filter_map(|(_, topic)| Some((topic.name.clone(), topic.local.as_ref()?.epoch)))
+            .collect();
+        if let Some(rights) = self.options.rights.clone() {
+            let principal = &self.links[id].info.principal;
+            owned.retain(|(topic, _)| {
+                rights(principal, Right::Subscribe, topic.as_str())
+                    || rights(principal, Right::Publish, topic.as_str())
+            });
+        }
+        let topics = owned.iter().map(|(topic, _)| topic.as_str()).collect();
+        let epochs = match self.links[id].protocol {
+            Protocol::Extended => owned.iter().map(|(_, epoch)| *epoch).collect(),
+            _ => Vec::new(),
+        };
+        self.send(id, &Command::QueryResp { topics, epochs });
+    }
+
+    fn answered(&mut self, peer: PeerId, topics: &[&str], epochs: &[u64]) -> Result<(), NotFollowed> {
+        let mut before: Vec<TopicId> = self.peers[peer].topics.keys().copied().collect();
+        for (i, topic) in topics.iter().enumerate() {
+            self.owner_add(peer, topic, epochs.get(i).copied().unwrap_or(0))?;
+        }
+        // What vanished at its owner vanishes here.
+        if !before.is_empty() {
+            let named: std::collections::HashSet<TopicId> =
+                topics.iter().filter_map(|topic| self.names.get(*topic).copied()).collect();
+            before.retain(|id| !named.contains(id));
+            before.sort_unstable();
+            for id in before {
+                self.owner_remove(peer, id);
+            }
+        }
+        let state = &mut self.peers[peer];
+        state.answers += 1;
+        if std::mem::take(&mut state.query_again) {
+            self.query(peer);
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    fn subscribed(&mut self, id: LinkId, text: &str, resume: Option<Resume>) -> Result<(), NotFollowed> {
+        self.allowed(id, Right::Subscribe, text)?;
+        let extended = self.links[id].protocol == Protocol::Extended;
+        match resume {
+            Some(resume) if !extended || (!resume.open && text.ends_with('*')) => return Err(NotFollowed),
+            Some(resume) if resume.open => {
+                let pattern = TopicPattern::new(text).map_err(|_| NotFollowed)?;
+                if self.links[id].interest.len() >= INTEREST_MAX {
+                    return Err(NotFollowed);
+                }
+                self.links[id].interest.insert(text.to_owned());
+                let matching: Vec<(TopicId, u64)> = self
+                    .open_names
+                    .iter()
+                    .filter(|(topic, _)| pattern.matches(topic))
+                    .filter_map(|(_, id)| Some((*id, self.topics[*id].local.as_ref()?.log.next())))
+                    .filter(|(topic, _)| !self.links[id].cursors.contains(topic))
+                    .collect();
+                for (topic, next) in matching {
+                    self.cursor_add(topic, id, next, u64::MAX);
+                }
+                self.send(id, &Command::SubAck { topic: text, epoch: 0, next: 0, lossless: false });
+                return Ok(());
+            }
+            _ => {}
+        }
+        let topic = *self.names.get(text).ok_or(NotFollowed)?;
+        let node = self.links[id].peer.and_then(|peer| self.peers[peer].node);
+        let local = self.topics[topic].local.as_mut().ok_or(NotFollowed)?;
+        let resume = resume.unwrap_or(Resume { window: u64::MAX >> 1, ..Resume::default() });
+        if let Some(node) = node {
+            local.absent.retain(|absent| absent.node != node);
+        }
+        let replayed = local.log.next().saturating_sub(local.options.replay as u64);
+        let from = if resume.epoch == local.epoch { resume.have.saturating_add(1) } else { replayed };
+        let next = from.clamp(local.log.first(), local.log.next());
+        let lossless = matches!(local.options.policy, super::Policy::Block { .. });
+        let limit = if lossless { (next - 1).saturating_add(resume.window) } else { u64::MAX };
+        let epoch = local.epoch;
+        if extended {
+            self.send(id, &Command::SubAck { topic: text, epoch, next, lossless });
+        }
+        self.cursor_add(topic, id, next, limit);
+        self.changed = true;
+        Ok(())
+    }
+
+    fn unsubscribed(&mut self, id: LinkId, text: &str, open: bool) -> Result<(), NotFollowed> {
+        let matching: Vec<TopicId> = if open {
+            if !self.links[id].interest.remove(text) {
+                return Err(NotFollowed);
+            }
+            let topics: Vec<TopicId> =
+                self.links[id].cursors.iter().copied().filter(|t| self.topics[*t].open).collect();
+            topics.into_iter().filter(|t| !self.has_interest(id, &self.topics[*t].name)).collect()
+        } else {
+            vec![*self.names.get(text).ok_or(NotFollowed)?]
+        };
+        for topic in matching {
+            self.links[id].cursors.remove(&topic);
+            self.links[id].lagging.remove(&topic);
+            if let Some(local) = self.topics[topic].local.as_mut() {
+                local.cursors.retain(|cursor| cursor.link != id);
+            }
+            self.acked_changed(topic);
+        }
+        Ok(())
+    }
+
+    /// 0x01: to us as the owner, or in protocol 1 from the owner.
+    fn published(&mut self, id: LinkId, name: &str, data: &Bytes) -> Result<(), NotFollowed> {
+        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        if self.topics[topic].local.is_none() || self.remote_owner(topic).is_some() {
+            return self.message(id, name, data);
+        }
+        self.allowed(id, Right::Publish, name)?;
+        let peer = self.links[id].peer.ok_or(NotFollowed)?;
+        self.counters.received += 1;
+        self.accept(topic, peer, 0, data)
+    }
+
+    /// Publishes for a peer, now or when there is room.
+    fn accept(&mut self, id: TopicId, peer: PeerId, sequence: u64, data: &Bytes) -> Result<(), NotFollowed> {
+        let bound = self.options.retained_messages_max;
+        let waiting = self.topics[id].local.as_ref().map_or(0, |local| local.backlog.len());
+        let done = if waiting == 0 { self.publish_local(id, data, false) } else { Publish::Full };
+        let now = self.now;
+        let local = self.topics[id].local.as_mut().ok_or(NotFollowed)?;
+        match done {
+            Publish::Done(_) => Ok(()),
+            Publish::Full if waiting < bound => {
+                local.blocked_since.get_or_insert(now);
+                local.backlog.push_back((peer, sequence, data.clone()));
+                Ok(())
+            }
+            Publish::Full => {
+                self.counters.dropped += 1;
+                Err(NotFollowed)
+            }
+        }
+    }
+
+    pub(super) fn drain_backlog(&mut self, id: TopicId) {
+        let mut peers = Vec::new();
+        while let Some(local) = self.topics.get_mut(id).and_then(|topic| topic.local.as_mut()) {
+            let Some((peer, sequence, data)) = local.backlog.pop_front() else {
+                local.blocked_since = None;
+                break;
+            };
+            // With an empty backlog in place, so that the room that this makes does not bring us here again.
+            let rest = std::mem::take(&mut local.backlog);
+            let done = self.publish_local(id, &data, false);
+            let Some(local) = self.topics[id].local.as_mut() else { break };
+            local.backlog = rest;
+            if done == Publish::Full {
+                local.backlog.push_front((peer, sequence, data));
+                break;
+            }
+            local.blocked_since = Some(self.now);
+            if sequence > 0 && !peers.contains(&peer) {
+                peers.push(peer);
+            }
+        }
+        for peer in peers {
+            self.ack_publisher(id, peer);
+        }
+    }
+
+    /// Tells a publisher what has been published for it.
+    fn ack_publisher(&mut self, id: TopicId, peer: PeerId) {
+        let Some(state) = self.peers.get(peer) else { return };
+        let (Some(node), Some(&link)) = (state.node, state.links.first()) else { return };
+        let topic = &self.topics[id];
+        let Some(local) = &topic.local else { return };
+        let waiting =
+            local.backlog.iter().filter(|(from, sequence, _)| *from == peer && *sequence > 0).count();
+        let Some((_, taken)) = local.publishers.get(&node) else { return };
+        let acked = taken - waiting as u64;
+        let name = topic.name.clone();
+        self.send(
+            link,
+            &Command::Credit { topic: name.as_str(), up: true, acked, limit: acked + UPLINK_WINDOW },
+        );
+    }
+
+    /// From the owner, unnumbered.
+    fn message(&mut self, id: LinkId, name: &str, data: &Bytes) -> Result<(), NotFollowed> {
+        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        if self.topics[topic].upstream.link != Some(id) {
+            return Err(NotFollowed);
+        }
+        self.counters.received += 1;
+        self.deliver(topic, data);
+        Ok(())
+    }
+
+    #[inline]
+    fn deliver(&mut self, id: TopicId, data: &Bytes) {
+        let topic = &self.topics[id];
+        for &sub in &topic.subs {
+            let ring = &mut self.subs[sub].ring;
+            let dropped = ring.dropped;
+            if ring.push(&topic.name, data) {
+                self.outputs.push_back(Output::Readable(sub));
+            }
+            self.counters.dropped += ring.dropped - dropped;
+        }
+        self.counters.delivered += topic.subs.len() as u64;
+    }
+
+    pub(super) fn deliver_gap(&mut self, id: TopicId, first: u64, last: Option<u64>) {
+        let topic = &self.topics[id];
+        let pattern = TopicPattern::Exact(topic.name.clone());
+        let woken: Vec<SubId> = topic
+            .subs
+            .iter()
+            .copied()
+            .filter(|sub| self.subs[*sub].ring.push_gap(&pattern, first, last))
+            .collect();
+        self.counters.gaps += last.map_or(1, |last| last - first + 1);
+        self.outputs.extend(woken.into_iter().map(Output::Readable));
+    }
+
+    fn handle_records(&mut self, id: LinkId, body: Bytes) -> Result<(), NotFollowed> {
+        let (Some(peer), Protocol::Extended) = (self.links[id].peer, self.links[id].protocol) else {
+            return Err(NotFollowed);
+        };
+        let mut streams = std::mem::take(&mut self.links[id].inbound);
+        let done = self.follow_records(id, peer, &body, &mut streams);
+        if let Some(link) = self.links.get_mut(id) {
+            link.inbound = streams;
+        }
+        done
+    }
+
+    fn follow_records(
+        &mut self,
+        id: LinkId,
+        peer: PeerId,
+        body: &Bytes,
+        streams: &mut HashMap<u32, Inbound>,
+    ) -> Result<(), NotFollowed> {
+        let mut at = 0;
+        let mut current: Option<(u32, &mut Inbound)> = None;
+        let mut publishes: Vec<TopicId> = Vec::new();
+        while let Some(record) = next_record(body, &mut at) {
+            match record? {
+                Record::Define { alias, kind, epoch, next, topic } => {
+                    current = None;
+                    match self.define(id, kind, epoch, next, topic) {
+                        Ok(stream) if streams.len() < INBOUND_MAX => {
+                            streams.insert(alias, stream);
+                        }
+                        _ => {
+                            // What follows under this alias is nothing to us.
+                            streams.remove(&alias);
+                            self.refuse(id);
+                        }
+                    }
+                }
+                Record::Data { alias, start, len } => {
+                    if current.as_ref().is_none_or(|(a, _)| *a != alias) {
+                        current = streams.get_mut(&alias).map(|stream| (alias, stream));
+                    }
+                    let Some((_, stream)) = &mut current else {
+                        self.refuse(id);
+                        continue;
+                    };
+                    let data = body.slice(start..start + len);
+                    let sequence = stream.next;
+                    stream.next += 1;
+                    self.counters.received += 1;
+                    if self.topics.get(stream.topic).is_none_or(|topic| topic.generation != stream.generation)
+                    {
+                        continue;
+                    }
+                    match stream.kind {
+                        Kind::Open => self.deliver(stream.topic, &data),
+                        Kind::Message => self.numbered(id, stream, sequence, &data),
+                        Kind::Publish => {
+                            if !publishes.contains(&stream.topic) {
+                                publishes.push(stream.topic);
+                            }
+                            self.publish_for(peer, stream, sequence, &data);
+                        }
+                    }
+                }
+            }
+        }
+        for topic in publishes {
+            self.ack_publisher(topic, peer);
+        }
+        Ok(())
+    }
+
+    fn define(
+        &mut self,
+        id: LinkId,
+        kind: Kind,
+        epoch: u64,
+        next: u64,
+        name: &str,
+    ) -> Result<Inbound, NotFollowed> {
+        let topic = match kind {
+            Kind::Open => {
+                let topic = self.topic_id(name, true)?;
+                // Streams of others are bounded like our own.
+                if self.topics[topic].local.is_none() && !self.open_order.contains(&topic) {
+                    self.open_order.push_back(topic);
+                }
+                topic
+            }
+            _ => *self.names.get(name).ok_or(NotFollowed)?,
+        };
+        if kind == Kind::Publish {
+            self.allowed(id, Right::Publish, name)?;
+            if self.topics[topic].local.is_none() {
+                return Err(NotFollowed);
+            }
+        }
+        let generation = self.topics[topic].generation;
+        Ok(Inbound { topic, generation, kind, epoch, next })
+    }
+
+    /// A message from the owner, with its number.
+    #[inline]
+    fn numbered(&mut self, id: LinkId, stream: &Inbound, sequence: u64, data: &Bytes) {
+        let upstream = &mut self.topics[stream.topic].upstream;
+        if upstream.link != Some(id) || upstream.epoch != stream.epoch {
+            return;
+        }
+        if sequence <= upstream.have {
+            self.counters.duplicates += 1;
+            return;
+        }
+        let missing = (sequence > upstream.have + 1).then_some((upstream.have + 1, sequence - 1));
+        upstream.have = sequence;
+        upstream.unacked_bytes += data.len();
+        upstream.len_max = upstream.len_max.max(data.len());
+        if upstream.lossless && !std::mem::replace(&mut upstream.touched, true) {
+            self.touched.push(stream.topic);
+        }
+        if let Some((first, last)) = missing {
+            self.deliver_gap(stream.topic, first, Some(last));
+        }
+        self.deliver(stream.topic, data);
+    }
+
+    fn publish_for(&mut self, peer: PeerId, stream: &Inbound, sequence: u64, data: &Bytes) {
+        let Some(node) = self.peers[peer].node else { return };
+        let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
+        let taken = local.publishers.entry(node).or_insert((stream.epoch, 0));
+        if taken.0 != stream.epoch {
+            *taken = (stream.epoch, 0);
+        }
+        if sequence <= taken.1 {
+            self.counters.duplicates += 1;
+            return;
+        }
+        let before = std::mem::replace(&mut taken.1, sequence);
+        if self.accept(stream.topic, peer, sequence, data).is_err() {
+            // Not taken: it will come again.
+            if let Some(local) = self.topics[stream.topic].local.as_mut() {
+                local.publishers.insert(node, (stream.epoch, before));
+            }
+        }
+    }
+
+    fn sub_acked(
+        &mut self,
+        id: LinkId,
+        text: &str,
+        epoch: u64,
+        next: u64,
+        lossless: bool,
+    ) -> Result<(), NotFollowed> {
+        if epoch == 0 {
+            self.changed = true;
+            return Ok(());
+        }
+        let topic = *self.names.get(text).ok_or(NotFollowed)?;
+        let upstream = &mut self.topics[topic].upstream;
+        if upstream.link != Some(id) || next == 0 {
+            return Err(NotFollowed);
+        }
+        let (old_epoch, have) = (upstream.epoch, upstream.have);
+        upstream.live = true;
+        upstream.lossless = lossless;
+        if old_epoch != epoch {
+            (upstream.epoch, upstream.have) = (epoch, next - 1);
+            if old_epoch != 0 || have == u64::MAX {
+                self.deliver_gap(topic, have.saturating_add(1), None);
+            }
+        } else if next > have.saturating_add(1) {
+            upstream.have = next - 1;
+            self.deliver_gap(topic, have + 1, Some(next - 1));
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    fn gap(&mut self, id: LinkId, name: &str, first: u64, last: u64) -> Result<(), NotFollowed> {
+        let topic = match (self.names.get(name), self.open_names.get(name)) {
+            (Some(&topic), _) if self.topics[topic].upstream.link == Some(id) => topic,
+            (_, Some(&topic)) => topic,
+            _ => return Err(NotFollowed),
+        };
+        for stream in
+            self.links[id].inbound.values_mut().filter(|s| s.topic == topic && s.kind != Kind::Publish)
+        {
+            stream.next = last + 1;
+        }
+        let state = &mut self.topics[topic];
+        let from = if state.open { first } else { first.max(state.upstream.have + 1) };
+        if last >= from {
+            state.upstream.have = if state.open { 0 } else { last };
+            self.deliver_gap(topic, from, Some(last));
+        }
+        Ok(())
+    }
+
+    fn credited(
+        &mut self,
+        id: LinkId,
+        name: &str,
+        up: bool,
+        acked: u64,
+        limit: u64,
+    ) -> Result<(), NotFollowed> {
+        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        let state = &mut self.topics[topic];
+        if up {
+            let uplink = state.uplink.as_mut().filter(|uplink| uplink.link.is_some()).ok_or(NotFollowed)?;
+            uplink.log.trim_to((acked.saturating_add(1)).min(uplink.log.next()));
+            uplink.next = uplink.next.max(uplink.log.first());
+            self.pump_uplink(topic);
+            self.room();
+            return Ok(());
+        }
+        let local = state.local.as_mut().ok_or(NotFollowed)?;
+        let cursor = local.cursors.iter_mut().find(|cursor| cursor.link == id).ok_or(NotFollowed)?;
+        if acked >= cursor.next {
+            return Err(NotFollowed);
+        }
+        cursor.stalled = false;
+        cursor.acked = cursor.acked.max(acked);
+        cursor.limit = cursor.limit.max(limit);
+        self.acked_changed(topic);
+        self.pump(topic, id);
+        Ok(())
+    }
+
+    /// How many messages of a topic fit into the rings that they go to.
+    pub(super) fn window(&self, id: TopicId) -> u64 {
+        let topic = &self.topics[id];
+        let room = |sub: &SubId| {
+            let sub = &self.subs[*sub];
+            let room = sub.ring.room(topic.upstream.len_max);
+            // Topics of one ring share its room.
+            if room == 0 { 0 } else { (room / sub.topics.len().max(1)).max(1) }
+        };
+        topic.subs.iter().map(room).min().unwrap_or(usize::MAX >> 1) as u64
+    }
+
+    /// Acknowledges what needs it now; the rest soon.
+    fn credit_touched(&mut self) {
+        let mut later = Vec::new();
+        for id in std::mem::take(&mut self.touched) {
+            let Some(topic) = self.topics.get(id) else { continue };
+            let upstream = &topic.upstream;
+            let used = upstream.limit_sent.saturating_sub(upstream.acked_sent);
+            let left = upstream.limit_sent.saturating_sub(upstream.have);
+            if left <= used / 2 || upstream.unacked_bytes >= CREDIT_BYTES {
+                self.send_credit(id);
+            } else {
+                later.push(id);
+            }
+        }
+        if !later.is_empty() {
+            self.touched = later;
+            self.credit_soon();
+        }
+    }
+
+    pub(super) fn send_credit(&mut self, id: TopicId) {
+        let Some(topic) = self.topics.get(id) else { return };
+        let window = self.window(id);
+        let name = topic.name.clone();
+        let upstream = &mut self.topics[id].upstream;
+        upstream.touched = false;
+        let Some(link) = upstream.link.filter(|_| upstream.live && upstream.lossless) else { return };
+        let (acked, limit) = (upstream.have, upstream.have.saturating_add(window));
+        upstream.unacked_bytes = 0;
+        (upstream.acked_sent, upstream.limit_sent) = (acked, limit);
+        self.send(link, &Command::Credit { topic: name.as_str(), up: false, acked, limit });
+    }
+
+    /// A ring has room again: owners that had to stop may go on.
+    pub(super) fn credit_after_take(&mut self, sub: SubId) {
+        for id in self.subs[sub].topics.clone() {
+            let upstream = &self.topics[id].upstream;
+            if upstream.lossless && upstream.link.is_some() {
+                let left = upstream.limit_sent.saturating_sub(upstream.have);
+                if self.window(id) >= left.saturating_mul(2) {
+                    self.send_credit(id);
+                }
+            }
+            if self.topics[id].local.as_ref().is_some_and(|local| !local.backlog.is_empty()) {
+                self.drain_backlog(id);
+            }
+        }
+    }
+}
