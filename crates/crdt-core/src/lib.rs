@@ -1,18 +1,26 @@
-//! The shared core of Weft: the identifiers, clocks and encodings that all crates speak.
+//! A JSON document that many can edit at once, and the identifiers, clocks and encodings that all Weft crates speak.
 //!
 //! ```
-//! use crdt_core::{SessionId, StateVector};
+//! use crdt_core::{Model, SessionId, Value};
+//! use serde_json::json;
 //!
-//! let (alice, bob) = (SessionId::new(70_001).unwrap(), SessionId::new(70_002).unwrap());
-//! let mut here = StateVector::new();
-//! here.advance(alice, 5);
-//! let mut there = StateVector::new();
-//! there.advance(bob, 2);
+//! // Alice writes a note and sends it.
+//! let mut alice = Model::new(SessionId::new(70_001).unwrap());
+//! alice.api().root(&json!({"text": "warp"}))?;
+//! let note = alice.flush().unwrap();
+//! let mut bob = Model::new(SessionId::new(70_002).unwrap());
+//! bob.apply(&note)?;
 //!
-//! // What `there` has that `here` lacks is what a peer has to send.
-//! assert_eq!(here.missing_from(&there).collect::<Vec<_>>(), vec![(&bob, 0, 2)]);
-//! here.merge(&there);
-//! assert!(here.contains(&there));
+//! // Both edit at once, then each gets the other's patch.
+//! alice.api().str("/text")?.ins(4, " and weft")?;
+//! bob.api().str("/text")?.ins(0, "The ")?;
+//! let (from_alice, from_bob) = (alice.flush().unwrap(), bob.flush().unwrap());
+//! alice.apply(&from_bob)?;
+//! bob.apply(&from_alice)?;
+//!
+//! assert_eq!(alice.view(), Value::from(&json!({"text": "The warp and weft"})));
+//! assert_eq!(alice.view(), bob.view());
+//! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! This crate knows no IO, no wall clock, no randomness and no threads: each is a parameter.

@@ -1,5 +1,33 @@
 //! Documents with versions, changed by compare-and-swap, each change recorded with its diff in the same commit.
 //!
+//! ```
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use crdt_core::ClientId;
+//! use nodestorage::{DocumentId, EditOptions, Edited, MemoryStore, StorageExt, StorageOptions, Store};
+//! use serde_json::json;
+//! use std::sync::Arc;
+//!
+//! // `EmbeddedStore` does the same in a folder, durable before it answers.
+//! let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+//! let games = store.collection("games", StorageOptions::default()).await?;
+//! let (chess, alice) = (DocumentId::new("chess")?, EditOptions::by(ClientId::new("alice")?));
+//! let before = json!({"turn": "white"}).as_object().unwrap().clone();
+//! games.find_one_and_upsert(&chess, before.clone(), alice.clone()).await?;
+//!
+//! let turn = |game: &mut nodestorage::Body| {
+//!     game.insert("turn".to_owned(), json!("black"));
+//!     Ok::<_, std::convert::Infallible>(())
+//! };
+//! let Edited::Changed { document, change } = games.edit(&chess, turn, alice).await? else { panic!() };
+//!
+//! // The document and the record of its change became durable together.
+//! assert_eq!((document.version, change.version), (2, 2));
+//! assert_eq!(change.diff.apply(Some(before))?, Some((*document.body).clone()));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! This crate knows no clients and no transports.
 
 pub mod change;
