@@ -100,4 +100,4 @@ fn as_state(value: Value) -> Result<Option<Body>, DiffError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

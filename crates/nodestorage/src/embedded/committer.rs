@@ -57,12 +57,11 @@ impl Committer {
         if writes.is_empty() {
             return Ok(());
         }
-        if let Some((last, timestamp_ms)) = requests.iter().rev().find_map(|request| {
-            let (entry, _) = request.logged.as_ref()?;
-            Some((entry.position, entry.change.as_ref()?.timestamp_ms))
-        }) {
-            self.state.position = last;
-            self.state.timestamp_ms = timestamp_ms;
+        for request in requests.iter() {
+            if let Some((entry, _)) = &request.logged {
+                self.state.position = entry.position;
+            }
+            self.state.timestamp_ms = self.state.timestamp_ms.max(request.timestamp_ms);
         }
         self.state.batch += 1;
         writes.push(Write::put(Space::Meta, State::KEY, self.state.encode()));

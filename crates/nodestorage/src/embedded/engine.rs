@@ -11,8 +11,8 @@ use crate::StorageError;
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 
 pub(super) struct Engine {
-    database: Database,
-    spaces: [Keyspace; 5],
+    pub(super) database: Database,
+    pub(super) spaces: [Keyspace; 5],
 }
 
 impl Engine {

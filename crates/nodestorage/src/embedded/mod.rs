@@ -235,6 +235,7 @@ impl Shared {
             document: None,
             sequence: None,
             logged: None,
+            timestamp_ms: 0,
             removed,
             answer,
             share,

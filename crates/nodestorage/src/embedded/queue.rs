@@ -34,6 +34,8 @@ pub(super) struct Request {
     pub(super) sequence: Option<(ClientId, u64)>,
     /// What it adds to the log, with its size.
     pub(super) logged: Option<(LogEntry, usize)>,
+    /// When it was numbered; 0 for what carries no time.
+    pub(super) timestamp_ms: u64,
     /// The positions whose changes it removes.
     pub(super) removed: Vec<u64>,
     /// Given when it is durable, or will never be.

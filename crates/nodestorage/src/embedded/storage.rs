@@ -243,7 +243,16 @@ impl EmbeddedStorage {
             }
             pending.requests += 1;
             let sequence = sequence.map(|sequence| (producer.client_id, sequence));
-            Request { writes, document: Some(key), sequence, logged, removed: Vec::new(), answer, share }
+            Request {
+                writes,
+                document: Some(key),
+                sequence,
+                logged,
+                timestamp_ms,
+                removed: Vec::new(),
+                answer,
+                share,
+            }
         })?;
         let change = change.expect("it was pushed");
         let document = body.map(|body| Document { id, version, body }).or(before);
@@ -264,7 +273,16 @@ impl EmbeddedStorage {
             pending.lasts.insert(client.clone(), sequence);
             pending.requests += 1;
             let (document, sequence) = (Some(found.key.clone()), Some((client, sequence)));
-            Request { writes, document, sequence, logged: None, removed: Vec::new(), answer, share }
+            Request {
+                writes,
+                document,
+                sequence,
+                logged: None,
+                timestamp_ms: 0,
+                removed: Vec::new(),
+                answer,
+                share,
+            }
         })?;
         Ok(answered)
     }

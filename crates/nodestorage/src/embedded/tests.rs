@@ -1,8 +1,22 @@
-use super::*;
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fs,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crdt_core::ClientId;
+use serde_json::{Value, json};
+
+use super::{record::State, *};
+use crate::{Body, Deleted, DocumentId, EditOptions, Edited, StorageExt, Upserted};
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
 
 async fn store() -> (EmbeddedStore, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    (EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap(), folder)
+    let folder = common::folder();
+    (open(folder.path()).unwrap(), folder)
 }
 
 mod conformance {
@@ -10,3 +24,235 @@ mod conformance {
 
     crate::conformance_tests!(store);
 }
+
+fn open(folder: &Path) -> Result<EmbeddedStore, StorageError> {
+    EmbeddedStore::open(folder, EmbeddedOptions::default())
+}
+
+async fn games(store: &EmbeddedStore) -> EmbeddedStorage {
+    store.collection("games", StorageOptions::default()).await.unwrap()
+}
+
+fn id(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap()
+}
+
+fn by(name: &str, sequence: Option<u64>) -> EditOptions {
+    let mut options = EditOptions::by(ClientId::new(name).unwrap());
+    options.producer.sequence = sequence;
+    options
+}
+
+fn body(value: Value) -> Body {
+    match value {
+        Value::Object(body) => body,
+        other => panic!("{other} is not an object"),
+    }
+}
+
+async fn set(games: &EmbeddedStorage, name: &str, value: Value, options: EditOptions) -> Edited {
+    let edit = |body: &mut Body| {
+        body.insert("v".to_owned(), value.clone());
+        Ok::<_, Infallible>(())
+    };
+    games.edit(&id(name), edit, options).await.unwrap()
+}
+
+/// Everything that a collection shows.
+async fn contents(games: &EmbeddedStorage) -> Result<BTreeMap<String, Value>, StorageError> {
+    let mut all = BTreeMap::new();
+    for document in games.list(None, usize::MAX).await? {
+        let changes = games.changes(&document.id, 0, usize::MAX).await?;
+        let producers = games.producers(&document.id).await?;
+        let shown = json!([document.version, *document.body, changes.changes, changes.more, producers]);
+        all.insert(document.id.to_string(), shown);
+    }
+    all.insert("position".to_owned(), json!(games.position().await?));
+    Ok(all)
+}
+
+/// Some documents with some history.
+async fn fill(games: &EmbeddedStorage) {
+    for n in 0..5 {
+        let name = format!("d{n}");
+        games.find_one_and_upsert(&id(&name), body(json!({"n": n})), by("p", Some(1))).await.unwrap();
+        for v in 0..20u64 {
+            set(games, &name, json!({"v": v, "s": "x".repeat(20)}), by("p", Some(v + 2))).await;
+        }
+    }
+    games.delete_one(&id("d4"), by("p", None)).await.unwrap();
+    games.remove_changes(&id("d0"), 7).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening() {
+    let (store, folder) = store().await;
+    let before = games(&store).await;
+    fill(&before).await;
+    let shown = contents(&before).await.unwrap();
+    store.close().await.unwrap();
+    // Closing frees the folder, although handles are still around.
+    let store = open(folder.path()).unwrap();
+    let after = games(&store).await;
+    assert_eq!(contents(&after).await.unwrap(), shown);
+    // Numbers go on where they were.
+    let Upserted::Created { document, change } =
+        after.find_one_and_upsert(&id("d4"), Body::new(), by("q", None)).await.unwrap()
+    else {
+        panic!("it was deleted");
+    };
+    assert_eq!((document.version, change.position), (23, 107));
+}
+
+#[tokio::test]
+async fn a_store_that_is_dropped_frees_its_folder() {
+    let (store, folder) = store().await;
+    fill(&games(&store).await).await;
+    drop(store);
+    open(folder.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_second_handle_is_refused_while_the_first_is_open() {
+    let (_store, folder) = store().await;
+    let refused = open(folder.path()).err().unwrap();
+    assert!(matches!(&refused, StorageError::Locked { .. }), "{refused:?}");
+    assert!(refused.to_string().contains(&*folder.path().to_string_lossy()));
+}
+
+#[tokio::test]
+async fn a_folder_that_can_not_be_used_is_a_clear_error() {
+    let folder = common::folder();
+    let file = folder.path().join("file");
+    fs::write(&file, "not a folder").unwrap();
+    let refused = open(&file).err().unwrap();
+    assert!(refused.to_string().contains(&*file.to_string_lossy()), "{refused}");
+}
+
+#[tokio::test]
+async fn a_repeat_after_reopening_gets_the_first_answer() {
+    let (store, folder) = store().await;
+    fill(&games(&store).await).await;
+    drop(store);
+    let store = open(folder.path()).unwrap();
+    let games = games(&store).await;
+    let position = games.position().await.unwrap();
+    for v in [0u64, 7, 19] {
+        let repeated = set(&games, "d1", json!("other"), by("p", Some(v + 2))).await;
+        assert!(matches!(repeated, Edited::Repeated { version, .. } if version == v + 2), "{repeated:?}");
+    }
+    let repeated = games.delete_one(&id("d4"), by("p", Some(22))).await.unwrap();
+    assert_eq!(repeated, Deleted::Repeated { version: 22 });
+    assert_eq!(games.position().await.unwrap(), position);
+}
+
+#[tokio::test]
+async fn time_never_goes_back_even_if_the_clock_does() {
+    let folder = common::folder();
+    let now = Arc::new(AtomicU64::new(1_000));
+    let clock = || {
+        let now = now.clone();
+        EmbeddedOptions { clock: Arc::new(move || now.load(Ordering::Relaxed)), ..Default::default() }
+    };
+    let mut times = Vec::new();
+    for hour in [1_000, 5_000, 2_000] {
+        now.store(hour, Ordering::Relaxed);
+        let store = EmbeddedStore::open(folder.path(), clock()).unwrap();
+        let games = games(&store).await;
+        games.find_one_and_upsert(&id("a"), Body::new(), by("p", None)).await.unwrap();
+        let Edited::Changed { change, .. } = set(&games, "a", json!(hour), by("p", None)).await else {
+            panic!("unchanged");
+        };
+        times.push(change.timestamp_ms);
+    }
+    assert_eq!(times, [1_000, 5_000, 5_000]);
+}
+
+#[tokio::test]
+async fn collections_keep_their_documents_apart_after_reopening() {
+    let (store, folder) = store().await;
+    for name in ["games", "notes", "aux"] {
+        let options = StorageOptions { record_changes: name != "aux", ..Default::default() };
+        let storage = store.collection(name, options).await.unwrap();
+        let in_it = body(json!({ "in": name }));
+        storage.find_one_and_upsert(&id("a"), in_it, by("p", None)).await.unwrap();
+    }
+    drop(store);
+    let store = open(folder.path()).unwrap();
+    for name in ["aux", "notes", "games"] {
+        let options = StorageOptions { record_changes: name != "aux", ..Default::default() };
+        let storage = store.collection(name, options).await.unwrap();
+        assert_eq!(storage.find_one(&id("a")).await.unwrap().unwrap().body["in"], name);
+    }
+    let refused = store.collection("aux", StorageOptions::default()).await.err().unwrap();
+    assert!(matches!(refused, StorageError::InvalidCollection { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_makes_writers_wait_and_loses_nothing() {
+    let (store, _folder) = store().await;
+    let games = games(&store).await;
+    // Each write takes a quarter of the queue, and there are twelve.
+    let large = |n: u32| body(json!({"n": n, "text": "x".repeat(QUEUE_BYTES_MAX / 8)}));
+    let writes = (0..12).map(|n| {
+        let games = games.clone();
+        tokio::spawn(async move {
+            games.find_one_and_upsert(&id(&format!("d{n}")), large(n), by("p", Some(1))).await.unwrap()
+        })
+    });
+    let writes: Vec<_> = writes.collect();
+    for write in writes {
+        assert!(matches!(write.await.unwrap(), Upserted::Created { .. }));
+    }
+    assert_eq!(games.position().await.unwrap(), 12);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_answers_what_is_under_way() {
+    let (store, folder) = store().await;
+    let games = games(&store).await;
+    let writers: Vec<_> = (0..64)
+        .map(|n| {
+            let games = games.clone();
+            tokio::spawn(async move {
+                games.find_one_and_upsert(&id(&format!("d{n}")), Body::new(), by("p", None)).await
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    store.close().await.unwrap();
+    let mut kept = 0;
+    for writer in writers {
+        match writer.await.unwrap() {
+            Ok(_) => kept += 1,
+            Err(StorageError::Closed) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let store = open(folder.path()).unwrap();
+    assert_eq!(self::games(&store).await.position().await.unwrap(), kept);
+}
+
+/// A full compaction leaves nothing of the log behind, in memory and after reopening.
+#[tokio::test]
+async fn a_compacted_log_shrinks_to_nothing() {
+    let (store, folder) = store().await;
+    let before = games(&store).await;
+    fill(&before).await;
+    for n in 0..5 {
+        before.remove_changes(&id(&format!("d{n}")), u64::MAX).await.unwrap();
+    }
+    drop(before);
+    store.close().await.unwrap();
+    let engine = Engine::open(&folder.path().join("engine")).unwrap();
+    let view = engine.view();
+    let of = |space| view.scan(space, &[], std::ops::Bound::Unbounded, |_, _| Ok(())).count();
+    assert_eq!((of(Space::Log), of(Space::Changes), of(Space::Documents)), (0, 0, 5));
+    assert_eq!(of(Space::Answers), 5);
+    drop(view);
+    drop(engine);
+    let store = open(folder.path()).unwrap();
+    assert_eq!(games(&store).await.position().await.unwrap(), 106);
+}
+
+mod damage;
