@@ -44,7 +44,9 @@ impl SessionId {
     pub const GLOBAL: Self = Self(2);
     /// Documents that are never shared.
     pub const LOCAL: Self = Self(3);
-    /// The lowest id for users; those below are reserved.
+    /// Ids below this are reserved. (json-joy's generator can also yield this one itself.)
+    pub const RESERVED_END: Self = Self(65_535);
+    /// The lowest id that is drawn here.
     pub const USER_MIN: Self = Self(65_536);
 
     /// Takes an id as it came from outside. Any value up to [`MAX_ID`] may come.

@@ -29,7 +29,7 @@ pub trait Fold: Send {
     /// Adds a patch whose causes are in it.
     fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError>;
 
-    /// The snapshot. The same patches give the same bytes.
+    /// The snapshot.
     fn finish(self: Box<Self>) -> Result<Bytes, DocumentError>;
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{Parts, SyncError, SyncStatus};
 use crate::{
-    Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SnapshotHead, SyncMessage, Want,
+    DocumentError, Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SnapshotHead, SyncMessage, Want,
     session::{Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent},
     store::PatchPage,
 };
@@ -48,6 +48,7 @@ pub(super) struct Driver {
 struct Traffic {
     bytes_broadcast: u64,
     bytes_paged: u64,
+    not_applied: u64,
     not_allowed: u64,
     malformed: u64,
     gaps: u64,
@@ -68,9 +69,10 @@ impl Driver {
             parts.document.install(&bytes, &[])?;
             have = vector;
         }
+        let mut not_applied = 0;
         for_each_page(&parts, have, &stored, |records| {
             for record in records {
-                parts.document.apply(record)?;
+                not_applied += u64::from(!skip_bad(parts.document.apply(record)));
                 parts.guard.iter().for_each(|guard| guard.note(record));
             }
             Ok(())
@@ -80,7 +82,8 @@ impl Driver {
         let own_last = stored.get(&parts.options.session);
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
         let started = Instant::now();
-        let (waiting, offered, traffic) = (VecDeque::new(), None, Traffic::default());
+        let traffic = Traffic { not_applied, ..Traffic::default() };
+        let (waiting, offered) = (VecDeque::new(), None);
         Ok(Self { parts, machine, started, events, waiting, own_last, offered, traffic })
     }
 
@@ -275,7 +278,7 @@ impl Driver {
     async fn carry_out(&mut self, output: Output) -> Result<(), SyncError> {
         let sent = match output {
             Output::Apply(record) => {
-                self.parts.document.apply(&record)?;
+                self.traffic.not_applied += u64::from(!skip_bad(self.parts.document.apply(&record)));
                 self.parts.guard.iter().for_each(|guard| guard.note(&record));
                 return Ok(());
             }
@@ -353,7 +356,9 @@ impl Driver {
         };
         let mut fold = self.parts.document.fold(base.as_deref())?;
         for_each_page(&self.parts, have, upto, |records| {
-            records.iter().try_for_each(|record| fold.apply(record))?;
+            for record in records {
+                skip_bad(fold.apply(record));
+            }
             Ok(())
         })
         .await?;
@@ -389,7 +394,9 @@ impl Driver {
             None => return Ok(Input::InstallFailed),
         }
         let checked = self.parts.document.fold(Some(&bytes)).and_then(|mut fold| {
-            beyond.iter().try_for_each(|record| fold.apply(record))?;
+            for record in &beyond {
+                skip_bad(fold.apply(record));
+            }
             fold.finish()
         });
         if let Err(error) = checked {
@@ -406,20 +413,34 @@ impl Driver {
     }
 
     fn status(&self) -> SyncStatus {
-        let Traffic { bytes_broadcast, bytes_paged, not_allowed, malformed, gaps, send_failures } =
-            self.traffic;
+        let Traffic {
+            bytes_broadcast,
+            bytes_paged,
+            not_applied,
+            not_allowed,
+            malformed,
+            gaps,
+            send_failures,
+        } = self.traffic;
         SyncStatus {
             now: self.machine.status(),
             counters: *self.machine.counters(),
             stored: self.machine.stored().clone(),
             bytes_broadcast,
             bytes_paged,
+            not_applied,
             not_allowed,
             malformed,
             gaps,
             send_failures,
         }
     }
+}
+
+/// A patch that every replica has stored and whose document refuses it is passed over, here as everywhere: one bad patch
+/// must not end the synchronisation. Returns whether it was applied.
+fn skip_bad(applied: Result<(), DocumentError>) -> bool {
+    applied.inspect_err(|error| tracing::warn!(%error, "passed over a patch")).is_ok()
 }
 
 /// Reads everything after `have` up to `upto`, page by page.

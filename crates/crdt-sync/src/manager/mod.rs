@@ -154,6 +154,8 @@ pub struct SyncStatus {
     pub bytes_broadcast: u64,
     /// Bytes of patches in pages sent to peers.
     pub bytes_paged: u64,
+    /// Patches that are stored and that the document refused, here as on every replica.
+    pub not_applied: u64,
     /// Patches and snapshots that the guard refused.
     pub not_allowed: u64,
     /// Bytes that came and were no message.

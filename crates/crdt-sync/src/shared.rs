@@ -1,0 +1,169 @@
+//! The document of `crdt-core`, shared between the application and the manager.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use crdt_core::{
+    Applied, Document, Model, Patch, PatchRef, SessionId, Value,
+    codec::{document::indexed, msgpack},
+};
+use tokio::sync::watch;
+
+use crate::{DocumentError, Fold, PatchRecord, SyncDocument};
+
+/// A [`Model`] that the application edits while the manager brings the others' patches.
+///
+/// An edit gives a patch, which goes to [`SyncManager::apply_patch`](crate::SyncManager::apply_patch):
+///
+/// ```
+/// use crdt_core::SessionId;
+/// use crdt_sync::SharedModel;
+///
+/// let shared = SharedModel::new(SessionId::new(70_001).unwrap());
+/// let patch = shared.edit(|model| model.api().root("hello")).unwrap();
+/// assert_eq!(patch.unwrap().op_count(), 3);
+/// assert_eq!(shared.view().as_str(), Some("hello"));
+/// ```
+#[derive(Debug)]
+pub struct SharedModel {
+    // Never held across an await: each use is one edit, one patch or one look.
+    held: Mutex<Held>,
+    /// Counts what has come from others.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Held {
+    model: Model,
+    /// Flushed, and not seen by the manager yet.
+    unsent: VecDeque<Patch>,
+}
+
+/// The deepest nesting in a snapshot: a map of fields.
+const SNAPSHOT_DEPTH_MAX: usize = 2;
+
+impl SharedModel {
+    /// An empty document, edited under a session. Draw a new session at each start of the program.
+    pub fn new(session: SessionId) -> Self {
+        let held = Held { model: Model::new(session), unsent: VecDeque::new() };
+        Self { held: Mutex::new(held), changes: watch::channel(0).0 }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Edits the document. Returns the patch to hand over, `None` if nothing was edited. If `edit` fails, what it has
+    /// edited before stays open, and goes out with the next patch.
+    pub fn edit<T, E>(&self, edit: impl FnOnce(&mut Model) -> Result<T, E>) -> Result<Option<Patch>, E> {
+        let mut held = self.held();
+        edit(&mut held.model)?;
+        let patch = held.model.flush();
+        held.unsent.extend(patch.clone());
+        Ok(patch)
+    }
+
+    /// Looks at the document.
+    pub fn with<T>(&self, look: impl FnOnce(&Document) -> T) -> T {
+        look(self.held().model.document())
+    }
+
+    /// The document as a JSON value.
+    pub fn view(&self) -> Value {
+        self.held().model.view()
+    }
+
+    /// Tells when something has come from others.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+impl SyncDocument for SharedModel {
+    fn session(&self) -> SessionId {
+        self.held().model.document().session()
+    }
+
+    fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError> {
+        let mut held = self.held();
+        if record.session() == held.model.document().session() {
+            held.unsent.retain(|patch| patch.next_time() > record.last() + 1);
+        }
+        let Held { model, .. } = &mut *held;
+        let applied = model.apply(&patch_of(record)?);
+        drop(held);
+        self.changes.send_modify(|count| *count += 1);
+        check(record, applied)
+    }
+
+    fn install(&self, snapshot: &[u8], beyond: &[PatchRecord]) -> Result<(), DocumentError> {
+        let mut document = read_snapshot(snapshot)?;
+        for record in beyond {
+            check(record, document.apply(&patch_of(record)?))?;
+        }
+        let mut held = self.held();
+        document.set_session(held.model.document().session());
+        let open = held.model.flush();
+        held.unsent.extend(open);
+        for patch in &held.unsent {
+            if let Err(error) = document.apply(patch) {
+                return Err(DocumentError::Snapshot(error.to_string()));
+            }
+        }
+        held.model = document.into();
+        drop(held);
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    fn fold(&self, base: Option<&[u8]>) -> Result<Box<dyn Fold>, DocumentError> {
+        let document = base.map_or_else(|| Ok(Document::new(SessionId::LOCAL)), read_snapshot)?;
+        Ok(Box::new(DocumentFold(document)))
+    }
+}
+
+struct DocumentFold(Document);
+
+impl Fold for DocumentFold {
+    fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError> {
+        check(record, self.0.apply(&patch_of(record)?))
+    }
+
+    fn finish(self: Box<Self>) -> Result<Bytes, DocumentError> {
+        // The indexed form keeps what the root does not reach: a late patch may still attach it (hazard H6).
+        let fields = indexed::encode(&self.0).map_err(|error| DocumentError::Snapshot(error.to_string()))?;
+        let fields = fields.into_iter().map(|(name, bytes)| (name.as_str().into(), Value::Bytes(bytes)));
+        Ok(msgpack::encode(&Value::Map(fields.collect())).into())
+    }
+}
+
+fn read_snapshot(bytes: &[u8]) -> Result<Document, DocumentError> {
+    let wrong = |reason: &str| DocumentError::Snapshot(reason.to_owned());
+    let Value::Map(fields) = msgpack::decode(bytes, SNAPSHOT_DEPTH_MAX).map_err(|e| wrong(&e.to_string()))?
+    else {
+        return Err(wrong("expected a map of fields"));
+    };
+    let field = |(name, value): (crdt_core::Text, Value)| match (name.as_str(), value) {
+        (Some(name), Value::Bytes(bytes)) => Ok((name.to_owned(), bytes)),
+        _ => Err(wrong("expected fields of bytes")),
+    };
+    let fields = fields.into_iter().map(field).collect::<Result<_, _>>()?;
+    indexed::decode(&fields).map_err(|error| wrong(&error.to_string()))
+}
+
+fn patch_of(record: &PatchRecord) -> Result<Patch, DocumentError> {
+    let wrong = |error| DocumentError::Patch { id: record.id, reason: format!("{error}") };
+    PatchRef::decode(&record.patch).map(PatchRef::to_patch).map_err(wrong)
+}
+
+fn check(record: &PatchRecord, applied: Result<Applied, crdt_core::ApplyError>) -> Result<(), DocumentError> {
+    let reason = match applied {
+        Ok(Applied::Parked { missing }) => format!("{missing} has not come"),
+        Ok(_) => return Ok(()),
+        Err(error) => error.to_string(),
+    };
+    Err(DocumentError::Patch { id: record.id, reason })
+}

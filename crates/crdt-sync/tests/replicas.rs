@@ -1,0 +1,208 @@
+//! Whole replicas in one process: managers, channels, discovery, stores and real documents.
+
+use std::{sync::Arc, time::Duration};
+
+use crdt_core::{EncodingFormat, Model, Patch, SessionId, Value, model::EditError};
+use crdt_sync::{
+    MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, SyncDocument as _,
+    SyncError, SyncManager,
+    discovery::{MemoryPeerDiscovery, MemoryPeers},
+    session::{SessionOptions, TrickleOptions},
+};
+use serde_json::json;
+use spot::{MemoryPubSub, PubSub, Topic};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the replicas of one document share.
+#[derive(Clone)]
+struct Group {
+    pubsub: Arc<dyn PubSub>,
+    peers: MemoryPeers,
+}
+
+impl Group {
+    fn new() -> Self {
+        Self { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new() }
+    }
+
+    async fn join(&self, number: u64, format: EncodingFormat) -> Replica {
+        self.join_with(number, format, Arc::new(MemoryPatchStore::new())).await
+    }
+
+    async fn join_with(&self, number: u64, format: EncodingFormat, store: Arc<dyn PatchStore>) -> Replica {
+        let session = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+        let id = PeerId::new(format!("node-{number}")).unwrap();
+        let document = Arc::new(SharedModel::new(session));
+        let topic = |name: &str| Topic::new(format!("example-doc-{name}")).unwrap();
+        let broadcaster =
+            PubSubBroadcaster::new(Arc::clone(&self.pubsub), topic("patches"), format).await.unwrap();
+        let syncer =
+            PubSubSyncer::new(Arc::clone(&self.pubsub), topic("sync"), id.clone(), format).await.unwrap();
+        let discovery = MemoryPeerDiscovery::new(&self.peers, id);
+        let manager = SyncManager::new(
+            Arc::<SharedModel>::clone(&document) as _,
+            Arc::new(broadcaster),
+            Arc::new(syncer),
+            Arc::new(discovery),
+            store,
+        );
+        let manager = manager.with_options(SessionOptions {
+            settle: Duration::from_millis(20),
+            request_timeout: Duration::from_millis(500),
+            trickle: TrickleOptions { interval_min: Duration::from_millis(100), ..TrickleOptions::STANDARD },
+            ..SessionOptions::standard(session)
+        });
+        manager.start(number).await.unwrap();
+        Replica { document, manager }
+    }
+}
+
+struct Replica {
+    document: Arc<SharedModel>,
+    manager: SyncManager,
+}
+
+impl Replica {
+    async fn edit<T>(&self, edit: impl FnOnce(&mut Model) -> Result<T, EditError>) -> Patch {
+        let patch = self.document.edit(edit).unwrap().expect("an edit");
+        self.manager.apply_patch(&patch).await.unwrap();
+        patch
+    }
+
+    /// Waits until the document looks so.
+    async fn sees(&self, expect: &Value) {
+        let mut changes = self.document.changes();
+        let seen = async {
+            while self.document.view() != *expect {
+                changes.changed().await.expect("the document is here");
+            }
+        };
+        if tokio::time::timeout(PATIENCE, seen).await.is_err() {
+            assert_eq!(self.document.view(), *expect);
+        }
+    }
+}
+
+fn json(value: serde_json::Value) -> Value {
+    Value::from(&value)
+}
+
+#[tokio::test]
+async fn replicas_with_different_encodings_agree() {
+    let group = Group::new();
+    let mut replicas = Vec::new();
+    for (number, format) in EncodingFormat::ALL.into_iter().enumerate() {
+        replicas.push(group.join(number as u64, format).await);
+    }
+    let start = json(json!({"title": "Example Document", "authors": []}));
+    replicas[0].edit(|model| model.api().root(start.clone())).await;
+    for replica in &replicas {
+        replica.sees(&start).await;
+    }
+    for (number, replica) in replicas.iter().enumerate() {
+        let name = format!("user{number}");
+        replica.edit(|model| model.api().obj("").unwrap().set([(name, number as i64)])).await;
+    }
+    let all = json(
+        json!({"title": "Example Document", "authors": [], "user0": 0, "user1": 1, "user2": 2, "user3": 3}),
+    );
+    for replica in &replicas {
+        replica.sees(&all).await;
+        replica.manager.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_late_replica_catches_up_page_by_page() {
+    let group = Group::new();
+    let first = group.join(1, EncodingFormat::Binary).await;
+    first.edit(|model| model.api().root("")).await;
+    let mut text = String::new();
+    for index in 0..500 {
+        let word = format!("word{index} ");
+        first.edit(|model| model.api().str("").unwrap().ins(text.len(), word.as_str())).await;
+        text.push_str(&word);
+    }
+    let late = group.join(2, EncodingFormat::Binary).await;
+    late.sees(&Value::from(text.as_str())).await;
+    let status = late.manager.status().await.unwrap();
+    assert_eq!(status.counters.applied, 501);
+    assert_eq!(status.now.parked, 0);
+}
+
+#[tokio::test]
+async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits() {
+    let group = Group::new();
+    let first = group.join(1, EncodingFormat::MessagePack).await;
+    first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+    for count in 1..100 {
+        first.edit(|model| model.api().obj("").unwrap().set([("count", count)])).await;
+    }
+    let contained = first.manager.compact().await.unwrap();
+    assert_eq!(contained, first.document.with(crdt_core::Document::state_vector));
+
+    let late = group.join(2, EncodingFormat::Json).await;
+    let mut events = late.manager.events();
+    late.sees(&json(json!({"count": 99}))).await;
+    assert_eq!(late.manager.status().await.unwrap().counters.installed, 1);
+    late.edit(|model| model.api().obj("").unwrap().set([("late", true)])).await;
+    let both = json(json!({"count": 99, "late": true}));
+    first.sees(&both).await;
+    late.sees(&both).await;
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, crdt_sync::session::SessionEvent::Refused(_)), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_starts_again_where_its_store_is() {
+    let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+    let alone = Group::new();
+    let first = alone.join_with(1, EncodingFormat::Binary, Arc::clone(&store)).await;
+    first.edit(|model| model.api().root(json(json!({"a": 1})))).await;
+    first.manager.stop().await;
+    first.document.edit(|model| model.api().obj("").unwrap().set([("lost", 1)])).unwrap();
+
+    let again = alone.join_with(2, EncodingFormat::Binary, Arc::clone(&store)).await;
+    assert_eq!(again.document.view(), json(json!({"a": 1})), "what was handed over, and no more");
+    again.edit(|model| model.api().obj("").unwrap().set([("b", 2)])).await;
+    again.manager.compact().await.unwrap();
+    again.manager.stop().await;
+
+    let third = alone.join_with(3, EncodingFormat::Binary, store).await;
+    assert_eq!(third.document.view(), json(json!({"a": 1, "b": 2})));
+}
+
+#[tokio::test]
+async fn handing_over_again_changes_nothing_and_handing_over_anothers_is_refused() {
+    let group = Group::new();
+    let (first, second) =
+        (group.join(1, EncodingFormat::Binary).await, group.join(2, EncodingFormat::Binary).await);
+    let patch = first.edit(|model| model.api().root(1)).await;
+    first.manager.apply_patch(&patch).await.unwrap();
+    assert_eq!(first.manager.status().await.unwrap().counters.broadcast, 1);
+    let error = second.manager.apply_patch(&patch).await.unwrap_err();
+    assert!(matches!(error, SyncError::NotOwn { .. }), "{error}");
+    first.manager.stop().await;
+    assert!(matches!(first.manager.apply_patch(&patch).await, Err(SyncError::Stopped)));
+}
+
+#[tokio::test]
+async fn a_session_used_twice_is_noticed() {
+    let group = Group::new();
+    let (first, twin) = (group.join(1, EncodingFormat::Binary).await, {
+        let elsewhere = Group { peers: MemoryPeers::new(), ..group.clone() };
+        elsewhere.join(1, EncodingFormat::Binary).await
+    });
+    let mut events = first.manager.events();
+    twin.edit(|model| model.api().root(1)).await;
+    let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event").unwrap();
+    let crdt_sync::session::SessionEvent::Refused(refusal) = event else { panic!("{event:?}") };
+    assert_eq!(
+        refusal.to_string(),
+        "patch 65537.1 is not the one known here: its session is used by two replicas"
+    );
+    assert_eq!(first.document.session(), twin.document.session());
+}
