@@ -1,0 +1,323 @@
+//! `spot`: look into a running cluster, and talk to it, from a terminal.
+
+mod security;
+mod table;
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+use spot::{
+    SubscriptionOptions,
+    cluster::{Arrival, Event, Listening, Spot, SpotError, SpotOptions},
+};
+use tokio::sync::mpsc;
+
+use security::SecurityArgs;
+use table::Table;
+
+/// Look into a running SPOT cluster, and talk to it.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node that owns topics, until Ctrl-C.
+    Bind {
+        /// Where to listen, such as tcp://127.0.0.1:5555; port 0 chooses one.
+        endpoint: String,
+        /// A topic to own; may be given several times.
+        #[arg(long = "topic", value_name = "TOPIC")]
+        topics: Vec<String>,
+        /// A node to connect to; may be given several times.
+        #[arg(long = "add", value_name = "ENDPOINT")]
+        add: Vec<String>,
+        /// Listen on other addresses than the loopback although nobody has to show who they are.
+        #[arg(long)]
+        public: bool,
+        #[command(flatten)]
+        security: SecurityArgs,
+    },
+    /// Publish messages to a topic: those given, or else the lines of standard input.
+    Publish {
+        #[command(flatten)]
+        cluster: Cluster,
+        /// The topic.
+        topic: String,
+        /// What to publish.
+        messages: Vec<String>,
+    },
+    /// Print what is published: one line per message, with its topic.
+    Subscribe {
+        #[command(flatten)]
+        cluster: Cluster,
+        /// Topics, or prefixes such as 'game:*'.
+        #[arg(required = true)]
+        patterns: Vec<String>,
+        /// Stop after so many messages.
+        #[arg(long)]
+        count: Option<u64>,
+    },
+    /// List the topics of the cluster.
+    Topics {
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// Show peers, topics, rates and drops, until Ctrl-C.
+    Status {
+        #[command(flatten)]
+        cluster: Cluster,
+        /// Count the messages of these topics or prefixes, by subscribing to them.
+        #[arg(long = "count", value_name = "PATTERN", default_value = "*")]
+        patterns: Vec<String>,
+        /// Seconds between two looks.
+        #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+        interval: f64,
+        /// Look once, after one interval.
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+/// Which nodes to connect to.
+#[derive(Debug, Args)]
+struct Cluster {
+    /// A node, such as tcp://127.0.0.1:5555. The others are found through it if they tell where they are.
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// A further node; may be given several times.
+    #[arg(long = "add", value_name = "ENDPOINT")]
+    add: Vec<String>,
+    /// How long to wait for a node, in seconds.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    timeout: f64,
+    #[command(flatten)]
+    security: SecurityArgs,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds @ 0.01..=86_400.0) => Ok(seconds),
+        Ok(_) => Err("not between 0.01 and 86400 seconds".to_owned()),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// Why the program ends badly: one line for people.
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(async {
+            tokio::select! {
+                result = run(cli.command) => result,
+                _ = tokio::signal::ctrl_c() => Ok(()),
+            }
+        }),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if broken_pipe(&*error) => ExitCode::SUCCESS, // `spot subscribe … | head`
+        Err(error) => {
+            // The whole chain: what failed, and what the operating system said.
+            let mut line = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                line = format!("{line}: {cause}");
+                source = cause.source();
+            }
+            eprintln!("spot: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Bind { endpoint, topics, add, public, security } => {
+            bind(&endpoint, &topics, &add, public, &security).await
+        }
+        Command::Publish { cluster, topic, messages } => publish(&cluster, &topic, messages).await,
+        Command::Subscribe { cluster, patterns, count } => subscribe(&cluster, &patterns, count).await,
+        Command::Topics { cluster } => topics(&cluster).await,
+        Command::Status { cluster, patterns, interval, once } => {
+            status(&cluster, &patterns, Duration::from_secs_f64(interval), once).await
+        }
+    }
+}
+
+impl Cluster {
+    /// Connects to all nodes.
+    async fn connect(&self) -> Result<Spot, Failure> {
+        let client = self.security.client()?;
+        let connect_timeout = Duration::from_secs_f64(self.timeout);
+        let spot = Spot::new(SpotOptions { client, connect_timeout, ..SpotOptions::standard() });
+        for node in [&self.node].into_iter().chain(&self.add) {
+            spot.cluster_add(node).await?;
+        }
+        Ok(spot)
+    }
+}
+
+async fn bind(
+    endpoint: &str,
+    topics: &[String],
+    add: &[String],
+    public: bool,
+    security: &SecurityArgs,
+) -> Result<(), Failure> {
+    let (server, public_key) = security.server()?;
+    let client = security.client()?;
+    let spot = Spot::new(SpotOptions { server, client, public, ..SpotOptions::standard() });
+    for topic in topics {
+        spot.topic_create(topic)?;
+    }
+    let mut events = spot.events();
+    println!("bound to {}", spot.bind(endpoint).await?);
+    if let Some(key) = public_key {
+        println!("public key {key}");
+    }
+    for node in add {
+        spot.cluster_add(node).await?;
+        println!("connected to {node}");
+    }
+    loop {
+        match events.recv().await {
+            Ok(Event::Peer { endpoint, state }) => println!("peer {endpoint}: {state:?}"),
+            Ok(Event::OwnerLost { topic, epoch }) => {
+                println!("topic {topic}: another node owns it, epoch {epoch}");
+            }
+            Ok(Event::Dropped { topic, peer, messages }) => {
+                println!("topic {topic}: {messages} messages dropped for {peer}, which is too slow");
+            }
+            Ok(other) => println!("{other:?}"),
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
+                println!("{missed} events were not shown");
+            }
+            Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// Lines of standard input that wait to be published; the reader waits when there are more.
+const LINES_MAX: usize = 1024;
+
+async fn publish(cluster: &Cluster, topic: &str, messages: Vec<String>) -> Result<(), Failure> {
+    let spot = cluster.connect().await?;
+    if messages.is_empty() {
+        let (lines, mut input) = mpsc::channel(LINES_MAX);
+        // Reading standard input blocks, and can't be stopped: a thread that is left behind at the end.
+        std::thread::spawn(move || {
+            for line in io::stdin().lock().split(b'\n') {
+                if lines.blocking_send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        while let Some(line) = input.recv().await {
+            spot.publish(topic, line?).await?;
+        }
+    } else {
+        for message in messages {
+            spot.publish(topic, message).await?;
+        }
+    }
+    // What was published is on its way: the answer to a question asked now comes after it has arrived.
+    spot.cluster_sync(Duration::from_secs_f64(cluster.timeout)).await?;
+    Ok(())
+}
+
+/// Fits a terminal that stops for a moment.
+const SHOWN: SubscriptionOptions = SubscriptionOptions { messages_max: 1 << 16, bytes_max: 64 << 20 };
+
+async fn listen(spot: &Spot, patterns: &[String], timeout: Duration) -> Result<Listening, Failure> {
+    let listening = spot.listen(patterns.iter().map(String::as_str), SHOWN)?;
+    for pattern in patterns {
+        match listening.wait_live(pattern, timeout).await {
+            Ok(()) => {}
+            Err(SpotError::Timeout(_)) => eprintln!("spot: nobody owns {pattern} yet; waiting for it"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(listening)
+}
+
+async fn subscribe(cluster: &Cluster, patterns: &[String], count: Option<u64>) -> Result<(), Failure> {
+    let spot = cluster.connect().await?;
+    let mut listening = listen(&spot, patterns, Duration::from_secs(1)).await?;
+    let mut left = count.unwrap_or(u64::MAX);
+    let mut out = io::stdout();
+    while left > 0 {
+        match listening.recv().await {
+            None => break,
+            Some(Arrival::Message { topic, payload }) => {
+                let line = [topic.as_str().as_bytes(), b" ", &payload, b"\n"].concat();
+                out.write_all(&line).and_then(|()| out.flush())?;
+                left -= 1;
+            }
+            Some(Arrival::Lagged { missed }) => eprintln!("spot: {missed} messages missed here: too slow"),
+            Some(Arrival::Gap { topic, first, last: Some(last) }) => {
+                eprintln!("spot: {topic}: messages {first} to {last} are missing");
+            }
+            Some(Arrival::Gap { topic, .. }) => eprintln!("spot: {topic}: messages may be missing"),
+            Some(other) => eprintln!("spot: {other:?}"),
+        }
+    }
+    Ok(())
+}
+
+async fn topics(cluster: &Cluster) -> Result<(), Failure> {
+    let spot = cluster.connect().await?;
+    let mut out = io::stdout();
+    for info in spot.list_topics() {
+        writeln!(out, "{}", info.topic)?;
+    }
+    Ok(())
+}
+
+async fn status(
+    cluster: &Cluster,
+    patterns: &[String],
+    interval: Duration,
+    once: bool,
+) -> Result<(), Failure> {
+    let spot = cluster.connect().await?;
+    let mut listening = listen(&spot, patterns, Duration::from_secs(1)).await?;
+    let mut table = Table::default();
+    let mut ticks = tokio::time::interval(interval);
+    ticks.tick().await; // The first one is at once.
+    let mut out = io::stdout();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let mut screen = Vec::new();
+                if out.is_terminal() && !once {
+                    screen.extend_from_slice(b"\x1b[H\x1b[2J"); // Home, and clear.
+                }
+                table.write(&mut screen, &spot.status(), &spot.list_topics(), interval)?;
+                out.write_all(&screen).and_then(|()| out.flush())?;
+                if once {
+                    return Ok(());
+                }
+            }
+            arrival = listening.recv() => match arrival {
+                Some(arrival) => table.count(&arrival),
+                None => return Ok(()),
+            },
+        }
+    }
+}

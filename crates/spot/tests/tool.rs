@@ -1,0 +1,124 @@
+//! The terminal tool, as a person would use it: processes of its own that talk over loopback.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Output, Stdio},
+};
+
+/// A process that is killed when the test is over.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spot(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spot"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    spot(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Starts a node; gives what stands behind these words in its first lines.
+fn bind<const N: usize>(arguments: &[&str], words: [&str; N]) -> (Running, [String; N]) {
+    let arguments = [&["bind", "tcp://127.0.0.1:0"], arguments].concat();
+    let mut node = Running(spot(&arguments).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let found = words.map(|word| {
+        let line = lines.by_ref().find(|line| line.starts_with(word)).expect(word);
+        line[word.len()..].trim().to_owned()
+    });
+    // Somebody has to read what else it says, or it would stop.
+    std::thread::spawn(move || lines.for_each(drop));
+    (node, found)
+}
+
+#[test]
+fn a_node_is_published_to_and_listened_to() {
+    let (_node, [at]) = bind(&["--topic", "game:score", "--topic", "chat"], ["bound to "]);
+    let listed = run(&["topics", &at]);
+    assert_eq!(text(&listed.stdout), "chat\ngame:score\n");
+
+    let arguments = ["subscribe", &at, "game:*", "--count", "3"];
+    let mut listener = spot(&arguments);
+    let listener = listener.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A node says who is subscribed through its status only; here the publisher repeats until the listener has enough.
+    let mut listener = Running(listener);
+    let mut round = 0;
+    while listener.0.try_wait().unwrap().is_none() {
+        let published = run(&["publish", &at, "game:score", &format!("{round}:0")]);
+        assert!(published.status.success(), "{}", text(&published.stderr));
+        round += 1;
+        assert!(round < 500, "the listener hears nothing");
+    }
+    let mut heard = BufReader::new(listener.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let first = heard.next().unwrap();
+    let first: u32 = first.strip_prefix("game:score ").unwrap().strip_suffix(":0").unwrap().parse().unwrap();
+    for number in first + 1..first + 3 {
+        assert_eq!(heard.next().unwrap(), format!("game:score {number}:0"));
+    }
+}
+
+#[test]
+fn lines_of_standard_input_are_published() {
+    let (_node, [at]) = bind(&["--topic", "log"], ["bound to "]);
+    let mut publisher = spot(&["publish", &at, "log"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = publisher.stdin.take().unwrap();
+    writeln!(input, "one\ntwo").unwrap();
+    drop(input);
+    assert!(publisher.wait().unwrap().success());
+}
+
+#[test]
+fn status_shows_peers_and_topics() {
+    let (_node, [at]) = bind(&["--topic", "a", "--topic", "b"], ["bound to "]);
+    let shown = run(&["status", &at, "--once", "--interval", "0.1"]);
+    let shown = text(&shown.stdout);
+    assert!(shown.contains(&at) && shown.contains("Up"), "{shown}");
+    assert!(shown.contains("all 2 topics"), "{shown}");
+}
+
+#[test]
+fn curve_and_plain_are_asked_for_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "07".repeat(32)).unwrap();
+    let secret = secret.to_str().unwrap();
+    let (_node, [at, key]) = bind(&["--topic", "t", "--curve-secret", secret], ["bound to ", "public key "]);
+    assert_eq!(text(&run(&["topics", &at, "--curve-server", &key]).stdout), "t\n");
+    let refused = run(&["topics", &at, "--timeout", "0.5"]);
+    assert!(!refused.status.success());
+
+    let (_node, [at]) = bind(&["--topic", "t", "--plain", "ann:secret"], ["bound to "]);
+    assert_eq!(text(&run(&["topics", &at, "--plain", "ann:secret"]).stdout), "t\n");
+    assert!(!run(&["topics", &at, "--plain", "ann:wrong", "--timeout", "0.5"]).status.success());
+}
+
+#[test]
+fn what_goes_wrong_is_one_line_and_a_non_zero_exit() {
+    let check = |arguments: &[&str], expect: &str| {
+        let failed = run(arguments);
+        let said = text(&failed.stderr);
+        assert!(!failed.status.success());
+        assert!(said.starts_with("spot: ") && said.lines().count() == 1 && said.contains(expect), "{said}");
+    };
+    check(&["topics", "tcp://127.0.0.1:1", "--timeout", "0.2"], "is not reached after");
+    check(&["topics", "nonsense"], "nonsense");
+    check(&["bind", "tcp://0.0.0.0:0"], "set security or `public`");
+    check(&["bind", "tcp://127.0.0.1:0", "--topic", "a*"], "`*`");
+    check(&["bind", "tcp://127.0.0.1:0", "--curve-secret", "/nowhere/secret"], "/nowhere/secret");
+    check(&["topics", "tcp://127.0.0.1:1", "--curve-server", "short"], "40 characters");
+    let (_node, [at]) = bind(&[], ["bound to "]);
+    check(&["publish", &at, "unknown", "x"], "`unknown` is not known");
+    check(&["bind", &at], "cannot bind");
+}
