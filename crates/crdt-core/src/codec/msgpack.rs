@@ -161,3 +161,14 @@ fn put_text(out: &mut Vec<u8>, text: &Text) {
     }
     out.extend_from_slice(text.as_bytes());
 }
+
+/// Whether a value comes back as it was.
+pub fn is_msgpack(value: &Value) -> bool {
+    match value {
+        Value::Uint(_) | Value::Nint(_) | Value::Tag(..) | Value::Simple(_) => false,
+        Value::Int(n) => n.unsigned_abs() < 1 << 53,
+        Value::Array(items) => items.iter().all(is_msgpack),
+        Value::Map(entries) => entries.iter().all(|(_, value)| is_msgpack(value)),
+        _ => true,
+    }
+}

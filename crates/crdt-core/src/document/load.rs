@@ -34,6 +34,9 @@ pub enum LoadError {
     /// A node that does not hold what it is given.
     #[error("a node of another kind is needed at {0}")]
     Kind(Timestamp),
+    /// An id of the session that names the root and nothing else.
+    #[error("id {0} is the system's: no node and no element can have it")]
+    System(Timestamp),
     /// A chunk without elements.
     #[error("the chunk at {0} is empty")]
     Empty(Timestamp),
@@ -90,6 +93,9 @@ impl Loader {
 
     /// An id in here; the clock is above its last tick from now on.
     fn id(&mut self, id: Timestamp, span: u64) -> Result<Id, LoadError> {
+        if id.sid == SessionId::SYSTEM {
+            return Err(LoadError::System(id));
+        }
         let session = self.session(id.sid)?;
         let last = bound("times", id.time + span - 1, crate::id::MAX_ID - 1)?;
         if session != self.doc.own

@@ -421,6 +421,9 @@ impl PatchBuilder {
 
     /// Ends a patch that came from outside.
     pub(crate) fn finish_checked(self) -> Result<Patch, Malformed> {
+        if self.start.sid == SessionId::SYSTEM {
+            return Err(Malformed::shape("a session that makes patches", "the system's session"));
+        }
         if self.next > MAX_ID {
             let (what, value) = ("end of the patch", self.next);
             return Err(Malformed::TooLarge { at: 0, what, value, max: MAX_ID });

@@ -63,6 +63,10 @@ impl<'a> PatchRef<'a> {
     fn decode_any(bytes: &'a [u8]) -> Result<(Self, bool), Malformed> {
         let mut r = Reader::new(bytes);
         let sid = r.session()?;
+        if sid == SessionId::SYSTEM {
+            // Its ids stand for the root and for "no node"; a node that had one could not be told from none.
+            return Err(Malformed::Contradiction { at: r.offset(), what: "a patch of the system's session" });
+        }
         let id = Timestamp::new(sid, r.time()?);
         let meta = if r.peek() == Some(0xf7) {
             r.u8("meta")?;

@@ -80,7 +80,8 @@ impl Entropy<'_> {
 /// Any patch at all, sensible or not.
 pub fn patch(entropy: &[u8]) -> Patch {
     let e = &mut Entropy(entropy);
-    let sid = e.sid();
+    // The system's session makes no patches.
+    let sid = e.sid().max(SessionId::SERVER);
     let mut b = PatchBuilder::new(sid, e.number());
     if e.byte() > 200 {
         b.set_meta(&e.value(2));
@@ -144,4 +145,57 @@ pub fn mutated(mut bytes: Vec<u8>, entropy: &[u8]) -> Vec<u8> {
         bytes.truncate(1 << 16);
     }
     bytes
+}
+
+/// A patch that mostly means something to a document that took such patches: it makes nodes of all kinds, puts them into
+/// those before, and edits them. `turn` decides the session and moves the time on.
+pub fn sensible(entropy: &[u8], turn: u64) -> Patch {
+    let e = &mut Entropy(entropy);
+    let sessions = [70_000, 80_000, 123_456].map(|sid| SessionId::new(sid).unwrap());
+    let own = sessions[(turn % 3) as usize];
+    let mut b = PatchBuilder::new(own, 1 + 40 * (turn / 3));
+    // Ids of this session or another one, within what can have been made.
+    let some = |e: &mut Entropy<'_>, b: &PatchBuilder| match e.byte() {
+        255 => Timestamp::ORIGIN,
+        byte => {
+            let sid = if byte < 200 { own } else { sessions[usize::from(byte % 3)] };
+            Timestamp::new(sid, 1 + u64::from(e.byte()) % b.next_id().time.max(4))
+        }
+    };
+    let root = if e.byte() & 1 == 0 { b.new_obj() } else { b.new_arr() };
+    b.ins_val(Timestamp::ORIGIN, root);
+    let mut last = [root; 4];
+    while !e.is_spent() {
+        let parent = if e.byte() < 200 { last[e.below(4) as usize] } else { some(e, &b) };
+        let child = match e.below(9) {
+            0 => b.new_con(&e.value(2)),
+            1 => b.new_con_id(some(e, &b)),
+            2 => b.new_val(),
+            3 => b.new_obj(),
+            4 => b.new_vec(),
+            5 => {
+                let text = b.new_str();
+                b.ins_str(text, text, e.text().as_wtf8());
+                text
+            }
+            6 => {
+                let bytes = b.new_bin();
+                b.ins_bin(bytes, bytes, &e.bytes());
+                bytes
+            }
+            7 => b.new_arr(),
+            _ => some(e, &b),
+        };
+        match e.below(8) {
+            0 => b.ins_val(parent, child),
+            1 | 2 => b.ins_obj(parent, [(e.text().as_wtf8(), child)]),
+            3 => b.ins_vec(parent, [(e.byte() % 40, child)]),
+            4 => b.ins_arr(parent, parent, &[child, some(e, &b)]),
+            5 => b.ins_str(child, some(e, &b), e.text().as_wtf8()),
+            6 => b.upd_arr(parent, some(e, &b), child),
+            _ => b.del(parent, &[Timespan { start: some(e, &b), span: e.below(9) }]),
+        };
+        last[e.below(4) as usize] = child;
+    }
+    b.finish().unwrap()
 }

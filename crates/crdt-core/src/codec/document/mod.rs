@@ -38,10 +38,10 @@ pub enum DocumentFormat {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentEncodeError {
-    /// It holds what JSON cannot say.
-    #[error("a document with {what} has no form in JSON: take a binary form")]
-    NoJsonForm {
-        /// What JSON lacks.
+    /// It holds what the form cannot say.
+    #[error("this form cannot say {what}: take the structural binary form")]
+    Lost {
+        /// What the form lacks.
         what: &'static str,
     },
     /// Only the structural binary form has no bound.
@@ -84,7 +84,7 @@ impl DocumentFormat {
     pub fn encode(self, document: &Document) -> Result<Vec<u8>, DocumentEncodeError> {
         match self {
             Self::Binary => Ok(binary::encode(document)),
-            Self::CompactBinary => Ok(msgpack::encode(&compact::to_value(document)?)),
+            Self::CompactBinary => in_msgpack(&compact::to_value(document)?),
             Self::Compact => in_json(&compact::to_value(document)?),
             Self::Verbose => in_json(&verbose::to_value(document)?),
         }
@@ -156,7 +156,16 @@ fn in_json(value: &Value) -> Result<Vec<u8>, DocumentEncodeError> {
     if json::is_json(value) {
         Ok(json::encode(value).into_bytes())
     } else {
-        Err(DocumentEncodeError::NoJsonForm { what: "bytes or constants that hold more than JSON" })
+        Err(DocumentEncodeError::Lost { what: "bytes, or a constant that holds more than JSON" })
+    }
+}
+
+/// Writes MessagePack, unless something would be lost.
+fn in_msgpack(value: &Value) -> Result<Vec<u8>, DocumentEncodeError> {
+    if msgpack::is_msgpack(value) {
+        Ok(msgpack::encode(value))
+    } else {
+        Err(DocumentEncodeError::Lost { what: "a constant with a tag or an integer beyond 2^53" })
     }
 }
 

@@ -1,0 +1,183 @@
+//! Documents from hostile bytes, hostile patches, and in every form and back.
+
+mod support;
+
+use crdt_core::{
+    Applied, Document, Patch, SessionId,
+    codec::{
+        DocumentFormat,
+        document::{
+            indexed,
+            sidecar::{self, Sidecar},
+        },
+    },
+};
+use proptest::prelude::*;
+use support::{
+    plain,
+    random::{mutated, patch, sensible},
+};
+
+fn receiver() -> Document {
+    Document::new(SessionId::new(66_000).unwrap())
+}
+
+/// A document out of patches that mostly mean something, with everything that can go wrong in between.
+fn document(seeds: &[Vec<u8>]) -> Document {
+    let mut document = receiver();
+    for (index, seed) in seeds.iter().enumerate() {
+        let patch = if index % 5 == 4 { patch(seed) } else { sensible(seed, index as u64) };
+        let before = document.clone();
+        match document.merge(patch.as_ref()) {
+            Ok(_) => {}
+            // Refused: then nothing has changed.
+            Err(_) => assert_eq!(document.to_binary(), before.to_binary()),
+        }
+        document.check().unwrap();
+    }
+    document
+}
+
+/// All forms are read back to the same view, and are written the same again.
+fn check_forms(document: &Document) {
+    let view = plain(&document.view());
+    for form in DocumentFormat::ALL {
+        let Ok(bytes) = form.encode(document) else {
+            assert_ne!(form, DocumentFormat::Binary);
+            continue;
+        };
+        let back = form.decode(&bytes).unwrap_or_else(|e| panic!("{form:?}: {e}: {document:?}"));
+        back.check().unwrap();
+        assert_eq!(plain(&back.view()), view, "{form:?}");
+        if form == DocumentFormat::Binary {
+            assert_eq!(back.to_binary(), bytes);
+        }
+    }
+    if let Ok(parts) = sidecar::encode(document) {
+        let back = sidecar::decode(&parts).unwrap_or_else(|e| panic!("sidecar: {e}: {document:?}"));
+        assert_eq!(plain(&back.view()), view, "sidecar");
+    }
+    let back =
+        indexed::decode(&indexed::encode(document).unwrap()).unwrap_or_else(|e| panic!("{e}: {document:?}"));
+    assert_eq!(plain(&back.view()), view, "indexed");
+}
+
+/// Bytes that anyone could send: refused, or a document that holds together and comes back from its own bytes.
+fn check_bytes(bytes: &[u8]) {
+    for form in DocumentFormat::ALL {
+        if let Ok(document) = form.decode(bytes) {
+            document.check().unwrap();
+            let again = Document::from_binary(&document.to_binary()).unwrap();
+            assert_eq!(plain(&again.view()), plain(&document.view()));
+        }
+    }
+    let half = bytes.len() / 2;
+    let parts = Sidecar { view: bytes[..half].to_vec(), meta: bytes[half..].to_vec() };
+    if let Ok(document) = sidecar::decode(&parts) {
+        document.check().unwrap();
+    }
+}
+
+fn seeds() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_form_brings_back_the_document(seeds in seeds()) {
+        check_forms(&document(&seeds));
+    }
+
+    #[test]
+    fn mutated_documents_are_refused_or_sound(seeds in seeds(), change in prop::collection::vec(any::<u8>(), 1..12)) {
+        let document = document(&seeds);
+        for form in DocumentFormat::ALL {
+            if let Ok(bytes) = form.encode(&document) {
+                check_bytes(&mutated(bytes, &change));
+            }
+        }
+        if let Ok(parts) = sidecar::encode(&document) {
+            let changed = Sidecar { view: mutated(parts.view.clone(), &change), meta: parts.meta.clone() };
+            let _ = sidecar::decode(&changed);
+            let changed = Sidecar { view: parts.view, meta: mutated(parts.meta, &change) };
+            let _ = sidecar::decode(&changed);
+        }
+        let mut fields = indexed::encode(&document).unwrap();
+        let names: Vec<_> = fields.keys().cloned().collect();
+        let name = &names[change.len() % names.len()];
+        let bytes = fields.remove(name).unwrap();
+        let _ = indexed::decode(&fields);
+        fields.insert(name.clone(), mutated(bytes, &change));
+        if let Ok(document) = indexed::decode(&fields) {
+            document.check().unwrap();
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_refused_or_sound(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        check_bytes(&bytes);
+        // With a frame around them that lets more of them through.
+        let mut framed = (bytes.len() as u32).to_be_bytes().to_vec();
+        framed.extend(&bytes);
+        framed.extend([1, 0xc0, 0xc4, 0x07, 0x64]);
+        check_bytes(&framed);
+    }
+
+    #[test]
+    fn a_patch_does_the_same_to_a_document_and_its_copy(seeds in seeds(), last in prop::collection::vec(any::<u8>(), 0..60)) {
+        let document = document(&seeds);
+        let patch = sensible(&last, 99);
+        // Orphans are in no structural form (H6), so a patch that names one is left out.
+        let mut live = document.clone();
+        let mut copy = indexed::decode(&indexed::encode(&document).unwrap()).unwrap();
+        let (a, b) = (live.merge(patch.as_ref()), copy.merge(patch.as_ref()));
+        prop_assert_eq!(a.is_ok(), b.is_ok());
+        prop_assert_eq!(plain(&live.view()), plain(&copy.view()));
+        copy.check().unwrap();
+    }
+}
+
+/// A chain of registers, each in the next: legal, small in bytes, and as deep as it is long.
+#[test]
+fn the_binary_form_has_room_for_any_depth() {
+    let deep = 50_000;
+    let mut b = crdt_core::PatchBuilder::new(SessionId::new(70_000).unwrap(), 1);
+    let root = b.new_val();
+    b.ins_val(crdt_core::Timestamp::ORIGIN, root);
+    let mut last = root;
+    for _ in 0..deep {
+        let next = b.new_val();
+        b.ins_val(last, next);
+        last = next;
+    }
+    let patch: Patch = b.finish().unwrap();
+    let mut document = receiver();
+    assert_eq!(document.apply(&patch), Ok(Applied::Merged));
+    let bytes = document.to_binary();
+    let back = Document::from_binary(&bytes).unwrap();
+    assert_eq!(back.to_binary(), bytes);
+    assert_eq!(back.node_count(), deep + 1);
+    assert!(DocumentFormat::Verbose.encode(&document).is_err());
+    assert!(sidecar::encode(&document).is_err());
+}
+
+/// H5: arrays that hold one array twice, sixty deep, have 2^60 paths; the bytes stay in the document's own size.
+#[test]
+fn aliases_do_not_blow_a_snapshot_up() {
+    let mut b = crdt_core::PatchBuilder::new(SessionId::new(70_000).unwrap(), 1);
+    // The innermost is the newest, so that each container is older than what it holds.
+    let arrays: Vec<_> = (0..60).map(|_| b.new_arr()).collect();
+    b.ins_val(crdt_core::Timestamp::ORIGIN, arrays[0]);
+    for pair in arrays.windows(2) {
+        b.ins_arr(pair[0], pair[0], &[pair[1], pair[1]]);
+    }
+    let mut document = receiver();
+    assert_eq!(document.apply(&b.finish().unwrap()), Ok(Applied::Merged));
+    let bytes = document.to_binary();
+    assert!(bytes.len() < 4000, "{}", bytes.len());
+    let back = Document::from_binary(&bytes).unwrap();
+    assert_eq!(back.node_count(), 60);
+    assert_eq!(back.to_binary(), bytes);
+}
