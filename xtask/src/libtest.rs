@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::report::{Counts, Found};
-use crate::shell::{PROGRAM_TIME_MAX, run, run_for_data};
+use crate::shell::{CARGO_TIME_MAX, TESTS_TIME_MAX, run, run_for_data};
 use crate::workspace::{Workspace, plain, text};
 
 /// The start of a reason that asks for something this task can provide.
@@ -43,7 +43,7 @@ pub(crate) struct Built {
 pub(crate) fn build(workspace: &Workspace, arguments: &[&str], log: &Path) -> Result<(Found, Built)> {
     let mut command = workspace.cargo();
     command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]).args(arguments);
-    let (ended, data) = run_for_data(&mut command, log, PROGRAM_TIME_MAX)?;
+    let (ended, data) = run_for_data(&mut command, log, CARGO_TIME_MAX)?;
     let mut built = Built::default();
     for line in data.lines().filter(|line| line.starts_with('{')) {
         let message: Value = serde_json::from_str(line).context("cargo printed a broken build message")?;
@@ -92,7 +92,7 @@ impl Runner<'_> {
         let ended = run(
             &mut self.command(program),
             &self.logs.join(format!("test-{}-{}.log", program.package, program.name)),
-            PROGRAM_TIME_MAX,
+            TESTS_TIME_MAX,
         )?;
         let ignored = ignored(&ended.output);
         let mut counts = count(&ended.output, ended.success);
@@ -105,7 +105,7 @@ impl Runner<'_> {
         let mut command = self.command(program);
         command.args(["--ignored", "--exact"]).args(names);
         let log = self.logs.join(format!("test-{}-{}-services.log", program.package, program.name));
-        let ended = run(&mut command, &log, PROGRAM_TIME_MAX)?;
+        let ended = run(&mut command, &log, TESTS_TIME_MAX)?;
         let mut counts = count(&ended.output, ended.success);
         // A name that the program no longer knows would otherwise just not be there.
         let missing = names.len().saturating_sub(counts.passed + counts.failed + counts.skipped);

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::report::{Counts, Found};
-use crate::shell::{PROGRAM_TIME_MAX, run};
+use crate::shell::{TESTS_TIME_MAX, run};
 use crate::workspace::Workspace;
 
 /// The test files below a folder, by the names that Node's runner looks for.
@@ -34,7 +34,7 @@ pub(crate) fn run_folder(
     let mut command = Command::new(node);
     command.args(["--test", "--test-reporter=spec"]).args(&files).current_dir(workspace.root.join(folder));
     command.envs(env.iter().map(|(name, value)| (name, value)));
-    let ended = run(&mut command, log, PROGRAM_TIME_MAX)?;
+    let ended = run(&mut command, log, TESTS_TIME_MAX)?;
     Ok(Found { counts: count(&ended.output, ended.success), output: ended.output, notes: Vec::new() })
 }
 

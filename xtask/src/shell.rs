@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// A program that takes longer than this hangs. It is killed and its step fails, so that a run always ends.
-pub(crate) const PROGRAM_TIME_MAX: Duration = Duration::from_secs(25 * 60);
+/// A test program that takes longer than this hangs. It is killed and its step fails, so that a run always ends.
+pub(crate) const TESTS_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// The same for cargo, which starts from nothing on a small machine.
+pub(crate) const CARGO_TIME_MAX: Duration = Duration::from_secs(45 * 60);
 
 /// How a program ended.
 pub(crate) struct Ended {
@@ -135,10 +138,10 @@ mod tests {
     #[test]
     fn both_outputs_and_the_end_are_kept() {
         let log = log("both");
-        let ended = run(&mut shell("echo out; echo err >&2; exit 3"), &log, PROGRAM_TIME_MAX).unwrap();
+        let ended = run(&mut shell("echo out; echo err >&2; exit 3"), &log, TESTS_TIME_MAX).unwrap();
         assert!(!ended.success);
         assert_eq!(ended.output, "out\nerr\n");
-        let ended = run(&mut shell("kill -SEGV $$"), &log, PROGRAM_TIME_MAX).unwrap();
+        let ended = run(&mut shell("kill -SEGV $$"), &log, TESTS_TIME_MAX).unwrap();
         assert!(!ended.success && ended.output.contains("signal"), "{}", ended.output);
         fs::remove_file(log).unwrap();
     }

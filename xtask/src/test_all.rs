@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::libtest::{self, Built, Ignored, NEEDS, Program, Runner};
 use crate::report::{Counts, Found, Report};
 use crate::services::{Met, Need, Services, needs_in_sources};
-use crate::shell::{PROGRAM_TIME_MAX, run as run_program};
+use crate::shell::{CARGO_TIME_MAX, run as run_program};
 use crate::workspace::Workspace;
 use crate::{layers, lengths, node_test};
 
@@ -138,7 +138,7 @@ impl Steps<'_> {
         // Some names list crates: a file name has its limits.
         let short: String = name.chars().take(60).collect();
         let log = self.logs.join(short.replace([' ', ',', ':'], "-") + ".log");
-        let ended = run_program(command, &log, PROGRAM_TIME_MAX)?;
+        let ended = run_program(command, &log, CARGO_TIME_MAX)?;
         Ok(Found::check(ended.success, ended.output))
     }
 
@@ -182,7 +182,7 @@ impl Steps<'_> {
     fn doctests(&self) -> Result<Found> {
         let mut command = self.workspace.cargo();
         command.args(["test", "--workspace", "--all-features", "--doc", "--no-fail-fast"]);
-        let ended = run_program(&mut command, &self.logs.join("doctests.log"), PROGRAM_TIME_MAX)?;
+        let ended = run_program(&mut command, &self.logs.join("doctests.log"), CARGO_TIME_MAX)?;
         let counts = libtest::count(&ended.output, ended.success);
         Ok(Found { counts, output: ended.output, notes: Vec::new() })
     }
