@@ -32,7 +32,11 @@ pub(crate) fn run_folder(
         bail!("{folder} has no file named *.test.js or *.test.mjs, so nothing would be tested");
     }
     let mut command = Command::new(node);
-    command.args(["--test", "--test-reporter=spec"]).args(&files).current_dir(workspace.root.join(folder));
+    // One file at a time: a browser beside another on two cores is slow enough to look hung.
+    command
+        .args(["--test", "--test-concurrency=1", "--test-reporter=spec"])
+        .args(&files)
+        .current_dir(workspace.root.join(folder));
     command.envs(env.iter().map(|(name, value)| (name, value)));
     let ended = run(&mut command, log, TESTS_TIME_MAX)?;
     Ok(Found { counts: count(&ended.output, ended.success), output: ended.output, notes: Vec::new() })
