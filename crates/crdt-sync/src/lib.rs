@@ -1,23 +1,56 @@
 //! Every replica of a CRDT document gets every patch, whatever the network does.
 //!
+//! ```
+//! use crdt_core::{EncodingFormat, SessionId};
+//! use crdt_sync::{MemoryPatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, SyncManager};
+//! use crdt_sync::discovery::{MemoryPeerDiscovery, MemoryPeers};
+//! use spot::{MemoryPubSub, PubSub, Topic};
+//! use std::sync::Arc;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (pubsub, peers): (Arc<dyn PubSub>, _) = (Arc::new(MemoryPubSub::new()), MemoryPeers::new());
+//! let mut replicas = Vec::new();
+//! for (node, session) in [("alice", 70_001), ("bob", 70_002)] {
+//!     let (id, format) = (PeerId::new(node)?, EncodingFormat::Binary);
+//!     let document = Arc::new(SharedModel::new(SessionId::new(session)?));
+//!     let (patches, sync) = (Topic::new("notes-patches")?, Topic::new("notes-sync")?);
+//!     let broadcaster = Arc::new(PubSubBroadcaster::new(pubsub.clone(), patches, format).await?);
+//!     let syncer = Arc::new(PubSubSyncer::new(pubsub.clone(), sync, id.clone(), format).await?);
+//!     let discovery = Arc::new(MemoryPeerDiscovery::new(&peers, id));
+//!     let store = Arc::new(MemoryPatchStore::new());
+//!     let manager = SyncManager::new(document.clone(), broadcaster, syncer, discovery, store);
+//!     manager.start(session).await?;
+//!     replicas.push((document, manager));
+//! }
+//! let [(alice, manager), (bob, _)] = &replicas[..] else { unreachable!() };
+//!
+//! // Alice edits; when `apply_patch` returns, the edit is durable, and it is on its way to all.
+//! let mut arrived = bob.changes();
+//! let patch = alice.edit(|model| model.api().root("warp and weft"))?.unwrap();
+//! manager.apply_patch(&patch).await?;
+//! arrived.changed().await?;
+//! assert_eq!(bob.view(), alice.view());
+//! # Ok(()) }
+//! ```
+//!
 //! This crate knows no HTTP and no event documents.
 
-pub mod broadcaster;
+pub mod record;
+pub mod message;
+pub mod session;
+pub mod wire;
+pub mod store;
 pub mod channel;
-#[cfg(feature = "crypto")]
-pub mod crypto;
+pub mod broadcaster;
+pub mod syncer;
 pub mod discovery;
 pub mod document;
+pub mod shared;
 pub mod guard;
 pub mod manager;
-pub mod message;
 pub mod presence;
-pub mod record;
-pub mod session;
-pub mod shared;
-pub mod store;
-pub mod syncer;
-pub mod wire;
+#[cfg(feature = "crypto")]
+pub mod crypto;
 
 pub use broadcaster::{Broadcaster, PubSubBroadcaster};
 pub use channel::{ChannelError, Heard};
