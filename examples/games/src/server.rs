@@ -8,7 +8,10 @@ use eventsync::{
     http::{self, HttpOptions},
     shelf::{EmbeddedShelf, Shelf},
 };
-use nodestorage::{StorageOptions, Store};
+use nodestorage::{
+    StorageOptions, Store,
+    embedded::{EmbeddedOptions, EmbeddedStore},
+};
 use tokio::{net::TcpListener, time::timeout};
 
 use crate::{game, options::Options, page};
@@ -61,12 +64,17 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-async fn open(data: &Path) -> Result<(Arc<dyn Store>, SyncService), String> {
+async fn open(data: &Path) -> Result<(EmbeddedStore, SyncService), String> {
     let at = |what: &str, e: &dyn std::fmt::Display| format!("{what} in {}: {e}", data.display());
     std::fs::create_dir_all(data).map_err(|e| at("can't keep data", &e))?;
-    let store = open_store(&data.join("documents")).map_err(|e| at("can't open the store", &e))?;
+    let documents = data.join("documents");
+    // Checking a large store takes a while, on a thread that may wait.
+    let opening =
+        tokio::task::spawn_blocking(move || EmbeddedStore::open(documents, EmbeddedOptions::default()));
+    let store = opening.await.map_err(|e| at("can't open the store", &e))?;
+    let store = store.map_err(|e| at("can't open the store", &e))?;
     let games = store.collection("games", StorageOptions::default()).await;
-    let games = games.map_err(|e| at("can't open the games", &e))?;
+    let games = Arc::new(games.map_err(|e| at("can't open the games", &e))?);
     let shelf = EmbeddedShelf::open(data.join("shelf")).map_err(|e| at("can't open the shelf", &e))?;
     let shelf: Arc<dyn Shelf> = Arc::new(shelf);
     let clocks = PersistentVectorClockManager::new(Arc::clone(&shelf));
@@ -80,10 +88,6 @@ async fn open(data: &Path) -> Result<(Arc<dyn Store>, SyncService), String> {
     .await
     .map_err(|e| at("can't follow the games", &e))?;
     Ok((store, service))
-}
-
-fn open_store(_folder: &Path) -> Result<Arc<dyn Store>, nodestorage::StorageError> {
-    Ok(Arc::new(nodestorage::MemoryStore::default()))
 }
 
 /// Resolves at ctrl-c or SIGTERM.

@@ -99,6 +99,19 @@ impl Client {
         Ok((status, body))
     }
 
+    /// Status, head in lower case and body of a file.
+    pub(crate) async fn file(&self, path: &str) -> (u16, String, Vec<u8>) {
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        let text = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head, answer.split_off(end + 4))
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, body) = self.request("GET", path, &[], &Value::Null).await.expect("an answer");
         assert_eq!(status, 200, "{path}: {body}");

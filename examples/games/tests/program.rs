@@ -1,0 +1,141 @@
+//! The program as its user meets it: how it starts, why it does not, and how it stops.
+
+mod support;
+
+use std::{fs, process::Output};
+
+use serde_json::{Value, json};
+use support::{DEADLINE, Games, command};
+use tokio::time::timeout;
+
+/// Runs it to its end, which must be a failure told in one line that holds all of these words.
+async fn fails(arguments: &[&str], words: &[&str]) {
+    let Output { status, stderr, .. } =
+        timeout(DEADLINE, command(arguments).output()).await.expect("it ends").unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert!(!status.success(), "{said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "one line: {said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said:?}");
+    }
+}
+
+async fn stop(mut games: Games) {
+    let pid = games.child.id().unwrap().to_string();
+    tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+    let status = timeout(DEADLINE, games.child.wait()).await.expect("it stops").unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_said_in_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fails(&["--listen", &address, "--data", data.to_str().unwrap()], &["games:", &address, "--listen"]).await;
+    assert!(!data.exists(), "the folder is not touched");
+}
+
+#[tokio::test]
+async fn a_folder_that_is_none_is_said_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "a file").unwrap();
+    let data = file.join("data");
+    let data = data.to_str().unwrap();
+    fails(&["--listen", "127.0.0.1:0", "--data", data], &["games:", data]).await;
+}
+
+#[tokio::test]
+async fn a_store_in_use_is_said_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let games = Games::start(folder.path()).await;
+    let data = folder.path().to_str().unwrap();
+    fails(&["--listen", "127.0.0.1:0", "--data", data], &["games:", data]).await;
+    stop(games).await;
+}
+
+#[tokio::test]
+async fn a_broken_store_is_said_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let games = Games::start(folder.path()).await;
+    for number in 0..20 {
+        let body = json!({"name": format!("game {number}")});
+        games.client().request("POST", "/api/games", &[], &body).await.unwrap();
+    }
+    games.kill().await;
+    // Somebody emptied every file of the engine that holds something.
+    let mut folders = vec![folder.path().join("documents")];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.metadata().unwrap().len() > 0 {
+                fs::write(&path, b"").unwrap();
+            }
+        }
+    }
+    let data = folder.path().to_str().unwrap();
+    fails(&["--listen", "127.0.0.1:0", "--data", data], &["games:", data]).await;
+}
+
+#[tokio::test]
+async fn a_wrong_filter_is_said_in_one_line() {
+    fails(&["--log", "info,=="], &["games:", "--log"]).await;
+}
+
+#[tokio::test]
+async fn help_explains_every_option() {
+    let Output { status, stdout, .. } = command(&["--help"]).output().await.unwrap();
+    let help = String::from_utf8(stdout).unwrap();
+    assert!(status.success());
+    for word in ["--listen", "--data", "--log", "RUST_LOG", "./weft-data", "127.0.0.1:8080", "ctrl-c"] {
+        assert!(help.contains(word), "{word:?} is not in the help:\n{help}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_lets_clients_go_and_a_start_is_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let games = Games::start(folder.path()).await;
+    let client = games.client();
+    client.request("PUT", "/api/games/go", &[], &json!({"name": "Go"})).await.unwrap();
+    client.request("POST", "/api/sync/go", &[], &json!({"clientId": "tab", "cursor": 1})).await.unwrap();
+    client.request("POST", "/api/snapshots/go", &[], &Value::Null).await.unwrap();
+    let mut socket = client.socket("tab", json!({"documents": {"go": {}}})).await.unwrap();
+    let stopping = tokio::spawn(stop(games));
+    let (messages, code) = socket.until_closed().await;
+    assert_eq!(code, Some(1012));
+    assert!(messages.iter().any(|message| message["type"] == "drain"), "{messages:?}");
+    stopping.await.unwrap();
+
+    let games = Games::start(folder.path()).await;
+    let client = games.client();
+    assert_eq!(client.get("/api/games/go").await["state"], json!({"name": "Go"}));
+    assert_eq!(client.get("/api/snapshots/go").await["items"][0]["version"], 1);
+    assert_eq!(client.get("/api/state-vectors/go").await["clients"][0]["clientId"], "tab");
+    stop(games).await;
+}
+
+#[tokio::test]
+async fn the_page_and_the_client_are_part_of_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let games = Games::start(folder.path()).await;
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/web/app.js", "text/javascript"),
+        ("/client/index.js", "text/javascript"),
+        ("/sw.js", "text/javascript"),
+    ] {
+        let (status, headers, body) = games.client().file(path).await;
+        assert_eq!(status, 200, "{path}");
+        assert!(headers.contains(&format!("content-type: {kind}")), "{path}: {headers}");
+        assert!(headers.contains("content-security-policy: default-src 'self'"), "{path}: {headers}");
+        assert!(!body.is_empty());
+    }
+    let (status, _, _) = games.client().file("/web/../Cargo.toml").await;
+    assert_eq!(status, 404);
+    stop(games).await;
+}
