@@ -237,7 +237,7 @@ pub(crate) fn read(r: &mut Reader<'_>) -> Result<Value, Malformed> {
     read_within(r, Value::DEPTH_MAX)
 }
 
-fn read_within(r: &mut Reader<'_>, depth: usize) -> Result<Value, Malformed> {
+pub(crate) fn read_within(r: &mut Reader<'_>, depth: usize) -> Result<Value, Malformed> {
     let item = item(r)?;
     value_of(r, item, depth)
 }

@@ -68,7 +68,7 @@ pub enum DocumentError {
 }
 
 /// JSON levels of the deepest document: three for each node in the verbose form, and a constant in the last one.
-const VALUE_DEPTH_MAX: usize = 3 * DocumentFormat::DEPTH_MAX + Value::DEPTH_MAX + 8;
+pub(crate) const VALUE_DEPTH_MAX: usize = 3 * DocumentFormat::DEPTH_MAX + Value::DEPTH_MAX + 8;
 
 impl DocumentFormat {
     /// All forms.
