@@ -35,11 +35,16 @@ pub(super) async fn sync(State(app): State<App>, Id(id): Id, payload: Payload) -
 
 #[derive(Deserialize)]
 pub(super) struct EventParams {
-    #[serde(default)]
-    after: u64,
+    after: Option<u64>,
     limit: Option<usize>,
     #[serde(default)]
     wait: u64,
+}
+
+impl EventParams {
+    fn after(&self) -> u64 {
+        self.after.unwrap_or(0)
+    }
 }
 
 pub(super) async fn events(
@@ -47,12 +52,13 @@ pub(super) async fn events(
     Id(id): Id,
     Params(params): Params<EventParams>,
 ) -> Answer {
-    if app.service.events().latest(&id).await? == 0 {
+    // Who says where it stands may wait for a document to be made, as on a WebSocket.
+    if params.after.is_none() && app.service.events().latest(&id).await? == 0 {
         return Err(Problem::unknown_document(&id).into());
     }
     let page = page(&app, &Scope::Document(id.clone()), &params).await?;
     if page.gap {
-        let detail = format!("events after {} of document {id} are compacted away", params.after);
+        let detail = format!("events after {} of document {id} are compacted away", params.after());
         let oldest = app.service.snapshots().list(&id, u64::MAX, 1).await?;
         let problem = Problem::new(ProblemType::HistoryCompacted, detail).with("documentId", id.as_str());
         return Err(problem.with("snapshot", oldest.first().map_or(0, |snapshot| snapshot.version)).into());
@@ -65,7 +71,7 @@ pub(super) async fn events(
 pub(super) async fn collection_events(State(app): State<App>, Params(params): Params<EventParams>) -> Answer {
     let page = page(&app, &Scope::Collection, &params).await?;
     if page.gap {
-        let detail = format!("events after position {} are compacted away", params.after);
+        let detail = format!("events after position {} are compacted away", params.after());
         return Err(Problem::new(ProblemType::HistoryCompacted, detail).with("position", page.cursor).into());
     }
     let mut body = json!({"events": page.events, "position": page.cursor});
@@ -83,7 +89,7 @@ fn note_next(body: &mut Value, page: &EventPage) {
 async fn page(app: &App, scope: &Scope, params: &EventParams) -> Result<EventPage, Problem> {
     let limit = params.limit.map_or(PageLimit::STANDARD, PageLimit::at_most);
     if params.wait == 0 {
-        return app.service.page(scope, params.after, limit).await;
+        return app.service.page(scope, params.after(), limit).await;
     }
     let mut mailbox = app.service.broker().mailbox_of(1);
     match scope {
@@ -93,7 +99,7 @@ async fn page(app: &App, scope: &Scope, params: &EventParams) -> Result<EventPag
     let wait = tokio::time::sleep(Duration::from_secs(params.wait.min(WAIT_SECONDS_MAX)));
     tokio::pin!(wait);
     loop {
-        let page = app.service.page(scope, params.after, limit).await?;
+        let page = app.service.page(scope, params.after(), limit).await?;
         if !page.events.is_empty() || page.gap {
             return Ok(page);
         }

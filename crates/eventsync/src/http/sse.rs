@@ -45,7 +45,9 @@ pub(super) async fn document(
     Params(params): Params<StreamParams>,
     headers: HeaderMap,
 ) -> Answer {
-    if app.service.events().latest(&id).await? == 0 {
+    // Who says where it stands may wait for a document to be made, as on a WebSocket.
+    let waits = params.after.is_some() || headers.contains_key("last-event-id");
+    if !waits && app.service.events().latest(&id).await? == 0 {
         return Err(Problem::unknown_document(&id).into());
     }
     stream(app, Scope::Document(id), &params, &headers)
