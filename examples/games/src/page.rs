@@ -18,11 +18,11 @@ struct Web;
 #[folder = "../../clients/js/src"]
 struct Client;
 
-/// Nothing on this page comes from elsewhere, so nothing from elsewhere may run on it.
-const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:; \
-                      frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+/// Nothing on this page comes from elsewhere and nothing is inline, so nothing else may run, load or frame it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; \
+                      worker-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// `/`, `/web/…` and `/client/…`.
+/// `/`, `/sw.js`, `/web/…` and `/client/…`.
 pub(crate) fn router() -> Router {
     Router::new()
         .route("/", get(|| async { file(Web::get("index.html"), "index.html") }))
