@@ -205,7 +205,9 @@ export class StateManager {
   nextPush() {
     if (this.pending.length === 0 || this.storedAt !== undefined) return undefined;
     const { after } = this.pending[0];
-    const { documentId, nextSeq: clientSeq, version: baseVersion } = this;
+    const { documentId, nextSeq: clientSeq } = this;
+    // Zero is "while it does not exist", whatever was there before.
+    const baseVersion = this.state === null ? 0 : this.version;
     const push = { type: "push", documentId, clientSeq, baseVersion };
     if (after === null) return { ...push, op: "delete" };
     if (this.state === null) return { ...push, op: "create", state: after };

@@ -53,6 +53,8 @@ export class SyncClient {
   #listeners = new Map();
   /** @type {Map<string, Promise<void>>} By document: when everything up to now is kept. */
   #saves = new Map();
+  /** @type {Set<string>} The documents that are kept with unsent writes. */
+  #keptWaiting = new Set();
   /** @type {Map<string, ReturnType<typeof setTimeout>>} By document: a save that waits for more. */
   #lateSaves = new Map();
 
@@ -171,9 +173,10 @@ export class SyncClient {
    * @param {Json | ((state: Json) => Json)} edit
    */
   async write(documentId, edit) {
-    const manager = this.open(documentId);
-    const state = typeof edit === "function" ? edit(manager.view) : edit;
-    this.#input({ type: "write", documentId, state });
+    const record = this.#kept.get(documentId);
+    const manager = this.document(documentId);
+    const state = typeof edit === "function" ? edit(manager ? manager.view : (record?.state ?? null)) : edit;
+    this.#input({ type: "write", documentId, state, record });
     await this.#saves.get(documentId);
   }
 
@@ -243,6 +246,8 @@ export class SyncClient {
       body: JSON.stringify(body),
     });
     const answer = await response.json();
+    // Nothing is missing of what does not exist.
+    if (answer.type === "urn:weft:problem:unknown-document") return { events: [] };
     if (!response.ok) throw new Error(answer.detail ?? answer.title);
     return answer;
   }
@@ -336,7 +341,9 @@ export class SyncClient {
 
   /** @param {string} documentId */
   #saveSoon(documentId) {
-    if ((this.#machine.manager(documentId)?.pending.length ?? 0) > 0) return this.#save(documentId);
+    // Unsent writes are kept at once, and so is that there are none any more.
+    const waiting = (this.#machine.manager(documentId)?.pending.length ?? 0) > 0;
+    if (waiting || this.#keptWaiting.delete(documentId)) return this.#save(documentId);
     if (this.#lateSaves.has(documentId)) return;
     this.#lateSaves.set(documentId, setTimeout(() => this.#save(documentId), SAVE_DELAY_MS));
   }
@@ -347,6 +354,7 @@ export class SyncClient {
     this.#lateSaves.delete(documentId);
     const record = this.#machine.manager(documentId)?.toRecord();
     if (!record) return;
+    if (record.pending.length > 0) this.#keptWaiting.add(documentId);
     const saved = this.store.put(this.clientId, record);
     saved.catch((error) => {
       const problem = { title: "the browser did not keep a change", detail: String(error) };

@@ -36,7 +36,7 @@ import { StateManager } from "./state-manager.js";
  *   | { type: "open", documentId: string, record?: DocumentRecord }
  *   | { type: "close", documentId: string }
  *   | { type: "watch", position: number }
- *   | { type: "write", documentId: string, state: Json }
+ *   | { type: "write", documentId: string, state: Json, record?: DocumentRecord }
  * )} Input */
 
 /** @typedef {(
@@ -71,7 +71,7 @@ import { StateManager } from "./state-manager.js";
 export const RECONNECT_PAUSE_MIN_MS = 250;
 /** The longest pause before connecting again. */
 export const RECONNECT_PAUSE_MAX_MS = 15_000;
-/** So many attempts in a row without a welcome, and the next transport is tried. */
+/** So many attempts in a row that were never live, and the next transport is tried. */
 export const TRANSPORT_TRIES_MAX = 2;
 /** How long a transport may take from the first step to the welcome; then it counts as failed. */
 export const WELCOME_WAIT_MS = 10_000;
@@ -106,7 +106,7 @@ export class SyncMachine {
   #link = "closed";
   /** @type {TransportName} The transport of the link, while there is one. */
   #transport = "websocket";
-  /** Failed attempts since the last welcome. */
+  /** Failed attempts since it was live. */
   #failures = 0;
   /** How often the heartbeat rang since the last message. */
   #silentBeats = 0;
@@ -155,6 +155,11 @@ export class SyncMachine {
   get transport() {
     if (this.#link !== "closed") return this.#transport;
     return this.transports[Math.floor(this.#failures / TRANSPORT_TRIES_MAX) % this.transports.length];
+  }
+
+  /** Whether the hello is out: what is followed from now on must be asked for separately. */
+  get #greeted() {
+    return this.#link === "greeting" || this.#link === "open";
   }
 
   /** Where the collection's feed goes on. */
@@ -215,10 +220,10 @@ export class SyncMachine {
       case "watch":
         this.#position = input.position;
         this.#collectionLive = false;
-        if (this.#link === "open") this.#send({ type: "subscribe", collection: { cursor: input.position } });
+        if (this.#greeted) this.#send({ type: "subscribe", collection: { cursor: input.position } });
         break;
       case "write":
-        this.#write(input.documentId, input.state, nowMs);
+        this.#write(input, nowMs);
         break;
     }
     this.#emitStatus();
@@ -309,7 +314,6 @@ export class SyncMachine {
     switch (message.type) {
       case "welcome":
         this.#link = "open";
-        this.#failures = 0;
         this.#silentBeats = 0;
         this.#out({ type: "clearTimer", name: "welcome" });
         if (this.#transport === "websocket") this.#out({ type: "setTimer", name: "heartbeat", delayMs: HEARTBEAT_MS });
@@ -409,14 +413,17 @@ export class SyncMachine {
   // Writes
 
   /**
-   * @param {string} documentId
-   * @param {Json} state
+   * @param {Extract<Input, { type: "write" }>} input
    * @param {number} nowMs
    */
-  #write(documentId, state, nowMs) {
-    this.#open(documentId);
-    const followed = /** @type {Followed} */ (this.#documents.get(documentId));
-    if (!followed.manager.write(state, nowMs)) return;
+  #write({ documentId, state, record }, nowMs) {
+    const followed = this.#documents.get(documentId) ?? this.#follow(documentId, record);
+    const isNew = !this.#documents.has(documentId);
+    const changes = followed.manager.write(state, nowMs);
+    this.#documents.set(documentId, followed);
+    // After the write: a document that is made here has no history to ask for.
+    if (isNew && this.#greeted) this.#subscribe(followed);
+    if (!changes) return;
     this.#changed(documentId);
     this.#push(followed);
   }
@@ -435,7 +442,7 @@ export class SyncMachine {
     const push = followed.manager.nextPush();
     if (!push) return;
     followed.inFlight = true;
-    followed.pushedOn = push.baseVersion;
+    followed.pushedOn = followed.manager.version;
     this.#send(push);
     this.#out({ type: "setTimer", name: "answer", delayMs: ANSWER_WAIT_MS });
   }
@@ -497,11 +504,20 @@ export class SyncMachine {
    */
   #open(documentId, record) {
     if (this.#documents.has(documentId)) return;
+    const followed = this.#follow(documentId, record);
+    this.#documents.set(documentId, followed);
+    if (this.#greeted) this.#subscribe(followed);
+  }
+
+  /**
+   * @param {string} documentId
+   * @param {DocumentRecord} [record]
+   * @returns {Followed}
+   */
+  #follow(documentId, record) {
     const manager = new StateManager({ documentId, clientId: this.clientId, resolver: this.resolver });
     if (record) manager.restore(record);
-    const followed = { manager, live: false, inFlight: false, pushedOn: 0, waitFor: 0 };
-    this.#documents.set(documentId, followed);
-    if (this.#link === "open" || this.#link === "greeting") this.#subscribe(followed);
+    return { manager, live: false, inFlight: false, pushedOn: 0, waitFor: 0 };
   }
 
   /** @param {string} documentId */
@@ -510,7 +526,7 @@ export class SyncMachine {
     // A document with writes under way stays until they are answered.
     if (!followed || followed.manager.pending.length > 0) return;
     this.#documents.delete(documentId);
-    if (this.#link === "open") this.#send({ type: "unsubscribe", documents: [documentId] });
+    if (this.#greeted) this.#send({ type: "unsubscribe", documents: [documentId] });
   }
 
   /**
@@ -547,6 +563,8 @@ export class SyncMachine {
 
   #emitStatus() {
     const { status, transport, unsent } = this;
+    // A welcome is not enough: a server that breaks right after it must not be asked again and again.
+    if (status === "live") this.#failures = 0;
     const key = `${status} ${transport} ${unsent}`;
     if (key === this.#emitted) return;
     this.#emitted = key;
@@ -555,10 +573,11 @@ export class SyncMachine {
 }
 
 /**
- * Where a document goes on: after the last event that is held, or with the latest state when nothing is.
+ * Where a document goes on: after the last event that is held, or with the latest state when nothing is. One that is
+ * made here goes on from nothing.
  *
  * @param {StateManager} manager
  */
-function resume(manager) {
-  return manager.version > 0 ? { cursor: manager.version } : {};
+function resume({ version, pending }) {
+  return version > 0 || pending.length > 0 ? { cursor: version } : {};
 }

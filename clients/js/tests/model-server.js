@@ -57,7 +57,8 @@ export class ModelServer {
       current: { version: this.version, state: this.state },
     });
     if (clientSeq > last + 1) return rejected("sequence-gap", { expected: last + 1, actual: clientSeq });
-    if (baseVersion !== this.version) return rejected("version-mismatch", { expected: baseVersion, actual: this.version });
+    const actual = this.state === null ? 0 : this.version;
+    if (baseVersion !== actual) return rejected("version-mismatch", { expected: baseVersion, actual });
     const after = op === "delete" ? null : op === "create" ? state : applyPatch(this.state, patch);
     return { type: "pushed", ...answer, version: this.commit(clientId, clientSeq, after), repeated: false, changed: true };
   }

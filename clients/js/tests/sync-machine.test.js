@@ -56,6 +56,15 @@ test("connecting says hello and asks for what is missing", () => {
   ]);
 });
 
+test("what is followed between the hello and the welcome is asked for too", () => {
+  const { feed, hear } = machine();
+  feed({ type: "connect" });
+  feed({ type: "opened" });
+  assert.deepEqual(sent(feed({ type: "watch", position: 4 })), [{ type: "subscribe", collection: { cursor: 4 } }]);
+  assert.deepEqual(sent(feed({ type: "open", documentId: "g" })), [{ type: "subscribe", documents: { g: {} } }]);
+  assert.deepEqual(sent(hear({ type: "welcome" })), []);
+});
+
 test("the status is live only when everything that is open has caught up", () => {
   const { it, feed, hear } = liveMachine();
   feed({ type: "open", documentId: "h" });
@@ -194,6 +203,26 @@ test("a push without an answer gives the connection up, and goes out again on th
   feed({ type: "opened" });
   hear({ type: "welcome" });
   assert.deepEqual(sent(hear({ type: "live", documentId: "g", version: 3 })), [push]);
+});
+
+test("a server that breaks right after its welcome is asked less and less often", () => {
+  const { feed, hear } = machine({ transports: ["websocket"] });
+  feed({ type: "open", documentId: "g" });
+  feed({ type: "connect" });
+  const delays = [];
+  for (let i = 0; i < 5; i++) {
+    feed({ type: "opened" });
+    hear({ type: "welcome" });
+    delays.push(feed({ type: "closed" }, 0).find(({ name, type }) => type === "setTimer" && name === "reconnect").delayMs);
+    feed({ type: "timer", name: "reconnect" });
+  }
+  assert.deepEqual(delays, [125, 250, 500, 1000, 2000]);
+});
+
+test("a document that is made here is followed from its beginning", () => {
+  const { feed } = liveMachine();
+  const outputs = feed({ type: "write", documentId: "new", state: { name: "Go" } });
+  assert.deepEqual(sent(outputs), [{ type: "subscribe", documents: { new: { cursor: 0 } } }]);
 });
 
 test("a draining server is left, and tried again no sooner than it says", () => {

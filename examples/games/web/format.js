@@ -48,18 +48,22 @@ export function changeList(event, before) {
 
 /** @param {any} operation @param {any} before */
 function changeLine(operation, before) {
-  const line = h("li", {});
-  const path = operation.op === "move" ? operation.from : operation.path;
-  line.append(h("span", { class: "path" }, formatPath(path.replace(/\/-$/, ""))), " ");
-  // An item that is put into a list has nothing before it at its place.
-  const list = valueAt(before ?? null, path.replace(/\/[^/]*$/, ""));
-  const old = operation.op === "add" && Array.isArray(list) ? undefined : valueAt(before ?? null, path);
-  if (operation.op === "move") line.append(h("ins", {}, `moved to ${formatPath(operation.path)}`));
-  else if (operation.op === "copy") line.append(h("ins", {}, `copied from ${formatPath(operation.from)}`));
-  else {
-    if (old !== undefined) line.append(h("del", {}, formatValue(old)), " ");
-    if (operation.op === "remove") line.append(old === undefined ? "removed" : h("span", { class: "visually-hidden" }, "removed"));
-    else line.append(h("span", { class: "arrow", "aria-label": "became" }, "→"), " ", h("ins", {}, formatValue(operation.value)));
-  }
-  return line;
+  const { op, value } = operation;
+  const path = op === "move" ? operation.from : operation.path;
+  const parent = path.replace(/\/[^/]*$/, "");
+  const listed = Array.isArray(valueAt(before ?? null, parent));
+  const old = valueAt(before ?? null, path);
+  if (listed && op === "add") return line(parent, "+", h("ins", {}, formatValue(value)));
+  if (listed && op === "remove") return line(parent, "−", h("del", {}, formatValue(old)));
+  if (op === "move") return line(path, h("ins", {}, `moved to ${formatPath(operation.path)}`));
+  if (op === "copy") return line(path, h("ins", {}, `copied from ${formatPath(operation.from)}`));
+  if (op === "remove") return line(path, old === undefined ? "" : h("del", {}, formatValue(old)), "removed");
+  const arrow = h("span", { class: "arrow", role: "img", "aria-label": "became" }, "→");
+  return line(path, old === undefined ? "" : h("del", {}, formatValue(old)), arrow, h("ins", {}, formatValue(value)));
+}
+
+/** @param {string} path @param {...(Node | string)} parts */
+function line(path, ...parts) {
+  const spaced = parts.filter((part) => part !== "").flatMap((part) => [" ", part]);
+  return h("li", {}, h("span", { class: "path" }, formatPath(path)), ...spaced);
 }

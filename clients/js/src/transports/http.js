@@ -207,11 +207,16 @@ async function problemOf(response) {
   }
 }
 
+/** Whether there is nothing to have the state of. Then its first event can still be waited for. @param {unknown} error */
+const isUnknownDocument = (error) =>
+  error instanceof ProblemError && error.problem.type === "urn:weft:problem:unknown-document";
+
 /** Follows by Server-Sent Events. @type {Reader} */
 async function follow(link, { documentId, from, signal }) {
   const path = documentId === undefined ? "events" : `events/${encodeURIComponent(documentId)}`;
-  const query = from.cursor === undefined ? "" : `?after=${from.cursor}`;
-  const response = await link.request(path + query, { signal, accept: "text/event-stream" });
+  const open = (/** @type {number | undefined} */ cursor) =>
+    link.request(path + (cursor === undefined ? "" : `?after=${cursor}`), { signal, accept: "text/event-stream" });
+  const response = await open(from.cursor).catch((error) => (isUnknownDocument(error) ? open(0) : Promise.reject(error)));
   for await (const { event, data } of readServerSentEvents(response, STREAM_SILENCE_MS)) {
     if (signal.aborted) return;
     link.hear(asMessage(event, JSON.parse(data), documentId));
@@ -247,8 +252,9 @@ async function poll(link, { documentId, from, signal }) {
         link.hear({ type: "live", documentId, version: cursor });
       }
     } catch (error) {
-      if (!(error instanceof ProblemError) || error.problem.status !== 410) throw error;
-      cursor = undefined;
+      if (isUnknownDocument(error)) cursor = 0;
+      else if (error instanceof ProblemError && error.problem.status === 410) cursor = undefined;
+      else throw error;
     }
   }
 }
@@ -284,7 +290,15 @@ async function pollCollection(link, position, signal) {
   for (let live = false; !signal.aborted; ) {
     const wait = live ? POLL_WAIT_S : 0;
     const path = `api/events?after=${position}&limit=${PAGE_EVENTS}&wait=${wait}`;
-    const page = await (await link.request(path, { waitMs: wait * 1000, signal })).json();
+    const page = await link.request(path, { waitMs: wait * 1000, signal }).then(
+      (response) => response.json(),
+      (error) => {
+        if (!(error instanceof ProblemError) || error.problem.status !== 410) throw error;
+        const position = error.problem.position ?? 0;
+        link.hear({ type: "resync", collection: true, reason: error.message, position });
+        return { events: [], position };
+      },
+    );
     if (page.events.length > 0) link.hear({ type: "events", collection: true, events: page.events });
     position = page.position;
     if (!live && page.next === undefined) {

@@ -14,12 +14,13 @@ export function makeTimeline(history, { shown, restore }) {
   const when = h("span", { class: "when" });
   const back = h("button", { type: "button", class: "button", onclick: () => show(undefined) }, "Back to now");
   const bringBack = h("button", { type: "button", class: "button", onclick: () => at !== undefined && restore(at) }, "Restore this state");
+  const buttons = h("div", { class: "buttons" }, back, bringBack);
   const element = h(
     "section",
     { class: "card timeline", "aria-labelledby": "timeline-label" },
     h("div", { class: "timeline-head" }, h("label", { for: "timeline", id: "timeline-label" }, "History"), position, when),
     slider,
-    h("div", { class: "buttons" }, back, bringBack),
+    buttons,
   );
 
   /** @type {number | undefined} The version that is shown, unless it is the latest. */
@@ -36,7 +37,7 @@ export function makeTimeline(history, { shown, restore }) {
     slider.setAttribute("aria-valuetext", words);
     const event = history.events[(at ?? latest) - history.first];
     when.replaceChildren(...(event ? [timeElement(event.timestamp)] : []));
-    back.hidden = bringBack.hidden = at === undefined;
+    buttons.hidden = at === undefined;
     element.classList.toggle("past", at !== undefined);
   };
 
