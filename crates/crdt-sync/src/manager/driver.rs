@@ -70,14 +70,13 @@ impl Driver {
             have = vector;
         }
         let mut not_applied = 0;
-        for_each_page(&parts, have, &stored, |records| {
+        let whole = for_each_page(&parts, have, &stored, |records| {
             for record in records {
                 not_applied += u64::from(!skip_bad(parts.document.apply(record)));
                 parts.guard.iter().for_each(|guard| guard.note(record));
             }
-            Ok(())
-        })
-        .await?;
+        });
+        expect_whole(whole.await?)?;
         let machine = Session::new(parts.options, stored.clone(), Duration::ZERO, seed);
         let own_last = stored.get(&parts.options.session);
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
@@ -355,13 +354,12 @@ impl Driver {
             None => (StateVector::new(), None),
         };
         let mut fold = self.parts.document.fold(base.as_deref())?;
-        for_each_page(&self.parts, have, upto, |records| {
+        let whole = for_each_page(&self.parts, have, upto, |records| {
             for record in records {
                 skip_bad(fold.apply(record));
             }
-            Ok(())
-        })
-        .await?;
+        });
+        expect_whole(whole.await?)?;
         Ok(fold.finish()?)
     }
 
@@ -385,13 +383,10 @@ impl Driver {
         }
         let vector = head.vector;
         // Before anything is kept, the bytes must prove to be a snapshot that our own patches go on top of.
-        let mut beyond = Vec::new();
-        let stored = self.machine.stored().clone();
-        let own =
-            vector.missing_from(&stored).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
-        match read_all(&self.parts, own).await? {
-            Some(records) => beyond.extend(records),
-            None => return Ok(Input::InstallFailed),
+        let (mut beyond, stored) = (Vec::new(), self.machine.stored().clone());
+        let keep = |records: &[PatchRecord]| beyond.extend_from_slice(records);
+        if !for_each_page(&self.parts, vector.clone(), &stored, keep).await? {
+            return Ok(Input::InstallFailed);
         }
         let checked = self.parts.document.fold(Some(&bytes)).and_then(|mut fold| {
             for record in &beyond {
@@ -443,53 +438,37 @@ fn skip_bad(applied: Result<(), DocumentError>) -> bool {
     applied.inspect_err(|error| tracing::warn!(%error, "passed over a patch")).is_ok()
 }
 
-/// Reads everything after `have` up to `upto`, page by page.
+/// Reads everything after `have` up to `upto`, page by page. Stops and returns `false` if some of it is only left in the
+/// snapshot.
 async fn for_each_page(
     parts: &Parts,
     mut have: StateVector<SessionId>,
     upto: &StateVector<SessionId>,
-    mut each: impl FnMut(&[PatchRecord]) -> Result<(), SyncError>,
-) -> Result<(), SyncError> {
+    mut each: impl FnMut(&[PatchRecord]),
+) -> Result<bool, SyncError> {
     loop {
         let want: Vec<Want> =
             have.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
         if want.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let PatchPage::Records(records) = parts.store.page(&want, LOAD_PAGE_BYTES).await? else {
-            return Err(hole("a patch beyond the snapshot is said to be in it"));
+            return Ok(false);
         };
         if records.is_empty() {
-            return Err(hole("patches below the state vector are missing"));
+            return Err(corrupt("patches below the state vector are missing"));
         }
-        each(&records)?;
+        each(&records);
         for record in &records {
             have.advance(record.session(), record.last());
         }
     }
 }
 
-/// All wanted patches; `None` if some are only left in a snapshot.
-async fn read_all(parts: &Parts, mut want: Vec<Want>) -> Result<Option<Vec<PatchRecord>>, SyncError> {
-    let mut all: Vec<PatchRecord> = Vec::new();
-    while !want.is_empty() {
-        let PatchPage::Records(records) = parts.store.page(&want, LOAD_PAGE_BYTES).await? else {
-            return Ok(None);
-        };
-        if records.is_empty() {
-            return Err(hole("patches below the state vector are missing"));
-        }
-        for record in &records {
-            if let Some(want) = want.iter_mut().find(|want| want.sid == record.session()) {
-                want.after = record.last();
-            }
-        }
-        want.retain(|want| want.after < want.upto);
-        all.extend(records);
-    }
-    Ok(Some(all))
+fn expect_whole(whole: bool) -> Result<(), SyncError> {
+    if whole { Ok(()) } else { Err(corrupt("a patch beyond the snapshot is said to be in it")) }
 }
 
-fn hole(reason: &str) -> SyncError {
+fn corrupt(reason: &str) -> SyncError {
     PatchStoreError::Corrupt { place: "the patches".to_owned(), reason: reason.to_owned() }.into()
 }
