@@ -28,6 +28,35 @@
 //! # }
 //! ```
 //!
+//! ```
+//! use std::convert::Infallible;
+//! use crdt_core::ClientId;
+//! use nodestorage::{Body, DocumentId, EditOptions, Edited, MemoryStorage, Storage, StorageExt};
+//! use serde_json::json;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let games = MemoryStorage::default(); // or a collection of an `EmbeddedStore`
+//! let (id, server) = (DocumentId::new("first")?, EditOptions::by(ClientId::new("server")?));
+//! games.find_one_and_upsert(&id, Body::from_iter([("gold".to_owned(), json!(1))]), server.clone()).await?;
+//!
+//! let edit = |game: &mut Body| {
+//!     game["gold"] = json!(51);
+//!     Ok::<_, Infallible>(())
+//! };
+//! if let Edited::Changed { document, change } = games.edit(&id, edit, server).await? {
+//!     assert_eq!((document.version, change.version), (2, 2));
+//!     assert_eq!(change.diff.merge_patch, Some(json!({"gold": 51})));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Store`] holds collections; a [`Storage`] is one of them, with [`Document`]s by [`DocumentId`]. Each change makes
+//! the document's next version and is recorded as a [`Change`] with its [`Diff`]; all recorded changes of a store have
+//! one order, their positions. [`MemoryStore`] is the reference, `EmbeddedStore` (feature `embedded`) keeps a
+//! folder. [`TypedStorage`] reads and edits documents as types of the application.
+//!
 //! This crate knows no clients and no transports.
 
 pub mod change;
@@ -45,6 +74,7 @@ pub mod options;
 mod rules;
 pub mod storage;
 pub mod store;
+pub mod typed;
 mod verbs;
 mod watch;
 
@@ -60,3 +90,4 @@ pub use memory::{MemoryStorage, MemoryStore};
 pub use options::StorageOptions;
 pub use storage::{Storage, StorageExt};
 pub use store::Store;
+pub use typed::{Typed, TypedStorage, Updated};

@@ -73,13 +73,14 @@ async fn contents(games: &EmbeddedStorage) -> Result<BTreeMap<String, Value>, St
 
 /// Some documents with some history.
 async fn fill(games: &EmbeddedStorage) {
-    for n in 0..5 {
+    let documents = (0..5).map(|n| async move {
         let name = format!("d{n}");
         games.find_one_and_upsert(&id(&name), body(json!({"n": n})), by("p", Some(1))).await.unwrap();
         for v in 0..20u64 {
             set(games, &name, json!({"v": v, "s": "x".repeat(20)}), by("p", Some(v + 2))).await;
         }
-    }
+    });
+    futures_util::future::join_all(documents).await;
     games.delete_one(&id("d4"), by("p", None)).await.unwrap();
     games.remove_changes(&id("d0"), 7).await.unwrap();
 }

@@ -74,7 +74,7 @@ async fn a_flipped_bit_is_an_error_or_harmless() {
         for (nth, file) in files(pristine.path()).into_iter().enumerate() {
             let name = file.strip_prefix(pristine.path()).unwrap().to_owned();
             let len = written_len(&file);
-            for probe in 0..if len < 512 { 1 } else { 8 } {
+            for probe in 0..if len < 512 { 1 } else { 5 } {
                 let Some(place) = scatter(nth as u64 * 100 + probe).checked_rem(len) else { break };
                 let what = format!("{} with a bit flipped at {place} of {len}", name.display());
                 check(pristine.path(), &shown, &what, |folder| {
@@ -95,7 +95,7 @@ async fn a_cut_file_is_an_error_or_harmless() {
         for (nth, file) in files(pristine.path()).into_iter().enumerate() {
             let name = file.strip_prefix(pristine.path()).unwrap().to_owned();
             let len = written_len(&file);
-            for probe in 0..if len < 512 { 1 } else { 3 } {
+            for probe in 0..if len < 512 { 1 } else { 2 } {
                 let Some(place) = scatter(nth as u64 * 100 + probe).checked_rem(len) else { break };
                 let place = if probe == 0 { len - 1 } else { place };
                 let what = format!("{} cut from {len} to {place} bytes", name.display());
