@@ -163,12 +163,16 @@ impl Steps<'_> {
         Ok(found)
     }
 
-    /// Only that they compile: they are a workspace of their own, and so nothing else would notice.
+    /// Only that they are in order: they are a workspace of their own, and so nothing else would notice.
     fn fuzz_targets(&self) -> Result<Found> {
-        let mut command = self.workspace.cargo();
-        command.args(["check", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"]);
-        command.arg(self.workspace.target.join("fuzz"));
-        self.cargo_check("fuzz targets", &mut command)
+        let mut format = self.workspace.cargo();
+        format.args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]);
+        let mut found = self.cargo_check("fuzz formatting", &mut format)?;
+        let mut clippy = self.workspace.cargo();
+        clippy.args(["clippy", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"]);
+        clippy.arg(self.workspace.target.join("fuzz")).args(["--", "-D", "warnings"]);
+        found.add(self.cargo_check("fuzz targets", &mut clippy)?);
+        Ok(found)
     }
 
     fn documentation(&self) -> Result<Found> {
