@@ -14,7 +14,8 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(decode_patch(&again).as_ref(), Ok(&record));
     }
     if let Ok((from, message)) = decode_sync(&input) {
-        let again = encode_sync(EncodingFormat::Binary, &from, &message).expect("what was read can be written");
+        let again =
+            encode_sync(EncodingFormat::Binary, &from, &message).expect("what was read can be written");
         assert_eq!(decode_sync(&again), Ok((from, message)));
     }
 });
