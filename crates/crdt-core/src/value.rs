@@ -95,6 +95,24 @@ impl Value {
         matches!(self, Self::Undefined)
     }
 
+    /// The same value with the keys of its maps sorted and those without a value left out. Two values are the same JSON
+    /// exactly when these are equal.
+    pub fn in_key_order(&self) -> Self {
+        match self {
+            Self::Array(items) => Self::Array(items.iter().map(Self::in_key_order).collect()),
+            Self::Map(entries) => {
+                let mut entries: Vec<_> = entries
+                    .iter()
+                    .filter(|(_, value)| !value.is_undefined())
+                    .map(|(key, value)| (key.clone(), value.in_key_order()))
+                    .collect();
+                entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                Self::Map(entries)
+            }
+            other => other.clone(),
+        }
+    }
+
     /// What it is, for messages.
     pub const fn kind(&self) -> &'static str {
         match self {

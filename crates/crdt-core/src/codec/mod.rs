@@ -12,7 +12,7 @@ pub mod json;
 pub mod log;
 pub mod msgpack;
 pub mod patch;
-mod shape;
+pub(crate) mod shape;
 pub mod wire;
 
 pub use cbor::RawValue;

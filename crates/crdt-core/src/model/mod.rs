@@ -1,6 +1,8 @@
 //! Editing a document by path and position, and the patches that come of it.
 
 mod cursor;
+mod diff;
+pub mod json_patch;
 mod path;
 
 pub use cursor::{ArrCursor, BinCursor, ConCursor, ObjCursor, StrCursor, ValCursor, VecCursor};
@@ -8,7 +10,7 @@ pub use path::{Path, Step};
 
 use crate::{
     Patch, PatchBuilder, SessionId, Timestamp, Value,
-    document::{Applied, ApplyError, Document, Kind},
+    document::{Applied, ApplyError, Document, Kind, NodeRef},
 };
 
 /// A document with the edits that have not been sent yet.
@@ -274,19 +276,7 @@ impl<'m> Api<'m> {
 
     fn find(&self, path: &impl Path, kind: Kind) -> Result<u32, EditError> {
         let not_found = || EditError::NotFound { path: path.pointer() };
-        let mut node = self.model.doc.root();
-        path.walk(&mut |step| {
-            let mut here = node;
-            while let Some(register) = here.filter(|here| here.kind() == Kind::Val) {
-                here = register.child();
-            }
-            node = here.and_then(|here| match (here.kind(), step) {
-                (Kind::Obj, step) => here.get(&step.key()),
-                (Kind::Arr | Kind::Vec, step) => here.at(step.index()?),
-                _ => None,
-            });
-        })?;
-        let mut node = node.ok_or_else(not_found)?;
+        let mut node = find_node(&self.model.doc, path)?.ok_or_else(not_found)?;
         while kind != Kind::Val && node.kind() == Kind::Val {
             node = node.child().ok_or_else(not_found)?;
         }
@@ -295,4 +285,25 @@ impl<'m> Api<'m> {
         }
         Ok(node.index() as u32)
     }
+}
+
+/// The node at a path. Registers on the way are stepped through; at its end a register stands for itself.
+fn find_node<'d>(doc: &'d Document, path: &impl Path) -> Result<Option<NodeRef<'d>>, EditError> {
+    let mut node = doc.root();
+    path.walk(&mut |step| {
+        node = node.and_then(past_registers).and_then(|here| match (here.kind(), step) {
+            (Kind::Obj, step) => here.get(&step.key()),
+            (Kind::Arr | Kind::Vec, step) => here.at(step.index()?),
+            _ => None,
+        });
+    })?;
+    Ok(node)
+}
+
+/// The node in a register, or in the register in it.
+fn past_registers(mut node: NodeRef<'_>) -> Option<NodeRef<'_>> {
+    while node.kind() == Kind::Val {
+        node = node.child()?;
+    }
+    Some(node)
 }

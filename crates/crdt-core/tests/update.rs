@@ -1,0 +1,215 @@
+//! JSON Patch, and edits that lead to a target.
+
+mod support;
+
+use crdt_core::{
+    Model, SessionId, Value,
+    codec::json,
+    model::json_patch::{self, JsonPatchFault},
+    patch::Op,
+};
+use proptest::prelude::*;
+use support::{plain, random::Entropy};
+
+fn parse(text: &str) -> Value {
+    json::decode(text.as_bytes()).unwrap()
+}
+
+fn model(text: &str) -> Model {
+    let mut model = Model::new(SessionId::new(70_000).unwrap());
+    model.api().root(parse(text)).unwrap();
+    model.flush();
+    model
+}
+
+/// Does a JSON Patch; the view afterwards, or the error.
+fn patched(document: &str, patch: &str) -> Result<String, String> {
+    let mut model = model(document);
+    let ops = json_patch::decode(patch.as_bytes()).map_err(|error| error.to_string())?;
+    model.apply_json_patch(&ops).map_err(|error| error.to_string())?;
+    model.document().check().unwrap();
+    Ok(json::encode(&plain(&model.view())))
+}
+
+#[track_caller]
+fn check(document: &str, patch: &str, expect: &str) {
+    assert_eq!(patched(document, patch).unwrap(), expect);
+}
+
+#[track_caller]
+fn check_error(document: &str, patch: &str, expect: &str) {
+    assert_eq!(patched(document, patch).unwrap_err(), expect);
+}
+
+/// The examples of RFC 6902, appendix A.
+#[test]
+fn the_examples_of_the_rfc_hold() {
+    check(
+        r#"{"foo":"bar"}"#,
+        r#"[{"op":"add","path":"/baz","value":"qux"}]"#,
+        r#"{"baz":"qux","foo":"bar"}"#,
+    );
+    let foo = r#"{"foo":["bar","baz"]}"#;
+    check(foo, r#"[{"op":"add","path":"/foo/1","value":"qux"}]"#, r#"{"foo":["bar","qux","baz"]}"#);
+    check(r#"{"baz":"qux","foo":"bar"}"#, r#"[{"op":"remove","path":"/baz"}]"#, r#"{"foo":"bar"}"#);
+    check(r#"{"foo":["bar","qux","baz"]}"#, r#"[{"op":"remove","path":"/foo/1"}]"#, foo);
+    let baz = r#"[{"op":"replace","path":"/baz","value":"boo"}]"#;
+    check(r#"{"baz":"qux","foo":"bar"}"#, baz, r#"{"baz":"boo","foo":"bar"}"#);
+    check(
+        r#"{"foo":{"bar":"baz","waldo":"fred"},"qux":{"corge":"grault"}}"#,
+        r#"[{"op":"move","from":"/foo/waldo","path":"/qux/thud"}]"#,
+        r#"{"foo":{"bar":"baz"},"qux":{"corge":"grault","thud":"fred"}}"#,
+    );
+    check(
+        r#"{"foo":["all","grass","cows","eat"]}"#,
+        r#"[{"op":"move","from":"/foo/1","path":"/foo/3"}]"#,
+        r#"{"foo":["all","cows","eat","grass"]}"#,
+    );
+    let tests = r#"[{"op":"test","path":"/baz","value":"qux"},{"op":"test","path":"/foo/1","value":2}]"#;
+    check(r#"{"baz":"qux","foo":["a",2,"c"]}"#, tests, r#"{"baz":"qux","foo":["a",2,"c"]}"#);
+    check(
+        r#"{"foo":"bar"}"#,
+        r#"[{"op":"add","path":"/child","value":{"grand":{}}}]"#,
+        r#"{"child":{"grand":{}},"foo":"bar"}"#,
+    );
+    check(
+        r#"{"foo":"bar"}"#,
+        r#"[{"op":"add","path":"/baz","value":"qux","xyz":123}]"#,
+        r#"{"baz":"qux","foo":"bar"}"#,
+    );
+    check(r#"{"/":9,"~1":10}"#, r#"[{"op":"test","path":"/~01","value":10}]"#, r#"{"/":9,"~1":10}"#);
+    check(
+        r#"{"foo":["bar"]}"#,
+        r#"[{"op":"add","path":"/foo/-","value":["abc","def"]}]"#,
+        r#"{"foo":["bar",["abc","def"]]}"#,
+    );
+}
+
+#[test]
+fn an_operation_that_cannot_be_done_says_which_and_why() {
+    let foo = r#"{"foo":"bar"}"#;
+    check_error(
+        foo,
+        r#"[{"op":"test","path":"/foo","value":"bar"},{"op":"test","path":"/foo","value":"x"}]"#,
+        r#"operation 1: the value at "/foo" is not the one that is asked for"#,
+    );
+    check_error(
+        foo,
+        r#"[{"op":"add","path":"/a/b","value":1}]"#,
+        r#"operation 0: there is no map or array that could hold "/a/b""#,
+    );
+    check_error(foo, r#"[{"op":"remove","path":"/a"}]"#, r#"operation 0: there is nothing at "/a""#);
+    check_error(
+        "[1]",
+        r#"[{"op":"add","path":"/3","value":1}]"#,
+        "operation 0: position 2 is behind the end, 1",
+    );
+    check_error(
+        "[1]",
+        r#"[{"op":"add","path":"/01","value":1}]"#,
+        r#"operation 0: there is no map or array that could hold "/01""#,
+    );
+    check_error(
+        r#"{"a":{"b":1}}"#,
+        r#"[{"op":"move","from":"/a","path":"/a/c"}]"#,
+        r#"operation 0: "/a" cannot move to "/a/c", into itself"#,
+    );
+    check_error(foo, r#"[{"op":"fly","path":""}]"#, r#""fly" at $[0].op: expected the name of an operation"#);
+    check_error(foo, r#"[{"op":"remove","path":"a"}]"#, r#""a" at $[0].path: expected a JSON pointer"#);
+}
+
+#[test]
+fn a_failed_patch_in_a_transaction_changes_nothing() {
+    let mut model = model(r#"{"a":1}"#);
+    let ops =
+        json_patch::decode(br#"[{"op":"add","path":"/b","value":2},{"op":"test","path":"/a","value":9}]"#)
+            .unwrap();
+    let error = model.transaction(|model| model.apply_json_patch(&ops)).unwrap_err();
+    assert_eq!((error.index, error.fault), (1, JsonPatchFault::Differs { path: "/a".into() }));
+    assert_eq!(json::encode(&model.view()), r#"{"a":1}"#);
+    assert_eq!(model.flush(), None);
+}
+
+#[test]
+fn text_operations_edit_inside_a_text() {
+    let patch = r#"[{"op":"str_ins","path":"/t","pos":99,"str":"!"},{"op":"str_ins","path":"/t","pos":0,"str":"_"},
+                   {"op":"str_del","path":"/t","pos":1,"len":2},{"op":"str_del","path":"/t","pos":3,"str":"xxxx"}]"#;
+    check(r#"{"t":"hello"}"#, patch, r#"{"t":"_ll"}"#);
+}
+
+#[test]
+fn a_replaced_root_and_a_constant_inside_are_reached() {
+    check("5", r#"[{"op":"replace","path":"","value":[1]},{"op":"test","path":"/0","value":1}]"#, "[1]");
+    check(r#"{"a":[{"b":2}]}"#, r#"[{"op":"copy","from":"/a/0/b","path":"/c"}]"#, r#"{"a":[{"b":2}],"c":2}"#);
+}
+
+/// What is edited is what differs: others' edits to the rest stay.
+#[test]
+fn an_update_keeps_what_others_do_to_the_rest() {
+    let mut alice = model(r#"{"title":"a long title","tags":["x","y"],"n":1,"old":true}"#);
+    let mut bob = alice.fork(SessionId::new(80_000).unwrap());
+    alice
+        .api()
+        .update("", parse(r#"{"title":"a longer title","tags":["x","z","y"],"n":1,"new":[]}"#))
+        .unwrap();
+    bob.api().str("/title").unwrap().ins(12, "!").unwrap();
+    bob.api().obj("").unwrap().set([("n", 2)]).unwrap();
+    bob.api().arr("/tags").unwrap().del(1, 1).unwrap();
+    let (a, b) = (alice.flush().unwrap(), bob.flush().unwrap());
+    assert!(bob.apply(&a).is_ok() && alice.apply(&b).is_ok());
+    let expect = r#"{"n":2,"new":[],"tags":["x","z"],"title":"a longer title!"}"#;
+    assert_eq!(json::encode(&plain(&alice.view())), expect);
+    assert_eq!(json::encode(&plain(&bob.view())), expect);
+}
+
+#[test]
+fn an_update_of_text_edits_only_what_differs() {
+    let mut model = model(r#""the quick brown \ud83d\ude42 fox""#);
+    model.api().str("").unwrap().update("the quick red \u{1f643} fox!").unwrap();
+    assert_eq!(model.view(), "the quick red \u{1f643} fox!".into());
+    let patch = model.flush().unwrap();
+    let (mut inserted, mut deleted) = (0, 0);
+    for (_, op) in patch.ops() {
+        match op {
+            Op::InsStr { units, .. } => inserted += units,
+            Op::Del { spans, .. } => deleted += spans.map(|span| span.span).sum::<u64>(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(inserted <= 6 && deleted <= 7, "{inserted} inserted, {deleted} deleted");
+}
+
+#[test]
+fn an_update_to_the_same_value_makes_no_patch() {
+    let text = r#"{"a":[1,{"b":"text"},null],"c":{"d":[]}}"#;
+    let mut model = model(text);
+    model.api().update("", parse(text)).unwrap();
+    assert_eq!(model.flush(), None);
+}
+
+proptest! {
+    #[test]
+    fn an_update_leads_to_its_target(
+        before in prop::collection::vec(any::<u8>(), 0..80),
+        after in prop::collection::vec(any::<u8>(), 0..80),
+        splice in 0usize..80,
+    ) {
+        // Half of the targets share much with what is there.
+        let mut similar = before.clone();
+        similar.splice(splice.min(before.len()).., after.iter().copied());
+        for after in [after, similar] {
+            let (from, to) = (Entropy(&before).value(4), Entropy(&after).value(4));
+            let mut model = Model::new(SessionId::new(70_000).unwrap());
+            model.api().root(from.clone()).unwrap();
+            model.flush();
+            let mut peer = model.fork(SessionId::new(80_000).unwrap());
+            model.api().update("", to.clone()).unwrap();
+            model.document().check().unwrap();
+            prop_assert_eq!(plain(&model.view()), plain(&to));
+            if let Some(patch) = model.flush() {
+                prop_assert!(peer.apply(&patch).is_ok());
+            }
+            prop_assert_eq!(plain(&peer.view()), plain(&to));
+        }
+    }
+}
