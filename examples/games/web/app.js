@@ -25,38 +25,40 @@ function selected() {
 /** @type {{ id: string, close: () => void } | undefined} */
 let open = undefined;
 
+/** Shows what the address says; returns whether that is a game that was not shown before. */
 function route() {
   // A link into the page, such as the one that skips the list, is no game.
-  if (location.hash !== "" && !location.hash.startsWith("#/")) return;
+  if (location.hash !== "" && !location.hash.startsWith("#/")) return false;
   const id = selected();
-  if (open && open.id === id) return;
+  if (open && open.id === id) return false;
   open?.close();
   open = undefined;
   byId("layout").dataset.view = id === undefined ? "list" : "detail";
   if (id === undefined) {
     byId("main").replaceChildren(h("p", { class: "empty" }, "Pick a game, or make a new one."));
-    return;
+    return false;
   }
   const detail = openDetail(client, id, { leave: () => (location.hash = "#/") });
   byId("main").replaceChildren(detail.element);
   open = { id, close: detail.close };
+  return true;
 }
 
 async function create() {
   const id = `game-${newClientId().slice(2)}`;
   await write(client, id, () => newGame(`Game ${games.all.length + 1}`));
   location.hash = `#/games/${encodeURIComponent(id)}`;
-  const name = byId("field-name");
-  name?.focus();
-  name?.select();
+  route();
+  // Its name is what a new game wants first.
+  byId("field-name").focus();
+  byId("field-name").select();
 }
 
 client.on("refused", ({ problem }) => toast(`The server refused an edit: ${problem.detail ?? problem.title}`, { error: true }));
 startStatus(client);
 startList(games, { selected, create });
 addEventListener("hashchange", () => {
-  route();
-  if (selected() !== undefined) byId("main").focus({ preventScroll: true });
+  if (route()) byId("main").focus({ preventScroll: true });
 });
 route();
 client.connect();
