@@ -10,12 +10,14 @@ pub struct Reader<'a> {
     at: usize,
     /// Whether all that was read so far was spelled as json-joy's encoder spells it.
     pub(crate) canonical: bool,
+    /// Whether an id of another session than the patch's own was read.
+    pub(crate) foreign: bool,
 }
 
 impl<'a> Reader<'a> {
     /// Starts at the first byte.
     pub const fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, canonical: true }
+        Self { bytes, at: 0, canonical: true, foreign: false }
     }
 
     /// A reader of the same bytes elsewhere; beyond the end it finds nothing.
@@ -121,7 +123,34 @@ impl<'a> Reader<'a> {
     }
 
     /// The bytes behind the first one, which brought `shift` bits.
+    #[inline]
     fn varint_tail(&mut self, low: u64, shift: u32, what: &'static str) -> Result<u64, Malformed> {
+        // Up to six bytes at once: the first byte without a high bit is the last one; seven bits of each stay.
+        if let Some(&last) = self.bytes.last_chunk() {
+            // The next eight bytes, or those that are left and zeros, which the check of the length notices.
+            let left = self.left().min(8) as u32;
+            let word = match self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
+                Some(&next) => u64::from_le_bytes(next),
+                None => u64::from_le_bytes(last).checked_shr(64 - 8 * left).unwrap_or(0),
+            };
+            let stop = !word & 0x8080_8080_8080_8080;
+            let len = stop.trailing_zeros() / 8 + 1;
+            if len <= 6.min(left) {
+                self.at += len as usize;
+                let word = word & (u64::MAX >> (64 - 8 * len));
+                self.canonical &= word >> (8 * (len - 1)) != 0;
+                let word = word & 0x7f7f_7f7f_7f7f_7f7f;
+                let word = word & 0x00ff_00ff_00ff_00ff | (word & 0xff00_ff00_ff00_ff00) >> 1;
+                let word = word & 0x0000_ffff_0000_ffff | (word & 0xffff_0000_ffff_0000) >> 2;
+                let word = word & 0x0000_0000_ffff_ffff | (word & 0xffff_ffff_0000_0000) >> 4;
+                return Ok(low | word << shift);
+            }
+        }
+        self.varint_slow(low, shift, what)
+    }
+
+    #[cold]
+    fn varint_slow(&mut self, low: u64, shift: u32, what: &'static str) -> Result<u64, Malformed> {
         let mut number = low;
         for index in 0..7 {
             let byte = self.u8(what)?;
@@ -168,6 +197,7 @@ impl<'a> Reader<'a> {
         }
         let sid = self.session()?;
         self.canonical &= sid != own;
+        self.foreign = true;
         Ok(Timestamp::new(sid, time))
     }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     SessionId, Timespan, Timestamp,
-    patch::{Con, Op, Patch, PatchRef},
+    patch::{Con, Op, Patch, PatchRef, TextOp},
 };
 
 /// What became of a patch.
@@ -136,7 +136,15 @@ impl Document {
         let known = end > 0 && self.has_seen(Timestamp::new(id.sid, end - 1));
         self.observe(session, end.max(1) - 1);
         let mut changed = false;
-        for (id, op) in patch.ops() {
+        let mut ops = patch.ops();
+        loop {
+            if seen.is_none()
+                && let Some(op) = ops.next_text()
+            {
+                changed |= self.insert_text(Id::new(session, op.id.time), &op).unwrap_or(false);
+                continue;
+            }
+            let Some((id, op)) = ops.next() else { break };
             if seen.is_some_and(|seen| id.time + op.span() <= seen + 1) {
                 continue;
             }
@@ -217,11 +225,8 @@ impl Document {
     fn run_maybe(&mut self, id: Id, sid: SessionId, op: &Op<'_>) -> Option<bool> {
         Some(match *op {
             Op::InsStr { obj, after, text, units } => {
-                let node = self.target_of(obj, Form::Str)?;
-                let after = self.anchor(obj, after, id, sid)?;
-                self.insert_run(node, after, id, units as u32, |store, left| {
-                    store.store_text(left, text, units as u32)
-                })?
+                let id_out = Timestamp::new(sid, id.time);
+                self.insert_text(id, &TextOp { id: id_out, obj, after, text, units })?
             }
             Op::Del { obj, spans } => {
                 let node = self.target(obj)?;
@@ -299,6 +304,24 @@ impl Document {
             }
             Op::Nop { .. } => false,
         })
+    }
+
+    #[inline]
+    fn insert_text(&mut self, id: Id, op: &TextOp<'_>) -> Option<bool> {
+        let node = self.target_of(op.obj, Form::Str)?;
+        let after = self.anchor(op.obj, op.after, id, op.id.sid)?;
+        let (bytes, units) = (op.text.as_bytes(), op.units as u32);
+        if let Some(after) = after
+            && units as usize == bytes.len()
+        {
+            let tail = self.store.contents.narrow.tail();
+            if self.store.sequence_mut(node).type_after(after, id, units, tail) {
+                self.store.contents.narrow.push(bytes);
+                self.store.span += op.units;
+                return Some(true);
+            }
+        }
+        self.insert_run(node, after, id, units, |store, left| store.store_text(left, op.text, units))
     }
 
     /// Whether a value was made after the container it goes to; so no container ever holds itself.

@@ -66,6 +66,22 @@ impl<T: Copy + Default> Arena<T> {
         Appended { offset: end, moved: None }
     }
 
+    /// Where items go that are appended behind nothing.
+    #[inline]
+    pub(super) const fn tail(&self) -> u32 {
+        self.items.len() as u32
+    }
+
+    /// Appends items at the end.
+    #[inline]
+    pub(super) fn push(&mut self, more: &[T]) {
+        if let [one] = more {
+            self.items.push(*one);
+        } else {
+            self.items.extend_from_slice(more);
+        }
+    }
+
     /// Leaves room at the end for a chunk that stands there.
     fn open_region(&mut self, room: usize) {
         let next = self.items.len();
@@ -81,6 +97,9 @@ impl<T: Copy + Default> Arena<T> {
     pub(super) fn kill(&mut self, offset: u32, len: u32) {
         if (offset + len) as usize == self.items.len() {
             self.items.truncate(offset as usize);
+            if self.regions.is_empty() {
+                return;
+            }
             self.regions.retain(|region| region.end <= offset);
         } else if let Some(region) = self.regions.iter_mut().find(|region| region.next == offset + len) {
             region.next = offset;

@@ -262,6 +262,19 @@ pub(crate) mod code {
     pub(crate) const NOP: u8 = 17;
 }
 
+/// Reads an insertion of text out of bytes that were checked; `None`, and nothing of use read, for another operation.
+#[inline]
+pub(super) fn read_text<'a>(r: &mut Reader<'a>, own: SessionId) -> Option<(Timestamp, Timestamp, Wtf8<'a>)> {
+    let octet = r.peek()?;
+    if octet >> 3 != code::INS_STR {
+        return None;
+    }
+    r.u8("").ok()?;
+    let len = if octet & 7 == 0 { r.vu57("").ok()? } else { (octet & 7).into() };
+    let (obj, after) = (r.patch_id(own).ok()?, r.patch_id(own).ok()?);
+    Some((obj, after, Wtf8::trusted(r.take(len, "").ok()?)))
+}
+
 /// Reads an operation of a patch of `own`. Text in bytes that were `CHECKED` before is not checked again.
 #[inline]
 pub(super) fn read<'a, const CHECKED: bool>(r: &mut Reader<'a>, own: SessionId) -> Result<Op<'a>, Malformed> {

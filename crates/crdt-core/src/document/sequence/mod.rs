@@ -35,6 +35,18 @@ pub(super) struct Spot {
     join: bool,
 }
 
+impl Chunk {
+    /// The last `len` elements, as something that was there.
+    const fn suffix(&self, len: u32) -> Killed {
+        let from = self.span.len() - len;
+        Killed {
+            id: self.id().tick(from as u64),
+            span: self.span.with_len(len).soft(false),
+            offset: self.offset + from,
+        }
+    }
+}
+
 /// What was at elements that have become tombstones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Killed {
@@ -140,6 +152,43 @@ impl Sequence {
         storage!(&mut self.storage, runs => place_at(runs, position, id))
     }
 
+    /// Typing on at the cursor, the fast way: if a run that starts with `id` just makes the chunk there longer and its
+    /// narrow content comes right behind that of the chunk, at `tail`, this does it.
+    #[inline]
+    pub(super) fn type_on(&mut self, position: u32, id: Id, units: u32, tail: u32) -> bool {
+        let Some((at, end)) = self.cursor else { return false };
+        let Storage::Many(tree) = &mut self.storage else { return false };
+        if end != position || !tree.extend(at, id, units, tail) {
+            return false;
+        }
+        self.cursor = Some((at, end + units));
+        self.grew(id, units);
+        true
+    }
+
+    /// [`type_on`](Self::type_on) for a run from elsewhere that goes behind `after`.
+    #[inline]
+    pub(super) fn type_after(&mut self, after: Id, id: Id, units: u32, tail: u32) -> bool {
+        // Nothing that stands behind can be larger than an id above all.
+        if id.time <= self.time_max || after.time + 1 != id.time || after.session != id.session {
+            return false;
+        }
+        let Storage::Many(tree) = &mut self.storage else { return false };
+        if !tree.extend_found(id, units, tail) {
+            return false;
+        }
+        self.cursor = None;
+        self.grew(id, units);
+        true
+    }
+
+    #[inline]
+    fn grew(&mut self, id: Id, units: u32) {
+        self.len += units;
+        self.span += units;
+        self.time_max = self.time_max.max(id.time + u64::from(units) - 1);
+    }
+
     /// The chunk that a spot's run would become part of.
     pub(super) fn joined(&self, spot: Spot) -> Option<Chunk> {
         spot.left.filter(|_| spot.join).map(|at| storage_ref!(&self.storage, runs => runs.get(at)))
@@ -147,6 +196,7 @@ impl Sequence {
 
     /// Puts a run at its spot: `offset` and the kind of `span` say where its content lies. When it joins its left
     /// neighbour and its content follows that one's, the two become one.
+    #[inline]
     pub(super) fn put(&mut self, spot: Spot, id: Id, span: Span, offset: u32) -> At {
         let units = span.len();
         self.len += span.weight();
@@ -195,6 +245,13 @@ impl Sequence {
     /// Makes tombstones of the elements of a span that exist. Tells what was there.
     pub(super) fn delete(&mut self, start: Id, span: u64, mut killed: impl FnMut(Killed)) {
         self.cursor = None;
+        if let Storage::Many(tree) = &mut self.storage
+            && span < u64::from(SPAN_MAX)
+            && let Some(chunk) = tree.shrink_found(start, span as u32)
+        {
+            self.len -= span as u32;
+            return killed(chunk.suffix(span as u32));
+        }
         let end = start.time.saturating_add(span);
         let mut time = start.time;
         while time < end {
@@ -219,8 +276,10 @@ impl Sequence {
         let cursor = self.cursor.take();
         if let Some((at, end)) = cursor
             && position + len == end
-            && let Some(dead) = storage!(&mut self.storage, runs => delete_suffix(runs, at, len))
+            && let Storage::Many(tree) = &mut self.storage
+            && let Some(chunk) = tree.shrink(at, len)
         {
+            let dead = chunk.suffix(len);
             self.len -= len;
             self.cursor = Some((at, position));
             return killed(dead);
@@ -502,17 +561,6 @@ fn kill_suffix<R: Runs>(runs: &mut R, at: At, chunk: Chunk, len: u32) -> bool {
     let time = after.time - u64::from(len);
     runs.replace(next, Chunk { time, span: Span::dead(after.span.len() + len), ..after });
     true
-}
-
-fn delete_suffix<R: Runs>(runs: &mut R, at: At, len: u32) -> Option<Killed> {
-    let chunk = runs.get(at);
-    let keep = chunk.span.len().checked_sub(len).filter(|&keep| keep > 0)?;
-    let killed = Killed {
-        id: chunk.id().tick(u64::from(keep)),
-        span: chunk.span.with_len(len).soft(false),
-        offset: chunk.offset + keep,
-    };
-    kill_suffix(runs, at, chunk, len).then_some(killed)
 }
 
 fn delete_visible<R: Runs>(runs: &mut R, position: u32, len: u32) -> Option<Killed> {

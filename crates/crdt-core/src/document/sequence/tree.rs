@@ -130,6 +130,8 @@ pub(super) struct Tree {
     near: Option<(u32, u32)>,
     /// The chunk that was found last by id, if it still stands there.
     last_found: At,
+    /// Elements that were added to chunks without the index hearing of it.
+    grown: usize,
 }
 
 impl Tree {
@@ -146,6 +148,7 @@ impl Tree {
             pending: (NIL, 0),
             near: None,
             last_found: At { leaf: 0, slot: 0 },
+            grown: 0,
         };
         for chunk in chunks {
             let mut leaf = tree.leaves.len() - 1;
@@ -212,8 +215,9 @@ impl Tree {
 
     /// Enters a new chunk into the index by id.
     fn note(&mut self, chunk: Chunk, leaf: u32) {
+        let units = std::mem::take(&mut self.grown) + chunk.span.weight() as usize;
         let times = self.times(chunk.session);
-        times.allow(chunk.span.weight() as usize);
+        times.allow(units);
         times.insert(chunk.time, leaf);
     }
 
@@ -466,6 +470,83 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// Makes a live chunk longer by elements whose content follows its own, if that is so: `tail` is where new narrow
+    /// content goes, `id` the first new id.
+    #[inline]
+    pub(super) fn extend(&mut self, at: At, id: Id, units: u32, tail: u32) -> bool {
+        let slot = at.slot as usize;
+        let leaf = &mut self.leaves[at.leaf as usize];
+        let span = leaf.span[slot];
+        let end = leaf.time[slot] + u64::from(span.len());
+        let fits = !span.is_dead() && !span.is_wide() && leaf.offset[slot] + span.len() == tail;
+        if !fits || end != id.time || leaf.session[slot] != id.session {
+            return false;
+        }
+        leaf.span[slot] = span.with_len(span.len() + units);
+        self.grown += units as usize;
+        if self.pending.0 == at.leaf {
+            self.pending.1 += units as i32;
+        } else {
+            self.weigh(at.leaf, units as i32);
+        }
+        true
+    }
+
+    /// [`extend`](Self::extend) for the chunk that was found last.
+    #[inline]
+    pub(super) fn extend_found(&mut self, id: Id, units: u32, tail: u32) -> bool {
+        let At { leaf, slot } = self.last_found;
+        let stands = self.leaves.get(leaf as usize).is_some_and(|node| slot < node.len);
+        stands && self.extend(self.last_found, id, units, tail)
+    }
+
+    /// Gives the last `len` elements of a live chunk to the tombstone on its right in the same leaf, if the two have
+    /// consecutive ids and the chunk keeps some. Returns what the chunk was.
+    #[inline]
+    pub(super) fn shrink(&mut self, at: At, len: u32) -> Option<Chunk> {
+        let slot = at.slot as usize;
+        let leaf = &mut self.leaves[at.leaf as usize];
+        if slot + 1 >= leaf.len as usize {
+            return None;
+        }
+        let (span, next) = (leaf.span[slot], leaf.span[slot + 1]);
+        let end = leaf.time[slot] + u64::from(span.len());
+        if span.is_dead()
+            || span.len() <= len
+            || !next.is_dead()
+            || leaf.session[slot] != leaf.session[slot + 1]
+            || leaf.time[slot + 1] != end
+        {
+            return None;
+        }
+        let chunk = leaf.get(slot);
+        leaf.span[slot] = span.with_len(span.len() - len);
+        leaf.span[slot + 1] = next.with_len(next.len() + len);
+        let start = end - u64::from(len);
+        leaf.time[slot + 1] = start;
+        self.times(chunk.session).shift(end, start, at.leaf);
+        if self.pending.0 == at.leaf {
+            self.pending.1 -= len as i32;
+        } else {
+            self.weigh(at.leaf, -(len as i32));
+        }
+        Some(chunk)
+    }
+
+    /// [`shrink`](Self::shrink) for the chunk that was found last, if its last `len` elements start with an id.
+    #[inline]
+    pub(super) fn shrink_found(&mut self, id: Id, len: u32) -> Option<Chunk> {
+        let At { leaf, slot } = self.last_found;
+        let node = self.leaves.get(leaf as usize)?;
+        let slot = slot as usize;
+        let ends = slot < node.len as usize
+            && node.session[slot] == id.session
+            && node.time[slot] + u64::from(node.span[slot].len()) == id.time + u64::from(len);
+        if ends { self.shrink(self.last_found, len) } else { None }
+    }
+}
+
 impl Runs for Tree {
     fn first(&self) -> Option<At> {
         (self.leaves[self.head as usize].len > 0).then_some(At { leaf: self.head, slot: 0 })
@@ -606,9 +687,7 @@ impl Runs for Tree {
         if chunk.time != old.time {
             self.times(chunk.session).shift(old.time, chunk.time, at.leaf);
         }
-        if change > 0 {
-            self.times(chunk.session).allow(change as usize);
-        }
+        self.grown += change.max(0) as usize;
         if change != 0 {
             self.weigh(at.leaf, change);
         }
