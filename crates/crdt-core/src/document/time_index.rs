@@ -48,6 +48,12 @@ impl Page {
         Some(self.values.remove(rank))
     }
 
+    /// The first entry at or after a bit.
+    fn ceiling(&self, bit: u64) -> Option<u64> {
+        let after = self.bits & (u64::MAX << bit);
+        (after != 0).then(|| after.trailing_zeros().into())
+    }
+
     /// The last entry at or before a bit.
     fn floor(&self, bit: u32) -> Option<(u32, u32)> {
         let before = self.bits & (u64::MAX >> (63 - bit));
@@ -163,24 +169,39 @@ impl TimeIndex {
         Some(((self.base + slot as u64) << PAGE_BITS | u64::from(bit), value))
     }
 
-    /// The first time at or after a time that has an entry. Not made for speed.
+    /// The first time at or after a time that has an entry.
     pub(super) fn ceiling(&self, time: u64) -> Option<u64> {
+        let near = self.ceiling_near(time);
+        if self.far.is_empty() {
+            return near;
+        }
         let key = time >> PAGE_BITS;
-        let first_in = |key: u64, page: &Page| {
-            let after = if key == time >> PAGE_BITS {
-                page.bits & (u64::MAX << (time & PAGE_MASK))
-            } else {
-                page.bits
-            };
-            (after != 0).then(|| key << PAGE_BITS | u64::from(after.trailing_zeros()))
-        };
-        let far = self.far.range(key..).find_map(|(&key, page)| first_in(key, page));
-        let start =
-            usize::try_from(key.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.window.len());
-        let mut near =
-            self.window[start..].iter().enumerate().map(|(i, page)| (self.base + (start + i) as u64, page));
-        let near = near.find_map(|(key, page)| first_in(key, page));
+        let far = self.far.range(key..).find_map(|(&at, page)| {
+            let from = if at == key { time & PAGE_MASK } else { 0 };
+            page.ceiling(from).map(|bit| at << PAGE_BITS | bit)
+        });
         [near, far].into_iter().flatten().min()
+    }
+
+    fn ceiling_near(&self, time: u64) -> Option<u64> {
+        let key = time >> PAGE_BITS;
+        let start = usize::try_from(key.saturating_sub(self.base)).unwrap_or(usize::MAX);
+        let page = self.window.get(start)?;
+        let from = if key >= self.base { time & PAGE_MASK } else { 0 };
+        if let Some(bit) = page.ceiling(from) {
+            return Some((self.base + start as u64) << PAGE_BITS | bit);
+        }
+        // The nearest filled page behind this one.
+        let slot = start + 1;
+        let mut word = slot >> 6;
+        let mut bits = self.filled.get(word)? & (u64::MAX << (slot & 63));
+        while bits == 0 {
+            word += 1;
+            bits = *self.filled.get(word)?;
+        }
+        let slot = (word << 6) + bits.trailing_zeros() as usize;
+        let bit = self.window[slot].ceiling(0)?;
+        Some((self.base + slot as u64) << PAGE_BITS | bit)
     }
 
     /// Takes the entry at a time out.

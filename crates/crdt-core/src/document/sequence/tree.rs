@@ -248,11 +248,11 @@ impl Tree {
         }
     }
 
-    /// Splits a full leaf, the new one on the right; at its very end only the new chunk goes right.
+    /// Splits a full leaf, the new one on the right; at the very end of all the new one is empty.
     fn split_leaf(&mut self, leaf: u32, slot: usize) -> u32 {
         self.settle();
         let at_end = slot == WIDTH && self.leaves[leaf as usize].next == NIL;
-        let keep = if at_end { FILL } else { WIDTH / 2 };
+        let keep = if at_end { WIDTH } else { WIDTH / 2 };
         let old = &mut self.leaves[leaf as usize];
         let moved = WIDTH - keep;
         let mut right = Leaf::new();
@@ -664,7 +664,7 @@ impl Runs for Tree {
         if self.leaves[leaf as usize].len as usize == WIDTH {
             let right = self.split_leaf(leaf, slot);
             let kept = self.leaves[leaf as usize].len as usize;
-            if slot > kept {
+            if slot > kept || kept == WIDTH {
                 if self.near.is_some_and(|(near, _)| near == leaf) {
                     self.near = None;
                 }
