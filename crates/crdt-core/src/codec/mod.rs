@@ -20,3 +20,15 @@ pub use document::{DocumentEncodeError, DocumentError, DocumentFormat};
 pub use error::Malformed;
 pub use log::{Log, LogError, LogFormat};
 pub use patch::{NoJsonForm, PatchFormat};
+
+/// A number in digits 0 to 9 and a to z.
+pub(crate) fn base36(mut n: u64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        digits.push(b"0123456789abcdefghijklmnopqrstuvwxyz"[(n % 36) as usize]);
+        n /= 36;
+        if n == 0 {
+            return digits.into_iter().rev().map(char::from).collect();
+        }
+    }
+}

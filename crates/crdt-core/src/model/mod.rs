@@ -2,10 +2,12 @@
 
 mod cursor;
 mod diff;
+mod extension;
 pub mod json_patch;
 mod path;
 
 pub use cursor::{ArrCursor, BinCursor, ConCursor, ObjCursor, StrCursor, ValCursor, VecCursor};
+pub use extension::{CounterCursor, Extension, MultiValueCursor};
 pub use path::{Path, Step};
 
 use crate::{

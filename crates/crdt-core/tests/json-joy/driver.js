@@ -227,6 +227,17 @@ const handlers = {
     for (const patch of patches || []) model.applyPatch(Patch.fromBinary(unhex(patch)));
     return {...out, after: view(model)};
   },
+  /** What json-joy's own extension types make of a document, and of an addition to its counter at /likes. */
+  extensions: ({data, patches}) => {
+    const {cnt, mval} = require('json-joy/lib/json-crdt-extensions');
+    const model = Model.load(unhex(data), 300000);
+    model.ext.register(cnt);
+    model.ext.register(mval);
+    for (const patch of patches) model.applyPatch(Patch.fromBinary(unhex(patch)));
+    const before = view(model);
+    model.api.in(['likes']).asExt(cnt).inc(4);
+    return {view: before, after: view(model), patch: hex(model.api.flush().toBinary())};
+  },
   /** Reads a patch from one form and writes it in all. */
   patch: ({form, data}) => {
     const bytes = unhex(data);

@@ -8,7 +8,7 @@ use super::{DocumentEncodeError, DocumentError, Nodes, binary::kind, is_nothing,
 use crate::{
     Document, Timestamp,
     codec::{
-        Malformed, cbor,
+        Malformed, base36, cbor,
         wire::{Reader, put_b1vu56, put_pair},
     },
     document::{Child, Content, Kind, NodeIx, NodeRef, Order},
@@ -114,18 +114,6 @@ fn put_node(out: &mut Vec<u8>, table: &mut TableWriter, node: NodeRef<'_>, scrat
                     chunk.children().for_each(|child: Child<'_>| put_id(out, table, child.id()));
                 }
             }
-        }
-    }
-}
-
-/// A number in digits 0 to 9 and a to z.
-fn base36(mut n: u64) -> String {
-    let mut digits = Vec::new();
-    loop {
-        digits.push(b"0123456789abcdefghijklmnopqrstuvwxyz"[(n % 36) as usize]);
-        n /= 36;
-        if n == 0 {
-            return digits.into_iter().rev().map(char::from).collect();
         }
     }
 }

@@ -1,0 +1,220 @@
+//! Extension types: higher types that are made of the others, and that json-joy knows too.
+//!
+//! An extension is a tuple of two places: a constant of three bytes that says which extension it is (and repeats a part
+//! of the tuple's id, so that ordinary data is not taken for one), and the node that holds its data. Who does not know it
+//! sees a tuple.
+
+use super::{Api, ArrCursor, EditError, Model, ObjCursor, Path};
+use crate::{
+    PatchBuilder, SessionId, Text, Timestamp, Value,
+    codec::base36,
+    document::{Content, Kind, NodeRef},
+};
+
+/// Which extension a tuple is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Extension {
+    /// A register that keeps all values written at the same time.
+    MultiValue,
+    /// A number that everyone can add to at the same time.
+    Counter,
+    /// Text with marks.
+    Peritext,
+    /// Text as the Quill editor has it.
+    QuillDelta,
+    /// Any other, by its number.
+    Other(u8),
+}
+
+impl Extension {
+    /// Its number on the wire.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::MultiValue => 0,
+            Self::Counter => 1,
+            Self::Peritext => 2,
+            Self::QuillDelta => 3,
+            Self::Other(number) => number,
+        }
+    }
+
+    const fn of(number: u8) -> Self {
+        match number {
+            0 => Self::MultiValue,
+            1 => Self::Counter,
+            2 => Self::Peritext,
+            3 => Self::QuillDelta,
+            other => Self::Other(other),
+        }
+    }
+
+    /// The bytes in the first place of a tuple.
+    fn header(self, tuple: Timestamp) -> Value {
+        Value::Bytes(vec![self.number(), tuple.sid.get() as u8, tuple.time as u8])
+    }
+}
+
+impl<'d> NodeRef<'d> {
+    /// Which extension the node is, with the node that holds its data; `None` if it is none.
+    pub fn extension(&self) -> Option<(Extension, NodeRef<'d>)> {
+        if self.kind() != Kind::Vec || self.len() != 2 {
+            return None;
+        }
+        let Content::Con(header) = self.at(0)?.content() else { return None };
+        let [0x43, number, sid, time] = *header.as_bytes() else { return None };
+        let id = self.id();
+        let is_header = sid == id.sid.get() as u8 && time == id.time as u8;
+        Some((Extension::of(number), self.at(1)?)).filter(|_| is_header)
+    }
+}
+
+impl PatchBuilder {
+    /// Creates an extension; `data` creates the node that holds its data.
+    pub fn new_extension(
+        &mut self,
+        extension: Extension,
+        data: impl FnOnce(&mut Self) -> Timestamp,
+    ) -> Timestamp {
+        let tuple = self.new_vec();
+        let header = self.new_con(&extension.header(tuple));
+        let data = data(self);
+        self.ins_vec(tuple, [(0, header), (1, data)]);
+        tuple
+    }
+}
+
+/// A counter: each session adds to a number of its own, and the sum is shown.
+#[derive(Debug)]
+pub struct CounterCursor<'m>(ObjCursor<'m>);
+
+impl CounterCursor<'_> {
+    /// The sum of what all sessions have added.
+    pub fn value(&self) -> f64 {
+        match self.0.view() {
+            Value::Map(parts) => parts.iter().filter_map(|(_, part)| part.as_f64()).sum(),
+            _ => 0.0,
+        }
+    }
+
+    /// Adds a number, which may be negative.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn add(&mut self, by: f64) -> Result<(), EditError> {
+        let own = key_of(self.0.model().doc.session());
+        let before = self.0.view().get(&own).and_then(Value::as_f64).unwrap_or(0.0);
+        self.0.set([(own, before + by)])
+    }
+}
+
+/// A register that keeps all values that were written at the same time.
+#[derive(Debug)]
+pub struct MultiValueCursor<'m>(ArrCursor<'m>);
+
+impl MultiValueCursor<'_> {
+    /// The values; more than one if they were written without knowing of each other.
+    pub fn values(&self) -> Vec<Value> {
+        match self.0.view() {
+            Value::Array(values) => values,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Writes a value in place of all that are seen.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set(&mut self, value: impl Into<Value>) -> Result<(), EditError> {
+        let len = self.0.len();
+        if len > 0 {
+            self.0.del(0, len)?;
+        }
+        self.0.ins(0, [value.into()])
+    }
+}
+
+impl<'m> Api<'m> {
+    /// The counter at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn counter(self, path: impl Path) -> Result<CounterCursor<'m>, EditError> {
+        let node = extension_at(self.model, &path, Extension::Counter, Kind::Obj)?;
+        Ok(CounterCursor(ObjCursor::new(self.model, node)))
+    }
+
+    /// The multi-value register at a path.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn multi_value(self, path: impl Path) -> Result<MultiValueCursor<'m>, EditError> {
+        let node = extension_at(self.model, &path, Extension::MultiValue, Kind::Arr)?;
+        Ok(MultiValueCursor(ArrCursor::new(self.model, node)))
+    }
+}
+
+impl ObjCursor<'_> {
+    /// Puts a new counter at a key.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set_counter(&mut self, key: impl Into<Text>, start: f64) -> Result<(), EditError> {
+        let own = key_of(self.model().doc.session());
+        self.set_extension(key, Extension::Counter, |patch| {
+            let parts = patch.new_obj();
+            if start != 0.0 {
+                let part = patch.new_con(&start.into());
+                patch.ins_obj(parts, [(own.as_str(), part)]);
+            }
+            parts
+        })
+    }
+
+    /// Puts a new multi-value register at a key.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set_multi_value(
+        &mut self,
+        key: impl Into<Text>,
+        value: impl Into<Value>,
+    ) -> Result<(), EditError> {
+        let value = value.into();
+        self.set_extension(key, Extension::MultiValue, |patch| patch.json(&Value::Array(vec![value])))
+    }
+
+    /// Puts a new extension at a key; `data` creates the node that holds its data.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set_extension(
+        &mut self,
+        key: impl Into<Text>,
+        extension: Extension,
+        data: impl FnOnce(&mut PatchBuilder) -> Timestamp,
+    ) -> Result<(), EditError> {
+        let (obj, key) = (self.node()?.id(), key.into());
+        self.model().write(|patch| {
+            let tuple = patch.new_extension(extension, data);
+            patch.ins_obj(obj, [(key.as_wtf8(), tuple)]);
+        })
+    }
+}
+
+/// The key of a session's part of a counter.
+fn key_of(session: SessionId) -> String {
+    base36(session.get())
+}
+
+/// The node that holds the data of an extension.
+fn extension_at(model: &Model, path: &impl Path, which: Extension, data: Kind) -> Result<u32, EditError> {
+    let not_found = || EditError::NotFound { path: path.pointer() };
+    let node = super::find_node(&model.doc, path)?.and_then(super::past_registers).ok_or_else(not_found)?;
+    match node.extension() {
+        Some((extension, payload)) if extension == which && payload.kind() == data => {
+            Ok(payload.index() as u32)
+        }
+        _ => Err(not_found()),
+    }
+}
