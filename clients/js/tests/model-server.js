@@ -1,6 +1,6 @@
 /**
  * The server's side of the protocol for one document, small enough to be read in one look: what the simulation of the
- * client runs against. The real server is met in `server.test.js` and in the browser tests.
+ * client runs against. The real server is met in the tests of the games.
  */
 
 import { applyPatch, diff } from "../src/json-patch.js";

@@ -60,8 +60,10 @@ export function renderList(list, items, keyOf, render) {
 
 /** A badge for a client: a dot in a color that its id gives it, and the id. @param {string} clientId @param {string} own */
 export function clientChip(clientId, own) {
-  let hue = 0;
-  for (const char of clientId) hue = (hue * 31 + (char.codePointAt(0) ?? 0)) % 360;
+  let hash = 0;
+  for (const char of clientId) hash = (Math.imul(hash, 31) + (char.codePointAt(0) ?? 0)) | 0;
+  // Twelve hues are as many as the eye tells apart.
+  const hue = (Math.abs(hash) % 12) * 30;
   const dot = h("span", { class: "dot", "aria-hidden": "true" });
   dot.style.setProperty("--hue", String(hue));
   const isOwn = clientId === own;

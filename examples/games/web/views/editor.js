@@ -124,7 +124,7 @@ const textOf = (value) => (typeof value === "string" ? value : JSON.stringify(va
 function makeOthers(write, binding) {
   const list = h("div", { class: "others" });
   const key = h("input", { id: "field-new-key", type: "text", placeholder: "name", autocomplete: "off", "aria-label": "Name of the new field" });
-  const value = h("input", { type: "text", placeholder: "JSON value, such as 3 or \"text\"", autocomplete: "off", "aria-label": "Value of the new field, as JSON" });
+  const value = h("input", { type: "text", placeholder: "JSON value", autocomplete: "off", "aria-label": "Value of the new field, as JSON" });
   const hint = h("p", { class: "hint error", role: "alert" });
   const add = () => {
     hint.textContent = "";
