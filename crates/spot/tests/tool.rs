@@ -31,7 +31,11 @@ fn text(bytes: &[u8]) -> String {
 
 /// Starts a node; gives what stands behind these words in its first lines.
 fn bind<const N: usize>(arguments: &[&str], words: [&str; N]) -> (Running, [String; N]) {
-    let arguments = [&["bind", "tcp://127.0.0.1:0"], arguments].concat();
+    bind_at("tcp://127.0.0.1:0", arguments, words)
+}
+
+fn bind_at<const N: usize>(endpoint: &str, arguments: &[&str], words: [&str; N]) -> (Running, [String; N]) {
+    let arguments = [&["bind", endpoint], arguments].concat();
     let mut node = Running(spot(&arguments).stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let found = words.map(|word| {
@@ -66,6 +70,28 @@ fn a_node_is_published_to_and_listened_to() {
     let first: u32 = first.strip_prefix("game:score ").unwrap().strip_suffix(":0").unwrap().parse().unwrap();
     for number in first + 1..first + 3 {
         assert_eq!(heard.next().unwrap(), format!("game:score {number}:0"));
+    }
+}
+
+#[test]
+fn a_node_that_was_killed_and_started_again_is_listened_to_again() {
+    let (mut node, [at]) = bind(&["--topic", "t"], ["bound to "]);
+    let mut listener = spot(&["subscribe", &at, "t"]);
+    let mut listener = Running(listener.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let (said, heard) = std::sync::mpsc::channel();
+    let lines = BufReader::new(listener.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    std::thread::spawn(move || lines.for_each(|line| said.send(line).unwrap_or_default()));
+    for round in 0..3 {
+        // Published again and again, until the listener is there: at first, or again.
+        let heard_in_this_round = (0..500).any(|number| {
+            let message = format!("round {round} number {number}");
+            assert!(run(&["publish", &at, "t", &message]).status.success());
+            heard.try_iter().any(|line| line.starts_with(&format!("t round {round} ")))
+        });
+        assert!(heard_in_this_round, "round {round}");
+        node.0.kill().unwrap(); // -9
+        node.0.wait().unwrap();
+        (node, _) = bind_at(&at, &["--topic", "t"], ["bound to "]);
     }
 }
 
