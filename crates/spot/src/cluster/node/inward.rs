@@ -104,7 +104,7 @@ impl Node {
             Command::Announce { topic, epoch } => Ok(self.owner_add(peer, topic, epoch)?),
             Command::Remove { topic, .. } => {
                 let topic = *self.names.get(topic).ok_or(NotFollowed)?;
-                self.owner_remove(peer, topic);
+                self.owner_remove(peer, topic, true);
                 Ok(())
             }
             _ if protocol != Protocol::Extended => Err(NotFollowed),
@@ -163,7 +163,7 @@ impl Node {
             before.retain(|id| !named.contains(id));
             before.sort_unstable();
             for id in before {
-                self.owner_remove(peer, id);
+                self.owner_remove(peer, id, true);
             }
         }
         let state = &mut self.peers[peer];

@@ -374,7 +374,7 @@ impl Node {
             affected.sort_unstable();
             for topic in &affected {
                 match gone {
-                    true => self.owner_remove(peer, *topic),
+                    true => self.owner_remove(peer, *topic, false),
                     false => self.reroute(*topic),
                 }
             }

@@ -514,7 +514,9 @@ impl Node {
             }
             if !uplink.defined {
                 let mut define = BytesMut::new();
-                put_define(&mut define, alias, Kind::Publish, incarnation, uplink.next, topic.name.as_str());
+                // Numbers begin anew when a topic was forgotten, so its life here is part of the epoch.
+                let epoch = incarnation.wrapping_add(topic.generation);
+                put_define(&mut define, alias, Kind::Publish, epoch, uplink.next, topic.name.as_str());
                 link.outbox.put_record(&define);
                 uplink.defined = true;
             }

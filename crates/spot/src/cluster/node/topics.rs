@@ -108,6 +108,8 @@ impl Node {
                 sub.patterns.iter().any(|p| matches!(p, TopicPattern::Exact(t) if *t == topic.name))
             })
         });
+        // A place to resume from: what is missed meanwhile has to be told.
+        let wanted = wanted || !topic.subs.is_empty() && topic.upstream.epoch != 0;
         let sending = topic.uplink.as_ref().is_some_and(|uplink| !uplink.log.is_empty());
         if topic.local.is_some() || !topic.owners.is_empty() || wanted || sending || topic.open {
             return;
@@ -438,9 +440,14 @@ impl Node {
     }
 
     /// Takes in that a peer owns a topic no more.
-    pub(super) fn owner_remove(&mut self, peer: PeerId, id: TopicId) {
+    pub(super) fn owner_remove(&mut self, peer: PeerId, id: TopicId, destroyed: bool) {
         self.peers[peer].topics.remove(&id);
-        self.topics[id].owners.retain(|owner| owner.peer != peer);
+        let topic = &mut self.topics[id];
+        topic.owners.retain(|owner| owner.peer != peer);
+        if destroyed && topic.owners.is_empty() {
+            // There is nothing to resume.
+            (topic.upstream.epoch, topic.upstream.have) = (0, 0);
+        }
         self.reroute(id);
         self.topic_gc(id);
         self.changed = true;

@@ -1,0 +1,317 @@
+//! Clusters of simulated nodes: the machines that production runs, on wires that are cut, slow and lost.
+//!
+//! A failure prints its seed: `WEFT_SIM_SEED=… cargo test -p spot --test sim`. `WEFT_SIM_SEEDS=n` runs more of them.
+
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use spot::cluster::{Arrival, NodeOptions, Policy, TopicOptions, node::Publish};
+use world::World;
+
+/// The registries agree this long after the last fault: a silence has to be noticed, and the longest pause before a
+/// reconnect has to pass.
+const CONVERGENCE_MAX: Duration = Duration::from_secs(12);
+
+fn seeds(count: u64) -> Vec<u64> {
+    let setting = |name: &str| std::env::var(name).ok().map(|value| value.parse().expect("a number"));
+    match (setting("WEFT_SIM_SEED"), setting("WEFT_SIM_SEEDS")) {
+        (Some(seed), _) => vec![seed],
+        (None, Some(count)) => (1..=count).collect(),
+        _ => (1..=count).collect(),
+    }
+}
+
+fn for_seeds(count: u64, run: impl Fn(u64)) {
+    for seed in seeds(count) {
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed)));
+        if let Err(panic) = failed {
+            eprintln!("failed with WEFT_SIM_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn number(payload: &Bytes) -> (u8, u32) {
+    (payload[0], u32::from_le_bytes(payload[1..5].try_into().unwrap()))
+}
+
+fn payload(publisher: usize, number: u32) -> Bytes {
+    let mut bytes = vec![publisher as u8];
+    bytes.extend(number.to_le_bytes());
+    bytes.resize(200, 0);
+    bytes.into()
+}
+
+fn patient(options: &mut NodeOptions) {
+    options.resume_grace = Duration::from_secs(3600);
+    options.retained_messages_max = 400;
+    options.reconnect_max = Duration::from_secs(2);
+    options.send_bytes_max = 16 << 10;
+}
+
+/// The gate of the specification: with `Block`, nothing is lost, repeated or reordered per publisher and topic over 100
+/// random partitions, while both sides stay up.
+fn block_loses_nothing(seed: u64) {
+    let mut world = World::new(seed, 3, patient);
+    let forever = TopicOptions { policy: Policy::Block { timeout: Duration::from_secs(1 << 30) }, replay: 0 };
+    world.node(0).unwrap().topic_create("t", forever).unwrap();
+    for place in 0..3 {
+        world.subscribe(place, "t");
+    }
+    world.run(Duration::from_secs(5));
+    // Subscriptions are live, by QUERY and SUB_ACK; from here on everything counts.
+    let mut next = [0_u32; 3];
+    let mut seen = [[0_u32; 3]; 3];
+    let mut check = |world: &mut World| {
+        for (place, seen) in seen.iter_mut().enumerate() {
+            for arrival in world.arrivals(place) {
+                let Arrival::Message { payload, .. } = &arrival else { panic!("at {place}: {arrival:?}") };
+                let (publisher, number) = number(payload);
+                let expected = &mut seen[usize::from(publisher)];
+                assert_eq!(number, *expected, "at {place} from {publisher}");
+                *expected += 1;
+            }
+        }
+        seen
+    };
+    let mut partitions = 0;
+    while partitions < 100 {
+        for (place, next) in next.iter_mut().enumerate() {
+            for _ in 0..world.chance.below(20) {
+                let message = payload(place, *next);
+                if let Ok(Publish::Done(_)) = world.node(place).unwrap().publish("t", &message, false) {
+                    *next += 1;
+                }
+            }
+        }
+        if world.chance.one_in(4) {
+            partitions += 1;
+            let (a, b) = [(0, 1), (0, 2), (1, 2)][world.chance.below(3) as usize];
+            world.cut(a, b);
+            // Some are over before anybody notices, some are not.
+            let pause = 20 << world.chance.below(9);
+            world.run(Duration::from_millis(pause));
+            world.heal(a, b);
+        }
+        let pause = Duration::from_millis(10 + world.chance.below(200));
+        world.run(pause);
+        check(&mut world);
+    }
+    world.heal_all();
+    world.run(Duration::from_secs(30));
+    let seen = check(&mut world);
+    assert_eq!(seen, [next; 3], "published {next:?}");
+    assert!(next.iter().all(|n| *n > 500), "the run was too quiet: {next:?}");
+}
+
+#[test]
+fn block_loses_repeats_and_reorders_nothing_over_100_partitions() {
+    for_seeds(3, block_loses_nothing);
+}
+
+fn quick(options: &mut NodeOptions) {
+    options.reconnect_max = Duration::from_secs(2);
+    options.send_bytes_max = 32 << 10;
+    options.resume_grace = Duration::from_secs(10);
+    options.retained_messages_max = 64;
+}
+
+/// What a subscriber may conclude from what it was told, checked against what was published.
+#[derive(Default)]
+struct Account {
+    /// The number that must come next, unless a gap says otherwise; none after a gap of unknown size.
+    expected: Option<u32>,
+}
+
+fn chaos(seed: u64, nodes: usize) {
+    let mut world = World::new(seed, nodes, quick);
+    let policies = [
+        Policy::Block { timeout: Duration::from_millis(300) },
+        Policy::DropNewest,
+        Policy::DropOldest,
+        Policy::Disconnect,
+    ];
+    let mut topics: BTreeMap<String, usize> = BTreeMap::new();
+    let create = |world: &mut World, place: usize, topics: &mut BTreeMap<String, usize>| {
+        let policy = policies[world.chance.below(4) as usize];
+        let name = format!("of-{place}");
+        world.node(place).unwrap().topic_create(&name, TopicOptions { policy, replay: 0 }).unwrap();
+        topics.insert(name, place);
+    };
+    for place in 0..nodes {
+        create(&mut world, place, &mut topics);
+        for other in 0..nodes.min(4) {
+            world.subscribe(place, &format!("of-{}", (place + other) % nodes));
+        }
+    }
+    // Numbers begin with each life of an owner; what its messages say is the sequence number that the node gives them.
+    let mut next: BTreeMap<(usize, u64), u32> = BTreeMap::new();
+    let mut accounts: BTreeMap<(usize, u64, u8), Account> = BTreeMap::new();
+    let mut duplicates_checked = 0_u64;
+    let mut check = |world: &mut World| {
+        for place in 0..nodes {
+            let life = world.places[place].life;
+            for arrival in world.arrivals(place) {
+                match arrival {
+                    Arrival::Message { payload, .. } => {
+                        let (publisher, number) = number(&payload);
+                        let account = accounts.entry((place, life, publisher)).or_default();
+                        if let Some(expected) = account.expected {
+                            assert_eq!(
+                                number, expected,
+                                "at {place} from {publisher}: a gap that was not told"
+                            );
+                            duplicates_checked += 1;
+                        }
+                        account.expected = Some(number + 1);
+                    }
+                    Arrival::Gap { topic, first, last } => {
+                        let publisher: u8 = topic.to_string()[3..].parse().unwrap();
+                        let account = accounts.entry((place, life, publisher)).or_default();
+                        if let (Some(expected), Some(_)) = (account.expected, last) {
+                            assert_eq!(
+                                first,
+                                u64::from(expected),
+                                "at {place} from {publisher}: the gap begins elsewhere"
+                            );
+                        }
+                        account.expected = last.map(|last| last as u32 + 1);
+                    }
+                    // The ring's own losses come first, so what follows is not comparable.
+                    Arrival::Lagged { .. } => {
+                        accounts.retain(|(p, l, _), _| (*p, *l) != (place, life));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        duplicates_checked
+    };
+    for _ in 0..120 {
+        for place in 0..nodes {
+            let life = world.places[place].life;
+            let count = world.chance.below(12);
+            for _ in 0..count {
+                let Some(node) = world.places[place].node.as_mut() else { break };
+                let number = next.entry((place, life)).or_insert(1);
+                let message = payload(place, *number);
+                // Whoever is in the way of a lossless topic loses its place after a while.
+                let force = *number % 40 == 0;
+                if let Ok(Publish::Done(_)) = node.publish(&format!("of-{place}"), &message, force) {
+                    *number += 1;
+                }
+            }
+        }
+        let place = world.chance.below(nodes as u64) as usize;
+        let other = world.chance.below(nodes as u64) as usize;
+        match world.chance.below(12) {
+            0 if place != other => world.cut(place, other),
+            1 | 2 => world.heal(place, other),
+            3 if world.node(place).is_some() => world.crash(place),
+            4 | 5 if world.node(place).is_none() => {
+                world.start(place);
+                create(&mut world, place, &mut topics);
+                for other in 0..nodes.min(4) {
+                    world.subscribe(place, &format!("of-{}", (place + other) % nodes));
+                }
+            }
+            6 => world.places[place].frozen = true,
+            7 | 8 => world.places[place].frozen = false,
+            9 => {
+                // Two owners of one name: the later one wins.
+                if let Some(node) = world.node(place) {
+                    let _ = node.topic_create("shared", TopicOptions::STANDARD);
+                }
+            }
+            _ => {}
+        }
+        let pause = Duration::from_millis(20 + world.chance.below(400));
+        world.run(pause);
+        check(&mut world);
+    }
+    world.heal_all();
+    world.run(CONVERGENCE_MAX);
+    check(&mut world);
+
+    let views = world.views();
+    for view in &views[1..] {
+        assert_eq!(*view, views[0], "registries differ");
+    }
+    let living: BTreeSet<String> = (0..nodes)
+        .filter(|place| world.places[*place].node.is_some())
+        .map(|place| format!("of-{place}"))
+        .collect();
+    let mut seen: BTreeSet<String> = views[0].iter().map(|(name, ..)| name.clone()).collect();
+    seen.remove("shared");
+    assert_eq!(seen, living, "topics of the dead stayed, or of the living are missing");
+
+    // And everything flows: one message each, to each subscriber once.
+    for place in 0..nodes {
+        let life = world.places[place].life;
+        if let Some(node) = world.places[place].node.as_mut() {
+            let number = next.entry((place, life)).or_insert(1);
+            let done = node.publish(&format!("of-{place}"), &payload(place, *number), true).unwrap();
+            let subscribers = (0..nodes.min(4)).filter(|other| {
+                let at = (place + nodes - other) % nodes;
+                world.places[at].node.is_some()
+            });
+            let Publish::Done(report) = done else { panic!("at {place}: forced and not done") };
+            assert_eq!(report.delivered + report.queued + report.dropped, subscribers.count(), "at {place}");
+            *number += 1;
+        }
+    }
+    world.run(Duration::from_secs(5));
+    assert!(check(&mut world) > 100, "the run was too quiet");
+}
+
+#[test]
+fn three_nodes_converge_after_chaos() {
+    for_seeds(8, |seed| chaos(seed, 3));
+}
+
+#[test]
+fn five_nodes_converge_after_chaos() {
+    for_seeds(4, |seed| chaos(seed, 5));
+}
+
+#[test]
+fn twenty_nodes_converge_after_chaos() {
+    for_seeds(1, |seed| chaos(seed, 20));
+}
+
+#[test]
+fn ten_thousand_topics_are_known_everywhere_and_go_with_their_owner() {
+    let mut world = World::new(1, 3, quick);
+    for i in 0..10_000 {
+        world.node(i % 3).unwrap().topic_create(&format!("topic-{i}"), TopicOptions::STANDARD).unwrap();
+    }
+    world.run(Duration::from_secs(3));
+    assert!(world.views().iter().all(|view| view.len() == 10_000));
+    world.crash(2);
+    world.run(Duration::from_secs(1));
+    assert!(world.views().iter().all(|view| view.len() == 6_667));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = || {
+        let mut world = World::new(7, 3, quick);
+        world.node(0).unwrap().topic_create("of-0", TopicOptions::STANDARD).unwrap();
+        world.subscribe(1, "of-0");
+        world.run(Duration::from_secs(2));
+        for i in 1..50 {
+            let _ = world.node(0).unwrap().publish("of-0", &payload(0, i), false).unwrap();
+            world.run(Duration::from_millis(20));
+        }
+        let arrivals = world.arrivals(1);
+        (arrivals, world.node(0).unwrap().counters())
+    };
+    let (first, second) = (run(), run());
+    assert_eq!(first, second);
+    assert_eq!(first.0.len(), 49);
+}
