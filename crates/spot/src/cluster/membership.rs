@@ -53,8 +53,9 @@ pub fn backoff(min: Duration, max: Duration, failures: u32, chance: u64) -> Dura
 impl Membership {
     /// Adds an endpoint to be dialed. False if it is known.
     pub fn add(&mut self, endpoint: &str, gossiped: bool, now: Duration) -> bool {
-        if self.targets.contains_key(endpoint) {
-            return false;
+        if let Some(target) = self.targets.get_mut(endpoint) {
+            // Whom gossip brought may be added by name as well; then it stays.
+            return !gossiped && std::mem::take(&mut target.gossiped);
         }
         let state = PeerState::Connecting;
         let target = Target { state, link: None, retry_at: Some(now), failures: 0, gossiped };

@@ -201,7 +201,7 @@ fn chaos(seed: u64, nodes: usize) {
                 let number = next.entry((place, life)).or_insert(1);
                 let message = payload(place, *number);
                 // Whoever is in the way of a lossless topic loses its place after a while.
-                let force = *number % 40 == 0;
+                let force = number.is_multiple_of(40);
                 if let Ok(Publish::Done(_)) = node.publish(&format!("of-{place}"), &message, force) {
                     *number += 1;
                 }
@@ -212,7 +212,8 @@ fn chaos(seed: u64, nodes: usize) {
         match world.chance.below(12) {
             0 if place != other => world.cut(place, other),
             1 | 2 => world.heal(place, other),
-            3 if world.node(place).is_some() => world.crash(place),
+            // Somebody has to be there in the end.
+            3 if world.places.iter().filter(|place| place.node.is_some()).count() > 2 => world.crash(place),
             4 | 5 if world.node(place).is_none() => {
                 world.start(place);
                 create(&mut world, place, &mut topics);

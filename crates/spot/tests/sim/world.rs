@@ -21,21 +21,21 @@ const STEP: Duration = Duration::from_millis(5);
 const WIRE_LEN_MAX: usize = 256 << 10;
 
 /// xorshift: enough for a simulation, and the same everywhere.
-pub struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % n
     }
 
-    pub fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
@@ -53,29 +53,29 @@ struct End {
 }
 
 /// A node, or the place where one was.
-pub struct Place {
-    pub node: Option<Node>,
-    pub sub: SubId,
-    pub frozen: bool,
+pub(crate) struct Place {
+    pub(crate) node: Option<Node>,
+    pub(crate) sub: SubId,
+    pub(crate) frozen: bool,
     /// Which life of the node.
-    pub life: u64,
-    pub arrivals: Vec<Arrival>,
+    pub(crate) life: u64,
+    pub(crate) arrivals: Vec<Arrival>,
 }
 
-pub struct World {
-    pub now: Duration,
-    pub chance: Chance,
-    pub places: Vec<Place>,
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    pub(crate) chance: Chance,
+    pub(crate) places: Vec<Place>,
     wires: BTreeMap<u64, [End; 2]>,
     wires_made: u64,
     links: BTreeMap<(usize, LinkId), (u64, usize)>,
     /// Pairs that do not hear each other.
     cuts: Vec<(usize, usize)>,
-    pub options: fn(&mut NodeOptions),
+    pub(crate) options: fn(&mut NodeOptions),
 }
 
 impl World {
-    pub fn new(seed: u64, nodes: usize, options: fn(&mut NodeOptions)) -> Self {
+    pub(crate) fn new(seed: u64, nodes: usize, options: fn(&mut NodeOptions)) -> Self {
         let mut world = Self {
             now: Duration::ZERO,
             chance: Chance::new(seed),
@@ -96,7 +96,7 @@ impl World {
     }
 
     /// A node begins to live at a place: same address, new incarnation.
-    pub fn start(&mut self, place: usize) {
+    pub(crate) fn start(&mut self, place: usize) {
         let life = self.places[place].life + 1;
         let incarnation = self.now.as_millis() as u64 + 1;
         let mut options =
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// A node is gone without a word; the kernel closes its connections.
-    pub fn crash(&mut self, place: usize) {
+    pub(crate) fn crash(&mut self, place: usize) {
         self.places[place].node = None;
         let gone: Vec<u64> = self
             .wires
@@ -136,17 +136,17 @@ impl World {
         }
     }
 
-    pub fn cut(&mut self, a: usize, b: usize) {
+    pub(crate) fn cut(&mut self, a: usize, b: usize) {
         if !self.is_cut(a, b) {
             self.cuts.push((a, b));
         }
     }
 
-    pub fn heal(&mut self, a: usize, b: usize) {
+    pub(crate) fn heal(&mut self, a: usize, b: usize) {
         self.cuts.retain(|cut| *cut != (a, b) && *cut != (b, a));
     }
 
-    pub fn heal_all(&mut self) {
+    pub(crate) fn heal_all(&mut self) {
         self.cuts.clear();
         self.places.iter_mut().for_each(|place| place.frozen = false);
     }
@@ -155,11 +155,11 @@ impl World {
         self.cuts.contains(&(a, b)) || self.cuts.contains(&(b, a))
     }
 
-    pub fn node(&mut self, place: usize) -> Option<&mut Node> {
+    pub(crate) fn node(&mut self, place: usize) -> Option<&mut Node> {
         self.places[place].node.as_mut()
     }
 
-    pub fn subscribe(&mut self, place: usize, pattern: &str) {
+    pub(crate) fn subscribe(&mut self, place: usize, pattern: &str) {
         let sub = self.places[place].sub;
         if let Some(node) = self.node(place) {
             // Alone and without targets it cannot be, so a pending subscription is fine.
@@ -186,10 +186,10 @@ impl World {
         }
         let (place, link, life) = (end.place, end.link, end.life);
         self.forget_end(id, side);
-        if self.places[place].life == life {
-            if let Some(node) = self.node(place) {
-                node.link_closed(link, reason);
-            }
+        if self.places[place].life == life
+            && let Some(node) = self.node(place)
+        {
+            node.link_closed(link, reason);
         }
     }
 
@@ -236,7 +236,7 @@ impl World {
     }
 
     /// Lets time pass.
-    pub fn run(&mut self, time: Duration) {
+    pub(crate) fn run(&mut self, time: Duration) {
         let until = self.now + time;
         while self.now < until {
             self.step();
@@ -344,12 +344,12 @@ impl World {
     }
 
     /// What a place has received of a topic since it was last asked, and nothing else.
-    pub fn arrivals(&mut self, place: usize) -> Vec<Arrival> {
+    pub(crate) fn arrivals(&mut self, place: usize) -> Vec<Arrival> {
         std::mem::take(&mut self.places[place].arrivals)
     }
 
     /// The topics of each living node as every node sees them: name, epoch, owner.
-    pub fn views(&mut self) -> Vec<Vec<(String, u64, Option<NodeId>)>> {
+    pub(crate) fn views(&mut self) -> Vec<Vec<(String, u64, Option<NodeId>)>> {
         let living = self.places.iter().filter_map(|place| place.node.as_ref());
         living
             .map(|node| {
