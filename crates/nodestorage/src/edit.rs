@@ -10,6 +10,9 @@ use crate::{Body, Change, Document, Producer};
 /// An error is returned to the caller at once and nothing is written.
 pub type EditFn<'a> = Box<dyn FnMut(&mut Body) -> Result<(), EditError> + Send + 'a>;
 
+/// As [`EditFn`], for one section of a body.
+pub type SectionFn<'a> = Box<dyn FnMut(&mut serde_json::Value) -> Result<(), EditError> + Send + 'a>;
+
 /// Why an edit refused: any error of the application.
 pub type EditError = Box<dyn std::error::Error + Send + Sync>;
 

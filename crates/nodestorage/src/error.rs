@@ -14,6 +14,14 @@ pub enum StorageError {
         /// The document asked for.
         id: DocumentId,
     },
+    /// The document has nothing at this place.
+    #[error("document {id} has no section {section}")]
+    SectionNotFound {
+        /// The document.
+        id: DocumentId,
+        /// The place asked for.
+        section: String,
+    },
     /// The document is at another version than the caller expected.
     #[error("document {id} is at version {actual}, expected {expected}")]
     VersionMismatch {

@@ -28,34 +28,11 @@
 //! # }
 //! ```
 //!
-//! ```
-//! use std::convert::Infallible;
-//! use crdt_core::ClientId;
-//! use nodestorage::{Body, DocumentId, EditOptions, Edited, MemoryStorage, Storage, StorageExt};
-//! use serde_json::json;
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let games = MemoryStorage::default(); // or a collection of an `EmbeddedStore`
-//! let (id, server) = (DocumentId::new("first")?, EditOptions::by(ClientId::new("server")?));
-//! games.find_one_and_upsert(&id, Body::from_iter([("gold".to_owned(), json!(1))]), server.clone()).await?;
-//!
-//! let edit = |game: &mut Body| {
-//!     game["gold"] = json!(51);
-//!     Ok::<_, Infallible>(())
-//! };
-//! if let Edited::Changed { document, change } = games.edit(&id, edit, server).await? {
-//!     assert_eq!((document.version, change.version), (2, 2));
-//!     assert_eq!(change.diff.merge_patch, Some(json!({"gold": 51})));
-//! }
-//! # Ok(())
-//! # }
-//! ```
-//!
 //! A [`Store`] holds collections; a [`Storage`] is one of them, with [`Document`]s by [`DocumentId`]. Each change makes
 //! the document's next version and is recorded as a [`Change`] with its [`Diff`]; all recorded changes of a store have
 //! one order, their positions. [`MemoryStore`] is the reference, `EmbeddedStore` (feature `embedded`) keeps a
-//! folder. [`TypedStorage`] reads and edits documents as types of the application.
+//! folder. [`TypedStorage`] reads and edits documents as types of the application. A [`Query`] asks for many documents, an [`Update`]
+//! changes one by operators, both written as for MongoDB.
 //!
 //! This crate knows no clients and no transports.
 
@@ -71,10 +48,12 @@ pub mod embedded;
 pub mod error;
 pub mod memory;
 pub mod options;
+pub mod query;
 mod rules;
 pub mod storage;
 pub mod store;
 pub mod typed;
+pub mod update;
 mod verbs;
 mod watch;
 
@@ -88,6 +67,8 @@ pub use embedded::{Durability, EmbeddedOptions, EmbeddedStorage, EmbeddedStore};
 pub use error::StorageError;
 pub use memory::{MemoryStorage, MemoryStore};
 pub use options::StorageOptions;
+pub use query::{Filter, Query};
 pub use storage::{Storage, StorageExt};
 pub use store::Store;
 pub use typed::{Typed, TypedStorage, Updated};
+pub use update::Update;

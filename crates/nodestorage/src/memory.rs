@@ -18,6 +18,8 @@ use crate::{
     Body, Change, ChangePage, Deleted, Diff, Document, DocumentId, EditFn, EditOptions, Edited, Operation,
     Producer, Storage, StorageError, StorageOptions, Store, Upserted, Watch, WatchFilter, WatchFrom,
     clock::{self, Clock},
+    edit::SectionFn,
+    query::FieldPath,
     rules::{self, Turn},
     store,
     verbs::{self, Outcome, Step},
@@ -291,6 +293,16 @@ impl Storage for MemoryStorage {
         options: EditOptions,
     ) -> Result<Edited, StorageError> {
         self.run(id, options, |found| verbs::update(id, found, edit)).map(Outcome::edited)
+    }
+
+    async fn update_section(
+        &self,
+        id: &DocumentId,
+        section: &FieldPath,
+        edit: SectionFn<'_>,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        self.run(id, options, |found| verbs::update_section(id, found, section, edit)).map(Outcome::edited)
     }
 
     async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {

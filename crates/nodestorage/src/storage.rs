@@ -6,6 +6,9 @@ use crdt_core::{ClientId, StateVector};
 use crate::{
     Body, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, StorageError, Upserted,
     Watch, WatchFilter, WatchFrom,
+    edit::SectionFn,
+    query::{FieldPath, Page, Query},
+    update::Update,
 };
 
 /// One collection of documents.
@@ -23,6 +26,51 @@ pub trait Storage: Send + Sync {
 
     /// Reads documents in the order of their ids, those after `after`, at most `limit`.
     async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError>;
+
+    /// Answers a [`Query`]: filter, order, fields, a page at a time.
+    ///
+    /// Without an index of its own a backend reads all documents of the collection, a few at a time, and holds one page.
+    async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
+        query.scan(self).await
+    }
+
+    /// Changes a document by operators, as one change: [`find_one_and_update`](Self::find_one_and_update) whose edit is
+    /// data. An update that does not fit the document is [`StorageError::Edit`] with an
+    /// [`UpdateError`](crate::update::UpdateError).
+    async fn update_one(
+        &self,
+        id: &DocumentId,
+        update: &Update,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        let edit = |body: &mut Body| update.apply(body).map_err(Into::into);
+        self.find_one_and_update(id, Box::new(edit), options).await
+    }
+
+    /// Edits what is at one place of a document; the rest stays as it is, whoever changes it meanwhile. Recorded as
+    /// [`Operation::UpdateSection`](crate::Operation::UpdateSection) by the storages of this crate.
+    ///
+    /// # Errors
+    /// [`StorageError::SectionNotFound`] when there is nothing at the place.
+    async fn update_section(
+        &self,
+        id: &DocumentId,
+        section: &FieldPath,
+        mut edit: SectionFn<'_>,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        let mut missing = false;
+        let whole = |body: &mut Body| {
+            let place = section.find(body);
+            missing = place.is_none();
+            edit(place.ok_or("the section is not there")?)
+        };
+        let edited = self.find_one_and_update(id, Box::new(whole), options).await;
+        match edited {
+            Err(StorageError::Edit(_)) if missing => Err(section_not_found(id, section)),
+            edited => edited,
+        }
+    }
 
     /// Creates the document if it is absent, and tells which of the two it was.
     async fn find_one_and_upsert(
@@ -81,6 +129,10 @@ pub trait Storage: Send + Sync {
 
     /// Finishes what is under way, makes it durable, and refuses everything after.
     async fn close(&self) -> Result<(), StorageError>;
+}
+
+pub(crate) fn section_not_found(id: &DocumentId, section: &FieldPath) -> StorageError {
+    StorageError::SectionNotFound { id: id.clone(), section: section.to_string() }
 }
 
 /// Conveniences that need generics.

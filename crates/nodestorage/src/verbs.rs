@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::{Body, Change, Deleted, Document, DocumentId, EditFn, Edited, Operation, StorageError, Upserted};
+use crate::{
+    Body, Change, Deleted, Document, DocumentId, EditFn, Edited, Operation, StorageError, Upserted,
+    edit::SectionFn, query::FieldPath, storage::section_not_found,
+};
 
 /// What a verb wants of the document it found.
 #[derive(Debug)]
@@ -47,6 +50,19 @@ pub(crate) fn update(
     let mut after = (*before.body).clone();
     edit(&mut after).map_err(StorageError::Edit)?;
     Ok(if after == *before.body { Step::Keep } else { Step::Write(Operation::Update, Some(after)) })
+}
+
+pub(crate) fn update_section(
+    id: &DocumentId,
+    found: Option<&Document>,
+    section: &FieldPath,
+    mut edit: SectionFn<'_>,
+) -> Result<Step, StorageError> {
+    let before = found.ok_or_else(|| StorageError::NotFound { id: id.clone() })?;
+    let mut after = (*before.body).clone();
+    edit(section.find(&mut after).ok_or_else(|| section_not_found(id, section))?)
+        .map_err(StorageError::Edit)?;
+    Ok(if after == *before.body { Step::Keep } else { Step::Write(Operation::UpdateSection, Some(after)) })
 }
 
 pub(crate) fn delete(found: Option<&Document>) -> Step {

@@ -5,6 +5,7 @@
 
 mod changes;
 mod producers;
+mod queries;
 mod versions;
 mod watching;
 
@@ -19,7 +20,7 @@ use crate::{
     Upserted, Watch, WatchEvent,
 };
 
-pub use self::{changes::*, producers::*, versions::*, watching::*};
+pub use self::{changes::*, producers::*, queries::*, versions::*, watching::*};
 
 /// Makes one test of each law: `conformance_tests!(make)`, see [`conformance`](crate::conformance).
 #[macro_export]
@@ -41,6 +42,9 @@ macro_rules! conformance_tests {
             an_unrecorded_collection_keeps_versions_only
             a_collection_keeps_its_kind
             a_closed_handle_refuses_everything
+            find_many_pages_in_order
+            update_one_applies_operators_as_one_change
+            sections_of_one_document_are_edited_apart
             version_and_change_agree
             changes_are_paged_without_a_gap
             replaying_the_changes_gives_the_document

@@ -127,6 +127,102 @@ fn a_patch_that_does_not_fit_is_refused() {
     assert_eq!(apply_merge_patch(None, &json!([1])), Err(DiffError::NotAnObject("an array")));
 }
 
+/// The test cases of RFC 7396, appendix A, whose targets and results are objects.
+#[test]
+fn merge_patches_do_what_their_rfc_shows() {
+    for (target, patch, result) in [
+        (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+        (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+        (json!({"a": "b"}), json!({"a": null}), json!({})),
+        (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+        (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+        (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+        (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+        (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+        (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+        (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+    ] {
+        let result = body(result);
+        assert_eq!(apply_merge_patch(Some(body(target.clone())), &patch).unwrap().as_ref(), Some(&result));
+        let own = Diff::between(Some(&body(target.clone())), Some(&result), 1).merge_patch.unwrap();
+        assert_eq!(apply_merge_patch(Some(body(target)), &own).unwrap(), Some(result));
+    }
+}
+
+/// The examples of RFC 6902, appendix A, that are about objects; those that must fail have no result.
+#[test]
+fn json_patches_do_what_their_rfc_shows() {
+    for (before, patch, result) in [
+        (
+            json!({"foo": "bar"}),
+            json!([{"op": "add", "path": "/baz", "value": "qux"}]),
+            Some(json!({"baz": "qux", "foo": "bar"})),
+        ),
+        (
+            json!({"foo": ["bar", "baz"]}),
+            json!([{"op": "add", "path": "/foo/1", "value": "qux"}]),
+            Some(json!({"foo": ["bar", "qux", "baz"]})),
+        ),
+        (
+            json!({"baz": "qux", "foo": "bar"}),
+            json!([{"op": "remove", "path": "/baz"}]),
+            Some(json!({"foo": "bar"})),
+        ),
+        (
+            json!({"foo": ["bar", "qux", "baz"]}),
+            json!([{"op": "remove", "path": "/foo/1"}]),
+            Some(json!({"foo": ["bar", "baz"]})),
+        ),
+        (
+            json!({"baz": "qux"}),
+            json!([{"op": "replace", "path": "/baz", "value": "boo"}]),
+            Some(json!({"baz": "boo"})),
+        ),
+        (
+            json!({"foo": {"bar": "baz", "waldo": "fred"}, "qux": {"corge": "grault"}}),
+            json!([{"op": "move", "from": "/foo/waldo", "path": "/qux/thud"}]),
+            Some(json!({"foo": {"bar": "baz"}, "qux": {"corge": "grault", "thud": "fred"}})),
+        ),
+        (
+            json!({"foo": ["all", "grass", "cows", "eat"]}),
+            json!([{"op": "move", "from": "/foo/1", "path": "/foo/3"}]),
+            Some(json!({"foo": ["all", "cows", "eat", "grass"]})),
+        ),
+        (
+            json!({"baz": "qux", "foo": ["a", 2, "c"]}),
+            json!([{"op": "test", "path": "/baz", "value": "qux"}, {"op": "test", "path": "/foo/1", "value": 2}]),
+            Some(json!({"baz": "qux", "foo": ["a", 2, "c"]})),
+        ),
+        (json!({"baz": "qux"}), json!([{"op": "test", "path": "/baz", "value": "bar"}]), None),
+        (
+            json!({"foo": "bar"}),
+            json!([{"op": "add", "path": "/child", "value": {"grandchild": {}}}]),
+            Some(json!({"foo": "bar", "child": {"grandchild": {}}})),
+        ),
+        (
+            json!({"foo": "bar"}),
+            json!([{"op": "add", "path": "/baz", "value": "qux", "xyz": 123}]),
+            Some(json!({"foo": "bar", "baz": "qux"})),
+        ),
+        (json!({"foo": "bar"}), json!([{"op": "add", "path": "/baz/bat", "value": "qux"}]), None),
+        (
+            json!({"/": 9, "~1": 10}),
+            json!([{"op": "test", "path": "/~01", "value": 10}]),
+            Some(json!({"/": 9, "~1": 10})),
+        ),
+        (json!({"/": 9, "~1": 10}), json!([{"op": "test", "path": "/~01", "value": "10"}]), None),
+        (
+            json!({"foo": ["bar"]}),
+            json!([{"op": "add", "path": "/foo/-", "value": ["abc", "def"]}]),
+            Some(json!({"foo": ["bar", ["abc", "def"]]})),
+        ),
+    ] {
+        let parsed = serde_json::from_value(patch.clone()).unwrap();
+        let actual = apply_json_patch(Some(body(before)), &parsed).ok().flatten().map(Value::Object);
+        assert_eq!(actual, result, "{patch}");
+    }
+}
+
 #[test]
 fn a_stored_diff_keeps_the_patch_that_deletes() {
     for merge_patch in [None, Some(Value::Null), Some(json!({"a": null}))] {

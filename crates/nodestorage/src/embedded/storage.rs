@@ -15,6 +15,8 @@ use super::{
 use crate::{
     Body, Change, ChangePage, Deleted, Diff, Document, DocumentId, EditFn, EditOptions, Edited, Operation,
     Producer, Storage, StorageError, StorageOptions, Upserted, Watch, WatchFilter, WatchFrom,
+    edit::SectionFn,
+    query::FieldPath,
     rules::{self, Turn},
     verbs::{self, Outcome, Step},
     watch::{Log, LogEntry, LogPage},
@@ -372,6 +374,18 @@ impl Storage for EmbeddedStorage {
         options: EditOptions,
     ) -> Result<Edited, StorageError> {
         self.run(id, options, |found| verbs::update(id, found, edit)).await.map(Outcome::edited)
+    }
+
+    async fn update_section(
+        &self,
+        id: &DocumentId,
+        section: &FieldPath,
+        edit: SectionFn<'_>,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        self.run(id, options, |found| verbs::update_section(id, found, section, edit))
+            .await
+            .map(Outcome::edited)
     }
 
     async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {

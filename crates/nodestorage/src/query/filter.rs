@@ -1,0 +1,209 @@
+//! Filters: a documented part of MongoDB's language.
+
+use serde_json::Value;
+
+use super::{
+    FieldPath,
+    order::{compare, equal, kind},
+};
+use crate::{Body, Document, StorageError};
+
+/// Which documents a query finds.
+///
+/// Written as in MongoDB: `{"gold": {"$gte": 10}, "tags": "new"}`. Fields are paths; a place that holds an array matches
+/// when the array does or one of its elements. There are `$eq $ne $gt $gte $lt $lte $in $nin $exists $size $all $elemMatch
+/// $not` for a field, and `$and $or $nor` for filters. `_id` is the document's id. Comparisons hold only within one kind
+/// of value, and `null` also matches what is missing. Anything else is [`StorageError::Unsupported`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Filter(Vec<Condition>);
+
+/// All conditions of a filter hold together.
+#[derive(Debug, Clone, PartialEq)]
+enum Condition {
+    /// All tests hold at the place.
+    Field(Place, Vec<Test>),
+    And(Vec<Filter>),
+    Or(Vec<Filter>),
+    Nor(Vec<Filter>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Place {
+    Id,
+    Field(FieldPath),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Test {
+    Equal(Value),
+    In(Vec<Value>),
+    Less(Value),
+    LessOrEqual(Value),
+    Greater(Value),
+    GreaterOrEqual(Value),
+    Exists(bool),
+    Size(usize),
+    All(Vec<Value>),
+    Element(Box<Element>),
+    Not(Vec<Test>),
+}
+
+/// What an element of an array has to be.
+#[derive(Debug, Clone, PartialEq)]
+enum Element {
+    /// An object that a filter finds.
+    Object(Filter),
+    /// A value that passes tests.
+    Value(Vec<Test>),
+}
+
+impl Filter {
+    /// Finds everything.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Reads a filter.
+    pub fn parse(filter: &Value) -> Result<Self, StorageError> {
+        let Value::Object(conditions) = filter else { return Err(bad("a filter that is not an object")) };
+        let conditions = conditions.iter().map(|(name, value)| match name.as_str() {
+            "$and" => Ok(Condition::And(filters(name, value)?)),
+            "$or" => Ok(Condition::Or(filters(name, value)?)),
+            "$nor" => Ok(Condition::Nor(filters(name, value)?)),
+            name if name.starts_with('$') => Err(bad(&format!("the operator {name}"))),
+            FieldPath::ID => Ok(Condition::Field(Place::Id, tests(value)?)),
+            name => {
+                let path = FieldPath::new(name).map_err(|e| bad(&e.to_string()))?;
+                Ok(Condition::Field(Place::Field(path), tests(value)?))
+            }
+        });
+        conditions.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether it finds a document.
+    pub fn matches(&self, document: &Document) -> bool {
+        self.holds(&document.body, Some(document.id.as_str()))
+    }
+
+    /// Whether it holds for fields that are no document of their own.
+    pub(crate) fn holds_in(&self, body: &Body) -> bool {
+        self.holds(body, None)
+    }
+
+    fn holds(&self, body: &Body, id: Option<&str>) -> bool {
+        self.0.iter().all(|condition| match condition {
+            Condition::Field(Place::Id, tests) => {
+                let id = id.map(Value::from);
+                let values: Vec<_> = id.iter().collect();
+                tests.iter().all(|test| test.holds(&values))
+            }
+            Condition::Field(Place::Field(path), tests) => {
+                let values = path.values(body);
+                tests.iter().all(|test| test.holds(&values))
+            }
+            Condition::And(filters) => filters.iter().all(|filter| filter.holds(body, id)),
+            Condition::Or(filters) => filters.iter().any(|filter| filter.holds(body, id)),
+            Condition::Nor(filters) => !filters.iter().any(|filter| filter.holds(body, id)),
+        })
+    }
+}
+
+impl Test {
+    /// `values` is what is at the place; empty when there is nothing.
+    fn holds(&self, values: &[&Value]) -> bool {
+        let within_kind = |wanted: &Value, holds: fn(std::cmp::Ordering) -> bool| {
+            any(values, |value| kind(value) == kind(wanted) && holds(compare(value, wanted)))
+        };
+        match self {
+            Self::Equal(wanted) => is(values, wanted),
+            Self::In(wanted) => wanted.iter().any(|wanted| is(values, wanted)),
+            Self::Less(wanted) => within_kind(wanted, std::cmp::Ordering::is_lt),
+            Self::LessOrEqual(wanted) => within_kind(wanted, std::cmp::Ordering::is_le),
+            Self::Greater(wanted) => within_kind(wanted, std::cmp::Ordering::is_gt),
+            Self::GreaterOrEqual(wanted) => within_kind(wanted, std::cmp::Ordering::is_ge),
+            Self::Exists(wanted) => *wanted != values.is_empty(),
+            Self::Size(wanted) => arrays(values).any(|array| array.len() == *wanted),
+            Self::All(wanted) => !wanted.is_empty() && wanted.iter().all(|wanted| is(values, wanted)),
+            Self::Element(element) => arrays(values).flatten().any(|value| match &**element {
+                Element::Object(filter) => value.as_object().is_some_and(|body| filter.holds(body, None)),
+                Element::Value(tests) => tests.iter().all(|test| test.holds(&[value])),
+            }),
+            Self::Not(tests) => !tests.iter().all(|test| test.holds(values)),
+        }
+    }
+}
+
+/// Whether a value, or an element of one that is an array, is the wanted one. `null` is also what is missing.
+fn is(values: &[&Value], wanted: &Value) -> bool {
+    wanted.is_null() && values.is_empty() || any(values, |value| equal(value, wanted))
+}
+
+fn any(values: &[&Value], holds: impl Fn(&Value) -> bool) -> bool {
+    values.iter().any(|value| holds(value)) || arrays(values).flatten().any(holds)
+}
+
+fn arrays<'v>(values: &'v [&'v Value]) -> impl Iterator<Item = &'v Vec<Value>> {
+    values.iter().filter_map(|value| value.as_array())
+}
+
+/// What the condition of one field says: operators, or the value that it has to be.
+fn tests(condition: &Value) -> Result<Vec<Test>, StorageError> {
+    match condition {
+        Value::Object(operators) if operators.keys().any(|name| name.starts_with('$')) => {
+            operators.iter().map(|(name, value)| test(name, value)).collect()
+        }
+        value => Ok(vec![Test::Equal(value.clone())]),
+    }
+}
+
+fn test(name: &str, value: &Value) -> Result<Test, StorageError> {
+    let list =
+        || value.as_array().cloned().ok_or_else(|| bad(&format!("{name} of something else than an array")));
+    Ok(match name {
+        "$eq" => Test::Equal(value.clone()),
+        "$ne" => Test::Not(vec![Test::Equal(value.clone())]),
+        "$in" => Test::In(list()?),
+        "$nin" => Test::Not(vec![Test::In(list()?)]),
+        "$lt" => Test::Less(value.clone()),
+        "$lte" => Test::LessOrEqual(value.clone()),
+        "$gt" => Test::Greater(value.clone()),
+        "$gte" => Test::GreaterOrEqual(value.clone()),
+        "$exists" => {
+            Test::Exists(value.as_bool().ok_or_else(|| bad("$exists of something else than a boolean"))?)
+        }
+        "$size" => {
+            let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
+            Test::Size(size.ok_or_else(|| bad("$size of something else than a count"))?)
+        }
+        "$all" => Test::All(list()?),
+        "$elemMatch" => {
+            let Value::Object(members) = value else {
+                return Err(bad("$elemMatch of something else than an object"));
+            };
+            let of_values = members.keys().any(|name| name.starts_with('$') && !is_logical(name));
+            let element = if of_values {
+                Element::Value(tests(value)?)
+            } else {
+                Element::Object(Filter::parse(value)?)
+            };
+            Test::Element(Box::new(element))
+        }
+        "$not" if value.is_object() => Test::Not(tests(value)?),
+        other => return Err(bad(&format!("the operator {other}"))),
+    })
+}
+
+fn is_logical(name: &str) -> bool {
+    matches!(name, "$and" | "$or" | "$nor")
+}
+
+fn filters(name: &str, value: &Value) -> Result<Vec<Filter>, StorageError> {
+    match value.as_array() {
+        Some(filters) if !filters.is_empty() => filters.iter().map(Filter::parse).collect(),
+        _ => Err(bad(&format!("{name} of something else than a list of filters"))),
+    }
+}
+
+fn bad(what: &str) -> StorageError {
+    StorageError::Unsupported { what: what.to_owned(), backend: "filters" }
+}

@@ -1,0 +1,237 @@
+//! Queries: which documents, in which order, which of their fields, how many.
+
+mod filter;
+pub(crate) mod order;
+mod path;
+
+use std::cmp::Ordering;
+
+use serde_json::Value;
+
+pub use self::{
+    filter::Filter,
+    path::{FieldPath, InvalidPath},
+};
+use crate::{Body, Document, DocumentId, Storage, StorageError};
+
+/// How many documents one page of a query holds at most.
+pub const PAGE_MAX: usize = 10_000;
+
+/// How many documents a scan reads at a time.
+const SCAN_STEP: usize = 256;
+
+/// A question about the documents of a collection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    /// Which documents.
+    pub filter: Filter,
+    /// In which order; documents that are alike in it, and all when it is empty, in the order of their ids.
+    pub sort: Vec<(SortBy, Direction)>,
+    /// Which of their fields.
+    pub projection: Projection,
+    /// How many on one page: 1 to [`PAGE_MAX`].
+    pub limit: usize,
+    /// The [`next`](Page::next) of the page before, if this is not the first.
+    pub after: Option<Cursor>,
+}
+
+impl Default for Query {
+    /// Everything, by id, 100 on a page.
+    fn default() -> Self {
+        Self {
+            filter: Filter::all(),
+            sort: Vec::new(),
+            projection: Projection::Whole,
+            limit: 100,
+            after: None,
+        }
+    }
+}
+
+/// What to sort by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SortBy {
+    /// The document's id.
+    Id,
+    /// The value at a place. What is missing counts as `null`; an array counts as its least element, or its greatest when
+    /// descending.
+    Field(FieldPath),
+}
+
+/// Which way to sort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The least first.
+    Ascending,
+    /// The greatest first.
+    Descending,
+}
+
+/// Which fields of the documents a query shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Projection {
+    /// All.
+    Whole,
+    /// Only these.
+    Only(Vec<FieldPath>),
+    /// All but these.
+    Without(Vec<FieldPath>),
+}
+
+/// Where a page ended. Good for the same filter and sort; writes in between neither repeat nor hide documents that did
+/// not move.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cursor {
+    keys: Vec<Value>,
+    id: DocumentId,
+}
+
+/// One page of a query's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The documents found.
+    pub found: Vec<Found>,
+    /// Where the next page starts, if there is more.
+    pub next: Option<Cursor>,
+}
+
+/// A document that a query found. Not a [`Document`], as its fields may not be all there are: it can't be mistaken for
+/// what is to be written back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Its name.
+    pub id: DocumentId,
+    /// Its version.
+    pub version: u64,
+    /// The fields that were asked for.
+    pub fields: Body,
+}
+
+impl Query {
+    /// Answers it by reading all documents of a collection, a few at a time.
+    pub(crate) async fn scan<S: Storage + ?Sized>(self, storage: &S) -> Result<Page, StorageError> {
+        if !(1..=PAGE_MAX).contains(&self.limit) {
+            let what = format!("a page of {} documents (1 to {PAGE_MAX} are)", self.limit);
+            return Err(StorageError::Unsupported { what, backend: "queries" });
+        }
+        let in_order_of_ids = self.sort.is_empty();
+        // A document behind the page is enough to know that there is more.
+        let room = self.limit + 1;
+        let mut page: Vec<(Cursor, Document)> = Vec::new();
+        let mut last = self.after.as_ref().filter(|_| in_order_of_ids).map(|after| after.id.clone());
+        loop {
+            let documents = storage.list(last.as_ref(), SCAN_STEP).await?;
+            let Some(end) = documents.last() else { break };
+            last = Some(end.id.clone());
+            for document in documents.into_iter().filter(|document| self.filter.matches(document)) {
+                let keys = self.sort.iter().map(|sort| key(sort, &document)).collect();
+                let at = Cursor { keys, id: document.id.clone() };
+                if self.after.as_ref().is_some_and(|after| self.compare(&at, after).is_le()) {
+                    continue;
+                }
+                let place = page.partition_point(|(other, _)| self.compare(other, &at).is_lt());
+                if place < room {
+                    page.insert(place, (at, document));
+                    page.truncate(room);
+                }
+            }
+            if in_order_of_ids && page.len() == room {
+                break;
+            }
+        }
+        let more = page.len() == room;
+        page.truncate(self.limit);
+        let next = page.last().filter(|_| more).map(|(at, _)| at.clone());
+        let found = page.into_iter().map(|(_, document)| Found {
+            fields: self.projection.of(&document.body),
+            id: document.id,
+            version: document.version,
+        });
+        Ok(Page { found: found.collect(), next })
+    }
+
+    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
+        let keys = self.sort.iter().zip(a.keys.iter().zip(&b.keys));
+        let by_keys = keys.map(|((_, direction), (a, b))| match direction {
+            Direction::Ascending => order::compare(a, b),
+            Direction::Descending => order::compare(b, a),
+        });
+        by_keys.fold(Ordering::Equal, Ordering::then).then_with(|| a.id.cmp(&b.id))
+    }
+}
+
+fn key((by, direction): &(SortBy, Direction), document: &Document) -> Value {
+    let SortBy::Field(path) = by else { return Value::from(document.id.as_str()) };
+    let values = path.values(&document.body).into_iter();
+    let values = values.flat_map(|value| match value {
+        Value::Array(elements) if !elements.is_empty() => elements.iter().collect(),
+        value => vec![value],
+    });
+    let chosen = match direction {
+        Direction::Ascending => values.min_by(|a, b| order::compare(a, b)),
+        Direction::Descending => values.max_by(|a, b| order::compare(a, b)),
+    };
+    chosen.cloned().unwrap_or(Value::Null)
+}
+
+impl Projection {
+    fn of(&self, body: &Body) -> Body {
+        match self {
+            Self::Whole => body.clone(),
+            Self::Only(paths) => only(body, &paths.iter().map(FieldPath::names).collect::<Vec<_>>()),
+            Self::Without(paths) => {
+                let mut rest = body.clone();
+                paths.iter().for_each(|path| without(&mut rest, path.names()));
+                rest
+            }
+        }
+    }
+}
+
+fn only(body: &Body, paths: &[&[String]]) -> Body {
+    let mut shown = Body::new();
+    for (name, value) in body {
+        let within: Vec<_> = paths.iter().filter(|path| path[0] == *name).map(|path| &path[1..]).collect();
+        if within.iter().any(|rest| rest.is_empty()) {
+            shown.insert(name.clone(), value.clone());
+        } else if !within.is_empty()
+            && let Some(value) = only_of(value, &within)
+        {
+            shown.insert(name.clone(), value);
+        }
+    }
+    shown
+}
+
+fn only_of(value: &Value, paths: &[&[String]]) -> Option<Value> {
+    match value {
+        Value::Object(members) => Some(Value::Object(only(members, paths))),
+        Value::Array(elements) => {
+            Some(elements.iter().filter_map(|element| only_of(element, paths)).collect())
+        }
+        _ => None,
+    }
+}
+
+fn without(body: &mut Body, names: &[String]) {
+    match names {
+        [name] => drop(body.remove(name)),
+        [name, rest @ ..] => {
+            if let Some(value) = body.get_mut(name) {
+                without_in(value, rest);
+            }
+        }
+        [] => {}
+    }
+}
+
+fn without_in(value: &mut Value, names: &[String]) {
+    match value {
+        Value::Object(members) => without(members, names),
+        Value::Array(elements) => elements.iter_mut().for_each(|element| without_in(element, names)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! Places in a document: field names joined by dots, where a number is also the index of an array element.
+
+use serde_json::Value;
+
+use crate::Body;
+
+/// How many names a path has at most: no body is deeper.
+const NAMES_MAX: usize = crate::document::DEPTH_MAX;
+
+/// A place in a document, such as `items.0.name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FieldPath(Vec<String>);
+
+/// A path that names no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{path:?} is not a path: field names joined by dots, up to {NAMES_MAX}, none empty, none starting with $"
+)]
+pub struct InvalidPath {
+    /// What was given.
+    pub path: String,
+}
+
+impl FieldPath {
+    /// The name that stands for a document's id in filters and sorts.
+    pub const ID: &'static str = "_id";
+
+    /// Reads a path.
+    pub fn new(path: &str) -> Result<Self, InvalidPath> {
+        let names: Vec<_> = path.split('.').map(str::to_owned).collect();
+        let good =
+            names.len() <= NAMES_MAX && names.iter().all(|name| !name.is_empty() && !name.starts_with('$'));
+        if good { Ok(Self(names)) } else { Err(InvalidPath { path: path.to_owned() }) }
+    }
+
+    /// Its names.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Whether one of the two places lies within the other, or they are the same.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(one, other)| one == other)
+    }
+
+    /// The one value at exactly this place, where a number is an index if there is an array.
+    pub(crate) fn find<'b>(&self, body: &'b mut Body) -> Option<&'b mut Value> {
+        let (first, rest) = self.0.split_first()?;
+        rest.iter().try_fold(body.get_mut(first)?, |value, name| match value {
+            Value::Object(members) => members.get_mut(name),
+            Value::Array(elements) => elements.get_mut(name.parse::<usize>().ok()?),
+            _ => None,
+        })
+    }
+
+    /// What is at the place. An array on the way stands for each of its elements, so there may be several.
+    pub(crate) fn values<'b>(&self, body: &'b Body) -> Vec<&'b Value> {
+        let mut found = Vec::new();
+        let (first, rest) = self.0.split_first().expect("a path has a name");
+        if let Some(value) = body.get(first) {
+            walk(value, rest, &mut found);
+        }
+        found
+    }
+}
+
+impl std::fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+fn walk<'b>(value: &'b Value, names: &[String], found: &mut Vec<&'b Value>) {
+    let Some((name, rest)) = names.split_first() else {
+        found.push(value);
+        return;
+    };
+    match value {
+        Value::Object(members) => {
+            if let Some(member) = members.get(name) {
+                walk(member, rest, found);
+            }
+        }
+        Value::Array(elements) => {
+            if let Some(element) = name.parse().ok().and_then(|index: usize| elements.get(index)) {
+                walk(element, rest, found);
+            }
+            for element in elements.iter().filter(|element| element.is_object()) {
+                walk(element, names, found);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,135 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn document(body: Value) -> Document {
+    let Value::Object(body) = body else { panic!("{body} is not an object") };
+    Document { id: DocumentId::new("d1").unwrap(), version: 1, body: Arc::new(body) }
+}
+
+fn check(filter: Value, body: Value, expected: bool) {
+    let found = Filter::parse(&filter).unwrap().matches(&document(body.clone()));
+    assert_eq!(found, expected, "{filter} of {body}");
+}
+
+#[test]
+fn a_value_is_compared_as_what_it_is() {
+    check(json!({}), json!({"a": 1}), true);
+    check(json!({"a": 1}), json!({"a": 1.0}), true);
+    check(json!({"a": 1}), json!({"a": "1"}), false);
+    check(json!({"a.b": 1}), json!({"a": {"b": 1}}), true);
+    check(json!({"a": {"b": 1}}), json!({"a": {"b": 1, "c": 2}}), false);
+    check(json!({"_id": "d1", "a": {"$gt": 0}}), json!({"a": 1}), true);
+    check(json!({"_id": {"$in": ["d2"]}}), json!({}), false);
+}
+
+#[test]
+fn null_is_also_what_is_missing() {
+    check(json!({"a": null}), json!({}), true);
+    check(json!({"a": null}), json!({"a": null}), true);
+    check(json!({"a": null}), json!({"a": 0}), false);
+    check(json!({"a": {"$ne": null}}), json!({}), false);
+    check(json!({"a": {"$exists": false}}), json!({"a": null}), false);
+    check(json!({"a": {"$exists": true}}), json!({"a": null}), true);
+    check(json!({"a": {"$in": [null, 1]}}), json!({}), true);
+}
+
+#[test]
+fn comparisons_hold_within_one_kind() {
+    check(json!({"a": {"$gt": 1, "$lte": 2}}), json!({"a": 2}), true);
+    check(json!({"a": {"$gt": 1}}), json!({"a": "x"}), false);
+    check(json!({"a": {"$lt": "b"}}), json!({"a": "a"}), true);
+    check(json!({"a": {"$lt": 1}}), json!({}), false);
+    check(json!({"a": {"$not": {"$lt": 1}}}), json!({}), true);
+    check(json!({"a": {"$gte": 9_007_199_254_740_993i64}}), json!({"a": 9_007_199_254_740_992i64}), false);
+}
+
+#[test]
+fn an_array_matches_by_itself_or_by_an_element() {
+    check(json!({"a": 2}), json!({"a": [1, 2]}), true);
+    check(json!({"a": [1, 2]}), json!({"a": [1, 2]}), true);
+    check(json!({"a": [1]}), json!({"a": [1, 2]}), false);
+    check(json!({"a": {"$ne": 2}}), json!({"a": [1, 2]}), false);
+    check(json!({"a": {"$gt": 1, "$lt": 1}}), json!({"a": [0, 2]}), true);
+    check(json!({"a": {"$elemMatch": {"$gt": 1, "$lt": 1}}}), json!({"a": [0, 2]}), false);
+    check(json!({"a.b": 2}), json!({"a": [{"b": 1}, {"b": 2}]}), true);
+    check(json!({"a.1.b": 2}), json!({"a": [{"b": 1}, {"b": 2}]}), true);
+    check(json!({"a.0.b": 2}), json!({"a": [{"b": 1}, {"b": 2}]}), false);
+    check(json!({"a.b": 1, "a.c": 2}), json!({"a": [{"b": 1}, {"c": 2}]}), true);
+    check(json!({"a": {"$elemMatch": {"b": 1, "c": 2}}}), json!({"a": [{"b": 1}, {"c": 2}]}), false);
+    check(json!({"a": {"$size": 2}}), json!({"a": [1, 2]}), true);
+    check(json!({"a": {"$all": [2, 1]}}), json!({"a": [1, 2, 3]}), true);
+    check(json!({"a": {"$all": [4, 1]}}), json!({"a": [1, 2, 3]}), false);
+}
+
+#[test]
+fn filters_are_joined() {
+    check(json!({"$or": [{"a": 1}, {"b": 1}]}), json!({"b": 1}), true);
+    check(json!({"$and": [{"a": 1}, {"b": 1}]}), json!({"b": 1}), false);
+    check(json!({"$nor": [{"a": 1}, {"b": 2}]}), json!({"b": 1}), true);
+    check(json!({"a": {"$nin": [1, 2]}}), json!({"a": 3}), true);
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name() {
+    for filter in [
+        json!([]),
+        json!({"$where": "1"}),
+        json!({"a": {"$regex": "x"}}),
+        json!({"a": {"$gt": 1, "b": 2}}),
+        json!({"a": {"$in": 1}}),
+        json!({"a": {"$size": -1}}),
+        json!({"$or": []}),
+        json!({"a..b": 1}),
+        json!({"a.$.b": 1}),
+    ] {
+        let refused = Filter::parse(&filter).unwrap_err();
+        assert!(matches!(refused, StorageError::Unsupported { .. }), "{filter}: {refused:?}");
+    }
+    let refused = Filter::parse(&json!({"a": {"$regex": "x"}})).unwrap_err();
+    assert_eq!(refused.to_string(), "the operator $regex is not supported by filters");
+}
+
+#[test]
+fn a_projection_shows_what_was_asked_for() {
+    let paths = |paths: &[&str]| paths.iter().map(|path| FieldPath::new(path).unwrap()).collect::<Vec<_>>();
+    let whole = document(json!({"a": 1, "b": {"c": 2, "d": 3}, "l": [{"x": 1, "y": 2}, 5]})).body;
+    let shown = |projection: Projection| Value::Object(projection.of(&whole));
+    assert_eq!(shown(Projection::Whole), Value::Object((*whole).clone()));
+    assert_eq!(
+        shown(Projection::Only(paths(&["a", "b.c", "l.x", "no"]))),
+        json!({"a": 1, "b": {"c": 2}, "l": [{"x": 1}]})
+    );
+    assert_eq!(
+        shown(Projection::Without(paths(&["a", "b.c", "l.y", "no.no"]))),
+        json!({"b": {"d": 3}, "l": [{"x": 1}, 5]})
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_filter_is_refused_or_answers(value in crate::diff::tests::values(), body in crate::diff::tests::values(),
+        operator in prop::sample::select(vec!["$eq", "$ne", "$gt", "$in", "$nin", "$all", "$size", "$not", "$elemMatch"])) {
+        let body = json!({"a": body});
+        for filter in [json!({"a": value}), json!({"a.b": {operator: value}}), json!({"a": {operator: value}})] {
+            if let Ok(filter) = Filter::parse(&filter) {
+                filter.matches(&document(body.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn not_is_the_opposite(value in crate::diff::tests::values(), body in crate::diff::tests::values()) {
+        let document = document(json!({"a": body}));
+        for (one, other) in [("$eq", "$ne"), ("$in", "$nin")] {
+            let value = if one == "$in" { json!([value]) } else { value.clone() };
+            let found = |operator: &str| {
+                Filter::parse(&json!({"a": {operator: value}})).unwrap().matches(&document)
+            };
+            prop_assert_ne!(found(one), found(other));
+        }
+    }
+}
