@@ -135,10 +135,11 @@ impl StateVectorManager {
     }
 
     async fn make_room(&self, document: &DocumentId) -> Result<(), ShelfError> {
-        let clients = self.clients(document, Self::CLIENTS_PER_DOCUMENT_MAX).await?;
-        if clients.len() < Self::CLIENTS_PER_DOCUMENT_MAX {
+        let range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
+        if self.shelf.scan(range, Self::CLIENTS_PER_DOCUMENT_MAX).await?.len() < Self::CLIENTS_PER_DOCUMENT_MAX {
             return Ok(());
         }
+        let clients = self.clients(document, Self::CLIENTS_PER_DOCUMENT_MAX).await?;
         match clients.iter().min_by_key(|state| state.last_updated) {
             Some(silent) => self.unregister(document, &silent.client_id).await,
             None => Ok(()),

@@ -1,0 +1,229 @@
+//! The session machine: messages and times in, all outputs compared.
+
+use std::{sync::Arc, time::Duration};
+
+use crdt_core::{ClientId, EncodingFormat};
+use eventsync::{
+    Event, EventPage, FeedItem, Resume, Scope,
+    feed::{FeedInput, FeedOutput, Located},
+    protocol::ServerMessage,
+    service::Written,
+    session::{
+        HELLO_MAX, PING_EVERY, PUSHES_MAX, QUESTIONS_MAX, Session, SessionInput, SessionOutput, close,
+    },
+};
+use nodestorage::{Body, Change, Diff, DocumentId, Operation, Producer};
+use proptest::prelude::*;
+use serde_json::json;
+
+fn id(id: &str) -> DocumentId {
+    DocumentId::new(id).unwrap()
+}
+
+fn event(version: u64) -> Event {
+    let body = |n: u64| json!({"n": n}).as_object().unwrap().clone();
+    let before = (version > 1).then(|| body(version - 1));
+    Event::new(Arc::new(Change {
+        document_id: id("go"),
+        version,
+        position: version,
+        operation: if version == 1 { Operation::Create } else { Operation::Update },
+        diff: Diff::between(before.as_ref(), Some(&body(version)), version),
+        timestamp_ms: 0,
+        producer: Producer { client_id: ClientId::new("w").unwrap(), sequence: Some(version) },
+        metadata: Body::new(),
+    }))
+}
+
+struct Test {
+    session: Session,
+    now: Duration,
+}
+
+impl Test {
+    fn new() -> Self {
+        Self { session: Session::new(EncodingFormat::Json, None), now: Duration::ZERO }
+    }
+
+    fn hello(documents: serde_json::Value) -> Self {
+        let mut test = Self::new();
+        let outputs = test.text(json!({"type": "hello", "clientId": "c", "documents": documents}));
+        assert!(matches!(&outputs[0], SessionOutput::Send(ServerMessage::Welcome { .. })));
+        test
+    }
+
+    fn input(&mut self, input: SessionInput<'_>) -> Vec<SessionOutput> {
+        self.session.handle_input(input, self.now, 0);
+        std::iter::from_fn(|| self.session.poll_output()).collect()
+    }
+
+    fn text(&mut self, message: serde_json::Value) -> Vec<SessionOutput> {
+        self.input(SessionInput::Text(&message.to_string()))
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<SessionOutput> {
+        self.now += time;
+        self.input(SessionInput::Time)
+    }
+}
+
+fn closes(outputs: &[SessionOutput], with: u16) {
+    assert!(
+        matches!(outputs.last(), Some(SessionOutput::Close { code, .. }) if *code == with),
+        "{outputs:?}"
+    );
+}
+
+#[test]
+fn a_client_that_says_nothing_is_let_go() {
+    let mut test = Test::new();
+    assert_eq!(test.after(HELLO_MAX - Duration::from_millis(1)), []);
+    closes(&test.after(Duration::from_millis(1)), close::HELLO_TIMEOUT);
+    assert!(test.session.is_closed());
+}
+
+#[test]
+fn a_client_that_misses_two_pings_is_let_go_and_any_sign_of_life_counts() {
+    let mut test = Test::hello(json!({}));
+    assert_eq!(test.after(PING_EVERY), [SessionOutput::Ping]);
+    assert_eq!(test.after(PING_EVERY), [SessionOutput::Ping]);
+    assert_eq!(test.input(SessionInput::Alive), []);
+    assert_eq!(test.after(PING_EVERY), [SessionOutput::Ping]);
+    assert_eq!(test.after(PING_EVERY), [SessionOutput::Ping]);
+    closes(&test.after(PING_EVERY), close::AWAY);
+}
+
+#[test]
+fn a_document_is_subscribed_before_its_history_is_read() {
+    let mut test = Test::new();
+    let outputs = test.text(json!({"type": "hello", "clientId": "c", "documents": {"go": {"cursor": 1}}}));
+    let scope = Scope::Document(id("go"));
+    assert_eq!(outputs[1], SessionOutput::Subscribe(scope.clone()));
+    assert_eq!(outputs[2], SessionOutput::Greet(id("go")));
+    let SessionOutput::Ask { feed, question: FeedOutput::Locate(Resume::After(1)), .. } = outputs[3] else {
+        panic!("{outputs:?}")
+    };
+    // An event that is committed before the history is read is in the history, and sent once.
+    assert_eq!(test.input(SessionInput::Delivery(eventsync::broker::Delivery::Document(event(2)))), []);
+    let located = FeedInput::Located(Located::After { cursor: 1, skip: None });
+    let asked = test.input(SessionInput::Answer { feed, answer: Ok(located) });
+    assert!(matches!(asked[..], [SessionOutput::Ask { question: FeedOutput::Read { after: 1, .. }, .. }]));
+    let page = EventPage { events: vec![event(2), event(3)], cursor: 3, more: false, gap: false };
+    let sent = test.input(SessionInput::Answer { feed, answer: Ok(FeedInput::Page(page)) });
+    let item = |item| SessionOutput::Send(ServerMessage::Feed { scope: scope.clone(), item });
+    assert_eq!(sent, [item(FeedItem::Events(vec![event(2), event(3)])), item(FeedItem::Live { cursor: 3 })]);
+    assert_eq!(test.input(SessionInput::Delivery(eventsync::broker::Delivery::Document(event(3)))), []);
+    let live = test.input(SessionInput::Delivery(eventsync::broker::Delivery::Document(event(4))));
+    assert_eq!(live, [item(FeedItem::Events(vec![event(4)]))]);
+}
+
+#[test]
+fn an_answer_to_a_feed_that_is_gone_is_nothing() {
+    let mut test = Test::hello(json!({"go": {"cursor": 0}}));
+    let gone = test.text(json!({"type": "unsubscribe", "documents": ["go"]}));
+    assert_eq!(gone, [SessionOutput::Unsubscribe(Scope::Document(id("go")))]);
+    let page = EventPage { events: vec![event(1)], cursor: 1, more: false, gap: false };
+    assert_eq!(test.input(SessionInput::Answer { feed: 1, answer: Ok(FeedInput::Page(page)) }), []);
+}
+
+#[test]
+fn questions_wait_for_their_turn() {
+    let documents: serde_json::Map<_, _> = (0..20).map(|n| (format!("d{n}"), json!({"cursor": 0}))).collect();
+    let mut test = Test::new();
+    let asks = |outputs: &[SessionOutput]| {
+        outputs.iter().filter(|output| matches!(output, SessionOutput::Ask { .. })).count()
+    };
+    let outputs = test.text(json!({"type": "hello", "clientId": "c", "documents": documents}));
+    assert_eq!(asks(&outputs), QUESTIONS_MAX);
+    let located = FeedInput::Located(Located::After { cursor: 0, skip: None });
+    assert_eq!(asks(&test.input(SessionInput::Answer { feed: 1, answer: Ok(located) })), 1);
+}
+
+#[test]
+fn pushes_of_one_document_go_one_after_the_other_and_fill_up() {
+    let mut test = Test::hello(json!({}));
+    let push = |document: &str, count: usize| json!({"type": "push", "documentId": document, "clientSeq": count, "op": "delete"});
+    let writes = |outputs: &[SessionOutput]| {
+        outputs.iter().filter(|output| matches!(output, SessionOutput::Write { .. })).count()
+    };
+    assert_eq!(writes(&test.text(push("a", 1))), 1);
+    assert_eq!(writes(&test.text(push("a", 2))), 0);
+    assert_eq!(writes(&test.text(push("b", 1))), 1);
+    for count in 3..PUSHES_MAX {
+        assert!(test.session.wants_frames());
+        test.text(push("a", count));
+    }
+    assert!(!test.session.wants_frames(), "full");
+    let written = Written { version: 1, document: None, created: false, changed: true, repeated: false };
+    let answered = SessionInput::Written { document: id("a"), client_seq: Some(1), result: Ok(written) };
+    let outputs = test.input(answered);
+    assert!(matches!(outputs[0], SessionOutput::Send(ServerMessage::Pushed { client_seq: Some(1), .. })));
+    assert!(matches!(&outputs[1], SessionOutput::Write { push, .. } if push.client_seq == Some(2)));
+    assert!(test.session.wants_frames());
+}
+
+#[test]
+fn a_goodbye_waits_for_the_answers_that_are_under_way() {
+    let mut test = Test::hello(json!({}));
+    test.text(json!({"type": "push", "documentId": "a", "clientSeq": 1, "op": "delete"}));
+    let drain = SessionInput::Drain { reconnect_after: Duration::from_millis(500) };
+    let outputs = test.input(drain);
+    assert_eq!(outputs, [SessionOutput::Send(ServerMessage::Drain { reconnect_after_ms: 500 })]);
+    assert!(!test.session.wants_frames());
+    let written = Written { version: 1, document: None, created: false, changed: true, repeated: false };
+    let answered = SessionInput::Written { document: id("a"), client_seq: Some(1), result: Ok(written) };
+    closes(&test.input(answered), close::RESTART);
+}
+
+#[test]
+fn the_reason_of_a_close_fits_into_its_frame() {
+    let mut test = Test::new();
+    let name = "é".repeat(200);
+    let outputs = test.text(json!({"type": name}));
+    let Some(SessionOutput::Close { reason, .. }) = outputs.last() else { panic!("{outputs:?}") };
+    assert!(reason.len() <= 123);
+}
+
+const VALID: &[&str] = &[
+    r#"{"type":"hello","clientId":"c","documents":{"go":{"cursor":3},"b":{"stateVector":{"x":1}}},"collection":{}}"#,
+    r#"{"type":"subscribe","documents":{"go":{}},"collection":{"cursor":7}}"#,
+    r#"{"type":"unsubscribe","documents":["go"],"collection":true}"#,
+    r#"{"type":"push","documentId":"go","clientSeq":1,"baseVersion":0,"op":"create","state":{"name":"x"}}"#,
+    r#"{"type":"push","documentId":"go","op":"patch","patch":[{"op":"add","path":"/a","value":1}]}"#,
+    r#"{"type":"presence","documentId":"go","data":{"at":3}}"#,
+    r#"{"type":"ack","documentId":"go","cursor":0}"#,
+    r#"{"type":"ping","id":1}"#,
+];
+
+proptest! {
+    /// Bytes from outside make outputs or a close, and nothing else.
+    #[test]
+    fn arbitrary_bytes_never_panic(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..4)) {
+        let mut packed = Test { session: Session::new(EncodingFormat::MessagePack, None), now: Duration::ZERO };
+        let mut text = Test::new();
+        for frame in frames {
+            packed.input(SessionInput::Binary(&frame));
+            text.input(SessionInput::Text(&String::from_utf8_lossy(&frame)));
+        }
+    }
+
+    #[test]
+    fn mutated_messages_never_panic(
+        which in prop::collection::vec((0..VALID.len(), any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6)
+    ) {
+        let mut packed = Test { session: Session::new(EncodingFormat::MessagePack, None), now: Duration::ZERO };
+        let mut text = Test::new();
+        for (message, at, byte, mutate) in which {
+            let mut bytes = VALID[message].as_bytes().to_vec();
+            let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            let mut binary = rmp_serde::to_vec_named(&value).unwrap();
+            if mutate {
+                let (a, b) = (at.index(bytes.len()), at.index(binary.len()));
+                bytes[a] = byte;
+                binary[b] = byte;
+            }
+            packed.input(SessionInput::Binary(&binary));
+            text.input(SessionInput::Text(&String::from_utf8_lossy(&bytes)));
+        }
+    }
+}
