@@ -28,6 +28,7 @@
 //! ```
 
 pub mod broker;
+pub mod client;
 pub mod clock;
 pub mod compaction;
 pub mod event;
@@ -44,6 +45,7 @@ pub mod store;
 pub mod vectors;
 
 pub use broker::EventBroker;
+pub use client::{ConflictResolver, StateManager};
 pub use clock::{DefaultVectorClockManager, DocumentClock, PersistentVectorClockManager, VectorClockManager};
 pub use compaction::EventCompactor;
 pub use event::{ClientVector, Event};

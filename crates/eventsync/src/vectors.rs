@@ -136,7 +136,9 @@ impl StateVectorManager {
 
     async fn make_room(&self, document: &DocumentId) -> Result<(), ShelfError> {
         let range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
-        if self.shelf.scan(range, Self::CLIENTS_PER_DOCUMENT_MAX).await?.len() < Self::CLIENTS_PER_DOCUMENT_MAX {
+        if self.shelf.scan(range, Self::CLIENTS_PER_DOCUMENT_MAX).await?.len()
+            < Self::CLIENTS_PER_DOCUMENT_MAX
+        {
             return Ok(());
         }
         let clients = self.clients(document, Self::CLIENTS_PER_DOCUMENT_MAX).await?;

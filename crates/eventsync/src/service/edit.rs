@@ -31,6 +31,23 @@ pub(super) fn apply(op: &PushOp, body: &mut Body) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Applies a write to a state as far as it can be; what does not fit changes nothing. `Null` is an absent document.
+pub(crate) fn apply_locally(op: &PushOp, state: &mut Value) {
+    match (op, &mut *state) {
+        (PushOp::Delete, _) => *state = Value::Null,
+        (PushOp::Create { state: body } | PushOp::Replace { state: body }, _) => {
+            *state = Value::Object(body.clone());
+        }
+        (_, Value::Object(body)) => {
+            let mut edited = body.clone();
+            if apply(op, &mut edited).is_ok() {
+                *body = edited;
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Refuses a body that is too large.
 pub(super) fn check_size(body: &Body) -> Result<(), Problem> {
     let bytes = 2 + body.iter().map(|(name, value)| name.len() + 4 + size(value)).sum::<usize>();

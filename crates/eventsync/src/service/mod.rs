@@ -22,6 +22,7 @@ use crate::{
     vectors::StateVectorManager,
 };
 
+pub(crate) use edit::apply_locally;
 pub use edit::{DOCUMENT_BYTES_MAX, PATCH_OPERATIONS_MAX};
 pub use idempotency::IdempotencyKey;
 pub use read::{SyncAnswer, SyncRequest};
