@@ -27,22 +27,22 @@
 //! # }
 //! ```
 
-pub mod broker;
-pub mod client;
-pub mod clock;
-pub mod compaction;
 pub mod event;
-pub mod feed;
-#[cfg(feature = "http")]
-pub mod http;
-pub mod protocol;
-pub mod service;
-pub mod session;
-pub mod shelf;
-pub mod snapshot;
 pub mod storage;
 pub mod store;
+pub mod clock;
 pub mod vectors;
+pub mod snapshot;
+pub mod compaction;
+pub mod shelf;
+pub mod broker;
+pub mod feed;
+pub mod service;
+pub mod protocol;
+pub mod session;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod client;
 
 pub use broker::EventBroker;
 pub use client::{ConflictResolver, StateManager};

@@ -36,26 +36,26 @@
 //!
 //! This crate knows no clients and no transports.
 
-pub mod change;
-pub mod clock;
-#[cfg(any(test, feature = "conformance"))]
-pub mod conformance;
-pub mod diff;
 pub mod document;
 pub mod edit;
+pub mod diff;
+pub mod change;
+pub mod error;
+pub mod storage;
+pub mod options;
+pub mod store;
+mod rules;
+mod verbs;
+pub mod query;
+pub mod update;
+pub mod typed;
+pub mod clock;
+mod watch;
+pub mod memory;
 #[cfg(feature = "embedded")]
 pub mod embedded;
-pub mod error;
-pub mod memory;
-pub mod options;
-pub mod query;
-mod rules;
-pub mod storage;
-pub mod store;
-pub mod typed;
-pub mod update;
-mod verbs;
-mod watch;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 
 pub use change::{Change, ChangePage, Operation, Producer, Watch, WatchEvent, WatchFilter, WatchFrom};
 pub use clock::Clock;

@@ -21,17 +21,14 @@
 //!
 //! This crate knows no documents, patches or events.
 
-pub mod pubsub;
 pub mod topic;
-
+pub mod pubsub;
+mod ring;
 mod fanout;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
-mod ring;
-
 pub mod cluster;
-
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
