@@ -25,7 +25,8 @@ fuzz_target!(|input: &[u8]| {
         principal: String::new(),
     });
     let mut bytes = BytesMut::new();
-    let hello = Hello { version: 2, node: NodeId(2), incarnation: 1, heartbeat_ms: 1000, endpoints: Vec::new() };
+    let hello =
+        Hello { version: 2, node: NodeId(2), incarnation: 1, heartbeat_ms: 1000, endpoints: Vec::new() };
     Command::Hello(hello).put(&mut bytes, false);
     bytes.extend_from_slice(input);
     if let Ok(batch) = Decoder::plain(DecoderLimits::STANDARD).decode(&mut bytes) {

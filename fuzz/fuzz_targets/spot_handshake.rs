@@ -18,12 +18,18 @@ fuzz_target!(|input: &[u8]| {
     let (socket_type, security) = match which % 5 {
         0 => (SocketType::Router, Security::Null),
         1 => (SocketType::Router, Security::PlainServer(authenticate)),
-        2 => (SocketType::Dealer, Security::PlainClient { username: "ann".into(), password: "secret".into() }),
+        2 => {
+            (SocketType::Dealer, Security::PlainClient { username: "ann".into(), password: "secret".into() })
+        }
         3 => (SocketType::Router, Security::CurveServer { keys: server, authenticate }),
         _ => (SocketType::Dealer, Security::CurveClient { keys: client, server: server.public }),
     };
-    let options =
-        HandshakeOptions { socket_type, security, properties: Properties::default(), limits: DecoderLimits::STANDARD };
+    let options = HandshakeOptions {
+        socket_type,
+        security,
+        properties: Properties::default(),
+        limits: DecoderLimits::STANDARD,
+    };
     let mut machine = Handshake::new(options, &[9; 96]);
     let mut buffer = BytesMut::from(bytes);
     let _ = machine.handle_input(&mut buffer);
