@@ -132,7 +132,10 @@ async fn the_page_and_the_client_are_part_of_the_program() {
         let (status, headers, body) = games.client().file(path).await;
         assert_eq!(status, 200, "{path}");
         assert!(headers.contains(&format!("content-type: {kind}")), "{path}: {headers}");
-        assert!(headers.contains("content-security-policy: default-src 'self'"), "{path}: {headers}");
+        assert!(
+            headers.contains("content-security-policy: default-src 'none'; script-src 'self'"),
+            "{path}: {headers}"
+        );
         assert!(!body.is_empty());
     }
     let (status, _, _) = games.client().file("/web/../Cargo.toml").await;
