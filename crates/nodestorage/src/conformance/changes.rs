@@ -52,6 +52,40 @@ pub async fn changes_are_paged_without_a_gap(store: Arc<dyn Store>) {
     }
 }
 
+/// A reader goes forward only: a version that one read has told of has its change in the next.
+pub async fn a_version_that_was_seen_has_its_change(store: Arc<dyn Store>) {
+    const WRITERS: usize = 4;
+    const WRITES: usize = 200;
+    let games = collection(&store).await;
+    create(&games, "a", json!({})).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..WRITERS {
+        let games = Arc::clone(&games);
+        writers.spawn(async move {
+            for _ in 0..WRITES {
+                increment(&games, "a").await;
+            }
+        });
+    }
+    let last = (1 + WRITERS * WRITES) as u64;
+    loop {
+        let version = games.last_version(&id("a")).await.unwrap();
+        let read = games.find_one(&id("a")).await.unwrap().unwrap().version;
+        assert!(read >= version, "the document is at {read}, behind {version}");
+        for seen in [version, read] {
+            let page = games.changes(&id("a"), seen - 1, 1).await.unwrap();
+            assert_eq!(page.changes.first().map(|change| change.version), Some(seen));
+        }
+        if version == last {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    while let Some(ended) = writers.join_next().await {
+        ended.unwrap();
+    }
+}
+
 /// The diffs are the whole truth.
 pub async fn replaying_the_changes_gives_the_document(store: Arc<dyn Store>) {
     let games = collection(&store).await;

@@ -47,6 +47,7 @@ macro_rules! conformance_tests {
             sections_of_one_document_are_edited_apart
             version_and_change_agree
             changes_are_paged_without_a_gap
+            a_version_that_was_seen_has_its_change
             replaying_the_changes_gives_the_document
             removed_changes_are_told_not_hidden
             timestamps_never_go_back

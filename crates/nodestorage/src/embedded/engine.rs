@@ -65,15 +65,15 @@ impl Engine {
         View { engine: self, snapshot: self.database.snapshot() }
     }
 
-    /// Reads one record and passes on its contents.
+    /// Reads one record and passes on its contents. It looks through a view, as every read does: the engine's own
+    /// look-up also finds records of a batch that is being written, and a later view would be behind what it told.
     pub(super) fn get<T>(
         &self,
         space: Space,
         key: &[u8],
         read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
     ) -> Result<Option<T>, StorageError> {
-        let found = self.spaces[space as usize].get(key).map_err(|e| failed(space.name(), e))?;
-        found.map(|record| decode(space, key, &record, read)).transpose()
+        self.view().get(space, key, read)
     }
 
     /// The last record whose key starts like this.
@@ -83,7 +83,10 @@ impl Engine {
         prefix: &[u8],
         read: impl FnOnce(&[u8], &[u8]) -> Result<T, RecordError>,
     ) -> Result<Option<T>, StorageError> {
-        let Some(last) = self.spaces[space as usize].prefix(prefix).next_back() else { return Ok(None) };
+        let view = self.view();
+        let Some(last) = view.snapshot.prefix(&self.spaces[space as usize], prefix).next_back() else {
+            return Ok(None);
+        };
         let (key, record) = last.into_inner().map_err(|e| failed(space.name(), e))?;
         decode(space, &key, &record, |contents| read(&key, contents)).map(Some)
     }
