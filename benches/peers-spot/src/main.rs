@@ -40,7 +40,8 @@ fn measure(system: &str, mode: &str, size: usize, count: usize) -> Option<(f64, 
     let program = std::env::current_exe().unwrap();
     let port = free_port();
     let start = |role: &str| {
-        let args = [role, system, mode, &size.to_string(), &count.to_string(), &port.to_string()].map(str::to_owned);
+        let args =
+            [role, system, mode, &size.to_string(), &count.to_string(), &port.to_string()].map(str::to_owned);
         Command::new(&program).args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut sender = start("send");
@@ -50,7 +51,10 @@ fn measure(system: &str, mode: &str, size: usize, count: usize) -> Option<(f64, 
     drop(sender.stdin.take());
     let sent = sender.wait_with_output().unwrap();
     let numbers = |bytes: &[u8]| -> Vec<f64> {
-        String::from_utf8_lossy(bytes).split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
+        String::from_utf8_lossy(bytes)
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|n| n.parse().ok())
+            .collect()
     };
     let (received, sent) = (numbers(&output.stdout), numbers(&sent.stdout));
     let [n, wall, cpu] = received[..] else { return None };
@@ -63,7 +67,8 @@ fn measure(system: &str, mode: &str, size: usize, count: usize) -> Option<(f64, 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [role, system, mode, size, count, port] = &args[..] {
-        let job = Job { size: size.parse().unwrap(), count: count.parse().unwrap(), port: port.parse().unwrap() };
+        let job =
+            Job { size: size.parse().unwrap(), count: count.parse().unwrap(), port: port.parse().unwrap() };
         return systems::run(role, system, mode, &job);
     }
     let rounds: usize = args.first().map_or(3, |n| n.parse().unwrap());
@@ -88,8 +93,12 @@ fn main() {
         for (system, mut results) in all {
             results.sort_by(|a, b| a.0.total_cmp(&b.0));
             match results.get(results.len() / 2) {
-                Some((p50, p99)) if mode == "rtt" => println!("{name:30} {system:10} p50 {p50:6.0} us  p99 {p99:6.0} us"),
-                Some((rate, cpu)) => println!("{name:30} {system:10} {rate:8.0} k/s  {cpu:5.2} us CPU per message"),
+                Some((p50, p99)) if mode == "rtt" => {
+                    println!("{name:30} {system:10} p50 {p50:6.0} us  p99 {p99:6.0} us")
+                }
+                Some((rate, cpu)) => {
+                    println!("{name:30} {system:10} {rate:8.0} k/s  {cpu:5.2} us CPU per message")
+                }
                 None => println!("{name:30} {system:10} did not finish"),
             }
         }

@@ -20,8 +20,12 @@ pub fn can(system: &str, mode: &str) -> bool {
 pub fn run(role: &str, system: &str, mode: &str, job: &Job) {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     match (role, system) {
-        ("send", "spot") => threads.block_on(async { tokio::spawn(spot_send(mode.to_owned(), job.size, job.count, job.port)).await.unwrap() }),
-        ("recv", "spot") => threads.block_on(async { tokio::spawn(spot_recv(mode.to_owned(), job.size, job.count, job.port)).await.unwrap() }),
+        ("send", "spot") => threads.block_on(async {
+            tokio::spawn(spot_send(mode.to_owned(), job.size, job.count, job.port)).await.unwrap()
+        }),
+        ("recv", "spot") => threads.block_on(async {
+            tokio::spawn(spot_recv(mode.to_owned(), job.size, job.count, job.port)).await.unwrap()
+        }),
         ("send", "libzmq") => zmq_send(mode, job),
         ("recv", "libzmq") => zmq_recv(mode, job),
         ("send", _) => threads.block_on(zeromq_send(job)),
@@ -152,6 +156,15 @@ async fn spot_recv(mode: String, size: usize, count: usize, port: u16) {
 
 // ---- libzmq ----
 
+/// Makes a publisher wait at its high-water mark instead of dropping. The `zmq` crate has no name for this option.
+fn set_nodrop(socket: &mut zmq::Socket) {
+    let on: std::ffi::c_int = 1;
+    let (option, len) = (zmq_sys::ZMQ_XPUB_NODROP as std::ffi::c_int, size_of_val(&on));
+    // SAFETY: the pointer is that of a live socket, and the option is an int that outlives the call.
+    let answer = unsafe { zmq_sys::zmq_setsockopt(socket.as_mut_ptr(), option, (&raw const on).cast(), len) };
+    assert_eq!(answer, 0, "ZMQ_XPUB_NODROP was refused");
+}
+
 fn zmq_send(mode: &str, job: &Job) {
     let context = zmq::Context::new();
     let at = format!("tcp://127.0.0.1:{}", job.port);
@@ -163,8 +176,8 @@ fn zmq_send(mode: &str, job: &Job) {
             socket
         }
         _ => {
-            let socket = context.socket(zmq::XPUB).unwrap();
-            socket.set_xpub_nodrop(true).unwrap();
+            let mut socket = context.socket(zmq::XPUB).unwrap();
+            set_nodrop(&mut socket);
             socket.set_sndhwm(100_000).unwrap();
             if mode == "curve" {
                 let (server, _) = keys();
