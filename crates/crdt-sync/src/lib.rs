@@ -49,6 +49,7 @@ pub mod shared;
 pub mod guard;
 pub mod manager;
 pub mod presence;
+pub mod gateway;
 #[cfg(feature = "crypto")]
 pub mod crypto;
 
@@ -56,6 +57,7 @@ pub use broadcaster::{Broadcaster, PubSubBroadcaster};
 pub use channel::{ChannelError, Heard};
 pub use discovery::{DiscoveryError, PeerChange, PeerDiscovery};
 pub use document::{DocumentError, Fold, SyncDocument};
+pub use gateway::{ClientSocket, Gateway};
 pub use guard::Guard;
 pub use manager::{SyncError, SyncManager, SyncStatus};
 pub use message::{InvalidPeerId, PeerId, SnapshotHead, SyncMessage, Want};

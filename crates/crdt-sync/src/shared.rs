@@ -33,6 +33,8 @@ pub struct SharedModel {
     held: Mutex<Held>,
     /// Counts what has come from others.
     changes: watch::Sender<u64>,
+    /// What every replica starts from.
+    base: Option<Patch>,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,29 @@ impl SharedModel {
     /// An empty document, edited under a session. Draw a new session at each start of the program.
     pub fn new(session: SessionId) -> Self {
         let held = Held { model: Model::new(session), unsent: VecDeque::new() };
-        Self { held: Mutex::new(held), changes: watch::channel(0).0 }
+        Self { held: Mutex::new(held), changes: watch::channel(0).0, base: None }
+    }
+
+    /// The same with something in it from the start, on every replica the same: the objects and texts that all expect.
+    /// Two replicas that began by making them would make two, and one of them would win with all that is in it.
+    ///
+    /// The patch is of a reserved session, [`SessionId::GLOBAL`] by custom, so that it is neither stored nor sent.
+    ///
+    /// # Errors
+    /// If the patch is of another session, or does not apply to an empty document.
+    pub fn with_base(session: SessionId, base: Patch) -> Result<Self, DocumentError> {
+        let refused = |reason: String| DocumentError::Patch { id: base.id(), reason };
+        if base.id().sid >= SessionId::RESERVED_END {
+            return Err(refused("what all start from is of a reserved session".to_owned()));
+        }
+        let mut model = Model::new(session);
+        match model.apply(&base) {
+            Ok(Applied::Parked { missing }) => return Err(refused(format!("{missing} is not in it"))),
+            Ok(_) => {}
+            Err(error) => return Err(refused(error.to_string())),
+        }
+        let held = Held { model, unsent: VecDeque::new() };
+        Ok(Self { held: Mutex::new(held), changes: watch::channel(0).0, base: Some(base) })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -64,6 +88,11 @@ impl SharedModel {
         let patch = held.model.flush();
         held.unsent.extend(patch.clone());
         Ok(patch)
+    }
+
+    /// What every replica starts from.
+    pub fn base(&self) -> Option<&Patch> {
+        self.base.as_ref()
     }
 
     /// Looks at the document.
@@ -123,9 +152,25 @@ impl SyncDocument for SharedModel {
     }
 
     fn fold(&self, base: Option<&[u8]>) -> Result<Box<dyn Fold>, DocumentError> {
-        let document = base.map_or_else(|| Ok(Document::new(SessionId::LOCAL)), read_snapshot)?;
-        Ok(Box::new(DocumentFold(document)))
+        Ok(Box::new(DocumentFold(from_snapshot(self.base.as_ref(), base)?)))
     }
+}
+
+/// The document of a snapshot; without one, what every replica starts from.
+pub(crate) fn from_snapshot(
+    base: Option<&Patch>,
+    snapshot: Option<&[u8]>,
+) -> Result<Document, DocumentError> {
+    if let Some(snapshot) = snapshot {
+        return read_snapshot(snapshot);
+    }
+    let mut document = Document::new(SessionId::LOCAL);
+    if let Some(base) = base {
+        let refused = |error| DocumentError::Patch { id: base.id(), reason: format!("{error}") };
+        // That it names nothing else was seen when the model was made.
+        let _: Applied = document.apply(base).map_err(refused)?;
+    }
+    Ok(document)
 }
 
 struct DocumentFold(Document);
@@ -157,7 +202,7 @@ fn read_snapshot(bytes: &[u8]) -> Result<Document, DocumentError> {
     indexed::decode(&fields).map_err(|error| wrong(&error.to_string()))
 }
 
-fn patch_of(record: &PatchRecord) -> Result<Patch, DocumentError> {
+pub(crate) fn patch_of(record: &PatchRecord) -> Result<Patch, DocumentError> {
     let wrong = |error| DocumentError::Patch { id: record.id, reason: format!("{error}") };
     PatchRef::decode(&record.patch).map(PatchRef::to_patch).map_err(wrong)
 }

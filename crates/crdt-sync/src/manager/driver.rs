@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use crdt_core::{Patch, SessionId, StateVector};
 use futures_util::FutureExt as _;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{Parts, SyncError, SyncStatus};
 use crate::{
@@ -25,6 +25,7 @@ const LOAD_PAGE_BYTES: usize = 1 << 20;
 
 pub(super) enum Command {
     Apply { patch: Patch, done: oneshot::Sender<Result<(), SyncError>> },
+    Relay { record: PatchRecord, done: oneshot::Sender<Result<(), SyncError>> },
     Sync { done: oneshot::Sender<()> },
     Compact { done: oneshot::Sender<Result<StateVector<SessionId>, SyncError>> },
     Status { done: oneshot::Sender<SyncStatus> },
@@ -35,6 +36,8 @@ pub(super) struct Driver {
     machine: Session,
     started: Instant,
     events: broadcast::Sender<SessionEvent>,
+    /// Counts how often something became durable.
+    stored: watch::Sender<u64>,
     /// Local patches given to the machine, and who waits for them to be durable, in that order.
     waiting: VecDeque<(u64, oneshot::Sender<Result<(), SyncError>>)>,
     /// The last time that was handed over of this replica's own session.
@@ -59,7 +62,7 @@ impl Driver {
     /// Brings the document to what the store has.
     pub(super) async fn load(
         parts: Parts,
-        events: broadcast::Sender<SessionEvent>,
+        (events, told): (broadcast::Sender<SessionEvent>, watch::Sender<u64>),
         seed: u64,
     ) -> Result<Self, SyncError> {
         let stored = parts.store.vector().await?;
@@ -83,7 +86,7 @@ impl Driver {
         let started = Instant::now();
         let traffic = Traffic { not_applied, ..Traffic::default() };
         let (waiting, offered) = (VecDeque::new(), None);
-        Ok(Self { parts, machine, started, events, waiting, own_last, offered, traffic })
+        Ok(Self { parts, machine, started, events, stored: told, waiting, own_last, offered, traffic })
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -145,6 +148,9 @@ impl Driver {
     async fn command(&mut self, command: Command) -> Result<(), SyncError> {
         match command {
             Command::Apply { patch, done } => self.apply_patch(&patch, done),
+            Command::Relay { record, done } => {
+                let _ = done.send(self.relay(record));
+            }
             Command::Sync { done } => {
                 self.input(Input::Gap);
                 let _ = done.send(());
@@ -174,6 +180,18 @@ impl Driver {
             },
             Err(error) => drop(done.send(Err(error))),
         }
+    }
+
+    fn relay(&mut self, record: PatchRecord) -> Result<(), SyncError> {
+        if let Some(refusal) = self.machine.refusal(&record) {
+            return Err(refusal.into());
+        }
+        if let Some(guard) = &self.parts.guard {
+            let id = record.id;
+            guard.check(&record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
+        }
+        self.input(Input::Relayed(record));
+        Ok(())
     }
 
     /// The patch in its envelope and in the document; `None` if it was handed over before.
@@ -269,6 +287,7 @@ impl Driver {
     async fn store(&mut self, batch: &mut Vec<PatchRecord>) -> Result<(), SyncError> {
         if !batch.is_empty() {
             self.parts.store.append(batch).await?;
+            self.stored.send_modify(|count| *count += 1);
             batch.drain(..).for_each(|_| self.input(Input::Stored));
         }
         Ok(())
@@ -282,7 +301,10 @@ impl Driver {
                 return Ok(());
             }
             Output::Broadcast(record) => {
-                while let Some((_, done)) = self.waiting.pop_front_if(|(last, _)| *last <= record.last()) {
+                let own = record.session() == self.parts.options.session;
+                while own
+                    && let Some((_, done)) = self.waiting.pop_front_if(|(last, _)| *last <= record.last())
+                {
                     let _ = done.send(Ok(()));
                 }
                 self.parts.guard.iter().for_each(|guard| guard.note(&record));
@@ -403,6 +425,7 @@ impl Driver {
             Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
             Err(error) => return Err(error.into()),
         }
+        self.stored.send_modify(|count| *count += 1);
         self.parts.document.install(&bytes, &beyond)?;
         Ok(Input::Installed { vector })
     }

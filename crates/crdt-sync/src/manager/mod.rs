@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use crdt_core::{Patch, SessionId, StateVector, Timestamp};
 use tokio::{
-    sync::{Mutex, broadcast, mpsc, oneshot},
+    sync::{Mutex, broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
 use self::driver::{Command, Driver};
 use crate::{
-    Broadcaster, DiscoveryError, DocumentError, Guard, PatchStore, PatchStoreError, PeerDiscovery,
-    SyncDocument, Syncer,
+    Broadcaster, DiscoveryError, DocumentError, Guard, PatchRecord, PatchStore, PatchStoreError,
+    PeerDiscovery, SyncDocument, Syncer,
     session::{Counters, Refusal, SessionEvent, SessionOptions, Status},
 };
 
@@ -26,6 +26,7 @@ const EVENTS_MAX: usize = 256;
 pub struct SyncManager {
     parts: Parts,
     events: broadcast::Sender<SessionEvent>,
+    stored: watch::Sender<u64>,
     // Held while the task is started or stopped, so that there is one.
     running: Mutex<Option<Running>>,
 }
@@ -58,7 +59,8 @@ impl SyncManager {
     ) -> Self {
         let options = SessionOptions::standard(document.session());
         let parts = Parts { document, broadcaster, syncer, discovery, store, options, guard: None };
-        Self { parts, events: broadcast::channel(EVENTS_MAX).0, running: Mutex::new(None) }
+        let (events, stored) = (broadcast::channel(EVENTS_MAX).0, watch::Sender::new(0));
+        Self { parts, events, stored, running: Mutex::new(None) }
     }
 
     /// The same with other bounds. The session is always the document's.
@@ -82,7 +84,8 @@ impl SyncManager {
         if running.is_some() {
             return Err(SyncError::AlreadyStarted);
         }
-        let driver = Driver::load(self.parts.clone(), self.events.clone(), seed).await?;
+        let told = (self.events.clone(), self.stored.clone());
+        let driver = Driver::load(self.parts.clone(), told, seed).await?;
         self.parts.discovery.start().await?;
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         *running = Some(Running { commands, task: tokio::spawn(driver.run(receiver)) });
@@ -96,6 +99,18 @@ impl SyncManager {
     pub async fn apply_patch(&self, patch: &Patch) -> Result<(), SyncError> {
         let patch = patch.clone();
         self.ask(|done| Command::Apply { patch, done }).await?
+    }
+
+    /// Takes in a patch that a client of this node made under a session of its own: a browser, say, that is no peer and
+    /// reaches nobody else. It is stored, then applied and broadcast from here. When this returns it is taken in, and
+    /// durable as soon as the store's vector contains it; if its causes are missing, that is when they have come.
+    pub async fn relay(&self, record: PatchRecord) -> Result<(), SyncError> {
+        self.ask(|done| Command::Relay { record, done }).await?
+    }
+
+    /// Changes when something has become durable: the store's vector has grown.
+    pub fn stored(&self) -> watch::Receiver<u64> {
+        self.stored.subscribe()
     }
 
     /// Asks a peer what it has, now, instead of at the next turn.

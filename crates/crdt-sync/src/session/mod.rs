@@ -39,6 +39,9 @@ use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
 pub enum Input {
     /// The application edited the document; the patch is in the document already.
     Local(PatchRecord),
+    /// A client of this node, which is no peer, made a patch: it is broadcast from here. What
+    /// [`Session::refusal`] refuses is refused here too.
+    Relayed(PatchRecord),
     /// A patch was heard on the patch channel.
     Heard(PatchRecord),
     /// A message came from a peer.
@@ -181,6 +184,8 @@ pub struct Session {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Local,
+    /// Of a client: to the document like a remote one, and to all like a local one.
+    Relayed,
     Remote,
     /// Remote, and in the document already: a snapshot that was put in place meanwhile contains it.
     Contained,
@@ -217,6 +222,7 @@ impl Session {
     pub fn handle_input(&mut self, now: Duration, input: Input) {
         match input {
             Input::Local(record) => self.local(record),
+            Input::Relayed(record) => drop(self.take_in(now, record, Origin::Relayed)),
             Input::Heard(record) => self.heard(now, record),
             Input::Message { from, message } => self.message(now, from, message),
             Input::Stored => self.confirm(),
@@ -282,18 +288,28 @@ impl Session {
 
     fn heard(&mut self, now: Duration, record: PatchRecord) {
         self.counters.heard += 1;
-        self.take_in(now, record);
+        self.take_in(now, record, Origin::Remote);
+    }
+
+    /// Why a patch from outside would be refused, if it would be.
+    pub fn refusal(&self, record: &PatchRecord) -> Option<Refusal> {
+        let forked = || match readiness(record, &self.accepted) {
+            Readiness::Forked => Err(Refusal::SessionUsedTwice(record.id)),
+            _ => Ok(()),
+        };
+        self.admissible(record).and_then(|()| forked()).err()
     }
 
     /// Takes in a patch from outside. Returns whether it was news.
-    fn take_in(&mut self, now: Duration, record: PatchRecord) -> bool {
+    fn take_in(&mut self, now: Duration, record: PatchRecord, origin: Origin) -> bool {
         if let Err(refusal) = self.admissible(&record) {
             self.refuse(refusal);
             return false;
         }
         let mut news = false;
-        let mut work = vec![record];
-        while let Some(record) = work.pop() {
+        // What it releases was heard from peers, or will be asked for by those who lack it.
+        let mut work = vec![(record, origin)];
+        while let Some((record, origin)) = work.pop() {
             match readiness(&record, &self.accepted) {
                 Readiness::Ready if self.storing.len() >= self.options.storing_max => {
                     self.counters.shed += 1;
@@ -301,8 +317,10 @@ impl Session {
                 }
                 Readiness::Ready => {
                     let sid = record.session();
-                    self.accept(record, Origin::Remote);
-                    work.extend(self.parked.released_by(sid));
+                    self.accept(record, origin);
+                    work.extend(
+                        self.parked.released_by(sid).into_iter().map(|record| (record, Origin::Remote)),
+                    );
                     news = true;
                 }
                 Readiness::Waits(on) => {
@@ -313,7 +331,8 @@ impl Session {
                 Readiness::Known => {
                     self.counters.known += 1;
                     // What was parked behind it may have come another way, too.
-                    work.extend(self.parked.released_by(record.session()));
+                    let released = self.parked.released_by(record.session());
+                    work.extend(released.into_iter().map(|record| (record, Origin::Remote)));
                 }
                 Readiness::Forked => self.refuse(Refusal::SessionUsedTwice(record.id)),
             }
@@ -349,6 +368,12 @@ impl Session {
         match origin {
             Origin::Local => {
                 self.counters.broadcast += 1;
+                self.outputs.push_back(Output::Broadcast(record));
+            }
+            Origin::Relayed => {
+                self.counters.applied += 1;
+                self.counters.broadcast += 1;
+                self.outputs.push_back(Output::Apply(record.clone()));
                 self.outputs.push_back(Output::Broadcast(record));
             }
             Origin::Remote => {

@@ -81,7 +81,7 @@ impl Session {
         for record in records {
             if wanted(&record) {
                 self.counters.pulled += 1;
-                news |= self.take_in(now, record);
+                news |= self.take_in(now, record, Origin::Remote);
             }
         }
         if news {
@@ -153,7 +153,7 @@ impl Session {
         }
         for (sid, _) in vector.iter() {
             for record in self.parked.released_by(*sid) {
-                self.take_in(now, record);
+                self.take_in(now, record, Origin::Remote);
             }
         }
         self.pull_next(now);

@@ -1,0 +1,179 @@
+//! Runs the clients of one document.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use spot::{PubSub, Topic};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::{
+    client::{ClientInput, ClientOptions, ClientOutput, ClientSession, ClientTrouble},
+    follower::Follower,
+};
+use crate::{
+    ChannelError, DocumentError, PatchStore, PeerId, SharedModel, SyncError, SyncManager,
+    presence::{PresenceOptions, PubSubPresence},
+};
+
+/// How long a client may take to read one message; then it is let go, and can come back.
+const SEND_MAX: Duration = Duration::from_secs(30);
+/// Clients that are served at the same time; a further one is told to come back later.
+const CLIENTS_MAX: usize = 1024;
+
+/// A socket to a client, message by message.
+pub trait ClientSocket: Send {
+    /// Waits for the next message; `None` when the client has gone. Cancel-safe.
+    fn recv(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
+
+    /// Writes a message. Returns whether the client is still there.
+    fn send(&mut self, message: Bytes) -> impl Future<Output = bool> + Send;
+}
+
+/// Why a client is no longer served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Parting {
+    /// It went.
+    #[error("the client went")]
+    Gone,
+    /// It took too long to read.
+    #[error("the client did not read a message within {SEND_MAX:?}")]
+    Slow,
+    /// There is no room for it now.
+    #[error("{CLIENTS_MAX} clients are served already")]
+    Full,
+    /// It said something wrong.
+    #[error(transparent)]
+    Trouble(#[from] ClientTrouble),
+    /// Its patch was refused, or the node stopped.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// Presence could not be reached.
+    #[error(transparent)]
+    Presence(#[from] ChannelError),
+}
+
+/// Serves the clients of one document on a node.
+pub struct Gateway {
+    node: PeerId,
+    manager: Arc<SyncManager>,
+    store: Arc<dyn PatchStore>,
+    presence: (Arc<dyn PubSub>, Topic, PresenceOptions),
+    options: ClientOptions,
+    // Held while a snapshot is made: the next who asks gets the same one.
+    follower: Mutex<Follower>,
+    places: Semaphore,
+}
+
+impl Gateway {
+    /// Serves clients of what `manager` keeps in step and `store` holds. `presence` is the topic on which all show
+    /// themselves.
+    ///
+    /// # Errors
+    /// If what every replica starts from does not apply.
+    pub fn new(
+        node: PeerId,
+        manager: Arc<SyncManager>,
+        document: &SharedModel,
+        store: Arc<dyn PatchStore>,
+        presence: (Arc<dyn PubSub>, Topic, PresenceOptions),
+    ) -> Result<Self, DocumentError> {
+        let follower = Mutex::new(Follower::new(Arc::clone(&store), document.base().cloned())?);
+        let (options, places) = (ClientOptions::STANDARD, Semaphore::new(CLIENTS_MAX));
+        Ok(Self { node, manager, store, presence, options, follower, places })
+    }
+
+    /// The same with other bounds.
+    #[must_use]
+    pub fn with_options(mut self, options: ClientOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// How many clients are served now.
+    pub fn clients(&self) -> usize {
+        CLIENTS_MAX - self.places.available_permits()
+    }
+
+    /// Serves one client until it goes, or until it says something wrong.
+    pub async fn serve(&self, socket: &mut impl ClientSocket) -> Parting {
+        let Ok(_place) = self.places.try_acquire() else { return Parting::Full };
+        let mut presence = None;
+        let parting = match self.run(socket, &mut presence).await {
+            Ok(()) => Parting::Gone,
+            Err(parting) => parting,
+        };
+        if let Some(presence) = presence {
+            // At once, instead of when it has been silent for too long.
+            presence.leave().await;
+        }
+        parting
+    }
+
+    async fn run(
+        &self,
+        socket: &mut impl ClientSocket,
+        presence: &mut Option<PubSubPresence>,
+    ) -> Result<(), Parting> {
+        let mut machine = ClientSession::new(self.node.clone(), self.options);
+        let mut stored = self.manager.stored();
+        stored.mark_changed();
+        let mut others = None;
+        loop {
+            while let Some(output) = machine.poll_output() {
+                match output {
+                    ClientOutput::Send(bytes) => {
+                        match tokio::time::timeout(SEND_MAX, socket.send(bytes)).await {
+                            Ok(true) => {}
+                            Ok(false) => return Err(Parting::Gone),
+                            Err(_) => return Err(Parting::Slow),
+                        }
+                    }
+                    ClientOutput::Relay(record) => self.manager.relay(record).await?,
+                    ClientOutput::Read { want, bytes_max } => {
+                        let page = self.store.page(&want, bytes_max).await.map_err(SyncError::from)?;
+                        machine.handle_input(ClientInput::Page(page));
+                    }
+                    ClientOutput::ReadSnapshot => {
+                        let (vector, bytes) = self.follower.lock().await.snapshot().await?;
+                        machine.handle_input(ClientInput::Snapshot { vector, bytes });
+                    }
+                    ClientOutput::Join(peer) => {
+                        let (pubsub, topic, options) = &self.presence;
+                        let joined =
+                            PubSubPresence::join(Arc::clone(pubsub), topic.clone(), peer, *options).await?;
+                        others = Some(joined.changes());
+                        *presence = Some(joined);
+                    }
+                    ClientOutput::Show(shown) => {
+                        if let Some(Err(error)) = presence.as_ref().map(|presence| presence.show(shown)) {
+                            tracing::debug!(%error, "a client shows too much");
+                        }
+                    }
+                    ClientOutput::Close(None) => return Ok(()),
+                    ClientOutput::Close(Some(trouble)) => return Err(trouble.into()),
+                }
+            }
+            let news = async {
+                match &mut others {
+                    Some(others) => drop(others.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
+            let input = tokio::select! {
+                frame = socket.recv() => match frame {
+                    Some(frame) => ClientInput::Frame(frame),
+                    None => return Ok(()),
+                },
+                changed = stored.changed() => match changed {
+                    Ok(()) => ClientInput::Stored(self.store.vector().await.map_err(SyncError::from)?),
+                    Err(_) => return Ok(()),
+                },
+                () = news => {
+                    ClientInput::Others(presence.as_ref().map_or_else(BTreeMap::new, PubSubPresence::others))
+                }
+            };
+            machine.handle_input(input);
+        }
+    }
+}
