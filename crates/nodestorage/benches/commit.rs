@@ -54,7 +54,7 @@ async fn round(games: &EmbeddedStorage, writers: u64, documents: &[DocumentId]) 
 }
 
 fn commit(c: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
     let mut group = c.benchmark_group("commit");
     group.sample_size(10).warm_up_time(Duration::from_millis(500));
     group.measurement_time(Duration::from_secs(2));

@@ -90,6 +90,15 @@ pub struct WatchFilter {
 pub enum WatchEvent {
     /// The next change, in the order of positions.
     Change(std::sync::Arc<Change>),
+    /// As `Change`, of a collection whose option
+    /// [`watch_full_document`](crate::StorageOptions::watch_full_document) is on.
+    Full {
+        /// The change.
+        change: std::sync::Arc<Change>,
+        /// The document as it was when the event was made: at the change's version or a later one. `None` if it was
+        /// deleted by then.
+        document: Option<crate::Document>,
+    },
     /// Changes up to this position can't be had any more (compacted away, or the store's cursor is too old):
     /// read the documents anew and go on from here.
     Missed {

@@ -23,10 +23,12 @@ pub enum StorageError {
         section: String,
     },
     /// The document is at another version than the caller expected.
-    #[error("document {id} is at version {actual}, expected {expected}")]
+    #[error("{}document {id} is at version {actual}, expected {expected}", of_section(section.as_deref()))]
     VersionMismatch {
         /// The document.
         id: DocumentId,
+        /// The section, when it is the section's own version.
+        section: Option<String>,
         /// What the caller expected.
         expected: u64,
         /// What it is; 0 for absent.
@@ -64,6 +66,15 @@ pub enum StorageError {
     RetriesExhausted {
         /// How often it was tried.
         attempts: u32,
+    },
+    /// A transaction was not committed, nothing of it was written. Other writers won every time, or the backend gave it
+    /// up; run it again.
+    #[error("transaction failed after {attempts} attempts: {reason}")]
+    TransactionFailed {
+        /// How often it was tried.
+        attempts: u32,
+        /// What came between the last time.
+        reason: String,
     },
     /// It took too long. Whether it was written is not known; repeat it with the same producer sequence to find out.
     #[error("timed out after {0:?}")]
@@ -104,4 +115,23 @@ pub enum StorageError {
     /// The store failed. Whether the last write was kept is not known; the handle takes no more writes.
     #[error("storage failed: {0}")]
     Backend(String),
+}
+
+impl StorageError {
+    /// Whether the same call may succeed when it is made again later, with nothing changed about it. After
+    /// [`Timeout`](Self::Timeout) a write has to be the same write for that, with its producer's sequence.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::RetriesExhausted { .. }
+                | Self::TransactionFailed { .. }
+                | Self::Timeout(_)
+                | Self::Busy { .. }
+                | Self::Locked { .. }
+        )
+    }
+}
+
+fn of_section(section: Option<&str>) -> String {
+    section.map_or_else(String::new, |section| format!("section {section} of "))
 }

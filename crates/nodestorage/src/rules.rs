@@ -33,7 +33,7 @@ pub(crate) fn expect_version(
 ) -> Result<(), StorageError> {
     match options.expected_version {
         Some(expected) if expected != actual => {
-            Err(StorageError::VersionMismatch { id: id.clone(), expected, actual })
+            Err(StorageError::VersionMismatch { id: id.clone(), section: None, expected, actual })
         }
         _ => Ok(()),
     }

@@ -1,11 +1,14 @@
 //! The seam: what every storage can do.
 
+use std::{any::Any, sync::Arc};
+
 use async_trait::async_trait;
 use crdt_core::{ClientId, StateVector};
+use serde_json::Value;
 
 use crate::{
-    Body, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, StorageError, Upserted,
-    Watch, WatchFilter, WatchFrom,
+    Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Explained, Index,
+    IndexStatus, StorageError, TransactionFn, Upserted, Watch, WatchFilter, WatchFrom,
     edit::SectionFn,
     query::{FieldPath, Page, Query},
     update::Update,
@@ -19,8 +22,21 @@ use crate::{
 /// - the changes of a document are numbered by the versions they produced, without a gap;
 /// - positions order all changes of the store, without a gap on stores that are one process;
 /// - `changes` and `watch` show exactly the committed changes, in order, none twice.
+///
+/// A wrapper passes on every method, also those that have a body here: theirs are for backends that have nothing better.
 #[async_trait]
 pub trait Storage: Send + Sync {
+    /// What this storage calls itself in errors.
+    fn backend(&self) -> &'static str {
+        "this storage"
+    }
+
+    /// The backend's own collection, for what this trait does not offer: to be downcast to the type that the backend
+    /// names. Who writes with it goes behind this storage's back.
+    fn native(&self) -> Option<&(dyn Any + Send + Sync)> {
+        None
+    }
+
     /// Reads a document.
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError>;
 
@@ -32,6 +48,28 @@ pub trait Storage: Send + Sync {
     /// Without an index of its own a backend reads all documents of the collection, a few at a time, and holds one page.
     async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
         query.scan(self).await
+    }
+
+    /// Tells how a query is answered, and what its page takes. It reads the page.
+    async fn explain(&self, query: Query) -> Result<Explained, StorageError> {
+        query.explain_scan(self).await
+    }
+
+    /// Creates an index, unless there is one already, and waits until queries use it. Others read and write meanwhile.
+    /// Who is interrupted calls it again: it goes on where it was.
+    async fn create_index(&self, index: &Index) -> Result<(), StorageError> {
+        Err(self.unsupported(format!("the index {index}")))
+    }
+
+    /// Drops an index. Returns whether there was one.
+    async fn drop_index(&self, index: &Index) -> Result<bool, StorageError> {
+        let _ = index;
+        Ok(false)
+    }
+
+    /// The indexes.
+    async fn indexes(&self) -> Result<Vec<IndexStatus>, StorageError> {
+        Ok(Vec::new())
     }
 
     /// Changes a document by operators, as one change: [`find_one_and_update`](Self::find_one_and_update) whose edit is
@@ -47,8 +85,43 @@ pub trait Storage: Send + Sync {
         self.find_one_and_update(id, Box::new(edit), options).await
     }
 
+    /// Changes a document by an aggregation pipeline, as one change. Only MongoDB has them.
+    async fn update_one_with_pipeline(
+        &self,
+        id: &DocumentId,
+        pipeline: &[Value],
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        let _ = (id, pipeline, options);
+        Err(self.unsupported("an update by a pipeline".to_owned()))
+    }
+
+    /// Changes several documents as one: all of the changes are there after any crash, or none. Runs the function again
+    /// when others changed what it has read, as often as
+    /// [`retries_max`](crate::StorageOptions::retries_max) says; an error of its own is returned at once. Returns the
+    /// changes in their order, whose positions follow each other.
+    ///
+    /// # Errors
+    /// [`StorageError::TransactionFailed`] when others came between every time.
+    async fn with_transaction(
+        &self,
+        transaction: TransactionFn<'_>,
+    ) -> Result<Vec<Arc<Change>>, StorageError> {
+        drop(transaction);
+        Err(self.unsupported("a transaction".to_owned()))
+    }
+
+    /// The error of a verb that this backend does not have.
+    #[doc(hidden)]
+    fn unsupported(&self, what: String) -> StorageError {
+        StorageError::Unsupported { what, backend: self.backend() }
+    }
+
     /// Edits what is at one place of a document; the rest stays as it is, whoever changes it meanwhile. Recorded as
     /// [`Operation::UpdateSection`](crate::Operation::UpdateSection) by the storages of this crate.
+    ///
+    /// With the option [`section_version_field`](crate::StorageOptions::section_version_field) the section counts its own
+    /// changes, and an expected version is that of the section. This method's own body does not read that option.
     ///
     /// # Errors
     /// [`StorageError::SectionNotFound`] when there is nothing at the place.

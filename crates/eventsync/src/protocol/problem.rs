@@ -147,7 +147,7 @@ impl From<StorageError> for Problem {
         let detail = error.to_string();
         match error {
             StorageError::NotFound { id } => Self::unknown_document(&id),
-            StorageError::VersionMismatch { id, expected, actual } => Self::new(T::VersionMismatch, detail)
+            StorageError::VersionMismatch { id, expected, actual, .. } => Self::new(T::VersionMismatch, detail)
                 .with("documentId", id.as_str())
                 .with("expected", expected)
                 .with("actual", actual),
@@ -161,6 +161,7 @@ impl From<StorageError> for Problem {
             }
             StorageError::Busy { .. }
             | StorageError::RetriesExhausted { .. }
+            | StorageError::TransactionFailed { .. }
             | StorageError::Timeout(_)
             | StorageError::Closed => Self::new(T::Unavailable, detail).with("retryAfterMs", 1000),
             error => {

@@ -48,7 +48,7 @@ impl SyncService {
             let error = match self.0.storage.watch(WatchFilter::default(), WatchFrom::After(position)).await {
                 Ok(mut watch) => loop {
                     match watch.next().await {
-                        Some(Ok(WatchEvent::Change(change))) => {
+                        Some(Ok(WatchEvent::Change(change) | WatchEvent::Full { change, .. })) => {
                             position = change.position;
                             if self.0.policy.is_due(change.version)
                                 && due.try_send(change.document_id.clone()).is_err()

@@ -235,6 +235,7 @@ impl SyncService {
             Upserted::Existing { document } => {
                 return Err(StorageError::VersionMismatch {
                     id: id.clone(),
+                    section: None,
                     expected: 0,
                     actual: document.version,
                 });

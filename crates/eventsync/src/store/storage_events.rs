@@ -105,7 +105,7 @@ impl EventStore for StorageEventStore {
         let mut bytes = 0;
         while let Some(next) = watch.next().await {
             match next? {
-                WatchEvent::Change(change) => {
+                WatchEvent::Change(change) | WatchEvent::Full { change, .. } => {
                     let event = Event::from(change);
                     bytes += event.encoded(EncodingFormat::Json).len();
                     page.cursor = event.position();

@@ -12,7 +12,7 @@ pub use self::{
     filter::Filter,
     path::{FieldPath, InvalidPath},
 };
-use crate::{Body, Document, DocumentId, Storage, StorageError};
+use crate::{Body, Document, DocumentId, Explained, Plan, Storage, StorageError};
 
 /// How many documents one page of a query holds at most.
 pub const PAGE_MAX: usize = 10_000;
@@ -59,7 +59,7 @@ pub enum SortBy {
 }
 
 /// Which way to sort.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// The least first.
     Ascending,
@@ -110,10 +110,30 @@ pub struct Found {
 impl Query {
     /// Answers it by reading all documents of a collection, a few at a time.
     pub(crate) async fn scan<S: Storage + ?Sized>(self, storage: &S) -> Result<Page, StorageError> {
+        self.scan_and_count(storage).await.map(|(page, _)| page)
+    }
+
+    /// Tells what [`scan`](Self::scan) takes.
+    pub(crate) async fn explain_scan<S: Storage + ?Sized>(
+        self,
+        storage: &S,
+    ) -> Result<Explained, StorageError> {
+        let (page, examined) = self.scan_and_count(storage).await?;
+        Ok(Explained { plan: Plan::Scan, examined, returned: page.found.len() as u64 })
+    }
+
+    /// Whether it can be answered at all.
+    pub(crate) fn check(&self) -> Result<(), StorageError> {
         if !(1..=PAGE_MAX).contains(&self.limit) {
             let what = format!("a page of {} documents (1 to {PAGE_MAX} are)", self.limit);
             return Err(StorageError::Unsupported { what, backend: "queries" });
         }
+        Ok(())
+    }
+
+    async fn scan_and_count<S: Storage + ?Sized>(self, storage: &S) -> Result<(Page, u64), StorageError> {
+        self.check()?;
+        let mut examined = 0;
         let in_order_of_ids = self.sort.is_empty();
         // A document behind the page is enough to know that there is more.
         let room = self.limit + 1;
@@ -123,6 +143,7 @@ impl Query {
             let documents = storage.list(last.as_ref(), SCAN_STEP).await?;
             let Some(end) = documents.last() else { break };
             last = Some(end.id.clone());
+            examined += documents.len() as u64;
             for document in documents.into_iter().filter(|document| self.filter.matches(document)) {
                 let keys = self.sort.iter().map(|sort| key(sort, &document)).collect();
                 let at = Cursor { keys, id: document.id.clone() };
@@ -147,7 +168,7 @@ impl Query {
             id: document.id,
             version: document.version,
         });
-        Ok(Page { found: found.collect(), next })
+        Ok((Page { found: found.collect(), next }, examined))
     }
 
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
