@@ -1,13 +1,16 @@
 //! A storage whose every change is an event.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use crdt_core::{ClientId, StateVector};
 use nodestorage::{
-    Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Storage,
-    StorageError, Upserted, Watch, WatchFilter, WatchFrom,
+    Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Explained, Index,
+    IndexStatus, Storage, StorageError, TransactionFn, Update, Upserted, Watch, WatchFilter, WatchFrom,
+    edit::SectionFn,
+    query::{FieldPath, Page, Query},
 };
+use serde_json::Value;
 
 use crate::{
     clock::{DefaultVectorClockManager, VectorClockManager},
@@ -73,6 +76,13 @@ impl EventSyncStorage {
         &self.inner
     }
 
+    async fn noted(&self, edited: Edited) -> Result<Edited, StorageError> {
+        if let Edited::Changed { change, .. } = &edited {
+            self.note(change).await;
+        }
+        Ok(edited)
+    }
+
     async fn note(&self, change: &Arc<Change>) {
         let event = Event::new(Arc::clone(change));
         // The change is durable and counts whatever happens here; a clock that lags is caught up from the log.
@@ -84,8 +94,79 @@ impl EventSyncStorage {
 
 #[async_trait]
 impl Storage for EventSyncStorage {
+    fn backend(&self) -> &'static str {
+        self.inner.backend()
+    }
+
+    fn version_field(&self) -> &str {
+        self.inner.version_field()
+    }
+
+    fn native(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.inner.native()
+    }
+
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
         self.inner.find_one(id).await
+    }
+
+    async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
+        self.inner.find_many(query).await
+    }
+
+    async fn explain(&self, query: Query) -> Result<Explained, StorageError> {
+        self.inner.explain(query).await
+    }
+
+    async fn create_index(&self, index: &Index) -> Result<(), StorageError> {
+        self.inner.create_index(index).await
+    }
+
+    async fn drop_index(&self, index: &Index) -> Result<bool, StorageError> {
+        self.inner.drop_index(index).await
+    }
+
+    async fn indexes(&self) -> Result<Vec<IndexStatus>, StorageError> {
+        self.inner.indexes().await
+    }
+
+    async fn update_one(
+        &self,
+        id: &DocumentId,
+        update: &Update,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        self.noted(self.inner.update_one(id, update, options).await?).await
+    }
+
+    async fn update_one_with_pipeline(
+        &self,
+        id: &DocumentId,
+        pipeline: &[Value],
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        self.noted(self.inner.update_one_with_pipeline(id, pipeline, options).await?).await
+    }
+
+    async fn update_section(
+        &self,
+        id: &DocumentId,
+        section: &FieldPath,
+        edit: SectionFn<'_>,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        self.noted(self.inner.update_section(id, section, edit, options).await?).await
+    }
+
+    async fn with_transaction(
+        &self,
+        transaction: TransactionFn<'_>,
+    ) -> Result<Vec<Arc<Change>>, StorageError> {
+        let changes = self.inner.with_transaction(transaction).await?;
+        for change in &changes {
+            self.note(change).await;
+        }
+        Ok(changes)
     }
 
     async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError> {
@@ -111,11 +192,7 @@ impl Storage for EventSyncStorage {
         edit: EditFn<'_>,
         options: EditOptions,
     ) -> Result<Edited, StorageError> {
-        let edited = self.inner.find_one_and_update(id, edit, options).await?;
-        if let Edited::Changed { change, .. } = &edited {
-            self.note(change).await;
-        }
-        Ok(edited)
+        self.noted(self.inner.find_one_and_update(id, edit, options).await?).await
     }
 
     async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {

@@ -16,13 +16,15 @@ use tokio::sync::watch;
 
 use crate::{
     Body, Change, ChangePage, Deleted, Diff, Document, DocumentId, EditFn, EditOptions, Edited, Operation,
-    Producer, Storage, StorageError, StorageOptions, Store, Upserted, Watch, WatchFilter, WatchFrom,
+    Producer, Storage, StorageError, StorageOptions, Store, TransactionFn, Upserted, Watch, WatchFilter,
+    WatchFrom,
     clock::{self, Clock},
     edit::SectionFn,
     query::FieldPath,
     rules::{self, Turn},
     store,
-    verbs::{self, Outcome, Step},
+    transaction::staging::{self, Commit, Draft, Entry as StagedEntry, Ground, Outside},
+    verbs::{self, Outcome, SectionVersion, Step},
     watch::{Log, LogEntry, LogPage, Tide},
 };
 
@@ -81,7 +83,7 @@ impl MemoryStore {
 
     /// Opens a collection, creating it if it is absent.
     pub fn collection(&self, name: &str, options: StorageOptions) -> Result<MemoryStorage, StorageError> {
-        store::check_collection_name(name)?;
+        store::check_collection(name, &options)?;
         let mut state = self.shared.open()?;
         let number = match state.collections.iter().position(|collection| collection.name == name) {
             Some(number) if state.collections[number].recorded != options.record_changes => {
@@ -153,7 +155,7 @@ impl MemoryStorage {
         options: EditOptions,
         verb: impl FnOnce(Option<&Document>) -> Result<Step, StorageError>,
     ) -> Result<Outcome, StorageError> {
-        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
+        rules::check_metadata(id, &options.metadata, &self.options)?;
         let mut state = self.open()?;
         let absent = Entry::default();
         let entry = state.collections[self.number].documents.get(id).unwrap_or(&absent);
@@ -172,9 +174,11 @@ impl MemoryStorage {
             }
             Step::Write(operation, after) => {
                 if let Some(after) = &after {
-                    rules::check_body(id, after, self.options.document_bytes_max)?;
+                    rules::check_body(id, after, &self.options)?;
                 }
-                Ok(self.commit(&mut state, document, (id, operation, after), (sequence, options)))
+                let outcome = self.commit(&mut state, document, (id, operation, after), (sequence, options));
+                self.shared.tell(&state);
+                Ok(outcome)
             }
         }
     }
@@ -212,7 +216,6 @@ impl MemoryStorage {
             entry.changes.push_back(change.clone());
             let (collection, id) = (self.number as u32, id.clone());
             state.log.push_back(LogEntry { position, collection, id, change: Some(change.clone()) });
-            self.shared.tide.send_modify(|tide| tide.position = position);
         } else if operation == Operation::Delete {
             state.collections[self.number].documents.remove(id);
         }
@@ -224,6 +227,12 @@ impl Shared {
     fn open(&self) -> Result<parking_lot::MutexGuard<'_, State>, StorageError> {
         let state = self.state.lock();
         if state.closed { Err(StorageError::Closed) } else { Ok(state) }
+    }
+
+    /// Tells the watchers how far the log goes.
+    fn tell(&self, state: &State) {
+        let position = state.position();
+        self.tide.send_if_modified(|tide| std::mem::replace(&mut tide.position, position) != position);
     }
 }
 
@@ -251,20 +260,92 @@ impl Entry {
     /// Whether this is the producer's next write, or else what it was answered. An answer that has been compacted away
     /// is given as the next later one: the version is then one that contains the write.
     fn turn(&self, producer: &Producer) -> Result<Result<u64, u64>, StorageError> {
-        let answers = self.answers.get(&producer.client_id);
-        let last = answers.and_then(|answers| answers.last_key_value()).map_or(0, |(&last, _)| last);
-        Ok(match rules::turn(producer.sequence, last)? {
+        Ok(match rules::turn(producer.sequence, self.last_sequence(&producer.client_id))? {
             Turn::Next(sequence) => Ok(sequence),
             Turn::Repeated(sequence) => {
-                let answers = answers.into_iter().flat_map(|answers| answers.range(sequence..));
-                Err(*answers.map(|(_, version)| version).next().expect("the last one is always kept"))
+                Err(self.answer(&producer.client_id, sequence).expect("the last one is always kept"))
             }
         })
+    }
+
+    fn last_sequence(&self, client: &ClientId) -> u64 {
+        let answers = self.answers.get(client);
+        answers.and_then(|answers| answers.last_key_value()).map_or(0, |(&last, _)| last)
+    }
+
+    fn answer(&self, client: &ClientId, sequence: u64) -> Option<u64> {
+        let answers = self.answers.get(client)?;
+        answers.range(sequence..).map(|(_, version)| *version).next()
+    }
+}
+
+#[async_trait]
+impl Ground for MemoryStorage {
+    fn options(&self) -> &StorageOptions {
+        &self.options
+    }
+
+    async fn outside(&self, id: &DocumentId) -> Result<Outside, StorageError> {
+        let state = self.open()?;
+        let entry = state.collections[self.number].documents.get(id);
+        let outside = |entry: &Entry| Outside { version: entry.version, document: entry.document(id) };
+        Ok(entry.map_or(Outside { version: 0, document: None }, outside))
+    }
+
+    async fn last_sequence(&self, id: &DocumentId, client: &ClientId) -> Result<u64, StorageError> {
+        let state = self.open()?;
+        let entry = state.collections[self.number].documents.get(id);
+        Ok(entry.map_or(0, |entry| entry.last_sequence(client)))
+    }
+
+    async fn answer(&self, id: &DocumentId, client: &ClientId, sequence: u64) -> Result<u64, StorageError> {
+        let state = self.open()?;
+        let entry = state.collections[self.number].documents.get(id);
+        // Gone since it was found: the commit sees it too, and the transaction runs again.
+        Ok(entry.and_then(|entry| entry.answer(client, sequence)).unwrap_or(0))
+    }
+
+    async fn commit(&self, draft: &mut Draft) -> Result<Commit, StorageError> {
+        let mut state = self.open()?;
+        for id in draft.touched.keys() {
+            let entry = state.collections[self.number].documents.get(id);
+            let last = |client: &ClientId| Ok(entry.map_or(0, |entry| entry.last_sequence(client)));
+            if let Some(conflict) = draft.conflict(id, entry.map_or(0, |entry| entry.version), last)? {
+                return Ok(Commit::Conflict(conflict));
+            }
+        }
+        let mut changes = Vec::with_capacity(draft.changes);
+        for entry in draft.entries.drain(..) {
+            match entry {
+                StagedEntry::Note { id, client, sequence, .. } => {
+                    let producer = Producer { client_id: client, sequence: Some(sequence) };
+                    state.note(self.number, &id, &producer);
+                }
+                StagedEntry::Change(change) => {
+                    let what = (&change.id, change.operation, change.after);
+                    let by = (change.sequence, change.options);
+                    let outcome = self.commit(&mut state, change.before, what, by);
+                    let Outcome::Changed { change, .. } = outcome else { unreachable!("it was staged") };
+                    changes.push(change);
+                }
+            }
+        }
+        // Watchers are told of all of it at once.
+        self.shared.tell(&state);
+        Ok(Commit::Done(changes))
     }
 }
 
 #[async_trait]
 impl Storage for MemoryStorage {
+    fn backend(&self) -> &'static str {
+        "the storage in memory"
+    }
+
+    fn version_field(&self) -> &str {
+        &self.options.version_field
+    }
+
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
         let state = self.open()?;
         Ok(state.collections[self.number].documents.get(id).and_then(|entry| entry.document(id)))
@@ -300,9 +381,18 @@ impl Storage for MemoryStorage {
         id: &DocumentId,
         section: &FieldPath,
         edit: SectionFn<'_>,
-        options: EditOptions,
+        mut options: EditOptions,
     ) -> Result<Edited, StorageError> {
-        self.run(id, options, |found| verbs::update_section(id, found, section, edit)).map(Outcome::edited)
+        let versions = SectionVersion::of(&self.options, &mut options);
+        self.run(id, options, |found| verbs::update_section(id, found, section, edit, &versions))
+            .map(Outcome::edited)
+    }
+
+    async fn with_transaction(
+        &self,
+        transaction: TransactionFn<'_>,
+    ) -> Result<Vec<Arc<Change>>, StorageError> {
+        staging::run(Arc::new(self.clone()), transaction).await
     }
 
     async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {
@@ -357,19 +447,16 @@ impl Storage for MemoryStorage {
     }
 
     async fn watch(&self, filter: WatchFilter, from: WatchFrom) -> Result<Watch, StorageError> {
-        if !self.options.record_changes {
-            return Err(StorageError::Unsupported {
-                what: "watch".into(),
-                backend: "an unrecorded collection",
-            });
-        }
+        crate::watch::check(&self.options)?;
         let state = self.open()?;
         let after = match from {
             WatchFrom::Now => state.position(),
             WatchFrom::After(position) => position,
         };
         let (tide, closed) = (self.shared.tide.subscribe(), self.closed.subscribe());
-        Ok(crate::watch::stream(self.shared.clone(), self.number as u32, filter, after, tide, closed))
+        let full = self.options.watch_full_document.then(|| Arc::new(self.clone()) as Arc<dyn Storage>);
+        let what = (self.number as u32, filter, after);
+        Ok(crate::watch::stream(self.shared.clone(), what, full, tide, closed))
     }
 
     async fn close(&self) -> Result<(), StorageError> {

@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn retries_have_an_end() {
         let none = StorageOptions { retries_max: 0, ..options() };
-        assert_eq!(pauses(&none, 0), []);
+        assert_eq!(pauses(&none, 0), Vec::<u64>::new());
         let many = StorageOptions { retries_max: 100, ..options() };
         assert_eq!(pauses(&many, 0).len(), 100);
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use serde_json::Value;
 
-use crate::{Body, DocumentId, EditOptions, StorageError, document::DEPTH_MAX};
+use crate::{Body, DocumentId, EditOptions, StorageError, StorageOptions, document::DEPTH_MAX};
 
 /// Where a producer's write stands among those it has made before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +39,25 @@ pub(crate) fn expect_version(
     }
 }
 
-/// Whether a body can be stored: not too deep to be read back, not too large.
-pub(crate) fn check_body(id: &DocumentId, body: &Body, bytes_max: usize) -> Result<(), StorageError> {
+/// Whether a body can be stored: not too deep to be read back, not too large, and without a version of its own.
+pub(crate) fn check_body(id: &DocumentId, body: &Body, options: &StorageOptions) -> Result<(), StorageError> {
+    if body.contains_key(&options.version_field) {
+        let reason = format!("the field {} is where the storage keeps the version", options.version_field);
+        return Err(StorageError::InvalidDocument { id: id.clone(), reason });
+    }
+    check_size(id, body, options.document_bytes_max)
+}
+
+/// Whether metadata can be stored.
+pub(crate) fn check_metadata(
+    id: &DocumentId,
+    metadata: &Body,
+    options: &StorageOptions,
+) -> Result<(), StorageError> {
+    check_size(id, metadata, options.document_bytes_max)
+}
+
+fn check_size(id: &DocumentId, body: &Body, bytes_max: usize) -> Result<(), StorageError> {
     let invalid = |reason| Err(StorageError::InvalidDocument { id: id.clone(), reason });
     if !body.values().all(|value| shallower_than(value, DEPTH_MAX)) {
         return invalid(format!("nested deeper than {DEPTH_MAX} levels"));
@@ -106,8 +123,9 @@ mod tests {
     fn a_body_at_the_limit_is_stored_and_one_beyond_is_not() {
         let id = DocumentId::new("d").unwrap();
         let Value::Object(body) = json!({"a": "é"}) else { unreachable!() };
-        assert!(check_body(&id, &body, 10).is_ok());
-        let error = check_body(&id, &body, 9).unwrap_err();
+        let up_to = |document_bytes_max| StorageOptions { document_bytes_max, ..StorageOptions::default() };
+        assert!(check_body(&id, &body, &up_to(10)).is_ok());
+        let error = check_body(&id, &body, &up_to(9)).unwrap_err();
         assert_eq!(error.to_string(), "invalid document d: larger than 9 bytes of JSON");
     }
 
@@ -116,7 +134,7 @@ mod tests {
         let id = DocumentId::new("d").unwrap();
         let nest = |depth: usize| {
             let value = (1..depth).fold(json!([]), |inner, _| Value::Array(vec![inner]));
-            check_body(&id, &Body::from_iter([("a".to_owned(), value)]), 1 << 20)
+            check_body(&id, &Body::from_iter([("a".to_owned(), value)]), &StorageOptions::default())
         };
         assert!(nest(DEPTH_MAX - 1).is_ok());
         assert!(nest(DEPTH_MAX).is_err());

@@ -4,12 +4,13 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use crdt_core::{ClientId, StateVector};
+use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use crate::{
     Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Explained, Index,
-    IndexStatus, StorageError, TransactionFn, Upserted, Watch, WatchFilter, WatchFrom,
-    edit::SectionFn,
+    IndexStatus, StorageError, Transaction, TransactionFn, Upserted, Watch, WatchFilter, WatchFrom,
+    edit::{EditError, SectionFn},
     query::{FieldPath, Page, Query},
     update::Update,
 };
@@ -29,6 +30,12 @@ pub trait Storage: Send + Sync {
     /// What this storage calls itself in errors.
     fn backend(&self) -> &'static str {
         "this storage"
+    }
+
+    /// The name under which filters and sorts find a document's version: the storage's
+    /// [`version_field`](crate::StorageOptions::version_field).
+    fn version_field(&self) -> &str {
+        "_version"
     }
 
     /// The backend's own collection, for what this trait does not offer: to be downcast to the type that the backend
@@ -220,9 +227,17 @@ pub trait StorageExt: Storage {
     ) -> Result<Edited, StorageError>
     where
         F: FnMut(&mut Body) -> Result<(), E> + Send,
-        E: Into<crate::edit::EditError>,
+        E: Into<EditError>,
     {
         self.find_one_and_update(id, Box::new(move |body| edit(body).map_err(Into::into)), options).await
+    }
+
+    /// [`Storage::with_transaction`] with a closure; [`TransactionFn`] shows one.
+    async fn transact<'a, F>(&self, transaction: F) -> Result<Vec<Arc<Change>>, StorageError>
+    where
+        F: for<'t> FnMut(&'t mut (dyn Transaction + 'a)) -> BoxFuture<'t, Result<(), EditError>> + Send + 'a,
+    {
+        self.with_transaction(Box::new(transaction)).await
     }
 }
 

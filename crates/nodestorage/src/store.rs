@@ -20,14 +20,18 @@ pub trait Store: Send + Sync {
 /// The longest name of a collection.
 pub const COLLECTION_NAME_BYTES_MAX: usize = 120;
 
-pub(crate) fn check_collection_name(name: &str) -> Result<(), StorageError> {
+/// Whether a collection can be opened like this.
+pub(crate) fn check_collection(name: &str, options: &StorageOptions) -> Result<(), StorageError> {
     let reason = match name {
-        "" => "it is empty",
-        name if name.len() > COLLECTION_NAME_BYTES_MAX => "it is longer than 120 bytes",
-        name if name.chars().any(char::is_control) => "it has a control character",
-        _ => return Ok(()),
+        "" => "it is empty".to_owned(),
+        name if name.len() > COLLECTION_NAME_BYTES_MAX => "it is longer than 120 bytes".to_owned(),
+        name if name.chars().any(char::is_control) => "it has a control character".to_owned(),
+        _ => match options.check() {
+            Ok(()) => return Ok(()),
+            Err(reason) => reason,
+        },
     };
-    Err(StorageError::InvalidCollection { name: name.to_owned(), reason: reason.into() })
+    Err(StorageError::InvalidCollection { name: name.to_owned(), reason })
 }
 
 pub(crate) fn other_kind_of_collection(name: &str, recorded: bool) -> StorageError {

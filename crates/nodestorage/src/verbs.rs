@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::{
-    Body, Change, Deleted, Document, DocumentId, EditFn, Edited, Operation, StorageError, Upserted,
-    edit::SectionFn, query::FieldPath, storage::section_not_found,
+    Body, Change, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Operation, StorageError,
+    StorageOptions, Upserted, edit::SectionFn, query::FieldPath, storage::section_not_found,
 };
 
 /// What a verb wants of the document it found.
@@ -52,17 +54,63 @@ pub(crate) fn update(
     Ok(if after == *before.body { Step::Keep } else { Step::Write(Operation::Update, Some(after)) })
 }
 
+/// How a section counts its own changes.
+#[derive(Debug)]
+pub(crate) struct SectionVersion {
+    /// The name of the count within the section; `None` if sections don't count.
+    field: Option<String>,
+    expected: Option<u64>,
+}
+
+impl SectionVersion {
+    /// If sections count their changes, takes the expected version over from the document's.
+    pub(crate) fn of(storage: &StorageOptions, options: &mut EditOptions) -> Self {
+        let field = storage.section_version_field.clone();
+        let expected = field.as_ref().and_then(|_| options.expected_version.take());
+        Self { field, expected }
+    }
+}
+
 pub(crate) fn update_section(
     id: &DocumentId,
     found: Option<&Document>,
     section: &FieldPath,
     mut edit: SectionFn<'_>,
+    versions: &SectionVersion,
 ) -> Result<Step, StorageError> {
     let before = found.ok_or_else(|| StorageError::NotFound { id: id.clone() })?;
     let mut after = (*before.body).clone();
-    edit(section.find(&mut after).ok_or_else(|| section_not_found(id, section))?)
-        .map_err(StorageError::Edit)?;
-    Ok(if after == *before.body { Step::Keep } else { Step::Write(Operation::UpdateSection, Some(after)) })
+    let place = section.find(&mut after).ok_or_else(|| section_not_found(id, section))?;
+    let Some(field) = &versions.field else {
+        edit(place).map_err(StorageError::Edit)?;
+        return Ok(section_step(before, after));
+    };
+    let count = place.get(field).cloned();
+    let actual = count.as_ref().and_then(Value::as_u64).unwrap_or(0);
+    if let Some(expected) = versions.expected.filter(|expected| *expected != actual) {
+        let section = Some(section.to_string());
+        return Err(StorageError::VersionMismatch { id: id.clone(), section, expected, actual });
+    }
+    let was = place.clone();
+    edit(place).map_err(StorageError::Edit)?;
+    // The count is the storage's: what an edit made of it does not count.
+    if let Value::Object(members) = place {
+        match count {
+            Some(count) => drop(members.insert(field.clone(), count)),
+            None => drop(members.remove(field)),
+        }
+    }
+    if *place == was {
+        return Ok(Step::Keep);
+    }
+    if let Value::Object(members) = place {
+        members.insert(field.clone(), Value::from(actual + 1));
+    }
+    Ok(section_step(before, after))
+}
+
+fn section_step(before: &Document, after: Body) -> Step {
+    if after == *before.body { Step::Keep } else { Step::Write(Operation::UpdateSection, Some(after)) }
 }
 
 pub(crate) fn delete(found: Option<&Document>) -> Step {

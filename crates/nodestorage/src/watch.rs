@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tokio::sync::watch;
 
-use crate::{Change, DocumentId, StorageError, Watch, WatchEvent, WatchFilter};
+use crate::{Change, DocumentId, Storage, StorageError, StorageOptions, Watch, WatchEvent, WatchFilter};
 
 /// How many log entries a watcher holds at most.
 const PAGE_MAX: usize = 256;
@@ -95,22 +95,34 @@ impl Cursor {
     }
 }
 
-/// Streams the log of a collection after a position until one of the two handles is closed.
+/// Whether a collection can be watched.
+pub(crate) fn check(options: &StorageOptions) -> Result<(), StorageError> {
+    let backend = match options {
+        StorageOptions { record_changes: false, .. } => "an unrecorded collection",
+        StorageOptions { watch_enabled: false, .. } => "a collection whose option watch_enabled is off",
+        _ => return Ok(()),
+    };
+    Err(StorageError::Unsupported { what: "watch".into(), backend })
+}
+
+/// Streams the log of a collection after a position until one of the two handles is closed. With `full`, the documents
+/// are read there and come with the changes.
 pub(crate) fn stream(
     log: Arc<dyn Log>,
-    collection: u32,
-    filter: WatchFilter,
-    after: u64,
+    (collection, filter, after): (u32, WatchFilter, u64),
+    full: Option<Arc<dyn Storage>>,
     tide: watch::Receiver<Tide>,
     closed: watch::Receiver<bool>,
 ) -> Watch {
     let documents = filter.documents.map(HashSet::from_iter);
     let cursor = Cursor { collection, documents, after };
-    let reader = Reader { log, cursor, tide, closed, ready: VecDeque::new(), fresh: true };
+    let reader = Reader { log, cursor, full, tide, closed, ready: VecDeque::new(), fresh: true };
     Box::pin(stream::unfold(Some(reader), |reader| async {
         let mut reader = reader?;
         match reader.next().await {
             Ok(event) => event.map(|event| (Ok(event), Some(reader))),
+            // Closed while a document was read: the end, as everywhere else.
+            Err(StorageError::Closed) => None,
             Err(error) => Some((Err(error), None)),
         }
     }))
@@ -119,6 +131,7 @@ pub(crate) fn stream(
 struct Reader {
     log: Arc<dyn Log>,
     cursor: Cursor,
+    full: Option<Arc<dyn Storage>>,
     tide: watch::Receiver<Tide>,
     closed: watch::Receiver<bool>,
     ready: VecDeque<WatchEvent>,
@@ -132,8 +145,13 @@ impl Reader {
             if *self.closed.borrow() || self.tide.borrow().closed {
                 return Ok(None);
             }
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(Some(event));
+            match (self.ready.pop_front(), &self.full) {
+                (Some(WatchEvent::Change(change)), Some(documents)) => {
+                    let document = documents.find_one(&change.document_id).await?;
+                    return Ok(Some(WatchEvent::Full { change, document }));
+                }
+                (Some(event), _) => return Ok(Some(event)),
+                (None, _) => {}
             }
             if !std::mem::take(&mut self.fresh) {
                 let after = self.cursor.after;

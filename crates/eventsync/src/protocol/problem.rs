@@ -147,10 +147,12 @@ impl From<StorageError> for Problem {
         let detail = error.to_string();
         match error {
             StorageError::NotFound { id } => Self::unknown_document(&id),
-            StorageError::VersionMismatch { id, expected, actual, .. } => Self::new(T::VersionMismatch, detail)
-                .with("documentId", id.as_str())
-                .with("expected", expected)
-                .with("actual", actual),
+            StorageError::VersionMismatch { id, expected, actual, .. } => {
+                Self::new(T::VersionMismatch, detail)
+                    .with("documentId", id.as_str())
+                    .with("expected", expected)
+                    .with("actual", actual)
+            }
             StorageError::InvalidDocument { .. } => Self::new(T::InvalidDocument, detail),
             StorageError::Edit(refusal) => match refusal.downcast::<Self>() {
                 Ok(problem) => *problem,

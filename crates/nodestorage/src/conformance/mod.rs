@@ -4,8 +4,10 @@
 //! [`Store`] and whatever has to live as long as it (a temporary folder, a server).
 
 mod changes;
+mod options;
 mod producers;
 mod queries;
+mod transactions;
 mod versions;
 mod watching;
 
@@ -17,10 +19,10 @@ use serde_json::{Value, json};
 
 use crate::{
     Body, Change, Document, DocumentId, EditOptions, Edited, Storage, StorageExt, StorageOptions, Store,
-    Upserted, Watch, WatchEvent,
+    Upserted, Watch, WatchEvent, query::FieldPath,
 };
 
-pub use self::{changes::*, producers::*, queries::*, versions::*, watching::*};
+pub use self::{changes::*, options::*, producers::*, queries::*, transactions::*, versions::*, watching::*};
 
 /// Makes one test of each law: `conformance_tests!(make)`, see [`conformance`](crate::conformance).
 #[macro_export]
@@ -66,6 +68,19 @@ macro_rules! conformance_tests {
             a_watch_behind_removed_changes_is_told
             a_watch_from_another_life_of_the_store_is_told
             a_watch_ends_when_its_storage_is_closed
+            a_transaction_changes_several_documents_as_one
+            a_transaction_that_ends_in_an_error_writes_nothing
+            a_repeated_transaction_has_no_effect
+            concurrent_transactions_are_as_if_one_after_the_other
+            a_transaction_that_always_loses_says_so
+            a_transaction_has_room_for_so_many_changes
+            a_transaction_has_so_much_time
+            a_version_has_the_name_that_was_chosen
+            a_section_with_a_version_refuses_only_its_own_writers
+            a_collection_that_is_not_watched_says_so
+            a_watch_brings_the_document_if_told_to
+            a_body_beyond_the_limit_is_refused
+            options_that_make_no_sense_are_refused
         );
     };
     (@each $make:path: $($law:ident)*) => {

@@ -58,7 +58,7 @@ impl Committer {
             return Ok(());
         }
         for request in requests.iter() {
-            if let Some((entry, _)) = &request.logged {
+            for (entry, _) in request.parts.iter().filter_map(|part| part.logged.as_ref()) {
                 self.state.position = entry.position;
             }
             self.state.timestamp_ms = self.state.timestamp_ms.max(request.timestamp_ms);
@@ -73,7 +73,8 @@ impl Committer {
     }
 
     fn publish(&self, requests: &mut [Request], removed: &[u64]) {
-        self.tail.extend(requests.iter_mut().filter_map(|request| request.logged.take()), removed);
+        let parts = requests.iter_mut().flat_map(|request| &mut request.parts);
+        self.tail.extend(parts.filter_map(|part| part.logged.take()), removed);
         let position = self.state.position;
         self.tide.send_if_modified(|tide| std::mem::replace(&mut tide.position, position) != position);
     }

@@ -12,6 +12,7 @@ pub mod record;
 mod storage;
 mod tail;
 mod watermark;
+mod write;
 
 use std::{
     collections::HashMap,
@@ -159,7 +160,7 @@ impl EmbeddedStore {
         name: &str,
         options: StorageOptions,
     ) -> Result<EmbeddedStorage, StorageError> {
-        store::check_collection_name(name)?;
+        store::check_collection(name, &options)?;
         self.shared.queue.check_open()?;
         let mut collections = self.shared.collections.lock().await;
         let record = match collections.get(name) {
@@ -213,8 +214,11 @@ impl Shared {
     }
 
     fn gate(&self, key: &DocumentKey) -> &tokio::sync::Mutex<()> {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
-        &self.gates[hash as usize % GATES]
+        &self.gates[self.gate_number(key)]
+    }
+
+    fn gate_number(&self, key: &DocumentKey) -> usize {
+        BuildHasherDefault::<DefaultHasher>::default().hash_one(key) as usize % GATES
     }
 
     /// Writes records that are about no document, and waits until they are durable.
@@ -230,16 +234,8 @@ impl Shared {
     async fn write_and_remove(&self, writes: Vec<Write>, removed: Vec<u64>) -> Result<(), StorageError> {
         let share = self.queue.room(writes.iter().map(Write::len_bytes).sum()).await?;
         let (answer, answered) = oneshot::channel();
-        self.queue.push(|_| Request {
-            writes,
-            document: None,
-            sequence: None,
-            logged: None,
-            timestamp_ms: 0,
-            removed,
-            answer,
-            share,
-        })?;
+        let (parts, timestamp_ms) = (Vec::new(), 0);
+        self.queue.push(|_| Request { writes, parts, timestamp_ms, removed, answer, share })?;
         answer_of(answered).await
     }
 

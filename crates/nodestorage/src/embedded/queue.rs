@@ -29,11 +29,8 @@ pub const BATCH_BYTES_MAX: usize = 8 << 20;
 /// What goes into the queue as one: all of its writes become durable together.
 pub(super) struct Request {
     pub(super) writes: Vec<Write>,
-    /// Which document it is about, and the producer's sequence that it takes.
-    pub(super) document: Option<DocumentKey>,
-    pub(super) sequence: Option<(ClientId, u64)>,
-    /// What it adds to the log, with its size.
-    pub(super) logged: Option<(LogEntry, usize)>,
+    /// What it does to documents, in order.
+    pub(super) parts: Vec<Part>,
     /// When it was numbered; 0 for what carries no time.
     pub(super) timestamp_ms: u64,
     /// The positions whose changes it removes.
@@ -45,6 +42,15 @@ pub(super) struct Request {
     pub(super) share: OwnedSemaphorePermit,
 }
 
+/// What a request does to one document.
+pub(super) struct Part {
+    pub(super) document: DocumentKey,
+    /// The producer's sequence that it takes.
+    pub(super) sequence: Option<(ClientId, u64)>,
+    /// What it adds to the log, with its size.
+    pub(super) logged: Option<(LogEntry, usize)>,
+}
+
 /// A document as the queue leaves it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pending {
@@ -54,7 +60,7 @@ pub(super) struct Pending {
     pub(super) lasts: HashMap<ClientId, u64>,
     /// What the disk knows of it is void: it was deleted from a collection that does not record.
     pub(super) forgotten: bool,
-    /// How many requests of the queue are about this document.
+    /// How many parts of requests in the queue are about this document.
     pub(super) requests: usize,
 }
 
@@ -143,13 +149,12 @@ impl Queue {
     /// Forgets what is durable now, and answers.
     pub(super) fn done(&self, requests: Vec<Request>) {
         let mut order = self.order.lock();
-        for request in &requests {
-            let Some(key) = &request.document else { continue };
-            let Some(pending) = order.pending.get_mut(key) else { continue };
+        for part in requests.iter().flat_map(|request| &request.parts) {
+            let Some(pending) = order.pending.get_mut(&part.document) else { continue };
             pending.requests -= 1;
             if pending.requests == 0 {
-                order.pending.remove(key);
-            } else if let Some((client, sequence)) = &request.sequence
+                order.pending.remove(&part.document);
+            } else if let Some((client, sequence)) = &part.sequence
                 && pending.lasts.get(client) == Some(sequence)
             {
                 pending.lasts.remove(client);

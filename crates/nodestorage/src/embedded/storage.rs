@@ -1,24 +1,23 @@
-//! The collection: decides under its document's gate, waits for the commit thread, reads what is durable.
+//! The collection: its verbs, and how it reads what is durable.
 
 use std::{ops::Bound, sync::Arc};
 
 use async_trait::async_trait;
 use crdt_core::{ClientId, StateVector};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{
-    Shared, answer_of,
+    Shared,
     engine::{Engine, Write, corrupt},
-    queue::{Pending, Request},
     record::{self, ChangeRecord, DocumentKey, Head, LogRecord, Space, State, trailing_number},
 };
 use crate::{
-    Body, Change, ChangePage, Deleted, Diff, Document, DocumentId, EditFn, EditOptions, Edited, Operation,
-    Producer, Storage, StorageError, StorageOptions, Upserted, Watch, WatchFilter, WatchFrom,
+    Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Storage,
+    StorageError, StorageOptions, TransactionFn, Upserted, Watch, WatchFilter, WatchFrom,
     edit::SectionFn,
     query::FieldPath,
-    rules::{self, Turn},
-    verbs::{self, Outcome, Step},
+    transaction::staging,
+    verbs::{self, Outcome, SectionVersion},
     watch::{Log, LogEntry, LogPage},
 };
 
@@ -28,28 +27,11 @@ const REMOVE_STEP_MAX: usize = 1024;
 /// A collection of an embedded store. Clones are the same handle; closing it leaves the store open.
 #[derive(Clone)]
 pub struct EmbeddedStorage {
-    shared: Arc<Shared>,
-    number: u32,
-    options: StorageOptions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) number: u32,
+    pub(super) options: StorageOptions,
     /// Ends the handle and its watches.
     closed: watch::Sender<bool>,
-}
-
-/// What a writer finds behind the gate of its document.
-struct Found {
-    key: DocumentKey,
-    /// The version that the next change follows; that of the delete if it is deleted.
-    version: u64,
-    document: Option<Document>,
-    /// What the queue holds about it. An answer that rests on it waits for it.
-    pending: Option<Pending>,
-}
-
-/// What a verb comes to.
-enum Decision {
-    Write { operation: Operation, after: Option<Body>, sequence: Option<u64> },
-    Keep,
-    Repeated(u64),
 }
 
 impl EmbeddedStorage {
@@ -58,244 +40,16 @@ impl EmbeddedStorage {
         Self { shared, number, options, closed }
     }
 
-    fn engine(&self) -> Result<Arc<Engine>, StorageError> {
+    pub(super) fn engine(&self) -> Result<Arc<Engine>, StorageError> {
         if *self.closed.borrow() { Err(StorageError::Closed) } else { self.shared.engine() }
     }
 
-    fn key(&self, id: &DocumentId) -> DocumentKey {
+    pub(super) fn key(&self, id: &DocumentId) -> DocumentKey {
         DocumentKey::new(self.number, id)
     }
 
-    /// Carries out one verb.
-    async fn run(
-        &self,
-        id: &DocumentId,
-        options: EditOptions,
-        verb: impl FnOnce(Option<&Document>) -> Result<Step, StorageError> + Send,
-    ) -> Result<Outcome, StorageError> {
-        rules::check_body(id, &options.metadata, self.options.document_bytes_max)?;
-        let engine = self.engine()?;
-        let key = self.key(id);
-        let gate = self.shared.gate(&key).lock().await;
-        let found = self.find(&engine, key, id)?;
-        match self.decide(&engine, &found, &options, verb) {
-            Ok(Decision::Write { operation, after, sequence }) => {
-                let (document, change, answered) =
-                    self.change(&engine, found, (operation, after), sequence, options).await?;
-                drop(gate);
-                answer_of(answered).await?;
-                Ok(Outcome::Changed { document, change })
-            }
-            Ok(Decision::Keep) => {
-                match options.producer.sequence {
-                    Some(sequence) => {
-                        let answered = self.note(&found, options.producer.client_id, sequence).await?;
-                        drop(gate);
-                        answer_of(answered).await?;
-                    }
-                    None => {
-                        drop(gate);
-                        self.settle(&found).await?;
-                    }
-                }
-                Ok(Outcome::Kept(found.document))
-            }
-            Ok(Decision::Repeated(sequence)) => {
-                drop(gate);
-                self.settle(&found).await?;
-                let version = answer(&engine, &found.key, &options.producer.client_id, sequence)?;
-                Ok(Outcome::Repeated { version, document: found.document })
-            }
-            Err(error) => {
-                drop(gate);
-                self.settle(&found).await?;
-                Err(error)
-            }
-        }
-    }
-
-    fn find(&self, engine: &Engine, key: DocumentKey, id: &DocumentId) -> Result<Found, StorageError> {
-        let pending = self.shared.queue.pending(&key);
-        let (version, body) = match &pending {
-            Some(pending) => (pending.version, pending.body.clone()),
-            None => match engine.get(Space::Documents, key.as_bytes(), Head::decode)? {
-                Some(head) => (head.version, head.body.map(Arc::new)),
-                None => (0, None),
-            },
-        };
-        let document = body.map(|body| Document { id: id.clone(), version, body });
-        Ok(Found { key, version, document, pending })
-    }
-
-    fn decide(
-        &self,
-        engine: &Engine,
-        found: &Found,
-        options: &EditOptions,
-        verb: impl FnOnce(Option<&Document>) -> Result<Step, StorageError>,
-    ) -> Result<Decision, StorageError> {
-        let Producer { client_id, sequence } = &options.producer;
-        let sequence = if self.options.record_changes || sequence.is_some() {
-            match rules::turn(*sequence, self.last_sequence(engine, found, client_id)?)? {
-                Turn::Next(sequence) => Some(sequence),
-                Turn::Repeated(sequence) => return Ok(Decision::Repeated(sequence)),
-            }
-        } else {
-            None
-        };
-        let document = found.document.as_ref();
-        let id = document.map_or_else(|| split_id(&found.key), |document| document.id.clone());
-        rules::expect_version(&id, options, document.map_or(0, |document| document.version))?;
-        match verb(document)? {
-            Step::Keep => Ok(Decision::Keep),
-            Step::Write(operation, after) => {
-                if let Some(after) = &after {
-                    rules::check_body(&id, after, self.options.document_bytes_max)?;
-                }
-                Ok(Decision::Write { operation, after, sequence })
-            }
-        }
-    }
-
-    /// The last sequence of a producer on this document, in the queue or on the disk.
-    fn last_sequence(&self, engine: &Engine, found: &Found, client: &ClientId) -> Result<u64, StorageError> {
-        if let Some(pending) = &found.pending {
-            match pending.lasts.get(client) {
-                Some(last) => return Ok(*last),
-                None if pending.forgotten => return Ok(0),
-                None => {}
-            }
-        }
-        let last = engine.last(Space::Answers, &found.key.answers(client), |key, _| trailing_number(key))?;
-        Ok(last.unwrap_or(0))
-    }
-
-    /// Puts a change into the queue.
-    async fn change(
-        &self,
-        engine: &Engine,
-        found: Found,
-        (operation, after): (Operation, Option<Body>),
-        sequence: Option<u64>,
-        options: EditOptions,
-    ) -> Result<(Document, Arc<Change>, Answered), StorageError> {
-        let recorded = self.options.record_changes;
-        let Found { key, version, document: before, pending } = found;
-        let id = split_id(&key);
-        let version = version + 1;
-        let diff = Diff::between(before.as_ref().map(|d| &*d.body), after.as_ref(), version);
-        let producer = Producer { client_id: options.producer.client_id, sequence };
-        let mut writes = Vec::with_capacity(5);
-        let forgotten = !recorded && operation == Operation::Delete;
-        if forgotten {
-            if pending.is_some() {
-                self.shared.settle().await?;
-            }
-            writes.push(Write::remove(Space::Documents, key.as_bytes()));
-            for answer in engine.view().scan(Space::Answers, key.as_bytes(), Bound::Unbounded, own_key) {
-                writes.push(Write::remove(Space::Answers, answer?));
-            }
-        } else {
-            let head = Head::encode(version, after.as_ref());
-            writes.push(Write::put(Space::Documents, key.as_bytes(), head));
-            if let Some(sequence) = sequence {
-                writes.push(answer_write(&key, &producer.client_id, sequence, version));
-            }
-        }
-        let record = recorded
-            .then(|| ChangeRecord::encode(operation, &producer, &diff, after.as_ref(), &options.metadata));
-        let len_bytes = record.as_ref().map_or(0, ChangeRecord::len_bytes);
-        let room = len_bytes + writes.iter().map(Write::len_bytes).sum::<usize>();
-        let share = self.shared.queue.room(room).await?;
-
-        let body = after.map(Arc::new);
-        let (answer, answered) = oneshot::channel();
-        let mut change = None;
-        self.shared.queue.push(|order| {
-            order.state.timestamp_ms = (self.shared.clock)().max(order.state.timestamp_ms);
-            order.state.position += u64::from(recorded);
-            let timestamp_ms = order.state.timestamp_ms;
-            let position = if recorded { order.state.position } else { 0 };
-            let change = change.insert(Arc::new(Change {
-                document_id: id.clone(),
-                version,
-                position,
-                operation,
-                diff,
-                timestamp_ms,
-                producer: producer.clone(),
-                metadata: options.metadata,
-            }));
-            let logged = record.map(|record| {
-                let change_key = key.change(version);
-                writes.push(Write::put(Space::Changes, change_key, record.place(position, timestamp_ms)));
-                let entry = LogRecord { collection: self.number, id: id.clone(), version, removed: false };
-                writes.push(Write::put(Space::Log, position.to_be_bytes(), entry.encode()));
-                let change = Some(change.clone());
-                (LogEntry { position, collection: self.number, id: id.clone(), change }, len_bytes)
-            });
-            let pending = order.pending.entry(key.clone()).or_default();
-            pending.version = if forgotten { 0 } else { version };
-            pending.body = body.clone();
-            if forgotten {
-                pending.forgotten = true;
-                pending.lasts.clear();
-            } else if let Some(sequence) = sequence {
-                pending.lasts.insert(producer.client_id.clone(), sequence);
-            }
-            pending.requests += 1;
-            let sequence = sequence.map(|sequence| (producer.client_id, sequence));
-            Request {
-                writes,
-                document: Some(key),
-                sequence,
-                logged,
-                timestamp_ms,
-                removed: Vec::new(),
-                answer,
-                share,
-            }
-        })?;
-        let change = change.expect("it was pushed");
-        let document = body.map(|body| Document { id, version, body }).or(before);
-        Ok((document.expect("it is there now or was before"), change, answered))
-    }
-
-    /// Notes a counted write that changed nothing, so that its repeat is known.
-    async fn note(&self, found: &Found, client: ClientId, sequence: u64) -> Result<Answered, StorageError> {
-        let writes = vec![answer_write(&found.key, &client, sequence, found.version)];
-        let share = self.shared.queue.room(writes[0].len_bytes()).await?;
-        let (answer, answered) = oneshot::channel();
-        self.shared.queue.push(|order| {
-            let pending = order.pending.entry(found.key.clone()).or_insert_with(|| Pending {
-                version: found.version,
-                body: found.document.as_ref().map(|document| document.body.clone()),
-                ..Pending::default()
-            });
-            pending.lasts.insert(client.clone(), sequence);
-            pending.requests += 1;
-            let (document, sequence) = (Some(found.key.clone()), Some((client, sequence)));
-            Request {
-                writes,
-                document,
-                sequence,
-                logged: None,
-                timestamp_ms: 0,
-                removed: Vec::new(),
-                answer,
-                share,
-            }
-        })?;
-        Ok(answered)
-    }
-
-    /// Waits until what was found is durable.
-    async fn settle(&self, found: &Found) -> Result<(), StorageError> {
-        if found.pending.is_some() { self.shared.settle().await } else { Ok(()) }
-    }
-
     /// Reads on a thread where reading may take its time.
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Engine) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
@@ -305,36 +59,16 @@ impl EmbeddedStorage {
     }
 }
 
-type Answered = oneshot::Receiver<Result<(), StorageError>>;
-
-fn split_id(key: &DocumentKey) -> DocumentId {
-    DocumentKey::split(key.as_bytes()).expect("the key was made of an id").1
-}
-
-fn own_key(key: &[u8], _: &[u8]) -> Result<Vec<u8>, record::RecordError> {
-    Ok(key.to_vec())
-}
-
-fn answer_write(key: &DocumentKey, client: &ClientId, sequence: u64, version: u64) -> Write {
-    let mut key = key.answers(client);
-    key.extend(sequence.to_be_bytes());
-    Write::put(Space::Answers, key, version.to_le_bytes().to_vec())
-}
-
-/// The answer to a producer's sequence; when it has been compacted away, the next later one.
-fn answer(engine: &Engine, key: &DocumentKey, client: &ClientId, sequence: u64) -> Result<u64, StorageError> {
-    let prefix = key.answers(client);
-    let start = [&prefix[..], &sequence.to_be_bytes()].concat();
-    let view = engine.view();
-    let mut answers = view
-        .scan(Space::Answers, &prefix, Bound::Included(&start[..]), |_, contents| record::answer(contents));
-    answers
-        .next()
-        .unwrap_or_else(|| Err(corrupt(Space::Answers, &start, "the producer's last answer is missing")))
-}
-
 #[async_trait]
 impl Storage for EmbeddedStorage {
+    fn backend(&self) -> &'static str {
+        "the embedded store"
+    }
+
+    fn version_field(&self) -> &str {
+        &self.options.version_field
+    }
+
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
         let head = self.engine()?.get(Space::Documents, self.key(id).as_bytes(), Head::decode)?;
         Ok(head.and_then(|Head { version, body }| {
@@ -381,11 +115,19 @@ impl Storage for EmbeddedStorage {
         id: &DocumentId,
         section: &FieldPath,
         edit: SectionFn<'_>,
-        options: EditOptions,
+        mut options: EditOptions,
     ) -> Result<Edited, StorageError> {
-        self.run(id, options, |found| verbs::update_section(id, found, section, edit))
+        let versions = SectionVersion::of(&self.options, &mut options);
+        self.run(id, options, |found| verbs::update_section(id, found, section, edit, &versions))
             .await
             .map(Outcome::edited)
+    }
+
+    async fn with_transaction(
+        &self,
+        transaction: TransactionFn<'_>,
+    ) -> Result<Vec<Arc<Change>>, StorageError> {
+        staging::run(Arc::new(self.clone()), transaction).await
     }
 
     async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {
@@ -460,18 +202,15 @@ impl Storage for EmbeddedStorage {
 
     async fn watch(&self, filter: WatchFilter, from: WatchFrom) -> Result<Watch, StorageError> {
         self.engine()?;
-        if !self.options.record_changes {
-            return Err(StorageError::Unsupported {
-                what: "watch".into(),
-                backend: "an unrecorded collection",
-            });
-        }
+        crate::watch::check(&self.options)?;
         let after = match from {
             WatchFrom::Now => self.shared.tail.last(),
             WatchFrom::After(position) => position,
         };
         let (tide, closed) = (self.shared.tide.subscribe(), self.closed.subscribe());
-        Ok(crate::watch::stream(self.shared.clone(), self.number, filter, after, tide, closed))
+        let full = self.options.watch_full_document.then(|| Arc::new(self.clone()) as Arc<dyn Storage>);
+        let what = (self.number, filter, after);
+        Ok(crate::watch::stream(self.shared.clone(), what, full, tide, closed))
     }
 
     async fn close(&self) -> Result<(), StorageError> {

@@ -12,7 +12,8 @@ use crate::{Body, Document, StorageError};
 ///
 /// Written as in MongoDB: `{"gold": {"$gte": 10}, "tags": "new"}`. Fields are paths; a place that holds an array matches
 /// when the array does or one of its elements. There are `$eq $ne $gt $gte $lt $lte $in $nin $exists $size $all $elemMatch
-/// $not` for a field, and `$and $or $nor` for filters. `_id` is the document's id. Comparisons hold only within one kind
+/// $not` for a field, and `$and $or $nor` for filters. `_id` is the document's id, the storage's
+/// [`version_field`](crate::StorageOptions::version_field) its version. Comparisons hold only within one kind
 /// of value, and `null` also matches what is missing. Anything else is [`StorageError::Unsupported`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Filter(Vec<Condition>);
@@ -80,9 +81,9 @@ impl Filter {
         conditions.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether it finds a document.
-    pub fn matches(&self, document: &Document) -> bool {
-        self.holds(&document.body, Some(document.id.as_str()))
+    /// Whether it finds a document whose version has this name.
+    pub fn matches(&self, document: &Document, version_field: &str) -> bool {
+        self.holds(&document.body, Some((document, version_field)))
     }
 
     /// Whether it holds for fields that are no document of their own.
@@ -90,20 +91,26 @@ impl Filter {
         self.holds(body, None)
     }
 
-    fn holds(&self, body: &Body, id: Option<&str>) -> bool {
+    fn holds(&self, body: &Body, of: Option<(&Document, &str)>) -> bool {
         self.0.iter().all(|condition| match condition {
             Condition::Field(Place::Id, tests) => {
-                let id = id.map(Value::from);
+                let id = of.map(|(document, _)| Value::from(document.id.as_str()));
                 let values: Vec<_> = id.iter().collect();
                 tests.iter().all(|test| test.holds(&values))
             }
-            Condition::Field(Place::Field(path), tests) => {
-                let values = path.values(body);
-                tests.iter().all(|test| test.holds(&values))
-            }
-            Condition::And(filters) => filters.iter().all(|filter| filter.holds(body, id)),
-            Condition::Or(filters) => filters.iter().any(|filter| filter.holds(body, id)),
-            Condition::Nor(filters) => !filters.iter().any(|filter| filter.holds(body, id)),
+            Condition::Field(Place::Field(path), tests) => match of {
+                Some((document, version_field)) if path.names() == [version_field] => {
+                    let version = Value::from(document.version);
+                    tests.iter().all(|test| test.holds(&[&version]))
+                }
+                _ => {
+                    let values = path.values(body);
+                    tests.iter().all(|test| test.holds(&values))
+                }
+            },
+            Condition::And(filters) => filters.iter().all(|filter| filter.holds(body, of)),
+            Condition::Or(filters) => filters.iter().any(|filter| filter.holds(body, of)),
+            Condition::Nor(filters) => !filters.iter().any(|filter| filter.holds(body, of)),
         })
     }
 }

@@ -82,8 +82,8 @@ pub enum Projection {
 /// not move.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cursor {
-    keys: Vec<Value>,
-    id: DocumentId,
+    pub(crate) keys: Vec<Value>,
+    pub(crate) id: DocumentId,
 }
 
 /// One page of a query's answer.
@@ -144,8 +144,11 @@ impl Query {
             let Some(end) = documents.last() else { break };
             last = Some(end.id.clone());
             examined += documents.len() as u64;
-            for document in documents.into_iter().filter(|document| self.filter.matches(document)) {
-                let keys = self.sort.iter().map(|sort| key(sort, &document)).collect();
+            for document in documents
+                .into_iter()
+                .filter(|document| self.filter.matches(document, storage.version_field()))
+            {
+                let keys = self.keys(&document, storage.version_field());
                 let at = Cursor { keys, id: document.id.clone() };
                 if self.after.as_ref().is_some_and(|after| self.compare(&at, after).is_le()) {
                     continue;
@@ -171,7 +174,12 @@ impl Query {
         Ok((Page { found: found.collect(), next }, examined))
     }
 
-    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
+    /// What a document is sorted by.
+    pub(crate) fn keys(&self, document: &Document, version_field: &str) -> Vec<Value> {
+        self.sort.iter().map(|sort| key(sort, document, version_field)).collect()
+    }
+
+    pub(crate) fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
         let keys = self.sort.iter().zip(a.keys.iter().zip(&b.keys));
         let by_keys = keys.map(|((_, direction), (a, b))| match direction {
             Direction::Ascending => order::compare(a, b),
@@ -181,8 +189,11 @@ impl Query {
     }
 }
 
-fn key((by, direction): &(SortBy, Direction), document: &Document) -> Value {
+fn key((by, direction): &(SortBy, Direction), document: &Document, version_field: &str) -> Value {
     let SortBy::Field(path) = by else { return Value::from(document.id.as_str()) };
+    if path.names() == [version_field] {
+        return Value::from(document.version);
+    }
     let values = path.values(&document.body).into_iter();
     let values = values.flat_map(|value| match value {
         Value::Array(elements) if !elements.is_empty() => elements.iter().collect(),

@@ -11,7 +11,7 @@ fn document(body: Value) -> Document {
 }
 
 fn check(filter: Value, body: Value, expected: bool) {
-    let found = Filter::parse(&filter).unwrap().matches(&document(body.clone()));
+    let found = Filter::parse(&filter).unwrap().matches(&document(body.clone()), "_version");
     assert_eq!(found, expected, "{filter} of {body}");
 }
 
@@ -116,7 +116,7 @@ proptest! {
         let body = json!({"a": body});
         for filter in [json!({"a": value}), json!({"a.b": {operator: value}}), json!({"a": {operator: value}})] {
             if let Ok(filter) = Filter::parse(&filter) {
-                filter.matches(&document(body.clone()));
+                filter.matches(&document(body.clone()), "_version");
             }
         }
     }
@@ -127,7 +127,7 @@ proptest! {
         for (one, other) in [("$eq", "$ne"), ("$in", "$nin")] {
             let value = if one == "$in" { json!([value]) } else { value.clone() };
             let found = |operator: &str| {
-                Filter::parse(&json!({"a": {operator: value}})).unwrap().matches(&document)
+                Filter::parse(&json!({"a": {operator: value}})).unwrap().matches(&document, "_version")
             };
             prop_assert_ne!(found(one), found(other));
         }

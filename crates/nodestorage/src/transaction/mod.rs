@@ -1,5 +1,7 @@
 //! Several documents changed as one.
 
+pub(crate) mod staging;
+
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
@@ -11,38 +13,40 @@ use crate::{
 };
 
 /// What a transaction does. It may run several times (once per try), so it must have no other effects. An error ends
-/// it, and nothing of it is written.
+/// it, and nothing of it is written. [`StorageExt::transact`](crate::StorageExt::transact) makes one of a closure:
 ///
 /// ```
-/// use nodestorage::{DocumentId, EditOptions, MemoryStorage, Storage, Transaction, Update};
+/// use nodestorage::{DocumentId, EditOptions, MemoryStorage, Storage, StorageExt, Update};
 /// use serde_json::json;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (purses, bank) = (MemoryStorage::default(), EditOptions::by(crdt_core::ClientId::new("bank")?));
-/// let (ann, bob) = (DocumentId::new("ann")?, DocumentId::new("bob")?);
-/// for id in [&ann, &bob] {
+/// let (ann, bob) = (&DocumentId::new("ann")?, &DocumentId::new("bob")?);
+/// for id in [ann, bob] {
 ///     let purse = json!({"gold": 10}).as_object().unwrap().clone();
 ///     purses.find_one_and_upsert(id, purse, bank.clone()).await?;
 /// }
-/// let (give, take) = (json!({"$inc": {"gold": -3}}), json!({"$inc": {"gold": 3}}));
-/// let (give, take) = (Update::parse(&give)?, Update::parse(&take)?);
-/// let pay = |purses: &mut dyn Transaction| {
-///     let (ann, bob, give, take, bank) = (&ann, &bob, &give, &take, &bank);
-///     Box::pin(async move {
-///         purses.update_one(ann, give, bank.clone()).await?;
-///         purses.update_one(bob, take, bank.clone()).await?;
-///         Ok(())
-///     }) as futures_util::future::BoxFuture<'_, _>
-/// };
-/// let changes = purses.with_transaction(Box::new(pay)).await?;
+/// let give = &Update::parse(&json!({"$inc": {"gold": -3}}))?;
+/// let take = &Update::parse(&json!({"$inc": {"gold": 3}}))?;
+/// let by = &bank;
+/// let changes = purses
+///     .transact(|purses| {
+///         Box::pin(async move {
+///             purses.update_one(ann, give, by.clone()).await?;
+///             purses.update_one(bob, take, by.clone()).await?;
+///             Ok(())
+///         })
+///     })
+///     .await?;
 /// assert_eq!(changes.len(), 2);
-/// assert_eq!(purses.find_one(&bob).await?.unwrap().body["gold"], 13);
+/// assert_eq!(purses.find_one(bob).await?.unwrap().body["gold"], 13);
 /// # Ok(())
 /// # }
 /// ```
-pub type TransactionFn<'a> =
-    Box<dyn for<'t> FnMut(&'t mut dyn Transaction) -> BoxFuture<'t, Result<(), EditError>> + Send + 'a>;
+pub type TransactionFn<'a> = Box<
+    dyn for<'t> FnMut(&'t mut (dyn Transaction + 'a)) -> BoxFuture<'t, Result<(), EditError>> + Send + 'a,
+>;
 
 /// What a verb of a transaction did. It counts only if the transaction is committed.
 #[derive(Debug, Clone, PartialEq)]
