@@ -88,6 +88,8 @@ fn sequential(criterion: &mut Criterion, name: &str, path: &Path) {
     take_in(&mut document, &patches);
     assert_eq!(document.view(), model.view());
 
+    eprintln!("{name}: {} bytes of memory for {} of text", document.size_bytes(), end.len());
+
     let mut group = criterion.benchmark_group(name);
     group.sample_size(10);
     group.bench_function("local", |bencher| {
@@ -118,6 +120,21 @@ fn sequential(criterion: &mut Criterion, name: &str, path: &Path) {
             |mut document| {
                 take_in(&mut document, &patches);
                 document
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("encode", |bencher| bencher.iter(|| black_box(document.to_binary())));
+    let snapshot = document.to_binary();
+    let loaded = Model::from(Document::from_binary(&snapshot).expect("our own snapshot"));
+    assert_eq!(loaded.view(), document.view());
+    group.bench_function("load and edit", |bencher| {
+        bencher.iter_batched(
+            || (),
+            |()| {
+                let mut model = Model::from(Document::from_binary(&snapshot).expect("our own snapshot"));
+                model.api().str("").expect("the root is text").ins(100, "x").expect("in the text");
+                model
             },
             BatchSize::PerIteration,
         );

@@ -97,7 +97,11 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn text(&mut self, len_bytes: u64) -> Result<Wtf8<'a>, Malformed> {
         let start = self.at;
-        Wtf8::new(self.take(len_bytes, "text")?).map_err(|at| Malformed::Text { at: start + at })
+        let bytes = self.take(len_bytes, "text")?;
+        if bytes.is_ascii() {
+            return Ok(Wtf8::trusted(bytes));
+        }
+        Wtf8::new(bytes).map_err(|at| Malformed::Text { at: start + at })
     }
 
     /// A big-endian number of 1 to 8 bytes.
@@ -107,24 +111,31 @@ impl<'a> Reader<'a> {
     }
 
     /// Seven bits per byte from the low end, the high bit says "more"; the eighth byte has eight.
-    #[inline]
+    #[inline(always)]
     pub fn vu57(&mut self, what: &'static str) -> Result<u64, Malformed> {
         let first = self.u8(what)?;
-        if first < 0x80 { Ok(first.into()) } else { self.varint_tail((first & 0x7f).into(), 7, what) }
+        if first < 0x80 {
+            return Ok(first.into());
+        }
+        self.varint_tail((first & 0x7f).into(), 7).ok_or_else(|| self.truncated(what))
     }
 
     /// A flag and a number: the first byte holds the flag, "more" and six bits.
-    #[inline]
+    #[inline(always)]
     pub fn b1vu56(&mut self, what: &'static str) -> Result<(bool, u64), Malformed> {
         let first = self.u8(what)?;
         let low = u64::from(first & 0x3f);
-        let number = if first & 0x40 == 0 { low } else { self.varint_tail(low, 6, what)? };
+        if first & 0x40 == 0 {
+            return Ok((first & 0x80 != 0, low));
+        }
+        let number = self.varint_tail(low, 6).ok_or_else(|| self.truncated(what))?;
         Ok((first & 0x80 != 0, number))
     }
 
-    /// The bytes behind the first one, which brought `shift` bits.
+    /// The bytes behind the first one, which brought `shift` bits. `None` at the end of the input: an error would not
+    /// fit into registers, and this is what reading spends its time on.
     #[inline]
-    fn varint_tail(&mut self, low: u64, shift: u32, what: &'static str) -> Result<u64, Malformed> {
+    fn varint_tail(&mut self, low: u64, shift: u32) -> Option<u64> {
         // Up to six bytes at once: the first byte without a high bit is the last one; seven bits of each stay.
         if let Some(&last) = self.bytes.last_chunk() {
             // The next eight bytes, or those that are left and zeros, which the check of the length notices.
@@ -143,17 +154,18 @@ impl<'a> Reader<'a> {
                 let word = word & 0x00ff_00ff_00ff_00ff | (word & 0xff00_ff00_ff00_ff00) >> 1;
                 let word = word & 0x0000_ffff_0000_ffff | (word & 0xffff_0000_ffff_0000) >> 2;
                 let word = word & 0x0000_0000_ffff_ffff | (word & 0xffff_ffff_0000_0000) >> 4;
-                return Ok(low | word << shift);
+                return Some(low | word << shift);
             }
         }
-        self.varint_slow(low, shift, what)
+        self.varint_slow(low, shift)
     }
 
     #[cold]
-    fn varint_slow(&mut self, low: u64, shift: u32, what: &'static str) -> Result<u64, Malformed> {
+    fn varint_slow(&mut self, low: u64, shift: u32) -> Option<u64> {
         let mut number = low;
         for index in 0..7 {
-            let byte = self.u8(what)?;
+            let &byte = self.bytes.get(self.at)?;
+            self.at += 1;
             let last = index == 6 || byte < 0x80;
             let bits = if index == 6 { byte } else { byte & 0x7f };
             number |= u64::from(bits) << (shift + 7 * index);
@@ -162,7 +174,7 @@ impl<'a> Reader<'a> {
                 break;
             }
         }
-        Ok(number)
+        Some(number)
     }
 
     /// A number that must not exceed `max`.
@@ -202,7 +214,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A pair of numbers, in one byte when they are small: an index into a clock table and a time.
-    #[inline]
+    #[inline(always)]
     pub fn pair(&mut self) -> Result<(u64, u64), Malformed> {
         match self.peek() {
             Some(byte) if byte < 0x80 => {

@@ -1,10 +1,13 @@
 //! Building a document out of the nodes of a snapshot.
 
+use smallvec::SmallVec;
+
 use super::{
     Document, Order,
+    content::Contents,
     node::{Entry, Form, NIL},
-    sequence::{Chunk, Id, SPAN_MAX, Span},
-    sessions::SESSIONS_MAX,
+    sequence::{Chunk, Id, SPAN_MAX, Sequence, Sids, Span},
+    sessions::{SESSIONS_MAX, Sessions},
     store::Store,
 };
 use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
@@ -52,6 +55,13 @@ pub enum LoadError {
     },
 }
 
+/// A session of a document that is being loaded, and the last time seen of it: looked up once for many ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionIx {
+    at: u32,
+    seen: u64,
+}
+
 /// Builds a document from nodes with their contents, in any order as long as a node is there before it is referred to.
 ///
 /// The loader keeps what every document keeps: ids occur once, containers hold only nodes that were made after them
@@ -80,12 +90,22 @@ impl Loader {
     /// # Errors
     /// [`LoadError::TooLarge`] for too many sessions.
     pub fn observe(&mut self, session: SessionId, time: u64) -> Result<(), LoadError> {
-        let session = self.session(session)?;
+        let session = self.enter(session)?;
         self.doc.observe(session, time);
         Ok(())
     }
 
-    fn session(&mut self, sid: SessionId) -> Result<u32, LoadError> {
+    /// Looks a session up for [`chunks`](Self::chunks).
+    ///
+    /// # Errors
+    /// [`LoadError`]
+    pub fn session(&mut self, sid: SessionId) -> Result<SessionIx, LoadError> {
+        let at = self.enter(sid)?;
+        let seen = if at == self.doc.own { Some(self.doc.made) } else { self.doc.store.sessions.at(at).seen };
+        Ok(SessionIx { at, seen: seen.unwrap_or(0) })
+    }
+
+    fn enter(&mut self, sid: SessionId) -> Result<u32, LoadError> {
         let sessions = &mut self.doc.store.sessions;
         bound("sessions", sessions.len() as u64, SESSIONS_MAX as u64 - 1)?;
         Ok(sessions.enter(sid.get()))
@@ -96,7 +116,7 @@ impl Loader {
         if id.sid == SessionId::SYSTEM {
             return Err(LoadError::System(id));
         }
-        let session = self.session(id.sid)?;
+        let session = self.enter(id.sid)?;
         let last = bound("times", id.time + span - 1, crate::id::MAX_ID - 1)?;
         if session != self.doc.own
             && self.doc.store.sessions.at(session).seen.is_some_and(|seen| last <= seen)
@@ -274,16 +294,28 @@ impl Loader {
         Ok(())
     }
 
+    /// The chunks of a text, byte string or array, to be added.
+    ///
+    /// # Errors
+    /// [`LoadError::Kind`] for a node of another kind.
+    pub fn chunks(&mut self, node: NodeIx) -> Result<ChunkLoader<'_>, LoadError> {
+        let form = self.doc.store.form(node.0);
+        if !matches!(form, Form::Str | Form::Bin | Form::Arr) {
+            return Err(LoadError::Kind(self.timestamp(node)));
+        }
+        let Document { store, own, time, made, .. } = &mut self.doc;
+        let sequence = store.sequences.at_mut(store.nodes[node.0 as usize].payload());
+        let Store { sessions, contents, span, .. } = store;
+        Ok(ChunkLoader { sequence, contents, sessions, span, own: *own, time, made, form })
+    }
+
     /// Adds a live chunk to a text.
     ///
     /// # Errors
     /// [`LoadError`]
     pub fn push_text(&mut self, str: NodeIx, id: Timestamp, text: Wtf8<'_>) -> Result<(), LoadError> {
-        let units = text.units() as u64;
-        let at = self.chunk_id(str, Form::Str, id, units)?;
-        let stored = self.doc.store.contents.store_text(None, text, units as u32);
-        self.push(str, at, stored.span, stored.offset);
-        Ok(())
+        let session = self.chunk_session(id)?;
+        self.chunks(str)?.text(session, id.time, text)
     }
 
     /// Adds a live chunk to a byte string.
@@ -291,10 +323,8 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]
     pub fn push_bytes(&mut self, bin: NodeIx, id: Timestamp, bytes: &[u8]) -> Result<(), LoadError> {
-        let at = self.chunk_id(bin, Form::Bin, id, bytes.len() as u64)?;
-        let stored = self.doc.store.contents.store_bytes(None, bytes);
-        self.push(bin, at, stored.span, stored.offset);
-        Ok(())
+        let session = self.chunk_session(id)?;
+        self.chunks(bin)?.bytes(session, id.time, bytes)
     }
 
     /// Adds a live chunk to an array.
@@ -307,13 +337,12 @@ impl Loader {
         id: Timestamp,
         children: &[NodeIx],
     ) -> Result<(), LoadError> {
-        let at = self.chunk_id(arr, Form::Arr, id, children.len() as u64)?;
         for &child in children {
             self.expect_later(child, arr)?;
         }
-        let nodes: Vec<u32> = children.iter().map(|child| child.0).collect();
-        let stored = self.doc.store.contents.store_slots(None, &nodes);
-        self.push(arr, at, stored.span, stored.offset);
+        let session = self.chunk_session(id)?;
+        let nodes: SmallVec<[u32; 16]> = children.iter().map(|child| child.0).collect();
+        self.chunks(arr)?.slots(session, id.time, &nodes)?;
         children.iter().for_each(|&child| self.link(child));
         Ok(())
     }
@@ -323,42 +352,120 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]
     pub fn push_tombstone(&mut self, node: NodeIx, id: Timestamp, span: u64) -> Result<(), LoadError> {
-        let form = self.doc.store.form(node.0);
-        if !matches!(form, Form::Str | Form::Bin | Form::Arr) {
-            return Err(LoadError::Kind(self.timestamp(node)));
-        }
-        let at = self.chunk_id(node, form, id, span)?;
-        self.push(node, at, Span::dead(span as u32), 0);
-        Ok(())
+        let session = self.chunk_session(id)?;
+        self.chunks(node)?.tombstone(session, id.time, span)
     }
 
-    fn chunk_id(&mut self, node: NodeIx, form: Form, id: Timestamp, units: u64) -> Result<Id, LoadError> {
-        self.expect(node, form)?;
-        if units == 0 {
-            return Err(LoadError::Empty(id));
-        }
-        bound("elements of all sequences", self.doc.store.span.saturating_add(units), u64::from(SPAN_MAX))?;
-        let at = self.id(id, units)?;
-        if self.doc.store.sequence(node.0).overlaps(at, units as u32) {
-            return Err(LoadError::Duplicate(id));
-        }
-        Ok(at)
-    }
-
-    fn push(&mut self, node: NodeIx, id: Id, span: Span, offset: u32) {
-        self.doc.store.span += u64::from(span.len());
-        let chunk = Chunk { time: id.time, session: id.session, span, offset };
-        self.doc.store.sequence_mut(node.0).push(chunk);
+    fn chunk_session(&mut self, id: Timestamp) -> Result<SessionIx, LoadError> {
+        if id.sid == SessionId::SYSTEM { Err(LoadError::System(id)) } else { self.session(id.sid) }
     }
 
     /// The document, with a node in its root register.
-    pub fn finish(mut self, root: Option<NodeIx>) -> Document {
+    ///
+    /// # Errors
+    /// [`LoadError::Duplicate`] for an element that a sequence has twice.
+    pub fn finish(mut self, root: Option<NodeIx>) -> Result<Document, LoadError> {
+        let store = &mut self.doc.store;
+        for sequence in &mut store.sequences.items {
+            sequence.seal().map_err(|id| LoadError::Duplicate(timestamp(&store.sessions, id)))?;
+        }
         if let Some(root) = root {
             self.doc.store.root = root.0;
             self.link(root);
         }
-        self.doc
+        Ok(self.doc)
     }
+}
+
+/// Adds chunks to one sequence of a document that is being loaded, in order. Whether their ids are new is checked at
+/// the [end of loading](Loader::finish), for all at once.
+#[derive(Debug)]
+pub struct ChunkLoader<'l> {
+    sequence: &'l mut Sequence,
+    contents: &'l mut Contents,
+    sessions: &'l mut Sessions,
+    span: &'l mut u64,
+    own: u32,
+    time: &'l mut u64,
+    made: &'l mut u64,
+    form: Form,
+}
+
+impl ChunkLoader<'_> {
+    /// Adds a live chunk to a text.
+    ///
+    /// # Errors
+    /// [`LoadError`]
+    #[inline]
+    pub fn text(&mut self, session: SessionIx, time: u64, text: Wtf8<'_>) -> Result<(), LoadError> {
+        let units = text.units();
+        self.admit(Form::Str, session, time, units as u64)?;
+        let stored = self.contents.store_text(None, text, units as u32);
+        self.push(session, time, stored.span, stored.offset);
+        Ok(())
+    }
+
+    /// Adds a live chunk to a byte string.
+    ///
+    /// # Errors
+    /// [`LoadError`]
+    pub fn bytes(&mut self, session: SessionIx, time: u64, bytes: &[u8]) -> Result<(), LoadError> {
+        self.admit(Form::Bin, session, time, bytes.len() as u64)?;
+        let stored = self.contents.store_bytes(None, bytes);
+        self.push(session, time, stored.span, stored.offset);
+        Ok(())
+    }
+
+    fn slots(&mut self, session: SessionIx, time: u64, nodes: &[u32]) -> Result<(), LoadError> {
+        self.admit(Form::Arr, session, time, nodes.len() as u64)?;
+        let stored = self.contents.store_slots(None, nodes);
+        self.push(session, time, stored.span, stored.offset);
+        Ok(())
+    }
+
+    /// Adds a tombstone.
+    ///
+    /// # Errors
+    /// [`LoadError`]
+    #[inline]
+    pub fn tombstone(&mut self, session: SessionIx, time: u64, span: u64) -> Result<(), LoadError> {
+        self.admit(self.form, session, time, span)?;
+        self.push(session, time, Span::dead(span as u32), 0);
+        Ok(())
+    }
+
+    /// Whether so many elements can be added; the clock is above them from now on.
+    #[inline]
+    fn admit(&mut self, form: Form, session: SessionIx, time: u64, units: u64) -> Result<(), LoadError> {
+        let id = |chunk: &Self| timestamp(chunk.sessions, Id::new(session.at, time));
+        if self.form != form {
+            return Err(LoadError::Kind(id(self)));
+        }
+        if units == 0 {
+            return Err(LoadError::Empty(id(self)));
+        }
+        bound("elements of all sequences", self.span.saturating_add(units), u64::from(SPAN_MAX))?;
+        let last = bound("times", time.saturating_add(units - 1), crate::id::MAX_ID - 1)?;
+        if last > session.seen || last >= *self.time {
+            if session.at == self.own {
+                *self.made = last.max(*self.made);
+            } else {
+                self.sessions.observe(session.at, last);
+            }
+            *self.time = (last + 1).max(*self.time);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn push(&mut self, session: SessionIx, time: u64, span: Span, offset: u32) {
+        *self.span += u64::from(span.len());
+        self.sequence.push(Chunk { time, session: session.at, span, offset });
+    }
+}
+
+fn timestamp(sessions: &Sessions, id: Id) -> Timestamp {
+    Timestamp::new(SessionId::new(sessions.sid(id.session)).unwrap_or(SessionId::SYSTEM), id.time)
 }
 
 fn bound(what: &'static str, value: u64, max: u64) -> Result<u64, LoadError> {

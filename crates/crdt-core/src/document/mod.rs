@@ -22,7 +22,7 @@ mod time_index;
 mod view;
 
 pub use apply::{Applied, ApplyError};
-pub use load::{LoadError, Loader, NodeIx};
+pub use load::{ChunkLoader, LoadError, Loader, NodeIx, SessionIx};
 pub use node::Kind;
 pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Places};
 

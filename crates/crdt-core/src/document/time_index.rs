@@ -2,21 +2,59 @@
 
 use std::collections::BTreeMap;
 
-use smallvec::SmallVec;
-
 /// Times per page: one bit each.
 const PAGE_BITS: u32 = 6;
 const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
 
-/// How many pages the dense window may hold for each page that has an entry, and without any reason at all.
-const PAGES_PER_ENTRY: usize = 4;
+/// How many units of content one page of the dense window may cost.
+const UNITS_PER_PAGE: usize = 32;
+/// How many pages the window may hold for each page that has an entry, in units; and without any reason at all.
+const UNITS_PER_ENTRY: usize = 4 * UNITS_PER_PAGE;
 const PAGES_FREE: usize = 64;
 
-/// The entries whose times share all but the low bits: a bit for each, and the values in the order of the bits.
-#[derive(Debug, Clone, Default)]
+/// The entries whose times share all but the low bits: a bit for each. The values stand in the order of the bits in a
+/// block of [`Blocks`], which has room for `1 << class` of them; a single one stands in the page itself.
+#[derive(Debug, Clone, Copy, Default)]
 struct Page {
     bits: u64,
-    values: SmallVec<[u32; 4]>,
+    /// Where the block starts; in class 0 the value itself.
+    start: u32,
+    class: u8,
+}
+
+/// No block.
+const NIL: u32 = u32::MAX;
+
+/// Blocks of values, in sizes of powers of two. Given back, they are used again: a list of the free ones of each size
+/// runs through the blocks themselves.
+#[derive(Debug, Clone)]
+struct Blocks {
+    values: Vec<u32>,
+    free: [u32; PAGE_BITS as usize + 1],
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self { values: Vec::new(), free: [NIL; PAGE_BITS as usize + 1] }
+    }
+}
+
+impl Blocks {
+    fn take(&mut self, class: u8) -> u32 {
+        let head = &mut self.free[usize::from(class)];
+        if *head != NIL {
+            let start = *head;
+            *head = self.values[start as usize];
+            return start;
+        }
+        let start = self.values.len();
+        self.values.resize(start + (1 << class), NIL);
+        start as u32
+    }
+
+    fn give_back(&mut self, start: u32, class: u8) {
+        self.values[start as usize] = std::mem::replace(&mut self.free[usize::from(class)], start);
+    }
 }
 
 impl Page {
@@ -25,43 +63,89 @@ impl Page {
         (self.bits & ((1 << bit) - 1)).count_ones() as usize
     }
 
-    fn get(&self, bit: u32) -> Option<u32> {
-        (self.bits >> bit & 1 == 1).then(|| self.values[self.rank(bit)])
+    fn value(&self, rank: usize, blocks: &Blocks) -> u32 {
+        if self.class == 0 { self.start } else { blocks.values[self.start as usize + rank] }
     }
 
-    fn insert(&mut self, bit: u32, value: u32) {
-        let rank = self.rank(bit);
-        if self.bits >> bit & 1 == 1 {
-            self.values[rank] = value;
+    fn set(&mut self, rank: usize, value: u32, blocks: &mut Blocks) {
+        if self.class == 0 {
+            self.start = value;
         } else {
-            self.bits |= 1 << bit;
-            self.values.insert(rank, value);
+            blocks.values[self.start as usize + rank] = value;
         }
     }
 
-    fn remove(&mut self, bit: u32) -> Option<u32> {
+    fn get(&self, bit: u32, blocks: &Blocks) -> Option<u32> {
+        (self.bits >> bit & 1 == 1).then(|| self.value(self.rank(bit), blocks))
+    }
+
+    /// Whether there was nothing.
+    fn insert(&mut self, bit: u32, value: u32, blocks: &mut Blocks) -> bool {
+        if self.bits == 0 {
+            *self = Self { bits: 1 << bit, start: value, class: 0 };
+            return true;
+        }
+        let rank = self.rank(bit);
+        if self.bits >> bit & 1 == 1 {
+            self.set(rank, value, blocks);
+            return false;
+        }
+        let len = self.bits.count_ones() as usize;
+        if len == 1 << self.class {
+            let (from, class) = (self.start, self.class);
+            self.class += 1;
+            self.start = blocks.take(self.class);
+            let to = self.start as usize;
+            if class == 0 {
+                blocks.values[to] = from;
+            } else {
+                blocks.values.copy_within(from as usize..from as usize + len, to);
+                blocks.give_back(from, class);
+            }
+        }
+        self.bits |= 1 << bit;
+        let start = self.start as usize;
+        if rank < len {
+            blocks.values.copy_within(start + rank..start + len, start + rank + 1);
+        }
+        blocks.values[start + rank] = value;
+        true
+    }
+
+    fn remove(&mut self, bit: u32, blocks: &mut Blocks) -> Option<u32> {
         if self.bits >> bit & 1 == 0 {
             return None;
         }
-        let rank = self.rank(bit);
+        let (rank, len) = (self.rank(bit), self.bits.count_ones() as usize);
+        let value = self.value(rank, blocks);
         self.bits &= !(1 << bit);
-        Some(self.values.remove(rank))
+        if self.class == 0 {
+            return Some(value);
+        }
+        let start = self.start as usize;
+        blocks.values.copy_within(start + rank + 1..start + len, start + rank);
+        if len == 2 {
+            let (left, class) = (blocks.values[start], self.class);
+            blocks.give_back(self.start, class);
+            (self.start, self.class) = (left, 0);
+        }
+        Some(value)
     }
 
     /// The first entry at or after a bit.
-    fn ceiling(&self, bit: u64) -> Option<u64> {
+    const fn ceiling(&self, bit: u64) -> Option<u64> {
         let after = self.bits & (u64::MAX << bit);
-        (after != 0).then(|| after.trailing_zeros().into())
+        if after == 0 { None } else { Some(after.trailing_zeros() as u64) }
     }
 
     /// The last entry at or before a bit.
-    fn floor(&self, bit: u32) -> Option<(u32, u32)> {
+    fn floor(&self, bit: u32, blocks: &Blocks) -> Option<(u32, u32)> {
         let before = self.bits & (u64::MAX >> (63 - bit));
         if before == 0 {
             return None;
         }
         let found = 63 - before.leading_zeros();
-        Some((found, self.values[before.count_ones() as usize - 1]))
+        Some((found, self.value(before.count_ones() as usize - 1, blocks)))
     }
 }
 
@@ -79,18 +163,69 @@ pub(super) struct TimeIndex {
     filled: Vec<u64>,
     /// Pages outside of the window.
     far: BTreeMap<u64, Page>,
-    /// How many pages the window may hold.
+    /// For how many units of content the window may have pages.
     allowance: usize,
+    blocks: Blocks,
 }
 
 impl TimeIndex {
     /// Lets the window grow over `units` of content, which cost memory of their own.
     pub(super) fn allow(&mut self, units: usize) {
-        self.allowance += units >> (PAGE_BITS - 1);
+        self.allowance += units;
     }
 
-    /// Puts a value at a time, in place of one that was there.
-    pub(super) fn insert(&mut self, time: u64, value: u32) {
+    /// An index for times from `start` to before `end`, with `units` of content in all. Times are [marked](Self::mark),
+    /// all of them, then given their [values](Self::fill).
+    pub(super) fn with_range(start: u64, end: u64, units: usize) -> Self {
+        let mut index = Self { base: start >> PAGE_BITS, allowance: units, ..Self::default() };
+        let pages = (end.saturating_sub(1) >> PAGE_BITS) + 1 - index.base;
+        let allowed = (units / UNITS_PER_PAGE + PAGES_FREE) as u64;
+        index.window = vec![Page::default(); pages.min(allowed) as usize];
+        index.filled = vec![0; index.window.len().div_ceil(64)];
+        index
+    }
+
+    /// Enters a time without its value.
+    #[inline]
+    pub(super) fn mark(&mut self, time: u64) {
+        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
+        match self.slot(key).and_then(|slot| self.window.get_mut(slot)) {
+            Some(page) => page.bits |= 1 << bit,
+            None => {
+                self.far.entry(key).or_default().insert(bit, NIL, &mut self.blocks);
+            }
+        }
+    }
+
+    /// Makes room for the values of what was marked.
+    pub(super) fn lay_out(&mut self) {
+        let mut len = self.blocks.values.len();
+        for (slot, page) in self.window.iter_mut().enumerate().filter(|(_, page)| page.bits != 0) {
+            self.filled[slot >> 6] |= 1 << (slot & 63);
+            self.allowance += UNITS_PER_ENTRY;
+            page.class = page.bits.count_ones().next_power_of_two().trailing_zeros() as u8;
+            if page.class > 0 {
+                page.start = len as u32;
+                len += 1 << page.class;
+            }
+        }
+        self.blocks.values.resize(len, NIL);
+    }
+
+    /// Gives a marked time its value.
+    #[inline]
+    pub(super) fn fill(&mut self, time: u64, value: u32) {
+        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
+        let page = match self.slot(key) {
+            Some(slot) if slot < self.window.len() => &mut self.window[slot],
+            _ => self.far.entry(key).or_default(),
+        };
+        let rank = page.rank(bit);
+        page.set(rank, value, &mut self.blocks);
+    }
+
+    /// Puts a value at a time, in place of one that was there. Tells whether none was.
+    pub(super) fn insert(&mut self, time: u64, value: u32) -> bool {
         let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
         if let Some(slot) = self.slot(key)
             && slot < self.window.len()
@@ -101,7 +236,7 @@ impl TimeIndex {
             self.base = key;
         }
         if let Some(slot) = self.slot(key)
-            && slot < self.allowance + PAGES_FREE
+            && slot < self.allowance / UNITS_PER_PAGE + PAGES_FREE
             && !self.far.contains_key(&key)
         {
             while self.window.len() <= slot {
@@ -114,15 +249,15 @@ impl TimeIndex {
             }
             return self.insert_at(slot, bit, value);
         }
-        self.far.entry(key).or_default().insert(bit, value);
+        self.far.entry(key).or_default().insert(bit, value, &mut self.blocks)
     }
 
     /// The value at a time.
     pub(super) fn get(&self, time: u64) -> Option<u32> {
         let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
         match self.slot(key).and_then(|slot| self.window.get(slot)) {
-            Some(page) => page.get(bit),
-            None => self.far.get(&key)?.get(bit),
+            Some(page) => page.get(bit, &self.blocks),
+            None => self.far.get(&key)?.get(bit, &self.blocks),
         }
     }
 
@@ -136,10 +271,11 @@ impl TimeIndex {
         let far = self.far.range(..=key).next_back().and_then(|(&at, page)| {
             let bit = if at == key { (time & PAGE_MASK) as u32 } else { PAGE_MASK as u32 };
             // A page in the tree may lack entries before the bit; the one before it has some.
-            match page.floor(bit) {
+            match page.floor(bit, &self.blocks) {
                 Some((bit, value)) => Some((at << PAGE_BITS | u64::from(bit), value)),
                 None => self.far.range(..at).next_back().and_then(|(&at, page)| {
-                    page.floor(PAGE_MASK as u32).map(|(bit, value)| (at << PAGE_BITS | u64::from(bit), value))
+                    page.floor(PAGE_MASK as u32, &self.blocks)
+                        .map(|(bit, value)| (at << PAGE_BITS | u64::from(bit), value))
                 }),
             }
         });
@@ -150,7 +286,7 @@ impl TimeIndex {
         let key = time >> PAGE_BITS;
         let mut slot = self.slot(key)?;
         if let Some(page) = self.window.get(slot) {
-            if let Some((bit, value)) = page.floor((time & PAGE_MASK) as u32) {
+            if let Some((bit, value)) = page.floor((time & PAGE_MASK) as u32, &self.blocks) {
                 return Some((key << PAGE_BITS | u64::from(bit), value));
             }
         } else {
@@ -165,7 +301,7 @@ impl TimeIndex {
             bits = self.filled[word];
         }
         let slot = (word << 6) + 63 - bits.leading_zeros() as usize;
-        let (bit, value) = self.window[slot].floor(PAGE_MASK as u32)?;
+        let (bit, value) = self.window[slot].floor(PAGE_MASK as u32, &self.blocks)?;
         Some(((self.base + slot as u64) << PAGE_BITS | u64::from(bit), value))
     }
 
@@ -210,15 +346,15 @@ impl TimeIndex {
         if let Some(slot) = self.slot(key)
             && let Some(page) = self.window.get_mut(slot)
         {
-            let value = page.remove(bit)?;
+            let value = page.remove(bit, &mut self.blocks)?;
             if page.bits == 0 {
                 self.filled[slot >> 6] &= !(1 << (slot & 63));
-                self.allowance = self.allowance.saturating_sub(PAGES_PER_ENTRY);
+                self.allowance = self.allowance.saturating_sub(UNITS_PER_ENTRY);
             }
             return Some(value);
         }
         let page = self.far.get_mut(&key)?;
-        let value = page.remove(bit)?;
+        let value = page.remove(bit, &mut self.blocks)?;
         if page.bits == 0 {
             self.far.remove(&key);
         }
@@ -233,7 +369,7 @@ impl TimeIndex {
         {
             let rank = page.rank((from & PAGE_MASK) as u32);
             page.bits ^= 1 << (from & PAGE_MASK) | 1 << (to & PAGE_MASK);
-            page.values[rank] = value;
+            page.set(rank, value, &mut self.blocks);
         } else {
             self.remove(from);
             self.insert(to, value);
@@ -246,22 +382,21 @@ impl TimeIndex {
         let near = self.window.iter().enumerate().map(|(slot, page)| (self.base + slot as u64, page));
         let before = self.far.range(..self.base).map(|(&key, page)| (key, page));
         let after = self.far.range(end..).map(|(&key, page)| (key, page));
-        before.chain(near).chain(after).flat_map(|(key, page)| {
+        before.chain(near).chain(after).flat_map(move |(key, page)| {
             let mut bits = page.bits;
-            page.values.iter().map(move |&value| {
+            (0..bits.count_ones() as usize).map(move |rank| {
                 let bit = bits.trailing_zeros();
                 bits &= bits - 1;
-                (key << PAGE_BITS | u64::from(bit), value)
+                (key << PAGE_BITS | u64::from(bit), page.value(rank, &self.blocks))
             })
         })
     }
 
     /// Bytes that it takes beside itself, roughly.
     pub(super) fn size_bytes(&self) -> usize {
-        let spilled = |page: &Page| if page.values.spilled() { page.values.capacity() * 4 } else { 0 };
         self.window.capacity() * size_of::<Page>()
             + self.filled.capacity() * 8
-            + self.window.iter().chain(self.far.values()).map(spilled).sum::<usize>()
+            + self.blocks.values.capacity() * 4
             + self.far.len() * (size_of::<Page>() + 8)
     }
 
@@ -276,18 +411,19 @@ impl TimeIndex {
         }
         if page.bits != 0 {
             self.filled[slot >> 6] |= 1 << (slot & 63);
-            self.allowance += PAGES_PER_ENTRY;
+            self.allowance += UNITS_PER_ENTRY;
         }
         self.window.push(page);
     }
 
-    fn insert_at(&mut self, slot: usize, bit: u32, value: u32) {
+    #[inline]
+    fn insert_at(&mut self, slot: usize, bit: u32, value: u32) -> bool {
         let page = &mut self.window[slot];
         if page.bits == 0 {
             self.filled[slot >> 6] |= 1 << (slot & 63);
-            self.allowance += PAGES_PER_ENTRY;
+            self.allowance += UNITS_PER_ENTRY;
         }
-        page.insert(bit, value);
+        page.insert(bit, value, &mut self.blocks)
     }
 }
 
@@ -310,8 +446,8 @@ mod tests {
                     0 => prop_assert_eq!(index.remove(time), oracle.remove(&time)),
                     1 => index.allow(1 << (value & 15)),
                     _ => {
-                        index.insert(time, value);
-                        oracle.insert(time, value);
+                        let was = oracle.insert(time, value);
+                        prop_assert_eq!(index.insert(time, value), was.is_none());
                     }
                 }
                 prop_assert_eq!(index.get(time), oracle.get(&time).copied());
@@ -330,6 +466,25 @@ mod tests {
                 }
             }
             prop_assert_eq!(index.iter().collect::<Vec<_>>(), oracle.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn made_at_once_it_is_the_same(entries in prop::collection::btree_map(times(), any::<u32>(), 1..200), units in 0..1usize << 20) {
+            let (start, end) = (*entries.keys().next().unwrap(), *entries.keys().next_back().unwrap() + 1);
+            let mut index = TimeIndex::with_range(start, end, units);
+            entries.keys().for_each(|&time| index.mark(time));
+            index.lay_out();
+            entries.iter().for_each(|(&time, &value)| index.fill(time, value));
+            prop_assert_eq!(index.iter().collect::<Vec<_>>(), entries.iter().map(|(&t, &v)| (t, v)).collect::<Vec<_>>());
+            for &time in entries.keys() {
+                prop_assert_eq!(index.floor(time + 1).map(|(t, _)| t), entries.range(..=time + 1).next_back().map(|(&t, _)| t));
+            }
+            for (&time, &value) in &entries {
+                prop_assert_eq!(index.remove(time), Some(value));
+            }
+            prop_assert_eq!(index.iter().count(), 0);
         }
     }
 

@@ -12,7 +12,9 @@ use crate::{
         Malformed, cbor,
         wire::{Reader, put_b1vu56, put_pair, put_vu57},
     },
-    document::{Child, Chunks, Content, Entries, Kind, Loader, NodeIx, NodeRef, Order, Places},
+    document::{
+        Child, Chunks, Content, Entries, Kind, LoadError, Loader, NodeIx, NodeRef, Order, Places, SessionIx,
+    },
     id::MAX_ID,
     text::Wtf8,
 };
@@ -195,15 +197,16 @@ impl<'d> Writer<'d> {
 
 /// How ids are read.
 enum IdReader {
-    Logical(Table),
-    Server,
+    /// By the table, and for each of its entries the session in the loader; `None` for the system's.
+    Logical(Table, Vec<Option<SessionIx>>),
+    Server(SessionIx),
 }
 
 impl IdReader {
     #[inline]
     fn read(&self, r: &mut Reader<'_>) -> Result<Timestamp, Malformed> {
         match self {
-            Self::Logical(table) => {
+            Self::Logical(table, _) => {
                 let at = r.offset();
                 let (place, distance) = r.pair()?;
                 table.absolute(place, distance).ok_or(Malformed::Contradiction {
@@ -211,11 +214,33 @@ impl IdReader {
                     what: "an id that the clock table does not explain",
                 })
             }
-            Self::Server => {
+            Self::Server(_) => {
                 let time = r.time()?;
                 // The server names the system's ids by a time of 0.
                 Ok(if time == 0 { Timestamp::ORIGIN } else { Timestamp::new(SessionId::SERVER, time) })
             }
+        }
+    }
+
+    /// The id of a chunk: never the system's.
+    #[inline]
+    fn read_chunk(&self, r: &mut Reader<'_>) -> Result<(SessionIx, u64), DocumentError> {
+        let found = match self {
+            Self::Logical(table, sessions) => {
+                let before = *r;
+                let (place, distance) = r.pair()?;
+                let session = place.checked_sub(1).and_then(|at| *sessions.get(at as usize)?);
+                let id = session.and_then(|session| Some((session, table.time(place, distance)?)));
+                if id.is_none() {
+                    *r = before;
+                }
+                id
+            }
+            Self::Server(session) => Some((*session, r.time()?)).filter(|(_, time)| *time > 0),
+        };
+        match found {
+            Some(id) => Ok(id),
+            None => Err(self.read(r).map_or_else(Into::into, |id| LoadError::System(id).into())),
         }
     }
 }
@@ -226,8 +251,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Document, DocumentError> {
     if r.peek().is_some_and(|first| first & 0x80 != 0) {
         r.u8("the kind of document")?;
         let time = r.vu57_up_to(MAX_ID, "time")?;
-        let nodes = Nodes::new(Loader::new(SessionId::SERVER, time, Order::Server));
-        return read_root(r, &IdReader::Server, nodes);
+        let mut loader = Loader::new(SessionId::SERVER, time, Order::Server);
+        let server = loader.session(SessionId::SERVER)?;
+        return read_root(r, &IdReader::Server(server), Nodes::new(loader));
     }
     let len = r.big_endian(4, "the length of the root")?;
     let root = Reader::new(r.take(len, "the root")?);
@@ -235,7 +261,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Document, DocumentError> {
     r.end()?;
     let mut loader = table.loader()?;
     loader.reserve(0, root.left());
-    read_root(root, &IdReader::Logical(table), Nodes::new(loader))
+    let sessions = table.sessions(&mut loader)?;
+    read_root(root, &IdReader::Logical(table, sessions), Nodes::new(loader))
 }
 
 /// A container whose content is being read.
@@ -257,7 +284,7 @@ fn read_root(mut r: Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Docu
     if r.peek() == Some(0) {
         r.u8("the root")?;
         r.end()?;
-        return Ok(nodes.finish(None));
+        return Ok(nodes.finish(None)?);
     }
     let mut stack: Vec<Level<'_>> = Vec::new();
     let mut done = read_node(&mut r, ids, &mut nodes, &mut stack)?;
@@ -342,7 +369,7 @@ fn read_root(mut r: Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Docu
     Ok(nodes.finish(match root {
         Some(Read::Node(node)) => Some(node),
         _ => None,
-    }))
+    })?)
 }
 
 /// What became of a node that was read to its end.
@@ -364,6 +391,37 @@ fn take_one(left: &mut u64) -> bool {
             true
         }
         None => false,
+    }
+}
+
+/// What stands behind the id of a chunk of text.
+enum TextChunk<'a> {
+    Live(Wtf8<'a>),
+    Dead(u64),
+}
+
+#[inline]
+fn read_text_chunk<'a>(r: &mut Reader<'a>) -> Result<TextChunk<'a>, Malformed> {
+    let before = *r;
+    let head = r.u8("a chunk")?;
+    let len = match head & 31 {
+        small @ 0..24 => u64::from(small),
+        24 => r.u8("a chunk")?.into(),
+        25 => r.big_endian(2, "a chunk")?,
+        _ => 0,
+    };
+    // Long lengths, text in pieces and mistakes are left to CBOR.
+    match (head >> 5, head & 31) {
+        (3, 0..26) => r.text(len).map(TextChunk::Live),
+        (0, 0..26) => Ok(TextChunk::Dead(len)),
+        (major, _) => {
+            *r = before;
+            if major == 3 {
+                cbor::key(r).map(TextChunk::Live)
+            } else {
+                cbor::unsigned(r).map(TextChunk::Dead)
+            }
+        }
     }
 }
 
@@ -392,11 +450,13 @@ fn read_node<'a>(
         }
         kind::STR => {
             let (node, muted_before) = nodes.open(id, Kind::Str)?;
+            let mut chunks = nodes.chunks(node)?;
             for _ in 0..len {
-                let id = ids.read(r)?;
-                match r.peek().map(|head| head >> 5) {
-                    Some(3) => nodes.push_text(node, id, cbor::key(r)?)?,
-                    _ => nodes.push_tombstone(node, id, cbor::unsigned(r)?)?,
+                let (session, time) = ids.read_chunk(r)?;
+                match (read_text_chunk(r)?, &mut chunks) {
+                    (_, None) => {}
+                    (TextChunk::Live(text), Some(chunks)) => chunks.text(session, time, text)?,
+                    (TextChunk::Dead(span), Some(chunks)) => chunks.tombstone(session, time, span)?,
                 }
             }
             nodes.muted = muted_before;
@@ -404,11 +464,16 @@ fn read_node<'a>(
         }
         kind::BIN => {
             let (node, muted_before) = nodes.open(id, Kind::Bin)?;
+            let mut chunks = nodes.chunks(node)?;
             for _ in 0..len {
-                let id = ids.read(r)?;
-                match r.b1vu56("a span")? {
-                    (true, span) => nodes.push_tombstone(node, id, span)?,
-                    (false, span) => nodes.push_bytes(node, id, r.take(span, "bytes")?)?,
+                let (session, time) = ids.read_chunk(r)?;
+                let (deleted, span) = r.b1vu56("a span")?;
+                let bytes = if deleted { &[] } else { r.take(span, "bytes")? };
+                let Some(chunks) = &mut chunks else { continue };
+                if deleted {
+                    chunks.tombstone(session, time, span)?;
+                } else {
+                    chunks.bytes(session, time, bytes)?;
                 }
             }
             nodes.muted = muted_before;

@@ -207,7 +207,7 @@ fn read(value: &Value) -> Result<Document, DocumentError> {
         Value::Int(0) => None,
         root => read_node(&mut nodes, &clock, root).map_err(within(1))?,
     };
-    Ok(nodes.finish(root))
+    Ok(nodes.finish(root)?)
 }
 
 fn within(index: usize) -> impl Fn(DocumentError) -> DocumentError {

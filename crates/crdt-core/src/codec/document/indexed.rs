@@ -161,7 +161,7 @@ pub fn decode(fields: &Fields) -> Result<Document, DocumentError> {
             root
         }
     };
-    Ok(nodes.finish(root))
+    Ok(nodes.finish(root)?)
 }
 
 /// The id in a field's name.

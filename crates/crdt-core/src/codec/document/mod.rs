@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use super::{Malformed, RawValue, cbor, json, msgpack, wire::Reader};
 use crate::{
     Document, SessionId, Timestamp, Value, Wtf8,
-    document::{Child, Chunk, Kind, LoadError, Loader, NodeIx, NodeRef},
+    document::{Child, Chunk, ChunkLoader, Kind, LoadError, Loader, NodeIx, NodeRef},
 };
 
 /// A structural form of a document.
@@ -329,7 +329,12 @@ impl Nodes {
         if self.muted { Ok(()) } else { self.loader.push_tombstone(node, id, span) }
     }
 
-    fn finish(self, root: Option<NodeIx>) -> Document {
+    /// The chunks of a sequence, to be filled; `None` if it was read before.
+    fn chunks(&mut self, node: NodeIx) -> Result<Option<ChunkLoader<'_>>, LoadError> {
+        if self.muted { Ok(None) } else { self.loader.chunks(node).map(Some) }
+    }
+
+    fn finish(self, root: Option<NodeIx>) -> Result<Document, LoadError> {
         self.loader.finish(root)
     }
 }

@@ -175,12 +175,12 @@ pub fn decode(Sidecar { view, meta }: &Sidecar) -> Result<Document, DocumentErro
     r.end()?;
     let nodes = Nodes::new(table.loader()?);
     if root.peek() == Some(0) {
-        return Ok(nodes.finish(None));
+        return Ok(nodes.finish(None)?);
     }
     let mut reader = MetaReader { nodes, table };
     let node = reader.node(&mut root, &view, DocumentFormat::DEPTH_MAX)?;
     root.end()?;
-    Ok(reader.nodes.finish(node))
+    Ok(reader.nodes.finish(node)?)
 }
 
 struct MetaReader {

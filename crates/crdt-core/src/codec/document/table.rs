@@ -8,7 +8,7 @@ use crate::{
         Malformed,
         wire::{Reader, put_vu57},
     },
-    document::{LoadError, Loader, Order},
+    document::{LoadError, Loader, Order, SessionIx},
     id::MAX_ID,
 };
 
@@ -141,6 +141,21 @@ impl Table {
         }
         let entry = self.0.get(usize::try_from(place - 1).ok()?)?;
         Some(Timestamp::new(entry.sid, entry.time.checked_sub(distance)?))
+    }
+
+    /// The time at a distance from the entry at a place from 1.
+    #[inline]
+    pub(super) fn time(&self, place: u64, distance: u64) -> Option<u64> {
+        self.0.get(usize::try_from(place - 1).ok()?)?.time.checked_sub(distance)
+    }
+
+    /// The session of each entry in a loader; `None` for the system's.
+    pub(super) fn sessions(&self, loader: &mut Loader) -> Result<Vec<Option<SessionIx>>, LoadError> {
+        let session = |entry: &Timestamp| match entry.sid {
+            SessionId::SYSTEM => Ok(None),
+            sid => loader.session(sid).map(Some),
+        };
+        self.0.iter().map(session).collect()
     }
 
     /// An empty document of the first entry's session that has seen the others.

@@ -111,7 +111,7 @@ pub(super) fn from_value(value: &Value) -> Result<Document, DocumentError> {
     let mut nodes = Nodes::new(loader(field(value, "time")).map_err(in_place("time"))?);
     let root = field(field(value, "root"), "value");
     let root = read_node(&mut nodes, root).map_err(in_place("root.value"))?;
-    Ok(nodes.finish(root))
+    Ok(nodes.finish(root)?)
 }
 
 fn in_place(key: &'static str) -> impl Fn(DocumentError) -> DocumentError {

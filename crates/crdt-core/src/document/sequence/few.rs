@@ -13,13 +13,18 @@ pub(super) const FEW: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Few(pub(super) SmallVec<[Chunk; 1]>);
 
+impl Few {
+    /// An id that occurs twice.
+    pub(super) fn find_double(&self) -> Option<Id> {
+        let overlaps = |a: &Chunk, b: &Chunk| a.session == b.session && a.time < b.end() && b.time < a.end();
+        let double = |at: usize| self.0[..at].iter().any(|chunk| overlaps(chunk, &self.0[at]));
+        (1..self.0.len()).find(|&at| double(at)).map(|at| self.0[at].id())
+    }
+}
+
 impl Runs for Few {
     fn first(&self) -> Option<At> {
         (!self.0.is_empty()).then_some(At { leaf: 0, slot: 0 })
-    }
-
-    fn last(&self) -> Option<At> {
-        Some(At { leaf: 0, slot: self.0.len().checked_sub(1)? as u32 })
     }
 
     fn next(&self, at: At) -> Option<At> {
@@ -46,6 +51,10 @@ impl Runs for Few {
     fn ceiling(&self, id: Id) -> Option<u64> {
         let later = |chunk: &&Chunk| chunk.session == id.session && chunk.time > id.time;
         self.0.iter().filter(later).map(|chunk| chunk.time).min()
+    }
+
+    fn is_fresh(&self, id: Id) -> bool {
+        self.0.iter().all(|chunk| chunk.session != id.session || chunk.end() <= id.time)
     }
 
     fn seek(&mut self, position: u32) -> Option<(At, u32)> {

@@ -124,7 +124,7 @@ impl Sequence {
         self.make_room();
         let is_new = id.time > self.time_max;
         storage!(&mut self.storage, runs => {
-            if !is_new {
+            if !is_new && !runs.is_fresh(id) {
                 let next = runs.ceiling(id);
                 if runs.peek(id).is_some() || next.is_some_and(|time| time < id.time + u64::from(units)) {
                     return None;
@@ -230,16 +230,37 @@ impl Sequence {
         self.cursor = Some((at, end));
     }
 
-    /// Appends a chunk while a document is loaded. The caller has checked that its ids are new.
+    /// Appends a chunk while a document is loaded. The sequence cannot be used before it is [sealed](Self::seal).
+    #[inline]
     pub(super) fn push(&mut self, chunk: Chunk) {
         self.len += chunk.span.weight();
         self.span += chunk.span.len();
         self.time_max = self.time_max.max(chunk.end() - 1);
-        self.make_room();
-        storage!(&mut self.storage, runs => {
-            let last = runs.last();
-            runs.insert_after(last, chunk);
-        });
+        match &mut self.storage {
+            Storage::Few(few) if !few.is_full() => few.0.push(chunk),
+            Storage::Few(few) => {
+                let mut tree = Box::new(Tree::open());
+                few.0.drain(..).for_each(|chunk| tree.append(chunk));
+                tree.append(chunk);
+                self.storage = Storage::Many(tree);
+            }
+            Storage::Many(tree) => tree.append(chunk),
+        }
+    }
+
+    /// Ends the [appending](Self::push) of chunks.
+    ///
+    /// # Errors
+    /// An id that occurs twice.
+    pub(super) fn seal(&mut self) -> Result<(), Id> {
+        match &mut self.storage {
+            Storage::Few(few) => few.find_double(),
+            Storage::Many(tree) => {
+                tree.seal();
+                tree.find_double()
+            }
+        }
+        .map_or(Ok(()), Err)
     }
 
     /// Makes tombstones of the elements of a span that exist. Tells what was there.
@@ -307,16 +328,6 @@ impl Sequence {
     /// The chunk that holds an element.
     pub(super) fn find(&self, id: Id) -> Option<At> {
         storage_ref!(&self.storage, runs => runs.peek(id))
-    }
-
-    /// Whether any of `units` ids from one on is in the sequence.
-    pub(super) fn overlaps(&self, id: Id, units: u32) -> bool {
-        if id.time > self.time_max {
-            return false;
-        }
-        storage_ref!(&self.storage, runs => {
-            runs.peek(id).is_some() || runs.ceiling(id).is_some_and(|time| time < id.time + u64::from(units))
-        })
     }
 
     /// The chunk at a place.
@@ -415,7 +426,10 @@ impl Sequence {
         if let Storage::Few(few) = &self.storage
             && few.is_full()
         {
-            self.storage = Storage::Many(Box::new(Tree::from_chunks(few.0.iter().copied())));
+            let mut tree = Box::new(Tree::open());
+            few.0.iter().for_each(|&chunk| tree.append(chunk));
+            tree.seal();
+            self.storage = Storage::Many(tree);
             self.cursor = None;
         }
     }

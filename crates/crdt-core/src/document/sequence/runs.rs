@@ -12,7 +12,6 @@ pub(in crate::document) struct At {
 /// An ordered list of chunks that finds them by id and by visible position, and keeps the count of what can be seen.
 pub(super) trait Runs {
     fn first(&self) -> Option<At>;
-    fn last(&self) -> Option<At>;
     fn next(&self, at: At) -> Option<At>;
     fn prev(&self, at: At) -> Option<At>;
     fn get(&self, at: At) -> Chunk;
@@ -24,6 +23,9 @@ pub(super) trait Runs {
 
     /// The time of the first chunk of the same session that starts after an id.
     fn ceiling(&self, id: Id) -> Option<u64>;
+
+    /// Whether all ids of the session are below this one.
+    fn is_fresh(&self, id: Id) -> bool;
 
     /// The chunk that holds the visible element at a position, and the element's place in it; may remember.
     fn seek(&mut self, position: u32) -> Option<(At, u32)>;

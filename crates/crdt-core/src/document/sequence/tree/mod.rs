@@ -1,0 +1,153 @@
+//! Storage of a sequence of many chunks: a B-tree of run-length chunks with counts, and an index by id.
+//!
+//! Leaves hold 32 chunks as parallel arrays and know their parents and neighbours. Inner nodes hold for each child
+//! how many visible elements it has. The count of the leaf that is being edited is written up the tree only when the
+//! edits go elsewhere, so typing costs one addition.
+
+mod check;
+mod grow;
+mod index;
+mod node;
+mod search;
+mod typing;
+
+use std::sync::OnceLock;
+
+use index::Index;
+use node::{FILL, Inner, Leaf, NIL};
+
+use super::chunk::{Chunk, Id};
+
+#[derive(Debug, Clone)]
+pub(super) struct Tree {
+    leaves: Vec<Leaf>,
+    inner: Vec<Inner>,
+    /// [`NIL`] while chunks are being appended.
+    root: u32,
+    head: u32,
+    tail: u32,
+    /// Leaves that were emptied and can be used again.
+    free_leaves: Vec<u32>,
+    free_inner: Vec<u32>,
+    index: OnceLock<Index>,
+    /// The leaf whose count the inner nodes do not have yet, and by how much they are short.
+    pending: (u32, i32),
+    /// A leaf and how many visible elements stand before it.
+    near: Option<(u32, u32)>,
+}
+
+impl Tree {
+    /// A tree to which chunks are [appended](Self::append); it cannot be used before it is [sealed](Self::seal).
+    pub(super) fn open() -> Self {
+        Self {
+            leaves: vec![Leaf::new()],
+            inner: Vec::new(),
+            root: NIL,
+            head: 0,
+            tail: 0,
+            free_leaves: Vec::new(),
+            free_inner: Vec::new(),
+            index: OnceLock::new(),
+            pending: (NIL, 0),
+            near: None,
+        }
+    }
+
+    /// Appends a chunk to an open tree.
+    #[inline]
+    pub(super) fn append(&mut self, chunk: Chunk) {
+        if self.leaves[self.tail as usize].len as usize == FILL {
+            let leaf = Leaf { prev: self.tail, ..Leaf::new() };
+            let new = self.push_leaf(leaf);
+            self.leaves[self.tail as usize].next = new;
+            self.tail = new;
+        }
+        let leaf = &mut self.leaves[self.tail as usize];
+        leaf.set(leaf.len as usize, chunk);
+        leaf.len += 1;
+    }
+
+    /// Builds the inner nodes over what was appended. Whether ids occur twice is for the caller to
+    /// [ask](Self::find_double).
+    pub(super) fn seal(&mut self) {
+        self.build_inner();
+    }
+
+    /// An id that stands in more than one chunk.
+    pub(super) fn find_double(&self) -> Option<Id> {
+        index::find_double(&self.leaves)
+    }
+
+    fn index(&self) -> &Index {
+        self.index.get_or_init(|| Index::build(&self.leaves))
+    }
+
+    /// Builds the inner nodes over the leaves, bottom up.
+    fn build_inner(&mut self) {
+        let mut level: Vec<(u32, u32)> =
+            self.leaves.iter().zip(0..).map(|(leaf, at)| (at, leaf.weight())).collect();
+        let mut low = true;
+        loop {
+            let mut above = Vec::with_capacity(level.len() / FILL + 1);
+            for group in level.chunks(FILL) {
+                let at = self.inner.len() as u32;
+                let mut node = Inner::new(low);
+                for &(child, weight) in group {
+                    node.push(child, weight);
+                    self.set_parent(low, child, at);
+                }
+                above.push((at, node.total()));
+                self.inner.push(node);
+            }
+            level = above;
+            low = false;
+            if let [(root, _)] = level[..] {
+                self.root = root;
+                return;
+            }
+        }
+    }
+
+    fn set_parent(&mut self, low: bool, child: u32, parent: u32) {
+        if low {
+            self.leaves[child as usize].parent = parent;
+        } else {
+            self.inner[child as usize].parent = parent;
+        }
+    }
+
+    /// Notes that a leaf has more or fewer visible elements.
+    fn weigh(&mut self, leaf: u32, change: i32) {
+        if self.pending.0 != leaf {
+            self.settle();
+            self.pending.0 = leaf;
+            if self.near.is_some_and(|(near, _)| near != leaf) {
+                self.near = None;
+            }
+        }
+        self.pending.1 += change;
+    }
+
+    /// Writes the pending count up the tree.
+    fn settle(&mut self) {
+        let (leaf, change) = std::mem::replace(&mut self.pending, (NIL, 0));
+        if change == 0 {
+            return;
+        }
+        let (mut child, mut parent) = (leaf, self.leaves[leaf as usize].parent);
+        while parent != NIL {
+            let node = &mut self.inner[parent as usize];
+            let slot = node.slot_of(child);
+            node.weight[slot] = node.weight[slot].wrapping_add_signed(change);
+            (child, parent) = (parent, node.parent);
+        }
+    }
+
+    /// Bytes that it takes, roughly.
+    pub(super) fn size_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.leaves.capacity() * size_of::<Leaf>()
+            + self.inner.capacity() * size_of::<Inner>()
+            + self.index.get().map_or(0, Index::size_bytes)
+    }
+}

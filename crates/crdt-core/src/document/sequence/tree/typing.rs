@@ -1,0 +1,93 @@
+//! Typing and erasing on where the last edit was: the common case, without a search.
+
+use super::{
+    super::{
+        chunk::{Chunk, Id},
+        runs::At,
+    },
+    Tree,
+};
+
+impl Tree {
+    /// Makes a live chunk longer by elements whose content follows its own, if that is so: `tail` is where new narrow
+    /// content goes, `id` the first new id.
+    #[inline]
+    pub(in super::super) fn extend(&mut self, at: At, id: Id, units: u32, tail: u32) -> bool {
+        let slot = at.slot as usize;
+        let leaf = &mut self.leaves[at.leaf as usize];
+        let span = leaf.span[slot];
+        let end = leaf.time[slot] + u64::from(span.len());
+        let fits = !span.is_dead() && !span.is_wide() && leaf.offset[slot] + span.len() == tail;
+        if !fits || end != id.time || leaf.session[slot] != id.session {
+            return false;
+        }
+        leaf.span[slot] = span.with_len(span.len() + units);
+        if let Some(index) = self.index.get_mut() {
+            index.grown += units as usize;
+            let author = index.author(id.session);
+            author.end = author.end.max(end + u64::from(units));
+        }
+        if self.pending.0 == at.leaf {
+            self.pending.1 += units as i32;
+        } else {
+            self.weigh(at.leaf, units as i32);
+        }
+        true
+    }
+
+    /// [`extend`](Self::extend) for the chunk of the id's session that was found last.
+    #[inline]
+    pub(in super::super) fn extend_found(&mut self, id: Id, units: u32, tail: u32) -> bool {
+        let Some(author) = self.index().known(id.session) else { return false };
+        let at = author.last;
+        let stands = self.leaves.get(at.leaf as usize).is_some_and(|node| at.slot < node.len);
+        stands && self.extend(at, id, units, tail)
+    }
+
+    /// Gives the last `len` elements of a live chunk to the tombstone on its right in the same leaf, if the two have
+    /// consecutive ids and the chunk keeps some. Returns what the chunk was.
+    #[inline]
+    pub(in super::super) fn shrink(&mut self, at: At, len: u32) -> Option<Chunk> {
+        let slot = at.slot as usize;
+        let leaf = &mut self.leaves[at.leaf as usize];
+        if slot + 1 >= leaf.len as usize {
+            return None;
+        }
+        let (span, next) = (leaf.span[slot], leaf.span[slot + 1]);
+        let end = leaf.time[slot] + u64::from(span.len());
+        if span.is_dead()
+            || span.len() <= len
+            || !next.is_dead()
+            || leaf.session[slot] != leaf.session[slot + 1]
+            || leaf.time[slot + 1] != end
+        {
+            return None;
+        }
+        let chunk = leaf.get(slot);
+        leaf.span[slot] = span.with_len(span.len() - len);
+        leaf.span[slot + 1] = next.with_len(next.len() + len);
+        let start = end - u64::from(len);
+        leaf.time[slot + 1] = start;
+        if let Some(index) = self.index.get_mut() {
+            index.author(chunk.session).times.shift(end, start, at.leaf);
+        }
+        if self.pending.0 == at.leaf {
+            self.pending.1 -= len as i32;
+        } else {
+            self.weigh(at.leaf, -(len as i32));
+        }
+        Some(chunk)
+    }
+
+    /// [`shrink`](Self::shrink) for the chunk of the id's session that was found last, if its last `len` elements start with an id.
+    #[inline]
+    pub(in super::super) fn shrink_found(&mut self, id: Id, len: u32) -> Option<Chunk> {
+        let at = self.index().known(id.session)?.last;
+        let node = self.leaves.get(at.leaf as usize)?;
+        let slot = at.slot as usize;
+        let ends = slot < node.len as usize
+            && node.session[slot] == id.session
+            && node.time[slot] + u64::from(node.span[slot].len()) == id.time + u64::from(len);
+        if ends { self.shrink(at, len) } else { None }
+    }
+}
