@@ -126,6 +126,52 @@ async fn lossless_topic_brings_every_message_in_order() {
     assert_eq!(a.counters().dropped, 0);
 }
 
+/// The window of a lossless topic is in bytes too: what a subscriber has no room for is not sent, whatever its size.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_messages_wait_for_a_slow_reader_of_a_lossless_topic() {
+    let ((a, _), (b, at_b)) = (node().await, node().await);
+    let forever = Policy::Block { timeout: Duration::from_secs(3600) };
+    b.topic_create_with("t", TopicOptions { policy: forever, replay: 0 }).unwrap();
+    a.cluster_add(&at_b).await.unwrap();
+    let bounds = SubscriptionOptions { messages_max: 1 << 16, bytes_max: 256 << 10 };
+    let mut listening = a.listen(["t"], bounds).unwrap();
+    listening.wait_live("t", PATIENCE).await.unwrap();
+    // Below and above what travels by reference, one read, the whole window.
+    let lens = [16 << 10, 64, 5000, 100_000, 16 << 10, 300_000, 1, 4096, 16 << 10, 255];
+    let payload = |i: u32| {
+        let mut bytes = i.to_le_bytes().to_vec();
+        bytes.resize(lens[i as usize % lens.len()].max(4), i as u8);
+        bytes
+    };
+    let (mut published, mut received) = (0_u32, 0);
+    for _ in 0..20 {
+        // The reader does not read until the publisher is stopped.
+        let full = async {
+            loop {
+                match b.try_publish("t", payload(published)) {
+                    Ok(_) => published += 1,
+                    Err(SpotError::WouldBlock) => break,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, full).await.expect("the publisher was never told to wait");
+        // A part only, so that the next round begins in the middle of a window.
+        while received + 50 < published {
+            match tokio::time::timeout(PATIENCE, listening.recv()).await.expect("a message in time").unwrap()
+            {
+                Arrival::Message { payload: came, .. } => {
+                    assert!(came == payload(received), "message {received}");
+                }
+                other => panic!("message {received} was expected, not {other:?}"),
+            }
+            received += 1;
+        }
+    }
+    assert!(received > 1000, "{received}");
+    assert_eq!((a.counters().dropped, b.counters().dropped), (0, 0));
+}
+
 #[tokio::test]
 async fn a_restarted_owner_is_subscribed_again_and_the_gap_is_told() {
     let (a, _) = node().await;

@@ -66,6 +66,8 @@ pub struct Resume {
     pub have: u64,
     /// How many messages may be sent before the next CREDIT, where the topic is lossless.
     pub window: u64,
+    /// How many bytes of payload.
+    pub window_bytes: u64,
 }
 
 /// A command, as received.
@@ -161,6 +163,8 @@ pub enum Command<'a> {
         acked: u64,
         /// All up to here may be sent.
         limit: u64,
+        /// So many bytes of payload may be sent, counted from the definition of the stream on this connection.
+        limit_bytes: u64,
     },
 }
 
@@ -246,10 +250,11 @@ impl<'a> Command<'a> {
                 1 => Self::Subscribe { topic: name(0)?, resume: None },
                 2 => {
                     let options = body(1);
-                    let read = || Some((u64_at(options, 1)?, u64_at(options, 9)?, u64_at(options, 17)?));
-                    let (epoch, have, window) =
-                        read().filter(|_| options.len() == 25).ok_or(field("options"))?;
-                    let resume = Resume { open: options[0] & 1 == 1, epoch, have, window };
+                    let at = |at| u64_at(options, at);
+                    let read = || Some((at(1)?, at(9)?, at(17)?, at(25)?));
+                    let (epoch, have, window, window_bytes) =
+                        read().filter(|_| options.len() == 33).ok_or(field("options"))?;
+                    let resume = Resume { open: options[0] & 1 == 1, epoch, have, window, window_bytes };
                     Self::Subscribe { topic: pattern(0)?, resume: Some(resume) }
                 }
                 _ => return Err(wrong()),
@@ -322,9 +327,10 @@ impl<'a> Command<'a> {
             code::CREDIT => {
                 count(2)?;
                 let b = body(1);
-                let read = || Some((*b.first()?, u64_at(b, 1)?, u64_at(b, 9)?));
-                let (up, acked, limit) = read().filter(|_| b.len() == 17).ok_or(field("credit"))?;
-                Self::Credit { topic: name(0)?, up: up & 1 == 1, acked, limit }
+                let read = || Some((*b.first()?, u64_at(b, 1)?, u64_at(b, 9)?, u64_at(b, 17)?));
+                let (up, acked, limit, limit_bytes) =
+                    read().filter(|_| b.len() == 25).ok_or(field("credit"))?;
+                Self::Credit { topic: name(0)?, up: up & 1 == 1, acked, limit, limit_bytes }
             }
             _ => return Err(Refused::Unknown { code }),
         })
@@ -348,7 +354,7 @@ impl<'a> Command<'a> {
             Self::Subscribe { topic, resume: None } => put(code::SUBSCRIBE, &[topic.as_bytes()]),
             Self::Subscribe { topic, resume: Some(resume) } => {
                 let mut options = vec![u8::from(resume.open)];
-                for n in [resume.epoch, resume.have, resume.window] {
+                for n in [resume.epoch, resume.have, resume.window, resume.window_bytes] {
                     options.extend(n.to_le_bytes());
                 }
                 put(code::SUBSCRIBE, &[topic.as_bytes(), &options]);
@@ -385,10 +391,11 @@ impl<'a> Command<'a> {
             Self::Gap { topic, first, last } => {
                 put(code::GAP, &[topic.as_bytes(), &first.to_le_bytes(), &last.to_le_bytes()]);
             }
-            Self::Credit { topic, up, acked, limit } => {
+            Self::Credit { topic, up, acked, limit, limit_bytes } => {
                 let mut body = vec![u8::from(*up)];
-                body.extend(acked.to_le_bytes());
-                body.extend(limit.to_le_bytes());
+                for n in [acked, limit, limit_bytes] {
+                    body.extend(n.to_le_bytes());
+                }
                 put(code::CREDIT, &[topic.as_bytes(), &body]);
             }
         }

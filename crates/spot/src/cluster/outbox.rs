@@ -33,9 +33,13 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Whether a message may be put, with so many bytes and messages at most waiting.
-    pub fn has_room(&self, bytes_max: usize, messages_max: usize) -> bool {
-        self.bytes() < bytes_max && self.queued_messages + self.in_flight_messages < messages_max
+    /// Whether a message of `len` bytes may be put, with so many bytes and messages at most waiting. Into an empty queue
+    /// a message of any length may go.
+    #[inline]
+    pub fn has_room(&self, len: usize, bytes_max: usize, messages_max: usize) -> bool {
+        let bytes = self.bytes();
+        (bytes + len <= bytes_max || bytes == 0)
+            && self.queued_messages + self.in_flight_messages < messages_max
     }
 
     /// Bytes waiting or being written.

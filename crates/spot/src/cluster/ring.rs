@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{SubscriptionOptions, Topic, TopicPattern};
 
@@ -33,34 +33,78 @@ pub enum Arrival {
     },
 }
 
-/// The queue of one subscription. When a bound is reached the oldest messages go, and are counted.
+/// Messages and their bytes, counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amount {
+    /// How many messages.
+    pub messages: u64,
+    /// How many bytes of payload.
+    pub bytes: u64,
+}
+
+/// What goes when there is no room for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// The oldest message, unless it is of a lossless topic: then the new one.
+    Lossy,
+    /// Nothing: room was promised, or looked for before.
+    Lossless,
+    /// The oldest message, whatever its topic: this reader was in the way of a lossless topic for too long.
+    Forced,
+}
+
+#[derive(Debug)]
+enum Held {
+    Message {
+        topic: Topic,
+        payload: Bytes,
+        lossless: bool,
+    },
+    Gap {
+        topic: TopicPattern,
+        first: u64,
+        last: Option<u64>,
+    },
+    /// Where messages were left out.
+    Lagged {
+        missed: u64,
+    },
+}
+
+/// The queue of one subscription. When a bound is reached the oldest messages go, and are counted; those of lossless
+/// topics do not, because room is promised to their owners before they are sent.
 #[derive(Debug)]
 pub struct Ring {
-    queue: VecDeque<Arrival>,
+    queue: VecDeque<Held>,
     bytes: usize,
     bounds: SubscriptionOptions,
+    /// Promised to owners of lossless topics, and not come yet.
+    owed: Amount,
     missed: u64,
     /// Messages that ever went for want of room.
     pub dropped: u64,
+    /// What was pushed since [`settle`](Self::settle).
+    fresh: Amount,
+    /// Bytes that the queue keeps alive beyond its own, at most.
+    slack: usize,
     woken: bool,
 }
+
+/// What a topic is promised at least of a ring that it shares with many, as long as there is room.
+const SHARE_MIN: Amount = Amount { messages: 64, bytes: 64 << 10 };
 
 impl Ring {
     /// An empty queue.
     pub fn new(bounds: SubscriptionOptions) -> Self {
-        Self { queue: VecDeque::new(), bytes: 0, bounds, missed: 0, dropped: 0, woken: false }
+        let (queue, owed, fresh) = Default::default();
+        Self { queue, bytes: 0, bounds, owed, missed: 0, dropped: 0, fresh, slack: 0, woken: false }
     }
 
-    /// Whether one more message of this length fits.
+    /// Whether one more message of this length fits. What is promised to others is not looked at: who publishes here would
+    /// otherwise wait for somebody who has nothing to say.
     pub fn has_room(&self, len: usize) -> bool {
         self.queue.len() < self.bounds.messages_max
             && (self.bytes + len <= self.bounds.bytes_max || self.queue.is_empty())
-    }
-
-    /// How many messages of about this length fit.
-    pub fn room(&self, len: usize) -> usize {
-        let messages = self.bounds.messages_max.saturating_sub(self.queue.len());
-        messages.min(self.bounds.bytes_max.saturating_sub(self.bytes) / len.max(1))
     }
 
     /// Whether at most half of the bounds is used.
@@ -68,34 +112,108 @@ impl Ring {
         self.queue.len() <= self.bounds.messages_max / 2 && self.bytes <= self.bounds.bytes_max / 2
     }
 
+    /// How much the owner of a lossless topic may send, if it was promised `own` until now and this ring serves so many
+    /// topics: a fair share of what nobody else was promised. An owner may send a single message beyond the bytes, or
+    /// large ones would never come.
+    pub fn share(&self, topics: usize, own: Amount) -> Amount {
+        let (messages_max, bytes_max) = (self.bounds.messages_max as u64, self.bounds.bytes_max as u64);
+        let others = Amount {
+            messages: self.owed.messages.saturating_sub(own.messages),
+            bytes: self.owed.bytes.saturating_sub(own.bytes),
+        };
+        let messages = messages_max.saturating_sub(self.queue.len() as u64 + others.messages);
+        let bytes = bytes_max.saturating_sub(self.bytes as u64 + others.bytes);
+        if messages == 0 || bytes == 0 {
+            // All is promised to owners that may have nothing to say: one message must do.
+            return Amount { messages: u64::from(self.is_half_empty()), bytes: 0 };
+        }
+        let share = self.share_max(topics);
+        Amount { messages: messages.min(share.messages), bytes: bytes.min(share.bytes) }
+    }
+
+    /// What a topic gets of an empty ring that serves so many.
+    pub fn share_max(&self, topics: usize) -> Amount {
+        let topics = topics.max(1) as u64;
+        let (messages_max, bytes_max) = (self.bounds.messages_max as u64, self.bounds.bytes_max as u64);
+        Amount {
+            messages: (messages_max / topics).max(SHARE_MIN.messages).min(messages_max),
+            bytes: (bytes_max / topics).max(SHARE_MIN.bytes).min(bytes_max),
+        }
+    }
+
+    /// What was promised changes.
+    pub fn promise(&mut self, before: Amount, after: Amount) {
+        self.owed.messages = (self.owed.messages + after.messages).saturating_sub(before.messages);
+        self.owed.bytes = (self.owed.bytes + after.bytes).saturating_sub(before.bytes);
+    }
+
     /// Puts a message. True if the reader has to be woken.
     #[inline]
-    pub fn push(&mut self, topic: &Topic, payload: &Bytes) -> bool {
-        while !self.has_room(payload.len()) {
+    pub fn push(&mut self, topic: &Topic, payload: &Bytes, fit: Fit) -> bool {
+        while fit != Fit::Lossless && !self.has_room(payload.len()) {
+            if fit == Fit::Lossy && matches!(self.queue.front(), Some(Held::Message { lossless: true, .. })) {
+                self.dropped += 1;
+                return self.push_lagged(1);
+            }
             match self.queue.pop_front() {
-                Some(Arrival::Message { payload, .. }) => {
+                Some(Held::Message { payload, .. }) => {
                     self.bytes -= payload.len();
                     self.missed += 1;
                     self.dropped += 1;
                 }
-                Some(Arrival::Lagged { missed }) => self.missed += missed,
                 // A gap is as good a reason as any to look at the topic again.
-                Some(Arrival::Gap { .. }) => self.missed += 1,
+                Some(Held::Gap { .. }) => self.missed += 1,
+                Some(Held::Lagged { missed }) => self.missed += missed,
                 None => break,
             }
         }
         self.bytes += payload.len();
-        self.queue.push_back(Arrival::Message { topic: topic.clone(), payload: payload.clone() });
+        self.fresh.messages += 1;
+        self.fresh.bytes += payload.len() as u64;
+        let lossless = fit != Fit::Lossy;
+        self.queue.push_back(Held::Message { topic: topic.clone(), payload: payload.clone(), lossless });
         !std::mem::replace(&mut self.woken, true)
+    }
+
+    /// Whether anything was pushed since [`settle`](Self::settle).
+    pub fn is_fresh(&self) -> bool {
+        self.fresh.messages > 0
+    }
+
+    /// Ends a round of pushes whose payloads are slices of a buffer of `pins` bytes. A reader that keeps up gets them as
+    /// they are; when one does not, they are copied, so that a few bytes that nobody reads do not keep whole buffers.
+    pub fn settle(&mut self, pins: usize) {
+        let fresh = std::mem::take(&mut self.fresh);
+        let slack = pins.saturating_sub(fresh.bytes as usize);
+        if self.slack + slack <= SLACK_MAX {
+            self.slack += slack;
+            return;
+        }
+        let mut copy = BytesMut::with_capacity(fresh.bytes as usize);
+        let held = self.queue.iter_mut().rev().filter_map(|held| match held {
+            Held::Message { payload, .. } => Some(payload),
+            Held::Gap { .. } | Held::Lagged { .. } => None,
+        });
+        for payload in held.take(fresh.messages as usize) {
+            copy.extend_from_slice(payload);
+            *payload = copy.split().freeze();
+        }
     }
 
     /// Puts the notice of a gap. True if the reader has to be woken.
     pub fn push_gap(&mut self, topic: &TopicPattern, first: u64, last: Option<u64>) -> bool {
         if self.queue.len() >= self.bounds.messages_max {
             // The reader learns of a loss either way.
-            self.missed += last.map_or(1, |last| last.saturating_sub(first) + 1);
-        } else {
-            self.queue.push_back(Arrival::Gap { topic: topic.clone(), first, last });
+            return self.push_lagged(last.map_or(1, |last| last.saturating_sub(first) + 1));
+        }
+        self.queue.push_back(Held::Gap { topic: topic.clone(), first, last });
+        !std::mem::replace(&mut self.woken, true)
+    }
+
+    fn push_lagged(&mut self, more: u64) -> bool {
+        match self.queue.back_mut() {
+            Some(Held::Lagged { missed }) => *missed += more,
+            _ => self.queue.push_back(Held::Lagged { missed: more }),
         }
         !std::mem::replace(&mut self.woken, true)
     }
@@ -108,15 +226,133 @@ impl Ring {
             into.push_back(Arrival::Lagged { missed });
         }
         let n = self.queue.len().min(max);
-        for arrival in self.queue.drain(..n) {
-            if let Arrival::Message { payload, .. } = &arrival {
-                self.bytes -= payload.len();
-            }
-            into.push_back(arrival);
+        for held in self.queue.drain(..n) {
+            into.push_back(match held {
+                Held::Message { topic, payload, .. } => {
+                    self.bytes -= payload.len();
+                    Arrival::Message { topic, payload }
+                }
+                Held::Gap { topic, first, last } => Arrival::Gap { topic, first, last },
+                Held::Lagged { missed } => Arrival::Lagged { missed },
+            });
         }
         if into.len() == before {
             self.woken = false;
         }
+        if self.queue.is_empty() {
+            self.slack = 0;
+        }
         into.len() - before
+    }
+}
+
+/// So much memory of receive buffers a queue may keep alive beyond the payloads that it holds.
+const SLACK_MAX: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(messages_max: usize, bytes_max: usize) -> Ring {
+        Ring::new(SubscriptionOptions { messages_max, bytes_max })
+    }
+
+    fn push(ring: &mut Ring, payload: &'static [u8], fit: Fit) {
+        ring.push(&Topic::new("t").unwrap(), &Bytes::from_static(payload), fit);
+    }
+
+    fn taken(ring: &mut Ring) -> Vec<String> {
+        let mut all = VecDeque::new();
+        ring.take(usize::MAX, &mut all);
+        let text = |arrival| match arrival {
+            Arrival::Message { payload, .. } => payload.escape_ascii().to_string(),
+            Arrival::Lagged { missed } => format!("lagged {missed}"),
+            Arrival::Gap { first, last, .. } => format!("gap {first} {last:?}"),
+        };
+        all.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn lossy_messages_never_push_out_those_of_lossless_topics() {
+        let mut ring = ring(2, 100);
+        push(&mut ring, b"old", Fit::Lossy);
+        push(&mut ring, b"kept", Fit::Lossless);
+        push(&mut ring, b"new", Fit::Lossy);
+        // `old` has to go, then nothing can.
+        push(&mut ring, b"newer", Fit::Lossy);
+        push(&mut ring, b"newest", Fit::Lossy);
+        assert_eq!(taken(&mut ring), ["lagged 1", "kept", "new", "lagged 2"]);
+    }
+
+    #[test]
+    fn a_forced_message_pushes_out_the_oldest() {
+        let mut ring = ring(2, 100);
+        push(&mut ring, b"1", Fit::Lossless);
+        push(&mut ring, b"2", Fit::Lossless);
+        push(&mut ring, b"3", Fit::Forced);
+        assert_eq!(taken(&mut ring), ["lagged 1", "2", "3"]);
+    }
+
+    #[test]
+    fn what_is_promised_never_exceeds_the_bounds() {
+        let mut ring = ring(1000, 1 << 20);
+        let mut promised = [Amount::default(); 10];
+        for round in 0..100 {
+            let which = round % promised.len();
+            let after = ring.share(promised.len(), promised[which]);
+            ring.promise(promised[which], after);
+            promised[which] = after;
+            // Every second owner sends a part of what it may.
+            if round % 2 == 0 {
+                push(&mut ring, &[0; 100], Fit::Lossless);
+                let rest = Amount { messages: after.messages - 1, bytes: after.bytes - 100 };
+                ring.promise(after, rest);
+                promised[which] = rest;
+            }
+            let messages: u64 = promised.iter().map(|p| p.messages).sum();
+            let bytes: u64 = promised.iter().map(|p| p.bytes).sum();
+            assert!(messages + ring.queue.len() as u64 <= 1000, "round {round}: {messages}");
+            assert!(bytes + ring.bytes as u64 <= 1 << 20, "round {round}: {bytes}");
+        }
+    }
+
+    #[test]
+    fn an_owner_may_always_send_one_message_when_the_ring_is_half_empty() {
+        let mut ring = ring(10, 1000);
+        ring.promise(Amount::default(), Amount { messages: 10, bytes: 1000 });
+        assert_eq!(ring.share(2, Amount::default()), Amount { messages: 1, bytes: 0 });
+        for _ in 0..6 {
+            push(&mut ring, b"x", Fit::Lossless);
+        }
+        assert_eq!(ring.share(2, Amount::default()), Amount::default());
+    }
+
+    #[test]
+    fn few_bytes_do_not_keep_a_large_buffer() {
+        let buffer = Bytes::from(vec![7; 256 << 10]);
+        let (mut sparse, mut dense) = (ring(10, 1 << 20), ring(10, 1 << 20));
+        sparse.slack = SLACK_MAX;
+        dense.slack = SLACK_MAX - (100 << 10);
+        let topic = Topic::new("t").unwrap();
+        sparse.push(&topic, &buffer.slice(100..164), Fit::Lossy);
+        sparse.push_gap(&TopicPattern::Exact(topic.clone()), 1, None);
+        sparse.push(&topic, &buffer.slice(200..201), Fit::Lossy);
+        dense.push(&topic, &buffer.slice(..200 << 10), Fit::Lossy);
+        for ring in [&mut sparse, &mut dense] {
+            ring.settle(buffer.len());
+        }
+        let within = |ring: &Ring| {
+            let all = buffer.as_ptr_range();
+            ring.queue
+                .iter()
+                .filter_map(|held| match held {
+                    Held::Message { payload, .. } => Some(all.contains(&payload.as_ptr())),
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((within(&sparse), within(&dense)), (vec![false, false], vec![true]));
+        let sevens = "\\x07".repeat(64);
+        assert_eq!(taken(&mut sparse), [sevens.as_str(), "gap 1 None", "\\x07"]);
     }
 }

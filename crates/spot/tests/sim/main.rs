@@ -41,9 +41,13 @@ fn number(payload: &Bytes) -> (u8, u32) {
 }
 
 fn payload(publisher: usize, number: u32) -> Bytes {
+    sized(publisher, number, 200)
+}
+
+fn sized(publisher: usize, number: u32, len: usize) -> Bytes {
     let mut bytes = vec![publisher as u8];
     bytes.extend(number.to_le_bytes());
-    bytes.resize(200, 0);
+    bytes.resize(len, 0);
     bytes.into()
 }
 
@@ -83,7 +87,14 @@ fn block_loses_nothing(seed: u64) {
     while partitions < 100 {
         for (place, next) in next.iter_mut().enumerate() {
             for _ in 0..world.chance.below(20) {
-                let message = payload(place, *next);
+                // Some are larger than what a slow reader has room for.
+                let len = match world.chance.below(200) {
+                    0 => 1_100_000,
+                    1..10 => 60_000,
+                    10..30 => 5000,
+                    _ => 200,
+                };
+                let message = sized(place, *next, len);
                 if let Ok(Publish::Done(_)) = world.node(place).unwrap().publish("t", &message, false) {
                     *next += 1;
                 }
@@ -98,12 +109,16 @@ fn block_loses_nothing(seed: u64) {
             world.run(Duration::from_millis(pause));
             world.heal(a, b);
         }
+        if world.chance.one_in(8) {
+            let place = world.chance.below(3) as usize;
+            world.places[place].takes = [0, 1, 20, usize::MAX][world.chance.below(4) as usize];
+        }
         let pause = Duration::from_millis(10 + world.chance.below(200));
         world.run(pause);
         check(&mut world);
     }
     world.heal_all();
-    world.run(Duration::from_secs(30));
+    world.run(Duration::from_secs(60));
     let seen = check(&mut world);
     assert_eq!(seen, [next; 3], "published {next:?}");
     assert!(next.iter().all(|n| *n > 500), "the run was too quiet: {next:?}");

@@ -57,6 +57,8 @@ pub(crate) struct Place {
     pub(crate) node: Option<Node>,
     pub(crate) sub: SubId,
     pub(crate) frozen: bool,
+    /// Arrivals that the application takes in one step; it is slow if they are few.
+    pub(crate) takes: usize,
     /// Which life of the node.
     pub(crate) life: u64,
     pub(crate) arrivals: Vec<Arrival>,
@@ -87,7 +89,15 @@ impl World {
             options,
         };
         for _ in 0..nodes {
-            world.places.push(Place { node: None, sub: 0, frozen: false, life: 0, arrivals: Vec::new() });
+            let arrivals = Vec::new();
+            world.places.push(Place {
+                node: None,
+                sub: 0,
+                frozen: false,
+                takes: usize::MAX,
+                life: 0,
+                arrivals,
+            });
         }
         for place in 0..nodes {
             world.start(place);
@@ -112,7 +122,9 @@ impl World {
                 node.target_add(&format!("sim://{other}"));
             }
         }
-        self.places[place] = Place { node: Some(node), sub, frozen: false, life, arrivals: Vec::new() };
+        let arrivals = Vec::new();
+        self.places[place] =
+            Place { node: Some(node), sub, frozen: false, takes: usize::MAX, life, arrivals };
     }
 
     /// A node is gone without a word; the kernel closes its connections.
@@ -148,7 +160,9 @@ impl World {
 
     pub(crate) fn heal_all(&mut self) {
         self.cuts.clear();
-        self.places.iter_mut().for_each(|place| place.frozen = false);
+        for place in &mut self.places {
+            (place.frozen, place.takes) = (false, usize::MAX);
+        }
     }
 
     fn is_cut(&self, a: usize, b: usize) -> bool {
@@ -255,7 +269,7 @@ impl World {
                 node.advance(now);
             }
             let mut taken = VecDeque::new();
-            node.take(state.sub, usize::MAX, &mut taken);
+            node.take(state.sub, state.takes, &mut taken);
             state.arrivals.extend(taken);
             self.obey(place);
         }

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::{
-    Inbound, LinkId, Node, Output, PeerId, Protocol, Publish, Right, SubId, TopicId, outward::UPLINK_WINDOW,
-};
+use super::{Amount, Inbound, LinkId, Node, Output, PeerId, Protocol, Right, SubId, TopicId};
 use crate::{
     Topic, TopicPattern,
     cluster::{
         command::{Command, Kind, Record, Refused, Resume, code, next_record},
+        ring::Fit,
         zmtp::{Batch, Frame},
     },
 };
@@ -19,11 +18,12 @@ use crate::{
 const INBOUND_MAX: usize = 1 << 20;
 /// Patterns at most that a peer may be interested in; more are refused.
 const INTEREST_MAX: usize = 1 << 14;
-/// This many bytes are acknowledged at once, so that the owner can let go of them.
-const CREDIT_BYTES: usize = 256 << 10;
+
+/// No window, for peers that acknowledge nothing and topics that wait for nobody.
+pub(super) const UNBOUNDED: Amount = Amount { messages: u64::MAX >> 1, bytes: u64::MAX };
 
 /// Why a well-formed command is not followed.
-struct NotFollowed;
+pub(super) struct NotFollowed;
 
 impl From<super::TopicError> for NotFollowed {
     fn from(_: super::TopicError) -> Self {
@@ -55,6 +55,11 @@ impl Node {
             }
             if self.handle_message(id, batch, frames).is_err() {
                 self.refuse(id);
+            }
+        }
+        for sub in std::mem::take(&mut self.fresh) {
+            if let Some(sub) = self.subs.get_mut(sub) {
+                sub.ring.settle(batch.pins);
             }
         }
         self.credit_touched();
@@ -117,7 +122,12 @@ impl Node {
             }
             Command::Pong(_) => Ok(()),
             Command::Gap { topic, first, last } => self.gap(id, topic, first, last),
-            Command::Credit { topic, up, acked, limit } => self.credited(id, topic, up, acked, limit),
+            Command::Credit { topic, up: false, acked, limit, limit_bytes } => {
+                self.credited(id, topic, acked, limit, limit_bytes)
+            }
+            Command::Credit { topic, up: true, acked, limit, limit_bytes } => {
+                self.uplink_credited(id, topic, acked, limit, limit_bytes)
+            }
             Command::Hello(_) | Command::Batch(_) => Err(NotFollowed),
         }
     }
@@ -194,7 +204,7 @@ impl Node {
                     .filter(|(topic, _)| !self.links[id].cursors.contains(topic))
                     .collect();
                 for (topic, next) in matching {
-                    self.cursor_add(topic, id, next, u64::MAX);
+                    self.cursor_add(topic, id, next, UNBOUNDED);
                 }
                 self.send(id, &Command::SubAck { topic: text, epoch: 0, next: 0, lossless: false });
                 return Ok(());
@@ -204,7 +214,8 @@ impl Node {
         let topic = *self.names.get(text).ok_or(NotFollowed)?;
         let node = self.links[id].peer.and_then(|peer| self.peers[peer].node);
         let local = self.topics[topic].local.as_mut().ok_or(NotFollowed)?;
-        let resume = resume.unwrap_or(Resume { window: u64::MAX >> 1, ..Resume::default() });
+        let unbounded = Resume { window: u64::MAX >> 1, window_bytes: u64::MAX, ..Resume::default() };
+        let resume = resume.unwrap_or(unbounded);
         if let Some(node) = node {
             local.absent.retain(|absent| absent.node != node);
         }
@@ -212,12 +223,15 @@ impl Node {
         let from = if resume.epoch == local.epoch { resume.have.saturating_add(1) } else { replayed };
         let next = from.clamp(local.log.first(), local.log.next());
         let lossless = matches!(local.options.policy, super::Policy::Block { .. });
-        let limit = if lossless { (next - 1).saturating_add(resume.window) } else { u64::MAX };
+        let window = match lossless {
+            true => Amount { messages: resume.window, bytes: resume.window_bytes },
+            false => UNBOUNDED,
+        };
         let epoch = local.epoch;
         if extended {
             self.send(id, &Command::SubAck { topic: text, epoch, next, lossless });
         }
-        self.cursor_add(topic, id, next, limit);
+        self.cursor_add(topic, id, next, window);
         self.changed = true;
         Ok(())
     }
@@ -251,73 +265,8 @@ impl Node {
             return self.message(id, name, data);
         }
         self.allowed(id, Right::Publish, name)?;
-        let peer = self.links[id].peer.ok_or(NotFollowed)?;
         self.counters.received += 1;
-        self.accept(topic, peer, 0, data)
-    }
-
-    /// Publishes for a peer, now or when there is room.
-    fn accept(&mut self, id: TopicId, peer: PeerId, sequence: u64, data: &Bytes) -> Result<(), NotFollowed> {
-        let bound = self.options.retained_messages_max;
-        let waiting = self.topics[id].local.as_ref().map_or(0, |local| local.backlog.len());
-        let done = if waiting == 0 { self.publish_local(id, data, false) } else { Publish::Full };
-        let now = self.now;
-        let local = self.topics[id].local.as_mut().ok_or(NotFollowed)?;
-        match done {
-            Publish::Done(_) => Ok(()),
-            Publish::Full if waiting < bound => {
-                local.blocked_since.get_or_insert(now);
-                local.backlog.push_back((peer, sequence, data.clone()));
-                Ok(())
-            }
-            Publish::Full => {
-                self.counters.dropped += 1;
-                Err(NotFollowed)
-            }
-        }
-    }
-
-    pub(super) fn drain_backlog(&mut self, id: TopicId) {
-        let mut peers = Vec::new();
-        while let Some(local) = self.topics.get_mut(id).and_then(|topic| topic.local.as_mut()) {
-            let Some((peer, sequence, data)) = local.backlog.pop_front() else {
-                local.blocked_since = None;
-                break;
-            };
-            // With an empty backlog in place, so that the room that this makes does not bring us here again.
-            let rest = std::mem::take(&mut local.backlog);
-            let done = self.publish_local(id, &data, false);
-            let Some(local) = self.topics[id].local.as_mut() else { break };
-            local.backlog = rest;
-            if done == Publish::Full {
-                local.backlog.push_front((peer, sequence, data));
-                break;
-            }
-            local.blocked_since = Some(self.now);
-            if sequence > 0 && !peers.contains(&peer) {
-                peers.push(peer);
-            }
-        }
-        for peer in peers {
-            self.ack_publisher(id, peer);
-        }
-    }
-
-    /// Tells a publisher what has been published for it.
-    fn ack_publisher(&mut self, id: TopicId, peer: PeerId) {
-        let Some(state) = self.peers.get(peer) else { return };
-        let (Some(node), Some(&link)) = (state.node, state.links.first()) else { return };
-        let topic = &self.topics[id];
-        let Some(local) = &topic.local else { return };
-        let waiting =
-            local.backlog.iter().filter(|(from, sequence, _)| *from == peer && *sequence > 0).count();
-        let Some((_, taken)) = local.publishers.get(&node) else { return };
-        let acked = taken - waiting as u64;
-        let name = topic.name.clone();
-        self.send(
-            link,
-            &Command::Credit { topic: name.as_str(), up: true, acked, limit: acked + UPLINK_WINDOW },
-        );
+        self.accept(topic, data)
     }
 
     /// From the owner, unnumbered.
@@ -327,17 +276,20 @@ impl Node {
             return Err(NotFollowed);
         }
         self.counters.received += 1;
-        self.deliver(topic, data);
+        self.deliver(topic, data, Fit::Lossy);
         Ok(())
     }
 
     #[inline]
-    fn deliver(&mut self, id: TopicId, data: &Bytes) {
+    fn deliver(&mut self, id: TopicId, data: &Bytes, fit: Fit) {
         let topic = &self.topics[id];
         for &sub in &topic.subs {
             let ring = &mut self.subs[sub].ring;
             let dropped = ring.dropped;
-            if ring.push(&topic.name, data) {
+            if !ring.is_fresh() {
+                self.fresh.push(sub);
+            }
+            if ring.push(&topic.name, data, fit) {
                 self.outputs.push_back(Output::Readable(sub));
             }
             self.counters.dropped += ring.dropped - dropped;
@@ -380,6 +332,7 @@ impl Node {
         let mut at = 0;
         let mut current: Option<(u32, &mut Inbound)> = None;
         let mut publishes: Vec<TopicId> = Vec::new();
+        let node = self.peers[peer].node;
         while let Some(record) = next_record(body, &mut at) {
             match record? {
                 Record::Define { alias, kind, epoch, next, topic } => {
@@ -406,26 +359,30 @@ impl Node {
                     let data = body.slice(start..start + len);
                     let sequence = stream.next;
                     stream.next += 1;
+                    stream.received_bytes += len as u64;
                     self.counters.received += 1;
                     if self.topics.get(stream.topic).is_none_or(|topic| topic.generation != stream.generation)
                     {
                         continue;
                     }
                     match stream.kind {
-                        Kind::Open => self.deliver(stream.topic, &data),
+                        Kind::Open => self.deliver(stream.topic, &data, Fit::Lossy),
                         Kind::Message => self.numbered(id, stream, sequence, &data),
                         Kind::Publish => {
+                            let Some(node) = node else { continue };
                             if !publishes.contains(&stream.topic) {
                                 publishes.push(stream.topic);
                             }
-                            self.publish_for(peer, stream, sequence, &data);
+                            self.publish_for(id, node, stream, sequence, &data);
                         }
                     }
                 }
             }
         }
-        for topic in publishes {
-            self.ack_publisher(topic, peer);
+        if let Some(node) = node {
+            for topic in publishes {
+                self.ack_publisher(topic, node);
+            }
         }
         Ok(())
     }
@@ -456,7 +413,7 @@ impl Node {
             }
         }
         let generation = self.topics[topic].generation;
-        Ok(Inbound { topic, generation, kind, epoch, next })
+        Ok(Inbound { topic, generation, kind, epoch, next, received_bytes: 0 })
     }
 
     /// A message from the owner, with its number.
@@ -472,35 +429,15 @@ impl Node {
         }
         let missing = (sequence > upstream.have + 1).then_some((upstream.have + 1, sequence - 1));
         upstream.have = sequence;
-        upstream.unacked_bytes += data.len();
-        upstream.len_max = upstream.len_max.max(data.len());
-        if upstream.lossless && !std::mem::replace(&mut upstream.touched, true) {
-            self.touched.push(stream.topic);
+        let lossless = upstream.lossless;
+        if lossless {
+            self.credit_later(stream.topic, data.len());
         }
         if let Some((first, last)) = missing {
+            self.grant_used(stream.topic, Amount { messages: last - first + 1, bytes: 0 });
             self.deliver_gap(stream.topic, first, Some(last));
         }
-        self.deliver(stream.topic, data);
-    }
-
-    fn publish_for(&mut self, peer: PeerId, stream: &Inbound, sequence: u64, data: &Bytes) {
-        let Some(node) = self.peers[peer].node else { return };
-        let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
-        let taken = local.publishers.entry(node).or_insert((stream.epoch, 0));
-        if taken.0 != stream.epoch {
-            *taken = (stream.epoch, 0);
-        }
-        if sequence <= taken.1 {
-            self.counters.duplicates += 1;
-            return;
-        }
-        let before = std::mem::replace(&mut taken.1, sequence);
-        if self.accept(stream.topic, peer, sequence, data).is_err() {
-            // Not taken: it will come again.
-            if let Some(local) = self.topics[stream.topic].local.as_mut() {
-                local.publishers.insert(node, (stream.epoch, before));
-            }
-        }
+        self.deliver(stream.topic, data, if lossless { Fit::Lossless } else { Fit::Lossy });
     }
 
     fn sub_acked(
@@ -523,6 +460,7 @@ impl Node {
         let (old_epoch, have) = (upstream.epoch, upstream.have);
         upstream.live = true;
         upstream.lossless = lossless;
+        (upstream.received_bytes, upstream.unacked_bytes) = (0, 0);
         if old_epoch != epoch {
             (upstream.epoch, upstream.have) = (epoch, next - 1);
             if old_epoch != 0 || have == u64::MAX {
@@ -531,6 +469,9 @@ impl Node {
         } else if next > have.saturating_add(1) {
             upstream.have = next - 1;
             self.deliver_gap(topic, have + 1, Some(next - 1));
+        }
+        if !lossless {
+            self.grant_ends(topic);
         }
         self.changed = true;
         Ok(())
@@ -550,101 +491,14 @@ impl Node {
         let state = &mut self.topics[topic];
         let from = if state.open { first } else { first.max(state.upstream.have + 1) };
         if last >= from {
+            let lossless = state.upstream.lossless;
             state.upstream.have = if state.open { 0 } else { last };
+            if lossless && !std::mem::replace(&mut state.upstream.touched, true) {
+                self.touched.push(topic);
+            }
+            self.grant_used(topic, Amount { messages: last - from + 1, bytes: 0 });
             self.deliver_gap(topic, from, Some(last));
         }
         Ok(())
-    }
-
-    fn credited(
-        &mut self,
-        id: LinkId,
-        name: &str,
-        up: bool,
-        acked: u64,
-        limit: u64,
-    ) -> Result<(), NotFollowed> {
-        let topic = *self.names.get(name).ok_or(NotFollowed)?;
-        let state = &mut self.topics[topic];
-        if up {
-            let uplink = state.uplink.as_mut().filter(|uplink| uplink.link.is_some()).ok_or(NotFollowed)?;
-            uplink.log.trim_to((acked.saturating_add(1)).min(uplink.log.next()));
-            uplink.next = uplink.next.max(uplink.log.first());
-            self.pump_uplink(topic);
-            self.room();
-            return Ok(());
-        }
-        let local = state.local.as_mut().ok_or(NotFollowed)?;
-        let cursor = local.cursors.iter_mut().find(|cursor| cursor.link == id).ok_or(NotFollowed)?;
-        if acked >= cursor.next {
-            return Err(NotFollowed);
-        }
-        cursor.stalled = false;
-        cursor.acked = cursor.acked.max(acked);
-        cursor.limit = cursor.limit.max(limit);
-        self.acked_changed(topic);
-        self.pump(topic, id);
-        Ok(())
-    }
-
-    /// How many messages of a topic fit into the rings that they go to.
-    pub(super) fn window(&self, id: TopicId) -> u64 {
-        let topic = &self.topics[id];
-        let room = |sub: &SubId| {
-            let sub = &self.subs[*sub];
-            let room = sub.ring.room(topic.upstream.len_max);
-            // Topics of one ring share its room.
-            if room == 0 { 0 } else { (room / sub.topics.len().max(1)).max(1) }
-        };
-        topic.subs.iter().map(room).min().unwrap_or(usize::MAX >> 1) as u64
-    }
-
-    /// Acknowledges what needs it now; the rest soon.
-    fn credit_touched(&mut self) {
-        let mut later = Vec::new();
-        for id in std::mem::take(&mut self.touched) {
-            let Some(topic) = self.topics.get(id) else { continue };
-            let upstream = &topic.upstream;
-            let used = upstream.limit_sent.saturating_sub(upstream.acked_sent);
-            let left = upstream.limit_sent.saturating_sub(upstream.have);
-            if left <= used / 2 || upstream.unacked_bytes >= CREDIT_BYTES {
-                self.send_credit(id);
-            } else {
-                later.push(id);
-            }
-        }
-        if !later.is_empty() {
-            self.touched = later;
-            self.credit_soon();
-        }
-    }
-
-    pub(super) fn send_credit(&mut self, id: TopicId) {
-        let Some(topic) = self.topics.get(id) else { return };
-        let window = self.window(id);
-        let name = topic.name.clone();
-        let upstream = &mut self.topics[id].upstream;
-        upstream.touched = false;
-        let Some(link) = upstream.link.filter(|_| upstream.live && upstream.lossless) else { return };
-        let (acked, limit) = (upstream.have, upstream.have.saturating_add(window));
-        upstream.unacked_bytes = 0;
-        (upstream.acked_sent, upstream.limit_sent) = (acked, limit);
-        self.send(link, &Command::Credit { topic: name.as_str(), up: false, acked, limit });
-    }
-
-    /// A ring has room again: owners that had to stop may go on.
-    pub(super) fn credit_after_take(&mut self, sub: SubId) {
-        for id in self.subs[sub].topics.clone() {
-            let upstream = &self.topics[id].upstream;
-            if upstream.lossless && upstream.link.is_some() {
-                let left = upstream.limit_sent.saturating_sub(upstream.have);
-                if self.window(id) >= left.saturating_mul(2) {
-                    self.send_credit(id);
-                }
-            }
-            if self.topics[id].local.as_ref().is_some_and(|local| !local.backlog.is_empty()) {
-                self.drain_backlog(id);
-            }
-        }
     }
 }

@@ -340,10 +340,7 @@ impl Node {
 
     /// Puts a command into a link's outbox.
     pub(super) fn send(&mut self, id: LinkId, command: &Command<'_>) {
-        let link = &mut self.links[id];
-        if link.closing {
-            return;
-        }
+        let Some(link) = self.links.get_mut(id).filter(|link| !link.closing) else { return };
         link.outbox.put_command(command, link.delimited);
         if link.outbox.bytes() > self.options.send_bytes_max * 2 + CONTROL_BYTES_MAX {
             return self.close(id, "it does not read: too many commands wait for it");
@@ -364,11 +361,14 @@ impl Node {
         let Some(link) = self.links.try_remove(id) else { return };
         let peer = link.peer;
         let node = peer.and_then(|peer| self.peers[peer].node);
+        // First, because what follows makes room, and with it answers to peers.
+        if let Some(peer) = peer {
+            self.peers[peer].links.retain(|l| *l != id);
+        }
         for topic in link.cursors.iter().copied() {
             self.cursor_remove(topic, id, node);
         }
         if let Some(peer) = peer {
-            self.peers[peer].links.retain(|l| *l != id);
             let gone = self.peers[peer].links.is_empty();
             let mut affected: Vec<TopicId> = self.peers[peer].topics.keys().copied().collect();
             affected.sort_unstable();
@@ -406,7 +406,10 @@ impl Node {
         let Some(local) = self.topics.get_mut(id).and_then(|topic| topic.local.as_mut()) else { return };
         let Some(at) = local.cursors.iter().position(|cursor| cursor.link == link) else { return };
         let cursor = local.cursors.remove(at);
-        if let (Some(node), Policy::Block { .. }) = (node, local.options.policy) {
+        // Between two nodes there may be two connections; it may have moved to the other one before.
+        let of_node = |link: &Link| link.peer.and_then(|peer| self.peers[peer].node) == node;
+        let moved = local.cursors.iter().any(|cursor| self.links.get(cursor.link).is_some_and(of_node));
+        if let (Some(node), Policy::Block { .. }) = (node.filter(|_| !moved), local.options.policy) {
             local.absent.retain(|absent| absent.node != node);
             local.absent.push(Absent { node, acked: cursor.acked, since: now });
         }

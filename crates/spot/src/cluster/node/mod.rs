@@ -3,6 +3,7 @@
 //! A driver tells it the time ([`Node::advance`]), gives it what peers sent ([`Node::handle_batch`]), and does what
 //! [`Node::poll_output`] says. The simulator is such a driver too.
 
+mod credit;
 mod inward;
 mod links;
 mod outward;
@@ -25,7 +26,7 @@ use super::{
     log::Log,
     membership::{Membership, PeerState},
     outbox::Outbox,
-    ring::{Arrival, Ring},
+    ring::{Amount, Arrival, Ring},
 };
 use crate::{SubscriptionOptions, Topic, TopicPattern};
 
@@ -243,6 +244,10 @@ struct Cursor {
     acked: u64,
     /// All up to here may be put.
     limit: u64,
+    /// Bytes of payload that were put, since the stream began on this link.
+    sent_bytes: u64,
+    /// So many may be put.
+    limit_bytes: u64,
     /// Whether the link knows the alias.
     defined: bool,
     /// Messages that were dropped for it and that it has not been told of.
@@ -259,6 +264,23 @@ struct Absent {
     since: Duration,
 }
 
+/// A node that publishes to a topic that we own.
+#[derive(Debug, Default)]
+struct Publisher {
+    /// Which life of its stream.
+    epoch: u64,
+    /// The sequence number of the last message taken from it.
+    taken: u64,
+    /// How much of it is in the backlog.
+    waiting: Amount,
+    /// Where its stream comes from. Between two nodes there may be two connections, and each may prefer another.
+    link: LinkId,
+    /// Bytes of payload that came since its stream began on this connection.
+    received_bytes: u64,
+    /// When it was last heard of.
+    heard_at: Duration,
+}
+
 /// A topic as its owner sees it.
 #[derive(Debug)]
 struct Local {
@@ -269,12 +291,13 @@ struct Local {
     absent: Vec<Absent>,
     /// All up to here have arrived everywhere.
     acked: u64,
-    /// What came from other nodes and waits for room: peer, its sequence number, payload.
-    backlog: VecDeque<(PeerId, u64, bytes::Bytes)>,
+    /// What came from other nodes and waits for room: who, its sequence number (0 if it has none), payload.
+    backlog: VecDeque<(Option<NodeId>, u64, bytes::Bytes)>,
+    /// Bytes of those without a number.
+    backlog_bytes: usize,
     /// Since when the backlog waits.
     blocked_since: Option<Duration>,
-    /// The last message taken from each publishing node: its incarnation and sequence number.
-    publishers: HashMap<NodeId, (u64, u64)>,
+    publishers: HashMap<NodeId, Publisher>,
     /// Another node has a higher epoch.
     ceded: bool,
 }
@@ -290,10 +313,15 @@ struct Upstream {
     /// What to resume from.
     epoch: u64,
     have: u64,
-    acked_sent: u64,
-    limit_sent: u64,
-    unacked_bytes: usize,
-    len_max: usize,
+    /// What the owner may still send.
+    granted: Amount,
+    /// What it was given with the last grant.
+    window: Amount,
+    /// Bytes of payload that came since the stream began on this connection.
+    received_bytes: u64,
+    /// Those of them that are not acknowledged.
+    unacked_bytes: u64,
+    len_max: u64,
     touched: bool,
 }
 
@@ -304,6 +332,12 @@ struct Uplink {
     log: Log,
     next: u64,
     defined: bool,
+    /// All up to here may be sent.
+    limit: u64,
+    /// Bytes of payload that were sent, since the stream began on this link.
+    sent_bytes: u64,
+    /// So many may be sent.
+    limit_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -326,6 +360,8 @@ struct Sub {
     open: bool,
     ring: Ring,
     topics: Vec<TopicId>,
+    /// Lossless topics whose owners were given less than they might have.
+    starved: BTreeSet<TopicId>,
 }
 
 /// One subscription of a peer to streams without an owner, or a pattern.
@@ -338,6 +374,8 @@ struct Inbound {
     kind: Kind,
     epoch: u64,
     next: u64,
+    /// Bytes of payload that came.
+    received_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -411,6 +449,10 @@ pub struct Node {
     scratch: bytes::BytesMut,
     /// Topics with messages since the last CREDIT.
     touched: Vec<TopicId>,
+    /// Subscriptions that got something from the batch at hand.
+    fresh: Vec<SubId>,
+    /// Topics of ours with a backlog.
+    blocked: BTreeSet<TopicId>,
     /// When the next CREDITs are due that nobody hurried.
     credit_at: Option<Duration>,
     syncs: BTreeMap<u64, BTreeMap<PeerId, u64>>,
@@ -445,6 +487,8 @@ impl Node {
             changed: false,
             scratch: bytes::BytesMut::new(),
             touched: Vec::new(),
+            fresh: Vec::new(),
+            blocked: BTreeSet::new(),
             credit_at: None,
             syncs: BTreeMap::new(),
             syncs_begun: 0,
@@ -494,8 +538,8 @@ impl Node {
 
     /// Begins a subscription; it hears nothing until it has patterns.
     pub fn sub_open(&mut self, bounds: SubscriptionOptions, open: bool) -> SubId {
-        let (patterns, topics) = Default::default();
-        self.subs.insert(Sub { patterns, open, ring: Ring::new(bounds), topics })
+        let (patterns, topics, starved) = Default::default();
+        self.subs.insert(Sub { patterns, open, ring: Ring::new(bounds), topics, starved })
     }
 
     /// Takes what a subscription holds, up to `max` arrivals.

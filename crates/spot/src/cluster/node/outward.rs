@@ -2,14 +2,16 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Cursor, Event, LinkId, Links, Local, Log, Node, Output, Policy, Protocol, TopicId, Uplink};
+use super::{
+    Amount, Cursor, Event, LinkId, Links, Local, Log, Node, Output, Policy, Protocol, TopicId, Uplink,
+    credit::UPLINK_WINDOW, inward::UNBOUNDED,
+};
 use crate::cluster::{
     command::{Command, Kind, code, put_data_header, put_define},
+    ring::Fit,
     zmtp::frame::{MORE, put_frame, put_header},
 };
 
-/// Publishes to one owner at most that it has not acknowledged.
-pub(super) const UPLINK_WINDOW: u64 = 8192;
 /// Streams without an owner at most; the oldest is forgotten, and numbered anew if it comes back.
 const OPEN_TOPICS_MAX: usize = 1 << 16;
 
@@ -108,6 +110,7 @@ fn emit(
         cursor.acked = sequence;
     }
     cursor.next = sequence + 1;
+    cursor.sent_bytes += payload.len() as u64;
     cursor.stalled = false;
     link.outbox.schedule()
 }
@@ -199,15 +202,24 @@ impl Node {
         let name = self.topics[id].name.clone();
         for link in self.links.iter().map(|(link, _)| link).collect::<Vec<_>>() {
             if self.has_interest(link, &name) {
-                self.cursor_add(id, link, 1, u64::MAX);
+                self.cursor_add(id, link, 1, UNBOUNDED);
             }
         }
     }
 
-    pub(super) fn cursor_add(&mut self, id: TopicId, link: LinkId, next: u64, limit: u64) {
+    pub(super) fn cursor_add(&mut self, id: TopicId, link: LinkId, next: u64, window: Amount) {
         let Some(local) = self.topics[id].local.as_mut() else { return };
-        let cursor =
-            Cursor { link, next, acked: next - 1, limit, defined: false, lost: None, stalled: false };
+        let cursor = Cursor {
+            link,
+            next,
+            acked: next - 1,
+            limit: (next - 1).saturating_add(window.messages),
+            sent_bytes: 0,
+            limit_bytes: window.bytes,
+            defined: false,
+            lost: None,
+            stalled: false,
+        };
         match local.cursors.iter_mut().find(|cursor| cursor.link == link) {
             Some(old) => *old = cursor,
             None => local.cursors.push(cursor),
@@ -235,9 +247,14 @@ impl Node {
         }
         let mut report = Report::default();
         let mut wake = false;
+        let fit = match (lossless, force) {
+            (true, false) => Fit::Lossless,
+            (true, true) => Fit::Forced,
+            (false, _) => Fit::Lossy,
+        };
         for &id in &topic.subs {
             let sub = &mut self.subs[id];
-            if sub.ring.push(&topic.name, payload) {
+            if sub.ring.push(&topic.name, payload, fit) {
                 self.outputs.push_back(Output::Readable(id));
             }
             report.delivered += 1;
@@ -258,8 +275,8 @@ impl Node {
         let mut disconnect = Vec::new();
         for cursor in &mut local.cursors {
             let outbox = &self.links[cursor.link].outbox;
-            let room = outbox.has_room(feed.bytes_max, feed.messages_max);
-            if cursor.next == sequence && sequence <= cursor.limit && room {
+            let room = outbox.has_room(payload.len(), feed.bytes_max, feed.messages_max);
+            if cursor.next == sequence && cursor.may_send(payload.len()) && room {
                 if emit(&mut self.links, cursor, &feed, &mut heads, sequence, payload) {
                     self.outputs.push_back(Output::Write(cursor.link));
                 }
@@ -384,7 +401,8 @@ impl Node {
         let mut behind = false;
         while cursor.next < local.log.next() || cursor.lost.is_some() {
             let outbox = &mut self.links[link].outbox;
-            if !outbox.has_room(feed.bytes_max, feed.messages_max) {
+            let len = local.log.get(cursor.next).map_or(0, Bytes::len);
+            if !outbox.has_room(len, feed.bytes_max, feed.messages_max) {
                 behind = true;
                 break;
             }
@@ -398,7 +416,7 @@ impl Node {
                 continue;
             }
             let sequence = cursor.next;
-            let Some(payload) = local.log.get(sequence).filter(|_| sequence <= cursor.limit) else {
+            let Some(payload) = local.log.get(sequence).filter(|_| cursor.may_send(len)) else {
                 if let Some((first, last)) = cursor.lost.take() {
                     let link = &mut self.links[link];
                     if link.protocol == Protocol::Extended {
@@ -458,7 +476,8 @@ impl Node {
         let report = Report { queued: 1, ..Report::default() };
         if self.links[link].protocol != Protocol::Extended {
             let link_state = &mut self.links[link];
-            if !link_state.outbox.has_room(self.options.send_bytes_max, self.options.send_messages_max) {
+            let (bytes_max, messages_max) = (self.options.send_bytes_max, self.options.send_messages_max);
+            if !link_state.outbox.has_room(payload.len(), bytes_max, messages_max) {
                 return Publish::Full;
             }
             let mut head = std::mem::take(&mut self.scratch);
@@ -482,6 +501,9 @@ impl Node {
             log: Log::new(1),
             next: 1,
             defined: false,
+            limit: UPLINK_WINDOW.messages,
+            sent_bytes: 0,
+            limit_bytes: UPLINK_WINDOW.bytes,
         });
         if uplink.log.len() >= self.options.retained_messages_max
             || uplink.log.bytes() >= self.options.retained_bytes_max
@@ -505,10 +527,10 @@ impl Node {
         let Some(link) = self.links.get_mut(link_id) else { return };
         let alias = alias_of(id, true);
         while let Some(payload) = uplink.log.get(uplink.next) {
-            if uplink.next >= uplink.log.first() + UPLINK_WINDOW {
+            if !uplink.may_send(payload.len()) {
                 break;
             }
-            if !link.outbox.has_room(bytes_max, messages_max) {
+            if !link.outbox.has_room(payload.len(), bytes_max, messages_max) {
                 link.lagging.insert(id);
                 break;
             }
@@ -523,6 +545,7 @@ impl Node {
             self.scratch.clear();
             put_data_header(&mut self.scratch, alias, payload.len());
             link.outbox.put_message(&self.scratch, payload);
+            uplink.sent_bytes += payload.len() as u64;
             uplink.next += 1;
         }
         if link.outbox.schedule() {
@@ -536,8 +559,7 @@ impl Node {
         let owner = owner.filter(|link| self.links[*link].protocol == Protocol::Extended);
         if uplink.link != owner {
             uplink.link = owner;
-            uplink.defined = false;
-            uplink.next = uplink.log.first();
+            uplink.begin();
             self.pump_uplink(id);
         }
     }
@@ -553,6 +575,7 @@ impl Local {
             absent: Vec::new(),
             acked: 0,
             backlog: Default::default(),
+            backlog_bytes: 0,
             blocked_since: None,
             publishers: Default::default(),
             ceded: false,

@@ -1,11 +1,14 @@
 //! Which topics there are, who owns them, and who here listens.
 
-use super::{LinkId, Local, Node, Output, Owner, PeerId, SubId, TopicId, TopicOptions, TopicState, Upstream};
+use super::{
+    Amount, LinkId, Local, Node, Output, Owner, PeerId, SubId, TopicId, TopicOptions, TopicState, Upstream,
+};
 use crate::{
     Topic, TopicPattern,
     cluster::{
         command::{Command, Resume},
         node::{Event, Protocol},
+        ring::Fit,
     },
     topic::InvalidTopic,
 };
@@ -124,6 +127,8 @@ impl Node {
         for sub in topic.subs {
             if let Some(sub) = self.subs.get_mut(sub) {
                 sub.topics.retain(|t| *t != id);
+                sub.starved.remove(&id);
+                sub.ring.promise(topic.upstream.granted, Amount::default());
             }
         }
         for cursor in topic.local.iter().flat_map(|local| &local.cursors) {
@@ -303,6 +308,8 @@ impl Node {
         }
         topic.subs.push(sub);
         self.subs[sub].topics.push(id);
+        // What the owner may send already comes here too.
+        self.subs[sub].ring.promise(Amount::default(), topic.upstream.granted);
         self.replay_locally(id, sub);
         self.reroute(id);
     }
@@ -317,7 +324,7 @@ impl Node {
         let mut wake = false;
         for sequence in first..local.log.next() {
             if let Some(payload) = local.log.get(sequence) {
-                wake |= self.subs[sub].ring.push(&topic.name, payload);
+                wake |= self.subs[sub].ring.push(&topic.name, payload, Fit::Lossy);
             }
         }
         if wake {
@@ -327,7 +334,10 @@ impl Node {
 
     fn detach(&mut self, id: TopicId, sub: SubId) {
         self.topics[id].subs.retain(|s| *s != sub);
+        let granted = self.topics[id].upstream.granted;
         self.subs[sub].topics.retain(|t| *t != id);
+        self.subs[sub].starved.remove(&id);
+        self.subs[sub].ring.promise(granted, Amount::default());
         self.reroute(id);
         self.topic_gc(id);
     }
@@ -397,16 +407,22 @@ impl Node {
         if topic.upstream.link != wanted {
             let old = std::mem::replace(&mut topic.upstream.link, wanted);
             topic.upstream.live = false;
+            topic.upstream.len_max = 0;
             let (epoch, have) = (topic.upstream.epoch, topic.upstream.have);
+            self.grant_ends(id);
             if let Some(old) = old.filter(|old| self.links.get(*old).is_some_and(|link| !link.closing)) {
                 self.send(old, &Command::Unsubscribe { topic: name.as_str(), open: false });
             }
             if let Some(link) = wanted {
                 let extended = self.links[link].protocol == Protocol::Extended;
-                let window = self.window(id);
-                let resume = extended.then_some(Resume { open: false, epoch, have, window });
-                let upstream = &mut self.topics[id].upstream;
-                upstream.limit_sent = 0;
+                let window = if extended { self.grant(id) } else { Default::default() };
+                let resume = extended.then_some(Resume {
+                    open: false,
+                    epoch,
+                    have,
+                    window: window.messages,
+                    window_bytes: window.bytes,
+                });
                 self.send(link, &Command::Subscribe { topic: name.as_str(), resume });
                 if let (false, Some(peer)) = (extended, self.links[link].peer) {
                     self.topics[id].upstream.barrier = self.barrier(peer);

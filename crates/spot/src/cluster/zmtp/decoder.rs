@@ -48,6 +48,8 @@ pub struct Batch {
     pub frames: Vec<Frame>,
     /// What the frames point into.
     pub bytes: Bytes,
+    /// How much memory a slice of it keeps alive.
+    pub pins: usize,
 }
 
 impl Batch {
@@ -151,7 +153,8 @@ impl Decoder {
             frame.start -= whole_bytes as u32;
         }
         self.scanned = at - whole_bytes;
-        Ok(Batch { frames, bytes: buffer.split_to(whole_bytes).freeze() })
+        let pins = buffer.capacity();
+        Ok(Batch { frames, bytes: buffer.split_to(whole_bytes).freeze(), pins })
     }
 
     fn decode_sealed(&mut self, buffer: &mut BytesMut) -> Result<Batch, ZmtpError> {
@@ -183,7 +186,8 @@ impl Decoder {
         for frame in &mut self.partial {
             frame.start -= whole_bytes as u32;
         }
-        Ok(Batch { frames, bytes: self.plain.split_to(whole_bytes).freeze() })
+        let pins = self.plain.capacity();
+        Ok(Batch { frames, bytes: self.plain.split_to(whole_bytes).freeze(), pins })
     }
 
     fn check(&self, len: u64, frames: usize) -> Result<(), ZmtpError> {

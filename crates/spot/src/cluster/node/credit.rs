@@ -1,0 +1,350 @@
+//! Who may send how much: windows of lossless topics, from owners to subscribers and from publishers to owners.
+//!
+//! A window counts messages and bytes of payload. Its limits are absolute: a sequence number, and bytes since the stream
+//! began on this connection, so that nothing has to be answered and nothing is counted twice. A message that is larger than
+//! what is left goes when all before it has arrived.
+
+use bytes::Bytes;
+
+use super::{Amount, LinkId, Node, Publish, TopicId, inward::NotFollowed};
+use crate::cluster::command::{Command, NodeId};
+
+/// Publishes to one owner at most that it has not published.
+pub(super) const UPLINK_WINDOW: Amount = Amount { messages: 8192, bytes: 4 << 20 };
+/// This many bytes are acknowledged at once, so that the owner can let go of them.
+const CREDIT_BYTES: u64 = 256 << 10;
+
+impl super::Cursor {
+    /// Whether the subscriber wants the next message now, if it has this length.
+    #[inline]
+    pub(super) fn may_send(&self, len: usize) -> bool {
+        self.next <= self.limit
+            && (self.sent_bytes + len as u64 <= self.limit_bytes || self.acked + 1 == self.next)
+    }
+}
+
+/// Payloads of peers below this length are copied before they are kept for long.
+const SMALL_LEN_MAX: usize = 16 << 10;
+/// A log that is longer than this keeps its messages for long: somebody is slow.
+const LOG_LEN_QUICK: usize = 1024;
+
+impl super::Local {
+    /// A payload of a peer as it may be kept: a slice of a receive buffer keeps all of it alive.
+    fn own(&self, data: &Bytes) -> Bytes {
+        let stays = self.options.replay > 0 || self.log.len() > LOG_LEN_QUICK || !self.backlog.is_empty();
+        if stays && data.len() < SMALL_LEN_MAX { Bytes::copy_from_slice(data) } else { data.clone() }
+    }
+}
+
+impl super::Uplink {
+    /// Whether the owner wants the next message now, if it has this length.
+    pub(super) fn may_send(&self, len: usize) -> bool {
+        self.next <= self.limit
+            && (self.sent_bytes + len as u64 <= self.limit_bytes || self.log.first() == self.next)
+    }
+
+    /// The stream begins on a connection.
+    pub(super) fn begin(&mut self) {
+        self.defined = false;
+        self.next = self.log.first();
+        self.limit = self.next - 1 + UPLINK_WINDOW.messages;
+        (self.sent_bytes, self.limit_bytes) = (0, UPLINK_WINDOW.bytes);
+    }
+}
+
+impl Node {
+    pub(super) fn credited(
+        &mut self,
+        id: LinkId,
+        name: &str,
+        acked: u64,
+        limit: u64,
+        limit_bytes: u64,
+    ) -> Result<(), NotFollowed> {
+        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        let local = self.topics[topic].local.as_mut().ok_or(NotFollowed)?;
+        let cursor = local.cursors.iter_mut().find(|cursor| cursor.link == id).ok_or(NotFollowed)?;
+        if acked >= cursor.next {
+            return Err(NotFollowed);
+        }
+        cursor.stalled = false;
+        cursor.acked = cursor.acked.max(acked);
+        cursor.limit = cursor.limit.max(limit);
+        cursor.limit_bytes = cursor.limit_bytes.max(limit_bytes);
+        self.acked_changed(topic);
+        self.pump(topic, id);
+        Ok(())
+    }
+
+    pub(super) fn uplink_credited(
+        &mut self,
+        id: LinkId,
+        name: &str,
+        acked: u64,
+        limit: u64,
+        limit_bytes: u64,
+    ) -> Result<(), NotFollowed> {
+        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        let uplink = self.topics[topic].uplink.as_mut().ok_or(NotFollowed)?;
+        if uplink.link != Some(id) || acked >= uplink.next {
+            return Err(NotFollowed);
+        }
+        uplink.log.trim_to(acked + 1);
+        uplink.limit = uplink.limit.max(limit);
+        uplink.limit_bytes = uplink.limit_bytes.max(limit_bytes);
+        self.pump_uplink(topic);
+        self.room();
+        Ok(())
+    }
+
+    /// What the owner of a topic may be given: as much as all rings have room for that its messages go to.
+    pub(super) fn window(&self, id: TopicId) -> Amount {
+        let topic = &self.topics[id];
+        let mut window = Amount { messages: u64::MAX >> 1, bytes: u64::MAX >> 1 };
+        for &sub in &topic.subs {
+            let sub = &self.subs[sub];
+            let share = sub.ring.share(sub.topics.len(), topic.upstream.granted);
+            window.messages = window.messages.min(share.messages);
+            window.bytes = window.bytes.min(share.bytes);
+        }
+        window
+    }
+
+    /// Gives the owner of a topic a new window, at least what is left of the last; what it is now.
+    pub(super) fn grant(&mut self, id: TopicId) -> Amount {
+        let window = self.window(id);
+        let topic = &mut self.topics[id];
+        let before = topic.upstream.granted;
+        // A promise cannot be taken back.
+        let after =
+            Amount { messages: window.messages.max(before.messages), bytes: window.bytes.max(before.bytes) };
+        for &sub in &topic.subs {
+            let sub = &mut self.subs[sub];
+            sub.ring.promise(before, after);
+            let full = sub.ring.share_max(sub.topics.len());
+            match after.messages < full.messages || after.bytes < full.bytes {
+                true => sub.starved.insert(id),
+                false => sub.starved.remove(&id),
+            };
+        }
+        (topic.upstream.granted, topic.upstream.window) = (after, after);
+        topic.upstream.unacked_bytes = 0;
+        topic.upstream.touched = false;
+        after
+    }
+
+    /// The owner cannot make use of what it was given any more.
+    pub(super) fn grant_ends(&mut self, id: TopicId) {
+        let topic = &mut self.topics[id];
+        let before = std::mem::take(&mut topic.upstream.granted);
+        for &sub in &topic.subs {
+            let sub = &mut self.subs[sub];
+            sub.ring.promise(before, Amount::default());
+            sub.starved.remove(&id);
+        }
+        topic.upstream.window = Amount::default();
+        (topic.upstream.received_bytes, topic.upstream.unacked_bytes) = (0, 0);
+    }
+
+    /// So much of what the owner was given is used.
+    #[inline]
+    pub(super) fn grant_used(&mut self, id: TopicId, used: Amount) {
+        let topic = &mut self.topics[id];
+        let before = topic.upstream.granted;
+        let after = Amount {
+            messages: before.messages.saturating_sub(used.messages),
+            bytes: before.bytes.saturating_sub(used.bytes),
+        };
+        topic.upstream.granted = after;
+        for &sub in &topic.subs {
+            self.subs[sub].ring.promise(before, after);
+        }
+    }
+
+    /// A message has come and is to be acknowledged when the batch is done.
+    #[inline]
+    pub(super) fn credit_later(&mut self, id: TopicId, len: usize) {
+        let len = len as u64;
+        self.grant_used(id, Amount { messages: 1, bytes: len });
+        let upstream = &mut self.topics[id].upstream;
+        upstream.received_bytes += len;
+        upstream.unacked_bytes += len;
+        upstream.len_max = upstream.len_max.max(len);
+        if !std::mem::replace(&mut upstream.touched, true) {
+            self.touched.push(id);
+        }
+    }
+
+    /// Acknowledges what needs it now; the rest soon.
+    pub(super) fn credit_touched(&mut self) {
+        let mut later = Vec::new();
+        for id in std::mem::take(&mut self.touched) {
+            let Some(topic) = self.topics.get(id) else { continue };
+            let (upstream, left) = (&topic.upstream, topic.upstream.granted);
+            let low = left.messages <= upstream.window.messages / 2
+                || left.bytes <= (upstream.window.bytes / 2).max(upstream.len_max);
+            if low || upstream.unacked_bytes >= CREDIT_BYTES {
+                self.send_credit(id);
+            } else {
+                later.push(id);
+            }
+        }
+        if !later.is_empty() {
+            self.touched = later;
+            self.credit_soon();
+        }
+    }
+
+    pub(super) fn send_credit(&mut self, id: TopicId) {
+        let Some(topic) = self.topics.get_mut(id) else { return };
+        topic.upstream.touched = false;
+        let upstream = &topic.upstream;
+        let Some(link) = upstream.link.filter(|_| upstream.live && upstream.lossless) else { return };
+        let granted = self.grant(id);
+        let topic = &self.topics[id];
+        let (name, upstream) = (topic.name.clone(), &topic.upstream);
+        let limit = upstream.have.saturating_add(granted.messages);
+        let limit_bytes = upstream.received_bytes.saturating_add(granted.bytes);
+        let acked = upstream.have;
+        self.send(link, &Command::Credit { topic: name.as_str(), up: false, acked, limit, limit_bytes });
+    }
+
+    /// A ring has room again: owners that had to stop may go on.
+    pub(super) fn credit_after_take(&mut self, sub: super::SubId) {
+        for id in self.subs[sub].starved.iter().copied().collect::<Vec<_>>() {
+            let Some(topic) = self.topics.get(id) else { continue };
+            let (left, window) = (topic.upstream.granted, self.window(id));
+            let more = |window: u64, left: u64| window > 0 && window >= left.saturating_mul(2);
+            if more(window.messages, left.messages) || more(window.bytes, left.bytes) {
+                self.send_credit(id);
+            }
+        }
+        for id in self.blocked.iter().copied().collect::<Vec<_>>() {
+            self.drain_backlog(id);
+        }
+    }
+
+    /// A numbered message of another node, for a topic of ours.
+    pub(super) fn publish_for(
+        &mut self,
+        link: LinkId,
+        node: NodeId,
+        stream: &super::Inbound,
+        sequence: u64,
+        data: &Bytes,
+    ) {
+        let now = self.now;
+        let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
+        let publisher = local.publishers.entry(node).or_default();
+        if publisher.epoch != stream.epoch {
+            (publisher.epoch, publisher.taken) = (stream.epoch, 0);
+        }
+        (publisher.link, publisher.received_bytes) = (link, stream.received_bytes);
+        publisher.heard_at = now;
+        if sequence <= publisher.taken {
+            self.counters.duplicates += 1;
+            return;
+        }
+        let (waiting, len) = (publisher.waiting, data.len() as u64);
+        let too_much = waiting.messages >= UPLINK_WINDOW.messages
+            || waiting.messages > 0 && waiting.bytes + len > UPLINK_WINDOW.bytes;
+        if too_much {
+            return self.close(link, "it published more than it was told to");
+        }
+        publisher.taken = sequence;
+        let data = &local.own(data);
+        if local.backlog.is_empty()
+            && let Publish::Done(_) = self.publish_local(stream.topic, data, false)
+        {
+            return;
+        }
+        let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
+        if let Some(publisher) = local.publishers.get_mut(&node) {
+            publisher.waiting.messages += 1;
+            publisher.waiting.bytes += len;
+        }
+        local.blocked_since.get_or_insert(now);
+        local.backlog.push_back((Some(node), sequence, data.clone()));
+        self.blocked.insert(stream.topic);
+    }
+
+    /// An unnumbered message of a founding peer, for a topic of ours. Nobody can tell it to wait, so what is beyond the
+    /// bounds of the topic is dropped.
+    pub(super) fn accept(&mut self, id: TopicId, data: &Bytes) -> Result<(), NotFollowed> {
+        let (messages_max, bytes_max) = (self.options.retained_messages_max, self.options.retained_bytes_max);
+        let now = self.now;
+        let local = self.topics[id].local.as_ref().ok_or(NotFollowed)?;
+        let data = &local.own(data);
+        if local.backlog.is_empty()
+            && let Publish::Done(_) = self.publish_local(id, data, false)
+        {
+            return Ok(());
+        }
+        let local = self.topics[id].local.as_mut().ok_or(NotFollowed)?;
+        if local.backlog.len() >= messages_max || local.backlog_bytes + data.len() > bytes_max {
+            self.counters.dropped += 1;
+            return Err(NotFollowed);
+        }
+        local.blocked_since.get_or_insert(now);
+        local.backlog_bytes += data.len();
+        local.backlog.push_back((None, 0, data.clone()));
+        self.blocked.insert(id);
+        Ok(())
+    }
+
+    pub(super) fn drain_backlog(&mut self, id: TopicId) {
+        let mut nodes = Vec::new();
+        while let Some(local) = self.topics.get_mut(id).and_then(|topic| topic.local.as_mut()) {
+            let Some((node, sequence, data)) = local.backlog.pop_front() else {
+                local.blocked_since = None;
+                break;
+            };
+            // With an empty backlog in place, so that the room that this makes does not bring us here again.
+            let rest = std::mem::take(&mut local.backlog);
+            let done = self.publish_local(id, &data, false);
+            let Some(local) = self.topics[id].local.as_mut() else { break };
+            local.backlog = rest;
+            if done == Publish::Full {
+                local.backlog.push_front((node, sequence, data));
+                break;
+            }
+            local.blocked_since = Some(self.now);
+            let Some(node) = node else {
+                local.backlog_bytes -= data.len();
+                continue;
+            };
+            if let Some(publisher) = local.publishers.get_mut(&node) {
+                publisher.waiting.messages -= 1;
+                publisher.waiting.bytes -= data.len() as u64;
+            }
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        if self.topics.get(id).and_then(|topic| topic.local.as_ref()).is_none_or(|l| l.backlog.is_empty()) {
+            self.blocked.remove(&id);
+        }
+        for node in nodes {
+            self.ack_publisher(id, node);
+        }
+    }
+
+    /// Tells a publisher what has been published for it, and how much more it may send.
+    pub(super) fn ack_publisher(&mut self, id: TopicId, node: NodeId) {
+        let topic = &self.topics[id];
+        let Some(publisher) = topic.local.as_ref().and_then(|local| local.publishers.get(&node)) else {
+            return;
+        };
+        let link = publisher.link;
+        if self.by_node.get(&node).is_none_or(|peer| !self.peers[*peer].links.contains(&link)) {
+            // It will send again what is not acknowledged, and be answered then.
+            return;
+        }
+        let acked = publisher.taken - publisher.waiting.messages;
+        let limit = acked + UPLINK_WINDOW.messages;
+        let limit_bytes =
+            publisher.received_bytes.saturating_sub(publisher.waiting.bytes) + UPLINK_WINDOW.bytes;
+        let name = topic.name.clone();
+        self.send(link, &Command::Credit { topic: name.as_str(), up: true, acked, limit, limit_bytes });
+    }
+}
