@@ -40,6 +40,18 @@ impl<'a> Reader<'a> {
         self.bytes.get(start..self.at).unwrap_or_default()
     }
 
+    /// The bytes that are left.
+    #[inline]
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    /// Goes on where only `rest`, a later [`rest`](Self::rest), is left.
+    #[inline]
+    pub(crate) const fn skip_to(&mut self, rest: &[u8]) {
+        self.at = self.bytes.len() - rest.len();
+    }
+
     /// Asks that nothing is left.
     pub fn end(&self) -> Result<(), Malformed> {
         match self.left() {
@@ -280,6 +292,108 @@ pub fn put_pair(out: &mut Vec<u8>, x: u64, y: u64) {
     }
 }
 
+/// A few numbers that are written together: gathered here without asking for room each time, then appended at once.
+pub(crate) struct Burst {
+    bytes: [u8; Self::ROOM],
+    len: usize,
+}
+
+impl Burst {
+    /// Words are written whole: an operation takes at most 48 bytes, a word that ends there eight more.
+    const ROOM: usize = 64;
+
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self { bytes: [0; Self::ROOM], len: 0 }
+    }
+
+    /// Appends the low `len` bytes of a word.
+    #[inline(always)]
+    fn word(&mut self, word: u64, len: usize) {
+        self.bytes[self.len..self.len + 8].copy_from_slice(&word.to_le_bytes());
+        self.len += len;
+    }
+
+    #[inline(always)]
+    pub(crate) fn u8(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    /// Appends at most eight bytes.
+    #[inline(always)]
+    pub(crate) fn few(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.u8(byte);
+        }
+    }
+
+    /// Writes a [`Reader::vu57`].
+    #[inline(always)]
+    pub(crate) fn vu57(&mut self, number: u64) {
+        if number < 0x80 {
+            return self.u8(number as u8);
+        }
+        let (word, len) = spread(number);
+        self.word(word, len);
+    }
+
+    /// Writes a [`Reader::b1vu56`].
+    #[inline(always)]
+    pub(crate) fn b1vu56(&mut self, flag: bool, number: u64) {
+        let head = u8::from(flag) << 7 | number as u8 & 0x3f;
+        if number < 0x40 {
+            return self.u8(head);
+        }
+        self.u8(head | 0x40);
+        let rest = number >> 6;
+        if rest < 1 << 49 {
+            let (word, len) = spread(rest);
+            self.word(word, len);
+        } else {
+            // The seventh byte behind the head has eight bits.
+            let (word, _) = spread(rest & ((1 << 42) - 1) | 1 << 42);
+            self.word(word & 0x0000_ffff_ffff_ffff | (rest >> 42) << 48, 7);
+        }
+    }
+
+    /// Writes a timestamp into a patch of `own`.
+    #[inline(always)]
+    pub(crate) fn patch_id(&mut self, own: SessionId, id: Timestamp) {
+        self.b1vu56(id.sid != own, id.time);
+        if id.sid != own {
+            self.vu57(id.sid.get());
+        }
+    }
+
+    /// Appends all that was written: a copy of a fixed size, and what is too much is cut off.
+    #[inline(always)]
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        let end = out.len() + self.len;
+        out.extend_from_slice(&self.bytes);
+        out.truncate(end);
+    }
+}
+
+/// Seven bits to each of eight bytes, the eighth with what is left; all but the last with the high bit. And how many.
+#[inline(always)]
+const fn spread(number: u64) -> (u64, usize) {
+    let bits = 64 - number.leading_zeros() as usize;
+    let len = if bits > 49 {
+        8
+    } else if bits == 0 {
+        1
+    } else {
+        bits.div_ceil(7)
+    };
+    let low = number & 0x0001_ffff_ffff_ffff;
+    let word = low & 0x0fff_ffff | (low & 0x0001_ffff_f000_0000) << 4;
+    let word = word & 0x0000_3fff_0000_3fff | (word & 0x0fff_c000_0fff_c000) << 2;
+    let word = word & 0x007f_007f_007f_007f | (word & 0x3f80_3f80_3f80_3f80) << 1;
+    let more = 0x0080_8080_8080_8080 & !(u64::MAX << (8 * (len - 1)));
+    (word | more | (number >> 49) << 56, len)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -294,6 +408,12 @@ mod tests {
             put_vu57(&mut out, n);
             put_b1vu56(&mut out, flag, n);
             put_pair(&mut out, n >> 1, n);
+            let mut burst = Burst::new();
+            burst.vu57(n);
+            burst.b1vu56(flag, n);
+            let mut same = Vec::new();
+            burst.append_to(&mut same);
+            prop_assert_eq!(&same[..], &out[..same.len()]);
             let mut reader = Reader::new(&out);
             prop_assert_eq!(reader.vu57("n").unwrap(), n);
             prop_assert_eq!(reader.b1vu56("n").unwrap(), (flag, n));

@@ -80,6 +80,14 @@ impl Document {
     /// # Errors
     /// [`ApplyError`]; then nothing has changed.
     pub fn apply_ref(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
+        match self.apply_keystroke(patch) {
+            Some(applied) => Ok(applied),
+            None => self.apply_any(patch),
+        }
+    }
+
+    /// [`apply`](Self::apply) without a look at what is usual.
+    fn apply_any(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
         let id = patch.id();
         let seen = match self.store.sessions.get(id.sid.get()) {
             Some(session) if session == self.own => Some(self.made),
@@ -155,7 +163,18 @@ impl Document {
     }
 
     /// Whether there is room for a patch of so many bytes.
+    #[inline]
     pub(super) fn admit(&self, id: Timestamp, bytes: u64) -> Result<(), ApplyError> {
+        let heap = self.store.heap.len().max(self.store.keys.len_bytes()) as u64;
+        let usual = self.store.span + bytes <= Self::ELEMENTS_MAX
+            && heap + 3 * bytes <= Self::HEAP_BYTES_MAX
+            && self.store.sessions.len() < SESSIONS_MAX
+            && self.order == Order::Logical;
+        if usual { Ok(()) } else { self.admit_slow(id, bytes) }
+    }
+
+    #[cold]
+    fn admit_slow(&self, id: Timestamp, bytes: u64) -> Result<(), ApplyError> {
         let bound = |what, value, max| {
             if value > max { Err(ApplyError::TooLarge { what, value, max }) } else { Ok(()) }
         };
@@ -314,9 +333,9 @@ impl Document {
         if let Some(after) = after
             && units as usize == bytes.len()
         {
-            let tail = self.store.contents.narrow.tail();
-            if self.store.sequence_mut(node).type_after(after, id, units, tail) {
-                self.store.contents.narrow.push(bytes);
+            let sequence = self.store.sequences.at_mut(self.store.nodes[node as usize].payload());
+            let narrow = &mut self.store.contents.narrow;
+            if sequence.type_after(after, id, bytes, &self.store.sessions, narrow) {
                 self.store.span += op.units;
                 return Some(true);
             }

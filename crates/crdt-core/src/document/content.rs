@@ -49,9 +49,7 @@ impl<T: Copy + Default> Arena<T> {
             return Appended { offset: end, moved: None };
         };
         let (next, need) = (offset + len, more.len() as u32);
-        if let Some(region) = self.regions.iter_mut().find(|r| r.next == next && r.end - r.next >= need) {
-            region.next += need;
-            self.items[next as usize..(next + need) as usize].copy_from_slice(more);
+        if self.follow(next, more) {
             return Appended { offset: next, moved: None };
         }
         if len <= MOVE_MAX {
@@ -80,6 +78,25 @@ impl<T: Copy + Default> Arena<T> {
         } else {
             self.items.extend_from_slice(more);
         }
+    }
+
+    /// Appends items right behind those that end at `end`, if there is room.
+    #[inline]
+    pub(super) fn follow(&mut self, end: u32, more: &[T]) -> bool {
+        if end == self.tail() {
+            self.push(more);
+            return true;
+        }
+        let need = more.len() as u32;
+        let Some(region) = self.regions.iter_mut().find(|r| r.next == end && r.end - r.next >= need) else {
+            return false;
+        };
+        region.next += need;
+        match (more, &mut self.items[end as usize..(end + need) as usize]) {
+            ([one], [place]) => *place = *one,
+            (more, place) => place.copy_from_slice(more),
+        }
+        true
     }
 
     /// Leaves room at the end for a chunk that stands there.

@@ -27,9 +27,8 @@ impl Document {
         let bytes = text.as_bytes();
         if units as usize == bytes.len() {
             let id = Id::new(self.own, self.time);
-            let tail = self.store.contents.narrow.tail();
-            if self.store.sequence_mut(node).type_on(position, id, units, tail) {
-                self.store.contents.narrow.push(bytes);
+            let sequence = self.store.sequences.at_mut(self.store.nodes[node as usize].payload());
+            if sequence.type_on(position, id, bytes, &mut self.store.contents.narrow) {
                 self.store.span += u64::from(units);
                 self.made = self.time + u64::from(units) - 1;
                 self.time = self.made + 1;

@@ -434,6 +434,35 @@ impl ChunkLoader<'_> {
         Ok(())
     }
 
+    /// [`text`](Self::text) for ASCII in the usual case; `false`, and nothing is done, in any other.
+    #[inline]
+    pub(crate) fn quick_text(&mut self, session: SessionIx, time: u64, text: Wtf8<'_>) -> bool {
+        let bytes = text.as_bytes();
+        let usual = self.form == Form::Str && self.is_usual(session, time, bytes.len() as u64);
+        if usual {
+            let offset = self.contents.narrow.tail();
+            self.contents.narrow.push(bytes);
+            self.push(session, time, Span::live(bytes.len() as u32), offset);
+        }
+        usual
+    }
+
+    /// [`tombstone`](Self::tombstone) in the usual case; `false`, and nothing is done, in any other.
+    #[inline]
+    pub(crate) fn quick_tombstone(&mut self, session: SessionIx, time: u64, span: u32) -> bool {
+        let usual = self.is_usual(session, time, span.into());
+        if usual {
+            self.push(session, time, Span::dead(span), 0);
+        }
+        usual
+    }
+
+    /// Whether there is room for elements that the clock is above of already.
+    #[inline]
+    const fn is_usual(&self, session: SessionIx, time: u64, units: u64) -> bool {
+        units > 0 && time + units - 1 <= session.seen && *self.span + units <= SPAN_MAX as u64
+    }
+
     /// Whether so many elements can be added; the clock is above them from now on.
     #[inline]
     fn admit(&mut self, form: Form, session: SessionIx, time: u64, units: u64) -> Result<(), LoadError> {
@@ -446,7 +475,7 @@ impl ChunkLoader<'_> {
         }
         bound("elements of all sequences", self.span.saturating_add(units), u64::from(SPAN_MAX))?;
         let last = bound("times", time.saturating_add(units - 1), crate::id::MAX_ID - 1)?;
-        if last > session.seen || last >= *self.time {
+        if last > session.seen {
             if session.at == self.own {
                 *self.made = last.max(*self.made);
             } else {

@@ -12,6 +12,7 @@ mod check;
 mod content;
 mod edit;
 mod keys;
+mod keystroke;
 mod load;
 mod node;
 mod read;

@@ -21,6 +21,8 @@ pub(super) struct Session {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sessions {
     list: Vec<Session>,
+    /// The id of each, side by side for the search.
+    sids: Vec<u64>,
     /// Used from the [`LISTED`](Self::LISTED)th session on.
     by_sid: HashMap<u64, u32>,
     /// The peers in the order in which something of theirs was seen first.
@@ -33,12 +35,13 @@ impl Sessions {
     /// So few are found by looking at each.
     const LISTED: usize = 8;
 
+    #[inline]
     pub(super) fn get(&self, sid: u64) -> Option<u32> {
-        if self.list.get(self.last as usize).is_some_and(|session| session.sid == sid) {
+        if self.sids.get(self.last as usize) == Some(&sid) {
             return Some(self.last);
         }
-        if self.list.len() <= Self::LISTED {
-            return self.list.iter().position(|session| session.sid == sid).map(|at| at as u32);
+        if self.sids.len() <= Self::LISTED {
+            return self.sids.iter().position(|&at| at == sid).map(|at| at as u32);
         }
         self.by_sid.get(&sid).copied()
     }
@@ -50,6 +53,7 @@ impl Sessions {
             return at;
         }
         let at = self.list.len() as u32;
+        self.sids.push(sid);
         self.list.push(Session { sid, seen: None, nodes: TimeIndex::default() });
         if self.list.len() > Self::LISTED {
             if self.by_sid.is_empty() {
@@ -59,6 +63,12 @@ impl Sessions {
         }
         self.last = at;
         at
+    }
+
+    /// The public id of a session.
+    #[inline]
+    pub(super) fn sid_at(&self, session: u32) -> u64 {
+        self.sids[session as usize]
     }
 
     pub(super) fn at(&self, session: u32) -> &Session {
@@ -92,6 +102,6 @@ impl Sessions {
 
 impl Sids for Sessions {
     fn sid(&self, session: u32) -> u64 {
-        self.list[session as usize].sid
+        self.sid_at(session)
     }
 }

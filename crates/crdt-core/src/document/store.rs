@@ -80,10 +80,6 @@ impl Store {
         self.sequences.at(self.node(node).payload())
     }
 
-    pub(super) fn sequence_mut(&mut self, node: u32) -> &mut Sequence {
-        self.sequences.at_mut(self.nodes[node as usize].payload())
-    }
-
     pub(super) fn obj(&self, node: u32) -> &Obj {
         self.objs.at(self.node(node).payload())
     }

@@ -338,6 +338,9 @@ fn delete(model: &mut Model, node: u32, id: Timestamp, position: usize, len: usi
     if position.checked_add(len).is_none_or(|end| end > total) {
         return Err(EditError::OutOfRange { position: position.saturating_add(len), len: total });
     }
+    if len == 0 {
+        return Ok(());
+    }
     room(doc, 1)?;
     patch.skip_to(doc.time());
     let spans = doc.edit_delete(node, position as u32, len as u32);

@@ -9,7 +9,7 @@ use crate::{
     SessionId, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{Reader, put_patch_id, put_vu57},
+        wire::{Burst, Reader, put_patch_id, put_vu57},
     },
     id::MAX_ID,
     text::{Text, Wtf8},
@@ -55,14 +55,20 @@ impl PatchBuilder {
     }
 
     /// Goes on at a later time: the clock has seen others. An open patch bridges the gap with a `nop`.
+    #[inline]
     pub fn skip_to(&mut self, time: u64) {
         if time > self.next {
-            if self.op_count == 0 {
-                self.start.time = time;
-                self.next = time;
-            } else {
-                self.nop(time - self.next);
-            }
+            self.skip(time);
+        }
+    }
+
+    #[cold]
+    fn skip(&mut self, time: u64) {
+        if self.op_count == 0 {
+            self.start.time = time;
+            self.next = time;
+        } else {
+            self.nop(time - self.next);
         }
     }
 
@@ -207,10 +213,23 @@ impl PatchBuilder {
         text: Wtf8<'_>,
         units: u64,
     ) -> Timestamp {
-        put_len(&mut self.body, code::INS_STR, text.as_bytes().len() as u64);
-        self.id(obj);
-        self.id(after);
-        self.body.extend_from_slice(text.as_bytes());
+        let (own, bytes) = (self.start.sid, text.as_bytes());
+        let mut op = Burst::new();
+        if bytes.len() < 8 {
+            op.u8(code::INS_STR << 3 | bytes.len() as u8);
+        } else {
+            op.u8(code::INS_STR << 3);
+            op.vu57(bytes.len() as u64);
+        }
+        op.patch_id(own, obj);
+        op.patch_id(own, after);
+        if bytes.len() < 8 {
+            op.few(bytes);
+            op.append_to(&mut self.body);
+        } else {
+            op.append_to(&mut self.body);
+            self.body.extend_from_slice(bytes);
+        }
         self.took(units)
     }
 
@@ -252,6 +271,15 @@ impl PatchBuilder {
     /// Deletes. Each span should lie within one run of one insertion (json-joy follows no other). Empty spans are left out.
     #[inline]
     pub fn del(&mut self, obj: Timestamp, spans: &[Timespan]) -> Timestamp {
+        if let [Timespan { start, span: span @ 1.. }] = *spans {
+            let mut op = Burst::new();
+            op.u8(code::DEL << 3 | 1);
+            op.patch_id(self.start.sid, obj);
+            op.patch_id(self.start.sid, start);
+            op.vu57(span);
+            op.append_to(&mut self.body);
+            return self.took(1);
+        }
         let full = || spans.iter().filter(|span| span.span > 0);
         let len = full().count();
         if len == 0 {

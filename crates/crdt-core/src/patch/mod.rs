@@ -4,6 +4,7 @@
 //! they are walked, without allocation. [`PatchBuilder`] writes those bytes.
 
 mod builder;
+mod keystroke;
 pub(crate) mod op;
 mod rewrite;
 
@@ -11,6 +12,7 @@ use std::{fmt, sync::Arc};
 
 pub use builder::PatchBuilder;
 pub(crate) use builder::js_order;
+pub(crate) use keystroke::Keystroke;
 pub use op::{Con, Entries, Ids, Op, Slots, Spans};
 pub use rewrite::RewriteError;
 
@@ -18,7 +20,7 @@ use crate::{
     SessionId, StateVector, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{Reader, put_vu57},
+        wire::{Burst, Reader, put_vu57},
     },
     id::MAX_ID,
     text::Wtf8,
@@ -48,6 +50,8 @@ struct Head {
     ops_at: usize,
     /// Whether it may name ids of other sessions. Where that is not known it is said to.
     foreign: bool,
+    /// The operation, if it is the only one and usual, and was read.
+    keystroke: Option<Keystroke>,
 }
 
 impl<'a> PatchRef<'a> {
@@ -55,6 +59,9 @@ impl<'a> PatchRef<'a> {
     /// [`Patch::decode`] respells them.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        if let Some(head) = keystroke::read(bytes) {
+            return Ok(Self { bytes, head });
+        }
         match Self::decode_any(bytes)? {
             (patch, true) => Ok(patch),
             (_, false) => Err(Malformed::NotCanonical),
@@ -62,7 +69,6 @@ impl<'a> PatchRef<'a> {
     }
 
     /// Takes bytes as a patch, and tells whether they are canonical.
-    #[inline]
     fn decode_any(bytes: &'a [u8]) -> Result<(Self, bool), Malformed> {
         let mut r = Reader::new(bytes);
         let sid = r.session()?;
@@ -97,12 +103,19 @@ impl<'a> PatchRef<'a> {
                 max: MAX_ID,
             });
         }
-        Ok((Self { bytes, head: Head { id, span, op_count, meta, ops_at, foreign: r.foreign } }, r.canonical))
+        let head = Head { id, span, op_count, meta, ops_at, foreign: r.foreign, keystroke: None };
+        Ok((Self { bytes, head }, r.canonical))
     }
 
     /// The id of the first operation.
     pub const fn id(&self) -> Timestamp {
         self.head.id
+    }
+
+    /// The operation, if it is the only one and usual, and was read.
+    #[inline]
+    pub(crate) const fn keystroke(&self) -> Option<Keystroke> {
+        self.head.keystroke
     }
 
     /// How many ticks all operations take.
@@ -259,6 +272,9 @@ impl Patch {
     /// Takes bytes from anyone as a patch: checks them and, if they spell it in another way than json-joy's encoder and
     /// ours do, respells it.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        if let Some(head) = keystroke::read(bytes) {
+            return Ok(Self { bytes: bytes.into(), head });
+        }
         let (patch, canonical) = PatchRef::decode_any(bytes)?;
         if canonical {
             return Ok(patch.to_patch());
@@ -276,7 +292,8 @@ impl Patch {
         let mut bytes = Vec::with_capacity(30 + meta.map_or(0, <[u8]>::len) + body.len());
         let (meta, ops_at) = put_head(&mut bytes, id, meta, op_count);
         bytes.extend_from_slice(body);
-        Self { bytes: bytes.into(), head: Head { id, span, op_count, meta, ops_at, foreign: true } }
+        let head = Head { id, span, op_count, meta, ops_at, foreign: true, keystroke: None };
+        Self { bytes: bytes.into(), head }
     }
 
     /// The patch, borrowed.
@@ -339,22 +356,22 @@ fn put_head(
     op_count: u64,
 ) -> (Option<(usize, usize)>, usize) {
     let start = out.len();
-    put_vu57(out, id.sid.get());
-    put_vu57(out, id.time);
-    let meta = match meta {
-        None => {
-            out.push(0xf7);
-            None
-        }
-        Some(value) => {
-            out.push(0x81);
-            let from = out.len() - start;
-            out.extend_from_slice(value);
-            Some((from, out.len() - start))
-        }
+    let mut head = Burst::new();
+    head.vu57(id.sid.get());
+    head.vu57(id.time);
+    let Some(value) = meta else {
+        head.u8(0xf7);
+        head.vu57(op_count);
+        head.append_to(out);
+        return (None, out.len() - start);
     };
+    head.u8(0x81);
+    head.append_to(out);
+    let from = out.len() - start;
+    out.extend_from_slice(value);
+    let meta = (from, out.len() - start);
     put_vu57(out, op_count);
-    (meta, out.len() - start)
+    (Some(meta), out.len() - start)
 }
 
 impl PartialEq for Patch {

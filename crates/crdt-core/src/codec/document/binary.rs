@@ -451,7 +451,14 @@ fn read_node<'a>(
         kind::STR => {
             let (node, muted_before) = nodes.open(id, Kind::Str)?;
             let mut chunks = nodes.chunks(node)?;
-            for _ in 0..len {
+            let mut left = len;
+            while left > 0 {
+                if let (Some(chunks), IdReader::Logical(table, sessions)) = (&mut chunks, ids) {
+                    left -= super::quick::read_text_chunks(r, left, table, sessions, chunks);
+                }
+                // Whatever was not usual about the next one.
+                let Some(less) = left.checked_sub(1) else { break };
+                left = less;
                 let (session, time) = ids.read_chunk(r)?;
                 match (read_text_chunk(r)?, &mut chunks) {
                     (_, None) => {}

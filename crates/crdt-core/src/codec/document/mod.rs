@@ -8,6 +8,7 @@
 mod binary;
 mod compact;
 pub mod indexed;
+mod quick;
 pub mod sidecar;
 mod table;
 mod verbose;

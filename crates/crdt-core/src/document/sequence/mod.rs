@@ -8,6 +8,7 @@ mod few;
 mod runs;
 mod tree;
 
+use super::content::Arena;
 use few::Few;
 use runs::Runs;
 use tree::Tree;
@@ -152,33 +153,41 @@ impl Sequence {
         storage!(&mut self.storage, runs => place_at(runs, position, id))
     }
 
-    /// Typing on at the cursor, the fast way: if a run that starts with `id` just makes the chunk there longer and its
-    /// narrow content comes right behind that of the chunk, at `tail`, this does it.
+    /// Typing on at the cursor, the fast way: if a run of narrow content that starts with `id` just makes the chunk
+    /// there longer, this does it.
     #[inline]
-    pub(super) fn type_on(&mut self, position: u32, id: Id, units: u32, tail: u32) -> bool {
+    pub(super) fn type_on(&mut self, position: u32, id: Id, bytes: &[u8], narrow: &mut Arena<u8>) -> bool {
         let Some((at, end)) = self.cursor else { return false };
         let Storage::Many(tree) = &mut self.storage else { return false };
-        if end != position || !tree.extend(at, id, units, tail) {
+        if end != position || !tree.extend(at, id, bytes, narrow) {
             return false;
         }
-        self.cursor = Some((at, end + units));
-        self.grew(id, units);
+        self.cursor = Some((at, end + bytes.len() as u32));
+        self.grew(id, bytes.len() as u32);
         true
     }
 
     /// [`type_on`](Self::type_on) for a run from elsewhere that goes behind `after`.
     #[inline]
-    pub(super) fn type_after(&mut self, after: Id, id: Id, units: u32, tail: u32) -> bool {
-        // Nothing that stands behind can be larger than an id above all.
-        if id.time <= self.time_max || after.time + 1 != id.time || after.session != id.session {
+    pub(super) fn type_after(
+        &mut self,
+        after: Id,
+        id: Id,
+        bytes: &[u8],
+        sids: &impl Sids,
+        narrow: &mut Arena<u8>,
+    ) -> bool {
+        if after.time + 1 != id.time || after.session != id.session {
             return false;
         }
         let Storage::Many(tree) = &mut self.storage else { return false };
-        if !tree.extend_found(id, units, tail) {
+        // Nothing that stands behind can be larger than an id above all.
+        let is_new = id.time > self.time_max;
+        if !tree.extend_found(id, bytes, is_new, sids, narrow) {
             return false;
         }
         self.cursor = None;
-        self.grew(id, units);
+        self.grew(id, bytes.len() as u32);
         true
     }
 
@@ -237,15 +246,21 @@ impl Sequence {
         self.span += chunk.span.len();
         self.time_max = self.time_max.max(chunk.end() - 1);
         match &mut self.storage {
-            Storage::Few(few) if !few.is_full() => few.0.push(chunk),
-            Storage::Few(few) => {
-                let mut tree = Box::new(Tree::open());
-                few.0.drain(..).for_each(|chunk| tree.append(chunk));
-                tree.append(chunk);
-                self.storage = Storage::Many(tree);
-            }
             Storage::Many(tree) => tree.append(chunk),
+            Storage::Few(_) => self.push_few(chunk),
         }
+    }
+
+    #[inline(never)]
+    fn push_few(&mut self, chunk: Chunk) {
+        let Storage::Few(few) = &mut self.storage else { return };
+        if !few.is_full() {
+            return few.0.push(chunk);
+        }
+        let mut tree = Box::new(Tree::open());
+        few.0.drain(..).for_each(|chunk| tree.append(chunk));
+        tree.append(chunk);
+        self.storage = Storage::Many(tree);
     }
 
     /// Ends the [appending](Self::push) of chunks.

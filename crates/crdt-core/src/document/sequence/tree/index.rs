@@ -47,16 +47,18 @@ pub(super) struct Extent {
 /// By session, from when to when its chunks are; `None` for sessions without any.
 pub(super) fn extents(leaves: &[Leaf]) -> Vec<Option<Extent>> {
     let mut extents: Vec<Option<Extent>> = Vec::new();
-    for chunk in leaves.iter().flat_map(Leaf::chunks) {
-        let session = chunk.session as usize;
-        if extents.len() <= session {
-            extents.resize(session + 1, None);
+    for leaf in leaves {
+        for chunk in leaf.chunks() {
+            let session = chunk.session as usize;
+            if extents.len() <= session {
+                extents.resize(session + 1, None);
+            }
+            let empty = Extent { start: chunk.time, end: chunk.end(), units: 0 };
+            let extent = extents[session].get_or_insert(empty);
+            extent.start = extent.start.min(chunk.time);
+            extent.end = extent.end.max(chunk.end());
+            extent.units += chunk.span.weight() as usize;
         }
-        let empty = Extent { start: chunk.time, end: chunk.end(), units: 0 };
-        let extent = extents[session].get_or_insert(empty);
-        extent.start = extent.start.min(chunk.time);
-        extent.end = extent.end.max(chunk.end());
-        extent.units += chunk.span.weight() as usize;
     }
     extents
 }
@@ -145,11 +147,14 @@ pub(super) fn find_double(leaves: &[Leaf]) -> Option<Id> {
             (at, extent.map_or(0, |extent| extent.start))
         })
         .collect();
-    leaves
-        .iter()
-        .flat_map(Leaf::chunks)
-        .find(|chunk| !take(&mut taken, starts[chunk.session as usize], chunk))
-        .map(|chunk| chunk.id())
+    for leaf in leaves {
+        for chunk in leaf.chunks() {
+            if !take(&mut taken, starts[chunk.session as usize], &chunk) {
+                return Some(chunk.id());
+            }
+        }
+    }
+    None
 }
 
 /// Sets the bits of a chunk's times; whether none was set.

@@ -14,7 +14,7 @@ mod typing;
 use std::sync::OnceLock;
 
 use index::Index;
-use node::{FILL, Inner, Leaf, NIL};
+use node::{FILL, Inner, Leaf, NIL, WIDTH};
 
 use super::chunk::{Chunk, Id};
 
@@ -56,15 +56,20 @@ impl Tree {
     /// Appends a chunk to an open tree.
     #[inline]
     pub(super) fn append(&mut self, chunk: Chunk) {
-        if self.leaves[self.tail as usize].len as usize == FILL {
-            let leaf = Leaf { prev: self.tail, ..Leaf::new() };
-            let new = self.push_leaf(leaf);
-            self.leaves[self.tail as usize].next = new;
-            self.tail = new;
+        if self.leaves[self.tail as usize].len as usize >= FILL {
+            self.append_leaf();
         }
         let leaf = &mut self.leaves[self.tail as usize];
-        leaf.set(leaf.len as usize, chunk);
+        leaf.set(leaf.len as usize & (WIDTH - 1), chunk);
         leaf.len += 1;
+    }
+
+    #[cold]
+    fn append_leaf(&mut self) {
+        let leaf = Leaf { prev: self.tail, ..Leaf::new() };
+        let new = self.push_leaf(leaf);
+        self.leaves[self.tail as usize].next = new;
+        self.tail = new;
     }
 
     /// Builds the inner nodes over what was appended. Whether ids occur twice is for the caller to

@@ -2,23 +2,29 @@
 
 use super::{
     super::{
+        super::content::Arena,
+        Sids,
         chunk::{Chunk, Id},
-        runs::At,
+        runs::{At, Runs},
     },
     Tree,
 };
 
 impl Tree {
-    /// Makes a live chunk longer by elements whose content follows its own, if that is so: `tail` is where new narrow
-    /// content goes, `id` the first new id.
+    /// Makes a live chunk longer by elements with narrow content, if they have the ids that follow its own, `id` first,
+    /// and there is room behind its content.
     #[inline]
-    pub(in super::super) fn extend(&mut self, at: At, id: Id, units: u32, tail: u32) -> bool {
+    pub(in super::super) fn extend(&mut self, at: At, id: Id, bytes: &[u8], narrow: &mut Arena<u8>) -> bool {
         let slot = at.slot as usize;
         let leaf = &mut self.leaves[at.leaf as usize];
-        let span = leaf.span[slot];
+        let (span, units) = (leaf.span[slot], bytes.len() as u32);
         let end = leaf.time[slot] + u64::from(span.len());
-        let fits = !span.is_dead() && !span.is_wide() && leaf.offset[slot] + span.len() == tail;
-        if !fits || end != id.time || leaf.session[slot] != id.session {
+        if end != id.time
+            || leaf.session[slot] != id.session
+            || span.is_dead()
+            || span.is_wide()
+            || !narrow.follow(leaf.offset[slot] + span.len(), bytes)
+        {
             return false;
         }
         leaf.span[slot] = span.with_len(span.len() + units);
@@ -35,13 +41,25 @@ impl Tree {
         true
     }
 
-    /// [`extend`](Self::extend) for the chunk of the id's session that was found last.
+    /// [`extend`](Self::extend) for the chunk of the id's session that was found last, if nothing larger stands behind it.
     #[inline]
-    pub(in super::super) fn extend_found(&mut self, id: Id, units: u32, tail: u32) -> bool {
+    pub(in super::super) fn extend_found(
+        &mut self,
+        id: Id,
+        bytes: &[u8],
+        is_new: bool,
+        sids: &impl Sids,
+        narrow: &mut Arena<u8>,
+    ) -> bool {
         let Some(author) = self.index().known(id.session) else { return false };
         let at = author.last;
-        let stands = self.leaves.get(at.leaf as usize).is_some_and(|node| at.slot < node.len);
-        stands && self.extend(at, id, units, tail)
+        if author.end > id.time || self.leaves.get(at.leaf as usize).is_none_or(|node| at.slot >= node.len) {
+            return false;
+        }
+        if !is_new && self.next(at).is_some_and(|next| sids.after(self.get(next).id(), id)) {
+            return false;
+        }
+        self.extend(at, id, bytes, narrow)
     }
 
     /// Gives the last `len` elements of a live chunk to the tombstone on its right in the same leaf, if the two have

@@ -1,0 +1,231 @@
+//! The patch of a keystroke: one insertion of text, or one deletion of one run. Most patches are of this kind, so they are
+//! read in one go, and what was read is kept for who applies them.
+//!
+//! A patch that is unusual in any way is left to the general reader, which finds what is wrong with it, if anything is.
+
+use super::{Head, op::code};
+use crate::{SessionId, Timestamp, id::MAX_ID, text::Wtf8};
+
+/// The only operation of a patch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Keystroke {
+    Text {
+        obj: Timestamp,
+        after: Timestamp,
+        /// Where the text lies in the patch; it goes on to the end.
+        at: u32,
+        units: u32,
+    },
+    Del {
+        obj: Timestamp,
+        start: Timestamp,
+        span: u64,
+    },
+}
+
+/// Reads a patch, if it is a keystroke in its canonical spelling.
+#[inline]
+pub(super) fn read(bytes: &[u8]) -> Option<Head> {
+    let mut r = Words { bytes, last: u64::from_le_bytes(*bytes.last_chunk()?), at: 0 };
+    let sid = SessionId::new(r.vu57()?).ok().filter(|&sid| sid != SessionId::SYSTEM)?;
+    let time = r.vu57().filter(|&time| time <= MAX_ID)?;
+    // No meta, one operation.
+    let &[0xf7, 1, octet] = bytes.get(r.at..r.at + 3)? else { return None };
+    let ops_at = r.at + 2;
+    r.at += 3;
+    let (mut foreign, bits) = (false, octet & 7);
+    let (keystroke, span) = match octet >> 3 {
+        code::INS_STR => {
+            let len = if bits == 0 { r.vu57().filter(|&len| len > 7)? } else { bits.into() };
+            let obj = r.id(sid, &mut foreign)?;
+            let after = r.id(sid, &mut foreign)?;
+            let text = bytes.get(r.at..)?;
+            if text.len() as u64 != len {
+                return None;
+            }
+            let units = if text.is_ascii() { text.len() } else { Wtf8::new(text).ok()?.units() };
+            let (at, units) = (u32::try_from(r.at).ok()?, u32::try_from(units).ok()?);
+            (Keystroke::Text { obj, after, at, units }, units.into())
+        }
+        code::DEL if bits == 1 => {
+            let obj = r.id(sid, &mut foreign)?;
+            let start = r.id(sid, &mut foreign)?;
+            let span = r.vu57().filter(|&span| span > 0 && span <= MAX_ID - start.time + 1)?;
+            if r.at != bytes.len() {
+                return None;
+            }
+            (Keystroke::Del { obj, start, span }, 1)
+        }
+        _ => return None,
+    };
+    if time + span > MAX_ID {
+        return None;
+    }
+    let id = Timestamp::new(sid, time);
+    Some(Head { id, span, op_count: 1, meta: None, ops_at, foreign, keystroke: Some(keystroke) })
+}
+
+/// Reads numbers by words of eight bytes.
+struct Words<'a> {
+    bytes: &'a [u8],
+    /// The last eight bytes.
+    last: u64,
+    at: usize,
+}
+
+impl Words<'_> {
+    /// The next eight bytes; zeros stand for what is behind the end.
+    #[inline(always)]
+    fn word(&self) -> u64 {
+        match self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
+            Some(&next) => u64::from_le_bytes(next),
+            None => {
+                let left = self.bytes.len().saturating_sub(self.at) as u32;
+                self.last.checked_shr(64 - 8 * left).unwrap_or(0)
+            }
+        }
+    }
+
+    /// Steps over `len` bytes, if they are there and the last one is needed.
+    #[inline(always)]
+    fn step(&mut self, len: usize, last_byte: u64) -> Option<()> {
+        self.at += len;
+        (self.at <= self.bytes.len() && (last_byte != 0 || len == 1)).then_some(())
+    }
+
+    #[inline(always)]
+    fn vu57(&mut self) -> Option<u64> {
+        let word = self.word();
+        if word & 0x80 == 0 {
+            self.step(1, 0)?;
+            return Some(word & 0x7f);
+        }
+        // The eighth byte is the last one, whatever its high bit.
+        let stop = !word & 0x0080_8080_8080_8080;
+        let len = if stop == 0 { 8 } else { stop.trailing_zeros() / 8 + 1 };
+        let word = word & (u64::MAX >> (64 - 8 * len));
+        self.step(len as usize, word >> (8 * (len - 1)))?;
+        Some(join(word) | (word >> 56) << 49)
+    }
+
+    /// A timestamp: another session's has a flag and the session behind it.
+    #[inline(always)]
+    fn id(&mut self, own: SessionId, foreign: &mut bool) -> Option<Timestamp> {
+        let word = self.word();
+        let (flag, low) = (word & 0x80 != 0, word & 0x3f);
+        self.step(1, 0)?;
+        let time = if word & 0x40 == 0 {
+            low
+        } else {
+            // The byte of the flag is gone; of seven more, the last one has eight bits.
+            let word = word >> 8;
+            let stop = !word & 0x0000_8080_8080_8080;
+            let len = if stop == 0 { 7 } else { stop.trailing_zeros() / 8 + 1 };
+            let word = word & (u64::MAX >> (64 - 8 * len));
+            self.at += len as usize;
+            if self.at > self.bytes.len() || word >> (8 * (len - 1)) == 0 {
+                return None;
+            }
+            low | (join(word & 0x0000_ffff_ffff_ffff) | (word >> 48) << 42) << 6
+        };
+        if time > MAX_ID {
+            return None;
+        }
+        if !flag {
+            return Some(Timestamp::new(own, time));
+        }
+        *foreign = true;
+        let sid = SessionId::new(self.vu57()?).ok().filter(|&sid| sid != own)?;
+        Some(Timestamp::new(sid, time))
+    }
+}
+
+/// The low seven bits of the low seven bytes, side by side.
+#[inline(always)]
+const fn join(word: u64) -> u64 {
+    let word = word & 0x007f_7f7f_7f7f_7f7f;
+    let word = word & 0x00ff_00ff_00ff_00ff | (word & 0xff00_ff00_ff00_ff00) >> 1;
+    let word = word & 0x0000_ffff_0000_ffff | (word & 0xffff_0000_ffff_0000) >> 2;
+    word & 0x0000_0000_ffff_ffff | (word & 0xffff_ffff_0000_0000) >> 4
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Patch, PatchBuilder, PatchRef, Timespan, patch::Op};
+
+    fn number() -> impl Strategy<Value = u64> {
+        (1..=MAX_ID, 0..53u32).prop_map(|(number, shift)| (number >> shift).max(1))
+    }
+
+    fn id(own: u64) -> impl Strategy<Value = Timestamp> {
+        let sid = prop_oneof![Just(own), number()];
+        (sid, number()).prop_map(|(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time))
+    }
+
+    fn patch() -> impl Strategy<Value = Patch> {
+        let text = prop_oneof!["[a-z]{1,20}", "[aé한🙂]{1,9}"];
+        number().prop_flat_map(move |sid| {
+            (Just(sid), 0..MAX_ID / 2, id(sid), id(sid), text.clone(), number(), any::<bool>()).prop_map(
+                |(sid, time, obj, at, text, span, delete)| {
+                    let mut patch = PatchBuilder::new(SessionId::new(sid).unwrap(), time);
+                    if delete {
+                        patch.del(obj, &[Timespan { start: at, span: span.min(MAX_ID - at.time + 1) }]);
+                    } else {
+                        patch.ins_str(obj, at, &*text);
+                    }
+                    patch.finish().unwrap()
+                },
+            )
+        })
+    }
+
+    /// What was read at once says the same as what the general reader finds.
+    fn check(bytes: &[u8]) -> bool {
+        let Some(head) = read(bytes) else { return false };
+        let (patch, canonical) = PatchRef::decode_any(bytes).unwrap();
+        assert!(canonical);
+        assert_eq!((head.id, head.span, head.op_count), (patch.id(), patch.span(), patch.op_count()));
+        assert_eq!((head.ops_at, head.foreign), (patch.head.ops_at, patch.head.foreign));
+        let ops: Vec<_> = patch.ops().collect();
+        let [(_, op)] = ops[..] else { panic!("{} operations", ops.len()) };
+        match (head.keystroke.unwrap(), op) {
+            (Keystroke::Text { obj, after, at, units }, Op::InsStr { obj: o, after: a, text, units: u }) => {
+                assert_eq!((obj, after, u64::from(units)), (o, a, u));
+                assert_eq!(&bytes[at as usize..], text.as_bytes());
+            }
+            (Keystroke::Del { obj, start, span }, Op::Del { obj: o, spans }) => {
+                assert_eq!((obj, vec![Timespan { start, span }]), (o, spans.collect()));
+            }
+            (keystroke, op) => panic!("{keystroke:?} is {op:?}"),
+        }
+        true
+    }
+
+    proptest! {
+        #[test]
+        fn a_keystroke_is_read_as_any_patch_is(patch in patch()) {
+            prop_assert!(check(patch.as_bytes()) || patch.as_bytes().len() < 8);
+        }
+
+        #[test]
+        fn what_is_not_quite_a_keystroke_is_left_alone(
+            patch in patch(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            cut in any::<prop::sample::Index>(),
+            cuts: bool,
+        ) {
+            let mut bytes = patch.as_bytes().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] ^= byte;
+            }
+            if cuts {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            check(&bytes);
+        }
+    }
+}
