@@ -38,6 +38,8 @@
 pub mod record;
 pub mod message;
 pub mod session;
+pub mod dag;
+pub mod reconcile;
 pub mod wire;
 pub mod store;
 pub mod channel;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
 use serde::{Deserialize, Serialize};
 
-use crate::PatchRecord;
+use crate::{PatchRecord, dag::Link, reconcile::Symbol};
 
 /// The name of a replica's node in its group: 1 to [`Self::LEN_BYTES_MAX`] bytes without control characters, and
 /// without `*`, since it is part of a topic.
@@ -101,6 +101,51 @@ pub enum SyncMessage {
         vector: StateVector<SessionId>,
         /// Whether the receiver shall answer with its own.
         reply: bool,
+    },
+    /// "I have this beyond what you have", to one peer, after a comparison.
+    Ahead {
+        /// The sender's entries where it has more.
+        vector: StateVector<SessionId>,
+    },
+    /// "Nothing follows these nodes here", to all or to one: the heartbeat of a group that synchronises by the DAG.
+    Heads {
+        /// The latest heads, at most [`LINKS_MAX`](crate::dag::LINKS_MAX).
+        heads: Vec<Link>,
+        /// Stands for all heads; see [`Heads::digest`](crate::dag::Heads::digest).
+        digest: u64,
+    },
+    /// "Send me these nodes, and what they follow." The answer is a page of patches, or the offer of a snapshot.
+    Walk {
+        /// The asker's number for this request.
+        id: u64,
+        /// Where to begin.
+        want: Vec<Link>,
+        /// Some of what the asker has: the walk need not go there.
+        have: StateVector<SessionId>,
+        /// How large the page may be, in bytes.
+        bytes_max: u64,
+    },
+    /// "Send me coded symbols of your state vector"; see [`reconcile`](crate::reconcile).
+    Compare {
+        /// The asker's number for this request.
+        id: u64,
+        /// The asker's salt for this comparison.
+        salt: u64,
+        /// The index of the first symbol.
+        from: u64,
+        /// How many.
+        count: u64,
+    },
+    /// The answer.
+    Sketch {
+        /// The request's number.
+        id: u64,
+        /// Stands for the vector that they are of: symbols of different vectors do not go together.
+        digest: u64,
+        /// How many entries the vector has.
+        entries: u64,
+        /// The symbols.
+        symbols: Vec<Symbol>,
     },
     /// "Send me a page of these."
     Request {

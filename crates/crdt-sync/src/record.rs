@@ -5,6 +5,8 @@ use std::cmp::Reverse;
 use bytes::Bytes;
 use crdt_core::{Patch, PatchRef, SessionId, Timespan, Timestamp, codec::Malformed, id::MAX_ID};
 
+use crate::dag::{LINKS_MAX, Link};
+
 /// A patch with what a receiver must know to apply it neither too early nor twice.
 ///
 /// json-joy's patches carry no list of their causes, and the times of a session have gaps by nature, so that a hole
@@ -24,6 +26,8 @@ pub struct PatchRecord {
     pub patch: Bytes,
     /// Its author's signature; empty where patches are not signed. What it is, the `crypto` module says.
     pub proof: Bytes,
+    /// The nodes that it follows, in their order, where a group synchronises by the [DAG](crate::dag); else empty.
+    pub links: Box<[Link]>,
 }
 
 /// A record that no replica can have made.
@@ -72,6 +76,16 @@ pub enum InvalidRecord {
         /// Its length.
         len_bytes: usize,
     },
+    /// Its links are too many, out of order, or to something that is not older than itself.
+    #[error(
+        "patch {id} with {count} links: at most {LINKS_MAX} in rising order, to older patches, are taken"
+    )]
+    Links {
+        /// Its id.
+        id: Timestamp,
+        /// How many links.
+        count: usize,
+    },
     /// Its bytes are no patch.
     #[error("not a patch: {0}")]
     Patch(String),
@@ -94,6 +108,12 @@ impl PatchRecord {
             return Err(InvalidRecord::Proof { len_bytes: proof.len() });
         }
         Ok(Self { proof, ..self })
+    }
+
+    /// The same as a node that follows others.
+    pub fn with_links(self, links: Box<[Link]>) -> Result<Self, InvalidRecord> {
+        let record = Self { links, ..self };
+        record.check_links().map(|()| record)
     }
 
     /// Puts a patch in its envelope. `gap` is how far its first time is above the last of the session's previous patch.
@@ -132,7 +152,8 @@ impl PatchRecord {
         needs.dedup_by_key(|need| need.sid);
         let (id, span) = (read.id(), read.span());
         let prev = prev(id.time).ok_or(InvalidRecord::Order { id, prev: 0 })?;
-        let record = Self { id, span, prev, needs: needs.into(), patch, proof: Bytes::new() };
+        let record =
+            Self { id, span, prev, needs: needs.into(), patch, proof: Bytes::new(), links: Box::default() };
         record.check()?;
         Ok(record)
     }
@@ -153,8 +174,17 @@ impl PatchRecord {
         // which causes come before effects, which paging relies on, and keeps two patches from waiting for each other.
         match self.needs.iter().find(|needed| needed.time >= id.time + span) {
             Some(&needed) => Err(InvalidRecord::Cause { id, needed }),
-            None => Ok(()),
+            None => self.check_links(),
         }
+    }
+
+    fn check_links(&self) -> Result<(), InvalidRecord> {
+        let links = &self.links;
+        let rising = links.windows(2).all(|pair| pair[0] < pair[1]);
+        if links.len() <= LINKS_MAX && rising && links.last().is_none_or(|link| link.last < self.id.time) {
+            return Ok(());
+        }
+        Err(InvalidRecord::Links { id: self.id, count: links.len() })
     }
 
     /// Who made it.
@@ -170,6 +200,6 @@ impl PatchRecord {
     /// What it costs to hold or send, in bytes.
     pub fn len_bytes(&self) -> usize {
         // The fields beside the patch take at most four varints of 8 bytes on the wire.
-        self.patch.len() + self.proof.len() + 32
+        self.patch.len() + self.proof.len() + self.links.len() * size_of::<Link>() + 32
     }
 }

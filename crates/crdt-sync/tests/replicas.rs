@@ -7,7 +7,7 @@ use crdt_sync::{
     MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, SyncDocument as _,
     SyncError, SyncManager,
     discovery::{MemoryPeerDiscovery, MemoryPeers},
-    session::{SessionOptions, TrickleOptions},
+    session::{SessionOptions, SyncMode, TrickleOptions},
 };
 use serde_json::json;
 use spot::{MemoryPubSub, PubSub, Topic};
@@ -20,11 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Group {
     pubsub: Arc<dyn PubSub>,
     peers: MemoryPeers,
+    sync: SyncMode,
 }
 
 impl Group {
     fn new() -> Self {
-        Self { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new() }
+        Self { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), sync: SyncMode::Vectors }
+    }
+
+    /// One that synchronises by the DAG.
+    fn with_dag() -> Self {
+        Self { sync: SyncMode::Dag, ..Self::new() }
     }
 
     async fn join(&self, number: u64, format: EncodingFormat) -> Replica {
@@ -49,6 +55,7 @@ impl Group {
             store,
         );
         let manager = manager.with_options(SessionOptions {
+            sync: self.sync,
             settle: Duration::from_millis(20),
             request_timeout: Duration::from_millis(500),
             trickle: TrickleOptions { interval_min: Duration::from_millis(100), ..TrickleOptions::STANDARD },
@@ -114,9 +121,7 @@ async fn replicas_with_different_encodings_agree() {
     }
 }
 
-#[tokio::test]
-async fn a_late_replica_catches_up_page_by_page() {
-    let group = Group::new();
+async fn a_late_replica_catches_up_page_by_page_in(group: Group) {
     let first = group.join(1, EncodingFormat::Binary).await;
     first.edit(|model| model.api().root("")).await;
     let mut text = String::new();
@@ -133,8 +138,12 @@ async fn a_late_replica_catches_up_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits() {
-    let group = Group::new();
+async fn a_late_replica_catches_up_page_by_page() {
+    a_late_replica_catches_up_page_by_page_in(Group::new()).await;
+    a_late_replica_catches_up_page_by_page_in(Group::with_dag()).await;
+}
+
+async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(group: Group) {
     let first = group.join(1, EncodingFormat::MessagePack).await;
     first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
     for count in 1..100 {
@@ -157,9 +166,13 @@ async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits() {
 }
 
 #[tokio::test]
-async fn a_replica_starts_again_where_its_store_is() {
+async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits() {
+    a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(Group::new()).await;
+    a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(Group::with_dag()).await;
+}
+
+async fn a_replica_starts_again_where_its_store_is_in(alone: Group) {
     let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
-    let alone = Group::new();
     let first = alone.join_with(1, EncodingFormat::Binary, Arc::clone(&store)).await;
     first.edit(|model| model.api().root(json(json!({"a": 1})))).await;
     first.manager.stop().await;
@@ -173,6 +186,12 @@ async fn a_replica_starts_again_where_its_store_is() {
 
     let third = alone.join_with(3, EncodingFormat::Binary, store).await;
     assert_eq!(third.document.view(), json(json!({"a": 1, "b": 2})));
+}
+
+#[tokio::test]
+async fn a_replica_starts_again_where_its_store_is() {
+    a_replica_starts_again_where_its_store_is_in(Group::new()).await;
+    a_replica_starts_again_where_its_store_is_in(Group::with_dag()).await;
 }
 
 #[tokio::test]
@@ -205,4 +224,64 @@ async fn a_session_used_twice_is_noticed() {
         "patch 65537.1 is not the one known here: its session is used by two replicas"
     );
     assert_eq!(first.document.session(), twin.document.session());
+}
+
+/// Two replicas write the same place of one session, apart. Each takes the other's for its own, unless it sees the hash.
+#[tokio::test]
+async fn two_patches_at_one_place_are_noticed_by_their_hashes() {
+    let group = Group::with_dag();
+    let first = group.join(1, EncodingFormat::Binary).await;
+    let elsewhere = Group { pubsub: Arc::new(MemoryPubSub::new()), ..group.clone() };
+    let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+    let twin = elsewhere.join_with(1, EncodingFormat::Binary, Arc::clone(&store)).await;
+    first.edit(|model| model.api().root(1)).await;
+    twin.edit(|model| model.api().root(2)).await;
+    twin.manager.stop().await;
+
+    let mut events = first.manager.events();
+    let third = group.join_with(3, EncodingFormat::Binary, store).await;
+    third.edit(|model| model.api().root(3)).await;
+    let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event").unwrap();
+    let crdt_sync::session::SessionEvent::Refused(refusal) = event else { panic!("{event:?}") };
+    assert!(refusal.to_string().contains("its session is used by two replicas"), "{refusal}");
+}
+
+/// More authors than a state vector is sent for: the late one reconciles.
+#[tokio::test]
+async fn replicas_with_many_authors_reconcile() {
+    for group in [Group::new(), Group::with_dag()] {
+        let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+        let mut expect = Vec::new();
+        for author in 10..310 {
+            let alone =
+                Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
+            let replica = alone.join_with(author, EncodingFormat::Binary, Arc::clone(&store)).await;
+            if author == 10 {
+                replica.edit(|model| model.api().root(Value::Map(Vec::new()))).await;
+            }
+            let name = format!("author{author}");
+            replica.edit(|model| model.api().obj("").unwrap().set([(name.as_str(), 1)])).await;
+            expect.push(name);
+            replica.manager.stop().await;
+        }
+        // One that has all, and one that lacks the last author.
+        let copy: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+        let vector = store.vector().await.unwrap();
+        let want: Vec<_> =
+            vector.iter().map(|(sid, upto)| crdt_sync::Want { sid: *sid, after: 0, upto }).collect();
+        let crdt_sync::store::PatchPage::Records(mut records) = store.page(&want, usize::MAX).await.unwrap()
+        else {
+            panic!("nothing was compacted")
+        };
+        records.pop();
+        copy.append(&records).await.unwrap();
+        let behind = group.join_with(1000, EncodingFormat::Binary, copy).await;
+        let whole = group.join_with(1001, EncodingFormat::Binary, store).await;
+        behind.sees(&whole.document.view()).await;
+        let Value::Map(fields) = behind.document.view() else { panic!("a map") };
+        assert_eq!(fields.len(), expect.len());
+        if group.sync == SyncMode::Vectors {
+            assert!(behind.manager.status().await.unwrap().counters.compared > 0);
+        }
+    }
 }

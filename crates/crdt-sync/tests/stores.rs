@@ -61,6 +61,7 @@ fn record(session: u64, prev: u64) -> PatchRecord {
         needs: Box::default(),
         patch,
         proof: Bytes::new(),
+        links: Box::default(),
     }
 }
 

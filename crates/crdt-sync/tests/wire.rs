@@ -4,6 +4,8 @@ use bytes::Bytes;
 use crdt_core::{EncodingFormat, PatchBuilder, SessionId, StateVector, Timestamp, Value};
 use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    dag::{Link, NodeHash},
+    reconcile::Symbol,
     wire::{decode_patch, decode_sync, encode_patch, encode_sync},
 };
 use proptest::prelude::*;
@@ -28,6 +30,43 @@ fn records() -> impl Strategy<Value = PatchRecord> {
     )
 }
 
+/// Patches of which some are nodes, and follow each other or a node elsewhere.
+fn pages() -> impl Strategy<Value = Vec<PatchRecord>> {
+    let links = prop::collection::vec((prop::option::of(0usize..4), links()), 0..4);
+    prop::collection::vec((records(), links), 0..4).prop_map(|page| {
+        let mut nodes: Vec<PatchRecord> = Vec::new();
+        for (record, links) in page {
+            let link = |(back, elsewhere)| match back {
+                Some(index) => nodes.get(index).map_or(elsewhere, Link::to),
+                None => elsewhere,
+            };
+            let mut links: Vec<Link> =
+                links.into_iter().map(link).filter(|link| link.last < record.id.time).collect();
+            links.sort_unstable();
+            links.dedup();
+            nodes.push(record.with_links(links.into()).unwrap());
+        }
+        nodes
+    })
+}
+
+fn links() -> impl Strategy<Value = Link> {
+    (0u64..5, 1u64..1 << 30, any::<[u8; 32]>()).prop_map(|(session, last, hash)| Link {
+        last,
+        sid: sid(session),
+        hash: NodeHash(hash),
+    })
+}
+
+fn symbols() -> impl Strategy<Value = Symbol> {
+    (0u64..1 << 53, 0u64..1 << 53, any::<u64>(), 0i64..1000).prop_map(|(sid, last, check, count)| Symbol {
+        sid,
+        last,
+        check,
+        count,
+    })
+}
+
 fn vectors() -> impl Strategy<Value = StateVector<SessionId>> {
     prop::collection::btree_map((0u64..50).prop_map(sid), 1u64..1 << 50, 0..8).prop_map(StateVector::from)
 }
@@ -42,8 +81,7 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
         (vectors(), any::<bool>()).prop_map(|(vector, reply)| SyncMessage::State { vector, reply }),
         (id.clone(), prop::collection::vec(want, 0..5), 0u64..1 << 40)
             .prop_map(|(id, want, bytes_max)| SyncMessage::Request { id, want, bytes_max }),
-        (id.clone(), prop::collection::vec(records(), 0..4))
-            .prop_map(|(id, records)| SyncMessage::Patches { id, records }),
+        (id.clone(), pages()).prop_map(|(id, records)| SyncMessage::Patches { id, records }),
         (id.clone(), vectors(), 0u64..1 << 40, any::<u64>()).prop_map(|(id, vector, len_bytes, hash)| {
             let proof = Bytes::from(vec![9; (hash % 2) as usize * 72]);
             SyncMessage::Offer { id, snapshot: SnapshotHead { vector, len_bytes, hash, proof } }
@@ -53,6 +91,15 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
             hash,
             offset
         }),
+        vectors().prop_map(|vector| SyncMessage::Ahead { vector }),
+        (prop::collection::vec(links(), 0..4), any::<u64>())
+            .prop_map(|(heads, digest)| SyncMessage::Heads { heads, digest }),
+        (id.clone(), prop::collection::vec(links(), 0..4), vectors(), 0u64..1 << 40)
+            .prop_map(|(id, want, have, bytes_max)| SyncMessage::Walk { id, want, have, bytes_max }),
+        (id.clone(), any::<u64>(), 0u64..1 << 40, 0u64..1 << 40)
+            .prop_map(|(id, salt, from, count)| SyncMessage::Compare { id, salt, from, count }),
+        (id.clone(), any::<u64>(), 0u64..1 << 40, prop::collection::vec(symbols(), 0..4))
+            .prop_map(|(id, digest, entries, symbols)| SyncMessage::Sketch { id, digest, entries, symbols }),
         (id, any::<u64>(), 0u64..1 << 40, bytes).prop_map(|(id, hash, offset, bytes)| SyncMessage::Part {
             id,
             hash,
@@ -64,10 +111,12 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
 
 proptest! {
     #[test]
-    fn a_patch_is_read_as_it_was_written(record in records()) {
-        for format in EncodingFormat::ALL {
-            let bytes = encode_patch(format, &record).unwrap();
-            prop_assert_eq!(&decode_patch(&bytes).unwrap(), &record, "{}", format);
+    fn a_patch_is_read_as_it_was_written(page in pages()) {
+        for record in page {
+            for format in EncodingFormat::ALL {
+                let bytes = encode_patch(format, &record).unwrap();
+                prop_assert_eq!(&decode_patch(&bytes).unwrap(), &record, "{}", format);
+            }
         }
     }
 
@@ -81,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_refused_or_read(bytes: Vec<u8>, tag in prop::sample::select(vec![0u8, 1, 2, b'{', 0x83])) {
+    fn any_bytes_are_refused_or_read(bytes: Vec<u8>, tag in prop::sample::select(vec![0u8, 1, 2, 4, b'{', 0x83])) {
         let bytes = Bytes::from([vec![tag], bytes].concat());
         let _ = decode_patch(&bytes);
         let _ = decode_sync(&bytes);

@@ -9,10 +9,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crdt_core::{SessionId, Timestamp};
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 
-use crate::{Guard, PatchRecord, SnapshotHead};
+use crate::{Guard, PatchRecord, SnapshotHead, dag::NodeHash};
 
 /// What is signed begins so, and names the use, so that no signature can be taken for another one.
 const PATCH_CONTEXT: &[u8] = b"weft patch v1";
+/// The same for a patch with links: what is signed is the hash of the node without its proof.
+const NODE_CONTEXT: &[u8] = b"weft signed node v1";
 const SNAPSHOT_CONTEXT: &[u8] = b"weft snapshot v1";
 /// Of an author's key that many bytes stand in the proof.
 const KEY_ID_BYTES: usize = 8;
@@ -216,6 +218,12 @@ impl Access {
     }
 
     fn patch_message(&self, record: &PatchRecord) -> Vec<u8> {
+        if !record.links.is_empty() {
+            let bare = PatchRecord { proof: Bytes::new(), ..record.clone() };
+            let mut message = self.message(NODE_CONTEXT, NodeHash::LEN_BYTES);
+            message.put_slice(&NodeHash::of(&bare).0);
+            return message;
+        }
         let mut message = self.message(PATCH_CONTEXT, record.patch.len() + 8);
         message.put_u64(record.prev);
         message.put_slice(&record.patch);

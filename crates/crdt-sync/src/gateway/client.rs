@@ -289,9 +289,11 @@ impl ClientSession {
     fn page(&mut self, page: PatchPage) {
         self.reading = false;
         match page {
-            PatchPage::Records(records) => {
-                for record in &records {
+            PatchPage::Records(mut records) => {
+                for record in &mut records {
                     self.has.advance(record.session(), record.last());
+                    // Of no use to a client, which has one source only.
+                    record.links = Box::default();
                 }
                 if records.is_empty() {
                     self.reading = true;

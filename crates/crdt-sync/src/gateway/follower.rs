@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crdt_core::{Applied, Document, Patch, SessionId, StateVector};
 
 use crate::{
-    DocumentError, PatchStore, SyncError, Want,
+    DocumentError, PatchStore, SyncError, Want, dag,
     shared::{from_snapshot, patch_of},
     store::PatchPage,
 };
@@ -71,6 +71,7 @@ impl Follower {
                 }
                 PatchPage::Compacted => {
                     let Some((vector, bytes)) = self.store.snapshot().await? else { return Ok(()) };
+                    let (_, bytes) = dag::snapshot::open(&bytes)?;
                     self.document = from_snapshot(self.base.as_ref(), Some(&bytes))?;
                     self.contained = vector;
                 }

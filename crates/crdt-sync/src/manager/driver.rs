@@ -14,7 +14,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::{Parts, SyncError, SyncStatus};
 use crate::{
     DocumentError, Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SnapshotHead, SyncMessage, Want,
-    session::{Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent},
+    dag::{Heads, Walk, snapshot},
+    session::{Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent, SyncMode, WALK_PAGE_NODES_MAX},
     store::PatchPage,
 };
 
@@ -67,20 +68,25 @@ impl Driver {
     ) -> Result<Self, SyncError> {
         let stored = parts.store.vector().await?;
         let snapshot = parts.store.snapshot().await?;
-        let mut have = StateVector::new();
+        let (mut have, mut heads) = (StateVector::new(), Heads::new());
         if let Some((vector, bytes)) = snapshot {
+            let (contained, bytes) = snapshot::open(&bytes)?;
             parts.document.install(&bytes, &[])?;
-            have = vector;
+            (have, heads) = (vector, contained);
         }
         let mut not_applied = 0;
+        let dag = parts.options.sync == SyncMode::Dag;
         let whole = for_each_page(&parts, have, &stored, |records| {
             for record in records {
+                if dag {
+                    heads.add(record);
+                }
                 not_applied += u64::from(!skip_bad(parts.document.apply(record)));
                 parts.guard.iter().for_each(|guard| guard.note(record));
             }
         });
         expect_whole(whole.await?)?;
-        let machine = Session::new(parts.options, stored.clone(), Duration::ZERO, seed);
+        let machine = Session::new(parts.options, stored.clone(), heads, Duration::ZERO, seed);
         let own_last = stored.get(&parts.options.session);
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
         let started = Instant::now();
@@ -204,7 +210,8 @@ impl Driver {
             return Ok(None);
         }
         let bytes = Bytes::copy_from_slice(patch.as_bytes());
-        let mut record = PatchRecord::new(self.own_last, bytes).map_err(Refusal::Invalid)?;
+        let record = PatchRecord::new(self.own_last, bytes).map_err(Refusal::Invalid)?;
+        let mut record = record.with_links(self.machine.links(patch.id().time)).map_err(Refusal::Invalid)?;
         if let Some(guard) = &self.parts.guard {
             let id = record.id;
             record = guard.prove(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
@@ -342,22 +349,17 @@ impl Driver {
 
     async fn read(&mut self, what: ReadWhat) -> Result<Page, SyncError> {
         match what {
-            ReadWhat::Patches { want, bytes_max } => match self.parts.store.page(&want, bytes_max).await? {
-                PatchPage::Records(records) => Ok(Page::Records(records)),
-                PatchPage::Compacted => {
-                    let stored = self.machine.stored().clone();
-                    let bytes = self.fold(&stored).await?;
-                    let head = Some(SnapshotHead::new(stored, &bytes));
-                    let head = match &self.parts.guard {
-                        Some(guard) => head.and_then(|head| guard.prove_snapshot(head, &bytes)),
-                        None => head,
-                    };
-                    // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
-                    let Some(head) = head else { return Ok(Page::Records(Vec::new())) };
-                    self.offered = Some((head.hash, bytes));
-                    Ok(Page::Snapshot(head))
+            ReadWhat::Patches { want, bytes_max } => {
+                let page = self.parts.store.page(&want, bytes_max).await?;
+                self.page_or_offer(page).await
+            }
+            ReadWhat::Walk { want, have, bytes_max } => {
+                let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
+                while let Some(want) = walk.next_read() {
+                    walk.read(self.parts.store.page(&[want], bytes_max).await?);
                 }
-            },
+                self.page_or_offer(walk.finish()).await
+            }
             ReadWhat::Part { hash, offset, bytes_max } => {
                 let offered = self.offered.as_ref().filter(|(offered, _)| *offered == hash);
                 let bytes = offered.map_or_else(Bytes::new, |(_, bytes)| {
@@ -369,20 +371,46 @@ impl Driver {
         }
     }
 
+    async fn page_or_offer(&mut self, page: PatchPage) -> Result<Page, SyncError> {
+        match page {
+            PatchPage::Records(records) => Ok(Page::Records(records)),
+            PatchPage::Compacted => {
+                let stored = self.machine.stored().clone();
+                let bytes = self.fold(&stored).await?;
+                let head = Some(SnapshotHead::new(stored, &bytes));
+                let head = match &self.parts.guard {
+                    Some(guard) => head.and_then(|head| guard.prove_snapshot(head, &bytes)),
+                    None => head,
+                };
+                // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
+                let Some(head) = head else { return Ok(Page::Records(Vec::new())) };
+                self.offered = Some((head.hash, bytes));
+                Ok(Page::Snapshot(head))
+            }
+        }
+    }
+
     /// Makes a snapshot of what is stored, up to `upto`.
     async fn fold(&self, upto: &StateVector<SessionId>) -> Result<Bytes, SyncError> {
         let (have, base) = match self.parts.store.snapshot().await? {
-            Some((vector, bytes)) => (vector, Some(bytes)),
+            Some((vector, bytes)) => (vector, Some(snapshot::open(&bytes)?)),
             None => (StateVector::new(), None),
         };
+        let (mut heads, base) = base.unzip();
         let mut fold = self.parts.document.fold(base.as_deref())?;
+        let heads = heads.get_or_insert_default();
+        let dag = self.parts.options.sync == SyncMode::Dag;
         let whole = for_each_page(&self.parts, have, upto, |records| {
             for record in records {
                 skip_bad(fold.apply(record));
+                if dag {
+                    heads.add(record);
+                }
             }
         });
         expect_whole(whole.await?)?;
-        Ok(fold.finish()?)
+        let bytes = fold.finish()?;
+        Ok(if dag { snapshot::seal(heads, &bytes) } else { bytes })
     }
 
     async fn compact(&mut self) -> Result<StateVector<SessionId>, SyncError> {
@@ -410,24 +438,34 @@ impl Driver {
         if !for_each_page(&self.parts, vector.clone(), &stored, keep).await? {
             return Ok(Input::InstallFailed);
         }
-        let checked = self.parts.document.fold(Some(&bytes)).and_then(|mut fold| {
+        let opened = snapshot::open(&bytes);
+        let checked = opened.and_then(|(heads, document)| {
+            let mut fold = self.parts.document.fold(Some(&document))?;
             for record in &beyond {
                 skip_bad(fold.apply(record));
             }
-            fold.finish()
+            fold.finish().map(|_| (heads, document))
         });
-        if let Err(error) = checked {
-            tracing::warn!(%error, "a peer sent a broken snapshot");
-            return Ok(Input::InstallFailed);
-        }
-        match self.parts.store.install(&vector, bytes.clone()).await {
+        let (mut heads, document) = match checked {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(%error, "a peer sent a broken snapshot");
+                return Ok(Input::InstallFailed);
+            }
+        };
+        match self.parts.store.install(&vector, bytes).await {
             Ok(()) => {}
             Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
             Err(error) => return Err(error.into()),
         }
         self.stored.send_modify(|count| *count += 1);
-        self.parts.document.install(&bytes, &beyond)?;
-        Ok(Input::Installed { vector })
+        self.parts.document.install(&document, &beyond)?;
+        if self.parts.options.sync == SyncMode::Dag {
+            for record in &beyond {
+                heads.add(record);
+            }
+        }
+        Ok(Input::Installed { vector, heads })
     }
 
     fn status(&self) -> SyncStatus {

@@ -105,11 +105,15 @@ pub struct Counters {
     pub requests_dropped: u64,
     /// Snapshots taken over from peers.
     pub installed: u64,
+    /// Nodes taken from walks through the DAG.
+    pub walked: u64,
+    /// Comparisons by coded symbols begun.
+    pub compared: u64,
 }
 
 impl Counters {
     /// Each count with its name, for metrics.
-    pub fn named(&self) -> [(&'static str, u64); 14] {
+    pub fn named(&self) -> [(&'static str, u64); 16] {
         [
             ("broadcast", self.broadcast),
             ("heard", self.heard),
@@ -125,6 +129,8 @@ impl Counters {
             ("pages", self.pages),
             ("requests_dropped", self.requests_dropped),
             ("installed", self.installed),
+            ("walked", self.walked),
+            ("compared", self.compared),
         ]
     }
 }

@@ -7,8 +7,10 @@
 //! after it is stored; what has been announced as seen is stored. Whatever is lost on the way is asked for again, one
 //! page at a time.
 
+mod compare;
 mod digest;
 mod event;
+mod heads;
 mod options;
 mod parked;
 mod peers;
@@ -23,16 +25,20 @@ use crdt_core::{SessionId, StateVector};
 pub(crate) use digest::Jitter;
 pub use digest::digest;
 pub use event::{Counters, Refusal, SessionEvent};
-pub use options::SessionOptions;
+pub use options::{SessionOptions, SyncMode};
 pub use trickle::TrickleOptions;
 
 use self::{
+    heads::Ends,
     parked::{Parked, Readiness, readiness},
     peers::Peers,
     pull::Pull,
     trickle::Trickle,
 };
-use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
+use crate::{
+    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    dag::{Heads, Link},
+};
 
 /// What happened.
 #[derive(Debug, Clone)]
@@ -66,6 +72,8 @@ pub enum Input {
     Installed {
         /// What it contains.
         vector: StateVector<SessionId>,
+        /// The heads of all that is durable now; none where the group does not use the DAG.
+        heads: Heads,
     },
     /// The snapshot of an [`Output::Install`] was no snapshot.
     InstallFailed,
@@ -144,6 +152,15 @@ pub enum ReadWhat {
         /// How many bytes at the most.
         bytes_max: usize,
     },
+    /// Nodes of the DAG and what they follow, by a [`Walk`](crate::dag::Walk) of [`WALK_PAGE_NODES_MAX`] nodes.
+    Walk {
+        /// Where it begins.
+        want: Vec<Link>,
+        /// Where it need not go.
+        have: StateVector<SessionId>,
+        /// How many bytes at the most.
+        bytes_max: usize,
+    },
     /// A part of the snapshot.
     Part {
         /// Which snapshot.
@@ -154,6 +171,9 @@ pub enum ReadWhat {
         bytes_max: usize,
     },
 }
+
+/// How many nodes a page of a walk has at the most: each is a read.
+pub const WALK_PAGE_NODES_MAX: usize = 256;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -169,6 +189,8 @@ pub struct Session {
     /// Given to the store and not confirmed yet, in that order.
     storing: VecDeque<(PatchRecord, Origin)>,
     parked: Parked,
+    /// In a group that uses the DAG.
+    ends: Option<Ends>,
     peers: Peers,
     pull: Option<Pull>,
     /// When to ask for what parked patches wait for.
@@ -195,12 +217,20 @@ enum Origin {
 const DIGESTS_LATELY_MAX: usize = 64;
 
 impl Session {
-    /// Starts the machine of a replica whose store holds what `stored` says. `seed` is for jitter only.
-    pub fn new(options: SessionOptions, stored: StateVector<SessionId>, now: Duration, seed: u64) -> Self {
+    /// Starts the machine of a replica whose store holds what `stored` says, with these heads (which only a group that
+    /// uses the DAG needs). `seed` is for jitter, and salts what is compared.
+    pub fn new(
+        options: SessionOptions,
+        stored: StateVector<SessionId>,
+        heads: Heads,
+        now: Duration,
+        seed: u64,
+    ) -> Self {
         let mut jitter = Jitter::new(seed);
         Self {
             trickle: Trickle::new(options.trickle, now, &mut jitter),
             parked: Parked::new(options.parked_max, options.parked_bytes_max),
+            ends: (options.sync == SyncMode::Dag).then(|| Ends::new(heads)),
             peers: Peers::new(options.peers_max),
             digest: digest(&stored),
             digests_lately: VecDeque::with_capacity(DIGESTS_LATELY_MAX),
@@ -227,7 +257,7 @@ impl Session {
             Input::Message { from, message } => self.message(now, from, message),
             Input::Stored => self.confirm(),
             Input::Page { peer, id, page } => self.page(peer, id, page),
-            Input::Installed { vector } => self.installed(now, &vector),
+            Input::Installed { vector, heads } => self.installed(now, &vector, heads),
             Input::InstallFailed => self.install_failed(now),
             Input::Gap => self.gap(now),
             Input::PeerUp(peer) => self.peer_up(now, peer),
@@ -270,6 +300,7 @@ impl Session {
             parked: self.parked.len(),
             parked_bytes: self.parked.len_bytes(),
             storing: self.storing.len(),
+            heads: self.ends.as_ref().map_or(0, |ends| ends.stored().len()),
             lag_ticks: self.peers.lag_ticks(&self.accepted),
             pulling: self.pull.is_some(),
         }
@@ -358,13 +389,22 @@ impl Session {
 
     fn accept(&mut self, record: PatchRecord, origin: Origin) {
         self.accepted.advance(record.session(), record.last());
+        if origin == Origin::Local {
+            self.grow(&record);
+        }
         self.outputs.push_back(Output::Store(record.clone()));
         self.storing.push_back((record, origin));
     }
 
     fn confirm(&mut self) {
         let Some((record, origin)) = self.storing.pop_front() else { return };
+        self.remember_digest();
         self.note_stored(record.session(), record.last());
+        if origin != Origin::Contained
+            && let Some(ends) = &mut self.ends
+        {
+            ends.note_stored(&record);
+        }
         match origin {
             Origin::Local => {
                 self.counters.broadcast += 1;
@@ -373,24 +413,34 @@ impl Session {
             Origin::Relayed => {
                 self.counters.applied += 1;
                 self.counters.broadcast += 1;
+                self.grow(&record);
                 self.outputs.push_back(Output::Apply(record.clone()));
                 self.outputs.push_back(Output::Broadcast(record));
             }
             Origin::Remote => {
                 self.counters.applied += 1;
+                self.grow(&record);
                 self.outputs.push_back(Output::Apply(record));
             }
             Origin::Contained => self.counters.known += 1,
         }
     }
 
+    /// The number that stands for what is durable here.
+    fn own_digest(&self) -> u64 {
+        self.ends.as_ref().map_or(self.digest, |ends| ends.stored().digest())
+    }
+
+    fn remember_digest(&mut self) {
+        if self.digests_lately.len() == DIGESTS_LATELY_MAX {
+            self.digests_lately.pop_front();
+        }
+        self.digests_lately.push_back(self.own_digest());
+    }
+
     fn note_stored(&mut self, sid: SessionId, last: u64) {
         let before = self.stored.get(&sid);
         if self.stored.advance(sid, last) {
-            if self.digests_lately.len() == DIGESTS_LATELY_MAX {
-                self.digests_lately.pop_front();
-            }
-            self.digests_lately.push_back(self.digest);
             let change = digest::entry(sid, last).wrapping_sub(digest::entry(sid, before));
             self.digest = self.digest.wrapping_add(change);
         }
@@ -407,7 +457,7 @@ impl Session {
 
     fn tick(&mut self, now: Duration) {
         if self.trickle.tick(now, &mut self.jitter) {
-            self.send(None, SyncMessage::Digest { digest: self.digest });
+            self.announce(None);
         }
         self.tick_pull(now);
         self.tick_peers(now);
@@ -428,6 +478,8 @@ pub struct Status {
     pub parked_bytes: usize,
     /// How many patches wait for the store.
     pub storing: usize,
+    /// How many heads the DAG has; 0 where there is none.
+    pub heads: usize,
     /// How many ticks of all sessions the peers are known to have that are missing here.
     pub lag_ticks: u64,
     /// Whether missing patches are being fetched.

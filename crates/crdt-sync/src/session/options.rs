@@ -6,6 +6,18 @@ use crdt_core::SessionId;
 
 use super::TrickleOptions;
 
+/// How the replicas of a group notice what they lack. All replicas of a group use the same; where they do not, all
+/// patches come everywhere too, with more words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncMode {
+    /// By state vectors: few bytes beside the patches; a comparison grows with the number of authors.
+    #[default]
+    Vectors,
+    /// By the heads of a [Merkle DAG](crate::dag): 32 bytes and more beside each patch; two patches at one place of a
+    /// session are noticed.
+    Dag,
+}
+
 /// How a session behaves. Every bound says what happens when it is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionOptions {
@@ -23,6 +35,13 @@ pub struct SessionOptions {
     pub ticks_ahead_max: u64,
     /// Peers that are remembered. Above it the one heard longest ago is forgotten.
     pub peers_max: usize,
+    /// How replicas notice what they lack.
+    pub sync: SyncMode,
+    /// The longest state vector that is sent to compare; above it two replicas [`reconcile`](crate::reconcile).
+    pub state_entries_max: usize,
+    /// How many nodes walks through the DAG may bring before everything is here. Above it, when replicas have diverged
+    /// for long, they compare, and what is missing comes in pages from the oldest.
+    pub walk_nodes_max: usize,
     /// A page of patches, in bytes. At least one patch is in a page, however large it is.
     pub page_bytes_max: usize,
     /// Pages that are read for others at the same time. Requests above it are dropped; the asker repeats them.
@@ -50,6 +69,9 @@ impl SessionOptions {
             sessions_max: 65_536,
             ticks_ahead_max: 1 << 40,
             peers_max: 1024,
+            sync: SyncMode::Vectors,
+            state_entries_max: 256,
+            walk_nodes_max: 1024,
             page_bytes_max: 256 << 10,
             reads_max: 8,
             snapshot_bytes_max: 256 << 20,

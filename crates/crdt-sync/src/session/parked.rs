@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use crdt_core::{SessionId, StateVector};
 
-use crate::PatchRecord;
+use crate::{
+    PatchRecord,
+    dag::{LINKS_MAX, Link},
+};
 
 /// Holds early patches until what they wait for has come. Bounded in number and bytes: when it is full, the patch that
 /// is furthest ahead goes, since it would wait the longest; it is asked for again when its turn comes.
@@ -45,8 +48,10 @@ pub(super) fn readiness(record: &PatchRecord, vector: &StateVector<SessionId>) -
     if record.prev < seen {
         return Readiness::Forked;
     }
-    match record.needs.iter().find(|need| vector.get(&need.sid) < need.time) {
-        Some(need) => Readiness::Waits(need.sid),
+    let causes = record.needs.iter().map(|need| (need.sid, need.time));
+    let parents = record.links.iter().map(|link| (link.sid, link.last));
+    match causes.chain(parents).find(|(sid, time)| vector.get(sid) < *time) {
+        Some((sid, _)) => Readiness::Waits(sid),
         None => Readiness::Ready,
     }
 }
@@ -94,6 +99,18 @@ impl Parked {
         let waiters = self.waiting.range(lowest..).take_while(|((on, _), _)| *on == advanced);
         let waiters: Vec<SessionId> = waiters.map(|((_, sid), _)| *sid).collect();
         waiters.into_iter().filter_map(|sid| self.take(sid, BTreeMap::pop_first)).collect()
+    }
+
+    pub(super) fn contains(&self, sid: SessionId, last: u64) -> bool {
+        self.records.get(&sid).is_some_and(|records| records.contains_key(&last))
+    }
+
+    /// What parked nodes follow that is neither taken in nor parked, the first few.
+    pub(super) fn missing_links(&self, accepted: &StateVector<SessionId>) -> Vec<Link> {
+        let links = self.records.values().flat_map(BTreeMap::values).flat_map(|(record, _)| &record.links);
+        let missing =
+            |link: &&Link| accepted.get(&link.sid) < link.last && !self.contains(link.sid, link.last);
+        links.filter(missing).take(LINKS_MAX).copied().collect()
     }
 
     /// The session that is furthest behind what is parked, to ask for: any will do, as long as it is the same each time.

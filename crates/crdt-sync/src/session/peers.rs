@@ -5,12 +5,26 @@ use std::{collections::BTreeMap, time::Duration};
 use crdt_core::{SessionId, StateVector};
 
 use super::{Output, Page, ReadWhat, Session};
-use crate::{PeerId, SyncMessage, Want};
+use crate::{
+    PeerId, SyncMessage, Want,
+    dag::{LINKS_MAX, Link},
+};
 
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     /// What it said it has, the last time.
     pub(super) vector: Option<StateVector<SessionId>>,
+    /// Where it said it has more than we had then. No vector: causes that both have are not in it, so that it says
+    /// nothing about what can be folded.
+    pub(super) ahead: StateVector<SessionId>,
+    /// The digest that it said when it had the same as we.
+    agreed: Option<u64>,
+    /// The heads of its DAG, when it said another digest the last time.
+    pub(super) heads: Vec<Link>,
+    /// Its unknown heads are due to be walked from.
+    pub(super) walk: bool,
+    /// Since when it has been sent coded symbols, and how often.
+    pub(super) sketches: (Duration, u32),
     /// It said another digest: ask it then, unless the difference has gone away by itself.
     probe: Option<(Duration, u64)>,
     /// Not asked before that.
@@ -20,6 +34,35 @@ pub(super) struct Peer {
     told_at: Option<Duration>,
     /// A page is being read for it; a second one at the same time is not.
     reading: bool,
+}
+
+impl Peer {
+    /// The difference is explained.
+    pub(super) fn clear_probe(&mut self) {
+        self.probe = None;
+    }
+
+    /// It can't be asked now, and what it said counts for nothing.
+    pub(super) fn distrust(&mut self, until: Duration) {
+        self.distrusted_until = until;
+        self.vector = None;
+        self.ahead = StateVector::new();
+        self.heads.clear();
+        self.walk = false;
+    }
+
+    /// What it can be asked for on top of `accepted`.
+    pub(super) fn wants(&self, accepted: &StateVector<SessionId>) -> Vec<Want> {
+        let mut all = self.ahead.clone();
+        self.vector.iter().for_each(|vector| all.merge(vector));
+        let missing = accepted.missing_from(&all);
+        missing.map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect()
+    }
+
+    fn is_ahead_of(&self, accepted: &StateVector<SessionId>) -> bool {
+        let more = |vector: &StateVector<SessionId>| !accepted.contains(vector);
+        self.vector.as_ref().is_some_and(more) || more(&self.ahead)
+    }
 }
 
 #[derive(Debug)]
@@ -35,6 +78,10 @@ impl Peers {
 
     pub(super) fn len(&self) -> usize {
         self.known.len()
+    }
+
+    pub(super) fn get(&self, id: &PeerId) -> Option<&Peer> {
+        self.known.get(id)
     }
 
     pub(super) fn get_mut(&mut self, id: &PeerId) -> Option<&mut Peer> {
@@ -68,26 +115,28 @@ impl Peers {
 
     pub(super) fn lag_ticks(&self, accepted: &StateVector<SessionId>) -> u64 {
         let mut all = accepted.clone();
-        self.known.values().filter_map(|peer| peer.vector.as_ref()).for_each(|vector| all.merge(vector));
+        self.known
+            .values()
+            .flat_map(|peer| peer.vector.iter().chain([&peer.ahead]))
+            .for_each(|vector| all.merge(vector));
         accepted.missing_from(&all).map(|(_, here, there)| there - here).sum()
     }
 
     /// The peers that may be asked now, in the order of their names.
-    fn trusted(&self, now: Duration) -> impl Iterator<Item = (&PeerId, &Peer)> {
+    pub(super) fn trusted(&self, now: Duration) -> impl Iterator<Item = (&PeerId, &Peer)> {
         self.known.iter().filter(move |(_, peer)| peer.distrusted_until <= now)
     }
 
     /// The peers that may be asked now and have something that `accepted` lacks.
     pub(super) fn ahead_of(&self, accepted: &StateVector<SessionId>, now: Duration) -> Vec<PeerId> {
-        let ahead = |peer: &Peer| peer.vector.as_ref().is_some_and(|vector| !accepted.contains(vector));
-        self.trusted(now).filter(|(_, peer)| ahead(peer)).map(|(id, _)| id.clone()).collect()
+        self.trusted(now).filter(|(_, peer)| peer.is_ahead_of(accepted)).map(|(id, _)| id.clone()).collect()
     }
 }
 
 impl Session {
     pub(super) fn peer_up(&mut self, now: Duration, id: PeerId) {
         let at = now + self.options.settle;
-        let digest = self.digest.wrapping_add(1);
+        let digest = self.own_digest().wrapping_add(1);
         let peer = self.peers.heard(&id, now);
         if peer.vector.is_none() && peer.probe.is_none() {
             // Nothing is known of it yet, which is as good as a difference.
@@ -110,7 +159,7 @@ impl Session {
     pub(super) fn message(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
         self.peers.heard(&from, now);
         match message {
-            SyncMessage::Digest { digest } => self.on_digest(now, &from, digest),
+            SyncMessage::Digest { digest } => self.differs(now, &from, digest),
             SyncMessage::State { vector, reply } => self.on_state(now, from, vector, reply),
             SyncMessage::Request { id, want, bytes_max } => {
                 let bytes_max = (bytes_max as usize).min(self.options.page_bytes_max);
@@ -120,6 +169,18 @@ impl Session {
                 let bytes_max = self.options.page_bytes_max;
                 self.on_request(from, id, ReadWhat::Part { hash, offset, bytes_max });
             }
+            SyncMessage::Ahead { vector } => self.on_ahead(now, &from, &vector),
+            SyncMessage::Heads { heads, digest } => self.on_heads(now, &from, heads, digest),
+            SyncMessage::Walk { id, want, have, bytes_max } => {
+                let bytes_max = (bytes_max as usize).min(self.options.page_bytes_max);
+                self.on_request(from, id, ReadWhat::Walk { want, have, bytes_max });
+            }
+            SyncMessage::Compare { id, salt, from: first, count } => {
+                self.on_compare(now, from, id, salt, (first, count));
+            }
+            SyncMessage::Sketch { id, digest, entries, symbols } => {
+                self.on_sketch(now, &from, id, (digest, entries), &symbols);
+            }
             SyncMessage::Patches { id, records } => self.on_patches(now, &from, id, records),
             SyncMessage::Offer { id, snapshot } => self.on_offer(now, &from, id, snapshot),
             SyncMessage::Part { id, hash, offset, bytes } => {
@@ -128,13 +189,18 @@ impl Session {
         }
     }
 
-    fn on_digest(&mut self, now: Duration, from: &PeerId, digest: u64) {
-        if digest == self.digest {
-            self.trickle.consistent();
-            return;
-        }
+    /// A peer said the digest of what it has: if it is another than ours, the difference gets some time to go away.
+    pub(super) fn differs(&mut self, now: Duration, from: &PeerId, digest: u64) {
         let at = now + self.options.settle;
-        if let Some(peer) = self.peers.get_mut(from) {
+        let same = digest == self.own_digest() || digest == self.digest;
+        let Some(peer) = self.peers.get_mut(from) else { return };
+        if same {
+            self.trickle.consistent();
+            if peer.agreed.replace(digest) != Some(digest) {
+                peer.vector = Some(self.stored.clone());
+                peer.heads.clear();
+            }
+        } else {
             peer.probe = Some((peer.probe.map_or(at, |(at, _)| at), digest));
         }
     }
@@ -144,13 +210,7 @@ impl Session {
             self.counters.requests_dropped += 1;
             return;
         }
-        if vector != self.stored {
-            self.trickle.inconsistent(now, &mut self.jitter);
-        }
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.vector = Some(vector);
-            peer.probe = None;
-        }
+        self.told(now, &from, vector);
         if reply {
             self.tell_state(now, from, false);
         }
@@ -158,7 +218,7 @@ impl Session {
     }
 
     /// Sends a peer our state, at most once per `settle`.
-    fn tell_state(&mut self, now: Duration, to: PeerId, reply: bool) {
+    pub(super) fn tell_state(&mut self, now: Duration, to: PeerId, reply: bool) {
         let settle = self.options.settle;
         let Some(peer) = self.peers.get_mut(&to) else { return };
         if peer.told_at.is_some_and(|at| now < at + settle / 2) {
@@ -178,15 +238,15 @@ impl Session {
         for id in due {
             let probe = self.peers.get_mut(&id).and_then(|peer| peer.probe.take());
             let Some((_, digest)) = probe else { continue };
-            if digest == self.digest {
+            if digest == self.own_digest() || digest == self.digest {
                 continue;
             }
             self.trickle.inconsistent(now, &mut self.jitter);
             if self.digests_lately.contains(&digest) {
                 // It is where we were: what it lacks is on its way, or else it will ask when it hears how far we are.
-                self.send(id, SyncMessage::Digest { digest: self.digest });
+                self.announce(Some(id));
             } else {
-                self.tell_state(now, id, true);
+                self.look_into(now, id);
             }
         }
     }
@@ -207,18 +267,24 @@ impl Session {
         }
         let trusted: Vec<PeerId> = self.peers.trusted(now).map(|(id, _)| id.clone()).collect();
         if trusted.is_empty() {
-            self.send(None, SyncMessage::Digest { digest: self.digest });
+            self.announce(None);
         } else {
             let one = self.jitter.below(trusted.len() as u64) as usize;
-            self.tell_state(now, trusted[one].clone(), true);
+            match self.ends {
+                Some(_) => self.walk(now, trusted[one].clone()),
+                None => self.compare(now, trusted[one].clone()),
+            }
         }
         // Until nothing waits any more: that peer may not have it, and words get lost.
         self.ask_at = waits.then_some(now + self.options.request_timeout);
     }
 
     fn on_request(&mut self, from: PeerId, id: u64, what: ReadWhat) {
-        let too_many =
-            matches!(&what, ReadWhat::Patches { want, .. } if want.len() > self.options.sessions_max);
+        let too_many = match &what {
+            ReadWhat::Patches { want, .. } => want.len() > self.options.sessions_max,
+            ReadWhat::Walk { want, have, .. } => want.len() > LINKS_MAX || have.len() > 2 * LINKS_MAX,
+            ReadWhat::Part { .. } => false,
+        };
         let full = self.reads >= self.options.reads_max;
         match self.peers.get_mut(&from) {
             Some(peer) if !peer.reading && !full && !too_many => {
@@ -242,11 +308,5 @@ impl Session {
             Page::Part { hash, offset, bytes } => SyncMessage::Part { id, hash, offset, bytes },
         };
         self.send(to, message);
-    }
-
-    /// What a peer that said `vector` has and we have not.
-    pub(super) fn wants(&self, vector: &StateVector<SessionId>) -> Vec<Want> {
-        let missing = self.accepted.missing_from(vector);
-        missing.map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect()
     }
 }

@@ -5,23 +5,32 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use crdt_core::{SessionId, StateVector};
 
-use super::{Origin, Output, Refusal, Session, SessionEvent};
-use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
+use super::{Origin, Output, Refusal, Session, SessionEvent, compare::Comparison};
+use crate::{
+    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    dag::{Heads, Link},
+};
 
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Pull {
     pub(super) peer: PeerId,
     id: u64,
-    stage: Stage,
+    pub(super) stage: Stage,
     deadline: Duration,
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     Patches {
         want: Vec<Want>,
     },
+    Walk {
+        want: Vec<Link>,
+        /// Whether the peer has said that it has some of it.
+        claimed: bool,
+    },
+    Compare(Box<Comparison>),
     Snapshot {
         head: SnapshotHead,
         got: BytesMut,
@@ -44,17 +53,16 @@ impl Session {
         }
         let ahead = self.peers.ahead_of(&self.accepted, now);
         if ahead.is_empty() {
-            return;
+            return self.walk_next(now);
         }
         let peer = ahead[self.jitter.below(ahead.len() as u64) as usize].clone();
-        let theirs = self.peers.get_mut(&peer).and_then(|peer| peer.vector.clone()).unwrap_or_default();
-        let want = self.wants(&theirs);
+        let want = self.peers.get(&peer).map(|peer| peer.wants(&self.accepted)).unwrap_or_default();
         let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone() });
         let bytes_max = self.options.page_bytes_max as u64;
         self.send(peer, SyncMessage::Request { id, want, bytes_max });
     }
 
-    fn request(&mut self, now: Duration, peer: PeerId, stage: Stage) -> u64 {
+    pub(super) fn request(&mut self, now: Duration, peer: PeerId, stage: Stage) -> u64 {
         self.requests += 1;
         self.counters.requests += 1;
         let deadline = now + self.options.request_timeout;
@@ -63,15 +71,17 @@ impl Session {
     }
 
     /// Takes the pull if this is the answer that it waits for.
-    fn answered(&mut self, from: &PeerId, id: u64) -> Option<Pull> {
+    pub(super) fn answered(&mut self, from: &PeerId, id: u64) -> Option<Pull> {
         self.pull
             .take_if(|pull| pull.id == id && pull.peer == *from && !matches!(pull.stage, Stage::Installing))
     }
 
     pub(super) fn on_patches(&mut self, now: Duration, from: &PeerId, id: u64, records: Vec<PatchRecord>) {
         let Some(pull) = self.answered(from, id) else { return };
-        let Stage::Patches { want } = pull.stage else {
-            return self.unhelpful(now, from, "sent patches for a snapshot");
+        let want = match pull.stage {
+            Stage::Patches { want } => want,
+            Stage::Walk { want, claimed } => return self.on_walked(now, from, &want, claimed, records),
+            _ => return self.unhelpful(now, from, "sent patches for something else"),
         };
         let wanted = |record: &PatchRecord| {
             let place = want.binary_search_by_key(&record.session(), |want| want.sid);
@@ -86,11 +96,16 @@ impl Session {
         }
         if news {
             self.pull_next(now);
-            if self.pull.is_none() && self.parked.len() == 0 {
-                self.outputs.push_back(Output::Event(SessionEvent::CaughtUp));
-            }
+            self.caught_up();
         } else if want.iter().any(|want| self.accepted.get(&want.sid) < want.upto) {
             self.unhelpful(now, from, "sent nothing of what it said it had");
+        }
+    }
+
+    /// Says so if everything that peers are known to have is here.
+    pub(super) fn caught_up(&mut self) {
+        if self.pull.is_none() && self.parked.len() == 0 {
+            self.outputs.push_back(Output::Event(SessionEvent::CaughtUp));
         }
     }
 
@@ -125,7 +140,7 @@ impl Session {
     ) {
         let Some(pull) = self.answered(from, id) else { return };
         let Stage::Snapshot { head, mut got } = pull.stage else {
-            return self.unhelpful(now, from, "sent a part of a snapshot for patches");
+            return self.unhelpful(now, from, "sent a part of a snapshot for something else");
         };
         let left = head.len_bytes - got.len() as u64;
         if head.hash != hash || offset != got.len() as u64 || bytes.is_empty() || bytes.len() as u64 > left {
@@ -139,13 +154,18 @@ impl Session {
         self.outputs.push_back(Output::Install { head, bytes: got.freeze() });
     }
 
-    pub(super) fn installed(&mut self, now: Duration, vector: &StateVector<SessionId>) {
+    pub(super) fn installed(&mut self, now: Duration, vector: &StateVector<SessionId>, heads: Heads) {
         self.counters.installed += 1;
         self.pull = None;
         for (record, origin) in &mut self.storing {
-            if *origin == Origin::Remote && record.last() <= vector.get(&record.session()) {
+            if *origin != Origin::Local && record.last() <= vector.get(&record.session()) {
                 *origin = Origin::Contained;
             }
+        }
+        self.remember_digest();
+        if let Some(ends) = &mut self.ends {
+            let local = self.storing.iter().filter(|(_, origin)| *origin == Origin::Local);
+            ends.installed(heads, local.map(|(record, _)| record));
         }
         for (sid, last) in vector.iter() {
             self.accepted.advance(*sid, last);
@@ -178,12 +198,11 @@ impl Session {
     }
 
     /// A peer failed us: leave it alone for a while, and ask another.
-    fn unhelpful(&mut self, now: Duration, id: &PeerId, why: &'static str) {
+    pub(super) fn unhelpful(&mut self, now: Duration, id: &PeerId, why: &'static str) {
         self.counters.requests_failed += 1;
         let until = now + self.options.distrust;
         if let Some(peer) = self.peers.get_mut(id) {
-            peer.distrusted_until = until;
-            peer.vector = None;
+            peer.distrust(until);
         }
         self.outputs.push_back(Output::Event(SessionEvent::Unhelpful { peer: id.clone(), why }));
         self.pull_next(now);

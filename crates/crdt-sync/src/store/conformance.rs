@@ -7,7 +7,10 @@ use bytes::Bytes;
 use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::{MemoryPatchStore, PatchPage, PatchStore, PatchStoreError};
-use crate::{PatchRecord, Want};
+use crate::{
+    PatchRecord, Want,
+    dag::{Link, NodeHash},
+};
 
 /// Opens the store of one document, empty at first.
 #[async_trait]
@@ -57,7 +60,9 @@ fn record(session: u64, prev: u64, pause: u64, span: u64) -> PatchRecord {
     let needs = if session > 0 && prev > 0 { vec![Timestamp::new(sid(0), prev)] } else { Vec::new() };
     let patch = Bytes::from(format!("{session}:{}", id.time).repeat(span as usize));
     let proof = vec![5; (session % 2) as usize * 72].into();
-    PatchRecord { id, span, prev, needs: needs.into(), patch, proof }
+    let link = Link { last: prev, sid: sid(session), hash: NodeHash([session as u8; 32]) };
+    let links = if prev % 3 == 1 { Box::new([link]) as Box<[Link]> } else { Box::default() };
+    PatchRecord { id, span, prev, needs: needs.into(), patch, proof, links }
 }
 
 /// The first `count` patches of a session, of one tick each.

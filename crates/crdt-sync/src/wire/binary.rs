@@ -1,13 +1,20 @@
 //! The binary encoding: two bytes beside the patch.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use crdt_core::{
     SessionId, StateVector,
     codec::wire::{Reader, put_vu57},
+    id::MAX_ID,
 };
 
-use super::{TAG_PATCH, TAG_PROVEN_PATCH, TAG_SYNC, WireError};
-use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
+use super::{TAG_NODE, TAG_PATCH, TAG_PROVEN_PATCH, TAG_SYNC, WireError};
+use crate::{
+    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    dag::{LINKS_MAX, Link, NodeHash},
+    reconcile::Symbol,
+};
 
 const DIGEST: u8 = 1;
 const STATE: u8 = 2;
@@ -17,11 +24,22 @@ const PATCHES: u8 = 5;
 const OFFER: u8 = 6;
 const FETCH: u8 = 7;
 const PART: u8 = 8;
+const NODES: u8 = 9;
+const HEADS: u8 = 10;
+const WALK: u8 = 11;
+const COMPARE: u8 = 12;
+const SKETCH: u8 = 13;
+const AHEAD: u8 = 14;
 
 pub(super) fn patch(record: &PatchRecord) -> Bytes {
     let mut out = Vec::with_capacity(record.len_bytes());
     let gap = record.id.time - record.prev;
-    if record.proof.is_empty() {
+    if !record.links.is_empty() {
+        out.push(TAG_NODE);
+        put_vu57(&mut out, gap);
+        put_blob(&mut out, &record.proof);
+        put_list(&mut out, &record.links, put_link);
+    } else if record.proof.is_empty() {
         out.push(TAG_PATCH);
         put_vu57(&mut out, gap);
     } else {
@@ -37,8 +55,9 @@ pub(super) fn read_patch(bytes: &Bytes) -> Result<PatchRecord, WireError> {
     let mut r = Reader::new(bytes);
     let tag = r.u8("a tag")?;
     let gap = r.vu57("the ticks since the session's previous patch")?;
-    let proof = if tag == TAG_PROVEN_PATCH { read_blob(&mut r, bytes)? } else { Bytes::new() };
-    Ok(PatchRecord::with_gap(gap, bytes.slice(r.offset()..))?.with_proof(proof)?)
+    let proof = if tag == TAG_PATCH { Bytes::new() } else { read_blob(&mut r, bytes)? };
+    let links = if tag == TAG_NODE { read_list(&mut r, LINK_BYTES_MIN, read_link)? } else { Vec::new() };
+    Ok(PatchRecord::with_gap(gap, bytes.slice(r.offset()..))?.with_proof(proof)?.with_links(links.into())?)
 }
 
 pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
@@ -56,19 +75,22 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
         }
         SyncMessage::Request { id, want, bytes_max } => {
             out.push(REQUEST);
-            put_all(&mut out, &[*id, *bytes_max, want.len() as u64]);
-            for Want { sid, after, upto } in want {
-                put_all(&mut out, &[sid.get(), *after, *upto]);
-            }
+            put_all(&mut out, &[*id, *bytes_max]);
+            put_list(&mut out, want, |out, want| put_all(out, &[want.sid.get(), want.after, want.upto]));
+        }
+        SyncMessage::Patches { id, records } if records.iter().any(|record| !record.links.is_empty()) => {
+            out.push(NODES);
+            put_vu57(&mut out, *id);
+            put_nodes(&mut out, records);
         }
         SyncMessage::Patches { id, records } => {
             out.push(PATCHES);
-            put_all(&mut out, &[*id, records.len() as u64]);
-            for record in records {
-                put_vu57(&mut out, record.id.time - record.prev);
-                put_blob(&mut out, &record.proof);
-                put_blob(&mut out, &record.patch);
-            }
+            put_vu57(&mut out, *id);
+            put_list(&mut out, records, |out, record| {
+                put_vu57(out, record.id.time - record.prev);
+                put_blob(out, &record.proof);
+                put_blob(out, &record.patch);
+            });
         }
         SyncMessage::Offer { id, snapshot } => {
             out.push(OFFER);
@@ -88,6 +110,35 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
             put_all(&mut out, &[*id, *offset]);
             out.extend_from_slice(&hash.to_be_bytes());
             out.extend_from_slice(bytes);
+        }
+        SyncMessage::Heads { heads, digest } => {
+            out.push(HEADS);
+            out.extend_from_slice(&digest.to_be_bytes());
+            put_list(&mut out, heads, put_link);
+        }
+        SyncMessage::Walk { id, want, have, bytes_max } => {
+            out.push(WALK);
+            put_all(&mut out, &[*id, *bytes_max]);
+            put_list(&mut out, want, put_link);
+            put_vector(&mut out, have);
+        }
+        SyncMessage::Compare { id, salt, from, count } => {
+            out.push(COMPARE);
+            put_all(&mut out, &[*id, *from, *count]);
+            out.extend_from_slice(&salt.to_be_bytes());
+        }
+        SyncMessage::Sketch { id, digest, entries, symbols } => {
+            out.push(SKETCH);
+            put_all(&mut out, &[*id, *entries]);
+            out.extend_from_slice(&digest.to_be_bytes());
+            put_list(&mut out, symbols, |out, symbol| {
+                put_all(out, &[symbol.sid, symbol.last, symbol.count.unsigned_abs()]);
+                out.extend_from_slice(&symbol.check.to_be_bytes());
+            });
+        }
+        SyncMessage::Ahead { vector } => {
+            out.push(AHEAD);
+            put_vector(&mut out, vector);
         }
     }
     out.into()
@@ -120,6 +171,31 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
             })?;
             SyncMessage::Patches { id, records }
         }
+        NODES => SyncMessage::Patches { id: r.vu57("an id")?, records: read_nodes(&mut r, bytes)? },
+        HEADS => {
+            let digest = r.big_endian(8, "a digest")?;
+            SyncMessage::Heads { digest, heads: read_list(&mut r, LINK_BYTES_MIN, read_link)? }
+        }
+        WALK => {
+            let (id, bytes_max) = (r.vu57("an id")?, r.vu57("a size")?);
+            let want = read_list(&mut r, LINK_BYTES_MIN, read_link)?;
+            SyncMessage::Walk { id, want, have: read_vector(&mut r)?, bytes_max }
+        }
+        COMPARE => {
+            let (id, from, count) = (r.vu57("an id")?, r.vu57("an index")?, r.vu57("a count")?);
+            SyncMessage::Compare { id, salt: r.big_endian(8, "a salt")?, from, count }
+        }
+        SKETCH => {
+            let (id, entries) = (r.vu57("an id")?, r.vu57("a count")?);
+            let digest = r.big_endian(8, "a digest")?;
+            let symbols = read_list(&mut r, 11, |r| {
+                let (sid, last) = (r.vu57_up_to(MAX_ID, "sessions")?, r.vu57_up_to(MAX_ID, "times")?);
+                let count = r.vu57_up_to(MAX_ID, "a count")? as i64;
+                Ok(Symbol { sid, last, count, check: r.big_endian(8, "a check")? })
+            })?;
+            SyncMessage::Sketch { id, digest, entries, symbols }
+        }
+        AHEAD => SyncMessage::Ahead { vector: read_vector(&mut r)? },
         OFFER => {
             let (id, vector) = (r.vu57("an id")?, read_vector(&mut r)?);
             let (len_bytes, hash) = (r.vu57("a length")?, r.big_endian(8, "a hash")?);
@@ -160,6 +236,76 @@ fn read_blob(r: &mut Reader<'_>, whole: &Bytes) -> Result<Bytes, WireError> {
     let start = r.offset();
     r.take(len, "bytes")?;
     Ok(whole.slice(start..r.offset()))
+}
+
+fn put_list<T>(out: &mut Vec<u8>, items: &[T], mut put: impl FnMut(&mut Vec<u8>, &T)) {
+    put_vu57(out, items.len() as u64);
+    items.iter().for_each(|item| put(out, item));
+}
+
+/// A session, a time and a hash.
+const LINK_BYTES_MIN: usize = 2 + NodeHash::LEN_BYTES;
+
+fn put_link(out: &mut Vec<u8>, link: &Link) {
+    put_all(out, &[link.sid.get(), link.last]);
+    out.extend_from_slice(&link.hash.0);
+}
+
+fn read_link(r: &mut Reader<'_>) -> Result<Link, WireError> {
+    let (sid, last) = (r.session()?, r.time()?);
+    let mut hash = [0; NodeHash::LEN_BYTES];
+    hash.copy_from_slice(r.take(NodeHash::LEN_BYTES as u64, "a hash")?);
+    Ok(Link { last, sid, hash: NodeHash(hash) })
+}
+
+/// Patches with links. A link to a node of the same page is how many places back that stands, so a chain costs one byte
+/// a node; 0 and the link itself is one to a node elsewhere.
+fn put_nodes(out: &mut Vec<u8>, records: &[PatchRecord]) {
+    let mut places = BTreeMap::new();
+    let mut place = 0u64;
+    put_list(out, records, |out, record| {
+        put_vu57(out, record.id.time - record.prev);
+        put_blob(out, &record.proof);
+        put_list(out, &record.links, |out, link| match places.get(link) {
+            Some(there) => put_vu57(out, place - there),
+            None => {
+                out.push(0);
+                put_link(out, link);
+            }
+        });
+        put_blob(out, &record.patch);
+        places.insert(Link::to(record), place);
+        place += 1;
+    });
+}
+
+fn read_nodes(r: &mut Reader<'_>, whole: &Bytes) -> Result<Vec<PatchRecord>, WireError> {
+    let mut before: Vec<Link> = Vec::new();
+    let no_place = WireError::Field { field: "links", expected: "places of earlier nodes of the page" };
+    read_list(r, 4, |r| {
+        let gap = r.vu57("ticks since the previous patch")?;
+        let proof = read_blob(r, whole)?;
+        // Each may be one byte and stand for a whole link, so the bytes alone are no bound.
+        let count = r.vu57("a count of links")?;
+        if count > LINKS_MAX as u64 {
+            return Err(WireError::Field { field: "links", expected: "at most 64" });
+        }
+        let mut links = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            links.push(match r.vu57("a place")? as usize {
+                0 => read_link(r)?,
+                back => *before
+                    .len()
+                    .checked_sub(back)
+                    .and_then(|place| before.get(place))
+                    .ok_or_else(|| no_place.clone())?,
+            });
+        }
+        let patch = read_blob(r, whole)?;
+        let record = PatchRecord::with_gap(gap, patch)?.with_proof(proof)?.with_links(links.into())?;
+        before.push(Link::to(&record));
+        Ok(record)
+    })
 }
 
 fn put_vector(out: &mut Vec<u8>, vector: &StateVector<SessionId>) {

@@ -15,6 +15,8 @@ use crate::{InvalidPeerId, InvalidRecord, PatchRecord, PeerId, SyncMessage};
 const TAG_PATCH: u8 = 1;
 /// The first byte of a binary patch with a proof.
 const TAG_PROVEN_PATCH: u8 = 3;
+/// The first byte of a binary patch with links, and perhaps a proof.
+const TAG_NODE: u8 = 4;
 /// The first byte of a binary message of the state synchronisation protocol.
 const TAG_SYNC: u8 = 2;
 
@@ -61,7 +63,7 @@ pub fn encode_patch(format: EncodingFormat, record: &PatchRecord) -> Result<Byte
 /// Reads a patch in any encoding.
 pub fn decode_patch(bytes: &Bytes) -> Result<PatchRecord, WireError> {
     match first(bytes)? {
-        TAG_PATCH | TAG_PROVEN_PATCH => binary::read_patch(bytes),
+        TAG_PATCH | TAG_PROVEN_PATCH | TAG_NODE => binary::read_patch(bytes),
         _ => tree::read_patch_message(&tree::decode(bytes)?),
     }
 }

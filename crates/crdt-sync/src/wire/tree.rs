@@ -9,7 +9,11 @@ use crdt_core::{
 };
 
 use super::WireError;
-use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
+use crate::{
+    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    dag::{Link, NodeHash},
+    reconcile::Symbol,
+};
 
 /// The deepest nesting that is followed.
 const DEPTH_MAX: usize = 128;
@@ -93,6 +97,30 @@ pub(super) fn sync_message(
             fields.push(("bytes", blob(format, bytes)));
             "part"
         }
+        SyncMessage::Ahead { vector: more } => {
+            fields.push(("vector", vector(more)));
+            "ahead"
+        }
+        SyncMessage::Heads { heads, digest } => {
+            fields.extend([("heads", links(heads)), ("digest", hash(*digest))]);
+            "heads"
+        }
+        SyncMessage::Walk { id, want, have, bytes_max } => {
+            fields.extend([("id", Value::from(*id)), ("want", links(want)), ("vector", vector(have))]);
+            fields.push(("bytesMax", Value::from(*bytes_max)));
+            "walk"
+        }
+        SyncMessage::Compare { id, salt, from, count } => {
+            fields.extend([("id", Value::from(*id)), ("salt", hash(*salt))]);
+            fields.extend([("first", Value::from(*from)), ("count", Value::from(*count))]);
+            "compare"
+        }
+        SyncMessage::Sketch { id, digest, entries, symbols } => {
+            fields.extend([("id", Value::from(*id)), ("digest", hash(*digest))]);
+            let symbols = symbols.iter().map(symbol).collect();
+            fields.extend([("entries", Value::from(*entries)), ("symbols", Value::Array(symbols))]);
+            "sketch"
+        }
     };
     let head = [("type", kind.into()), ("from", from.as_str().into())];
     Ok(map(head.into_iter().chain(fields)))
@@ -104,6 +132,26 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
     let message = match fields.text("type")? {
         "digest" => SyncMessage::Digest { digest: fields.hash("digest")? },
         "state" => SyncMessage::State { vector: fields.vector()?, reply: fields.bool("reply")? },
+        "ahead" => SyncMessage::Ahead { vector: fields.vector()? },
+        "heads" => SyncMessage::Heads { heads: fields.links("heads")?, digest: fields.hash("digest")? },
+        "walk" => SyncMessage::Walk {
+            id: fields.number("id")?,
+            want: fields.links("want")?,
+            have: fields.vector()?,
+            bytes_max: fields.number("bytesMax")?,
+        },
+        "compare" => SyncMessage::Compare {
+            id: fields.number("id")?,
+            salt: fields.hash("salt")?,
+            from: fields.number("first")?,
+            count: fields.number("count")?,
+        },
+        "sketch" => SyncMessage::Sketch {
+            id: fields.number("id")?,
+            digest: fields.hash("digest")?,
+            entries: fields.number("entries")?,
+            symbols: fields.array("symbols")?.iter().map(read_symbol).collect::<Result<_, _>>()?,
+        },
         "request" => {
             let want = fields.array("want")?.iter().map(want).collect::<Result<_, _>>()?;
             SyncMessage::Request { id: fields.number("id")?, want, bytes_max: fields.number("bytesMax")? }
@@ -151,6 +199,53 @@ fn vector(vector: &StateVector<SessionId>) -> Value {
     )
 }
 
+/// A node's hash is all of its bytes.
+fn links(links: &[Link]) -> Value {
+    let link = |link: &Link| {
+        let digits: String = link.hash.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        Value::Array(vec![Value::from(link.sid.get()), Value::from(link.last), digits.into()])
+    };
+    Value::Array(links.iter().map(link).collect())
+}
+
+fn read_link(value: &Value) -> Result<Link, WireError> {
+    let wrong = || WireError::Field { field: "links", expected: "[session, time, 64 hexadecimal digits]" };
+    let Value::Array(parts) = value else { return Err(wrong()) };
+    let [sid, last, Value::Text(digits)] = &parts[..] else { return Err(wrong()) };
+    let sid = SessionId::new(unsigned(sid, "links")?).map_err(|_| wrong())?;
+    let digits = digits.as_bytes();
+    if digits.len() != 2 * NodeHash::LEN_BYTES {
+        return Err(wrong());
+    }
+    let mut hash = [0; NodeHash::LEN_BYTES];
+    for (byte, digits) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'));
+        *byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(wrong)?;
+    }
+    Ok(Link { last: unsigned(last, "links")?, sid, hash: NodeHash(hash) })
+}
+
+fn symbol(symbol: &Symbol) -> Value {
+    let count = symbol.count.unsigned_abs();
+    Value::Array(vec![symbol.sid.into(), symbol.last.into(), count.into(), hash(symbol.check)])
+}
+
+fn read_symbol(value: &Value) -> Result<Symbol, WireError> {
+    let wrong = || WireError::Field { field: "symbols", expected: "[sessions, times, count, check]" };
+    let Value::Array(parts) = value else { return Err(wrong()) };
+    let [sid, last, count, check] = &parts[..] else { return Err(wrong()) };
+    let number = |value| unsigned(value, "symbols");
+    let check = read_hash(check).ok_or_else(wrong)?;
+    Ok(Symbol { sid: number(sid)?, last: number(last)?, count: number(count)? as i64, check })
+}
+
+fn read_hash(value: &Value) -> Option<u64> {
+    let Value::Text(digits) = value else { return None };
+    let digits = std::str::from_utf8(digits.as_bytes()).ok()?;
+    let whole = digits.len() == 16 && !digits.starts_with('+');
+    if whole { u64::from_str_radix(digits, 16).ok() } else { None }
+}
+
 fn blob(format: EncodingFormat, bytes: &Bytes) -> Value {
     match format {
         EncodingFormat::MessagePack => Value::Bytes(bytes.to_vec()),
@@ -171,6 +266,9 @@ fn record_fields(format: EncodingFormat, record: &PatchRecord) -> Result<Vec<(&'
     let mut fields = vec![("prev", record.prev.into()), ("patch", patch(format, record)?)];
     if !record.proof.is_empty() {
         fields.push(("proof", blob(format, &record.proof)));
+    }
+    if !record.links.is_empty() {
+        fields.push(("links", links(&record.links)));
     }
     Ok(fields)
 }
@@ -242,11 +340,9 @@ impl<'a> Fields<'a> {
     }
 
     fn hash(&self, field: &'static str) -> Result<u64, WireError> {
-        let wrong = WireError::Field { field, expected: "16 hexadecimal digits" };
-        match self.text(field)? {
-            digits if digits.len() == 16 => u64::from_str_radix(digits, 16).map_err(|_| wrong),
-            _ => Err(wrong),
-        }
+        let value = self.get(field, "text")?;
+        let expected = if matches!(value, Value::Text(_)) { "16 hexadecimal digits" } else { "text" };
+        read_hash(value).ok_or(WireError::Field { field, expected })
     }
 
     fn array(&self, field: &'static str) -> Result<&'a [Value], WireError> {
@@ -269,7 +365,15 @@ impl<'a> Fields<'a> {
 
     fn record(&self) -> Result<PatchRecord, WireError> {
         let patch = read_patch(self.get("patch", "a patch")?)?;
-        Ok(PatchRecord::new(self.number("prev")?, patch)?.with_proof(self.proof()?)?)
+        let record = PatchRecord::new(self.number("prev")?, patch)?.with_proof(self.proof()?)?;
+        match self.0.iter().any(|(name, _)| name.as_bytes() == b"links") {
+            true => Ok(record.with_links(self.links("links")?.into())?),
+            false => Ok(record),
+        }
+    }
+
+    fn links(&self, field: &'static str) -> Result<Vec<Link>, WireError> {
+        self.array(field)?.iter().map(read_link).collect()
     }
 
     fn proof(&self) -> Result<Bytes, WireError> {

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use crdt_core::{SessionId, StateVector, Timestamp};
 use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
-    session::{Input, Output, Page, ReadWhat, Session, SessionOptions, TrickleOptions},
+    dag::{Heads, Link, Walk, snapshot},
+    session::{
+        Input, Output, Page, ReadWhat, Session, SessionOptions, SyncMode, TrickleOptions, WALK_PAGE_NODES_MAX,
+    },
     store::{MemoryPatchStore, PatchPage, PatchStore, PatchStoreError},
 };
 use futures_util::FutureExt as _;
@@ -26,6 +29,10 @@ impl Applied {
         }
         if self.vector.get(&record.session()) != record.prev {
             return Err(format!("{} applied out of its session's order", record.id));
+        }
+        let lacks = |link: &&Link| self.vector.get(&link.sid) < link.last;
+        if let Some(link) = record.links.iter().find(lacks) {
+            return Err(format!("{} applied before {link:?}, which it follows", record.id));
         }
         if let Some(need) = record.needs.iter().find(|need| self.vector.get(&need.sid) < need.time) {
             return Err(format!("{} applied before {need}, which it names", record.id));
@@ -69,8 +76,11 @@ pub(crate) enum Wish {
     SyncSoon,
 }
 
-fn options(session: SessionId) -> SessionOptions {
+fn options(session: SessionId, sync: SyncMode) -> SessionOptions {
     SessionOptions {
+        sync,
+        state_entries_max: 4,
+        walk_nodes_max: 12,
         parked_max: 16,
         storing_max: 6,
         page_bytes_max: 300,
@@ -88,9 +98,9 @@ fn options(session: SessionId) -> SessionOptions {
 }
 
 impl Replica {
-    pub(crate) fn new(id: PeerId, session: SessionId, now: Duration, seed: u64) -> Self {
-        let options = options(session);
-        let machine = Session::new(options, StateVector::new(), now, seed);
+    pub(crate) fn new(id: PeerId, session: SessionId, sync: SyncMode, now: Duration, seed: u64) -> Self {
+        let options = options(session, sync);
+        let machine = Session::new(options, StateVector::new(), Heads::new(), now, seed);
         let (doc, durable) = (Applied::default(), MemoryPatchStore::new());
         Self { id, session, machine, doc, down: false, durable, offered: None, unsynced: Vec::new(), options }
     }
@@ -104,9 +114,10 @@ impl Replica {
     /// Starts again from what is durable, under a new session.
     pub(crate) fn restart(&mut self, session: SessionId, now: Duration, seed: u64) -> Result<(), String> {
         self.session = session;
-        self.options = options(session);
-        self.doc = self.rebuilt(&self.kept_vector())?;
-        self.machine = Session::new(self.options, self.kept_vector(), now, seed);
+        self.options = options(session, self.options.sync);
+        let (doc, heads) = self.rebuilt(&self.kept_vector())?;
+        self.doc = doc;
+        self.machine = Session::new(self.options, self.kept_vector(), heads, now, seed);
         self.down = false;
         Ok(())
     }
@@ -116,18 +127,33 @@ impl Replica {
     }
 
     /// The document as the durable store has it, up to a vector.
-    fn rebuilt(&self, upto: &StateVector<SessionId>) -> Result<Applied, String> {
-        let mut doc = match now(self.durable.snapshot()).unwrap() {
-            Some((_, bytes)) => Applied::load(&bytes)?,
-            None => Applied::default(),
+    fn rebuilt(&self, upto: &StateVector<SessionId>) -> Result<(Applied, Heads), String> {
+        let (mut doc, mut heads) = match now(self.durable.snapshot()).unwrap() {
+            Some((_, bytes)) => load(&bytes)?,
+            None => (Applied::default(), Heads::new()),
         };
         let rest: Vec<Want> =
             doc.vector.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
         match now(self.durable.page(&rest, usize::MAX)).unwrap() {
-            PatchPage::Records(records) => records.iter().try_for_each(|record| doc.apply(record))?,
+            PatchPage::Records(records) => {
+                for record in &records {
+                    doc.apply(record)?;
+                    if let Some(forked) = heads.add(record) {
+                        return Err(format!("{forked:?} is another node than ours"));
+                    }
+                }
+            }
             PatchPage::Compacted => return Err("a patch beyond the snapshot is said to be in it".to_owned()),
         }
-        Ok(doc)
+        Ok((doc, heads))
+    }
+
+    /// A snapshot of what is durable, up to a vector.
+    fn folded(&self, upto: &StateVector<SessionId>) -> Result<(StateVector<SessionId>, Bytes), String> {
+        let (doc, heads) = self.rebuilt(upto)?;
+        let bytes = doc.snapshot();
+        let dag = self.options.sync == SyncMode::Dag;
+        Ok((doc.vector, if dag { snapshot::seal(&heads, &bytes) } else { bytes }))
     }
 
     /// Writes one patch on top of the document.
@@ -146,6 +172,7 @@ impl Replica {
             needs: needs.into(),
             patch: Bytes::from(vec![0; (span % 60) as usize]),
             proof: Bytes::new(),
+            links: self.machine.links(latest + 1),
         };
         self.doc.apply(&record)?;
         self.input(now, Input::Local(record.clone()), wishes)?;
@@ -166,8 +193,8 @@ impl Replica {
         if self.machine.status().peers < others || stable.is_empty() {
             return Ok(());
         }
-        let doc = self.rebuilt(&stable)?;
-        match now(self.durable.install(&doc.vector, doc.snapshot())) {
+        let (vector, bytes) = self.folded(&stable)?;
+        match now(self.durable.install(&vector, bytes)) {
             // A snapshot from elsewhere is ahead of what we know of the others.
             Ok(()) | Err(PatchStoreError::Diverged { .. }) => Ok(()),
             Err(error) => Err(error.to_string()),
@@ -211,16 +238,14 @@ impl Replica {
     fn read(&mut self, what: ReadWhat) -> Result<Page, String> {
         match what {
             ReadWhat::Patches { want, bytes_max } => {
-                match now(self.durable.page(&want, bytes_max)).unwrap() {
-                    PatchPage::Records(records) => Ok(Page::Records(records)),
-                    PatchPage::Compacted => {
-                        let doc = self.rebuilt(&self.kept_vector())?;
-                        let bytes = doc.snapshot();
-                        let head = SnapshotHead::new(doc.vector, &bytes);
-                        self.offered = Some((head.hash, bytes));
-                        Ok(Page::Snapshot(head))
-                    }
+                self.page_or_offer(now(self.durable.page(&want, bytes_max)).unwrap())
+            }
+            ReadWhat::Walk { want, have, bytes_max } => {
+                let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
+                while let Some(want) = walk.next_read() {
+                    walk.read(now(self.durable.page(&[want], bytes_max)).unwrap());
                 }
+                self.page_or_offer(walk.finish())
             }
             ReadWhat::Part { hash, offset, bytes_max } => {
                 let offered = self.offered.as_ref().filter(|(offered, _)| *offered == hash);
@@ -233,23 +258,38 @@ impl Replica {
         }
     }
 
-    fn install(&mut self, vector: &StateVector<SessionId>, bytes: Bytes) -> Input {
-        let Ok(snapshot) = Applied::load(&bytes) else { return Input::InstallFailed };
-        if snapshot.vector != *vector {
-            return Input::InstallFailed;
+    fn page_or_offer(&mut self, page: PatchPage) -> Result<Page, String> {
+        match page {
+            PatchPage::Records(records) => Ok(Page::Records(records)),
+            PatchPage::Compacted => {
+                let (vector, bytes) = self.folded(&self.kept_vector())?;
+                let head = SnapshotHead::new(vector, &bytes);
+                self.offered = Some((head.hash, bytes));
+                Ok(Page::Snapshot(head))
+            }
         }
-        if now(self.durable.install(vector, bytes)).is_err() {
+    }
+
+    fn install(&mut self, vector: &StateVector<SessionId>, bytes: Bytes) -> Input {
+        let Ok((contained, _)) = load(&bytes) else { return Input::InstallFailed };
+        if contained.vector != *vector || now(self.durable.install(vector, bytes)).is_err() {
             return Input::InstallFailed;
         }
         // What is applied or about to be, and not in the snapshot, goes on top of it.
         let beyond: Vec<Timestamp> =
             self.doc.ids.iter().filter(|id| vector.get(&id.sid) < id.time).copied().collect();
         let ours = std::mem::take(&mut self.doc);
-        self.doc = snapshot;
+        self.doc = contained;
         self.doc.ids.extend(beyond);
         self.doc.vector.merge(&ours.vector);
-        Input::Installed { vector: vector.clone() }
+        let Ok((_, heads)) = self.rebuilt(&self.kept_vector()) else { return Input::InstallFailed };
+        Input::Installed { vector: vector.clone(), heads }
     }
+}
+
+fn load(snapshot: &Bytes) -> Result<(Applied, Heads), String> {
+    let (heads, document) = snapshot::open(snapshot).map_err(|e| e.to_string())?;
+    Ok((Applied::load(&document)?, heads))
 }
 
 /// The memory store never waits.

@@ -6,7 +6,11 @@ use std::{
 };
 
 use crdt_core::{SessionId, StateVector, Timestamp};
-use crdt_sync::{PatchRecord, PeerId, SyncMessage, session::Input};
+use crdt_sync::{
+    PatchRecord, PeerId, SyncMessage,
+    dag::{Link, NodeHash},
+    session::{Input, SyncMode},
+};
 
 use crate::replica::{Replica, Wish};
 
@@ -105,11 +109,19 @@ impl World {
             trace: 0,
             random,
         };
+        // Most groups use one way to synchronise; a mixed one gets there too.
+        let group = world.random.below(10);
         for index in 0..count {
             let id = PeerId::new(format!("node-{index}")).unwrap();
             let session = world.new_session();
             let seed = world.random.next();
-            world.replicas.push(Replica::new(id, session, Duration::ZERO, seed));
+            let sync = match group {
+                0..=3 => SyncMode::Vectors,
+                4..=8 => SyncMode::Dag,
+                _ if index % 2 == 0 => SyncMode::Vectors,
+                _ => SyncMode::Dag,
+            };
+            world.replicas.push(Replica::new(id, session, sync, Duration::ZERO, seed));
             world.plan(Duration::ZERO, What::Wake(index));
         }
         world.plan_trouble();
@@ -337,6 +349,23 @@ impl World {
                 SyncMessage::Patches { id, records }
             }
             SyncMessage::Digest { .. } => SyncMessage::Digest { digest: self.random.next() },
+            SyncMessage::Heads { mut heads, .. } => {
+                let sid = SessionId::new(SessionId::USER_MIN.get() + 1_000_001).unwrap();
+                let hash = NodeHash([self.random.below(256) as u8; NodeHash::LEN_BYTES]);
+                heads.push(Link { last: 1 + self.random.below(1000), sid, hash });
+                SyncMessage::Heads { heads, digest: self.random.next() }
+            }
+            SyncMessage::Sketch { id, digest, entries, mut symbols } => {
+                for symbol in &mut symbols {
+                    symbol.check ^= self.random.below(2);
+                }
+                SyncMessage::Sketch { id, digest, entries, symbols }
+            }
+            SyncMessage::Ahead { mut vector } => {
+                let ghost = SessionId::new(SessionId::USER_MIN.get() + 1_000_002).unwrap();
+                vector.advance(ghost, 1 + self.random.below(1000));
+                SyncMessage::Ahead { vector }
+            }
             SyncMessage::Part { id, hash, offset, bytes } => {
                 SyncMessage::Part { id, hash, offset: offset + 1, bytes }
             }

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector, Timestamp};
 
-use crate::PatchRecord;
+use crate::{
+    PatchRecord,
+    dag::{Link, NodeHash},
+};
 
 /// The number of this layout; a database with a higher one is refused.
 pub(super) const VERSION: u32 = 1;
@@ -66,6 +69,12 @@ pub(super) fn write_record(key: &[u8], record: &PatchRecord) -> Vec<u8> {
     }
     write_number(&mut value, record.proof.len() as u64);
     value.extend_from_slice(&record.proof);
+    write_number(&mut value, record.links.len() as u64);
+    for link in &record.links {
+        write_number(&mut value, link.sid.get());
+        write_number(&mut value, link.last);
+        value.extend_from_slice(&link.hash.0);
+    }
     value.extend_from_slice(&record.patch);
     seal(key, &mut value);
     value
@@ -86,10 +95,26 @@ pub(super) fn read_record(key: &[u8], value: &[u8]) -> Result<PatchRecord, Damag
         })
         .collect::<Result<_, _>>()?;
     let proof_len = usize::try_from(read_number(&mut rest)?).map_err(|_| Damage::Length)?;
-    let (proof, patch) = rest.split_at_checked(proof_len).ok_or(Damage::Length)?;
-    let (proof, patch) = (Bytes::copy_from_slice(proof), Bytes::copy_from_slice(patch));
+    let (proof, mut rest) = rest.split_at_checked(proof_len).ok_or(Damage::Length)?;
+    let links = read_links(&mut rest)?;
+    let (proof, patch) = (Bytes::copy_from_slice(proof), Bytes::copy_from_slice(rest));
     let time = last.checked_sub(span).ok_or(Damage::Range)? + 1;
-    Ok(PatchRecord { id: Timestamp::new(sid, time), span, prev, needs, patch, proof })
+    Ok(PatchRecord { id: Timestamp::new(sid, time), span, prev, needs, patch, proof, links })
+}
+
+fn read_links(rest: &mut &[u8]) -> Result<Box<[Link]>, Damage> {
+    let count = read_number(rest)?;
+    if count > (rest.len() / NodeHash::LEN_BYTES) as u64 {
+        return Err(Damage::Length);
+    }
+    let link = |_| {
+        let sid = SessionId::new(read_number(rest)?).map_err(|_| Damage::Range)?;
+        let last = read_number(rest)?;
+        let (hash, tail) = rest.split_first_chunk().ok_or(Damage::Length)?;
+        *rest = tail;
+        Ok(Link { last, sid, hash: NodeHash(*hash) })
+    };
+    (0..count).map(link).collect()
 }
 
 pub(super) fn write_snapshot(key: &[u8], vector: &StateVector<SessionId>, snapshot: &[u8]) -> Vec<u8> {
@@ -191,6 +216,7 @@ mod tests {
             needs: Box::new([needed]),
             patch: Bytes::from_static(b"patch"),
             proof: Bytes::from_static(b"sig"),
+            links: Box::default(),
         }
     }
 
@@ -203,7 +229,11 @@ mod tests {
         let record = record();
         let key = record_key(1, record.session(), record.last());
         assert_eq!(hex(&key), "000000010000000000011171000000000000012e");
-        assert_eq!(hex(&write_record(&key, &record)[4..]), "020701f0a204ac02037369677061746368");
+        assert_eq!(hex(&write_record(&key, &record)[4..]), "020701f0a204ac0203736967007061746368");
+        let link = Link { last: 300, sid: SessionId::new(70_000).unwrap(), hash: NodeHash([0xab; 32]) };
+        let linked = PatchRecord { links: Box::new([link]), ..record.clone() };
+        let written = hex(&write_record(&key, &linked)[4..]);
+        assert_eq!(written, format!("020701f0a204ac020373696701f0a204ac02{}7061746368", "ab".repeat(32)));
         let vector = StateVector::from_iter([(record.session(), 302)]);
         assert_eq!(hex(&write_snapshot(&[0, 0, 0, 1], &vector, b"doc")[4..]), "01f1a204ae02646f63");
     }
@@ -215,13 +245,16 @@ mod tests {
             needs in prop::collection::vec((0u64..1 << 53, any::<u64>()), 0..4),
             patch in prop::collection::vec(any::<u8>(), 0..50),
             proof in prop::collection::vec(any::<u8>(), 0..9),
+            links in prop::collection::vec((0u64..1 << 53, any::<u64>(), any::<[u8; 32]>()), 0..4),
         ) {
             let sid = SessionId::new(sid).unwrap();
             let span = span.min(last);
             let timestamp = |(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time);
+            let link = |(sid, last, hash)| Link { last, sid: SessionId::new(sid).unwrap(), hash: NodeHash(hash) };
             let record = PatchRecord {
                 id: Timestamp::new(sid, last - span + 1), span, prev,
                 needs: needs.into_iter().map(timestamp).collect(), patch: patch.into(), proof: proof.into(),
+                links: links.into_iter().map(link).collect(),
             };
             let key = record_key(9, sid, last);
             prop_assert_eq!(read_record(&key, &write_record(&key, &record)), Ok(record));
