@@ -67,7 +67,7 @@ pub enum Malformed {
         found: String,
     },
     /// Valid bytes in another spelling than the one that json-joy's own encoder writes; `Patch::decode` rewrites them.
-    #[error("patch is valid but not in canonical form")]
+    #[error("valid, but not in canonical form")]
     NotCanonical,
     /// Bytes that contradict each other.
     #[error("{what} at byte {at}")]

@@ -117,7 +117,7 @@ impl Log {
     }
 
     /// The patches since the start, in the order of their ids.
-    pub fn patches(&self) -> impl ExactSizeIterator<Item = &Patch> {
+    pub fn patches(&self) -> impl ExactSizeIterator<Item = &Patch> + Clone {
         self.patches.values()
     }
 

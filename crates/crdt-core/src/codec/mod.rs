@@ -11,6 +11,7 @@ mod error;
 pub mod json;
 pub mod log;
 pub mod msgpack;
+pub mod native;
 pub mod patch;
 pub(crate) mod shape;
 pub mod wire;
@@ -19,6 +20,7 @@ pub use cbor::RawValue;
 pub use document::{DocumentEncodeError, DocumentError, DocumentFormat};
 pub use error::Malformed;
 pub use log::{Log, LogError, LogFormat};
+pub use native::{NativeError, Packing};
 pub use patch::{NoJsonForm, PatchFormat};
 
 /// A number in digits 0 to 9 and a to z.

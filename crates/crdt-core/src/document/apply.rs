@@ -196,7 +196,8 @@ impl Document {
 
     /// Notes that a session has been seen up to a time.
     pub(super) fn observe(&mut self, session: u32, last: u64) {
-        if session == self.own {
+        // An own time of 0 can come from outside only, and `made` cannot tell it from none.
+        if session == self.own && last > 0 {
             self.made = self.made.max(last);
         } else {
             self.store.sessions.observe(session, last);
@@ -223,6 +224,24 @@ impl Document {
 
     fn target_of(&mut self, id: Timestamp, form: Form) -> Option<u32> {
         self.target(id).filter(|&node| self.store.form(node) == form)
+    }
+
+    /// The target of values that, if it is gone, will never come to stand anywhere.
+    fn target_or_forgo(
+        &mut self,
+        id: Timestamp,
+        form: Form,
+        values: impl IntoIterator<Item = Timestamp>,
+    ) -> Option<u32> {
+        let target = self.target_of(id, form);
+        if target.is_none() {
+            for value in values {
+                if let Some(value) = self.store.find(value) {
+                    self.store.forgo(value);
+                }
+            }
+        }
+        target
     }
 
     /// The element that an insertion follows: `Some(None)` for the beginning.
@@ -264,16 +283,16 @@ impl Document {
             Op::NewBin => self.store.create(id, Form::Bin).is_some(),
             Op::NewArr => self.store.create(id, Form::Arr).is_some(),
             Op::InsVal { obj, value } => {
-                let value = self.store.find(value)?;
+                let found = self.store.find(value)?;
                 if obj == Timestamp::ORIGIN {
-                    self.store.set_root(value)
+                    self.store.set_root(found)
                 } else {
-                    let node = self.target_of(obj, Form::Val)?;
-                    self.store.set_val(node, value)
+                    let node = self.target_or_forgo(obj, Form::Val, [value])?;
+                    self.store.set_val(node, found)
                 }
             }
             Op::InsObj { obj, entries } => {
-                let node = self.target_of(obj, Form::Obj)?;
+                let node = self.target_or_forgo(obj, Form::Obj, entries.map(|(_, value)| value))?;
                 let mut changed = false;
                 for (key, value) in entries {
                     if let Some(value) = self.store.find(value).filter(|&value| self.is_later(value, node)) {
@@ -284,7 +303,7 @@ impl Document {
                 changed
             }
             Op::InsVec { obj, slots } => {
-                let node = self.target_of(obj, Form::Vec)?;
+                let node = self.target_or_forgo(obj, Form::Vec, slots.map(|(_, value)| value))?;
                 let mut changed = false;
                 for (place, value) in slots {
                     if let Some(value) = self.store.find(value).filter(|&value| self.is_later(value, node)) {
@@ -301,7 +320,7 @@ impl Document {
                 })?
             }
             Op::InsArr { obj, after, values } => {
-                let node = self.target_of(obj, Form::Arr)?;
+                let node = self.target_or_forgo(obj, Form::Arr, values)?;
                 let after = self.anchor(obj, after, id, sid)?;
                 let values: SmallVec<[u32; 16]> = values
                     .filter_map(|value| self.store.find(value))
@@ -316,10 +335,13 @@ impl Document {
                 changed
             }
             Op::UpdArr { obj, slot, value } => {
-                let node = self.target_of(obj, Form::Arr)?;
+                let node = self.target_or_forgo(obj, Form::Arr, [value])?;
                 let value = self.store.find(value)?;
-                let slot = self.store.id(slot)?;
-                self.set_slot(node, slot, value)?
+                let changed = self.store.id(slot).and_then(|slot| self.set_slot(node, slot, value));
+                if changed.is_none() {
+                    self.store.forgo(value);
+                }
+                changed?
             }
             Op::Nop { .. } => false,
         })

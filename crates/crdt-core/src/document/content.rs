@@ -181,6 +181,18 @@ impl Contents {
         Stored { span: Span::live(units).wide(true), offset, moved }
     }
 
+    /// Stores text that is UTF-16 already.
+    pub(super) fn store_units(&mut self, units: &[u16]) -> Stored {
+        let len = units.len() as u32;
+        if units.iter().all(|&unit| unit < 0x80) {
+            let narrow: Vec<u8> = units.iter().map(|&unit| unit as u8).collect();
+            let Appended { offset, moved } = self.narrow.append(None, &narrow);
+            return Stored { span: Span::live(len), offset, moved };
+        }
+        let Appended { offset, moved } = self.wide.append(None, units);
+        Stored { span: Span::live(len).wide(true), offset, moved }
+    }
+
     /// Stores bytes.
     pub(super) fn store_bytes(&mut self, left: Option<Chunk>, bytes: &[u8]) -> Stored {
         let Appended { offset, moved } =

@@ -1,6 +1,6 @@
 //! The keys of a document's maps, each once.
 
-use std::hash::BuildHasher;
+use std::{cmp::Ordering, hash::BuildHasher};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -10,7 +10,10 @@ pub(super) struct Keys {
     bytes: Vec<u8>,
     /// Where each key ends; it starts where the one before ends.
     ends: Vec<u32>,
+    /// From a key to its number. Made when a key is added to those that a snapshot brought.
     table: HashTable<u32>,
+    /// Whether there is no table, and the keys are sorted instead.
+    sorted: bool,
     hasher: DefaultHashBuilder,
 }
 
@@ -20,15 +23,43 @@ impl Keys {
         key_at(&self.bytes, &self.ends, key)
     }
 
+    /// Keys that are sorted, each there once.
+    pub(super) fn sorted(bytes: Vec<u8>, ends: Vec<u32>) -> Self {
+        Self { bytes, ends, sorted: true, ..Self::default() }
+    }
+
+    fn bisect(&self, key: &[u8]) -> Option<u32> {
+        let numbers = self.ends.len() as u32;
+        let (mut low, mut high) = (0, numbers);
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.get(middle).cmp(key) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Some(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
     /// The number of a key, if it occurs.
     pub(super) fn find(&self, key: &[u8]) -> Option<u32> {
+        if self.sorted {
+            return self.bisect(key);
+        }
         let hash = self.hasher.hash_one(key);
         self.table.find(hash, |&at| self.get(at) == key).copied()
     }
 
     /// The number of a key, a new one if need be.
     pub(super) fn enter(&mut self, key: &[u8]) -> u32 {
-        let Self { bytes, ends, table, hasher } = self;
+        if self.sorted {
+            if let Some(number) = self.bisect(key) {
+                return number;
+            }
+            self.make_table();
+        }
+        let Self { bytes, ends, table, hasher, .. } = self;
         let hash = hasher.hash_one(key);
         let entry = table.entry(
             hash,
@@ -45,6 +76,16 @@ impl Keys {
                 at
             }
         }
+    }
+
+    fn make_table(&mut self) {
+        let Self { bytes, ends, table, hasher, sorted } = self;
+        let hash = |at: u32| hasher.hash_one(key_at(bytes, ends, at));
+        table.reserve(ends.len() + 1, |&at| hash(at));
+        for at in 0..ends.len() as u32 {
+            table.insert_unique(hash(at), at, |&at| hash(at));
+        }
+        *sorted = false;
     }
 
     pub(super) fn size_bytes(&self) -> usize {

@@ -40,6 +40,9 @@ pub enum LoadError {
     /// An id of the session that names the root and nothing else.
     #[error("id {0} is the system's: no node and no element can have it")]
     System(Timestamp),
+    /// An id that the clock does not know.
+    #[error("id {0} is above the clock")]
+    Unseen(Timestamp),
     /// A chunk without elements.
     #[error("the chunk at {0} is empty")]
     Empty(Timestamp),

@@ -8,6 +8,7 @@
 //! (`content`). Nothing here allocates per character.
 
 mod apply;
+mod bulk;
 mod check;
 mod content;
 mod edit;
@@ -23,6 +24,7 @@ mod time_index;
 mod view;
 
 pub use apply::{Applied, ApplyError};
+pub(crate) use bulk::{Bulk, NativeId};
 pub use load::{ChunkLoader, LoadError, Loader, NodeIx, SessionIx};
 pub use node::Kind;
 pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Places};
@@ -49,6 +51,8 @@ pub struct Document {
     order: Order,
     /// The last time at which the own session made something; 0 for none.
     made: u64,
+    /// No patch of an earlier time can be taken in any more: what it would need may be gone. 0 for none.
+    compacted_to: u64,
     /// The node that was edited last.
     target: u32,
 }
@@ -76,7 +80,7 @@ impl Document {
     fn with(session: SessionId, time: u64, order: Order) -> Self {
         let mut store = Store::new();
         let own = store.sessions.enter(session.get());
-        Self { store, own, time: time.max(1), order, made: 0, target: node::NIL }
+        Self { store, own, time: time.max(1), order, made: 0, compacted_to: 0, target: node::NIL }
     }
 
     /// A copy that another session edits. It has seen what this one has seen, this one's own edits included.
@@ -136,6 +140,19 @@ impl Document {
             let sid = SessionId::new(session.sid).unwrap_or(SessionId::SYSTEM);
             Timestamp::new(sid, session.seen.unwrap_or(0))
         })
+    }
+
+    /// All sessions in the order of their numbers, each with the last time seen of it; `None` for one that was only named.
+    pub(crate) fn sessions_seen(&self) -> impl ExactSizeIterator<Item = (u64, Option<u64>)> + '_ {
+        self.store.sessions.iter().enumerate().map(|(at, session)| {
+            let is_own = at == self.own as usize && self.made > 0;
+            (session.sid, if is_own { Some(self.made) } else { session.seen })
+        })
+    }
+
+    /// The time up to which tombstones have been dropped; 0 for none.
+    pub const fn compacted_to(&self) -> u64 {
+        self.compacted_to
     }
 
     /// How many nodes it has, those that nothing refers to included.

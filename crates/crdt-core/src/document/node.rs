@@ -77,12 +77,14 @@ impl Form {
 
 const TIME_BITS: u32 = 53;
 const DEAD: u64 = 1 << 63;
+const LOST: u64 = 1 << 62;
 const SESSION_BITS: u32 = 24;
 
 /// A node. Its id, how often it is referred to, and the place of its content.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
-    /// Time, form, and whether it has been removed while something still refers to it.
+    /// Time, form, whether it has been removed while something still refers to it, and whether it came too late for
+    /// its place.
     word: u64,
     /// Session, and in the high byte the count of references; a full byte counts no more.
     owner: u32,
@@ -117,6 +119,15 @@ impl Node {
         self.word |= DEAD;
     }
 
+    /// Whether it came too late for its place, and nothing has referred to it since.
+    pub(super) const fn is_lost(&self) -> bool {
+        self.word & LOST != 0
+    }
+
+    pub(super) const fn lose(&mut self) {
+        self.word |= LOST;
+    }
+
     pub(super) const fn payload(&self) -> u32 {
         u32::from_le_bytes(self.payload)
     }
@@ -135,6 +146,7 @@ impl Node {
     }
 
     pub(super) const fn link(&mut self) {
+        self.word &= !LOST;
         if self.refs() < u8::MAX {
             self.owner += 1 << SESSION_BITS;
         }

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    Document,
+    Document, NativeId,
     node::{Form, Kind, NIL},
     sequence::{self, At, Sequence},
     store::Store,
@@ -78,6 +78,28 @@ impl Document {
         self.store.ids().into_iter().map(|(_, node)| NodeRef { store: &self.store, node })
     }
 
+    /// The nodes that nothing refers to yet and that something may come to refer to, in the order of their ids.
+    pub(crate) fn loose_nodes(&self) -> Vec<NodeRef<'_>> {
+        let store = &self.store;
+        let is_loose = |node: &super::node::Node| {
+            node.refs() == 0 && !node.is_lost() && !node.is_dead() && node.form() != Form::Free
+        };
+        let nodes = store.nodes.iter().zip(0u32..).filter(|(node, _)| is_loose(node));
+        let mut loose: Vec<NodeRef<'_>> = nodes.map(|(_, node)| NodeRef { store, node }).collect();
+        loose.sort_unstable_by_key(NodeRef::id);
+        loose
+    }
+
+    /// How many keys occur in all maps, or did.
+    pub(crate) fn key_count(&self) -> usize {
+        self.store.keys.len()
+    }
+
+    /// The bytes of the key with a number.
+    pub(crate) fn key(&self, number: u32) -> &[u8] {
+        self.store.keys.get(number)
+    }
+
     /// The own session and the next time.
     pub fn clock(&self) -> ClockView {
         ClockView { session: self.session(), time: self.time() }
@@ -88,6 +110,32 @@ impl<'d> NodeRef<'d> {
     /// The node's id.
     pub fn id(&self) -> Timestamp {
         self.store.timestamp(self.store.node(self.node).id())
+    }
+
+    /// The node's id, with its session's number in the document.
+    pub(crate) fn native_id(&self) -> NativeId {
+        let id = self.store.node(self.node).id();
+        NativeId { session: id.session, time: id.time }
+    }
+
+    /// Calls `each` with the runs of a text, byte string or array: the first id, how many, and whether they are
+    /// tombstones. Neighbours are not joined.
+    pub(crate) fn for_each_run(&self, mut each: impl FnMut(NativeId, u32, bool)) {
+        for chunk in self.store.sequence(self.node).chunks() {
+            each(
+                NativeId { session: chunk.session, time: chunk.time },
+                chunk.span.len(),
+                chunk.span.is_dead(),
+            );
+        }
+    }
+
+    /// Appends the visible text of a text, as WTF-8.
+    pub(crate) fn write_text(&self, out: &mut Vec<u8>) {
+        let mut text = TextOut::new(out);
+        for chunk in self.store.sequence(self.node).chunks().filter(|chunk| !chunk.span.is_dead()) {
+            self.store.contents.read_text(chunk, &mut text);
+        }
     }
 
     /// What kind of node it is.
@@ -215,6 +263,14 @@ impl<'d> Child<'d> {
 pub struct Entries<'d> {
     store: &'d Store,
     entries: std::slice::Iter<'d, super::node::Entry>,
+}
+
+impl<'d> Entries<'d> {
+    /// The entries with their keys' numbers in the document.
+    pub(crate) fn numbered(self) -> impl Iterator<Item = (u32, Child<'d>)> {
+        let Self { store, entries } = self;
+        entries.map(move |entry| (entry.key, Child::of(store, entry.node)))
+    }
 }
 
 impl<'d> Iterator for Entries<'d> {

@@ -120,16 +120,21 @@ impl Store {
         if self.sessions.at(id.session).nodes.get(id.time).is_some() {
             return None;
         }
-        let bytes = value.as_bytes();
-        let node = if bytes.len() <= 3 {
-            Node::short(id, bytes)
-        } else {
-            let at = self.heap.len() as u32;
-            put_len(&mut self.heap, bytes.len());
-            self.heap.extend_from_slice(bytes);
-            Node::new(id, Form::Con, at)
-        };
+        let node = self.con_node(id, value);
         Some(self.enter(node))
+    }
+
+    /// A constant that is not in the table yet.
+    #[inline]
+    pub(super) fn con_node(&mut self, id: Id, value: RawValue<'_>) -> Node {
+        let bytes = value.as_bytes();
+        if bytes.len() <= 3 {
+            return Node::short(id, bytes);
+        }
+        let at = self.heap.len() as u32;
+        put_len(&mut self.heap, bytes.len());
+        self.heap.extend_from_slice(bytes);
+        Node::new(id, Form::Con, at)
     }
 
     /// Creates a constant that is a timestamp. `None` if there is a node with the id.
@@ -137,10 +142,40 @@ impl Store {
         if self.sessions.at(id.session).nodes.get(id.time).is_some() {
             return None;
         }
+        let node = self.con_id_node(id, value);
+        Some(self.enter(node))
+    }
+
+    /// A constant that is a timestamp and not in the table yet.
+    pub(super) fn con_id_node(&mut self, id: Id, value: Timestamp) -> Node {
         let at = self.heap.len() as u32;
         self.heap.extend_from_slice(&value.sid.get().to_le_bytes());
         self.heap.extend_from_slice(&value.time.to_le_bytes());
-        Some(self.enter(Node::new(id, Form::ConId, at)))
+        Node::new(id, Form::ConId, at)
+    }
+
+    /// The place of a node that was removed while something refers to it, while a document is loaded.
+    pub(super) fn ghost(&mut self, id: Id) -> u32 {
+        let nodes = &mut self.nodes;
+        *self.ghosts.entry(id).or_insert_with(|| {
+            let mut node = Node::short(id, &[0xf7]);
+            node.kill();
+            nodes.push(node);
+            nodes.len() as u32 - 1
+        })
+    }
+
+    /// The ids of nodes that were removed while something refers to them.
+    pub(super) fn ghosts(&self) -> impl Iterator<Item = Id> + '_ {
+        self.ghosts.keys().copied()
+    }
+
+    /// Notes that a node which nothing refers to never will be referred to: it came too late for its place. In another
+    /// order it would have been there first and been removed since.
+    pub(super) fn forgo(&mut self, node: u32) {
+        if self.node(node).refs() == 0 {
+            self.node_mut(node).lose();
+        }
     }
 
     fn enter(&mut self, node: Node) -> u32 {
@@ -374,6 +409,7 @@ impl Store {
             Some(place) => {
                 let old = self.obj(obj).entries[place].node;
                 if !self.is_newer(value, old) {
+                    self.forgo(value);
                     return false;
                 }
                 self.obj_mut(obj).entries[place].node = value;
@@ -393,6 +429,7 @@ impl Store {
         }
         let old = places[place];
         if old != NIL && !self.is_newer(value, old) {
+            self.forgo(value);
             return false;
         }
         self.vec_mut(vec)[place] = value;
@@ -407,6 +444,7 @@ impl Store {
     pub(super) fn set_val(&mut self, val: u32, value: u32) -> bool {
         let old = self.node(val).payload();
         if !self.is_newer(value, val) || old != NIL && !self.is_newer(value, old) {
+            self.forgo(value);
             return false;
         }
         self.node_mut(val).set_payload(value);
@@ -421,6 +459,7 @@ impl Store {
     pub(super) fn set_root(&mut self, value: u32) -> bool {
         let old = self.root;
         if old != NIL && !self.is_newer(value, old) {
+            self.forgo(value);
             return false;
         }
         self.root = value;

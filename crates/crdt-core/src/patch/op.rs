@@ -277,7 +277,7 @@ pub(super) fn read_text<'a>(r: &mut Reader<'a>, own: SessionId) -> Option<(Times
 
 /// Reads an operation of a patch of `own`. Text in bytes that were `CHECKED` before is not checked again.
 #[inline]
-pub(super) fn read<'a, const CHECKED: bool>(r: &mut Reader<'a>, own: SessionId) -> Result<Op<'a>, Malformed> {
+pub(crate) fn read<'a, const CHECKED: bool>(r: &mut Reader<'a>, own: SessionId) -> Result<Op<'a>, Malformed> {
     let octet = r.u8("an operation")?;
     let (opcode, bits) = (octet >> 3, octet & 7);
     if let code::INS_OBJ..=code::INS_ARR | code::DEL | code::NOP = opcode {
@@ -342,7 +342,7 @@ pub(super) fn put_index(out: &mut Vec<u8>, index: u8) {
 }
 
 /// Writes an operation with each of its ids mapped.
-pub(super) fn put(out: &mut Vec<u8>, own: SessionId, op: &Op<'_>, map: impl Fn(Timestamp) -> Timestamp) {
+pub(crate) fn put(out: &mut Vec<u8>, own: SessionId, op: &Op<'_>, map: impl Fn(Timestamp) -> Timestamp) {
     let id = |out: &mut Vec<u8>, id| put_patch_id(out, own, map(id));
     match *op {
         Op::NewCon(Con::Value(value)) => {

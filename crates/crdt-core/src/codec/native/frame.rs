@@ -1,0 +1,176 @@
+//! The frame around a native snapshot: what it is, whether it is whole, and its columns.
+
+use std::borrow::Cow;
+
+use super::{NativeError, Packing};
+use crate::codec::{
+    Malformed,
+    wire::{Reader, put_vu57},
+};
+
+/// What every native snapshot starts with.
+pub(super) const MAGIC: [u8; 4] = *b"Weft";
+/// The newest version, which this code writes.
+pub(super) const VERSION: u8 = 1;
+/// Magic, version, kind, checksum.
+const HEAD_LEN: usize = 10;
+
+/// The most bytes that one packed byte may stand for. A column that would pack better stays as it is, and a reader
+/// refuses more: so a snapshot never takes more memory than a multiple of its own size.
+pub(super) const RATIO_MAX: usize = 64;
+
+/// What a snapshot is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum SnapshotKind {
+    /// A document whose sessions count for themselves.
+    Logical = 0,
+    /// A document that a server numbers.
+    Server = 1,
+    /// A history: a document and the patches since.
+    History = 2,
+}
+
+/// Writes a snapshot out of its columns.
+pub(super) fn write(kind: SnapshotKind, columns: &[Vec<u8>], packing: Packing) -> Vec<u8> {
+    let room: usize = columns.iter().map(|column| column.len() + 5).sum();
+    let mut out = Vec::with_capacity(HEAD_LEN + room);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&[VERSION, kind as u8, 0, 0, 0, 0]);
+    for column in columns {
+        let packed = packing.pack(column).filter(|packed| {
+            packed.len() + 2 < column.len() && column.len() <= RATIO_MAX.saturating_mul(packed.len())
+        });
+        put_vu57(&mut out, (column.len() as u64) << 1 | u64::from(packed.is_some()));
+        match packed {
+            Some(packed) => {
+                put_vu57(&mut out, packed.len() as u64);
+                out.extend_from_slice(&packed);
+            }
+            None => out.extend_from_slice(column),
+        }
+    }
+    let check = checksum(&out).to_le_bytes();
+    out[6..HEAD_LEN].copy_from_slice(&check);
+    out
+}
+
+/// CRC-32 of version, kind and columns.
+fn checksum(snapshot: &[u8]) -> u32 {
+    let mut check = crc32fast::Hasher::new();
+    check.update(&snapshot[4..6]);
+    check.update(&snapshot[HEAD_LEN..]);
+    check.finalize()
+}
+
+/// The columns of a snapshot, unpacked where they were packed.
+pub(super) struct Columns<'a> {
+    pub(super) kind: SnapshotKind,
+    columns: Vec<Cow<'a, [u8]>>,
+}
+
+impl<'a> Columns<'a> {
+    /// Takes a snapshot apart, if it is one and is whole.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, NativeError> {
+        let frame = |source| NativeError::Column { column: "frame", source };
+        let Some((magic, _)) = bytes.split_first_chunk().filter(|_| bytes.len() >= HEAD_LEN) else {
+            return Err(frame(Malformed::Truncated { at: bytes.len(), what: "the head" }));
+        };
+        if *magic != MAGIC {
+            return Err(NativeError::NotNative { found: *magic });
+        }
+        if bytes[4] != VERSION {
+            return Err(NativeError::Version { found: bytes[4] });
+        }
+        let kind = match bytes[5] {
+            0 => SnapshotKind::Logical,
+            1 => SnapshotKind::Server,
+            2 => SnapshotKind::History,
+            found => {
+                let expected = "the kind of a snapshot: 0, 1 or 2";
+                return Err(frame(Malformed::Unexpected { at: 5, found, expected }));
+            }
+        };
+        let expected = u32::from_le_bytes([bytes[6], bytes[7], bytes[8], bytes[9]]);
+        let found = checksum(bytes);
+        if found != expected {
+            return Err(NativeError::Checksum { found, expected });
+        }
+        let mut r = Reader::new(bytes).at_offset(HEAD_LEN);
+        let mut columns = Vec::new();
+        while r.left() > 0 {
+            columns.push(column(&mut r)?);
+        }
+        Ok(Self { kind, columns })
+    }
+
+    /// How many columns there are.
+    pub(super) const fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// A column's bytes; one that is not there is empty.
+    pub(super) fn get(&self, column: usize) -> &[u8] {
+        self.columns.get(column).map_or(&[], |column| column)
+    }
+}
+
+fn column<'a>(r: &mut Reader<'a>) -> Result<Cow<'a, [u8]>, NativeError> {
+    let frame = |source| NativeError::Column { column: "frame", source };
+    let head = r.vu57("the length of a column").map_err(frame)?;
+    let len = head >> 1;
+    if head & 1 == 0 {
+        return Ok(Cow::Borrowed(r.take(len, "a column").map_err(frame)?));
+    }
+    let packed_len = r.vu57("the packed length of a column").map_err(frame)?;
+    let packed = r.take(packed_len, "a packed column").map_err(frame)?;
+    let max = (RATIO_MAX as u64).saturating_mul(packed_len);
+    if len > max {
+        let at = r.offset();
+        return Err(frame(Malformed::TooLarge { at, what: "length of a packed column", value: len, max }));
+    }
+    Packing::unpack(packed, len as usize).map(Cow::Owned)
+}
+
+impl Packing {
+    /// The bytes packed, unless that is not asked for or not built in.
+    #[cfg(feature = "deflate")]
+    fn pack(self, bytes: &[u8]) -> Option<Vec<u8>> {
+        use flate2::{Compress, Compression, FlushCompress, Status};
+        if self == Self::Plain {
+            return None;
+        }
+        // What does not become smaller is not worth packing, so there is no room for more.
+        let mut out = Vec::with_capacity(bytes.len());
+        let status =
+            Compress::new(Compression::best(), false).compress_vec(bytes, &mut out, FlushCompress::Finish);
+        matches!(status, Ok(Status::StreamEnd)).then_some(out)
+    }
+
+    #[cfg(feature = "deflate")]
+    fn unpack(packed: &[u8], len: usize) -> Result<Vec<u8>, NativeError> {
+        use flate2::{Decompress, FlushDecompress, Status};
+        let mut out = Vec::with_capacity(len);
+        let mut inflate = Decompress::new(false);
+        // One byte more than it should have, so that too much is noticed.
+        out.reserve_exact(len + 1);
+        let status = inflate.decompress_vec(packed, &mut out, FlushDecompress::Finish);
+        if !matches!(status, Ok(Status::StreamEnd))
+            || out.len() != len
+            || inflate.total_in() != packed.len() as u64
+        {
+            return Err(NativeError::Unpack { len, packed_len: packed.len() });
+        }
+        Ok(out)
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    const fn pack(self, _bytes: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    const fn unpack(_packed: &[u8], _len: usize) -> Result<Vec<u8>, NativeError> {
+        Err(NativeError::Unbuilt)
+    }
+}

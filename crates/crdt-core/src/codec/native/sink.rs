@@ -1,0 +1,217 @@
+//! What can be made of a snapshot: a document, or its JSON value.
+
+use super::{
+    Columns, NativeError,
+    read::{Clock, KeyList, Sink, Walk},
+    runs::Run,
+};
+use crate::{
+    Document, SessionId, Timestamp, Value,
+    codec::RawValue,
+    document::{Bulk, Kind, LoadError, NativeId},
+    text::Wtf8,
+};
+
+/// Makes a document.
+pub(super) fn load(columns: &Columns<'_>, session: SessionId) -> Result<Document, NativeError> {
+    let clock = Clock::read(columns)?;
+    let keys = KeyList::read(columns)?;
+    let mut bulk = Bulk::new(session, clock.order, &clock.sessions, &clock.last)?;
+    bulk.set_time(clock.time, clock.compacted_to);
+    let walk = Walk::new(columns, &clock, keys.ends.len());
+    bulk.set_keys(keys.bytes, keys.ends)?;
+    walk.run(&mut bulk, Bulk::begin_tree)?;
+    Ok(bulk.finish()?)
+}
+
+impl Sink for Bulk {
+    #[inline]
+    fn con(&mut self, id: NativeId, value: RawValue<'_>) -> Result<(), LoadError> {
+        self.con(id, value)
+    }
+
+    fn con_id(&mut self, id: NativeId, named: Timestamp) -> Result<(), LoadError> {
+        self.con_id(id, named)
+    }
+
+    fn none(&mut self) -> Result<(), LoadError> {
+        self.none();
+        Ok(())
+    }
+
+    fn missing(&mut self, id: Timestamp) -> Result<(), LoadError> {
+        self.missing(id)
+    }
+
+    fn again(&mut self, number: u64) -> Result<(), LoadError> {
+        self.again(number)
+    }
+
+    #[inline]
+    fn open(&mut self, id: NativeId, kind: Kind, len: usize) -> Result<(), LoadError> {
+        self.open(id, kind, len)
+    }
+
+    #[inline]
+    fn key(&mut self, number: u32) {
+        self.key(number);
+    }
+
+    fn close(&mut self) {
+        self.close();
+    }
+
+    fn sequence(&mut self, id: NativeId, kind: Kind) -> Result<(), LoadError> {
+        self.sequence(id, kind)
+    }
+
+    #[inline]
+    fn run(&mut self, run: Run) -> Result<(), LoadError> {
+        self.run(run.id, run.span, run.dead)
+    }
+
+    fn elements(&mut self, len: usize) -> Result<(), LoadError> {
+        self.elements(len)
+    }
+
+    fn text(&mut self, text: Wtf8<'_>, units: u64) -> Result<(), LoadError> {
+        self.text(text, units)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), LoadError> {
+        self.bytes(bytes)
+    }
+}
+
+/// Makes a JSON value.
+pub(super) fn view(columns: &Columns<'_>) -> Result<Value, NativeError> {
+    let clock = Clock::read(columns)?;
+    let keys = KeyList::read(columns)?;
+    let mut view =
+        View { keys: &keys, open: Vec::new(), key: None, trees: 0, root: Value::Undefined, again: false };
+    Walk::new(columns, &clock, keys.ends.len()).run(&mut view, |view| view.trees += 1)?;
+    if view.again {
+        // Something is referred to twice, which no honest editor does: a document knows what that is.
+        return Ok(load(columns, SessionId::LOCAL)?.view());
+    }
+    Ok(view.root)
+}
+
+/// A container whose nodes are being read.
+enum Open {
+    Val(Value),
+    Obj(Vec<(crate::Text, Value)>),
+    Vec(Vec<Value>),
+    Arr(Vec<Value>),
+}
+
+struct View<'k> {
+    keys: &'k KeyList,
+    open: Vec<(Open, Option<u32>)>,
+    key: Option<u32>,
+    /// The first tree is the root's; what nothing refers to is not shown.
+    trees: usize,
+    root: Value,
+    again: bool,
+}
+
+impl View<'_> {
+    /// A value comes to stand where the next one does; `None` is a node that was removed.
+    fn put(&mut self, value: Option<Value>) {
+        let value =
+            if self.open.len() >= Document::VIEW_DEPTH_MAX { value.map(|_| Value::Null) } else { value };
+        match self.open.last_mut() {
+            None if self.trees == 1 => self.root = value.unwrap_or_default(),
+            None => {}
+            Some((Open::Val(held), _)) => *held = value.unwrap_or_default(),
+            Some((Open::Obj(entries), _)) => {
+                if let (Some(key), Some(value)) =
+                    (self.key.take(), value.filter(|value| !value.is_undefined()))
+                {
+                    entries.push((self.keys.get(key).to_text(), value));
+                }
+            }
+            Some((Open::Vec(items), _)) => items.push(value.unwrap_or_default()),
+            Some((Open::Arr(items), _)) => items.extend(value),
+        }
+    }
+}
+
+impl Sink for View<'_> {
+    fn con(&mut self, _: NativeId, value: RawValue<'_>) -> Result<(), LoadError> {
+        self.put(Some(value.to_value()));
+        Ok(())
+    }
+
+    fn con_id(&mut self, _: NativeId, named: Timestamp) -> Result<(), LoadError> {
+        let pair = [named.sid.get(), named.time].map(|number| Value::Int(number as i64));
+        self.put(Some(Value::Array(pair.into())));
+        Ok(())
+    }
+
+    fn none(&mut self) -> Result<(), LoadError> {
+        self.put(Some(Value::Undefined));
+        Ok(())
+    }
+
+    fn missing(&mut self, _: Timestamp) -> Result<(), LoadError> {
+        self.put(None);
+        Ok(())
+    }
+
+    fn again(&mut self, _: u64) -> Result<(), LoadError> {
+        self.again = true;
+        self.put(None);
+        Ok(())
+    }
+
+    fn open(&mut self, _: NativeId, kind: Kind, len: usize) -> Result<(), LoadError> {
+        let open = match kind {
+            Kind::Obj => Open::Obj(Vec::with_capacity(len)),
+            Kind::Vec => Open::Vec(Vec::with_capacity(len)),
+            Kind::Arr => Open::Arr(Vec::new()),
+            _ => Open::Val(Value::Undefined),
+        };
+        self.open.push((open, self.key.take()));
+        Ok(())
+    }
+
+    fn key(&mut self, number: u32) {
+        self.key = Some(number);
+    }
+
+    fn close(&mut self) {
+        let Some((open, key)) = self.open.pop() else { return };
+        self.key = key;
+        self.put(Some(match open {
+            Open::Val(value) => value,
+            Open::Obj(entries) => Value::Map(entries),
+            Open::Vec(items) | Open::Arr(items) => Value::Array(items),
+        }));
+    }
+
+    fn sequence(&mut self, _: NativeId, _: Kind) -> Result<(), LoadError> {
+        Ok(())
+    }
+
+    fn run(&mut self, _: Run) -> Result<(), LoadError> {
+        Ok(())
+    }
+
+    fn elements(&mut self, len: usize) -> Result<(), LoadError> {
+        if let Some((Open::Arr(items), _)) = self.open.last_mut() {
+            items.reserve_exact(len);
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, text: Wtf8<'_>, _: u64) -> Result<(), LoadError> {
+        self.put(Some(Value::Text(text.to_text())));
+        Ok(())
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), LoadError> {
+        self.put(Some(Value::Bytes(bytes.to_vec())));
+        Ok(())
+    }
+}

@@ -1,0 +1,331 @@
+//! Filling a document's tables from a native snapshot, node after node as they stand in it.
+//!
+//! Unlike [`Loader`](super::Loader), which builds a document out of single nodes in any order, this takes them each before
+//! what it holds, looks no id up, and makes the index at the end in one go: that is also where ids that occur twice show.
+
+use super::{
+    Document, Order,
+    content::Stored,
+    keys::Keys,
+    load::LoadError,
+    node::{Entry, Form, Kind, NIL, Node},
+    sequence::{Chunk, Id, SPAN_MAX, Span},
+    sessions::SESSIONS_MAX,
+};
+use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
+
+/// An id whose session is a number: in a snapshot its place in the clock, in a document its place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NativeId {
+    pub(crate) session: u32,
+    pub(crate) time: u64,
+}
+
+/// A container whose nodes come next.
+struct Open {
+    node: u32,
+    form: Form,
+    time: u64,
+    /// Where the next node of an array goes.
+    slot: u32,
+    key: u32,
+}
+
+/// Builds a document out of nodes that come each before what it holds.
+pub(crate) struct Bulk {
+    doc: Document,
+    /// From a session's number in the snapshot to its place in the document.
+    sessions: Vec<u32>,
+    open: Vec<Open>,
+    /// From a node's number in the snapshot to its place in the table, once the two differ.
+    numbers: Vec<u32>,
+    root_is_next: bool,
+    trees: usize,
+    /// The sequence whose runs come, and those that came.
+    sequence: u32,
+    runs: Vec<Chunk>,
+}
+
+impl Bulk {
+    /// Starts a document of a session that has seen each of some sessions up to a time.
+    pub(crate) fn new(
+        session: SessionId,
+        order: Order,
+        seen: &[SessionId],
+        last: &[u64],
+    ) -> Result<Self, LoadError> {
+        if seen.len() >= SESSIONS_MAX {
+            return Err(too_large("sessions", seen.len() as u64, SESSIONS_MAX as u64 - 1));
+        }
+        let session = if order == Order::Server { SessionId::SERVER } else { session };
+        let mut doc = Document::with(session, 1, order);
+        let mut sessions = Vec::with_capacity(seen.len());
+        for (&sid, &last) in seen.iter().zip(last) {
+            let at = doc.store.sessions.enter(sid.get());
+            doc.observe(at, last);
+            sessions.push(at);
+        }
+        Ok(Self {
+            doc,
+            sessions,
+            open: Vec::new(),
+            numbers: Vec::new(),
+            root_is_next: false,
+            trees: 0,
+            sequence: NIL,
+            runs: Vec::new(),
+        })
+    }
+
+    pub(crate) fn set_time(&mut self, time: u64, compacted_to: u64) {
+        self.doc.time = self.doc.time.max(time);
+        self.doc.compacted_to = compacted_to;
+    }
+
+    /// Takes all keys, which are sorted and each there once.
+    pub(crate) fn set_keys(&mut self, bytes: Vec<u8>, ends: Vec<u32>) -> Result<(), LoadError> {
+        self.heap(bytes.len())?;
+        self.doc.store.keys = Keys::sorted(bytes, ends);
+        Ok(())
+    }
+
+    fn heap(&self, more: usize) -> Result<(), LoadError> {
+        let bytes = (self.doc.store.heap.len() + more) as u64;
+        if bytes > Document::HEAP_BYTES_MAX {
+            return Err(too_large("bytes of keys and constants", bytes, Document::HEAP_BYTES_MAX));
+        }
+        Ok(())
+    }
+
+    /// The first tree is the root's; others nothing refers to.
+    pub(crate) fn begin_tree(&mut self) {
+        self.root_is_next = self.trees == 0;
+        self.trees += 1;
+    }
+
+    /// Enters a node, and puts it where the next one goes.
+    #[inline]
+    fn enter(&mut self, id: NativeId, form: Form, payload: u32) -> Result<u32, LoadError> {
+        let id = Id::new(self.sessions[id.session as usize], id.time);
+        self.push(Node::new(id, form, payload))
+    }
+
+    #[inline]
+    fn push(&mut self, node: Node) -> Result<u32, LoadError> {
+        let at = self.doc.store.nodes.len() as u32;
+        self.doc.store.nodes.push(node);
+        if !self.numbers.is_empty() {
+            self.numbers.push(at);
+        }
+        self.hold(at)?;
+        Ok(at)
+    }
+
+    /// Puts a node where the next one goes.
+    #[inline]
+    fn hold(&mut self, child: u32) -> Result<(), LoadError> {
+        let store = &mut self.doc.store;
+        let Some(open) = self.open.last_mut() else {
+            if std::mem::take(&mut self.root_is_next) {
+                store.root = child;
+                store.nodes[child as usize].link();
+            }
+            return Ok(());
+        };
+        let newer = match open.form {
+            Form::Val => store.is_newer(child, open.node),
+            _ => store.nodes[child as usize].id().time > open.time,
+        };
+        if !newer {
+            let (child, container) = (store.timestamp(store.node(child).id()), store.node(open.node).id());
+            return Err(LoadError::TooOld { child, container: store.timestamp(container) });
+        }
+        match open.form {
+            Form::Val => store.nodes[open.node as usize].set_payload(child),
+            Form::Obj => store.obj_mut(open.node).entries.push(Entry { key: open.key, node: child }),
+            Form::Vec => store.vec_mut(open.node).push(child),
+            _ => {
+                store.contents.slots.set(open.slot, child);
+                open.slot += 1;
+            }
+        }
+        store.nodes[child as usize].link();
+        Ok(())
+    }
+
+    /// A constant.
+    #[inline]
+    pub(crate) fn con(&mut self, id: NativeId, value: RawValue<'_>) -> Result<(), LoadError> {
+        self.heap(value.as_bytes().len() + 8)?;
+        let id = Id::new(self.sessions[id.session as usize], id.time);
+        let node = self.doc.store.con_node(id, value);
+        self.push(node).map(drop)
+    }
+
+    /// A constant that is a timestamp.
+    pub(crate) fn con_id(&mut self, id: NativeId, named: Timestamp) -> Result<(), LoadError> {
+        self.heap(16)?;
+        let id = Id::new(self.sessions[id.session as usize], id.time);
+        let node = self.doc.store.con_id_node(id, named);
+        self.push(node).map(drop)
+    }
+
+    /// A place of a tuple that was never set, or no root.
+    pub(crate) fn none(&mut self) {
+        if let Some(open) = self.open.last() {
+            self.doc.store.vec_mut(open.node).push(NIL);
+        }
+        self.root_is_next = false;
+    }
+
+    /// A node that was removed while something still refers to it.
+    pub(crate) fn missing(&mut self, id: Timestamp) -> Result<(), LoadError> {
+        let here = self.doc.store.id(id).filter(|_| self.doc.has_seen(id)).ok_or(LoadError::Unseen(id))?;
+        if self.numbers.is_empty() {
+            self.numbers.extend(0..self.doc.store.nodes.len() as u32);
+        }
+        let ghost = self.doc.store.ghost(here);
+        self.hold(ghost)
+    }
+
+    /// A node that came before, by its number.
+    pub(crate) fn again(&mut self, number: u64) -> Result<(), LoadError> {
+        let node = match self.numbers.get(number as usize) {
+            Some(&node) => node,
+            None => number as u32,
+        };
+        self.hold(node)
+    }
+
+    /// A register, map, tuple or array.
+    #[inline]
+    pub(crate) fn open(&mut self, id: NativeId, kind: Kind, len: usize) -> Result<(), LoadError> {
+        let store = &mut self.doc.store;
+        let (form, payload) = match kind {
+            Kind::Obj => {
+                let payload = store.objs.add();
+                store.objs.at_mut(payload).entries.reserve_exact(len);
+                (Form::Obj, payload)
+            }
+            Kind::Vec => {
+                let payload = store.vecs.add();
+                store.vecs.at_mut(payload).reserve_exact(len);
+                (Form::Vec, payload)
+            }
+            Kind::Arr => {
+                self.sequence = store.sequences.add();
+                (Form::Arr, self.sequence)
+            }
+            _ => (Form::Val, NIL),
+        };
+        let node = self.enter(id, form, payload)?;
+        self.open.push(Open { node, form, time: id.time, slot: 0, key: 0 });
+        Ok(())
+    }
+
+    /// The key of the next node.
+    #[inline]
+    pub(crate) fn key(&mut self, key: u32) {
+        if let Some(open) = self.open.last_mut() {
+            open.key = key;
+        }
+    }
+
+    /// The end of what was opened last.
+    pub(crate) fn close(&mut self) {
+        self.open.pop();
+    }
+
+    /// A text or byte string.
+    pub(crate) fn sequence(&mut self, id: NativeId, kind: Kind) -> Result<(), LoadError> {
+        self.sequence = self.doc.store.sequences.add();
+        let form = if kind == Kind::Str { Form::Str } else { Form::Bin };
+        self.enter(id, form, self.sequence).map(drop)
+    }
+
+    /// A run of the sequence that came last. Where its content lies turns out later.
+    #[inline]
+    pub(crate) fn run(&mut self, id: NativeId, span: u64, dead: bool) -> Result<(), LoadError> {
+        let total = self.doc.store.span.saturating_add(span);
+        if total > u64::from(SPAN_MAX) {
+            return Err(too_large("elements of all sequences", total, SPAN_MAX.into()));
+        }
+        self.doc.store.span = total;
+        let span = if dead { Span::dead(span as u32) } else { Span::live(span as u32) };
+        let session = self.sessions[id.session as usize];
+        self.runs.push(Chunk { time: id.time, session, span, offset: 0 });
+        Ok(())
+    }
+
+    /// How many nodes the array holds whose runs came.
+    pub(crate) fn elements(&mut self, len: usize) -> Result<(), LoadError> {
+        let offset = self.doc.store.contents.slots.append(None, &vec![NIL; len]).offset;
+        if let Some(open) = self.open.last_mut() {
+            open.slot = offset;
+        }
+        self.put_runs(offset)
+    }
+
+    /// The visible text of the text whose runs came.
+    pub(crate) fn text(&mut self, text: Wtf8<'_>, units: u64) -> Result<(), LoadError> {
+        let bytes = text.as_bytes();
+        if bytes.len() as u64 == units {
+            let offset = self.doc.store.contents.narrow.append(None, bytes).offset;
+            return self.put_runs(offset);
+        }
+        let mut rest: &[u16] = &text.utf16().collect::<Vec<u16>>();
+        for run in self.runs.iter_mut().filter(|run| !run.span.is_dead()) {
+            let (units, left) = rest.split_at((run.span.len() as usize).min(rest.len()));
+            rest = left;
+            let Stored { span, offset, .. } = self.doc.store.contents.store_units(units);
+            (run.span, run.offset) = (span, offset);
+        }
+        self.fill()
+    }
+
+    /// The visible bytes of the byte string whose runs came.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), LoadError> {
+        let offset = self.doc.store.contents.narrow.append(None, bytes).offset;
+        self.put_runs(offset)
+    }
+
+    /// Fills the sequence with the runs, whose contents follow each other from an offset on.
+    fn put_runs(&mut self, offset: u32) -> Result<(), LoadError> {
+        let mut offset = offset;
+        for run in self.runs.iter_mut().filter(|run| !run.span.is_dead()) {
+            run.offset = offset;
+            offset += run.span.len();
+        }
+        self.fill()
+    }
+
+    fn fill(&mut self) -> Result<(), LoadError> {
+        let store = &mut self.doc.store;
+        let sequence = store.sequences.at_mut(self.sequence);
+        self.runs.drain(..).for_each(|run| sequence.push(run));
+        sequence.seal().map_err(|id| LoadError::Duplicate(store.timestamp(id)))
+    }
+
+    /// The document, when no id occurs twice.
+    pub(crate) fn finish(mut self) -> Result<Document, LoadError> {
+        let store = &mut self.doc.store;
+        for (node, at) in store.nodes.iter().zip(0..) {
+            let id = node.id();
+            if node.is_dead() {
+                continue;
+            }
+            if !store.sessions.at_mut(id.session).nodes.insert(id.time, at) {
+                return Err(LoadError::Duplicate(store.timestamp(id)));
+            }
+        }
+        if let Some(id) = store.ghosts().find(|id| store.sessions.at(id.session).nodes.get(id.time).is_some())
+        {
+            return Err(LoadError::Duplicate(store.timestamp(id)));
+        }
+        Ok(self.doc)
+    }
+}
+
+fn too_large(what: &'static str, value: u64, max: u64) -> LoadError {
+    LoadError::TooLarge { what, value, max }
+}
