@@ -18,7 +18,8 @@ pub(crate) const STEPS: &[&str] =
     &["fmt", "layers", "clippy", "alone", "fuzz", "docs", "tests", "doctests", "javascript"];
 
 /// Folders with JavaScript tests, and whether a browser runs in them.
-const JAVASCRIPT: &[(&str, bool)] = &[("clients/js", false), ("examples/games/tests/browser", true)];
+const JAVASCRIPT: &[(&str, bool)] =
+    &[("clients/js", false), ("examples/games/tests/browser", true), ("examples/notes/tests/browser", true)];
 
 /// What to run.
 #[derive(Debug)]
@@ -72,11 +73,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if wanted("docs") {
         report.step("documentation", || all.documentation());
     }
-    let application = workspace.packages.iter().any(|package| package.name == "games");
-    if options.with_services && application && (wanted("tests") || wanted("javascript")) {
+    let applications = ["games", "notes"];
+    let there = |name: &&str| workspace.packages.iter().any(|package| package.name == *name);
+    if options.with_services && applications.iter().all(there) && (wanted("tests") || wanted("javascript")) {
         // What users run, and so what the crash tests and the browser tests run.
-        if all.cargo(&mut report, "release build of games", &["build", "--release", "--package", "games"]) {
-            services.provide_games(workspace.target.join("release/games"));
+        let build = ["build", "--release", "--package", "games", "--package", "notes"];
+        if all.cargo(&mut report, "release build of the applications", &build) {
+            services.provide_applications(&workspace.target.join("release"));
         }
     }
     if wanted("tests") {

@@ -157,9 +157,10 @@ impl<'a> Services<'a> {
         self.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
     }
 
-    /// The release binary is a product of the run and not looked for.
-    pub(crate) fn provide_games(&mut self, binary: PathBuf) {
-        self.set("WEFT_GAMES_BIN", binary);
+    /// The release binaries are products of the run and not looked for.
+    pub(crate) fn provide_applications(&mut self, folder: &Path) {
+        self.set("WEFT_GAMES_BIN", folder.join("games"));
+        self.set("WEFT_NOTES_BIN", folder.join("notes"));
         self.met.insert(Need::GamesBinary, Met::Yes);
     }
 

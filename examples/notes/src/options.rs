@@ -1,0 +1,90 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::place::Place;
+
+/// One text edited by many at once, in terminals and browsers.
+///
+/// Each program is a replica: it holds the whole text, keeps it in a folder, and goes on when it is cut off. Type `help`
+/// when it runs.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  notes                                     a page on http://127.0.0.1:8090, and a terminal, of one program
+  notes --pubsub redis://127.0.0.1/         several programs meet on a Redis server
+  notes --pubsub spot://127.0.0.1:7400      several programs meet each other: the first one there listens
+  notes --doc shopping --name Ann           another text, and who you are
+  notes --store memory --listen none        keeps nothing, serves no page
+
+Leave with `quit`, ctrl-c or SIGTERM. Where standard input has ended, the page is still served."
+)]
+pub(crate) struct Options {
+    /// The text: all who name the same one, at the same place, edit it together.
+    #[arg(long, value_name = "NAME", default_value = "demo", value_parser = document_name)]
+    pub(crate) doc: String,
+
+    /// Where replicas meet: memory, redis://HOST[:PORT]/[DB] or spot://HOST:PORT[,HOST:PORT…].
+    #[arg(long, value_name = "PLACE", default_value = "memory")]
+    pub(crate) pubsub: Place,
+
+    /// Who you are to the others.
+    #[arg(long, value_name = "NAME", env = "USER", default_value = "terminal")]
+    pub(crate) name: String,
+
+    /// Where to keep the text: a folder, or memory. Without it, the first folder of ./weft-notes that no other program
+    /// uses.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+
+    /// Address and port of the page, or none. Without it 127.0.0.1:8090, or a free port if that is taken.
+    ///
+    /// There is no authentication: whoever can reach this address can read and write.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+
+    /// What to write to standard error: a level (error, warn, info, debug, trace) or a list like `warn,crdt_sync=debug`.
+    /// What the others are away for is in `status`.
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "error,notes=warn")]
+    pub(crate) log: String,
+}
+
+/// The longest name of a text in bytes: it is part of topics.
+const DOC_BYTES_MAX: usize = 128;
+
+fn document_name(name: &str) -> Result<String, String> {
+    match name {
+        "" => Err("a text needs a name".to_owned()),
+        _ if name.len() > DOC_BYTES_MAX => {
+            Err(format!("a name of {} bytes, at most {DOC_BYTES_MAX} are allowed", name.len()))
+        }
+        _ if name.contains('*') || name.chars().any(char::is_control) => {
+            Err("a name must not contain `*` or control characters".to_owned())
+        }
+        _ => Ok(name.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_that_can_not_be_part_of_a_topic_is_refused() {
+        for bad in ["", "a*", "a\nb", &"x".repeat(129)] {
+            assert!(Options::try_parse_from(["notes", "--doc", bad]).is_err(), "{bad:?}");
+        }
+        assert_eq!(Options::parse_from(["notes"]).doc, "demo");
+    }
+}

@@ -1,0 +1,121 @@
+//! Where replicas meet.
+
+use std::{io, str::FromStr, sync::Arc};
+
+use spot::{
+    MemoryPubSub, PubSub, RedisOptions, RedisPubSub, Spot, SpotOptions,
+    cluster::{SpotError, SpotPubSub},
+};
+
+/// What `--pubsub` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Within this program: the terminal and the windows of its page.
+    Memory,
+    /// A Redis server, with its address.
+    Redis(String),
+    /// A cluster of such programs: the addresses at which some of them can be found.
+    Spot(Vec<String>),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(place: &str) -> Result<Self, String> {
+        if place == "memory" {
+            return Ok(Self::Memory);
+        }
+        if place.starts_with("redis://") {
+            return Ok(Self::Redis(place.to_owned()));
+        }
+        let Some(list) = place.strip_prefix("spot://") else {
+            return Err(
+                "expected memory, redis://HOST[:PORT]/[DB] or spot://HOST:PORT[,HOST:PORT…]".to_owned()
+            );
+        };
+        let endpoint = |address: &str| match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
+                Ok(format!("tcp://{address}"))
+            }
+            _ => Err(format!("expected HOST:PORT, not {address:?}")),
+        };
+        list.trim_end_matches('/').split(',').map(endpoint).collect::<Result<_, _>>().map(Self::Spot)
+    }
+}
+
+/// A place that was reached, and a sentence about it.
+pub(crate) struct Met {
+    pub(crate) pubsub: Arc<dyn PubSub>,
+    pub(crate) how: String,
+}
+
+impl Place {
+    /// Goes there. An error is one line for the user.
+    pub(crate) async fn meet(&self) -> Result<Met, String> {
+        match self {
+            Self::Memory => {
+                Ok(Met { pubsub: Arc::new(MemoryPubSub::new()), how: "within this program".to_owned() })
+            }
+            Self::Redis(url) => {
+                let connected = RedisPubSub::connect(url, RedisOptions::standard()).await;
+                let pubsub = connected.map_err(|error| format!("can't meet at {url}: {error}"))?;
+                Ok(Met { pubsub: Arc::new(pubsub), how: format!("at {url}") })
+            }
+            Self::Spot(endpoints) => {
+                let (spot, own) = join(endpoints).await.map_err(|error| {
+                    let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                    format!("can't join the cluster: {error}{}", source.unwrap_or_default())
+                })?;
+                Ok(Met { pubsub: Arc::new(SpotPubSub::new(spot)), how: format!("in a cluster, as {own}") })
+            }
+        }
+    }
+}
+
+/// Takes the first of the addresses that is free here, or else any port, and connects to the others: they tell of the
+/// rest. The same command line works for the first program and the last.
+async fn join(endpoints: &[String]) -> Result<(Spot, String), SpotError> {
+    let spot = Spot::new(SpotOptions::standard());
+    let mut own = None;
+    for endpoint in endpoints {
+        match spot.bind(endpoint).await {
+            Ok(bound) => {
+                own = Some(bound);
+                break;
+            }
+            // Another program is there, or the address is another machine's: that is whom to ask.
+            Err(SpotError::Io { source, .. })
+                if [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable].contains(&source.kind()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let own = match own {
+        Some(own) => own,
+        None => spot.bind("tcp://127.0.0.1:*").await?,
+    };
+    for endpoint in endpoints.iter().filter(|endpoint| **endpoint != own) {
+        match spot.cluster_add(endpoint).await {
+            // Whoever is not there yet is dialled again and again.
+            Ok(()) | Err(SpotError::HostUnreachable { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((spot, own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_or_refused_with_what_is_expected() {
+        assert_eq!("memory".parse(), Ok(Place::Memory));
+        assert_eq!("redis://h:1/2".parse(), Ok(Place::Redis("redis://h:1/2".to_owned())));
+        let both = ["tcp://a:1".to_owned(), "tcp://[::1]:2".to_owned()];
+        assert_eq!("spot://a:1,[::1]:2".parse(), Ok(Place::Spot(both.to_vec())));
+        for (bad, why) in [("mem", "expected memory"), ("spot://", "HOST:PORT"), ("spot://a:0", "\"a:0\"")] {
+            let error = bad.parse::<Place>().unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { WebSocket } from "ws";
+import { Replica } from "../../web/sync/replica.js";
+import { decode, encodePatch, encodePresence, encodeState } from "../../web/sync/wire.js";
+import { Program } from "./program.js";
+
+const hex = (/** @type {Uint8Array} */ bytes) => Buffer.from(bytes).toString("hex");
+
+test("messages are the bytes that the format says", () => {
+  const vector = new Map([[65_536, 5], [2 ** 53 - 1, 2 ** 53 - 1]]);
+  assert.equal(hex(encodeState("w", vector)), "0201770302" + "80800405" + "ffffffffffffff0f".repeat(2));
+  assert.equal(hex(encodePatch(300, Uint8Array.of(7))), "01ac0207");
+  assert.equal(hex(encodePresence("ann", new TextEncoder().encode("x"))), "0301" + "00".repeat(16) + "03616e6e78");
+  assert.deepEqual(decode(encodeState("w", vector)), { kind: "state", vector });
+});
+
+test("messages that are cut anywhere, or none, are refused", () => {
+  const whole = Buffer.from("0201770302" + "80800405" + "80800405", "hex");
+  for (let end = 0; end < whole.length; end++) assert.throws(() => decode(whole.subarray(0, end)), Error, `${end}`);
+  for (const bytes of ["09", "02017709", "0201770200".replace("02017702", "0201770b")]) assert.throws(() => decode(Buffer.from(bytes, "hex")));
+});
+
+/** A window without a browser: a replica on a socket of the program. */
+class Client {
+  /** @param {string} name @param {import("../../web/sync/replica.js").Kept} [kept] */
+  constructor(name, kept) {
+    this.replica = new Replica(name, kept && { kept });
+    this.replica.addEventListener("local", ({ detail }) => this.socket?.readyState === WebSocket.OPEN && this.socket.send(detail.message));
+  }
+
+  /** @param {Program} program */
+  async connect(program) {
+    const socket = new WebSocket(`ws://${program.address}/socket`);
+    socket.binaryType = "arraybuffer";
+    this.socket = socket;
+    this.closed = new Promise((resolve) => socket.addEventListener("close", resolve));
+    socket.onmessage = ({ data }) => this.replica.receive(new Uint8Array(data));
+    await new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onerror = () => reject(new Error("no connection"));
+    });
+    for (const message of this.replica.greeting()) socket.send(message);
+    await this.until("caught-up", () => this.replica.caughtUp);
+  }
+
+  disconnect() {
+    this.socket.close();
+    return this.closed;
+  }
+
+  /** @param {string} what @param {() => boolean} holds */
+  async until(what, holds) {
+    const deadline = AbortSignal.timeout(20_000);
+    while (!holds()) {
+      await new Promise((resolve, reject) => {
+        for (const type of ["remote", "snapshot", "acknowledged", "caught-up", "local"]) this.replica.addEventListener(type, resolve, { once: true });
+        deadline.addEventListener("abort", () => reject(new Error(`${what}: ${this.replica.text("text")}`)), { once: true });
+      });
+    }
+  }
+
+  /** @param {string} text */
+  shows(text) {
+    return this.until(`expected ${text}`, () => this.replica.text("text") === text);
+  }
+
+  /** @param {number} at @param {string} text */
+  types(at, text) {
+    this.replica.edit((api) => api.str(["text"]).ins(at, text));
+  }
+
+  saved() {
+    return this.until("everything is durable", () => this.replica.unsent.length === 0);
+  }
+}
+
+test("replicas in Node agree with the terminal, over the program's death", async () => {
+  const program = await Program.start();
+  try {
+    const ann = new Client("ann");
+    const bo = new Client("bo");
+    await ann.connect(program);
+    await bo.connect(program);
+    ann.types(0, "warp");
+    await ann.saved();
+    await bo.shows("warp");
+    await program.type("ins 1:5  and weft");
+    await ann.shows("warp and weft");
+    await program.kill();
+    // Both go on alone, and know what is not durable.
+    ann.types(0, "The ");
+    bo.types(13, "!");
+    assert.deepEqual([ann.replica.unsent.length, bo.replica.unsent.length], [1, 1]);
+    await program.restart();
+    await ann.connect(program);
+    await bo.connect(program);
+    await Promise.all([ann, bo].map((client) => client.shows("The warp and weft!")));
+    await Promise.all([ann.saved(), bo.saved()]);
+    assert.equal((await program.note()).text, "The warp and weft!");
+    // What is acknowledged is on disk: it is there after another death.
+    await program.kill();
+    await program.restart();
+    assert.equal((await program.note()).text, "The warp and weft!");
+    const late = new Client("late");
+    await late.connect(program);
+    assert.equal(late.replica.text("text"), "The warp and weft!");
+  } finally {
+    await program.stop();
+  }
+});
+
+test("what a closed window could not send is sent by the next one", async () => {
+  const program = await Program.start();
+  try {
+    const first = new Client("first");
+    await first.connect(program);
+    first.types(0, "seen ");
+    await first.saved();
+    await first.disconnect();
+    first.types(5, "unseen");
+    const { bytes, vector } = { bytes: first.replica.model.toBinary(), vector: first.replica.vector };
+    const log = first.replica.unsent.map((entry) => ({ ...entry, own: true }));
+    const next = new Client("next", { snapshot: { bytes, vector }, log });
+    assert.equal(next.replica.text("text"), "seen unseen");
+    next.types(11, "!");
+    await next.connect(program);
+    await next.saved();
+    assert.equal((await program.note()).text, "seen unseen!");
+  } finally {
+    await program.stop();
+  }
+});
+
+test("a message that is none ends the socket with a reason, and harms nobody", async () => {
+  const program = await Program.start();
+  try {
+    const [good, bad] = [new Client("good"), new Client("bad")];
+    await good.connect(program);
+    for (const message of [Uint8Array.of(9), Uint8Array.of(1, 1, 255, 255), new Uint8Array(0), encodePatch(1, Uint8Array.of(1, 2, 3))]) {
+      await bad.connect(program);
+      bad.socket.send(message);
+      const { code, reason } = await bad.closed;
+      assert.equal(code, 1008);
+      assert.notEqual(reason, "");
+    }
+    good.types(0, "fine");
+    await good.saved();
+  } finally {
+    await program.stop();
+  }
+});

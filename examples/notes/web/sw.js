@@ -1,0 +1,39 @@
+/**
+ * Keeps the page itself, so that it opens without its node. What the node has is always asked first: an old page is
+ * only for when there is no new one.
+ */
+
+const CACHE = "weft-notes-1";
+
+/** Answers that may be old when there is no network. */
+const isKept = (/** @type {URL} */ { pathname }) => pathname === "/" || pathname.startsWith("/web/") || pathname === "/api/note";
+
+self.addEventListener("install", (event) => {
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(["/"])));
+  self.skipWaiting();
+});
+
+self.addEventListener("activate", (event) => {
+  const old = caches.keys().then((names) => names.filter((name) => name.startsWith("weft-notes-") && name !== CACHE));
+  event.waitUntil(old.then((names) => Promise.all(names.map((name) => caches.delete(name)))).then(() => self.clients.claim()));
+});
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  const url = new URL(request.url);
+  if (request.method !== "GET" || url.origin !== location.origin || !isKept(url)) return;
+  event.respondWith(serverFirst(request));
+});
+
+async function serverFirst(request) {
+  const cache = await caches.open(CACHE);
+  try {
+    const response = await fetch(request);
+    if (response.ok) await cache.put(request, response.clone());
+    return response;
+  } catch (error) {
+    const kept = await cache.match(request);
+    if (kept) return kept;
+    throw error;
+  }
+}

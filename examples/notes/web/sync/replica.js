@@ -1,0 +1,185 @@
+/**
+ * This window's replica of the text, json-joy itself, and what it knows of the node: without IO.
+ *
+ * What is typed is in the model at once, and in `unsent` until the node has said that it is durable there. What the
+ * node sends is in the model and in `vector`. Whatever is lost on the way is made up for by the next greeting.
+ *
+ * @module
+ */
+
+import { Model, Patch } from "../vendor/json-joy.js";
+import { decode, encodePatch, encodeState } from "./wire.js";
+
+/** `{title: "", text: ""}`: what every replica starts from, a patch of the global session. The program has the same. */
+const BASE = "0201f7051020205201657469746c650264746578740348800001";
+
+/**
+ * A patch in its envelope, as it is kept until it is durable.
+ *
+ * @typedef {{ sid: number, time: number, last: number, prev: number, bytes: Uint8Array }} Entry
+ */
+/** @typedef {import("./wire.js").Vector} Vector */
+/**
+ * What a window can begin with: a document that contains what `vector` says, and patches beyond it in an order in which
+ * causes come first. Those with `own` were made in this browser and may not have reached the node.
+ *
+ * @typedef {{ snapshot?: { bytes: Uint8Array, vector: Vector }, log: (Entry & { own: boolean })[] }} Kept
+ */
+
+/** Tells in `detail` what there is to do and to know: see {@link Replica}. */
+export class Replica extends EventTarget {
+  /** @type {Vector} What the node has and this replica too. */
+  vector = new Map();
+  /** @type {Entry[]} In the order in which they were made. */
+  unsent = [];
+  /** Whether the node has sent everything that it had when it was greeted. */
+  caughtUp = false;
+  #ownLast = 0;
+  /** @type {{ vector: Vector, length: number, hash: string, parts: Uint8Array[], got: number } | undefined} */
+  #incoming = undefined;
+
+  /**
+   * @param {string} name who this window is to its node
+   * @param {{ sid?: number, kept?: Kept }} [options] a session of its own, and what was kept from before
+   */
+  constructor(name, { sid = Model.sid(), kept = { log: [] } } = {}) {
+    super();
+    this.name = name;
+    this.sid = sid;
+    this.model = kept.snapshot ? Model.load(kept.snapshot.bytes, sid) : fresh(sid);
+    if (kept.snapshot) this.vector = new Map(kept.snapshot.vector);
+    for (const entry of kept.log) {
+      this.model.applyPatch(Patch.fromBinary(entry.bytes));
+      if (entry.own) this.unsent.push(entry);
+      else advance(this.vector, entry.sid, entry.last);
+    }
+  }
+
+  /** @returns {string} */
+  text(/** @type {"title" | "text"} */ key) {
+    return this.str(key).view();
+  }
+
+  /** json-joy's node of a text. @param {"title" | "text"} key */
+  str(key) {
+    return this.model.api.str([key]).node;
+  }
+
+  /**
+   * Edits the document, and tells `local` with the entry to keep and the message to send.
+   *
+   * @param {(api: any) => void} edit
+   */
+  edit(edit) {
+    edit(this.model.api);
+    const patch = this.model.api.flush();
+    const id = patch.getId();
+    if (!id) return;
+    const last = id.time + patch.span() - 1;
+    const entry = { sid: id.sid, time: id.time, last, prev: this.#ownLast, bytes: patch.toBinary() };
+    this.#ownLast = last;
+    this.unsent.push(entry);
+    this.#tell("local", { entry, message: encodePatch(entry.time - entry.prev, entry.bytes) });
+  }
+
+  /** What to say first on a new connection. */
+  greeting() {
+    this.caughtUp = false;
+    this.#incoming = undefined;
+    const unsent = this.unsent.map((entry) => encodePatch(entry.time - entry.prev, entry.bytes));
+    return [encodeState(this.name, this.vector), ...unsent];
+  }
+
+  /**
+   * Takes in a message of the node. Tells `remote` (entries to keep) or `snapshot` when the document changed by others,
+   * `acknowledged` when patches are durable, `caught-up`, and `presence`.
+   *
+   * @param {Uint8Array} bytes
+   */
+  receive(bytes) {
+    const message = decode(bytes);
+    switch (message.kind) {
+      case "patches":
+        return this.#patches(message.records);
+      case "state":
+        return this.#acknowledged(message.vector);
+      case "digest":
+        this.caughtUp = true;
+        return this.#tell("caught-up", {});
+      case "offer":
+        this.#incoming = { ...message, parts: [], got: 0 };
+        return this.#finish();
+      case "part":
+        return this.#part(message);
+      case "presence":
+        return this.#tell("presence", message);
+    }
+  }
+
+  /** @param {{ gap: number, patch: Uint8Array }[]} records */
+  #patches(records) {
+    const entries = [];
+    this.#tell("before", {});
+    for (const { gap, patch: bytes } of records) {
+      const patch = Patch.fromBinary(bytes);
+      const { sid, time } = /** @type {{ sid: number, time: number }} */ (patch.getId());
+      const last = time + patch.span() - 1;
+      this.model.applyPatch(patch);
+      advance(this.vector, sid, last);
+      entries.push({ sid, time, last, prev: time - gap, bytes: bytes.slice() });
+    }
+    this.#tell("remote", { entries });
+  }
+
+  /** @param {Vector} durable */
+  #acknowledged(durable) {
+    this.unsent = this.unsent.filter(({ sid, last }) => last > (durable.get(sid) ?? 0));
+    for (const [sid, last] of durable) advance(this.vector, sid, last);
+    this.#tell("acknowledged", {});
+  }
+
+  /** @param {{ hash: string, offset: number, bytes: Uint8Array }} part */
+  #part({ hash, offset, bytes }) {
+    const incoming = this.#incoming;
+    if (!incoming || incoming.hash !== hash || incoming.got !== offset) throw new Error("a part of another snapshot");
+    incoming.parts.push(bytes.slice());
+    incoming.got += bytes.length;
+    this.#finish();
+  }
+
+  #finish() {
+    const incoming = this.#incoming;
+    if (!incoming || incoming.got < incoming.length) return;
+    this.#incoming = undefined;
+    const bytes = new Uint8Array(incoming.length);
+    let at = 0;
+    for (const part of incoming.parts) {
+      bytes.set(part, at);
+      at += part.length;
+    }
+    this.#tell("before", {});
+    // Our own session goes on: its next time is above all that is in there and all that is still on its way.
+    const model = Model.load(bytes, this.sid);
+    for (const entry of this.unsent) model.applyPatch(Patch.fromBinary(entry.bytes));
+    this.model = model;
+    for (const [sid, last] of incoming.vector) advance(this.vector, sid, last);
+    this.#tell("snapshot", {});
+  }
+
+  /** @param {string} type @param {object} detail */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** @param {number} sid */
+function fresh(sid) {
+  const model = Model.create(undefined, sid);
+  model.applyPatch(Patch.fromBinary(Uint8Array.from(/** @type {any} */ (BASE.match(/../g)), (digits) => Number.parseInt(digits, 16))));
+  return model;
+}
+
+/** @param {Vector} vector @param {number} sid @param {number} last */
+function advance(vector, sid, last) {
+  if (last > (vector.get(sid) ?? 0)) vector.set(sid, last);
+}
