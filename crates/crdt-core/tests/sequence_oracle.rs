@@ -352,3 +352,24 @@ fn siblings_stand_in_descending_order_and_runs_do_not_interleave() {
     assert_eq!(low.view().as_str(), Some("aYYYXXXb"));
     assert_eq!(high.view(), low.view());
 }
+
+/// Deleting nothing right before a deleted element once took that one out of the index.
+#[test]
+fn deleting_nothing_changes_nothing() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root("").unwrap();
+    for at in 0..64 {
+        model.api().str("").unwrap().ins(at, "abc").unwrap();
+        model.api().str("").unwrap().del(at + 1, 2).unwrap();
+        model.api().str("").unwrap().del(at + 1, 0).unwrap();
+        model.document().check().unwrap();
+    }
+    let mut other = Model::new(SessionId::new(70_002).unwrap());
+    assert_eq!(other.apply(&model.flush().unwrap()).unwrap(), Applied::Merged);
+    assert_eq!(other.view(), model.view());
+    let node = model.document().root().unwrap().id();
+    let text = elements(model.document(), node);
+    for (at, element) in text.iter().enumerate().filter(|(_, element)| !element.live) {
+        assert_eq!(other.document().locate(node, element.id).map(|at| at.deleted), Some(true), "{at}");
+    }
+}

@@ -88,6 +88,15 @@ impl Document {
 
     /// [`apply`](Self::apply) without a look at what is usual.
     fn apply_any(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
+        match self.outlook(patch) {
+            Ok(seen) => self.take_in(patch, seen),
+            Err(known_or_parked) => Ok(known_or_parked),
+        }
+    }
+
+    /// Whether a patch is to be taken in, and if so, up to which time its operations have been before. Otherwise what
+    /// becomes of it.
+    pub(super) fn outlook(&self, patch: PatchRef<'_>) -> Result<Option<u64>, Applied> {
         let id = patch.id();
         let seen = match self.store.sessions.get(id.sid.get()) {
             Some(session) if session == self.own => Some(self.made),
@@ -97,12 +106,12 @@ impl Document {
         let seen = seen.filter(|_| self.order == Order::Logical);
         // What a repeated operation made may have been removed since; making it again would leave it lying around.
         if seen.is_some_and(|seen| patch.next_time() <= seen + 1) {
-            return Ok(Applied::Known);
+            return Err(Applied::Known);
         }
         if let Some(missing) = self.missing_for(patch) {
-            return Ok(Applied::Parked { missing });
+            return Err(Applied::Parked { missing });
         }
-        self.take_in(patch, seen.filter(|&seen| id.time <= seen))
+        Ok(seen.filter(|&seen| id.time <= seen))
     }
 
     /// The first id that a patch needs and that has not been seen.

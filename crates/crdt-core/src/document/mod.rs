@@ -14,20 +14,29 @@ mod content;
 mod edit;
 mod keys;
 mod keystroke;
+mod links;
 mod load;
+mod locate;
 mod node;
+mod observe;
 mod read;
 mod sequence;
 mod sessions;
 mod store;
+mod subtree;
 mod time_index;
 mod view;
 
 pub use apply::{Applied, ApplyError};
 pub(crate) use bulk::{Bulk, NativeId};
 pub use load::{ChunkLoader, LoadError, Loader, NodeIx, SessionIx};
+pub use locate::Located;
 pub use node::Kind;
 pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Places};
+
+pub(crate) use links::Links;
+pub(crate) use observe::{Effect, Observer, Place, Removed};
+pub(crate) use subtree::Subtree;
 
 use store::Store;
 

@@ -1,8 +1,8 @@
 //! Typed cursors: a node of a model, to be read and edited.
 
-use super::{EditError, Model};
+use super::{EditError, Model, RelativePosition, Side};
 use crate::{
-    Text, Timestamp, Value, Wtf8,
+    Text, Timespan, Timestamp, Value, Wtf8,
     document::{Kind, NodeRef},
     id::MAX_ID,
 };
@@ -193,7 +193,11 @@ impl StrCursor<'_> {
             return Ok(());
         }
         self.check()?;
-        let Model { doc, patch } = &mut *self.model;
+        if self.model.is_observed() {
+            let (id, after) = (self.id, before(self.model, self.node, self.id, position)?);
+            return self.model.write(|patch| _ = patch.ins_str(id, after, text));
+        }
+        let Model { doc, patch, .. } = &mut *self.model;
         room(doc, bytes)?;
         let units = text.units() as u32;
         patch.skip_to(doc.time());
@@ -236,7 +240,11 @@ impl BinCursor<'_> {
             return Ok(());
         }
         self.check()?;
-        let Model { doc, patch } = &mut *self.model;
+        if self.model.is_observed() {
+            let (id, after) = (self.id, before(self.model, self.node, self.id, position)?);
+            return self.model.write(|patch| _ = patch.ins_bin(id, after, bytes));
+        }
+        let Model { doc, patch, .. } = &mut *self.model;
         room(doc, bytes.len())?;
         patch.skip_to(doc.time());
         let after = u32::try_from(position).ok().and_then(|at| doc.edit_bytes(self.node, at, bytes));
@@ -321,6 +329,24 @@ impl ArrCursor<'_> {
     }
 }
 
+macro_rules! anchor {
+    ($($cursor:ident),*) => {$(
+        impl $cursor<'_> {
+            /// A position that stays beside its element while others edit.
+            ///
+            /// # Errors
+            /// [`EditError::OutOfRange`], [`EditError::Removed`]
+            pub fn anchor(&self, position: usize, side: Side) -> Result<RelativePosition, EditError> {
+                let len = self.node()?.len();
+                RelativePosition::at(&self.model.doc, self.id, position, side)
+                    .ok_or(EditError::OutOfRange { position, len })
+            }
+        }
+    )*};
+}
+
+anchor!(StrCursor, BinCursor, ArrCursor);
+
 /// Whether there is room for so many elements.
 #[inline]
 fn room(doc: &crate::Document, units: usize) -> Result<(), EditError> {
@@ -333,7 +359,8 @@ fn room(doc: &crate::Document, units: usize) -> Result<(), EditError> {
 
 #[inline]
 fn delete(model: &mut Model, node: u32, id: Timestamp, position: usize, len: usize) -> Result<(), EditError> {
-    let Model { doc, patch } = model;
+    let observed = model.is_observed();
+    let Model { doc, patch, .. } = model;
     let total = doc.visible_len(node) as usize;
     if position.checked_add(len).is_none_or(|end| end > total) {
         return Err(EditError::OutOfRange { position: position.saturating_add(len), len: total });
@@ -342,6 +369,10 @@ fn delete(model: &mut Model, node: u32, id: Timestamp, position: usize, len: usi
         return Ok(());
     }
     room(doc, 1)?;
+    if observed {
+        let spans = spans_at(doc, id, position as u32, len as u32);
+        return model.write(|patch| _ = patch.del(id, &spans));
+    }
     patch.skip_to(doc.time());
     let spans = doc.edit_delete(node, position as u32, len as u32);
     if !spans.is_empty() {
@@ -349,4 +380,25 @@ fn delete(model: &mut Model, node: u32, id: Timestamp, position: usize, len: usi
         doc.tidy();
     }
     Ok(())
+}
+
+/// The id of the element before a position, or of the sequence itself at its start.
+fn before(model: &Model, node: u32, id: Timestamp, position: usize) -> Result<Timestamp, EditError> {
+    let Some(before) = position.checked_sub(1) else { return Ok(id) };
+    let element = u32::try_from(before).ok().and_then(|before| model.doc.element_at(node, before));
+    element.ok_or_else(|| EditError::OutOfRange { position, len: model.doc.visible_len(node) as usize })
+}
+
+/// The ids of the elements at positions, one span for each chunk.
+fn spans_at(doc: &crate::Document, id: Timestamp, position: u32, len: u32) -> Vec<Timespan> {
+    let mut spans: Vec<Timespan> = Vec::new();
+    for piece in doc.pieces_at(id, position, len) {
+        match spans.last_mut() {
+            Some(last) if piece.goes_on && last.start.tick(last.span) == piece.id => {
+                last.span += u64::from(piece.units);
+            }
+            _ => spans.push(Timespan { start: piece.id, span: piece.units.into() }),
+        }
+    }
+    spans
 }

@@ -1,18 +1,29 @@
 //! Editing a document by path and position, and the patches that come of it.
 
+mod change;
 mod cursor;
 mod diff;
 mod extension;
 pub mod json_patch;
 mod path;
+mod position;
+mod undo;
 
+pub use change::{Change, ChangePath, ChangeSet, Delta, Diff, KeyChange, Origin, PlaceChange};
 pub use cursor::{ArrCursor, BinCursor, ConCursor, ObjCursor, StrCursor, ValCursor, VecCursor};
 pub use extension::{CounterCursor, Extension, MultiValueCursor};
-pub use path::{Path, Step};
+pub use path::{Path, PathStep, Step};
+pub use position::{RelativePosition, Selection, Side};
+pub use undo::{UndoOptions, Undone};
+
+use std::time::Duration;
+
+use change::Watch;
+use undo::Undo;
 
 use crate::{
     Patch, PatchBuilder, SessionId, Timestamp, Value,
-    document::{Applied, ApplyError, Document, Kind, NodeRef},
+    document::{Applied, ApplyError, Document, Effect, Kind, NodeRef, Observer},
 };
 
 /// A document with the edits that have not been sent yet.
@@ -38,6 +49,11 @@ use crate::{
 pub struct Model {
     doc: Document,
     patch: PatchBuilder,
+    /// Who watches; most do not, and then nothing is gathered.
+    watch: Option<Box<Watch>>,
+    undo: Option<Box<Undo>>,
+    /// What the edits that are being made are.
+    origin: Origin,
 }
 
 /// An edit that cannot be made. The document is as it was.
@@ -111,7 +127,65 @@ impl Model {
     /// # Errors
     /// [`ApplyError`]; then nothing has changed.
     pub fn apply(&mut self, patch: &Patch) -> Result<Applied, ApplyError> {
-        self.doc.apply(patch)
+        // Undo goes by ids: it need not know what others do.
+        if self.watch.is_none() {
+            return self.doc.apply(patch);
+        }
+        let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo: None };
+        sinks.begin(&self.doc, Origin::Remote, patch.id());
+        let applied = self.doc.apply_observed(patch.as_ref(), &mut sinks);
+        sinks.close(&self.doc);
+        applied
+    }
+
+    /// Begins to gather what changes, for [`poll_changes`](Self::poll_changes). Takes a walk over the whole document
+    /// once; then every edit costs a little more than unwatched.
+    ///
+    /// ```
+    /// use crdt_core::{Model, SessionId, Value, model::{Delta, Diff, Origin}};
+    /// use serde_json::json;
+    ///
+    /// let mut model = Model::new(SessionId::new(70_001).unwrap());
+    /// model.api().root(&json!({"title": "Warp", "tags": []}))?;
+    /// model.watch();
+    ///
+    /// model.api().str("/title")?.ins(4, " and weft")?;
+    /// let set = model.poll_changes().unwrap();
+    /// assert_eq!(set.origin, Origin::Local);
+    /// assert_eq!(set.changes[0].path.to_string(), "/title");
+    /// assert_eq!(set.changes[0].diff, Diff::Text(vec![Delta::Retain(4), Delta::Insert(" and weft".into())]));
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
+    pub fn watch(&mut self) {
+        if self.watch.is_none() {
+            self.watch = Some(Box::new(Watch::of(&self.doc)));
+        }
+    }
+
+    /// Stops gathering what changes, and forgets what was not fetched.
+    pub fn unwatch(&mut self) {
+        self.watch = None;
+    }
+
+    /// The oldest changes that have not been fetched; `None` if there are none, or if nobody [watches](Self::watch).
+    ///
+    /// Call it until there are none, after each edit or patch or now and then.
+    pub fn poll_changes(&mut self) -> Option<ChangeSet> {
+        self.watch.as_deref_mut()?.poll(&self.doc)
+    }
+
+    /// The most sets of changes that wait. If more come, all that wait are dropped, and the next one that is fetched is
+    /// the whole view.
+    pub const SETS_MAX: usize = change::SETS_MAX;
+
+    #[inline]
+    const fn is_observed(&self) -> bool {
+        self.watch.is_some() || self.undo.is_some()
+    }
+
+    /// Tells the time, from any fixed start on, to what wants to know it: the steps of [undo](Self::enable_undo).
+    pub fn set_now(&mut self, now: Duration) {
+        self.set_undo_now(now);
     }
 
     /// The edits.
@@ -121,6 +195,7 @@ impl Model {
 
     /// Ends the open patch and returns it; `None` if there were no edits.
     pub fn flush(&mut self) -> Option<Patch> {
+        self.end_edits();
         self.patch.take()
     }
 
@@ -128,7 +203,18 @@ impl Model {
     /// edits. For who sends many small patches: it takes no allocation of its own.
     #[inline]
     pub fn flush_into(&mut self, out: &mut Vec<u8>) -> usize {
+        self.end_edits();
         self.patch.take_into(out)
+    }
+
+    #[inline]
+    fn end_edits(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.close(&self.doc);
+        }
+        if let Some(undo) = &mut self.undo {
+            undo.flushed();
+        }
     }
 
     /// Whether there are edits that were not flushed.
@@ -144,9 +230,14 @@ impl Model {
     /// What `edit` returns.
     pub fn transaction<T, E>(&mut self, edit: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
         let before = self.clone();
+        if let Some(undo) = &mut self.undo {
+            undo.enter();
+        }
         let result = edit(self);
-        if result.is_err() {
-            *self = before;
+        match &mut self.undo {
+            _ if result.is_err() => *self = before,
+            Some(undo) => undo.leave(),
+            None => {}
         }
         result
     }
@@ -166,7 +257,15 @@ impl Model {
             self.patch.truncate(mark);
             return Err(error);
         }
-        self.doc.edit_ops(self.patch.ops_since(mark));
+        if self.is_observed() {
+            let ops = self.patch.ops_since(mark);
+            let undo = self.undo.as_deref_mut().map(|undo| (undo, self.origin));
+            let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo };
+            sinks.begin(&self.doc, self.origin, self.patch.id_since(mark));
+            self.doc.edit_ops_observed(ops, &mut sinks);
+        } else {
+            self.doc.edit_ops(self.patch.ops_since(mark));
+        }
         self.doc.tidy();
         Ok(result)
     }
@@ -186,7 +285,41 @@ impl Model {
 impl From<Document> for Model {
     fn from(doc: Document) -> Self {
         let patch = PatchBuilder::new(doc.session(), doc.time());
-        Self { doc, patch }
+        Self { doc, patch, watch: None, undo: None, origin: Origin::Local }
+    }
+}
+
+/// All who watch a model.
+struct Sinks<'m> {
+    watch: Option<&'m mut Watch>,
+    undo: Option<(&'m mut Undo, Origin)>,
+}
+
+impl Sinks<'_> {
+    fn begin(&mut self, doc: &Document, origin: Origin, start: Timestamp) {
+        if let Some(watch) = &mut self.watch {
+            watch.begin(doc, origin, start);
+        }
+        if let Some((undo, _)) = &mut self.undo {
+            undo.begin(start);
+        }
+    }
+
+    fn close(&mut self, doc: &Document) {
+        if let Some(watch) = &mut self.watch {
+            watch.close(doc);
+        }
+    }
+}
+
+impl Observer for Sinks<'_> {
+    fn effect(&mut self, document: &Document, id: Timestamp, effect: Effect) {
+        if let Some(watch) = &mut self.watch {
+            watch.effect(document, id, &effect);
+        }
+        if let Some((undo, origin)) = &mut self.undo {
+            undo.record(*origin, effect);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::EditError;
+use crate::Text;
 
 /// One step down: into a map by key, into an array or tuple by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,25 @@ impl<'p> From<&'p str> for Step<'p> {
 impl From<usize> for Step<'_> {
     fn from(index: usize) -> Self {
         Self::Index(index)
+    }
+}
+
+/// One step down, as changes tell it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PathStep {
+    /// A key of a map.
+    Key(Text),
+    /// An index of an array or tuple.
+    Index(usize),
+}
+
+impl PathStep {
+    /// Whether it is the same step.
+    pub fn matches(&self, step: Step<'_>) -> bool {
+        match (self, step) {
+            (Self::Key(key), step) => key.as_str() == Some(&*step.key()),
+            (Self::Index(index), step) => step.index() == Some(*index),
+        }
     }
 }
 

@@ -394,8 +394,7 @@ impl PatchBuilder {
     pub(crate) fn ops_since(&self, mark: Mark) -> Ops<'_> {
         Ops {
             reader: Reader::new(&self.body).at_offset(mark.len_bytes),
-            // An empty patch can have moved to a later start since.
-            id: if mark.op_count == 0 { self.start } else { Timestamp::new(self.start.sid, mark.next) },
+            id: self.id_since(mark),
             left: self.op_count - mark.op_count,
         }
     }
@@ -406,6 +405,12 @@ impl PatchBuilder {
         self.next = mark.next;
         self.op_count = mark.op_count;
         self.body.truncate(mark.len_bytes);
+    }
+
+    /// The id of the first operation since a mark.
+    pub(crate) const fn id_since(&self, mark: Mark) -> Timestamp {
+        // An empty patch can have moved to a later start since.
+        if mark.op_count == 0 { self.start } else { Timestamp::new(self.start.sid, mark.next) }
     }
 
     /// How many bytes the operations since a mark take.

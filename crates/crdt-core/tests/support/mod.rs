@@ -1,6 +1,7 @@
 //! What the tests share: the recorded vectors of json-joy, and small helpers to walk them.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this module")]
 
+pub mod edits;
 pub mod node;
 pub mod random;
 

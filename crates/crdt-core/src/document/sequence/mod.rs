@@ -345,6 +345,11 @@ impl Sequence {
         storage_ref!(&self.storage, runs => runs.peek(id))
     }
 
+    /// The time of the first chunk of the same session that starts after an id.
+    pub(super) fn ceiling(&self, id: Id) -> Option<u64> {
+        storage_ref!(&self.storage, runs => runs.ceiling(id))
+    }
+
     /// The chunk at a place.
     pub(super) fn chunk(&self, at: At) -> Chunk {
         storage_ref!(&self.storage, runs => runs.get(at))

@@ -73,7 +73,8 @@ impl Tree {
         }
         let (span, next) = (leaf.span[slot], leaf.span[slot + 1]);
         let end = leaf.time[slot] + u64::from(span.len());
-        if span.is_dead()
+        if len == 0
+            || span.is_dead()
             || span.len() <= len
             || !next.is_dead()
             || leaf.session[slot] != leaf.session[slot + 1]

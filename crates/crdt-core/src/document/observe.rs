@@ -1,0 +1,206 @@
+//! Running operations while someone watches: what each one changed, with what was there before.
+//!
+//! The engine itself tells nothing, so that nobody pays who does not watch. Here the document is asked before and after
+//! each operation, about just what the operation names.
+
+use super::{Applied, ApplyError, Document, Kind, locate::Piece, sequence::Id, subtree::Subtree};
+use crate::{
+    Timespan, Timestamp,
+    patch::{Op, Ops, PatchRef},
+    text::Text,
+};
+
+/// A place that holds one node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// The root of the document.
+    Root,
+    /// The inside of a register.
+    Register,
+    /// A key of a map.
+    Key(Text),
+    /// A place of a tuple.
+    Index(u8),
+    /// A slot of an array.
+    Slot(Timestamp),
+}
+
+/// What elements of a sequence were.
+#[derive(Debug, Clone)]
+pub(crate) enum Removed {
+    Text(Text),
+    Bytes(Vec<u8>),
+    Nodes(Vec<Subtree>),
+}
+
+/// What an operation changed.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// A place holds another node.
+    Held { container: Timestamp, place: Place, was: Option<(Timestamp, Subtree)>, now: Timestamp },
+    /// There are new elements in a sequence.
+    Inserted { node: Timestamp, ids: Timespan, position: u32 },
+    /// Elements of a sequence were deleted; positions are those before, the last ones first.
+    Deleted { node: Timestamp, pieces: Vec<(Piece, Removed)> },
+}
+
+/// Who is told of each effect with the id of its operation, when the document has it.
+pub(crate) trait Observer {
+    fn effect(&mut self, document: &Document, id: Timestamp, effect: Effect);
+}
+
+/// What was there before an operation.
+enum Before {
+    Nothing,
+    Places { container: Timestamp, places: Vec<(Place, Option<(Timestamp, Subtree)>)> },
+    Insert { node: Timestamp, units: u64 },
+    Delete { node: Timestamp, pieces: Vec<(Piece, Removed)> },
+}
+
+impl Document {
+    /// [`apply_ref`](Self::apply_ref), watched.
+    pub(crate) fn apply_observed(
+        &mut self,
+        patch: PatchRef<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Applied, ApplyError> {
+        let seen = match self.outlook(patch) {
+            Ok(seen) => seen,
+            Err(known_or_parked) => return Ok(known_or_parked),
+        };
+        let (id, end) = (patch.id(), patch.next_time());
+        self.admit(id, patch.as_bytes().len() as u64)?;
+        let session = self.store.sessions.enter(id.sid.get());
+        let known = end > 0 && self.has_seen(Timestamp::new(id.sid, end - 1));
+        self.observe(session, end.max(1) - 1);
+        let mut changed = false;
+        for (id, op) in patch.ops() {
+            if seen.is_none_or(|seen| id.time + op.span() > seen + 1) {
+                changed |= self.run_observed(Id::new(session, id.time), id, &op, observer);
+            }
+        }
+        self.tidy();
+        Ok(if known && !changed { Applied::Known } else { Applied::Merged })
+    }
+
+    /// [`edit_ops`](Self::edit_ops), watched.
+    pub(crate) fn edit_ops_observed(&mut self, ops: Ops<'_>, observer: &mut dyn Observer) {
+        for (id, op) in ops {
+            self.time = self.time.max(id.time + op.span());
+            self.made = self.time - 1;
+            self.run_observed(Id::new(self.own, id.time), id, &op, observer);
+        }
+    }
+
+    fn run_observed(&mut self, id: Id, ts: Timestamp, op: &Op<'_>, observer: &mut dyn Observer) -> bool {
+        let before = self.before(op);
+        let changed = self.run(id, ts.sid, op);
+        if changed {
+            self.tell(ts, before, observer);
+        }
+        changed
+    }
+
+    fn before(&self, op: &Op<'_>) -> Before {
+        match *op {
+            Op::InsVal { obj, value } => {
+                let place = if obj == Timestamp::ORIGIN { Place::Root } else { Place::Register };
+                Before::Places { container: obj, places: self.places_before(obj, [(place, value)]) }
+            }
+            Op::InsObj { obj, entries } => {
+                let places = entries.map(|(key, value)| (Place::Key(key.to_text()), value));
+                Before::Places { container: obj, places: self.places_before(obj, places) }
+            }
+            Op::InsVec { obj, slots } => {
+                let places = slots.map(|(index, value)| (Place::Index(index), value));
+                Before::Places { container: obj, places: self.places_before(obj, places) }
+            }
+            Op::UpdArr { obj, slot, value } => Before::Places {
+                container: obj,
+                places: self.places_before(obj, [(Place::Slot(slot), value)]),
+            },
+            Op::InsStr { obj, units, .. } => Before::Insert { node: obj, units },
+            Op::InsBin { obj, bytes, .. } => Before::Insert { node: obj, units: bytes.len() as u64 },
+            Op::InsArr { obj, values, .. } => {
+                let kept = values.filter(|value| value.time > obj.time && self.store.find(*value).is_some());
+                Before::Insert { node: obj, units: kept.count() as u64 }
+            }
+            Op::Del { obj, spans } => self.pieces_before(obj, spans),
+            _ => Before::Nothing,
+        }
+    }
+
+    /// What those places hold that a value may win.
+    fn places_before(
+        &self,
+        container: Timestamp,
+        values: impl IntoIterator<Item = (Place, Timestamp)>,
+    ) -> Vec<(Place, Option<(Timestamp, Subtree)>)> {
+        let mut places: Vec<(Place, Option<(Timestamp, Subtree)>)> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for (place, value) in values {
+            let was = self.held(container, &place);
+            let may_win = was.is_none_or(|was| value > was) && self.store.find(value).is_some();
+            if may_win && seen.insert(place.clone()) {
+                places.push((place, was.map(|was| (was, Subtree::of(self, was)))));
+            }
+        }
+        places
+    }
+
+    /// The visible elements of spans, with what they are.
+    fn pieces_before(&self, node: Timestamp, spans: impl Iterator<Item = Timespan>) -> Before {
+        let Some(kind) = self.node(node).map(|node| node.kind()) else { return Before::Nothing };
+        let mut spans: Vec<Timespan> = spans.collect();
+        spans.sort_by_key(|span| (span.start.sid, span.start.time));
+        let mut pieces: Vec<(Piece, Removed)> = Vec::new();
+        let mut done = Timestamp::ORIGIN;
+        for span in spans {
+            // Spans can overlap; what was listed is not listed again.
+            let end = span.start.time.saturating_add(span.span);
+            let start =
+                if span.start.sid == done.sid { span.start.time.max(done.time) } else { span.start.time };
+            if start >= end {
+                continue;
+            }
+            done = Timestamp::new(span.start.sid, end);
+            let rest = Timespan { start: Timestamp::new(span.start.sid, start), span: end - start };
+            for piece in self.pieces(node, rest).into_iter().filter(|piece| piece.live) {
+                let removed = match kind {
+                    Kind::Str => Removed::Text(self.piece_text(&piece)),
+                    Kind::Bin => Removed::Bytes(self.piece_bytes(&piece).to_vec()),
+                    _ => {
+                        Removed::Nodes(self.piece_nodes(&piece).map(|node| Subtree::of(self, node)).collect())
+                    }
+                };
+                pieces.push((piece, removed));
+            }
+        }
+        pieces.sort_by_key(|(piece, _)| std::cmp::Reverse(piece.position));
+        Before::Delete { node, pieces }
+    }
+
+    fn tell(&self, id: Timestamp, before: Before, observer: &mut dyn Observer) {
+        match before {
+            Before::Nothing => {}
+            Before::Places { container, places } => {
+                for (place, was) in places {
+                    let now = self.held(container, &place);
+                    if let Some(now) = now.filter(|&now| was.as_ref().is_none_or(|(was, _)| *was != now)) {
+                        observer.effect(self, id, Effect::Held { container, place, was, now });
+                    }
+                }
+            }
+            Before::Insert { node, units } => {
+                if let Some(at) = self.locate(node, id) {
+                    let ids = Timespan { start: id, span: units };
+                    observer.effect(self, id, Effect::Inserted { node, ids, position: at.position as u32 });
+                }
+            }
+            Before::Delete { node, pieces } if !pieces.is_empty() => {
+                observer.effect(self, id, Effect::Deleted { node, pieces });
+            }
+            Before::Delete { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What hung below a node that was removed: kept to say what was there, and to make it again.
+
+use smallvec::SmallVec;
+
+use super::{Child, Chunk, Chunks, Content, Document, NodeRef};
+use crate::{PatchBuilder, Timespan, Timestamp, Value, text::Text};
+
+/// A copy of a node and of all that hangs below it, with its ids.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Subtree {
+    /// Each node before those below it.
+    nodes: Vec<Copied>,
+    /// Deleted elements of the sequences in it, each run with the element that stands before it, or with its sequence.
+    tombstones: Vec<(Timespan, Timestamp)>,
+}
+
+#[derive(Debug, Clone)]
+struct Copied {
+    id: Timestamp,
+    content: CopiedContent,
+}
+
+/// Children by their places in the list.
+#[derive(Debug, Clone)]
+enum CopiedContent {
+    Con(Vec<u8>),
+    ConId(Timestamp),
+    Val(Option<usize>),
+    Obj(Vec<(Text, usize)>),
+    Vec(Vec<Option<usize>>),
+    Str(Vec<(Timestamp, Text)>),
+    Bin(Vec<(Timestamp, Vec<u8>)>),
+    Arr(Vec<(Timestamp, usize)>),
+}
+
+impl Subtree {
+    /// Copies a node. What is referred to from a second place is left out there, and so are nodes that are gone.
+    pub(crate) fn of(document: &Document, root: Timestamp) -> Self {
+        let mut copy = Self::default();
+        let mut queue: Vec<NodeRef<'_>> = document.node(root).into_iter().collect();
+        let mut aliases = std::collections::HashSet::new();
+        let mut next = 0;
+        while let Some(&node) = queue.get(next) {
+            next += 1;
+            let mut enter = |child: Child<'_>| {
+                let node = document.node(child.node()?.id())?;
+                if node.is_aliased() && !aliases.insert(node.id()) {
+                    return None;
+                }
+                queue.push(node);
+                Some(queue.len() - 1)
+            };
+            let content = match node.content() {
+                Content::Con(value) => CopiedContent::Con(value.as_bytes().to_vec()),
+                Content::ConId(id) => CopiedContent::ConId(id),
+                Content::Val(child) => CopiedContent::Val(child.and_then(enter)),
+                Content::Obj(entries) => {
+                    let entries = entries.filter_map(|(key, child)| Some((key.to_text(), enter(child)?)));
+                    CopiedContent::Obj(entries.collect())
+                }
+                Content::Vec(places) => {
+                    CopiedContent::Vec(places.map(|place| place.and_then(&mut enter)).collect())
+                }
+                Content::Str(chunks) => CopiedContent::Str(
+                    live(node.id(), chunks, &mut copy.tombstones)
+                        .map(|chunk| {
+                            let mut bytes = Vec::new();
+                            chunk.write_text(&mut bytes);
+                            (chunk.id(), Text::trusted(bytes))
+                        })
+                        .collect(),
+                ),
+                Content::Bin(chunks) => CopiedContent::Bin(
+                    live(node.id(), chunks, &mut copy.tombstones)
+                        .map(|chunk| {
+                            let mut bytes = Vec::new();
+                            chunk.write_bytes(&mut bytes);
+                            (chunk.id(), bytes)
+                        })
+                        .collect(),
+                ),
+                Content::Arr(chunks) => {
+                    let mut slots = Vec::new();
+                    for chunk in live(node.id(), chunks, &mut copy.tombstones) {
+                        for (tick, child) in (0..).zip(chunk.children()) {
+                            slots.extend(enter(child).map(|at| (chunk.id().tick(tick), at)));
+                        }
+                    }
+                    CopiedContent::Arr(slots)
+                }
+            };
+            copy.nodes.push(Copied { id: node.id(), content });
+        }
+        copy
+    }
+
+    /// Bytes that it takes, roughly.
+    pub(crate) fn size_bytes(&self) -> usize {
+        let content = |node: &Copied| match &node.content {
+            CopiedContent::Con(bytes) => bytes.len(),
+            CopiedContent::Obj(entries) => entries.iter().map(|(key, _)| 32 + key.as_bytes().len()).sum(),
+            CopiedContent::Vec(places) => places.len() * 16,
+            CopiedContent::Str(runs) => runs.iter().map(|(_, text)| 40 + text.as_bytes().len()).sum(),
+            CopiedContent::Bin(runs) => runs.iter().map(|(_, bytes)| 40 + bytes.len()).sum(),
+            CopiedContent::Arr(slots) => slots.len() * 24,
+            CopiedContent::Val(_) | CopiedContent::ConId(_) => 0,
+        };
+        self.nodes.iter().map(|node| size_of::<Copied>() + content(node)).sum::<usize>()
+            + size_of_val(&self.tombstones[..])
+    }
+
+    /// What it showed.
+    pub(crate) fn to_value(&self) -> Value {
+        if self.nodes.is_empty() { Value::Undefined } else { self.value(0, Document::VIEW_DEPTH_MAX) }
+    }
+
+    fn value(&self, at: usize, depth: usize) -> Value {
+        let Some(deeper) = depth.checked_sub(1) else { return Value::Null };
+        match &self.nodes[at].content {
+            CopiedContent::Con(bytes) => crate::codec::RawValue::trusted(bytes).to_value(),
+            CopiedContent::ConId(id) => {
+                Value::Array(vec![Value::Int(id.sid.get() as i64), Value::Int(id.time as i64)])
+            }
+            CopiedContent::Val(child) => child.map_or(Value::Undefined, |child| self.value(child, deeper)),
+            CopiedContent::Obj(entries) => Value::Map(
+                entries
+                    .iter()
+                    .map(|(key, child)| (key.clone(), self.value(*child, deeper)))
+                    .filter(|(_, value)| !value.is_undefined())
+                    .collect(),
+            ),
+            CopiedContent::Vec(places) => Value::Array(
+                places
+                    .iter()
+                    .map(|place| place.map_or(Value::Undefined, |child| self.value(child, deeper)))
+                    .collect(),
+            ),
+            CopiedContent::Str(runs) => {
+                let mut text = Text::new();
+                runs.iter().for_each(|(_, run)| text.push(run.as_wtf8()));
+                Value::Text(text)
+            }
+            CopiedContent::Bin(runs) => {
+                Value::Bytes(runs.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect())
+            }
+            CopiedContent::Arr(slots) => {
+                Value::Array(slots.iter().map(|(_, child)| self.value(*child, deeper)).collect())
+            }
+        }
+    }
+
+    /// Makes it again, with new ids: what was which is told to `renamed`. Returns the id of the new node. What was
+    /// nothing becomes a constant without value.
+    pub(crate) fn write(
+        &self,
+        patch: &mut PatchBuilder,
+        renamed: &mut impl FnMut(Timespan, Timestamp),
+    ) -> Timestamp {
+        if self.nodes.is_empty() {
+            return patch.new_con(&Value::Undefined);
+        }
+        // A node must be younger than what holds it, so all are made from the root down, and filled after.
+        let ids: Vec<Timestamp> = self.nodes.iter().map(|node| create(patch, node)).collect();
+        let one = |start| Timespan { start, span: 1 };
+        for (node, &id) in self.nodes.iter().zip(&ids) {
+            renamed(one(node.id), id);
+            let mut after = id;
+            match &node.content {
+                CopiedContent::Con(_) | CopiedContent::ConId(_) | CopiedContent::Val(None) => {}
+                CopiedContent::Val(Some(child)) => {
+                    patch.ins_val(id, ids[*child]);
+                }
+                CopiedContent::Obj(entries) => {
+                    let entries: Vec<_> =
+                        entries.iter().map(|(key, child)| (key.as_wtf8(), ids[*child])).collect();
+                    patch.ins_obj(id, entries);
+                }
+                CopiedContent::Vec(places) => {
+                    let places = (0..=u8::MAX).zip(places);
+                    let places: SmallVec<[(u8, Timestamp); 4]> =
+                        places.filter_map(|(at, place)| Some((at, ids[(*place)?]))).collect();
+                    patch.ins_vec(id, places);
+                }
+                CopiedContent::Str(runs) => {
+                    for (was, text) in runs {
+                        let units = text.as_wtf8().units() as u64;
+                        let start = patch.ins_str(id, after, text.as_wtf8());
+                        renamed(Timespan { start: *was, span: units }, start);
+                        after = start.tick(units - 1);
+                    }
+                }
+                CopiedContent::Bin(runs) => {
+                    for (was, bytes) in runs {
+                        let start = patch.ins_bin(id, after, bytes);
+                        renamed(Timespan { start: *was, span: bytes.len() as u64 }, start);
+                        after = start.tick(bytes.len() as u64 - 1);
+                    }
+                }
+                CopiedContent::Arr(slots) => {
+                    let nodes: Vec<_> = slots.iter().map(|(_, child)| ids[*child]).collect();
+                    let start = patch.ins_arr(id, id, &nodes);
+                    for ((was, _), tick) in slots.iter().zip(0..) {
+                        renamed(one(*was), start.tick(tick));
+                    }
+                }
+            }
+        }
+        ids[0]
+    }
+
+    /// Calls `each` with the deleted elements that are left out when it is made again: ids, and the element before.
+    pub(crate) fn for_each_tombstone(&self, mut each: impl FnMut(Timespan, Timestamp)) {
+        self.tombstones.iter().for_each(|&(span, after)| each(span, after));
+    }
+}
+
+/// The visible chunks of a sequence; notes the others.
+fn live<'d>(
+    node: Timestamp,
+    chunks: Chunks<'d>,
+    tombstones: &mut Vec<(Timespan, Timestamp)>,
+) -> impl Iterator<Item = Chunk<'d>> {
+    let mut before = node;
+    chunks.filter(move |chunk| {
+        let (start, span) = (chunk.id(), chunk.span());
+        if chunk.is_tombstone() {
+            tombstones.push((Timespan { start, span }, before));
+        }
+        before = start.tick(span - 1);
+        !chunk.is_tombstone()
+    })
+}
+
+fn create(patch: &mut PatchBuilder, node: &Copied) -> Timestamp {
+    match &node.content {
+        CopiedContent::Con(bytes) => patch.new_con_raw(crate::codec::RawValue::trusted(bytes)),
+        CopiedContent::ConId(id) => patch.new_con_id(*id),
+        CopiedContent::Val(_) => patch.new_val(),
+        CopiedContent::Obj(_) => patch.new_obj(),
+        CopiedContent::Vec(_) => patch.new_vec(),
+        CopiedContent::Str(_) => patch.new_str(),
+        CopiedContent::Bin(_) => patch.new_bin(),
+        CopiedContent::Arr(_) => patch.new_arr(),
+    }
+}

@@ -1,0 +1,496 @@
+//! Undo and redo of one session's own edits, among those of others.
+//!
+//! What a step did is kept as the changes it made, by id. To undo it, the elements it inserted are deleted, those it
+//! deleted come back beside where they were, and a value that it set gives way to the one before, unless someone else has
+//! set another since. All of that is done by new edits, which others take in like any. What comes back has new ids; they
+//! are kept in step with the old ones, so that earlier steps find what they were about.
+//!
+//! This is selective undo of local operations as in Yjs and Loro; the literature is from Prakash and Knister ("A framework
+//! for undoing actions in collaborative systems", TOCHI 1994) to Yu, Elvinger and Ignat ("A generic undo support for
+//! state-based CRDTs", OPODIS 2019).
+
+mod ids;
+
+use std::{collections::VecDeque, time::Duration};
+
+use ids::IdMap;
+
+use super::{EditError, Model, Origin, RelativePosition, Selection};
+use crate::{
+    Timespan, Timestamp,
+    document::{Document, Effect, Place, Removed, Subtree},
+};
+
+/// How undo behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UndoOptions {
+    /// The most steps that can be undone. Above it the oldest is forgotten.
+    pub steps_max: usize,
+    /// The most bytes that removed content takes in all steps together, roughly. Above it the oldest steps are forgotten.
+    pub bytes_max: usize,
+    /// Edits with a pause of at most this between them are one step, if the model is told the time
+    /// ([`Model::set_now`]). Without time a step ends at each flush.
+    pub pause_max: Duration,
+}
+
+impl UndoOptions {
+    /// A hundred steps, 16 MiB, half a second.
+    pub const STANDARD: Self =
+        Self { steps_max: 100, bytes_max: 16 << 20, pause_max: Duration::from_millis(500) };
+
+    /// The most ids of things made again that are kept in step. Above it all steps are forgotten.
+    pub const IDS_MAX: usize = 1 << 16;
+}
+
+/// A step that was undone or redone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undone {
+    /// What was selected when the step began, as [noted](Model::note_selection): to be selected again.
+    pub selections: Vec<Selection>,
+}
+
+/// What can be undone and redone.
+#[derive(Debug, Clone)]
+pub(super) struct Undo {
+    options: UndoOptions,
+    done: VecDeque<Step>,
+    undone: Vec<Step>,
+    open: Option<Step>,
+    ids: IdMap,
+    bytes: usize,
+    now: Option<Duration>,
+    selections: Vec<Selection>,
+    /// The first operation of the edit that is being made.
+    edit: Timestamp,
+    /// How many transactions we are within.
+    depth: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Step {
+    /// The step's own nodes are those from this time on.
+    start: Timestamp,
+    actions: Vec<Action>,
+    bytes: usize,
+    selections: Vec<Selection>,
+    last_at: Option<Duration>,
+    /// Whether nothing more can become part of it.
+    sealed: bool,
+}
+
+/// What an edit did.
+#[derive(Debug, Clone)]
+enum Action {
+    Held { container: Timestamp, place: Place, was: Option<Subtree>, now: Timestamp },
+    Inserted { node: Timestamp, ids: Timespan },
+    Deleted { node: Timestamp, ids: Timespan, removed: Removed },
+}
+
+impl Undo {
+    fn new(options: UndoOptions) -> Self {
+        Self {
+            options,
+            done: VecDeque::new(),
+            undone: Vec::new(),
+            open: None,
+            ids: IdMap::default(),
+            bytes: 0,
+            now: None,
+            selections: Vec::new(),
+            edit: Timestamp::ORIGIN,
+            depth: 0,
+        }
+    }
+
+    fn step(&self) -> Step {
+        let selections = self.selections.clone();
+        Step { start: self.edit, actions: Vec::new(), bytes: 0, selections, last_at: self.now, sealed: false }
+    }
+
+    /// Whether an edit now goes on with a step.
+    fn goes_on(&self, step: &Step, flushed: bool) -> bool {
+        match (step.last_at, self.now) {
+            _ if step.sealed => false,
+            _ if self.depth > 0 => !flushed,
+            (Some(last), Some(now)) => now.saturating_sub(last) <= self.options.pause_max,
+            _ => !flushed,
+        }
+    }
+
+    /// An edit begins with an operation.
+    pub(super) const fn begin(&mut self, edit: Timestamp) {
+        self.edit = edit;
+    }
+
+    /// Notes what an operation of this session did.
+    pub(super) fn record(&mut self, origin: Origin, effect: Effect) {
+        if origin == Origin::Local {
+            self.forget_undone();
+            if self.open.as_ref().is_some_and(|open| !self.goes_on(open, false)) {
+                self.end_step(false);
+            }
+            if self.open.is_none() {
+                let last = self.done.back().is_some_and(|last| self.goes_on(last, true));
+                self.open = if last { self.done.pop_back() } else { None };
+            }
+        }
+        let mut open = self.open.take().unwrap_or_else(|| self.step());
+        open.last_at = self.now;
+        let before = open.bytes;
+        open.record(effect);
+        self.bytes += open.bytes - before;
+        self.open = Some(open);
+    }
+
+    fn forget_undone(&mut self) {
+        self.bytes -= self.undone.drain(..).map(|step| step.bytes).sum::<usize>();
+    }
+
+    /// Ends the open step.
+    pub(super) fn end_step(&mut self, sealed: bool) {
+        if let Some(mut step) = self.open.take() {
+            step.sealed = sealed;
+            self.done.push_back(step);
+        } else if sealed && let Some(last) = self.done.back_mut() {
+            last.sealed = true;
+        }
+        self.trim();
+    }
+
+    /// The edits so far were flushed: without time that ends the step.
+    pub(super) fn flushed(&mut self) {
+        if self.depth == 0 {
+            self.end_step(false);
+        }
+    }
+
+    fn trim(&mut self) {
+        while self.done.len() > self.options.steps_max
+            || self.bytes > self.options.bytes_max && !self.done.is_empty()
+        {
+            if let Some(step) = self.done.pop_front() {
+                self.bytes -= step.bytes;
+            }
+        }
+        if self.ids.len() > UndoOptions::IDS_MAX {
+            self.done.clear();
+            self.undone.clear();
+            self.bytes = 0;
+        }
+        if self.done.is_empty() && self.undone.is_empty() && self.open.is_none() {
+            self.ids = IdMap::default();
+        }
+    }
+
+    pub(super) fn enter(&mut self) {
+        if self.depth == 0 {
+            self.end_step(true);
+        }
+        self.depth += 1;
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.depth -= 1;
+        if self.depth == 0 {
+            self.end_step(true);
+        }
+    }
+
+    fn selection_now(&self, selection: &Selection) -> Selection {
+        let position = |at: RelativePosition| RelativePosition {
+            node: self.ids.now(at.node),
+            anchor: self.ids.now(at.anchor),
+            ..at
+        };
+        Selection { anchor: position(selection.anchor), focus: position(selection.focus) }
+    }
+}
+
+impl Step {
+    fn record(&mut self, effect: Effect) {
+        // What is inside of something new goes and comes with it.
+        let start = self.start;
+        let is_new = |node: Timestamp| node.sid == start.sid && node.time >= start.time;
+        match effect {
+            Effect::Held { container, place, was, now } if !is_new(container) => {
+                let was = was.map(|(_, was)| was);
+                self.bytes += was.as_ref().map_or(0, Subtree::size_bytes);
+                self.actions.push(Action::Held { container, place, was, now });
+            }
+            Effect::Inserted { node, ids, .. } if !is_new(node) => match self.actions.last_mut() {
+                Some(Action::Inserted { node: last_node, ids: last })
+                    if *last_node == node && last.start.tick(last.span) == ids.start =>
+                {
+                    last.span += ids.span;
+                }
+                _ => self.actions.push(Action::Inserted { node, ids }),
+            },
+            Effect::Deleted { node, pieces } if !is_new(node) => {
+                for (piece, removed) in pieces {
+                    self.bytes += match &removed {
+                        Removed::Text(text) => text.as_bytes().len(),
+                        Removed::Bytes(bytes) => bytes.len(),
+                        Removed::Nodes(nodes) => nodes.iter().map(Subtree::size_bytes).sum(),
+                    };
+                    let ids = Timespan { start: piece.id, span: piece.units.into() };
+                    self.actions.push(Action::Deleted { node, ids, removed });
+                }
+            }
+            _ => {}
+        }
+        self.bytes += size_of::<Action>();
+    }
+}
+
+impl Model {
+    /// Begins to keep what this session edits, so that it can be undone.
+    ///
+    /// ```
+    /// use crdt_core::{Model, SessionId, model::UndoOptions};
+    ///
+    /// let mut alice = Model::new(SessionId::new(70_001).unwrap());
+    /// alice.api().root("warp")?;
+    /// let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    /// alice.enable_undo(UndoOptions::STANDARD);
+    ///
+    /// alice.api().str("")?.ins(4, " and weft")?;
+    /// bob.api().str("")?.ins(0, "the ")?;
+    /// alice.apply(&bob.flush().unwrap())?;
+    ///
+    /// // Only what Alice did is undone.
+    /// alice.undo()?.unwrap();
+    /// assert_eq!(alice.view(), "the warp".into());
+    /// alice.redo()?.unwrap();
+    /// assert_eq!(alice.view(), "the warp and weft".into());
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
+    pub fn enable_undo(&mut self, options: UndoOptions) {
+        self.undo = Some(Box::new(Undo::new(options)));
+    }
+
+    /// Forgets all steps and keeps no more.
+    pub fn disable_undo(&mut self) {
+        self.undo = None;
+    }
+
+    /// Undoes the last step of this session that still has something to be undone. `None` if there is none.
+    ///
+    /// The edits that undo it are in the open patch, like any.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is no room for an edit; those before it have been made.
+    pub fn undo(&mut self) -> Result<Option<Undone>, EditError> {
+        self.reverse(Origin::Undo)
+    }
+
+    /// Does the step again that was undone last. `None` if there is none: a new edit ends what can be redone.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is no room for an edit; those before it have been made.
+    pub fn redo(&mut self) -> Result<Option<Undone>, EditError> {
+        self.reverse(Origin::Redo)
+    }
+
+    /// Whether there is a step to be undone. It can turn out that others have left nothing of it.
+    pub fn can_undo(&self) -> bool {
+        self.undo.as_ref().is_some_and(|undo| undo.open.is_some() || !undo.done.is_empty())
+    }
+
+    /// Whether there is a step to be redone.
+    pub fn can_redo(&self) -> bool {
+        self.undo.as_ref().is_some_and(|undo| !undo.undone.is_empty())
+    }
+
+    /// Ends the step: what is edited next is another one. A [`transaction`](Self::transaction) is a step of its own.
+    pub fn end_undo_step(&mut self) {
+        if let Some(undo) = &mut self.undo {
+            undo.end_step(true);
+        }
+    }
+
+    /// Notes what is selected: it is selected again when what is edited next is undone.
+    pub fn note_selection(&mut self, selections: impl IntoIterator<Item = Selection>) {
+        if let Some(undo) = &mut self.undo {
+            undo.selections = selections.into_iter().collect();
+        }
+    }
+
+    pub(super) fn set_undo_now(&mut self, now: Duration) {
+        if let Some(undo) = &mut self.undo {
+            undo.now = Some(now);
+        }
+    }
+
+    fn reverse(&mut self, origin: Origin) -> Result<Option<Undone>, EditError> {
+        loop {
+            let Some(undo) = &mut self.undo else { return Ok(None) };
+            undo.end_step(true);
+            let step = if origin == Origin::Undo { undo.done.pop_back() } else { undo.undone.pop() };
+            let Some(step) = step else { return Ok(None) };
+            undo.bytes -= step.bytes;
+            self.origin = origin;
+            let result = step.actions.iter().rev().try_for_each(|action| self.reverse_action(action));
+            self.origin = Origin::Local;
+            let Some(undo) = &mut self.undo else { return Ok(None) };
+            let Some(mut reverse) = undo.open.take() else {
+                // Others have left nothing of it.
+                result?;
+                continue;
+            };
+            reverse.sealed = true;
+            let selections = step.selections.iter().map(|selection| undo.selection_now(selection)).collect();
+            if origin == Origin::Undo {
+                undo.undone.push(reverse);
+            } else {
+                undo.done.push_back(reverse);
+            }
+            undo.trim();
+            result?;
+            return Ok(Some(Undone { selections }));
+        }
+    }
+
+    fn reverse_action(&mut self, action: &Action) -> Result<(), EditError> {
+        let Some(undo) = &self.undo else { return Ok(()) };
+        match action {
+            Action::Inserted { node, ids } => {
+                let node = undo.ids.now(*node);
+                let mut spans: Vec<Timespan> = Vec::new();
+                for span in undo.ids.spans_now(*ids) {
+                    for piece in self.doc.pieces(node, span).iter().filter(|piece| piece.live) {
+                        match spans.last_mut() {
+                            Some(last) if piece.goes_on && last.start.tick(last.span) == piece.id => {
+                                last.span += u64::from(piece.units);
+                            }
+                            _ => spans.push(Timespan { start: piece.id, span: piece.units.into() }),
+                        }
+                    }
+                }
+                if spans.is_empty() { Ok(()) } else { self.write(|patch| _ = patch.del(node, &spans)) }
+            }
+            Action::Deleted { node, ids, removed } => {
+                let node = undo.ids.now(*node);
+                if self.doc.node(node).is_none() {
+                    return Ok(());
+                }
+                for part in parts(&self.doc, &undo.ids, node, *ids) {
+                    self.bring_back(node, part, *ids, removed)?;
+                }
+                Ok(())
+            }
+            Action::Held { container, place, was, now } => {
+                let (container, now) = (undo.ids.now(*container), undo.ids.now(*now));
+                let place = match place {
+                    Place::Slot(slot) => Place::Slot(undo.ids.now(*slot)),
+                    place => place.clone(),
+                };
+                if self.doc.held(container, &place) != Some(now) {
+                    // Someone else has set another, or the container is gone.
+                    return Ok(());
+                }
+                self.put_back(container, &place, was.as_ref())
+            }
+        }
+    }
+
+    /// Inserts deleted elements again, behind where they stood.
+    fn bring_back(
+        &mut self,
+        node: Timestamp,
+        part: Part,
+        of: Timespan,
+        removed: &Removed,
+    ) -> Result<(), EditError> {
+        let Part { ids, after, beside } = part;
+        let from = (ids.start.time - of.start.time) as usize;
+        let range = from..from + ids.span as usize;
+        let mut renamed = Vec::new();
+        self.write(|patch| match removed {
+            Removed::Text(text) => {
+                let units = text.as_wtf8().utf16().skip(range.start).take(range.len());
+                let start = patch.ins_str(node, after, crate::Text::from_utf16(units).as_wtf8());
+                renamed.push((ids, start));
+            }
+            Removed::Bytes(bytes) => {
+                let start = patch.ins_bin(node, after, bytes.get(range).unwrap_or_default());
+                renamed.push((ids, start));
+            }
+            Removed::Nodes(nodes) => {
+                let nodes = nodes.get(range).unwrap_or_default();
+                let mut rename = |old, new| renamed.push((old, new));
+                let made: Vec<_> = nodes.iter().map(|node| node.write(patch, &mut rename)).collect();
+                let start = patch.ins_arr(node, after, &made);
+                renamed.push((ids, start));
+            }
+        })?;
+        if let Some(undo) = &mut self.undo {
+            let elements = renamed.pop();
+            renamed.into_iter().for_each(|(old, new)| undo.ids.put(old, new, false));
+            elements.into_iter().for_each(|(old, new)| undo.ids.put(old, new, beside));
+            if let Removed::Nodes(nodes) = removed {
+                nodes.iter().for_each(|node| left_out(node, &mut undo.ids));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what was there into a place again.
+    fn put_back(
+        &mut self,
+        container: Timestamp,
+        place: &Place,
+        was: Option<&Subtree>,
+    ) -> Result<(), EditError> {
+        let mut renamed = Vec::new();
+        self.write(|patch| {
+            let nothing = Subtree::default();
+            let node = was.unwrap_or(&nothing).write(patch, &mut |old, new| renamed.push((old, new)));
+            match place {
+                Place::Root | Place::Register => patch.ins_val(container, node),
+                Place::Key(key) => patch.ins_obj(container, [(key.as_wtf8(), node)]),
+                Place::Index(index) => patch.ins_vec(container, [(*index, node)]),
+                Place::Slot(slot) => patch.upd_arr(container, *slot, node),
+            };
+        })?;
+        if let Some(undo) = &mut self.undo {
+            renamed.into_iter().for_each(|(old, new)| undo.ids.put(old, new, false));
+            was.into_iter().for_each(|was| left_out(was, &mut undo.ids));
+        }
+        Ok(())
+    }
+}
+
+/// Notes the deleted elements that a copy was made without.
+fn left_out(copy: &Subtree, ids: &mut IdMap) {
+    copy.for_each_tombstone(|span, after| ids.leave_out(span, after));
+}
+
+/// Deleted elements that come back together, and what they come back behind.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    ids: Timespan,
+    after: Timestamp,
+    /// Whether what is left of the deleted ones is there.
+    beside: bool,
+}
+
+/// Deleted elements as they stand now: others can have inserted something between them.
+fn parts(doc: &Document, ids: &IdMap, node: Timestamp, span: Timespan) -> Vec<Part> {
+    let pieces = doc.pieces(node, span);
+    let mut parts: Vec<Part> = pieces
+        .iter()
+        .filter(|piece| !piece.live)
+        .map(|piece| Part {
+            ids: Timespan { start: piece.id, span: piece.units.into() },
+            after: piece.last(),
+            beside: true,
+        })
+        .collect();
+    if pieces.is_empty() {
+        // The sequence was made again without them.
+        let exists = |id| doc.locate(node, id).is_some();
+        let after = ids.before(span.start, exists).unwrap_or(node);
+        parts.push(Part { ids: span, after, beside: false });
+    }
+    parts
+}

@@ -1,0 +1,303 @@
+//! Change events: who does to a copy of the view what they say has the new view, whatever was edited by whom.
+
+mod support;
+
+use crdt_core::{
+    Applied, Model, Patch, SessionId, Text, Value,
+    model::{ChangeSet, Delta, Diff, Origin, PathStep},
+};
+use proptest::prelude::*;
+use serde_json::json;
+use support::edits::{Edit, edit, edits};
+
+const SESSIONS: usize = 4;
+
+fn at<'v>(value: &'v mut Value, path: &[PathStep]) -> &'v mut Value {
+    path.iter().fold(value, |value, step| match (value, step) {
+        (Value::Map(entries), PathStep::Key(key)) => {
+            &mut entries.iter_mut().find(|(here, _)| here == key).expect("a key on the way").1
+        }
+        (Value::Array(items), PathStep::Index(index)) => &mut items[*index],
+        (value, step) => panic!("no {step:?} in {value:?}"),
+    })
+}
+
+/// Does what a delta says, and checks that what is told to be gone was there.
+fn splice<T: Clone + PartialEq + std::fmt::Debug, L>(
+    list: &mut Vec<T>,
+    delta: &[Delta<L>],
+    items: impl Fn(&L) -> Vec<T>,
+    is_same: impl Fn(&[T], &[T]) -> bool,
+) {
+    let mut at = 0;
+    for step in delta {
+        match step {
+            Delta::Retain(len) => at += len,
+            Delta::Insert(new) => {
+                let new = items(new);
+                let len = new.len();
+                list.splice(at..at, new);
+                at += len;
+            }
+            Delta::Delete(old) => {
+                let old = items(old);
+                let gone: Vec<T> = list.drain(at..at + old.len()).collect();
+                assert!(is_same(&gone, &old), "{gone:?} is gone, told was {old:?}");
+            }
+        }
+    }
+    assert!(at <= list.len());
+}
+
+/// Changes a copy of the view as a set tells.
+fn mirror(view: &mut Value, set: &ChangeSet) {
+    for change in &set.changes {
+        let here = at(view, &change.path.0);
+        match (&change.diff, here) {
+            (Diff::Value { new, .. }, here) => *here = new.clone(),
+            (Diff::Map(keys), Value::Map(entries)) => {
+                for change in keys {
+                    entries.retain(|(key, _)| *key != change.key);
+                    if !change.new.is_undefined() {
+                        entries.push((change.key.clone(), change.new.clone()));
+                    }
+                }
+            }
+            (Diff::Tuple(places), Value::Array(items)) => {
+                for change in places {
+                    let at = usize::from(change.index);
+                    items.resize(items.len().max(at + 1), Value::Undefined);
+                    items[at] = change.new.clone();
+                }
+            }
+            (Diff::Text(delta), Value::Text(text)) => {
+                let mut units: Vec<u16> = text.as_wtf8().utf16().collect();
+                splice(&mut units, delta, |text| text.as_wtf8().utf16().collect(), |a, b| a == b);
+                *text = Text::from_utf16(units);
+            }
+            (Diff::Bytes(delta), Value::Bytes(bytes)) => splice(bytes, delta, Clone::clone, |a, b| a == b),
+            // An element can have been edited inside before it went, in the same set.
+            (Diff::Array(delta), Value::Array(items)) => splice(items, delta, Clone::clone, |_, _| true),
+            (diff, here) => panic!("{diff:?} of {here:?}"),
+        }
+    }
+}
+
+struct Replica {
+    model: Model,
+    view: Value,
+    come: [usize; SESSIONS],
+}
+
+impl Replica {
+    fn check(&mut self) {
+        while let Some(set) = self.model.poll_changes() {
+            assert!(!set.missed);
+            mirror(&mut self.view, &set);
+        }
+        assert_eq!(self.view.in_key_order(), self.model.view().in_key_order());
+        self.model.document().check().unwrap();
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Edit(usize, Vec<Edit>),
+    Deliver(usize, usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..SESSIONS, edits(1..4)).prop_map(|(session, edits)| Step::Edit(session, edits)),
+        (0..SESSIONS, 0..SESSIONS).prop_map(|(to, from)| Step::Deliver(to, from)),
+    ]
+}
+
+fn replicas() -> Vec<Replica> {
+    let mut first = Model::new(SessionId::new(70_000).unwrap());
+    first.api().root(support::edits::start()).unwrap();
+    let start = first.flush().unwrap();
+    let replica = |session: u64| {
+        let mut model = Model::new(SessionId::new(80_000 + session).unwrap());
+        assert_eq!(model.apply(&start).unwrap(), Applied::Merged);
+        model.watch();
+        Replica { view: model.view(), model, come: [0; SESSIONS] }
+    };
+    (0..SESSIONS as u64).map(replica).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 300 } else { 2000 }))]
+
+    #[test]
+    fn a_copy_that_follows_the_changes_equals_the_view(steps in prop::collection::vec(step(), 1..60)) {
+        let mut replicas = replicas();
+        let mut logs: Vec<Vec<Patch>> = vec![Vec::new(); SESSIONS];
+        let deliver = |replicas: &mut Vec<Replica>, logs: &[Vec<Patch>], to: usize, from: usize| {
+            let replica = &mut replicas[to];
+            let Some(patch) = logs[from].get(replica.come[from]) else { return false };
+            if to == from || matches!(replica.model.apply(patch).unwrap(), Applied::Parked { .. }) {
+                return false;
+            }
+            replica.come[from] += 1;
+            replica.check();
+            true
+        };
+        for step in steps {
+            match step {
+                Step::Edit(session, edits) => {
+                    let replica = &mut replicas[session];
+                    for todo in &edits {
+                        edit(&mut replica.model, todo);
+                    }
+                    logs[session].extend(replica.model.flush());
+                    replica.check();
+                }
+                Step::Deliver(to, from) => {
+                    deliver(&mut replicas, &logs, to, from);
+                }
+            }
+        }
+        let mut news = true;
+        while news {
+            news = false;
+            for to in 0..SESSIONS {
+                for from in 0..SESSIONS {
+                    news |= deliver(&mut replicas, &logs, to, from);
+                }
+            }
+        }
+        for replica in &replicas {
+            prop_assert_eq!(replica.model.view().in_key_order(), replicas[0].model.view().in_key_order());
+        }
+    }
+}
+
+fn watched(start: &serde_json::Value) -> Model {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root(start).unwrap();
+    model.flush();
+    model.watch();
+    model
+}
+
+/// The one set of changes that there is, as pairs of paths and differences.
+fn one_set(model: &mut Model) -> (Origin, Vec<(String, Diff)>) {
+    let set = model.poll_changes().expect("changes");
+    assert_eq!(model.poll_changes(), None);
+    (set.origin, set.changes.into_iter().map(|change| (change.path.to_string(), change.diff)).collect())
+}
+
+#[test]
+fn a_key_tells_what_it_was_and_what_it_is() {
+    let mut model = watched(&json!({"a": {"b": 1}}));
+    model.api().obj("/a").unwrap().set([("b", 2), ("c", 3)]).unwrap();
+    let (origin, changes) = one_set(&mut model);
+    assert_eq!(origin, Origin::Local);
+    let key = |key: &str, old: Value, new: Value| crdt_core::model::KeyChange { key: key.into(), old, new };
+    let keys = vec![key("b", 1.into(), 2.into()), key("c", Value::Undefined, 3.into())];
+    assert_eq!(changes, [("/a".to_owned(), Diff::Map(keys))]);
+}
+
+#[test]
+fn what_is_new_is_told_once_by_what_holds_it() {
+    let mut model = watched(&json!({"list": ["a"]}));
+    model.api().arr("/list").unwrap().ins(0, ["new"]).unwrap();
+    model.api().str("/list/0").unwrap().ins(3, "er").unwrap();
+    model.api().str("/list/1").unwrap().ins(0, "old ").unwrap();
+    let (_, changes) = one_set(&mut model);
+    let list = Diff::Array(vec![Delta::Insert(vec!["newer".into()])]);
+    let text = Diff::Text(vec![Delta::Insert("old ".into())]);
+    assert_eq!(changes, [("/list".to_owned(), list), ("/list/1".to_owned(), text)]);
+}
+
+#[test]
+fn text_positions_count_utf16_units() {
+    let mut model = watched(&json!("a🙂b"));
+    model.api().str("").unwrap().ins(3, "🙃").unwrap();
+    let (_, changes) = one_set(&mut model);
+    assert_eq!(changes[0].1, Diff::Text(vec![Delta::Retain(3), Delta::Insert("🙃".into())]));
+}
+
+#[test]
+fn a_remote_patch_tells_who_made_it() {
+    let mut model = watched(&json!({"text": "abc"}));
+    let mut other = model.fork(SessionId::new(70_002).unwrap());
+    other.api().str("/text").unwrap().del(0, 2).unwrap();
+    let patch = other.flush().unwrap();
+    assert_eq!(model.apply(&patch).unwrap(), Applied::Merged);
+    let set = model.poll_changes().unwrap();
+    assert_eq!((set.origin, set.by.start, set.by.span), (Origin::Remote, patch.id(), patch.span()));
+    assert_eq!(set.changes[0].diff, Diff::Text(vec![Delta::Delete("ab".into())]));
+    // A patch that is known already changes nothing.
+    assert_eq!(model.apply(&patch).unwrap(), Applied::Known);
+    assert_eq!(model.poll_changes(), None);
+}
+
+#[test]
+fn a_loser_is_not_told_of() {
+    let mut model = watched(&json!({"a": 1}));
+    let mut other = model.fork(SessionId::new(70_000).unwrap());
+    other.api().obj("").unwrap().set([("a", 2)]).unwrap();
+    model.api().obj("").unwrap().set([("a", 3)]).unwrap();
+    one_set(&mut model);
+    assert_eq!(model.apply(&other.flush().unwrap()).unwrap(), Applied::Merged);
+    assert_eq!(model.poll_changes(), None);
+}
+
+#[test]
+fn a_big_patch_comes_as_several_sets_that_follow_each_other() {
+    let mut model = watched(&json!({"text": "x".repeat(20_000), "list": []}));
+    let mut other = model.fork(SessionId::new(70_002).unwrap());
+    let mut view = model.view();
+    for at in 0..5000usize {
+        let mut text = other.api().str("/text").unwrap();
+        let len = text.len();
+        text.ins(at * 7919 % (len + 1), "ab").unwrap();
+        text.del(at * 31 % (len + 1), 1).unwrap();
+        if at % 10 == 0 {
+            other.api().arr("/list").unwrap().ins(0, [json!({"n": [at]})]).unwrap();
+        }
+        if at % 10 == 5 {
+            other.api().arr("/list/0/n").unwrap().ins(0, [at as f64]).unwrap();
+        }
+    }
+    assert_eq!(model.apply(&other.flush().unwrap()).unwrap(), Applied::Merged);
+    let mut sets = 0;
+    while let Some(set) = model.poll_changes() {
+        mirror(&mut view, &set);
+        sets += 1;
+    }
+    assert!(sets > 1);
+    assert_eq!(view.in_key_order(), other.view().in_key_order());
+}
+
+#[test]
+fn who_does_not_fetch_changes_gets_the_whole_view() {
+    let mut model = watched(&json!({"n": 0}));
+    for n in 0..=Model::SETS_MAX {
+        model.api().obj("").unwrap().set([("n", n as f64)]).unwrap();
+        model.flush();
+    }
+    let set = model.poll_changes().unwrap();
+    assert!(set.missed);
+    let mut view = Value::Undefined;
+    mirror(&mut view, &set);
+    assert_eq!(view, model.view());
+    assert_eq!(model.poll_changes(), None);
+    model.api().obj("").unwrap().set([("n", "on")]).unwrap();
+    assert!(!model.poll_changes().unwrap().missed);
+}
+
+#[test]
+fn a_transaction_that_fails_changes_nothing_and_tells_nothing() {
+    let mut model = watched(&json!({"text": "abc"}));
+    let failed: Result<(), &str> = model.transaction(|model| {
+        model.api().str("/text").unwrap().ins(0, "x").unwrap();
+        Err("no")
+    });
+    assert_eq!(failed, Err("no"));
+    assert_eq!(model.poll_changes(), None);
+    model.api().str("/text").unwrap().ins(3, "d").unwrap();
+    assert_eq!(one_set(&mut model).1[0].1, Diff::Text(vec![Delta::Retain(3), Delta::Insert("d".into())]));
+}
