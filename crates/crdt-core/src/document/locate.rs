@@ -52,7 +52,7 @@ impl Document {
     }
 
     /// The id of the visible element at a position of a text, byte string or array.
-    pub fn element(&self, node: Timestamp, position: usize) -> Option<Timestamp> {
+    pub fn element_id(&self, node: Timestamp, position: usize) -> Option<Timestamp> {
         self.element_at(self.sequence_node(node)?, u32::try_from(position).ok()?)
     }
 

@@ -59,9 +59,9 @@ impl RelativePosition {
         }
         let anchor = match side {
             Side::Before if position == len => node,
-            Side::Before => document.element(node, position)?,
+            Side::Before => document.element_id(node, position)?,
             Side::After if position == 0 => node,
-            Side::After => document.element(node, position - 1)?,
+            Side::After => document.element_id(node, position - 1)?,
         };
         Some(Self { node, anchor, side })
     }
