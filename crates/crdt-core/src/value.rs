@@ -261,12 +261,6 @@ impl<V: Into<Value>> FromIterator<V> for Value {
 }
 
 /// Maps keep the order of `serde_json`, which is the order of the keys unless its feature `preserve_order` is on.
-impl From<serde_json::Value> for Value {
-    fn from(value: serde_json::Value) -> Self {
-        Self::from(&value)
-    }
-}
-
 impl From<&serde_json::Value> for Value {
     fn from(json: &serde_json::Value) -> Self {
         use serde_json::Value as Json;

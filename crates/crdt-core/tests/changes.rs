@@ -256,7 +256,7 @@ fn a_big_patch_comes_as_several_sets_that_follow_each_other() {
         text.ins(at * 7919 % (len + 1), "ab").unwrap();
         text.del(at * 31 % (len + 1), 1).unwrap();
         if at % 10 == 0 {
-            other.api().arr("/list").unwrap().ins(0, [json!({"n": [at]})]).unwrap();
+            other.api().arr("/list").unwrap().ins(0, [Value::from(&json!({"n": [at]}))]).unwrap();
         }
         if at % 10 == 5 {
             other.api().arr("/list/0/n").unwrap().ins(0, [at as f64]).unwrap();
