@@ -139,12 +139,12 @@ async fn large_messages_wait_for_a_slow_reader_of_a_lossless_topic() {
     // Below and above what travels by reference, one read, the whole window.
     let lens = [16 << 10, 64, 5000, 100_000, 16 << 10, 300_000, 1, 4096, 16 << 10, 255];
     let payload = |i: u32| {
-        let mut bytes = i.to_le_bytes().to_vec();
-        bytes.resize(lens[i as usize % lens.len()].max(4), i as u8);
+        let mut bytes = vec![0; lens[i as usize % lens.len()].max(4)];
+        bytes[..4].copy_from_slice(&i.to_le_bytes());
         bytes
     };
     let (mut published, mut received) = (0_u32, 0);
-    for _ in 0..20 {
+    for _ in 0..5 {
         // The reader does not read until the publisher is stopped.
         let full = async {
             loop {
@@ -301,4 +301,99 @@ async fn plain_and_curve_let_in_only_whom_they_should() {
         b.publish("t", vec![7; 100_000]).await.unwrap();
         assert_eq!(message(&a).await.1, vec![7; 100_000]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_spread_over_nodes_and_keep_each_key_in_order() {
+    let mut nodes: Vec<Spot> = Vec::new();
+    for _ in 0..3 {
+        let (next, at) = node().await;
+        for other in &nodes {
+            other.cluster_add(&at).await.unwrap();
+        }
+        nodes.push(next);
+    }
+    assert!(nodes[0].partition_of("orders", b"ann").is_err());
+    for node in &nodes {
+        node.topic_create_partitioned("orders", 8).unwrap();
+    }
+    let count = nodes[1].topic_create_partitioned("orders", 9).unwrap_err();
+    assert_eq!(count.to_string(), "9 partitions: the other members have 8");
+    let reader = &nodes[2];
+    reader.subscribe_partitioned("orders").unwrap();
+    // All eight are owned by somebody, and live.
+    let owned = async {
+        loop {
+            let partitions =
+                reader.list_topics().into_iter().filter(|t| t.topic.as_str().starts_with("orders#"));
+            if partitions.count() == 8 && reader.wait_live("orders#*", PATIENCE).await.is_ok() {
+                return;
+            }
+            reader.cluster_sync(PATIENCE).await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, owned).await.unwrap();
+
+    let publisher = nodes[0].clone();
+    let publishing = tokio::spawn(async move {
+        for number in 0..500_u32 {
+            for key in ["ann", "bob", "eve"] {
+                let data = format!("{key} {number}");
+                publisher.publish_keyed("orders", key.as_bytes(), data).await.unwrap();
+            }
+        }
+    });
+    // A member leaves in the middle.
+    nodes[1].topic_destroy_partitioned("orders", PATIENCE).await.unwrap();
+    let mut next = std::collections::BTreeMap::<String, u32>::new();
+    for _ in 0..1500 {
+        let (topic, payload) = message(reader).await;
+        let text = String::from_utf8(payload.to_vec()).unwrap();
+        let (key, number) = text.split_once(' ').unwrap();
+        assert_eq!(topic, reader.partition_of("orders", key.as_bytes()).unwrap());
+        let expected = next.entry(key.to_owned()).or_default();
+        assert_eq!(number, expected.to_string(), "{key}");
+        *expected += 1;
+    }
+    publishing.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_route_leads_to_a_peer_that_tells_no_topics() {
+    // Without gossip, or `b` and `c` would find each other and agree.
+    let mut alone = options();
+    alone.node.gossip = false;
+    let [a, b, c] = [1, 2, 3].map(|id| {
+        alone.node.id = spot::cluster::NodeId(id);
+        Spot::new(alone.clone())
+    });
+    let (at_b, at_c) =
+        (b.bind("tcp://127.0.0.1:0").await.unwrap(), c.bind("tcp://127.0.0.1:0").await.unwrap());
+    assert!(matches!(a.topic_route("t", &at_b), Err(SpotError::NotAdded(_))));
+    a.cluster_add(&at_b).await.unwrap();
+    a.cluster_add(&at_c).await.unwrap();
+    // Both own it; without a route the later one would be it.
+    b.topic_create("t").unwrap();
+    c.topic_create("t").unwrap();
+    a.topic_route("t", &at_b).unwrap();
+    a.subscribe("t").unwrap();
+    a.wait_live("t", PATIENCE).await.unwrap();
+    b.publish("t", "from b").await.unwrap();
+    assert_eq!(message(&a).await.1, "from b");
+    a.publish("t", "from a").await.unwrap();
+    assert_eq!(message(&a).await.1, "from a");
+    assert_eq!((b.counters().received, c.counters().received), (1, 0));
+    assert!(matches!(a.topic_create("t"), Err(SpotError::Topic(_))));
+    // Without the route, the registry decides again.
+    assert!(a.topic_unroute("t") && !a.topic_unroute("t"));
+    a.wait_live("t", PATIENCE).await.unwrap();
+    let arrival = a.recv_timeout(PATIENCE).await.unwrap();
+    assert!(matches!(arrival, Arrival::Gap { last: None, .. }), "{arrival:?}");
+    c.publish("t", "from c").await.unwrap();
+    assert_eq!(message(&a).await.1, "from c");
+    // A route goes with its endpoint.
+    a.topic_route("u", &at_b).unwrap();
+    assert!(a.topic_exists("u"));
+    a.cluster_remove(&at_b).unwrap();
+    assert!(!a.topic_exists("u"));
 }

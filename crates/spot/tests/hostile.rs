@@ -137,13 +137,14 @@ fn node_with_link() -> (Node, usize) {
 
 fn valid_commands() -> Vec<u8> {
     let mut out = BytesMut::new();
-    let resume = Some(Resume { open: false, epoch: 1, have: 0, window: 9, window_bytes: 900 });
+    let resume =
+        Some(Resume { open: false, owner: NodeId(1), epoch: 1, have: 0, window: 9, window_bytes: 900 });
     let commands = [
         Command::Announce { topic: "u", epoch: 3 },
         Command::Subscribe { topic: "t", resume },
         Command::Query,
         Command::QueryResp { topics: vec!["u", "v"], epochs: vec![3, 4] },
-        Command::SubAck { topic: "u", epoch: 3, next: 1, lossless: true },
+        Command::SubAck { topic: "u", epoch: 3, next: 1, lossless: true, continues: false },
         Command::Credit { topic: "t", up: false, acked: 0, limit: 5, limit_bytes: 500 },
         Command::Gap { topic: "u", first: 1, last: 2 },
         Command::Publish { topic: "t", data: "x".into() },

@@ -1,4 +1,4 @@
-//! The commands between nodes, 0x01 to 0x0F, as frames of a ZMTP message (`docs/formats/spot.md`).
+//! The commands between nodes, 0x01 to 0x10, as frames of a ZMTP message (`docs/formats/spot.md`).
 
 use std::fmt;
 
@@ -28,10 +28,11 @@ pub(crate) mod code {
     pub(crate) const BATCH: u8 = 0x0d;
     pub(crate) const GAP: u8 = 0x0e;
     pub(crate) const CREDIT: u8 = 0x0f;
+    pub(crate) const HANDOVER: u8 = 0x10;
 }
 
 /// Which node; chosen at random when it starts, and other after a restart unless configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub u128);
 
 impl fmt::Display for NodeId {
@@ -55,12 +56,31 @@ pub struct Hello {
     pub endpoints: Vec<(NodeId, String)>,
 }
 
+/// All that the next owner of a partition needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// The epoch under which the next owner announces it.
+    pub epoch: u64,
+    /// The epoch of the owner that gives it.
+    pub from_epoch: u64,
+    /// The sequence number of the first message.
+    pub first: u64,
+    /// What was taken from whom: node, epoch of its stream, last sequence number.
+    pub publishers: Vec<(NodeId, u64, u64)>,
+    /// Who is subscribed, and has acknowledged all up to here.
+    pub subscribers: Vec<(NodeId, u64)>,
+    /// Messages that are kept, one after the other.
+    pub messages: Vec<Bytes>,
+}
+
 /// How a node subscribes at a node of its own kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Resume {
     /// Interest in whatever anybody publishes under the name, without an owner.
     pub open: bool,
-    /// The owner's epoch that `have` belongs to; 0 for none.
+    /// The owner that `have` belongs to: its node,
+    pub owner: NodeId,
+    /// and its epoch; 0 for none.
     pub epoch: u64,
     /// The last sequence number received.
     pub have: u64,
@@ -137,6 +157,8 @@ pub enum Command<'a> {
         next: u64,
         /// Whether messages are kept until CREDIT acknowledges them.
         lossless: bool,
+        /// Whether the numbers go on from the epoch that the subscriber named.
+        continues: bool,
     },
     /// Are you there?
     Ping(u64),
@@ -165,6 +187,13 @@ pub enum Command<'a> {
         limit: u64,
         /// So many bytes of payload may be sent, counted from the definition of the stream on this connection.
         limit_bytes: u64,
+    },
+    /// From the owner of a partition to the next.
+    Handover {
+        /// Which.
+        topic: &'a str,
+        /// What.
+        handover: Handover,
     },
 }
 
@@ -251,10 +280,13 @@ impl<'a> Command<'a> {
                 2 => {
                     let options = body(1);
                     let at = |at| u64_at(options, at);
-                    let read = || Some((at(1)?, at(9)?, at(17)?, at(25)?));
-                    let (epoch, have, window, window_bytes) =
-                        read().filter(|_| options.len() == 33).ok_or(field("options"))?;
-                    let resume = Resume { open: options[0] & 1 == 1, epoch, have, window, window_bytes };
+                    let owner = || Some(u128::from(at(33)?) | u128::from(at(41)?) << 64);
+                    let read = || Some((at(1)?, at(9)?, at(17)?, at(25)?, owner()?));
+                    let (epoch, have, window, window_bytes, owner) =
+                        read().filter(|_| options.len() == 49).ok_or(field("options"))?;
+                    let owner = NodeId(owner);
+                    let resume =
+                        Resume { open: options[0] & 1 == 1, owner, epoch, have, window, window_bytes };
                     Self::Subscribe { topic: pattern(0)?, resume: Some(resume) }
                 }
                 _ => return Err(wrong()),
@@ -306,7 +338,8 @@ impl<'a> Command<'a> {
                 let read = || Some((u64_at(b, 0)?, u64_at(b, 8)?, *b.get(16)?));
                 let (epoch, next, flags) =
                     read().filter(|_| b.len() == 17).ok_or(field("acknowledgement"))?;
-                Self::SubAck { topic: pattern(0)?, epoch, next, lossless: flags & 1 == 1 }
+                let (lossless, continues) = (flags & 1 == 1, flags & 2 == 2);
+                Self::SubAck { topic: pattern(0)?, epoch, next, lossless, continues }
             }
             code::PING | code::PONG => {
                 count(1)?;
@@ -331,6 +364,12 @@ impl<'a> Command<'a> {
                 let (up, acked, limit, limit_bytes) =
                     read().filter(|_| b.len() == 25).ok_or(field("credit"))?;
                 Self::Credit { topic: name(0)?, up: up & 1 == 1, acked, limit, limit_bytes }
+            }
+            code::HANDOVER => {
+                count(4)?;
+                let messages = batch.bytes.slice(args[3].range());
+                let handover = Handover::decode(body(1), body(2), &messages).ok_or(field("handover"))?;
+                Self::Handover { topic: name(0)?, handover }
             }
             _ => return Err(Refused::Unknown { code }),
         })
@@ -357,6 +396,7 @@ impl<'a> Command<'a> {
                 for n in [resume.epoch, resume.have, resume.window, resume.window_bytes] {
                     options.extend(n.to_le_bytes());
                 }
+                options.extend(resume.owner.0.to_le_bytes());
                 put(code::SUBSCRIBE, &[topic.as_bytes(), &options]);
             }
             Self::Unsubscribe { topic, open: false } => put(code::UNSUBSCRIBE, &[topic.as_bytes()]),
@@ -379,10 +419,10 @@ impl<'a> Command<'a> {
                 put(code::TOPIC_REMOVE, &[topic.as_bytes(), &epoch.to_le_bytes()]);
             }
             Self::Hello(hello) => put(code::HELLO, &[&hello.encode()]),
-            Self::SubAck { topic, epoch, next, lossless } => {
+            Self::SubAck { topic, epoch, next, lossless, continues } => {
                 let mut body = epoch.to_le_bytes().to_vec();
                 body.extend(next.to_le_bytes());
-                body.push(u8::from(*lossless));
+                body.push(u8::from(*lossless) | u8::from(*continues) << 1);
                 put(code::SUB_ACK, &[topic.as_bytes(), &body]);
             }
             Self::Ping(nonce) => put(code::PING, &[&nonce.to_le_bytes()]),
@@ -398,7 +438,65 @@ impl<'a> Command<'a> {
                 }
                 put(code::CREDIT, &[topic.as_bytes(), &body]);
             }
+            Self::Handover { topic, handover } => {
+                let [publishers, subscribers, messages] = handover.encode();
+                put(code::HANDOVER, &[topic.as_bytes(), &publishers, &subscribers, &messages]);
+            }
         }
+    }
+}
+
+impl Handover {
+    /// Three frames: publishers, with the epochs and the first number before them; subscribers; messages.
+    fn encode(&self) -> [Vec<u8>; 3] {
+        let mut publishers = Vec::new();
+        for n in [self.epoch, self.from_epoch, self.first] {
+            publishers.extend(n.to_le_bytes());
+        }
+        for (node, epoch, taken) in &self.publishers {
+            publishers.extend(node.0.to_le_bytes());
+            publishers.extend(epoch.to_le_bytes());
+            publishers.extend(taken.to_le_bytes());
+        }
+        let mut subscribers = Vec::new();
+        for (node, acked) in &self.subscribers {
+            subscribers.extend(node.0.to_le_bytes());
+            subscribers.extend(acked.to_le_bytes());
+        }
+        let mut messages = Vec::with_capacity(self.messages.iter().map(|message| message.len() + 4).sum());
+        for message in &self.messages {
+            messages.extend((message.len() as u32).to_le_bytes());
+            messages.extend(message);
+        }
+        [publishers, subscribers, messages]
+    }
+
+    fn decode(mut publishers: &[u8], mut subscribers: &[u8], messages: &Bytes) -> Option<Self> {
+        let mut number = || publishers.try_get_u64_le().ok();
+        let (epoch, from_epoch, first) = (number()?, number()?, number()?);
+        if !publishers.len().is_multiple_of(32) || !subscribers.len().is_multiple_of(24) || first == 0 {
+            return None;
+        }
+        let mut handover =
+            Self { epoch, from_epoch, first, publishers: vec![], subscribers: vec![], messages: vec![] };
+        while let Ok(node) = publishers.try_get_u128_le() {
+            let (epoch, taken) = (publishers.try_get_u64_le().ok()?, publishers.try_get_u64_le().ok()?);
+            handover.publishers.push((NodeId(node), epoch, taken));
+        }
+        while let Ok(node) = subscribers.try_get_u128_le() {
+            handover.subscribers.push((NodeId(node), subscribers.try_get_u64_le().ok()?));
+        }
+        let mut rest = messages.clone();
+        while !rest.is_empty() {
+            let len = rest.try_get_u32_le().ok()? as usize;
+            if rest.len() < len {
+                return None;
+            }
+            handover.messages.push(rest.split_to(len));
+        }
+        // Numbers up to the last message must be numbers.
+        first.checked_add(handover.messages.len() as u64)?;
+        Some(handover)
     }
 }
 

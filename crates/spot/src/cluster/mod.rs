@@ -12,6 +12,7 @@ pub mod outbox;
 pub mod ring;
 
 pub mod membership;
+pub mod partition;
 pub mod node;
 
 pub mod driver;

@@ -18,6 +18,7 @@ use crate::{
             Counters, Event, LinkStatus, Node, NodeOptions, Publish, PublishError, Report, SubId, TopicError,
             TopicInfo, TopicOptions, TopicOrigin,
         },
+        partition::{partition_name, partition_of},
         ring::Arrival,
         zmtp::Security,
     },
@@ -355,6 +356,66 @@ impl Spot {
     /// Removes a topic that this node owns.
     pub fn topic_destroy(&self, id: &str) -> Result<(), SpotError> {
         Ok(self.shared().with(|node| node.topic_destroy(id))?)
+    }
+
+    /// Becomes a member of a topic in `count` partitions: topics `id#0`, `id#1` and so on, spread over its members, that
+    /// move when members come and go. All members name the same count.
+    pub fn topic_create_partitioned(&self, id: &str, count: u32) -> Result<(), SpotError> {
+        self.topic_create_partitioned_with(id, count, TopicOptions::STANDARD)
+    }
+
+    /// As [`topic_create_partitioned`](Self::topic_create_partitioned); the options are those of each partition.
+    pub fn topic_create_partitioned_with(
+        &self,
+        id: &str,
+        count: u32,
+        options: TopicOptions,
+    ) -> Result<(), SpotError> {
+        Ok(self.shared().with(|node| node.topic_create_partitioned(id, count, options))?)
+    }
+
+    /// Is a member no more. Returns when all that this node owned of the topic has moved, or ended with its last member.
+    pub async fn topic_destroy_partitioned(&self, id: &str, timeout: Duration) -> Result<(), SpotError> {
+        let shared = self.shared();
+        shared.with(|node| node.topic_destroy_partitioned(id))?;
+        let left = shared.wait(timeout, |node| (!node.is_member(id)).then_some(())).await;
+        left.ok_or(SpotError::Timeout(timeout))
+    }
+
+    /// The partition that a key belongs to: all messages of a key come in order.
+    pub fn partition_of(&self, id: &str, key: &[u8]) -> Result<String, SpotError> {
+        let count = self.shared().with(|node| node.partition_count(id));
+        let count = count.ok_or_else(|| PublishError::NotFound(id.to_owned()))?;
+        Ok(partition_name(id, partition_of(key, count)))
+    }
+
+    /// Publishes to the partition that a key belongs to, as [`publish`](Self::publish); waits while it has no owner.
+    pub async fn publish_keyed(
+        &self,
+        id: &str,
+        key: &[u8],
+        data: impl Into<Bytes>,
+    ) -> Result<Report, SpotError> {
+        self.publish(&self.partition_of(id, key)?, data).await
+    }
+
+    /// Subscribes to all partitions of a topic.
+    pub fn subscribe_partitioned(&self, id: &str) -> Result<(), SpotError> {
+        self.subscribe(&format!("{id}#*"))
+    }
+
+    /// Sends what is published to a topic to the node at an endpoint of the cluster, and subscribes there, whoever is known
+    /// to own it: for peers that do not tell their topics.
+    pub fn topic_route(&self, id: &str, endpoint: &str) -> Result<(), SpotError> {
+        self.shared().with(|node| node.topic_route(id, endpoint)).map_err(|error| match error {
+            TopicError::NotAdded(endpoint) => SpotError::NotAdded(endpoint),
+            other => other.into(),
+        })
+    }
+
+    /// Ends a route. False if there was none.
+    pub fn topic_unroute(&self, id: &str) -> bool {
+        self.shared().with(|node| node.topic_unroute(id))
     }
 
     /// All topics, by name.

@@ -229,12 +229,21 @@ impl Node {
         &mut self,
         link: LinkId,
         node: NodeId,
-        stream: &super::Inbound,
+        stream: &mut super::Inbound,
         sequence: u64,
         data: &Bytes,
     ) {
         let now = self.now;
         let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
+        if local.moving || local.ceded {
+            // It will be sent again, to the next owner.
+            stream.broken = true;
+            return;
+        }
+        if stream.broken {
+            return self
+                .close(link, "a topic that was to move stays here: what was not taken has to come again");
+        }
         let publisher = local.publishers.entry(node).or_default();
         if publisher.epoch != stream.epoch {
             (publisher.epoch, publisher.taken) = (stream.epoch, 0);

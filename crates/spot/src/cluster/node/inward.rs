@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::{Amount, Inbound, LinkId, Node, Output, PeerId, Protocol, Right, SubId, TopicId};
+use super::{Amount, Inbound, LinkId, Node, Output, PeerId, Protocol, Publish, Right, SubId, TopicId};
 use crate::{
     Topic, TopicPattern,
     cluster::{
@@ -63,6 +63,7 @@ impl Node {
             }
         }
         self.credit_touched();
+        self.place_partitions();
     }
 
     fn refuse(&mut self, id: LinkId) {
@@ -113,8 +114,8 @@ impl Node {
                 Ok(())
             }
             _ if protocol != Protocol::Extended => Err(NotFollowed),
-            Command::SubAck { topic, epoch, next, lossless } => {
-                self.sub_acked(id, topic, epoch, next, lossless)
+            Command::SubAck { topic, epoch, next, lossless, continues } => {
+                self.sub_acked(id, topic, epoch, next, lossless, continues)
             }
             Command::Ping(nonce) => {
                 self.send(id, &Command::Pong(nonce));
@@ -128,6 +129,7 @@ impl Node {
             Command::Credit { topic, up: true, acked, limit, limit_bytes } => {
                 self.uplink_credited(id, topic, acked, limit, limit_bytes)
             }
+            Command::Handover { topic, handover } => self.handed_over(id, topic, handover),
             Command::Hello(_) | Command::Batch(_) => Err(NotFollowed),
         }
     }
@@ -206,7 +208,9 @@ impl Node {
                 for (topic, next) in matching {
                     self.cursor_add(topic, id, next, UNBOUNDED);
                 }
-                self.send(id, &Command::SubAck { topic: text, epoch: 0, next: 0, lossless: false });
+                let answer =
+                    Command::SubAck { topic: text, epoch: 0, next: 0, lossless: false, continues: false };
+                self.send(id, &answer);
                 return Ok(());
             }
             _ => {}
@@ -220,7 +224,9 @@ impl Node {
             local.absent.retain(|absent| absent.node != node);
         }
         let replayed = local.log.next().saturating_sub(local.options.replay as u64);
-        let from = if resume.epoch == local.epoch { resume.have.saturating_add(1) } else { replayed };
+        let continues = local.inherited == Some((resume.owner, resume.epoch));
+        let resumes = continues || (self.options.id, local.epoch) == (resume.owner, resume.epoch);
+        let from = if resumes { resume.have.saturating_add(1) } else { replayed };
         let next = from.clamp(local.log.first(), local.log.next());
         let lossless = matches!(local.options.policy, super::Policy::Block { .. });
         let window = match lossless {
@@ -229,7 +235,7 @@ impl Node {
         };
         let epoch = local.epoch;
         if extended {
-            self.send(id, &Command::SubAck { topic: text, epoch, next, lossless });
+            self.send(id, &Command::SubAck { topic: text, epoch, next, lossless, continues });
         }
         self.cursor_add(topic, id, next, window);
         self.changed = true;
@@ -261,11 +267,22 @@ impl Node {
     /// 0x01: to us as the owner, or in protocol 1 from the owner.
     fn published(&mut self, id: LinkId, name: &str, data: &Bytes) -> Result<(), NotFollowed> {
         let topic = *self.names.get(name).ok_or(NotFollowed)?;
-        if self.topics[topic].local.is_none() || self.remote_owner(topic).is_some() {
+        let from_owner = self.topics[topic].upstream.link == Some(id);
+        if self.topics[topic].local.is_none() || from_owner {
             return self.message(id, name, data);
         }
         self.allowed(id, Right::Publish, name)?;
         self.counters.received += 1;
+        if self.remote_owner(topic).is_some() {
+            // Who sent it does not know yet that the topic has another owner.
+            return match self.publish_remote(topic, data) {
+                Publish::Done(_) => Ok(()),
+                Publish::Full => Err(NotFollowed),
+            };
+        }
+        if self.pass_on(topic, data) {
+            return Ok(());
+        }
         self.accept(topic, data)
     }
 
@@ -281,7 +298,7 @@ impl Node {
     }
 
     #[inline]
-    fn deliver(&mut self, id: TopicId, data: &Bytes, fit: Fit) {
+    pub(super) fn deliver(&mut self, id: TopicId, data: &Bytes, fit: Fit) {
         let topic = &self.topics[id];
         for &sub in &topic.subs {
             let ring = &mut self.subs[sub].ring;
@@ -413,7 +430,7 @@ impl Node {
             }
         }
         let generation = self.topics[topic].generation;
-        Ok(Inbound { topic, generation, kind, epoch, next, received_bytes: 0 })
+        Ok(Inbound { topic, generation, kind, epoch, next, received_bytes: 0, broken: false })
     }
 
     /// A message from the owner, with its number.
@@ -447,6 +464,7 @@ impl Node {
         epoch: u64,
         next: u64,
         lossless: bool,
+        continues: bool,
     ) -> Result<(), NotFollowed> {
         if epoch == 0 {
             self.changed = true;
@@ -457,11 +475,17 @@ impl Node {
         if upstream.link != Some(id) || next == 0 {
             return Err(NotFollowed);
         }
+        let node = self.links[id].peer.and_then(|peer| self.peers[peer].node);
         let (old_epoch, have) = (upstream.epoch, upstream.have);
+        let same = (upstream.owner, upstream.epoch) == (node, epoch) || continues;
+        upstream.owner = node;
         upstream.live = true;
         upstream.lossless = lossless;
         (upstream.received_bytes, upstream.unacked_bytes) = (0, 0);
-        if old_epoch != epoch {
+        if continues {
+            upstream.epoch = epoch;
+        }
+        if !same {
             (upstream.epoch, upstream.have) = (epoch, next - 1);
             if old_epoch != 0 || have == u64::MAX {
                 self.deliver_gap(topic, have.saturating_add(1), None);

@@ -85,6 +85,7 @@ impl Node {
     /// Ends the connection to an endpoint; the peer's topics go with it. False if there was none.
     pub fn target_remove(&mut self, endpoint: &str) -> bool {
         let Some(target) = self.membership.targets.remove(endpoint) else { return false };
+        self.routes_end(endpoint);
         if let Some(link) = target.link {
             self.close(link, "removed from the cluster");
         }
@@ -225,6 +226,7 @@ impl Node {
                 target.state = PeerState::Up;
             }
             self.outputs.push_back(Output::Event(Event::Peer { endpoint, state: PeerState::Up }));
+            self.reroute_routed();
         }
         self.changed = true;
     }
@@ -384,6 +386,7 @@ impl Node {
                         self.by_node.remove(&node);
                     }
                     self.open_lost += 1;
+                    self.moves_end(node);
                 }
                 self.peers.remove(peer);
             } else if self.links[self.peers[peer].links[0]].protocol == Protocol::Extended {
@@ -396,8 +399,10 @@ impl Node {
         }
         if let Role::Dialed(endpoint) = &link.info.role {
             self.target_down(endpoint, reason);
+            self.reroute_routed();
         }
         self.room();
+        self.place_partitions();
         self.changed = true;
     }
 
@@ -484,6 +489,7 @@ impl Node {
             self.evict(id);
             self.drain_backlog(id);
         }
+        self.sweep_moves();
     }
 
     /// When [`advance`](Self::advance) has something to do at the latest.

@@ -7,6 +7,7 @@ mod credit;
 mod inward;
 mod links;
 mod outward;
+mod partitions;
 mod topics;
 
 use std::{
@@ -300,6 +301,10 @@ struct Local {
     publishers: HashMap<NodeId, Publisher>,
     /// Another node has a higher epoch.
     ceded: bool,
+    /// It is given to another node; nothing is taken any more.
+    moving: bool,
+    /// The owner that gave it to us, and its epoch: our numbers go on from there.
+    inherited: Option<(NodeId, u64)>,
 }
 
 /// A topic as a subscribed node sees it.
@@ -310,8 +315,11 @@ struct Upstream {
     /// Peers that acknowledge nothing answer a QUERY after the SUBSCRIBE: then it is live.
     barrier: u64,
     lossless: bool,
-    /// What to resume from.
+    /// What to resume from: the node that owned it,
+    owner: Option<NodeId>,
+    /// its epoch,
     epoch: u64,
+    /// and the last sequence number that came.
     have: u64,
     /// What the owner may still send.
     granted: Amount,
@@ -346,6 +354,8 @@ struct TopicState {
     /// Without an owner: each publisher sends to whoever is interested.
     open: bool,
     generation: u64,
+    /// Where its owner is, whatever is announced.
+    route: Option<String>,
     local: Option<Local>,
     /// Best last.
     owners: Vec<Owner>,
@@ -376,6 +386,8 @@ struct Inbound {
     next: u64,
     /// Bytes of payload that came.
     received_bytes: u64,
+    /// Something of it was not taken: the rest makes no sense until it begins anew.
+    broken: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -453,6 +465,9 @@ pub struct Node {
     fresh: Vec<SubId>,
     /// Topics of ours with a backlog.
     blocked: BTreeSet<TopicId>,
+    partitions: partitions::Partitions,
+    /// Topics with a route.
+    routed: BTreeSet<TopicId>,
     /// When the next CREDITs are due that nobody hurried.
     credit_at: Option<Duration>,
     syncs: BTreeMap<u64, BTreeMap<PeerId, u64>>,
@@ -489,6 +504,8 @@ impl Node {
             touched: Vec::new(),
             fresh: Vec::new(),
             blocked: BTreeSet::new(),
+            partitions: partitions::Partitions::default(),
+            routed: BTreeSet::new(),
             credit_at: None,
             syncs: BTreeMap::new(),
             syncs_begun: 0,

@@ -139,15 +139,14 @@ impl Node {
     /// lossless topic loses its place.
     pub fn publish(&mut self, name: &str, payload: &Bytes, force: bool) -> Result<Publish, PublishError> {
         self.check_len(payload)?;
-        let Some(&id) = self.names.get(name) else { return Err(PublishError::NotFound(name.to_owned())) };
-        let topic = &self.topics[id];
-        let published = if topic.owners.is_empty() || self.remote_owner(id).is_none() {
-            if topic.local.is_none() {
-                return Err(PublishError::NotFound(name.to_owned()));
+        let id = self.names.get(name).copied();
+        let published = match id.map(|id| (id, self.remote_owner(id))) {
+            Some((id, Some(_))) => self.publish_remote(id, payload),
+            Some((id, None)) if self.topics[id].local.is_some() => self.publish_local(id, payload, force),
+            _ if self.awaits_owner(name) || id.is_some_and(|id| self.topics[id].route.is_some()) => {
+                Publish::Full
             }
-            self.publish_local(id, payload, force)
-        } else {
-            self.publish_remote(id, payload)
+            _ => return Err(PublishError::NotFound(name.to_owned())),
         };
         match published {
             Publish::Done(_) => self.counters.published += 1,
@@ -236,6 +235,9 @@ impl Node {
         }
         let topic = &mut self.topics[id];
         let Some(local) = topic.local.as_mut() else { return Publish::Done(Report::default()) };
+        if local.moving && !local.ceded {
+            return Publish::Full;
+        }
         let lossless = matches!(local.options.policy, Policy::Block { .. });
         if lossless && !force {
             let full = local.log.next() - 1 - local.acked >= self.options.retained_messages_max as u64
@@ -470,7 +472,7 @@ impl Node {
         some
     }
 
-    fn publish_remote(&mut self, id: TopicId, payload: &Bytes) -> Publish {
+    pub(super) fn publish_remote(&mut self, id: TopicId, payload: &Bytes) -> Publish {
         let Some(peer) = self.remote_owner(id) else { return Publish::Full };
         let Some(&link) = self.peers[peer].links.first() else { return Publish::Full };
         let report = Report { queued: 1, ..Report::default() };
@@ -579,6 +581,8 @@ impl Local {
             blocked_since: None,
             publishers: Default::default(),
             ceded: false,
+            moving: false,
+            inherited: None,
         }
     }
 

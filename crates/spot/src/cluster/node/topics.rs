@@ -53,6 +53,25 @@ pub enum TopicError {
     /// EINVAL.
     #[error(transparent)]
     Invalid(#[from] InvalidTopic),
+    /// ENOENT: a route leads to a node of the cluster.
+    #[error("{0} is not in the cluster")]
+    NotAdded(String),
+    /// EINVAL.
+    #[error("{count} partitions: 1 to {max} are allowed")]
+    Partitions {
+        /// How many were asked for.
+        count: u32,
+        /// The bound.
+        max: u32,
+    },
+    /// EEXIST.
+    #[error("{count} partitions: the other members have {known}")]
+    PartitionCount {
+        /// How many were asked for.
+        count: u32,
+        /// How many there are.
+        known: u32,
+    },
     /// ENOMEM: the node's bound is reached.
     #[error("{max} topics are known, and no more are allowed")]
     TooMany {
@@ -63,6 +82,13 @@ pub enum TopicError {
 
 /// Stands for a position at an owner that does not number its messages.
 const UNNUMBERED: u64 = u64::MAX;
+
+impl TopicState {
+    /// Whether another node owns it, or is said to.
+    fn is_elsewhere(&self) -> bool {
+        !self.owners.is_empty() || self.route.is_some()
+    }
+}
 
 impl Node {
     pub(super) fn topic_id(&mut self, name: &str, open: bool) -> Result<TopicId, TopicError> {
@@ -79,6 +105,7 @@ impl Node {
             name: name.clone(),
             open,
             generation: self.generations,
+            route: None,
             local: None,
             owners: Vec::new(),
             subs: Vec::new(),
@@ -114,7 +141,8 @@ impl Node {
         // A place to resume from: what is missed meanwhile has to be told.
         let wanted = wanted || !topic.subs.is_empty() && topic.upstream.epoch != 0;
         let sending = topic.uplink.as_ref().is_some_and(|uplink| !uplink.log.is_empty());
-        if topic.local.is_some() || !topic.owners.is_empty() || wanted || sending || topic.open {
+        let owned = topic.local.is_some() || !topic.owners.is_empty() || topic.route.is_some();
+        if owned || wanted || sending || topic.open {
             return;
         }
         self.topic_forget(id);
@@ -141,18 +169,30 @@ impl Node {
 
     /// Creates a topic that this node owns, and tells all peers.
     pub fn topic_create(&mut self, name: &str, options: TopicOptions) -> Result<(), TopicError> {
+        self.topic_create_at(name, options, None)
+    }
+
+    pub(super) fn topic_create_at(
+        &mut self,
+        name: &str,
+        options: TopicOptions,
+        epoch: Option<u64>,
+    ) -> Result<(), TopicError> {
         let id = self.topic_id(name, false)?;
         let epoch_min = self.options.incarnation;
         let topic = &mut self.topics[id];
-        if topic.local.is_some() {
+        if topic.local.is_some() || topic.route.is_some() {
             return Err(TopicError::Exists(topic.name.clone()));
         }
         // Later than any owner that we know of, so that the same name created twice in a row does not flap.
-        let epoch = topic.owners.last().map_or(0, |owner| owner.epoch + 1).max(epoch_min);
+        let later = topic.owners.last().map_or(0, |owner| owner.epoch + 1).max(epoch_min);
+        let epoch = epoch.unwrap_or(later);
         topic.local = Some(Local::new(epoch, options));
         let name = topic.name.clone();
         self.announce(&Command::Announce { topic: name.as_str(), epoch });
+        self.owner_changed(name.as_str(), Some(self.options.id), Some(epoch));
         self.reroute(id);
+        self.room();
         self.changed = true;
         Ok(())
     }
@@ -175,13 +215,62 @@ impl Node {
             }
         }
         self.announce(&Command::Remove { topic: name.as_str(), epoch: local.epoch });
+        self.owner_changed(name.as_str(), Some(self.options.id), None);
+        self.blocked.remove(&id);
         self.reroute(id);
         self.topic_gc(id);
         self.changed = true;
         Ok(())
     }
 
-    fn announce(&mut self, command: &Command<'_>) {
+    /// Sends what is published to a topic to the node at an endpoint, and subscribes there, whoever is known to own it. For
+    /// peers that do not tell their topics.
+    pub fn topic_route(&mut self, name: &str, endpoint: &str) -> Result<(), TopicError> {
+        if !self.membership.targets.contains_key(endpoint) {
+            return Err(TopicError::NotAdded(endpoint.to_owned()));
+        }
+        let id = self.topic_id(name, false)?;
+        let topic = &mut self.topics[id];
+        if topic.local.is_some() {
+            return Err(TopicError::Exists(topic.name.clone()));
+        }
+        topic.route = Some(endpoint.to_owned());
+        self.routed.insert(id);
+        self.reroute(id);
+        self.room();
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Ends a route; the topic is where it is announced again. False if there was none.
+    pub fn topic_unroute(&mut self, name: &str) -> bool {
+        let Some(id) = self.names.get(name).copied().filter(|id| self.routed.remove(id)) else {
+            return false;
+        };
+        self.topics[id].route = None;
+        self.reroute(id);
+        self.topic_gc(id);
+        self.changed = true;
+        true
+    }
+
+    /// A connection has come or gone that routes may lead over.
+    pub(super) fn reroute_routed(&mut self) {
+        for id in self.routed.clone() {
+            self.reroute(id);
+        }
+    }
+
+    /// An endpoint is not in the cluster any more.
+    pub(super) fn routes_end(&mut self, endpoint: &str) {
+        let over = |id: &&TopicId| self.topics[**id].route.as_deref() == Some(endpoint);
+        for id in self.routed.iter().filter(over).copied().collect::<Vec<_>>() {
+            let name = self.topics[id].name.clone();
+            self.topic_unroute(name.as_str());
+        }
+    }
+
+    pub(super) fn announce(&mut self, command: &Command<'_>) {
         let peers: Vec<LinkId> =
             self.peers.iter().filter_map(|(_, peer)| peer.links.first().copied()).collect();
         for link in peers {
@@ -193,8 +282,7 @@ impl Node {
 
     /// All topics that have an owner, in no particular order.
     pub fn list_topics(&self) -> Vec<TopicInfo> {
-        let owned =
-            self.topics.iter().filter(|(_, t)| !t.open && (t.local.is_some() || !t.owners.is_empty()));
+        let owned = self.topics.iter().filter(|(_, t)| !t.open && (t.local.is_some() || t.is_elsewhere()));
         owned
             .map(|(_, topic)| TopicInfo {
                 topic: topic.name.clone(),
@@ -214,10 +302,10 @@ impl Node {
     /// Where a topic was created, if it is known.
     pub fn topic_origin(&self, name: &str) -> Option<TopicOrigin> {
         let topic = &self.topics[*self.names.get(name)?];
-        match (&topic.local, topic.owners.is_empty()) {
+        match (&topic.local, topic.is_elsewhere()) {
             (Some(_), _) => Some(TopicOrigin::Local),
-            (None, false) => Some(TopicOrigin::Remote),
-            (None, true) => None,
+            (None, true) => Some(TopicOrigin::Remote),
+            (None, false) => None,
         }
     }
 
@@ -379,6 +467,9 @@ impl Node {
     /// The peer that owns the topic in our view; none if it is us or nobody.
     pub(super) fn remote_owner(&self, id: TopicId) -> Option<PeerId> {
         let topic = &self.topics[id];
+        if let Some(endpoint) = &topic.route {
+            return self.links.get(self.membership.targets.get(endpoint)?.link?)?.peer;
+        }
         let best = topic.owners.last()?;
         match &topic.local {
             Some(local) if (local.epoch, Some(self.options.id)) >= (best.epoch, best.node) => None,
@@ -393,12 +484,20 @@ impl Node {
             return;
         }
         let owner = self.remote_owner(id).and_then(|peer| self.peers[peer].links.first().copied());
+        let moving = self.is_moving(id);
         let topic = &mut self.topics[id];
         let ceded = owner.is_some();
         if let Some(local) = &mut topic.local {
             if ceded && !local.ceded {
-                let epoch = topic.owners.last().map_or(0, |owner| owner.epoch);
-                self.outputs.push_back(Output::Event(Event::OwnerLost { topic: topic.name.clone(), epoch }));
+                if !moving {
+                    let epoch = topic.owners.last().map_or(0, |owner| owner.epoch);
+                    let topic = topic.name.clone();
+                    self.outputs.push_back(Output::Event(Event::OwnerLost { topic, epoch }));
+                }
+                // Who listens here has had all that was published here.
+                topic.upstream.owner = Some(self.options.id);
+                (topic.upstream.epoch, topic.upstream.have) = (local.epoch, local.log.next() - 1);
+                self.blocked.remove(&id);
             }
             local.ceded = ceded;
         }
@@ -416,8 +515,10 @@ impl Node {
             if let Some(link) = wanted {
                 let extended = self.links[link].protocol == Protocol::Extended;
                 let window = if extended { self.grant(id) } else { Default::default() };
+                let owner = self.topics[id].upstream.owner.unwrap_or_default();
                 let resume = extended.then_some(Resume {
                     open: false,
+                    owner,
                     epoch,
                     have,
                     window: window.messages,
@@ -436,6 +537,9 @@ impl Node {
             self.changed = true;
         }
         self.uplink_reroute(id, owner);
+        if owner.is_some() {
+            self.room();
+        }
     }
 
     /// Takes in that a peer owns a topic.
@@ -450,6 +554,7 @@ impl Node {
         owners.retain(|owner| owner.peer != peer);
         let at = owners.partition_point(|owner| (owner.epoch, owner.node) < (epoch, node));
         owners.insert(at, Owner { epoch, node, peer });
+        self.owner_changed(name, node, Some(epoch));
         self.reroute(id);
         self.changed = true;
         Ok(())
@@ -458,8 +563,12 @@ impl Node {
     /// Takes in that a peer owns a topic no more.
     pub(super) fn owner_remove(&mut self, peer: PeerId, id: TopicId, destroyed: bool) {
         self.peers[peer].topics.remove(&id);
+        let node = self.peers[peer].node;
         let topic = &mut self.topics[id];
         topic.owners.retain(|owner| owner.peer != peer);
+        let name = topic.name.clone();
+        self.owner_changed(name.as_str(), node, None);
+        let topic = &mut self.topics[id];
         if destroyed && topic.owners.is_empty() {
             // There is nothing to resume.
             (topic.upstream.epoch, topic.upstream.have) = (0, 0);
