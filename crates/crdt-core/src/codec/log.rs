@@ -4,7 +4,7 @@
 //! view, a header, the document, the history, and then patches that were appended to the file later. As text it is a JSON
 //! value a line, as bytes a sequence of CBOR values.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use super::{
     DocumentEncodeError, DocumentError, Malformed, NoJsonForm, cbor,
@@ -119,6 +119,19 @@ impl Log {
     /// The patches since the start, in the order of their ids.
     pub fn patches(&self) -> impl ExactSizeIterator<Item = &Patch> + Clone {
         self.patches.values()
+    }
+
+    /// The patches after one (`None`: from the start on) up to another, in the order of their ids.
+    pub fn patches_between(
+        &self,
+        after: Option<Timestamp>,
+        up_to: Timestamp,
+    ) -> impl Iterator<Item = &Patch> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        // A range that ends before it begins is empty, and not to be asked for.
+        let any = after.is_none_or(|after| after < up_to);
+        let range = any.then(|| self.patches.range((from, Bound::Included(up_to))));
+        range.into_iter().flatten().map(|(_, patch)| patch)
     }
 
     /// Adds a patch to the history. Returns whether it is new.

@@ -4,6 +4,7 @@ mod change;
 mod cursor;
 mod diff;
 mod extension;
+mod history;
 pub mod json_patch;
 mod path;
 mod position;
@@ -12,6 +13,7 @@ mod undo;
 pub use change::{Change, ChangePath, ChangeSet, Delta, Diff, KeyChange, Origin, PlaceChange};
 pub use cursor::{ArrCursor, BinCursor, ConCursor, ObjCursor, StrCursor, ValCursor, VecCursor};
 pub use extension::{CounterCursor, Extension, MultiValueCursor};
+pub use history::{Authored, History, Part, Version};
 pub use path::{Path, PathStep, Step};
 pub use position::{RelativePosition, Selection, Side};
 pub use undo::{UndoOptions, Undone};
@@ -52,6 +54,9 @@ pub struct Model {
     /// Who watches; most do not, and then nothing is gathered.
     watch: Option<Box<Watch>>,
     undo: Option<Box<Undo>>,
+    history: Option<Box<History>>,
+    /// The time, if somebody has told it.
+    now: Option<Duration>,
     /// What the edits that are being made are.
     origin: Origin,
 }
@@ -127,6 +132,14 @@ impl Model {
     /// # Errors
     /// [`ApplyError`]; then nothing has changed.
     pub fn apply(&mut self, patch: &Patch) -> Result<Applied, ApplyError> {
+        let applied = self.apply_watched(patch)?;
+        if applied == Applied::Merged && self.history.is_some() {
+            self.remember(patch);
+        }
+        Ok(applied)
+    }
+
+    fn apply_watched(&mut self, patch: &Patch) -> Result<Applied, ApplyError> {
         // Undo goes by ids: it need not know what others do.
         if self.watch.is_none() {
             return self.doc.apply(patch);
@@ -183,8 +196,10 @@ impl Model {
         self.watch.is_some() || self.undo.is_some()
     }
 
-    /// Tells the time, from any fixed start on, to what wants to know it: the steps of [undo](Self::enable_undo).
+    /// Tells the time, from any fixed start on, to what wants to know it: the steps of [undo](Self::enable_undo), the
+    /// [history](Self::keep_history).
     pub fn set_now(&mut self, now: Duration) {
+        self.now = Some(now);
         self.set_undo_now(now);
     }
 
@@ -196,13 +211,25 @@ impl Model {
     /// Ends the open patch and returns it; `None` if there were no edits.
     pub fn flush(&mut self) -> Option<Patch> {
         self.end_edits();
-        self.patch.take()
+        let patch = self.patch.take();
+        if self.history.is_some()
+            && let Some(patch) = &patch
+        {
+            self.remember(patch);
+        }
+        patch
     }
 
     /// Ends the open patch and appends its binary form to a buffer. Returns how many bytes that took, 0 if there were no
     /// edits. For who sends many small patches: it takes no allocation of its own.
     #[inline]
     pub fn flush_into(&mut self, out: &mut Vec<u8>) -> usize {
+        if self.history.is_some() {
+            let patch = self.flush();
+            let bytes = patch.as_ref().map_or(&[][..], Patch::as_bytes);
+            out.extend_from_slice(bytes);
+            return bytes.len();
+        }
         self.end_edits();
         self.patch.take_into(out)
     }
@@ -285,7 +312,7 @@ impl Model {
 impl From<Document> for Model {
     fn from(doc: Document) -> Self {
         let patch = PatchBuilder::new(doc.session(), doc.time());
-        Self { doc, patch, watch: None, undo: None, origin: Origin::Local }
+        Self { doc, patch, watch: None, undo: None, history: None, now: None, origin: Origin::Local }
     }
 }
 

@@ -1,0 +1,297 @@
+//! The past of a document: every state it had, who wrote what, and when.
+//!
+//! The order of patches is that of their ids, which is an order that their causes allow (Lamport 1978), and the same in
+//! every replica. So "the state at a patch" is the start and all patches up to it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    time::Duration,
+};
+
+use super::{EditError, Model, Path, find_node, past_registers};
+use crate::{
+    Document, Patch, SessionId, StateVector, Text, Timespan, Timestamp,
+    codec::log::Log,
+    document::{ApplyError, Content},
+};
+
+/// A document's history, with saved states on the way so that not every look begins at the start.
+///
+/// ```
+/// use crdt_core::{Model, SessionId};
+///
+/// let mut model = Model::new(SessionId::new(70_001).unwrap());
+/// model.keep_history();
+/// model.api().root("warp")?;
+/// let first = model.flush().unwrap();
+/// model.api().str("")?.ins(4, " and weft")?;
+/// model.flush();
+///
+/// let history = model.history_mut().unwrap();
+/// assert_eq!(history.at(first.id()).unwrap().view(), "warp".into());
+/// # Ok::<_, crdt_core::model::EditError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct History {
+    log: Log,
+    /// States at patches, in the order of ids.
+    checkpoints: BTreeMap<Timestamp, Document>,
+    /// When a patch was made or came, as far as somebody told.
+    times: HashMap<Timestamp, Duration>,
+    /// From the start of each patch of a session to its end.
+    patches: BTreeMap<(SessionId, u64), u64>,
+}
+
+/// A patch of the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// The id of its first operation, for [`History::at`].
+    pub id: Timestamp,
+    /// How many ids it has.
+    pub span: u64,
+    /// When it was made or came, if the model was told the time ([`Model::set_now`]).
+    pub at: Option<Duration>,
+}
+
+impl History {
+    /// The most states that are saved on the way. When there are as many, every second one is dropped.
+    pub const CHECKPOINTS_MAX: usize = 32;
+    /// The fewest patches between two saved states.
+    pub const CHECKPOINT_PATCHES: usize = 256;
+
+    /// A history that starts with a document.
+    pub fn new(start: Document) -> Self {
+        Log::new(start).into()
+    }
+
+    /// What is written to a [log file](crate::codec::log).
+    pub const fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Adds a patch, and when it was made or came if that is known. Tells whether it is new.
+    pub fn push(&mut self, patch: Patch, at: Option<Duration>) -> bool {
+        let (id, end) = (patch.id(), patch.next_time());
+        if !self.log.push(patch) {
+            return false;
+        }
+        // States at later patches lack this one.
+        self.checkpoints.split_off(&id);
+        self.patches.insert((id.sid, id.time), end);
+        self.times.extend(at.map(|at| (id, at)));
+        true
+    }
+
+    /// All patches, in order.
+    pub fn versions(&self) -> impl ExactSizeIterator<Item = Version> + '_ {
+        self.log.patches().map(|patch| self.version(patch.id(), patch.span()))
+    }
+
+    fn version(&self, id: Timestamp, span: u64) -> Version {
+        Version { id, span, at: self.times.get(&id).copied() }
+    }
+
+    /// The patch that made something: an element of a text, a node, an operation.
+    pub fn written(&self, id: Timestamp) -> Option<Version> {
+        let (&(sid, start), &end) = self.patches.range(..=(id.sid, id.time)).next_back()?;
+        let holds = sid == id.sid && id.time < end;
+        holds.then(|| self.version(Timestamp::new(sid, start), end - start))
+    }
+
+    /// The document as it was when the patches up to an id had been made. Begins at the nearest saved state, and saves more
+    /// of them on a long way.
+    ///
+    /// # Errors
+    /// [`ApplyError`] if a patch cannot be taken.
+    pub fn at(&mut self, id: Timestamp) -> Result<Document, ApplyError> {
+        let from = self.checkpoints.range(..=id).next_back();
+        let (mut document, after) = match from {
+            Some((&at, document)) => (document.clone(), Some(at)),
+            None => (self.log.start().clone(), None),
+        };
+        let every = Self::CHECKPOINT_PATCHES.max(self.log.patches().len() / Self::CHECKPOINTS_MAX);
+        let mut saved = Vec::new();
+        for (count, patch) in (1..).zip(self.log.patches_between(after, id)) {
+            let _ = document.merge(patch.as_ref())?;
+            if count % every == 0 {
+                saved.push((patch.id(), document.clone()));
+            }
+        }
+        self.checkpoints.extend(saved);
+        while self.checkpoints.len() > Self::CHECKPOINTS_MAX {
+            let mut keep = false;
+            self.checkpoints.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+        Ok(document)
+    }
+
+    /// The document with just the patches that a replica had seen, whatever others had made by then.
+    ///
+    /// # Errors
+    /// [`ApplyError`] if a patch cannot be taken.
+    pub fn at_seen(&self, seen: &StateVector) -> Result<Document, ApplyError> {
+        let mut document = self.log.start().clone();
+        for patch in self.log.patches().filter(|patch| patch.next_time() <= seen.get(&patch.id().sid) + 1) {
+            let _ = document.merge(patch.as_ref())?;
+        }
+        Ok(document)
+    }
+
+    /// The document as this replica had it at a time, from patches whose time it was told.
+    ///
+    /// # Errors
+    /// [`ApplyError`] if a patch cannot be taken.
+    pub fn at_time(&self, time: Duration) -> Result<Document, ApplyError> {
+        let mut document = self.log.start().clone();
+        let had = |patch: &&Patch| self.times.get(&patch.id()).is_some_and(|&at| at <= time);
+        for patch in self.log.patches().filter(had) {
+            let _ = document.merge(patch.as_ref())?;
+        }
+        Ok(document)
+    }
+
+    /// Forgets the history up to an id: it starts with the document at it then.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; then nothing has changed.
+    pub fn advance_to(&mut self, id: Timestamp) -> Result<(), ApplyError> {
+        self.log.advance_to(id)?;
+        self.checkpoints.retain(|&at, _| at > id);
+        self.times.retain(|&at, _| at > id);
+        self.patches.retain(|&(sid, start), _| Timestamp::new(sid, start) > id);
+        Ok(())
+    }
+
+    /// How many states are saved on the way now.
+    pub fn checkpoints_len(&self) -> usize {
+        self.checkpoints.len()
+    }
+}
+
+impl From<Log> for History {
+    fn from(log: Log) -> Self {
+        let patches = log.patches().map(|patch| ((patch.id().sid, patch.id().time), patch.next_time()));
+        Self { patches: patches.collect(), log, checkpoints: BTreeMap::new(), times: HashMap::new() }
+    }
+}
+
+/// A part of a node and who wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authored {
+    /// Which part.
+    pub part: Part,
+    /// The ids that it has: the session tells who.
+    pub ids: Timespan,
+    /// When it was written, if the model [keeps a history](Model::keep_history) and was told the time.
+    pub at: Option<Duration>,
+}
+
+/// A part of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// Positions of a text, byte string or array.
+    Range(Range<usize>),
+    /// A key of a map.
+    Key(Text),
+    /// A place of a tuple.
+    Place(u8),
+    /// All of a register or constant.
+    Whole,
+}
+
+impl Model {
+    /// Begins to keep every patch that is flushed or applied from now on.
+    pub fn keep_history(&mut self) {
+        if self.history.is_none() {
+            self.history = Some(Box::new(History::new(self.doc.clone())));
+        }
+    }
+
+    /// Goes on with a history that was kept elsewhere; its end should be this document.
+    pub fn resume_history(&mut self, history: History) {
+        self.history = Some(Box::new(history));
+    }
+
+    /// The history, if it is kept. Edits that were not flushed are not in it.
+    pub fn history(&self) -> Option<&History> {
+        self.history.as_deref()
+    }
+
+    /// The history, to look into it.
+    pub fn history_mut(&mut self) -> Option<&mut History> {
+        self.history.as_deref_mut()
+    }
+
+    /// Who wrote what is at a path: each run of a text or byte string, each element of an array, each key of a map. Only
+    /// what can be seen is told of, and of the elements of an array the last one put into each slot.
+    ///
+    /// ```
+    /// use crdt_core::{Model, SessionId, model::Part};
+    ///
+    /// let mut alice = Model::new(SessionId::new(70_001).unwrap());
+    /// alice.api().root("warp")?;
+    /// let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    /// bob.api().str("")?.ins(4, " and weft")?;
+    /// let authors: Vec<_> = bob.blame("")?.into_iter().map(|run| (run.part, run.ids.start.sid.get())).collect();
+    /// assert_eq!(authors, [(Part::Range(0..4), 70_001), (Part::Range(4..13), 70_002)]);
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`EditError::NotFound`]
+    pub fn blame(&self, path: impl Path) -> Result<Vec<Authored>, EditError> {
+        let node = find_node(&self.doc, &path)?.and_then(past_registers);
+        let node = node.ok_or_else(|| EditError::NotFound { path: path.pointer() })?;
+        let one = |start| Timespan { start, span: 1 };
+        let mut parts: Vec<(Part, Timespan)> = Vec::new();
+        match node.content() {
+            Content::Str(chunks) | Content::Bin(chunks) => {
+                let mut end = 0;
+                for chunk in chunks.filter(|chunk| !chunk.is_tombstone()) {
+                    let (id, span) = (chunk.id(), chunk.span());
+                    let start = end;
+                    end += span as usize;
+                    match parts.last_mut() {
+                        // An edit in between splits a run, and what was inserted there can be gone again.
+                        Some((Part::Range(range), ids)) if ids.start.tick(ids.span) == id => {
+                            range.end = end;
+                            ids.span += span;
+                        }
+                        _ => parts.push((Part::Range(start..end), Timespan { start: id, span })),
+                    }
+                }
+            }
+            Content::Arr(chunks) => {
+                let live = chunks.filter(|chunk| !chunk.is_tombstone());
+                let ids = live.flat_map(|chunk| chunk.children().map(|child| child.id()).collect::<Vec<_>>());
+                parts.extend(ids.enumerate().map(|(index, id)| (Part::Range(index..index + 1), one(id))));
+            }
+            Content::Obj(entries) => {
+                let set = entries.filter_map(|(key, child)| Some((key, child.node()?)));
+                let set = set.filter(|(_, child)| !child.is_undefined());
+                parts.extend(set.map(|(key, child)| (Part::Key(key.to_text()), one(child.id()))));
+            }
+            Content::Vec(places) => {
+                let set = (0..=u8::MAX).zip(places);
+                parts.extend(set.filter_map(|(at, child)| Some((Part::Place(at), one(child?.id())))));
+            }
+            Content::Con(_) | Content::ConId(_) | Content::Val(_) => {
+                parts.push((Part::Whole, one(node.id())));
+            }
+        }
+        let at = |id| self.history.as_ref().and_then(|history| history.written(id)?.at);
+        Ok(parts.into_iter().map(|(part, ids)| Authored { part, ids, at: at(ids.start) }).collect())
+    }
+
+    pub(super) fn remember(&mut self, patch: &Patch) {
+        let now = self.now;
+        if let Some(history) = &mut self.history {
+            history.push(patch.clone(), now);
+        }
+    }
+}

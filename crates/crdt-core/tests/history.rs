@@ -1,0 +1,206 @@
+//! The past: any state again, whatever order patches came in, and who wrote what when.
+
+mod support;
+
+use std::time::Duration;
+
+use crdt_core::{
+    Document, Model, Patch, SessionId, Timestamp, Value,
+    codec::log::Log,
+    document::Content,
+    model::{History, Part},
+};
+use proptest::prelude::*;
+use serde_json::json;
+use support::edits::{edit, edits, start};
+
+fn model(session: u64, root: impl Into<Value>) -> Model {
+    let mut model = Model::new(SessionId::new(session).unwrap());
+    model.api().root(root).unwrap();
+    model.flush();
+    model
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// The slow model replays every state from the start.
+    #[test]
+    fn every_state_is_the_one_that_replaying_gives(
+        groups in prop::collection::vec((0..3usize, edits(1..3), any::<bool>()), 1..40),
+        order in any::<u64>(),
+    ) {
+        let first = model(70_000, start());
+        let mut models: Vec<Model> = (0..3).map(|at| first.fork(SessionId::new(80_000 + at).unwrap())).collect();
+        let mut patches: Vec<Patch> = Vec::new();
+        let mut sent = 0;
+        for (who, todo, sync) in groups {
+            todo.iter().for_each(|todo| edit(&mut models[who], todo));
+            patches.extend(models[who].flush());
+            if sync {
+                for patch in &patches[sent..] {
+                    for model in &mut models {
+                        let _ = model.apply(patch).unwrap();
+                    }
+                }
+                sent = patches.len();
+            }
+        }
+        let mut history = History::new(first.document().clone());
+        let mut log = Log::new(first.document().clone());
+        // They come in any order, and are looked at in between.
+        let mut rest = patches.clone();
+        let mut turn = order;
+        while !rest.is_empty() {
+            turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let patch = rest.swap_remove((turn >> 33) as usize % rest.len());
+            prop_assert!(history.push(patch.clone(), None));
+            prop_assert!(!history.push(patch.clone(), None));
+            log.push(patch.clone());
+            prop_assert_eq!(history.at(patch.id()).unwrap().view(), log.at(patch.id()).unwrap().view());
+        }
+        for patch in &patches {
+            prop_assert_eq!(history.at(patch.id()).unwrap().view(), log.at(patch.id()).unwrap().view());
+            prop_assert_eq!(history.written(patch.id()).unwrap().id, patch.id());
+        }
+        // All that one replica had seen is what it shows.
+        for model in &models {
+            let seen = history.at_seen(&model.document().state_vector()).unwrap();
+            prop_assert_eq!(seen.view().in_key_order(), model.view().in_key_order());
+        }
+    }
+}
+
+#[test]
+fn a_long_history_is_not_replayed_from_the_start_each_time() {
+    let mut typist = model(70_001, "");
+    let mut history = History::new(typist.document().clone());
+    let mut states = Vec::new();
+    for at in 0..4 * History::CHECKPOINT_PATCHES {
+        typist.api().str("").unwrap().ins(at, "x").unwrap();
+        let patch = typist.flush().unwrap();
+        states.push(patch.id());
+        history.push(patch, None);
+    }
+    assert_eq!(history.checkpoints_len(), 0);
+    for (at, &id) in states.iter().enumerate().rev().step_by(97) {
+        assert_eq!(history.at(id).unwrap().view(), "x".repeat(at + 1).into());
+    }
+    assert_eq!(history.checkpoints_len(), 4);
+    // A late patch takes the states after it with it.
+    let mut late = Model::new(SessionId::new(70_002).unwrap());
+    late.api().root("late").unwrap();
+    history.push(late.flush().unwrap(), None);
+    assert_eq!(history.checkpoints_len(), 0);
+    history.advance_to(states[500]).unwrap();
+    assert_eq!(history.at(states[600]).unwrap().view(), "x".repeat(601).into());
+}
+
+#[test]
+fn the_number_of_saved_states_is_bounded() {
+    let mut typist = model(70_001, "");
+    let mut history = History::new(typist.document().clone());
+    for at in 0..History::CHECKPOINTS_MAX + 2 {
+        // More patches on each look than the pause between two states.
+        let mut last = Timestamp::ORIGIN;
+        for _ in 0..History::CHECKPOINT_PATCHES {
+            typist.api().str("").unwrap().ins(0, "x").unwrap();
+            let patch = typist.flush().unwrap();
+            last = patch.id();
+            history.push(patch, None);
+        }
+        let state = history.at(last).unwrap();
+        assert_eq!(state.root().unwrap().len(), (at + 1) * History::CHECKPOINT_PATCHES);
+        assert!(history.checkpoints_len() <= History::CHECKPOINTS_MAX);
+    }
+}
+
+#[test]
+fn a_model_keeps_what_it_flushes_and_takes_in_with_the_time() {
+    let mut alice = model(70_001, &json!({"text": "warp"}));
+    let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    alice.keep_history();
+    alice.set_now(Duration::from_secs(10));
+    alice.api().str("/text").unwrap().ins(4, "!").unwrap();
+    let mut bytes = Vec::new();
+    assert!(alice.flush_into(&mut bytes) > 0);
+    let sent = Patch::decode(&bytes).unwrap();
+    alice.set_now(Duration::from_secs(20));
+    bob.api().str("/text").unwrap().ins(0, "the ").unwrap();
+    let patch = bob.flush().unwrap();
+    alice.apply(&patch).map(drop).unwrap();
+    alice.apply(&patch).map(drop).unwrap();
+    let history = alice.history().unwrap();
+    let versions: Vec<_> =
+        history.versions().map(|version| (version.id, version.at.unwrap().as_secs())).collect();
+    assert_eq!(versions, [(sent.id(), 10), (patch.id(), 20)]);
+    let text = |document: Document| document.view().get("text").unwrap().clone();
+    assert_eq!(text(history.at_time(Duration::from_secs(15)).unwrap()), "warp!".into());
+    assert_eq!(text(history.at_time(Duration::from_secs(20)).unwrap()), "the warp!".into());
+
+    let blame: Vec<_> = alice
+        .blame("/text")
+        .unwrap()
+        .into_iter()
+        .map(|run| (run.part, run.ids.start.sid.get(), run.at.map(|at| at.as_secs())))
+        .collect();
+    let range = |range| Part::Range(range);
+    assert_eq!(
+        blame,
+        [(range(0..4), 70_002, Some(20)), (range(4..8), 70_001, None), (range(8..9), 70_001, Some(10))]
+    );
+}
+
+#[test]
+fn keys_and_elements_tell_who_set_them_last() {
+    let mut alice = model(70_001, &json!({"a": 1, "b": 1, "list": [1, 2]}));
+    let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    bob.api().obj("").unwrap().set([("b", 2)]).unwrap();
+    bob.api().arr("/list").unwrap().upd(1, 3).unwrap();
+    alice.apply(&bob.flush().unwrap()).map(drop).unwrap();
+    let who = |path: &str| -> Vec<(Part, u64)> {
+        alice.blame(path).unwrap().into_iter().map(|part| (part.part, part.ids.start.sid.get())).collect()
+    };
+    let key = |key: &str| Part::Key(key.into());
+    assert_eq!(who(""), [(key("a"), 70_001), (key("b"), 70_002), (key("list"), 70_001)]);
+    assert_eq!(who("/list"), [(Part::Range(0..1), 70_001), (Part::Range(1..2), 70_002)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// The slow model asks for the id of each unit.
+    #[test]
+    fn every_unit_of_a_text_is_told_of_once(
+        steps in prop::collection::vec((0..3usize, any::<usize>(), "[a-z🙂]{1,5}", any::<bool>()), 1..40),
+    ) {
+        let first = model(70_000, "woven");
+        let mut models: Vec<Model> = (0..3).map(|at| first.fork(SessionId::new(80_000 + at).unwrap())).collect();
+        for (who, place, text, delete) in steps {
+            let mut str = models[who].api().str("").unwrap();
+            let place = place % (str.len() + 1);
+            let len = str.len();
+            if delete {
+                str.del(place, 3.min(len - place)).unwrap();
+            } else {
+                str.ins(place, text.as_str()).unwrap();
+            }
+            if let Some(patch) = models[who].flush() {
+                for model in &mut models {
+                    let _ = model.apply(&patch).unwrap();
+                }
+            }
+        }
+        let document = models[0].document();
+        let Content::Str(chunks) = document.root().unwrap().content() else { panic!("no text") };
+        let live = chunks.filter(|chunk| !chunk.is_tombstone());
+        let ids: Vec<Timestamp> =
+            live.flat_map(|chunk| (0..chunk.span()).map(move |tick| chunk.id().tick(tick))).collect();
+        let mut told = Vec::new();
+        for run in models[0].blame("").unwrap() {
+            prop_assert_eq!(run.part, Part::Range(told.len()..told.len() + run.ids.span as usize));
+            told.extend((0..run.ids.span).map(|tick| run.ids.start.tick(tick)));
+        }
+        prop_assert_eq!(told, ids);
+    }
+}
