@@ -88,7 +88,7 @@ fn a_long_history_is_not_replayed_from_the_start_each_time() {
     }
     assert_eq!(history.checkpoints_len(), 4);
     // A late patch takes the states after it with it.
-    let mut late = Model::new(SessionId::new(70_002).unwrap());
+    let mut late = Model::new(SessionId::new(70_000).unwrap());
     late.api().root("late").unwrap();
     history.push(late.flush().unwrap(), None);
     assert_eq!(history.checkpoints_len(), 0);
