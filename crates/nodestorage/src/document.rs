@@ -36,6 +36,11 @@ impl DocumentId {
         }
     }
 
+    /// What is before every id, and none itself.
+    pub(crate) fn least() -> Self {
+        Self("".into())
+    }
+
     /// The id.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -4,7 +4,7 @@
 //! may vanish with the process.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
     sync::Arc,
 };
@@ -15,12 +15,16 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Body, Change, ChangePage, Deleted, Diff, Document, DocumentId, EditFn, EditOptions, Edited, Operation,
-    Producer, Storage, StorageError, StorageOptions, Store, TransactionFn, Upserted, Watch, WatchFilter,
-    WatchFrom,
+    Body, Change, ChangePage, Deleted, Diff, Document, DocumentId, EditFn, EditOptions, Edited, Explained,
+    Index, IndexStatus, Operation, Producer, Storage, StorageError, StorageOptions, Store, TransactionFn,
+    Upserted, Watch, WatchFilter, WatchFrom,
     clock::{self, Clock},
     edit::SectionFn,
-    query::FieldPath,
+    index::{
+        Entries,
+        read::{self, Range, Source},
+    },
+    query::{FieldPath, Page, Query},
     rules::{self, Turn},
     store,
     transaction::staging::{self, Commit, Draft, Entry as StagedEntry, Ground, Outside},
@@ -55,6 +59,14 @@ struct Collection {
     name: String,
     recorded: bool,
     documents: BTreeMap<DocumentId, Entry>,
+    indexes: Vec<KeptIndex>,
+}
+
+struct KeptIndex {
+    index: Index,
+    /// Whether a document has, or had, several values in one of its fields.
+    several: bool,
+    entries: BTreeSet<read::Entry>,
 }
 
 /// A document and everything known about it; kept after its deletion, as the version goes on.
@@ -92,12 +104,22 @@ impl MemoryStore {
             Some(number) => number,
             None => {
                 let (name, recorded) = (name.to_owned(), options.record_changes);
-                state.collections.push(Collection { name, recorded, documents: BTreeMap::new() });
+                state.collections.push(Collection {
+                    name,
+                    recorded,
+                    documents: BTreeMap::new(),
+                    indexes: Vec::new(),
+                });
                 state.collections.len() - 1
             }
         };
+        drop(state);
         let (closed, _) = watch::channel(false);
-        Ok(MemoryStorage { shared: self.shared.clone(), number, options, closed })
+        let storage = MemoryStorage { shared: self.shared.clone(), number, options, closed };
+        for index in &storage.options.indexes {
+            storage.make_index(index)?;
+        }
+        Ok(storage)
     }
 }
 
@@ -141,6 +163,39 @@ impl MemoryStorage {
         MemoryStore::new(clock).collection("documents", options).expect("a new store takes any collection")
     }
 
+    fn make_index(&self, index: &Index) -> Result<(), StorageError> {
+        if index.fields().iter().any(|(path, _)| path.names() == [self.options.version_field.as_str()]) {
+            let what = format!("an index of {}, the documents' version", self.options.version_field);
+            return Err(self.unsupported(what));
+        }
+        let mut state = self.open()?;
+        let Collection { documents, indexes, .. } = &mut state.collections[self.number];
+        if indexes.iter().any(|kept| kept.index == *index) {
+            return Ok(());
+        }
+        let mut kept = KeptIndex { index: index.clone(), several: false, entries: BTreeSet::new() };
+        for (id, entry) in documents.iter() {
+            let found = Entries::of(index, id, entry.body.as_deref())?;
+            kept.several |= found.several;
+            kept.entries.extend(found.keys.into_iter().map(|key| (key, id.clone())));
+        }
+        indexes.push(kept);
+        Ok(())
+    }
+
+    /// Answers a query from an index; `None` if none helps.
+    fn read_index(&self, query: &Query) -> Result<Option<(Page, Explained)>, StorageError> {
+        query.check()?;
+        let state = self.open()?;
+        let collection = &state.collections[self.number];
+        let indexes = collection.indexes.iter().enumerate();
+        let indexes = indexes.map(|(at, kept)| (at, &kept.index, kept.several));
+        let Some((at, choice)) = read::choose(indexes, query) else { return Ok(None) };
+        let kept = &collection.indexes[at];
+        let source = IndexView { documents: &collection.documents, entries: &kept.entries };
+        read::answer(query, &kept.index, choice, &source, &self.options.version_field).map(Some)
+    }
+
     fn open(&self) -> Result<parking_lot::MutexGuard<'_, State>, StorageError> {
         if *self.closed.borrow() {
             return Err(StorageError::Closed);
@@ -176,6 +231,7 @@ impl MemoryStorage {
                 if let Some(after) = &after {
                     rules::check_body(id, after, &self.options)?;
                 }
+                state.collections[self.number].check_indexes(id, after.as_ref())?;
                 let outcome = self.commit(&mut state, document, (id, operation, after), (sequence, options));
                 self.shared.tell(&state);
                 Ok(outcome)
@@ -207,10 +263,12 @@ impl MemoryStorage {
             metadata: options.metadata,
         });
         entry.version = version;
-        entry.body = after.map(Arc::new);
+        let body = after.map(Arc::new);
+        entry.body.clone_from(&body);
         if let Some(sequence) = sequence {
             entry.answers.entry(client_id).or_default().insert(sequence, version);
         }
+        let was = before.as_ref().map(|document| document.body.clone());
         let document = entry.document(id).or(before).expect("it is there now or was before");
         if self.options.record_changes {
             entry.changes.push_back(change.clone());
@@ -219,6 +277,7 @@ impl MemoryStorage {
         } else if operation == Operation::Delete {
             state.collections[self.number].documents.remove(id);
         }
+        state.collections[self.number].index(id, was.as_deref(), body.as_deref());
         Outcome::Changed { document, change }
     }
 }
@@ -233,6 +292,61 @@ impl Shared {
     fn tell(&self, state: &State) {
         let position = state.position();
         self.tide.send_if_modified(|tide| std::mem::replace(&mut tide.position, position) != position);
+    }
+}
+
+impl Collection {
+    /// Whether the indexes can hold a document.
+    fn check_indexes(&self, id: &DocumentId, body: Option<&Body>) -> Result<(), StorageError> {
+        self.indexes.iter().try_for_each(|kept| Entries::of(&kept.index, id, body).map(drop))
+    }
+
+    fn index(&mut self, id: &DocumentId, before: Option<&Body>, after: Option<&Body>) {
+        for kept in &mut self.indexes {
+            let entries = |body| Entries::of(&kept.index, id, body).expect("it was checked");
+            let (before, after) = (entries(before), entries(after));
+            kept.several |= after.several;
+            for key in before.keys {
+                kept.entries.remove(&(key, id.clone()));
+            }
+            kept.entries.extend(after.keys.into_iter().map(|key| (key, id.clone())));
+        }
+    }
+}
+
+/// An index and its documents.
+struct IndexView<'s> {
+    documents: &'s BTreeMap<DocumentId, Entry>,
+    entries: &'s BTreeSet<read::Entry>,
+}
+
+impl Source for IndexView<'_> {
+    fn entries<'s>(
+        &'s self,
+        range: &Range,
+        backwards: bool,
+        skip: Option<&read::Entry>,
+    ) -> Box<dyn Iterator<Item = Result<read::Entry, StorageError>> + 's> {
+        let behind =
+            |(key, _): &&read::Entry, end: &Option<Vec<u8>>| end.as_ref().is_none_or(|end| key < end);
+        let start = match skip {
+            Some(skip) => Bound::Excluded(skip.clone()),
+            // No id is before this one.
+            None => Bound::Included((range.start.clone(), DocumentId::least())),
+        };
+        let end = range.end.clone();
+        let entries = self.entries.range((start, Bound::Unbounded));
+        let entries = entries.take_while(move |entry| behind(entry, &end)).cloned().map(Ok);
+        if backwards {
+            // What is in memory may be gathered to be turned over.
+            let entries: Vec<_> = entries.collect();
+            return Box::new(entries.into_iter().rev());
+        }
+        Box::new(entries)
+    }
+
+    fn document(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
+        Ok(self.documents.get(id).and_then(|entry| entry.document(id)))
     }
 }
 
@@ -314,6 +428,11 @@ impl Ground for MemoryStorage {
                 return Ok(Commit::Conflict(conflict));
             }
         }
+        for entry in &draft.entries {
+            if let StagedEntry::Change(change) = entry {
+                state.collections[self.number].check_indexes(&change.id, change.after.as_ref())?;
+            }
+        }
         let mut changes = Vec::with_capacity(draft.changes);
         for entry in draft.entries.drain(..) {
             match entry {
@@ -356,6 +475,38 @@ impl Storage for MemoryStorage {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let documents = state.collections[self.number].documents.range((start, Bound::Unbounded));
         Ok(documents.filter_map(|(id, entry)| entry.document(id)).take(limit).collect())
+    }
+
+    async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
+        match self.read_index(&query)? {
+            Some((page, _)) => Ok(page),
+            None => query.scan(self).await,
+        }
+    }
+
+    async fn explain(&self, query: Query) -> Result<Explained, StorageError> {
+        match self.read_index(&query)? {
+            Some((_, explained)) => Ok(explained),
+            None => query.explain_scan(self).await,
+        }
+    }
+
+    async fn create_index(&self, index: &Index) -> Result<(), StorageError> {
+        self.make_index(index)
+    }
+
+    async fn drop_index(&self, index: &Index) -> Result<bool, StorageError> {
+        let mut state = self.open()?;
+        let indexes = &mut state.collections[self.number].indexes;
+        let before = indexes.len();
+        indexes.retain(|kept| kept.index != *index);
+        Ok(indexes.len() < before)
+    }
+
+    async fn indexes(&self) -> Result<Vec<IndexStatus>, StorageError> {
+        let state = self.open()?;
+        let indexes = state.collections[self.number].indexes.iter();
+        Ok(indexes.map(|kept| IndexStatus { index: kept.index.clone(), ready: true }).collect())
     }
 
     async fn find_one_and_upsert(

@@ -4,6 +4,7 @@
 //! [`Store`] and whatever has to live as long as it (a temporary folder, a server).
 
 mod changes;
+mod indexes;
 mod options;
 mod producers;
 mod queries;
@@ -19,10 +20,12 @@ use serde_json::{Value, json};
 
 use crate::{
     Body, Change, Document, DocumentId, EditOptions, Edited, Storage, StorageExt, StorageOptions, Store,
-    Upserted, Watch, WatchEvent, query::FieldPath,
+    Update, Upserted, Watch, WatchEvent, query::FieldPath,
 };
 
-pub use self::{changes::*, options::*, producers::*, queries::*, transactions::*, versions::*, watching::*};
+pub use self::{
+    changes::*, indexes::*, options::*, producers::*, queries::*, transactions::*, versions::*, watching::*,
+};
 
 /// Makes one test of each law: `conformance_tests!(make)`, see [`conformance`](crate::conformance).
 #[macro_export]
@@ -81,6 +84,11 @@ macro_rules! conformance_tests {
             a_watch_brings_the_document_if_told_to
             a_body_beyond_the_limit_is_refused
             options_that_make_no_sense_are_refused
+            a_query_answers_the_same_with_an_index
+            an_index_reads_only_what_is_found
+            an_index_is_made_once_and_dropped
+            an_index_is_made_while_others_write
+            pages_neither_repeat_nor_hide_what_did_not_move
         );
     };
     (@each $make:path: $($law:ident)*) => {

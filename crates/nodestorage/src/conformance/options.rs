@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     Deleted, StorageError, WatchFilter, WatchFrom,
-    query::{Direction, FieldPath, Filter, Query, SortBy},
+    query::{Direction, Filter, Query, SortBy},
 };
 
 async fn opened(store: &Arc<dyn Store>, options: StorageOptions) -> Arc<dyn Storage> {

@@ -3,8 +3,7 @@
 use super::*;
 use crate::{
     StorageError,
-    query::{Direction, FieldPath, Filter, Projection, Query, SortBy},
-    update::Update,
+    query::{Direction, Filter, Projection, Query, SortBy},
 };
 
 /// Filter, order and page, while others write.

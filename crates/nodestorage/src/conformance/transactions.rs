@@ -6,8 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::{
-    Operation, Staged, StorageError, Transaction, TransactionFn, Update, WatchFilter, WatchFrom,
-    edit::EditError,
+    Operation, Staged, StorageError, Transaction, TransactionFn, WatchFilter, WatchFrom, edit::EditError,
 };
 
 fn transaction<'a, F>(run: F) -> TransactionFn<'a>

@@ -12,7 +12,8 @@ use std::{
 use super::{
     engine::{Engine, View, corrupt},
     record::{
-        self, ChangeRecord, CollectionRecord, DocumentKey, Head, LogRecord, Space, State, trailing_number,
+        self, ChangeRecord, CollectionRecord, DocumentKey, Head, IndexEntry, IndexRecord, LogRecord, Space,
+        State, trailing_number,
     },
 };
 use crate::StorageError;
@@ -21,6 +22,8 @@ use crate::StorageError;
 pub(super) struct Found {
     pub(super) state: State,
     pub(super) collections: HashMap<String, CollectionRecord>,
+    /// By collection and number, each with whether a document has several values in one of its fields.
+    pub(super) indexes: Vec<(u32, u32, IndexRecord, bool)>,
 }
 
 /// Reads the store's state, and checks the store against the watermark and against itself.
@@ -56,7 +59,11 @@ pub(super) fn check(engine: &Engine, watermark: Option<u64>) -> Result<Found, St
     for answer in view.scan(Space::Answers, &[], Bound::Unbounded, |_, contents| record::answer(contents)) {
         answer?;
     }
-    Ok(Found { state, collections: collections(&view)? })
+    let entry = |key: &[u8], contents: &[u8]| IndexEntry::decode(key, contents).map(drop);
+    for entry in view.scan(Space::Indexes, &[], Bound::Unbounded, entry) {
+        entry?;
+    }
+    Ok(Found { state, collections: collections(&view)?, indexes: indexes(&view)? })
 }
 
 /// A set of (position, document, version), as its size and a sum over its members.
@@ -157,4 +164,18 @@ fn collections(view: &View<'_>) -> Result<HashMap<String, CollectionRecord>, Sto
         Ok((name, CollectionRecord::decode(contents)?))
     })
     .collect()
+}
+
+fn indexes(view: &View<'_>) -> Result<Vec<(u32, u32, IndexRecord, bool)>, StorageError> {
+    let (prefix, several) = (IndexRecord::PREFIX, IndexRecord::SEVERAL);
+    let records = view.scan(Space::Meta, prefix, Bound::Unbounded, |key, contents| {
+        let (collection, number) = IndexRecord::split(prefix, key)?;
+        Ok((collection, number, IndexRecord::decode(contents)?))
+    });
+    let records = records.map(|record| {
+        let (collection, number, record) = record?;
+        let several = view.get(Space::Meta, &IndexRecord::key(several, collection, number), |_| Ok(()))?;
+        Ok((collection, number, record, several.is_some()))
+    });
+    records.collect()
 }

@@ -1,4 +1,4 @@
-//! The engine underneath: five keyspaces of one fjall database, read and written record by record.
+//! The engine underneath: six keyspaces of one fjall database, read and written record by record.
 
 use std::{ops::Bound, panic::AssertUnwindSafe, path::Path};
 
@@ -12,7 +12,7 @@ const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 
 pub(super) struct Engine {
     pub(super) database: Database,
-    pub(super) spaces: [Keyspace; 5],
+    pub(super) spaces: [Keyspace; 6],
 }
 
 impl Engine {
@@ -22,8 +22,8 @@ impl Engine {
             let database =
                 Database::builder(folder).max_journaling_size(JOURNAL_BYTES_MAX).worker_threads(1).open()?;
             let space = |space: Space| database.keyspace(space.name(), KeyspaceCreateOptions::default);
-            let [meta, documents, changes, log, answers] = Space::ALL.map(space);
-            let spaces = [meta?, documents?, changes?, log?, answers?];
+            let [meta, documents, changes, log, answers, indexes] = Space::ALL.map(space);
+            let spaces = [meta?, documents?, changes?, log?, answers?, indexes?];
             Ok(Self { database, spaces })
         };
         // On some damaged files the engine panics instead of returning an error.
@@ -154,6 +154,38 @@ impl View<'_> {
                 decode(space, &key, &record, |contents| read(&key, contents)).map(Some)
             })
             .map_while(Result::transpose)
+    }
+}
+
+impl View<'_> {
+    /// The records from one key to before another, forwards or backwards.
+    pub(super) fn range<'v, T: 'v>(
+        &'v self,
+        space: Space,
+        (start, end): (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        backwards: bool,
+        mut read: impl FnMut(&[u8], &[u8]) -> Result<T, RecordError> + 'v,
+    ) -> Box<dyn Iterator<Item = Result<T, StorageError>> + 'v> {
+        if is_empty(&start, &end) {
+            return Box::new(std::iter::empty());
+        }
+        let records = self.snapshot.range(&self.engine.spaces[space as usize], (start, end));
+        let read = move |entry: fjall::Guard| {
+            let (key, record) = entry.into_inner().map_err(|e| failed(space.name(), e))?;
+            decode(space, &key, &record, |contents| read(&key, contents))
+        };
+        if backwards { Box::new(records.rev().map(read)) } else { Box::new(records.map(read)) }
+    }
+}
+
+/// The engine takes no range that ends before it starts.
+fn is_empty(start: &Bound<Vec<u8>>, end: &Bound<Vec<u8>>) -> bool {
+    match (start, end) {
+        (Bound::Included(start), Bound::Included(end)) => start > end,
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end) | Bound::Included(end)) => {
+            start >= end
+        }
+        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@
 mod check;
 mod committer;
 mod engine;
+mod indexes;
 mod queue;
 pub mod record;
 mod storage;
@@ -30,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 use self::{
     committer::Committer,
     engine::{Engine, Write},
+    indexes::Indexes,
     queue::{Ended, Queue, Request},
     record::{CollectionRecord, DocumentKey, Space},
     tail::Tail,
@@ -98,6 +100,8 @@ struct Shared {
     gates: Vec<tokio::sync::Mutex<()>>,
     /// Async, as a new collection is written before its number is used.
     collections: tokio::sync::Mutex<HashMap<String, CollectionRecord>>,
+    /// By the numbers of collections. Held for a look only.
+    indexes: Mutex<HashMap<u32, Arc<Indexes>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -119,6 +123,10 @@ impl EmbeddedStore {
         watermark.note(found.state.batch).map_err(unusable)?;
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(unusable)?;
 
+        let mut indexes: HashMap<u32, Arc<Indexes>> = HashMap::new();
+        for (collection, number, record, several) in found.indexes {
+            indexes.entry(collection).or_default().found(number, record, several);
+        }
         let queue = Arc::new(Queue::new(found.state));
         let tail = Arc::new(Tail::new(found.state));
         let (tide, _) = watch::channel(Tide { position: found.state.position, closed: false });
@@ -148,13 +156,14 @@ impl EmbeddedStore {
                 tide,
                 gates: (0..GATES).map(|_| tokio::sync::Mutex::default()).collect(),
                 collections: tokio::sync::Mutex::new(found.collections),
+                indexes: Mutex::new(indexes),
                 thread: Mutex::new(Some(thread.map_err(unusable)?)),
                 folder,
             }),
         })
     }
 
-    /// Opens a collection, creating it if it is absent.
+    /// Opens a collection, creating it if it is absent. Waits until it has the indexes that the options name.
     pub async fn collection(
         &self,
         name: &str,
@@ -177,7 +186,14 @@ impl EmbeddedStore {
                 record
             }
         };
-        Ok(EmbeddedStorage::new(self.shared.clone(), record.number, options))
+        drop(collections);
+        let indexes = self.shared.indexes.lock().entry(record.number).or_default().clone();
+        let storage = EmbeddedStorage::new(self.shared.clone(), record.number, indexes, options);
+        storage.finish_indexes().await?;
+        for index in &storage.options.indexes {
+            storage.make_index(index).await?;
+        }
+        Ok(storage)
     }
 
     /// The folder.

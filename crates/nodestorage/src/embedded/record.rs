@@ -6,10 +6,14 @@
 use crdt_core::{ClientId, EncodingFormat};
 use serde_json::Value;
 
-use crate::{Body, Change, Diff, DocumentId, Operation, Producer};
+use crate::{
+    Body, Change, Diff, DocumentId, Index, Operation, Producer,
+    query::{Direction, FieldPath},
+};
 
-/// The version of the format that this code writes, and the newest that it reads.
-pub const FORMAT_VERSION: u8 = 1;
+/// The version of the format that this code writes, and the newest that it reads. Version 1 had no indexes; a store of
+/// it is read, and is of version 2 from the first write on.
+pub const FORMAT_VERSION: u8 = 2;
 
 /// The parts of a store. Each is a keyspace of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,11 +28,14 @@ pub enum Space {
     Log = 3,
     /// What each producer's write was answered.
     Answers = 4,
+    /// The entries of indexes.
+    Indexes = 5,
 }
 
 impl Space {
     /// All spaces, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Meta, Self::Documents, Self::Changes, Self::Log, Self::Answers];
+    pub const ALL: [Self; 6] =
+        [Self::Meta, Self::Documents, Self::Changes, Self::Log, Self::Answers, Self::Indexes];
 
     /// The name of the keyspace.
     pub fn name(self) -> &'static str {
@@ -38,6 +45,7 @@ impl Space {
             Self::Changes => "changes",
             Self::Log => "log",
             Self::Answers => "answers",
+            Self::Indexes => "indexes",
         }
     }
 }
@@ -169,7 +177,7 @@ impl State {
     pub fn decode(contents: &[u8]) -> Result<Self, RecordError> {
         let mut rest = Reader { what: "state", bytes: contents };
         match rest.byte()? {
-            FORMAT_VERSION => {}
+            1..=FORMAT_VERSION => {}
             0 => return Err(invalid("format version", 0)),
             newer => return Err(RecordError::Newer(newer)),
         }
@@ -216,6 +224,120 @@ impl CollectionRecord {
         let recorded = rest.flag("collection's recording")?;
         rest.end()?;
         Ok(Self { number, recorded })
+    }
+}
+
+/// An index: which fields it has, and how far it is. Its key names the collection and the index within it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexRecord {
+    /// What it is of.
+    pub index: Index,
+    /// How far it is.
+    pub stage: IndexStage,
+}
+
+/// How far an index is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IndexStage {
+    /// It holds the documents up to this one, and those that were written since it was begun.
+    Building {
+        /// `None` before the first.
+        up_to: Option<DocumentId>,
+    },
+    /// It holds all documents.
+    Ready,
+    /// Its entries are being removed.
+    Dropped,
+}
+
+impl IndexRecord {
+    /// What the keys start with.
+    pub const PREFIX: &'static [u8] = b"index/";
+    /// What the keys start with that say that a document has several values in one field of an index.
+    pub const SEVERAL: &'static [u8] = b"several/";
+
+    /// The key of an index's record, or of the mark that a document has several values, by the prefix.
+    pub fn key(prefix: &[u8], collection: u32, number: u32) -> Vec<u8> {
+        [prefix, &collection.to_be_bytes(), &number.to_be_bytes()].concat()
+    }
+
+    /// Reads the collection and the number out of a key.
+    pub fn split(prefix: &[u8], key: &[u8]) -> Result<(u32, u32), RecordError> {
+        let Some(rest) = key.strip_prefix(prefix) else {
+            return Err(invalid("index key", key.escape_ascii()));
+        };
+        let mut rest = Reader { what: "index key", bytes: rest };
+        let numbers = (u32::from_be_bytes(rest.array()?), u32::from_be_bytes(rest.array()?));
+        rest.end()?;
+        Ok(numbers)
+    }
+
+    /// Its contents.
+    pub fn encode(&self) -> Vec<u8> {
+        let (stage, up_to) = match &self.stage {
+            IndexStage::Building { up_to } => (0, up_to.as_ref()),
+            IndexStage::Ready => (1, None),
+            IndexStage::Dropped => (2, None),
+        };
+        let fields = self.index.fields().iter();
+        let fields: Vec<_> =
+            fields.map(|(path, direction)| (path.to_string(), *direction == Direction::Descending)).collect();
+        let mut record = vec![stage];
+        record.extend(pack(&(fields, Vec::from_iter(up_to))));
+        record
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub fn decode(contents: &[u8]) -> Result<Self, RecordError> {
+        let mut rest = Reader { what: "index", bytes: contents };
+        let stage = rest.byte()?;
+        let (fields, up_to): (Vec<(String, bool)>, Vec<DocumentId>) = rest.unpack()?;
+        let fields = fields.into_iter().map(|(path, descending)| {
+            let direction = if descending { Direction::Descending } else { Direction::Ascending };
+            Ok((FieldPath::new(&path).map_err(|e| invalid("indexed field", e))?, direction))
+        });
+        let fields = fields.collect::<Result<_, RecordError>>()?;
+        let index = Index::new(fields).map_err(|e| invalid("index", e))?;
+        let stage = match stage {
+            0 => IndexStage::Building { up_to: up_to.into_iter().next() },
+            1 => IndexStage::Ready,
+            2 => IndexStage::Dropped,
+            other => return Err(invalid("stage of an index", other)),
+        };
+        Ok(Self { index, stage })
+    }
+}
+
+/// An entry of an index: that it is there is all that it says. The length of the id at the end of its key is its only
+/// content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntry;
+
+impl IndexEntry {
+    /// What the keys of an index start with.
+    pub fn prefix(collection: u32, number: u32) -> Vec<u8> {
+        IndexRecord::key(&[], collection, number)
+    }
+
+    /// The key of an entry.
+    pub fn key(collection: u32, number: u32, entry: &[u8], id: &DocumentId) -> Vec<u8> {
+        [&Self::prefix(collection, number)[..], entry, id.as_str().as_bytes()].concat()
+    }
+
+    /// The contents of an entry.
+    pub fn encode(id: &DocumentId) -> Vec<u8> {
+        vec![u8::try_from(id.as_str().len()).expect("an id is at most 255 bytes long")]
+    }
+
+    /// Reads the entry and the id out of a key and its contents.
+    pub fn decode<'k>(key: &'k [u8], contents: &[u8]) -> Result<(&'k [u8], DocumentId), RecordError> {
+        let mut rest = Reader { what: "index entry", bytes: contents };
+        let id_len = usize::from(rest.byte()?);
+        rest.end()?;
+        let cut_off = RecordError::CutOff { what: "key of an index entry", len: key.len() };
+        let at = key.len().checked_sub(id_len).filter(|at| *at >= 8).ok_or(cut_off)?;
+        let id = DocumentId::new(text("document id", &key[at..])?).map_err(|e| invalid("document id", e))?;
+        Ok((&key[8..at], id))
     }
 }
 
@@ -393,6 +515,13 @@ pub fn check(space: Space, key: &[u8], record: &[u8]) -> Result<(), RecordError>
     let contents = unseal(space, key, record)?;
     match space {
         Space::Meta if key == State::KEY => State::decode(contents).map(drop),
+        Space::Meta if key.starts_with(IndexRecord::PREFIX) => {
+            IndexRecord::split(IndexRecord::PREFIX, key)?;
+            IndexRecord::decode(contents).map(drop)
+        }
+        Space::Meta if key.starts_with(IndexRecord::SEVERAL) => {
+            IndexRecord::split(IndexRecord::SEVERAL, key).map(drop)
+        }
         Space::Meta => CollectionRecord::decode(contents).map(drop),
         Space::Documents => {
             DocumentKey::split(key)?;
@@ -404,6 +533,7 @@ pub fn check(space: Space, key: &[u8], record: &[u8]) -> Result<(), RecordError>
         }
         Space::Log => LogRecord::decode(contents).map(drop),
         Space::Answers => answer(contents).map(drop),
+        Space::Indexes => IndexEntry::decode(key, contents).map(drop),
     }
 }
 

@@ -9,13 +9,15 @@ use tokio::sync::watch;
 use super::{
     Shared,
     engine::{Engine, Write, corrupt},
+    indexes::Indexes,
     record::{self, ChangeRecord, DocumentKey, Head, LogRecord, Space, State, trailing_number},
 };
 use crate::{
-    Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Storage,
-    StorageError, StorageOptions, TransactionFn, Upserted, Watch, WatchFilter, WatchFrom,
+    Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Explained, Index,
+    IndexStatus, Storage, StorageError, StorageOptions, TransactionFn, Upserted, Watch, WatchFilter,
+    WatchFrom,
     edit::SectionFn,
-    query::FieldPath,
+    query::{FieldPath, Page, Query},
     transaction::staging,
     verbs::{self, Outcome, SectionVersion},
     watch::{Log, LogEntry, LogPage},
@@ -30,14 +32,21 @@ pub struct EmbeddedStorage {
     pub(super) shared: Arc<Shared>,
     pub(super) number: u32,
     pub(super) options: StorageOptions,
+    /// Shared by all handles of the collection.
+    pub(super) indexes: Arc<Indexes>,
     /// Ends the handle and its watches.
     closed: watch::Sender<bool>,
 }
 
 impl EmbeddedStorage {
-    pub(super) fn new(shared: Arc<Shared>, number: u32, options: StorageOptions) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        number: u32,
+        indexes: Arc<Indexes>,
+        options: StorageOptions,
+    ) -> Self {
         let (closed, _) = watch::channel(false);
-        Self { shared, number, options, closed }
+        Self { shared, number, options, indexes, closed }
     }
 
     pub(super) fn engine(&self) -> Result<Arc<Engine>, StorageError> {
@@ -90,6 +99,35 @@ impl Storage for EmbeddedStorage {
             documents.filter_map(Result::transpose).take(limit).collect()
         })
         .await
+    }
+
+    async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
+        match self.read_index(&query).await? {
+            Some((page, _)) => Ok(page),
+            None => query.scan(self).await,
+        }
+    }
+
+    async fn explain(&self, query: Query) -> Result<Explained, StorageError> {
+        match self.read_index(&query).await? {
+            Some((_, explained)) => Ok(explained),
+            None => query.explain_scan(self).await,
+        }
+    }
+
+    async fn create_index(&self, index: &Index) -> Result<(), StorageError> {
+        self.engine()?;
+        self.make_index(index).await
+    }
+
+    async fn drop_index(&self, index: &Index) -> Result<bool, StorageError> {
+        self.engine()?;
+        self.remove_index(index).await
+    }
+
+    async fn indexes(&self) -> Result<Vec<IndexStatus>, StorageError> {
+        self.engine()?;
+        Ok(self.index_statuses())
     }
 
     async fn find_one_and_upsert(

@@ -182,7 +182,7 @@ impl EmbeddedStorage {
         let StagedChange { id, operation, before, after, version, sequence, options } = staged;
         let diff = Diff::between(before.as_ref().map(|d| &*d.body), after.as_ref(), version);
         let producer = Producer { client_id: options.producer.client_id, sequence };
-        let mut writes = Vec::with_capacity(5);
+        let mut writes = self.index_writes(&id, before.as_ref().map(|d| &*d.body), after.as_ref())?;
         let forgotten = self.forgets(operation);
         if forgotten {
             writes.push(Write::remove(Space::Documents, key.as_bytes()));
@@ -231,7 +231,9 @@ impl EmbeddedStorage {
         self.shared.queue.push(|order| {
             let mut writes = Vec::new();
             let mut parts = Vec::with_capacity(prepared.len() + notes.len());
-            order.state.timestamp_ms = (self.shared.clock)().max(order.state.timestamp_ms);
+            if !prepared.is_empty() {
+                order.state.timestamp_ms = (self.shared.clock)().max(order.state.timestamp_ms);
+            }
             for prepared in prepared {
                 let (change, part) = self.place(order, prepared, &mut writes);
                 changes.push(change);

@@ -1,11 +1,19 @@
 //! Secondary indexes: what lets a query read only what it finds.
 
+mod entries;
+mod key;
+mod plan;
+pub(crate) mod read;
+
 use std::fmt;
 
 use crate::{
     StorageError,
     query::{Direction, FieldPath, SortBy},
 };
+
+pub use self::entries::{INDEX_ENTRIES_MAX, INDEX_KEY_BYTES_MAX};
+pub(crate) use self::{entries::Entries, key::behind};
 
 /// How many fields an index may have.
 pub const INDEX_FIELDS_MAX: usize = 8;

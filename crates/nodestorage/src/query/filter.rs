@@ -12,7 +12,7 @@ use crate::{Body, Document, StorageError};
 ///
 /// Written as in MongoDB: `{"gold": {"$gte": 10}, "tags": "new"}`. Fields are paths; a place that holds an array matches
 /// when the array does or one of its elements. There are `$eq $ne $gt $gte $lt $lte $in $nin $exists $size $all $elemMatch
-/// $not` for a field, and `$and $or $nor` for filters. `_id` is the document's id, the storage's
+/// $not` and `$regex` (only as `^` and the beginning of a text) for a field, and `$and $or $nor` for filters. `_id` is the document's id, the storage's
 /// [`version_field`](crate::StorageOptions::version_field) its version. Comparisons hold only within one kind
 /// of value, and `null` also matches what is missing. Anything else is [`StorageError::Unsupported`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -34,14 +34,17 @@ enum Place {
     Field(FieldPath),
 }
 
+/// What a filter asks of a place.
 #[derive(Debug, Clone, PartialEq)]
-enum Test {
+pub(crate) enum Test {
     Equal(Value),
     In(Vec<Value>),
     Less(Value),
     LessOrEqual(Value),
     Greater(Value),
     GreaterOrEqual(Value),
+    /// A text that begins like this.
+    Prefix(String),
     Exists(bool),
     Size(usize),
     All(Vec<Value>),
@@ -51,7 +54,7 @@ enum Test {
 
 /// What an element of an array has to be.
 #[derive(Debug, Clone, PartialEq)]
-enum Element {
+pub(crate) enum Element {
     /// An object that a filter finds.
     Object(Filter),
     /// A value that passes tests.
@@ -91,6 +94,16 @@ impl Filter {
         self.holds(body, None)
     }
 
+    /// The tests of a place that hold for everything the filter finds.
+    pub(crate) fn tests_of(&self, path: &FieldPath) -> Vec<&Test> {
+        let tests = self.0.iter().flat_map(|condition| match condition {
+            Condition::Field(Place::Field(of), tests) if of == path => tests.iter().collect(),
+            Condition::And(filters) => filters.iter().flat_map(|filter| filter.tests_of(path)).collect(),
+            _ => Vec::new(),
+        });
+        tests.collect()
+    }
+
     fn holds(&self, body: &Body, of: Option<(&Document, &str)>) -> bool {
         self.0.iter().all(|condition| match condition {
             Condition::Field(Place::Id, tests) => {
@@ -128,6 +141,9 @@ impl Test {
             Self::LessOrEqual(wanted) => within_kind(wanted, std::cmp::Ordering::is_le),
             Self::Greater(wanted) => within_kind(wanted, std::cmp::Ordering::is_gt),
             Self::GreaterOrEqual(wanted) => within_kind(wanted, std::cmp::Ordering::is_ge),
+            Self::Prefix(prefix) => {
+                any(values, |value| value.as_str().is_some_and(|text| text.starts_with(prefix)))
+            }
             Self::Exists(wanted) => *wanted != values.is_empty(),
             Self::Size(wanted) => arrays(values).any(|array| array.len() == *wanted),
             Self::All(wanted) => !wanted.is_empty() && wanted.iter().all(|wanted| is(values, wanted)),
@@ -175,6 +191,7 @@ fn test(name: &str, value: &Value) -> Result<Test, StorageError> {
         "$lte" => Test::LessOrEqual(value.clone()),
         "$gt" => Test::Greater(value.clone()),
         "$gte" => Test::GreaterOrEqual(value.clone()),
+        "$regex" => Test::Prefix(prefix_of(value)?),
         "$exists" => {
             Test::Exists(value.as_bool().ok_or_else(|| bad("$exists of something else than a boolean"))?)
         }
@@ -198,6 +215,22 @@ fn test(name: &str, value: &Value) -> Result<Test, StorageError> {
         "$not" if value.is_object() => Test::Not(tests(value)?),
         other => return Err(bad(&format!("the operator {other}"))),
     })
+}
+
+/// The one kind of pattern that there is: `^` and the beginning of the text, in which `\` stands before a character that
+/// would mean something else.
+fn prefix_of(pattern: &Value) -> Result<String, StorageError> {
+    let unknown = || bad("$regex of something else than ^ and a beginning");
+    let mut rest = pattern.as_str().and_then(|text| text.strip_prefix('^')).ok_or_else(unknown)?.chars();
+    let mut prefix = String::new();
+    while let Some(c) = rest.next() {
+        prefix.push(match c {
+            '\\' => rest.next().filter(char::is_ascii_punctuation).ok_or_else(unknown)?,
+            c if r".+*?()|[]{}^$".contains(c) => return Err(unknown()),
+            c => c,
+        });
+    }
+    Ok(prefix)
 }
 
 fn is_logical(name: &str) -> bool {

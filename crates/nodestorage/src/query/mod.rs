@@ -1,10 +1,10 @@
 //! Queries: which documents, in which order, which of their fields, how many.
 
-mod filter;
+pub(crate) mod filter;
 pub(crate) mod order;
 mod path;
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 use serde_json::Value;
 
@@ -86,6 +86,30 @@ pub struct Cursor {
     pub(crate) id: DocumentId,
 }
 
+/// A cursor that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor of a query: {reason}")]
+pub struct InvalidCursor {
+    reason: String,
+}
+
+/// As text that a client can keep and give back. The text is JSON.
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string(&(&self.keys, &self.id)).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let (keys, id) = serde_json::from_str(text).map_err(|e| InvalidCursor { reason: e.to_string() })?;
+        Ok(Self { keys, id })
+    }
+}
+
 /// One page of a query's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
@@ -128,7 +152,14 @@ impl Query {
             let what = format!("a page of {} documents (1 to {PAGE_MAX} are)", self.limit);
             return Err(StorageError::Unsupported { what, backend: "queries" });
         }
-        Ok(())
+        match &self.after {
+            Some(after) if after.keys.len() != self.sort.len() => {
+                let what =
+                    format!("a cursor of {} fields for a sort of {}", after.keys.len(), self.sort.len());
+                Err(StorageError::Unsupported { what, backend: "queries" })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn scan_and_count<S: Storage + ?Sized>(self, storage: &S) -> Result<(Page, u64), StorageError> {
@@ -163,15 +194,20 @@ impl Query {
                 break;
             }
         }
-        let more = page.len() == room;
-        page.truncate(self.limit);
-        let next = page.last().filter(|_| more).map(|(at, _)| at.clone());
-        let found = page.into_iter().map(|(_, document)| Found {
+        Ok((self.page(page), examined))
+    }
+
+    /// The page of what was found, in order: one document more than it holds, if there is more.
+    pub(crate) fn page(&self, mut found: Vec<(Cursor, Document)>) -> Page {
+        let more = found.len() > self.limit;
+        found.truncate(self.limit);
+        let next = found.last().filter(|_| more).map(|(at, _)| at.clone());
+        let found = found.into_iter().map(|(_, document)| Found {
             fields: self.projection.of(&document.body),
             id: document.id,
             version: document.version,
         });
-        Ok((Page { found: found.collect(), next }, examined))
+        Page { found: found.collect(), next }
     }
 
     /// What a document is sorted by.

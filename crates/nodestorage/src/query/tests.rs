@@ -89,8 +89,8 @@ fn what_is_not_known_is_refused_by_name() {
         let refused = Filter::parse(&filter).unwrap_err();
         assert!(matches!(refused, StorageError::Unsupported { .. }), "{filter}: {refused:?}");
     }
-    let refused = Filter::parse(&json!({"a": {"$regex": "x"}})).unwrap_err();
-    assert_eq!(refused.to_string(), "the operator $regex is not supported by filters");
+    let refused = Filter::parse(&json!({"a": {"$mod": [2, 0]}})).unwrap_err();
+    assert_eq!(refused.to_string(), "the operator $mod is not supported by filters");
 }
 
 #[test]
@@ -131,5 +131,29 @@ proptest! {
             };
             prop_assert_ne!(found(one), found(other));
         }
+    }
+}
+
+#[test]
+fn a_beginning_of_a_text_is_a_pattern() {
+    check(json!({"a": {"$regex": "^ab"}}), json!({"a": "abc"}), true);
+    check(json!({"a": {"$regex": "^ab"}}), json!({"a": ["x", "ab"]}), true);
+    check(json!({"a": {"$regex": "^ab"}}), json!({"a": "xab"}), false);
+    check(json!({"a": {"$regex": "^"}}), json!({"a": ""}), true);
+    check(json!({"a": {"$regex": r"^a\.b"}}), json!({"a": "a.bc"}), true);
+    check(json!({"a": {"$regex": r"^a\.b"}}), json!({"a": "axbc"}), false);
+    for pattern in [json!("ab"), json!("^a.b"), json!("^a\\d"), json!("^a$"), json!(1), json!("^(a)")] {
+        let refused = Filter::parse(&json!({"a": {"$regex": pattern}})).unwrap_err();
+        assert!(matches!(refused, StorageError::Unsupported { .. }), "{pattern}");
+    }
+}
+
+#[test]
+fn a_cursor_survives_as_text_and_anything_else_is_refused() {
+    let id = DocumentId::new("d\"1").unwrap();
+    let cursor = Cursor { keys: vec![json!(0.1), json!(null), json!(["x"])], id };
+    assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
+    for text in ["", "[]", "[[1],\"\"]", "{}", "[[1],\"a\"]x"] {
+        assert!(text.parse::<Cursor>().is_err(), "{text}");
     }
 }

@@ -34,6 +34,12 @@ fn golden() -> Vec<(&'static str, Space, Vec<u8>, Vec<u8>)> {
     let log = LogRecord { collection: 1, id: id("a"), version: 2, removed: false };
     let mut answer_key = key.answers(&producer().client_id);
     answer_key.extend(3u64.to_be_bytes());
+    let rank = |name: &str, direction| (FieldPath::new(name).unwrap(), direction);
+    let fields = vec![rank("gold", Direction::Ascending), rank("name", Direction::Descending)];
+    let index = Index::new(fields).unwrap();
+    let entries = crate::index::Entries::of(&index, &id("a"), Some(&body(json!({"gold": 2, "name": "x"}))));
+    let entries = entries.unwrap().keys;
+    let entry = entries.first().unwrap();
     vec![
         (
             "state",
@@ -64,6 +70,13 @@ fn golden() -> Vec<(&'static str, Space, Vec<u8>, Vec<u8>)> {
         ("delete", Space::Changes, key.change(2), change(Operation::Delete, Some(&before), None, json!({}))),
         ("log entry", Space::Log, 5u64.to_be_bytes().to_vec(), log.encode()),
         ("answer", Space::Answers, answer_key, 2u64.to_le_bytes().to_vec()),
+        (
+            "index",
+            Space::Meta,
+            IndexRecord::key(IndexRecord::PREFIX, 1, 0),
+            IndexRecord { index, stage: IndexStage::Building { up_to: Some(id("a")) } }.encode(),
+        ),
+        ("index entry", Space::Indexes, IndexEntry::key(1, 0, entry, &id("a")), IndexEntry::encode(&id("a"))),
     ]
 }
 
@@ -86,7 +99,7 @@ fn a_record_under_another_key_or_in_another_space_is_refused() {
         let mut other = key.clone();
         other[0] ^= 1;
         assert!(matches!(unseal(space, &other, &record), Err(RecordError::Checksum { .. })), "{name}");
-        let other = Space::ALL[(space as usize + 1) % 5];
+        let other = Space::ALL[(space as usize + 1) % Space::ALL.len()];
         assert!(matches!(unseal(other, &key, &record), Err(RecordError::Checksum { .. })), "{name}");
     }
 }
@@ -96,7 +109,15 @@ fn a_store_of_a_newer_format_is_refused_by_name() {
     let mut newer = State::default().encode();
     newer[0] = FORMAT_VERSION + 1;
     let error = State::decode(&newer).unwrap_err();
-    assert_eq!(error.to_string(), "format version 2 is newer than 1, the newest that this version reads");
+    assert_eq!(error.to_string(), "format version 3 is newer than 2, the newest that this version reads");
+}
+
+#[test]
+fn the_first_format_is_still_read() {
+    // The state of golden.txt as version 1 wrote it.
+    let mut state = State { batch: 9, position: 5, floor: 1, timestamp_ms: 1_700_000_000_000 }.encode();
+    state[0] = 1;
+    assert_eq!(State::decode(&state).unwrap().position, 5);
 }
 
 #[test]
@@ -151,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_is_noticed(which in 0usize..9, place: prop::sample::Index, bit in 0u8..8) {
+    fn a_flipped_bit_is_noticed(which in 0usize..11, place: prop::sample::Index, bit in 0u8..8) {
         let (_, space, key, mut record) = golden().swap_remove(which);
         seal(space, &key, &mut record);
         let place = place.index(record.len());
@@ -165,7 +186,7 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_record_is_noticed(which in 0usize..9, place: prop::sample::Index) {
+    fn a_cut_record_is_noticed(which in 0usize..11, place: prop::sample::Index) {
         let (_, space, key, mut record) = golden().swap_remove(which);
         seal(space, &key, &mut record);
         record.truncate(place.index(record.len()));
