@@ -37,6 +37,7 @@ import { equal } from "./json.js";
  * @typedef {object} Write
  * @property {Json} after the state it leads to; `null` deletes
  * @property {number} madeAtMs
+ * @property {boolean} [isCreateUnderWay] whether it is a create that was sent, and may or may not have been taken
  */
 
 /** What is kept over a restart.
@@ -62,6 +63,9 @@ import { equal } from "./json.js";
 export class StateManager {
   /** The most writes that wait. A later edit joins the last of them: nothing is lost but the step in between. */
   static PENDING_WRITES_MAX = 1000;
+
+  /** When the confirmed state was made, by the server's clock. */
+  #changedAtMs = 0;
 
   /**
    * @param {{ documentId: string, clientId: string, resolver?: ConflictResolver }} options
@@ -150,10 +154,32 @@ export class StateManager {
     const contained = Math.max(0, Math.min((this.stateVector[this.clientId] ?? 0) - before, this.pending.length));
     const base = contained > 0 ? this.pending[contained - 1].after : this.state;
     this.pending.splice(0, contained);
+    const undecided = this.#undecided;
     this.state = state;
     this.version = version;
+    this.#changedAtMs = timeMs;
     if (contained > 0 || (this.storedAt !== undefined && this.storedAt <= version)) this.storedAt = undefined;
-    return this.#rebase(base, timeMs, this.resolver);
+    return undecided ? [] : this.#rebase(base, timeMs, this.resolver);
+  }
+
+  /**
+   * Whether a create is on its way of which nobody knows if it was taken. Others may create and delete the document
+   * before it arrives, and then it is; so what is behind it stays as it was made until that is known.
+   */
+  get #undecided() {
+    return this.pending[0]?.isCreateUnderWay === true;
+  }
+
+  /**
+   * A create that was under way was not taken: it and what is behind it are brought onto what is there.
+   *
+   * @returns {Conflict[]}
+   */
+  onNotTaken() {
+    if (!this.#undecided) return [];
+    const [create] = this.pending;
+    this.pending[0] = { after: create.after, madeAtMs: create.madeAtMs };
+    return this.#rebase(null, this.#changedAtMs, this.resolver);
   }
 
   /**
@@ -210,7 +236,10 @@ export class StateManager {
     const baseVersion = this.state === null ? 0 : this.version;
     const push = { type: "push", documentId, clientSeq, baseVersion };
     if (after === null) return { ...push, op: "delete" };
-    if (this.state === null) return { ...push, op: "create", state: after };
+    if (this.state === null) {
+      this.pending[0] = { ...this.pending[0], isCreateUnderWay: true };
+      return { ...push, op: "create", state: after };
+    }
     return { ...push, op: "patch", patch: diff(this.state, after) };
   }
 

@@ -406,6 +406,8 @@ export class SyncMachine {
     const followed = this.#documents.get(live.documentId);
     if (!followed) return;
     followed.live = true;
+    // All events up to now are here: a create of an earlier connection that is not among them was not taken.
+    if (!followed.inFlight) this.#notTaken(followed);
     this.#emit({ type: "live", documentId: live.documentId, version: live.version });
     this.#push(followed);
   }
@@ -443,6 +445,8 @@ export class SyncMachine {
     if (!push) return;
     followed.inFlight = true;
     followed.pushedOn = followed.manager.version;
+    // That it is on its way must outlive this client.
+    if (push.op === "create") this.#out({ type: "save", documentId: push.documentId });
     this.#send(push);
     this.#out({ type: "setTimer", name: "answer", delayMs: ANSWER_WAIT_MS });
   }
@@ -462,11 +466,19 @@ export class SyncMachine {
       this.#changed(answer.documentId);
       this.#push(followed);
     } else if (answer.clientSeq === followed.manager.nextSeq) {
+      this.#notTaken(followed);
       this.#onRejected(followed, answer, random);
     } else {
       // The refused write is gone or has moved on since; the one that is the oldest now goes out.
       this.#push(followed);
     }
+  }
+
+  /** @param {Followed} followed */
+  #notTaken(followed) {
+    const conflicts = followed.manager.onNotTaken();
+    const { documentId } = followed.manager;
+    if (conflicts.length > 0) this.#emit({ type: "conflict", documentId, conflicts });
   }
 
   /**

@@ -259,3 +259,66 @@ test("a document is let go only when its writes are answered", () => {
   assert.deepEqual(sent(feed({ type: "close", documentId: "g" })), [{ type: "unsubscribe", documents: ["g"] }]);
   assert.equal(it.manager("g"), undefined);
 });
+
+/** Made offline, then changed; the create is on the way when others' create and delete of the same document come first. */
+function createdWhileOthersCreatedAndDeleted() {
+  const it = new SyncMachine({ clientId: "me", transports: ["websocket"], resolver: ConflictResolver.serverWins() });
+  /** @type {any[]} */
+  const pushes = [];
+  const feed = (input) => {
+    it.handleInput(input, { nowMs: 1, random: 0.5 });
+    for (let output = it.pollOutput(); output; output = it.pollOutput()) {
+      if (output.type === "send" && output.message.type === "push") pushes.push(output.message);
+    }
+  };
+  const hear = (message) => feed({ type: "message", message });
+  const event = (sequenceNum, clientId, clientSeq, operation, value) =>
+    hear({
+      type: "events",
+      documentId: "g",
+      events: [{ ...update(sequenceNum, 0, clientId, clientSeq), operation, diff: { version: sequenceNum, jsonPatch: [{ op: "replace", path: "", value }], mergePatch: null } }],
+    });
+  feed({ type: "write", documentId: "g", state: { gold: 1 } });
+  feed({ type: "write", documentId: "g", state: { gold: 1, level: 2 } });
+  const connect = () => {
+    feed({ type: "connect" });
+    feed({ type: "opened" });
+    hear({ type: "welcome" });
+    hear({ type: "live", documentId: "g", version: it.manager("g").version });
+  };
+  connect();
+  assert.deepEqual(pushes.map(({ op, clientSeq, baseVersion }) => [op, clientSeq, baseVersion]), [["create", 1, 0]]);
+  event(1, "ann", 1, "create", { gold: 7 });
+  event(2, "ann", 2, "delete", null);
+  return { it, feed, hear, event, pushes, connect };
+}
+
+test("a create that others' create and delete overtook takes off itself and not the write behind it", () => {
+  const { it, hear, event, pushes } = createdWhileOthersCreatedAndDeleted();
+  // The document was absent when the create arrived: the server took it.
+  event(3, "me", 1, "create", { gold: 1 });
+  hear({ type: "pushed", documentId: "g", clientSeq: 1, version: 3, changed: true, repeated: false });
+  assert.deepEqual(it.manager("g").view, { gold: 1, level: 2 });
+  assert.deepEqual([pushes.at(-1).op, pushes.at(-1).clientSeq, pushes.at(-1).baseVersion], ["patch", 2, 3]);
+});
+
+test("the same over a restart: whether the create was taken is not known until the server has said so", () => {
+  const { it, event: _, ...first } = createdWhileOthersCreatedAndDeleted();
+  const record = structuredClone(it.manager("g").toRecord());
+  const again = new SyncMachine({ clientId: "me", transports: ["websocket"], resolver: ConflictResolver.serverWins() });
+  again.handleInput({ type: "open", documentId: "g", record }, { nowMs: 1, random: 0.5 });
+  const manager = again.manager("g");
+  manager.onEvent({ ...update(3, 0, "me", 1), operation: "create", diff: { version: 3, jsonPatch: [{ op: "replace", path: "", value: { gold: 1 } }], mergePatch: null } });
+  assert.deepEqual(manager.view, { gold: 1, level: 2 });
+  assert.equal(first.pushes.length, 1);
+});
+
+test("a create that was refused falls away as the resolver said, and the write behind it goes out", () => {
+  const { it, hear, event, pushes } = createdWhileOthersCreatedAndDeleted();
+  event(3, "ann", 3, "create", { gold: 9 });
+  hear({ type: "rejected", documentId: "g", clientSeq: 1, problem: { type: "urn:weft:problem:already-exists", actual: 1 }, current: { version: 3, state: { gold: 9 } } });
+  const manager = it.manager("g");
+  assert.equal(manager.pending.length <= 1, true);
+  assert.ok(pushes.length === 1 || pushes.at(-1).baseVersion === 3);
+  assert.equal(manager.view.gold, 9);
+});

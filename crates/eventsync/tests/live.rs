@@ -252,6 +252,9 @@ async fn a_reader_that_was_away_too_long_is_told_and_gets_the_latest_state() {
     }
     let gone = server.get("/api/events/go?after=3").await;
     assert_eq!((gone.status, gone.problem().as_str()), (410, "history-compacted"));
+    // It says from where on there are events: asking from there works.
+    let oldest = gone.json()["oldest"].as_u64().unwrap();
+    assert_eq!(oldest, 17);
     let synced = server.json("POST", "/api/sync/go", &json!({"cursor": 3})).await.json();
     assert_eq!(synced["snapshot"]["version"], 21);
     // What is left is served as ever.

@@ -59,9 +59,11 @@ pub(super) async fn events(
     let page = page(&app, &Scope::Document(id.clone()), &params).await?;
     if page.gap {
         let detail = format!("events after {} of document {id} are compacted away", params.after());
-        let oldest = app.service.snapshots().list(&id, u64::MAX, 1).await?;
+        let latest = app.service.snapshots().list(&id, u64::MAX, 1).await?;
+        let oldest = app.service.oldest_event(&id, params.after()).await?;
         let problem = Problem::new(ProblemType::HistoryCompacted, detail).with("documentId", id.as_str());
-        return Err(problem.with("snapshot", oldest.first().map_or(0, |snapshot| snapshot.version)).into());
+        let problem = problem.with("snapshot", latest.first().map_or(0, |snapshot| snapshot.version));
+        return Err(problem.with("oldest", oldest).into());
     }
     let mut body = json!({"documentId": id, "events": page.events, "cursor": page.cursor});
     note_next(&mut body, &page);

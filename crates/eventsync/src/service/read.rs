@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crdt_core::{ClientId, id::MAX_ID};
-use nodestorage::{Document, DocumentId, Storage};
+use nodestorage::{Document, DocumentId, Storage, StorageError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -145,6 +145,15 @@ impl SyncService {
             (Scope::Document(_), Resume::Latest) => Ok(Located::Latest(None)),
             (Scope::Document(id), Resume::After(cursor)) => self.locate_cursor(id, *cursor).await,
             (Scope::Document(id), Resume::Vector(vector)) => self.locate_vector(id, vector).await,
+        }
+    }
+
+    /// The first event behind a number that is not compacted away; where there is none, the next one to come.
+    pub async fn oldest_event(&self, id: &DocumentId, after: u64) -> Result<u64, StorageError> {
+        let page = self.0.storage.changes(id, after, 1).await?;
+        match page.changes.first() {
+            Some(change) => Ok(change.version),
+            None => Ok(self.0.storage.last_version(id).await? + 1),
         }
     }
 
