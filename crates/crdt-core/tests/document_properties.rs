@@ -112,6 +112,27 @@ fn seeds() -> impl Strategy<Value = Vec<Vec<u8>>> {
 }
 
 proptest! {
+    #[test]
+    fn bytes_do_what_the_patch_in_them_does(
+        seeds in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 1..12),
+        spoil in prop::collection::vec(any::<u8>(), 0..6),
+    ) {
+        let (mut by_bytes, mut by_patch) = (receiver(), receiver());
+        for (index, seed) in seeds.iter().enumerate() {
+            let bytes = sensible(seed, index as u64).as_bytes().to_vec();
+            let bytes = if index % 3 == 2 { mutated(bytes, &spoil) } else { bytes };
+            let applied = by_bytes.apply_bytes(&bytes);
+            match Patch::decode(&bytes) {
+                Ok(patch) => prop_assert_eq!(applied, by_patch.apply(&patch).map_err(Into::into)),
+                Err(malformed) => prop_assert_eq!(applied, Err(malformed.into())),
+            }
+            by_bytes.check().unwrap();
+            prop_assert_eq!(by_bytes.to_binary(), by_patch.to_binary());
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]

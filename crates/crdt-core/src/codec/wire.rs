@@ -292,31 +292,37 @@ pub fn put_pair(out: &mut Vec<u8>, x: u64, y: u64) {
     }
 }
 
-/// A few numbers that are written together: gathered here without asking for room each time, then appended at once.
-pub(crate) struct Burst {
-    bytes: [u8; Self::ROOM],
+/// A few numbers that are written together at the end of a vector, which is asked for room once.
+pub(crate) struct Burst<'a> {
+    room: &'a mut [u8; Burst::ROOM],
     len: usize,
 }
 
-impl Burst {
+/// Appends what `write` writes: at most an operation of a patch.
+#[inline(always)]
+pub(crate) fn burst(out: &mut Vec<u8>, write: impl FnOnce(&mut Burst<'_>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; Burst::ROOM]);
+    let mut burst = Burst { room: out.last_chunk_mut().expect("it was just appended"), len: 0 };
+    write(&mut burst);
+    let end = start + burst.len;
+    out.truncate(end);
+}
+
+impl Burst<'_> {
     /// Words are written whole: an operation takes at most 48 bytes, a word that ends there eight more.
     const ROOM: usize = 64;
-
-    #[inline(always)]
-    pub(crate) const fn new() -> Self {
-        Self { bytes: [0; Self::ROOM], len: 0 }
-    }
 
     /// Appends the low `len` bytes of a word.
     #[inline(always)]
     fn word(&mut self, word: u64, len: usize) {
-        self.bytes[self.len..self.len + 8].copy_from_slice(&word.to_le_bytes());
+        self.room[self.len..self.len + 8].copy_from_slice(&word.to_le_bytes());
         self.len += len;
     }
 
     #[inline(always)]
     pub(crate) fn u8(&mut self, byte: u8) {
-        self.bytes[self.len] = byte;
+        self.room[self.len] = byte;
         self.len += 1;
     }
 
@@ -366,12 +372,31 @@ impl Burst {
         }
     }
 
-    /// Appends all that was written: a copy of a fixed size, and what is too much is cut off.
+    /// Writes a [`Reader::pair`].
     #[inline(always)]
-    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
-        let end = out.len() + self.len;
-        out.extend_from_slice(&self.bytes);
-        out.truncate(end);
+    pub(crate) fn pair(&mut self, x: u64, y: u64) {
+        if x <= 7 && y <= 15 {
+            self.u8((x << 4 | y) as u8);
+        } else {
+            self.b1vu56(true, x);
+            self.vu57(y);
+        }
+    }
+
+    /// Writes a head of CBOR with its argument in so many bytes behind the first; 0 for within that.
+    #[inline(always)]
+    pub(crate) fn head(&mut self, major: u8, width: u32, argument: u32) {
+        match width {
+            0 => self.u8(major | argument as u8),
+            width => {
+                // 24, 25, 26 for one, two, four bytes, the high ones first.
+                let word = u64::from(argument.swap_bytes() >> (32 - 8 * width));
+                self.word(
+                    word << 8 | u64::from(major | (24 + width.trailing_zeros() as u8)),
+                    1 + width as usize,
+                );
+            }
+        }
     }
 }
 
@@ -408,12 +433,13 @@ mod tests {
             put_vu57(&mut out, n);
             put_b1vu56(&mut out, flag, n);
             put_pair(&mut out, n >> 1, n);
-            let mut burst = Burst::new();
-            burst.vu57(n);
-            burst.b1vu56(flag, n);
             let mut same = Vec::new();
-            burst.append_to(&mut same);
-            prop_assert_eq!(&same[..], &out[..same.len()]);
+            burst(&mut same, |burst| {
+                burst.vu57(n);
+                burst.b1vu56(flag, n);
+                burst.pair(n >> 1, n);
+            });
+            prop_assert_eq!(&same, &out);
             let mut reader = Reader::new(&out);
             prop_assert_eq!(reader.vu57("n").unwrap(), n);
             prop_assert_eq!(reader.b1vu56("n").unwrap(), (flag, n));

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     SessionId, Timespan, Timestamp,
+    codec::Malformed,
     patch::{Con, Op, Patch, PatchRef, TextOp},
 };
 
@@ -58,6 +59,18 @@ pub enum ApplyError {
     },
 }
 
+/// Bytes that a document cannot take as a patch. The document is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// They are no patch.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// They are, and it is refused.
+    #[error(transparent)]
+    Refused(#[from] ApplyError),
+}
+
 impl Document {
     /// The most bytes that all keys and constants of a document take together.
     pub const HEAP_BYTES_MAX: u64 = u32::MAX as u64 / 2;
@@ -80,9 +93,21 @@ impl Document {
     /// # Errors
     /// [`ApplyError`]; then nothing has changed.
     pub fn apply_ref(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
-        match self.apply_keystroke(patch) {
-            Some(applied) => Ok(applied),
-            None => self.apply_any(patch),
+        if self.apply_keystroke(patch.as_bytes()) { Ok(Applied::Merged) } else { self.apply_any(patch) }
+    }
+
+    /// Reads a patch of anyone and [applies](Self::apply) it: the fastest way for bytes as they come from a peer.
+    ///
+    /// # Errors
+    /// [`ReceiveError`]; then nothing has changed.
+    pub fn apply_bytes(&mut self, bytes: &[u8]) -> Result<Applied, ReceiveError> {
+        if self.apply_keystroke(bytes) {
+            return Ok(Applied::Merged);
+        }
+        match PatchRef::decode(bytes) {
+            Ok(patch) => Ok(self.apply_any(patch)?),
+            Err(Malformed::NotCanonical) => Ok(self.apply_any(Patch::decode(bytes)?.as_ref())?),
+            Err(malformed) => Err(malformed.into()),
         }
     }
 
@@ -174,12 +199,17 @@ impl Document {
     /// Whether there is room for a patch of so many bytes.
     #[inline]
     pub(super) fn admit(&self, id: Timestamp, bytes: u64) -> Result<(), ApplyError> {
+        if self.is_roomy(bytes) { Ok(()) } else { self.admit_slow(id, bytes) }
+    }
+
+    /// Whether there is room for so many bytes, and nothing else to look at.
+    #[inline]
+    pub(super) fn is_roomy(&self, bytes: u64) -> bool {
         let heap = self.store.heap.len().max(self.store.keys.len_bytes()) as u64;
-        let usual = self.store.span + bytes <= Self::ELEMENTS_MAX
+        self.store.span + bytes <= Self::ELEMENTS_MAX
             && heap + 3 * bytes <= Self::HEAP_BYTES_MAX
             && self.store.sessions.len() < SESSIONS_MAX
-            && self.order == Order::Logical;
-        if usual { Ok(()) } else { self.admit_slow(id, bytes) }
+            && self.order == Order::Logical
     }
 
     #[cold]
@@ -357,7 +387,7 @@ impl Document {
     }
 
     #[inline]
-    fn insert_text(&mut self, id: Id, op: &TextOp<'_>) -> Option<bool> {
+    pub(super) fn insert_text(&mut self, id: Id, op: &TextOp<'_>) -> Option<bool> {
         let node = self.target_of(op.obj, Form::Str)?;
         let after = self.anchor(op.obj, op.after, id, op.id.sid)?;
         let (bytes, units) = (op.text.as_bytes(), op.units as u32);

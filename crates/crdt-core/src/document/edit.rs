@@ -116,7 +116,7 @@ impl Document {
     /// Whether there is room for an edit of so many bytes.
     #[inline]
     pub(crate) fn admit_own(&self, bytes: u64) -> Result<(), ApplyError> {
-        self.admit(self.next_id(), bytes)
+        if self.is_roomy(bytes) { Ok(()) } else { self.admit(self.next_id(), bytes) }
     }
 
     /// Whether a node is still the one it was.
@@ -128,11 +128,12 @@ impl Document {
                 && at.form() != Form::Free
                 && !at.is_dead()
                 && here.time == id.time
-                && self.store.sessions.at(here.session).sid == id.sid.get()
+                && self.store.sessions.sid_at(here.session) == id.sid.get()
         })
     }
 
     /// How many visible elements a sequence has.
+    #[inline]
     pub(crate) fn visible_len(&self, node: u32) -> u32 {
         match self.store.form(node) {
             Form::Str | Form::Bin | Form::Arr => self.store.sequence(node).len(),

@@ -2,60 +2,75 @@
 //! node that was edited last. What is unusual in any way is left to the general rules.
 
 use super::{
-    Applied, Document, Order,
+    Document, Order,
     node::{Form, NIL},
     sequence::{Id, SPAN_MAX},
 };
 use crate::{
     Timestamp,
-    patch::{Keystroke, PatchRef},
+    patch::{
+        TextOp,
+        keystroke::{self, Keystroke},
+    },
 };
 
 impl Document {
-    /// Applies a keystroke. `None`, and nothing has changed, if the general rules have to look at it.
+    /// Applies a patch, if it is a keystroke. `false`, and nothing has changed, if the general rules have to look at it.
     #[inline]
-    pub(super) fn apply_keystroke(&mut self, patch: PatchRef<'_>) -> Option<Applied> {
-        let (keystroke, id) = (patch.keystroke()?, patch.id());
+    pub(super) fn apply_keystroke(&mut self, patch: &[u8]) -> bool {
+        keystroke::read(patch).and_then(|keystroke| self.apply_read(keystroke)).is_some()
+    }
+
+    #[inline(always)]
+    fn apply_read(&mut self, keystroke: Keystroke<'_>) -> Option<()> {
+        let Keystroke { id, span, obj, at, text, deleted, .. } = keystroke;
         let session = self.store.sessions.get(id.sid.get()).filter(|&session| session != self.own)?;
         let seen = self.store.sessions.at(session).seen?;
         if id.time <= seen || self.order != Order::Logical {
             return None;
         }
-        match keystroke {
-            Keystroke::Text { obj, after, at, units } => {
-                let sequence = self.text_at(obj)?;
-                if after == obj || self.store.span + u64::from(units) > u64::from(SPAN_MAX) {
-                    return None;
-                }
-                let after = self.element(id, session, after)?;
-                let bytes = &patch.as_bytes()[at as usize..];
-                if bytes.len() != units as usize {
-                    return None;
-                }
-                let narrow = &mut self.store.contents.narrow;
-                let new = Id::new(session, id.time);
-                let sequence = self.store.sequences.at_mut(sequence);
-                if !sequence.type_after(after, new, bytes, &self.store.sessions, narrow) {
-                    return None;
-                }
-                self.store.span += u64::from(units);
+        let sequence = self.text_at(obj)?;
+        let at_session = if at.sid == id.sid { session } else { self.store.sessions.get(at.sid.get())? };
+        let element = Id::new(at_session, at.time);
+        if deleted == 0 {
+            if self.store.span + span > u64::from(SPAN_MAX) {
+                return None;
             }
-            Keystroke::Del { obj, start, span } => {
-                let sequence = self.text_at(obj)?;
-                if start.sid != id.sid && !self.has_seen(start.tick(span - 1)) {
-                    return None;
-                }
-                let start = self.element(id, session, start)?;
-                let contents = &mut self.store.contents;
-                let sequence = self.store.sequences.at_mut(sequence);
-                sequence.delete(start, span, |dead| contents.kill_text(dead.span, dead.offset));
-                self.store.tidy();
+            let (new, bytes) = (Id::new(session, id.time), text.as_bytes());
+            let contents = &mut self.store.contents;
+            let sequence = self.store.sequences.at_mut(sequence);
+            let typed_on = bytes.len() as u64 == span
+                && at != obj
+                && sequence.type_after(element, new, bytes, &self.store.sessions, &mut contents.narrow);
+            if typed_on {
+                self.store.span += span;
+            } else {
+                self.insert_read(new, keystroke)?;
             }
+        } else {
+            if at.sid != id.sid && !self.has_seen(at.tick(deleted - 1)) {
+                return None;
+            }
+            let contents = &mut self.store.contents;
+            let sequence = self.store.sequences.at_mut(sequence);
+            sequence.delete(element, deleted, |dead| contents.kill_text(dead.span, dead.offset));
+            self.store.tidy();
         }
-        let last = patch.next_time() - 1;
+        let last = id.time + span - 1;
         self.store.sessions.at_mut(session).seen = Some(last);
         self.time = self.time.max(last + 1);
-        Some(Applied::Merged)
+        Some(())
+    }
+
+    /// Text that is not just typed on.
+    fn insert_read(&mut self, new: Id, keystroke: Keystroke<'_>) -> Option<()> {
+        let Keystroke { id, span, obj, at, text, .. } = keystroke;
+        if at.sid != id.sid && !self.has_seen(at) {
+            return None;
+        }
+        self.insert_text(new, &TextOp { id, obj, after: at, text, units: span })?;
+        self.store.tidy();
+        Some(())
     }
 
     /// The sequence of a text, if it is the node that was edited last.
@@ -66,12 +81,5 @@ impl Document {
         let id = node.id();
         let same = id.time == obj.time && self.store.sessions.sid_at(id.session) == obj.sid.get();
         (same && node.form() == Form::Str && !node.is_dead()).then(|| node.payload())
-    }
-
-    /// The id of an element that an operation of a session names, if its session is known.
-    #[inline]
-    fn element(&self, own: Timestamp, session: u32, id: Timestamp) -> Option<Id> {
-        let session = if id.sid == own.sid { session } else { self.store.sessions.get(id.sid.get())? };
-        Some(Id::new(session, id.time))
     }
 }

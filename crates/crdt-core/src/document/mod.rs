@@ -27,11 +27,12 @@ mod subtree;
 mod time_index;
 mod view;
 
-pub use apply::{Applied, ApplyError};
+pub use apply::{Applied, ApplyError, ReceiveError};
 pub(crate) use bulk::{Bulk, NativeId};
 pub use load::{ChunkLoader, LoadError, Loader, NodeIx, SessionIx};
 pub use locate::Located;
 pub use node::Kind;
+pub(crate) use read::TextChunk;
 pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Places};
 
 pub(crate) use links::Links;

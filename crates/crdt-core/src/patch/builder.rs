@@ -9,7 +9,7 @@ use crate::{
     SessionId, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{Burst, Reader, put_patch_id, put_vu57},
+        wire::{Reader, burst, put_patch_id, put_vu57},
     },
     id::MAX_ID,
     text::{Text, Wtf8},
@@ -214,20 +214,21 @@ impl PatchBuilder {
         units: u64,
     ) -> Timestamp {
         let (own, bytes) = (self.start.sid, text.as_bytes());
-        let mut op = Burst::new();
-        if bytes.len() < 8 {
-            op.u8(code::INS_STR << 3 | bytes.len() as u8);
-        } else {
-            op.u8(code::INS_STR << 3);
-            op.vu57(bytes.len() as u64);
-        }
-        op.patch_id(own, obj);
-        op.patch_id(own, after);
-        if bytes.len() < 8 {
-            op.few(bytes);
-            op.append_to(&mut self.body);
-        } else {
-            op.append_to(&mut self.body);
+        let short = bytes.len() < 8;
+        burst(&mut self.body, |op| {
+            if short {
+                op.u8(code::INS_STR << 3 | bytes.len() as u8);
+            } else {
+                op.u8(code::INS_STR << 3);
+                op.vu57(bytes.len() as u64);
+            }
+            op.patch_id(own, obj);
+            op.patch_id(own, after);
+            if short {
+                op.few(bytes);
+            }
+        });
+        if !short {
             self.body.extend_from_slice(bytes);
         }
         self.took(units)
@@ -272,12 +273,13 @@ impl PatchBuilder {
     #[inline]
     pub fn del(&mut self, obj: Timestamp, spans: &[Timespan]) -> Timestamp {
         if let [Timespan { start, span: span @ 1.. }] = *spans {
-            let mut op = Burst::new();
-            op.u8(code::DEL << 3 | 1);
-            op.patch_id(self.start.sid, obj);
-            op.patch_id(self.start.sid, start);
-            op.vu57(span);
-            op.append_to(&mut self.body);
+            let own = self.start.sid;
+            burst(&mut self.body, |op| {
+                op.u8(code::DEL << 3 | 1);
+                op.patch_id(own, obj);
+                op.patch_id(own, start);
+                op.vu57(span);
+            });
             return self.took(1);
         }
         let full = || spans.iter().filter(|span| span.span > 0);
@@ -484,11 +486,13 @@ impl PatchBuilder {
         if self.op_count == before { self.nop(1) } else { id }
     }
 
+    #[inline]
     fn checked_span(&self) -> u64 {
         assert!(self.next <= MAX_ID, "the patch ends at time {}: at most {MAX_ID} is allowed", self.next);
         self.next - self.start.time
     }
 
+    #[inline]
     fn restart(&mut self) {
         self.start.time = self.next;
         self.op_count = 0;

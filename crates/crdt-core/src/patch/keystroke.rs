@@ -6,26 +6,35 @@
 use super::{Head, op::code};
 use crate::{SessionId, Timestamp, id::MAX_ID, text::Wtf8};
 
-/// The only operation of a patch.
+/// A patch of one operation. Plain fields without variants stay in registers when they are handed on; a copy through
+/// memory costs more than all the reading.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Keystroke {
-    Text {
-        obj: Timestamp,
-        after: Timestamp,
-        /// Where the text lies in the patch; it goes on to the end.
-        at: u32,
-        units: u32,
-    },
-    Del {
-        obj: Timestamp,
-        start: Timestamp,
-        span: u64,
-    },
+pub(crate) struct Keystroke<'a> {
+    pub(crate) id: Timestamp,
+    /// How many ticks it takes: the units of the text, or one.
+    pub(crate) span: u64,
+    pub(crate) obj: Timestamp,
+    /// The unit to insert after, or the first one to delete.
+    pub(crate) at: Timestamp,
+    /// What to insert; nothing in a deletion.
+    pub(crate) text: Wtf8<'a>,
+    /// How many units to delete; 0 in an insertion.
+    pub(crate) deleted: u64,
+    /// Whether it names ids of other sessions.
+    pub(super) foreign: bool,
+    pub(super) ops_at: usize,
+}
+
+impl Keystroke<'_> {
+    pub(super) const fn head(&self) -> Head {
+        let Self { id, span, foreign, ops_at, .. } = *self;
+        Head { id, span, op_count: 1, meta: None, ops_at, foreign }
+    }
 }
 
 /// Reads a patch, if it is a keystroke in its canonical spelling.
-#[inline]
-pub(super) fn read(bytes: &[u8]) -> Option<Head> {
+#[inline(always)]
+pub(crate) fn read(bytes: &[u8]) -> Option<Keystroke<'_>> {
     let mut r = Words { bytes, last: u64::from_le_bytes(*bytes.last_chunk()?), at: 0 };
     let sid = SessionId::new(r.vu57()?).ok().filter(|&sid| sid != SessionId::SYSTEM)?;
     let time = r.vu57().filter(|&time| time <= MAX_ID)?;
@@ -33,36 +42,25 @@ pub(super) fn read(bytes: &[u8]) -> Option<Head> {
     let &[0xf7, 1, octet] = bytes.get(r.at..r.at + 3)? else { return None };
     let ops_at = r.at + 2;
     r.at += 3;
-    let (mut foreign, bits) = (false, octet & 7);
-    let (keystroke, span) = match octet >> 3 {
-        code::INS_STR => {
-            let len = if bits == 0 { r.vu57().filter(|&len| len > 7)? } else { bits.into() };
-            let obj = r.id(sid, &mut foreign)?;
-            let after = r.id(sid, &mut foreign)?;
-            let text = bytes.get(r.at..)?;
-            if text.len() as u64 != len {
-                return None;
-            }
-            let units = if text.is_ascii() { text.len() } else { Wtf8::new(text).ok()?.units() };
-            let (at, units) = (u32::try_from(r.at).ok()?, u32::try_from(units).ok()?);
-            (Keystroke::Text { obj, after, at, units }, units.into())
-        }
-        code::DEL if bits == 1 => {
-            let obj = r.id(sid, &mut foreign)?;
-            let start = r.id(sid, &mut foreign)?;
-            let span = r.vu57().filter(|&span| span > 0 && span <= MAX_ID - start.time + 1)?;
-            if r.at != bytes.len() {
-                return None;
-            }
-            (Keystroke::Del { obj, start, span }, 1)
-        }
-        _ => return None,
-    };
+    let (mut foreign, bits, is_text) = (false, octet & 7, octet >> 3 == code::INS_STR);
+    if !is_text && octet != code::DEL << 3 | 1 {
+        return None;
+    }
+    let len = if is_text && bits == 0 { r.vu57().filter(|&len| len > 7)? } else { bits.into() };
+    let obj = r.id(sid, &mut foreign)?;
+    let at = r.id(sid, &mut foreign)?;
+    let deleted =
+        if is_text { 0 } else { r.vu57().filter(|&span| span > 0 && span <= MAX_ID - at.time + 1)? };
+    let text = bytes.get(r.at..)?;
+    if text.len() as u64 != if is_text { len } else { 0 } {
+        return None;
+    }
+    let text = if text.is_ascii() { Wtf8::trusted(text) } else { Wtf8::new(text).ok()? };
+    let span = if is_text { text.units() as u64 } else { 1 };
     if time + span > MAX_ID {
         return None;
     }
-    let id = Timestamp::new(sid, time);
-    Some(Head { id, span, op_count: 1, meta: None, ops_at, foreign, keystroke: Some(keystroke) })
+    Some(Keystroke { id: Timestamp::new(sid, time), span, obj, at, text, deleted, foreign, ops_at })
 }
 
 /// Reads numbers by words of eight bytes.
@@ -184,22 +182,23 @@ mod tests {
 
     /// What was read at once says the same as what the general reader finds.
     fn check(bytes: &[u8]) -> bool {
-        let Some(head) = read(bytes) else { return false };
+        let Some(keystroke) = read(bytes) else { return false };
         let (patch, canonical) = PatchRef::decode_any(bytes).unwrap();
         assert!(canonical);
-        assert_eq!((head.id, head.span, head.op_count), (patch.id(), patch.span(), patch.op_count()));
-        assert_eq!((head.ops_at, head.foreign), (patch.head.ops_at, patch.head.foreign));
+        assert_eq!(keystroke.head(), patch.head);
         let ops: Vec<_> = patch.ops().collect();
         let [(_, op)] = ops[..] else { panic!("{} operations", ops.len()) };
-        match (head.keystroke.unwrap(), op) {
-            (Keystroke::Text { obj, after, at, units }, Op::InsStr { obj: o, after: a, text, units: u }) => {
-                assert_eq!((obj, after, u64::from(units)), (o, a, u));
-                assert_eq!(&bytes[at as usize..], text.as_bytes());
+        let Keystroke { obj, at, text, deleted, span, .. } = keystroke;
+        match op {
+            Op::InsStr { obj: o, after, text: t, units } => {
+                assert_eq!((obj, at, text, span, deleted), (o, after, t, units, 0));
             }
-            (Keystroke::Del { obj, start, span }, Op::Del { obj: o, spans }) => {
-                assert_eq!((obj, vec![Timespan { start, span }]), (o, spans.collect()));
+            Op::Del { obj: o, spans } => {
+                let spans: Vec<_> = spans.collect();
+                assert_eq!((obj, vec![Timespan { start: at, span: deleted }]), (o, spans));
+                assert!(text.is_empty() && deleted > 0);
             }
-            (keystroke, op) => panic!("{keystroke:?} is {op:?}"),
+            op => panic!("{keystroke:?} is {op:?}"),
         }
         true
     }

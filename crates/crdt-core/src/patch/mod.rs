@@ -4,7 +4,7 @@
 //! they are walked, without allocation. [`PatchBuilder`] writes those bytes.
 
 mod builder;
-mod keystroke;
+pub(crate) mod keystroke;
 pub(crate) mod op;
 mod rewrite;
 
@@ -12,7 +12,6 @@ use std::{fmt, sync::Arc};
 
 pub use builder::PatchBuilder;
 pub(crate) use builder::js_order;
-pub(crate) use keystroke::Keystroke;
 pub use op::{Con, Entries, Ids, Op, Slots, Spans};
 pub use rewrite::RewriteError;
 
@@ -20,7 +19,7 @@ use crate::{
     SessionId, StateVector, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{Burst, Reader, put_vu57},
+        wire::{Reader, burst, put_vu57},
     },
     id::MAX_ID,
     text::Wtf8,
@@ -41,7 +40,7 @@ pub struct Patch {
 }
 
 /// What a patch says before its operations, and where they start.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     id: Timestamp,
     span: u64,
@@ -50,8 +49,6 @@ struct Head {
     ops_at: usize,
     /// Whether it may name ids of other sessions. Where that is not known it is said to.
     foreign: bool,
-    /// The operation, if it is the only one and usual, and was read.
-    keystroke: Option<Keystroke>,
 }
 
 impl<'a> PatchRef<'a> {
@@ -59,8 +56,8 @@ impl<'a> PatchRef<'a> {
     /// [`Patch::decode`] respells them.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        if let Some(head) = keystroke::read(bytes) {
-            return Ok(Self { bytes, head });
+        if let Some(keystroke) = keystroke::read(bytes) {
+            return Ok(Self { bytes, head: keystroke.head() });
         }
         match Self::decode_any(bytes)? {
             (patch, true) => Ok(patch),
@@ -103,19 +100,13 @@ impl<'a> PatchRef<'a> {
                 max: MAX_ID,
             });
         }
-        let head = Head { id, span, op_count, meta, ops_at, foreign: r.foreign, keystroke: None };
+        let head = Head { id, span, op_count, meta, ops_at, foreign: r.foreign };
         Ok((Self { bytes, head }, r.canonical))
     }
 
     /// The id of the first operation.
     pub const fn id(&self) -> Timestamp {
         self.head.id
-    }
-
-    /// The operation, if it is the only one and usual, and was read.
-    #[inline]
-    pub(crate) const fn keystroke(&self) -> Option<Keystroke> {
-        self.head.keystroke
     }
 
     /// How many ticks all operations take.
@@ -272,8 +263,8 @@ impl Patch {
     /// Takes bytes from anyone as a patch: checks them and, if they spell it in another way than json-joy's encoder and
     /// ours do, respells it.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        if let Some(head) = keystroke::read(bytes) {
-            return Ok(Self { bytes: bytes.into(), head });
+        if let Some(keystroke) = keystroke::read(bytes) {
+            return Ok(Self { bytes: bytes.into(), head: keystroke.head() });
         }
         let (patch, canonical) = PatchRef::decode_any(bytes)?;
         if canonical {
@@ -292,7 +283,7 @@ impl Patch {
         let mut bytes = Vec::with_capacity(30 + meta.map_or(0, <[u8]>::len) + body.len());
         let (meta, ops_at) = put_head(&mut bytes, id, meta, op_count);
         bytes.extend_from_slice(body);
-        let head = Head { id, span, op_count, meta, ops_at, foreign: true, keystroke: None };
+        let head = Head { id, span, op_count, meta, ops_at, foreign: true };
         Self { bytes: bytes.into(), head }
     }
 
@@ -349,6 +340,7 @@ impl Patch {
 }
 
 /// Writes all that stands before the operations; tells where the meta value is and where the operations start.
+#[inline]
 fn put_head(
     out: &mut Vec<u8>,
     id: Timestamp,
@@ -356,17 +348,17 @@ fn put_head(
     op_count: u64,
 ) -> (Option<(usize, usize)>, usize) {
     let start = out.len();
-    let mut head = Burst::new();
-    head.vu57(id.sid.get());
-    head.vu57(id.time);
-    let Some(value) = meta else {
-        head.u8(0xf7);
-        head.vu57(op_count);
-        head.append_to(out);
-        return (None, out.len() - start);
-    };
-    head.u8(0x81);
-    head.append_to(out);
+    burst(out, |head| {
+        head.vu57(id.sid.get());
+        head.vu57(id.time);
+        if meta.is_none() {
+            head.u8(0xf7);
+            head.vu57(op_count);
+        } else {
+            head.u8(0x81);
+        }
+    });
+    let Some(value) = meta else { return (None, out.len() - start) };
     let from = out.len() - start;
     out.extend_from_slice(value);
     let meta = (from, out.len() - start);

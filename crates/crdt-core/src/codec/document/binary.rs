@@ -4,7 +4,7 @@
 
 use super::{
     DocumentError, Nodes, Walk,
-    table::{Table, TableWriter},
+    table::{Place, Table, TableWriter},
 };
 use crate::{
     Document, SessionId, Timestamp,
@@ -31,20 +31,29 @@ pub(super) mod kind {
 }
 
 /// How ids are written.
-enum IdWriter {
+pub(super) enum IdWriter {
     Logical(TableWriter),
     Server,
 }
 
 impl IdWriter {
     #[inline]
-    fn put(&mut self, out: &mut Vec<u8>, id: Timestamp) {
+    pub(super) fn put(&mut self, out: &mut Vec<u8>, id: Timestamp) {
         match self {
             Self::Logical(table) => {
                 let (place, distance) = table.relative(id);
                 put_pair(out, place, distance);
             }
             Self::Server => put_vu57(out, id.time),
+        }
+    }
+
+    /// Writes an id and returns what others of its session are relative to.
+    pub(super) fn put_placed(&mut self, out: &mut Vec<u8>, id: Timestamp) -> Option<Place> {
+        self.put(out, id);
+        match self {
+            Self::Logical(table) => Some(table.placed(id)),
+            Self::Server => None,
         }
     }
 }
@@ -157,18 +166,11 @@ impl<'d> Writer<'d> {
                 self.stack.push(Frame::Vec(places));
             }
             Content::Str(chunks) => {
-                self.put_header(kind::STR, chunks.clone().count());
-                for chunk in chunks {
-                    self.ids.put(&mut self.out, chunk.id());
-                    if chunk.is_tombstone() {
-                        cbor::put_head(&mut self.out, 0, chunk.span());
-                    } else {
-                        super::put_chunk_text(&mut self.out, &chunk, &mut self.scratch);
-                    }
-                }
+                self.put_header(kind::STR, chunks.total());
+                super::quick::put_text_chunks(&mut self.out, &mut self.ids, &chunks, &mut self.scratch);
             }
             Content::Bin(chunks) => {
-                self.put_header(kind::BIN, chunks.clone().count());
+                self.put_header(kind::BIN, chunks.total());
                 for chunk in chunks {
                     self.ids.put(&mut self.out, chunk.id());
                     put_b1vu56(&mut self.out, chunk.is_tombstone(), chunk.span());
@@ -178,7 +180,7 @@ impl<'d> Writer<'d> {
                 }
             }
             Content::Arr(chunks) => {
-                self.put_header(kind::ARR, chunks.clone().count());
+                self.put_header(kind::ARR, chunks.total());
                 self.stack.push(Frame::Arr { chunks, children: Vec::new() });
             }
         }

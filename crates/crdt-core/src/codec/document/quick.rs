@@ -1,11 +1,17 @@
-//! The chunks of a long text in a snapshot, read fast: ids near their entry of the clock table, ASCII, tombstones.
+//! The chunks of a long text in a snapshot, read and written fast: ASCII and tombstones.
 //!
 //! What is unusual in any way is left to the general reader, which finds what is wrong with it, if anything is.
 
-use super::table::Table;
+use super::{
+    binary::IdWriter,
+    table::{Place, Table},
+};
 use crate::{
-    codec::wire::Reader,
-    document::{ChunkLoader, SessionIx},
+    codec::{
+        cbor,
+        wire::{Burst, Reader, burst},
+    },
+    document::{ChunkLoader, Chunks, SessionIx, TextChunk},
     text::Wtf8,
 };
 
@@ -80,4 +86,66 @@ fn vu57(word: u64) -> Option<(u64, usize)> {
     let word = word & 0x0000_ffff_0000_ffff | (word & 0xffff_0000_ffff_0000) >> 2;
     let word = word & 0x0000_0000_ffff_ffff | (word & 0xffff_ffff_0000_0000) >> 4;
     Some((word, len as usize))
+}
+
+/// Writes the chunks of a text.
+pub(super) fn put_text_chunks(
+    out: &mut Vec<u8>,
+    ids: &mut IdWriter,
+    chunks: &Chunks<'_>,
+    scratch: &mut Vec<u8>,
+) {
+    out.reserve(chunks.visible() as usize + 8 * chunks.total());
+    let mut known: Vec<Option<Place>> = Vec::new();
+    chunks.for_each_text(|chunk| match chunk {
+        TextChunk::Plain { session, time, span, ascii } => {
+            let place = known.get(session).copied().flatten().filter(|place| time <= place.time);
+            if place.is_none() {
+                let place = ids.put_placed(out, chunks.id(session, time));
+                known.resize(known.len().max(session + 1), None);
+                known[session] = place;
+            }
+            burst(out, |burst| {
+                if let Some(place) = place {
+                    burst.pair(place.number, place.time - time);
+                }
+                if ascii.is_some() { text_head(burst, span) } else { span_head(burst, span) }
+            });
+            if let Some(ascii) = ascii {
+                out.extend_from_slice(ascii);
+            }
+        }
+        TextChunk::Other(chunk) => {
+            ids.put(out, chunk.id());
+            if chunk.is_tombstone() {
+                cbor::put_head(out, 0, chunk.span());
+            } else {
+                super::put_chunk_text(out, &chunk, scratch);
+            }
+        }
+    });
+}
+
+/// The head of ASCII, as `cbor::put_text_head` has it.
+#[inline(always)]
+fn text_head(burst: &mut Burst<'_>, units: u32) {
+    let width = match units {
+        0..6 => 0,
+        6..0x40 => 1,
+        0x40..0x4000 => 2,
+        0x4000.. => 4,
+    };
+    burst.head(0x60, width, units);
+}
+
+/// The length of a tombstone, as `cbor::put_head` has it.
+#[inline(always)]
+fn span_head(burst: &mut Burst<'_>, span: u32) {
+    let width = match span {
+        0..24 => 0,
+        24..0x100 => 1,
+        0x100..0x1_0000 => 2,
+        0x1_0000.. => 4,
+    };
+    burst.head(0, width, span);
 }

@@ -75,6 +75,12 @@ impl TableWriter {
         (place as u64 + 1, self.entries[place].time - id.time)
     }
 
+    /// The session's entry that [`relative`](Self::relative) took for an id.
+    pub(super) fn placed(&mut self, id: Timestamp) -> Place {
+        let place = self.place(id);
+        Place { number: place as u64 + 1, time: self.entries[place].time }
+    }
+
     /// The place of an id's session from 0. Where ids are written with plain times, no entry needs to be high enough.
     pub(super) fn index(&mut self, id: Timestamp) -> u64 {
         match self.places.get(&id.sid.get()) {
@@ -96,6 +102,13 @@ impl TableWriter {
             put_vu57(out, entry.time);
         }
     }
+}
+
+/// An entry: its place from 1, and its time.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) number: u64,
+    pub(super) time: u64,
 }
 
 /// A table that was read.

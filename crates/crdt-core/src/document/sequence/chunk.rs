@@ -106,6 +106,12 @@ impl Chunk {
         self.session == next.session && self.end() == next.time
     }
 
+    /// Whether this chunk and the next one are pieces of what is one chunk to the outside.
+    #[inline]
+    pub(in crate::document) const fn goes_on_in(&self, next: &Self) -> bool {
+        next.span.is_soft() && !next.span.is_dead() && !self.span.is_dead() && self.precedes(next)
+    }
+
     /// Whether two neighbours are tombstones to be joined.
     pub(in crate::document) const fn joins(&self, next: &Self) -> bool {
         self.span.is_dead() && next.span.is_dead() && self.precedes(next)

@@ -11,7 +11,7 @@ mod tree;
 use super::content::Arena;
 use few::Few;
 use runs::Runs;
-use tree::Tree;
+use tree::{Tree, TreeWalk};
 
 pub(super) use chunk::{Chunk, Id, SPAN_MAX, Span};
 pub(super) use runs::At;
@@ -379,13 +379,12 @@ impl Sequence {
     }
 
     /// All chunks as they lie here, in order.
-    pub(super) fn chunks(&self) -> impl Iterator<Item = Chunk> + '_ {
-        let mut at = self.first();
-        std::iter::from_fn(move || {
-            let here = at?;
-            at = self.next(here);
-            Some(self.chunk(here))
-        })
+    #[inline]
+    pub(super) fn chunks(&self) -> Walk<'_> {
+        match &self.storage {
+            Storage::Few(few) => Walk { few: few.0.iter(), tree: None },
+            Storage::Many(tree) => Walk { few: [].iter(), tree: Some(tree.walk()) },
+        }
     }
 
     /// Rewrites where the contents of live chunks lie.
@@ -451,6 +450,25 @@ impl Sequence {
             tree.seal();
             self.storage = Storage::Many(tree);
             self.cursor = None;
+        }
+    }
+}
+
+/// All chunks of a sequence in order.
+#[derive(Debug, Clone)]
+pub(super) struct Walk<'s> {
+    few: std::slice::Iter<'s, Chunk>,
+    tree: Option<TreeWalk<'s>>,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Chunk;
+
+    #[inline]
+    fn next(&mut self) -> Option<Chunk> {
+        match &mut self.tree {
+            Some(tree) => tree.next(),
+            None => self.few.next().copied(),
         }
     }
 }

@@ -83,6 +83,12 @@ impl Tree {
         index::find_double(&self.leaves)
     }
 
+    /// All chunks in order.
+    #[inline]
+    pub(super) fn walk(&self) -> TreeWalk<'_> {
+        TreeWalk { leaves: &self.leaves, leaf: &self.leaves[self.head as usize], slot: 0 }
+    }
+
     fn index(&self) -> &Index {
         self.index.get_or_init(|| Index::build(&self.leaves))
     }
@@ -154,5 +160,26 @@ impl Tree {
             + self.leaves.capacity() * size_of::<Leaf>()
             + self.inner.capacity() * size_of::<Inner>()
             + self.index.get().map_or(0, Index::size_bytes)
+    }
+}
+
+/// All chunks of a tree in order.
+#[derive(Debug, Clone)]
+pub(super) struct TreeWalk<'t> {
+    leaves: &'t [Leaf],
+    leaf: &'t Leaf,
+    slot: usize,
+}
+
+impl TreeWalk<'_> {
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<Chunk> {
+        while self.slot >= self.leaf.len as usize {
+            self.leaf = self.leaves.get(self.leaf.next as usize)?;
+            self.slot = 0;
+        }
+        let chunk = self.leaf.get(self.slot & (WIDTH - 1));
+        self.slot += 1;
+        Some(chunk)
     }
 }
