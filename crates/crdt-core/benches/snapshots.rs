@@ -9,7 +9,7 @@ use crdt_core::{
     Document, Model, Patch, SessionId,
     codec::{Log, Packing},
 };
-use criterion::Criterion;
+use criterion::{BatchSize, Criterion};
 use serde_json::{Value, json};
 
 fn session() -> SessionId {
@@ -118,6 +118,21 @@ fn main() {
         group.sample_size(10);
         group.bench_function("serde_json, plain view", |b| {
             b.iter(|| serde_json::from_slice::<Value>(black_box(&plain)).expect("JSON"));
+        });
+        let base = of_json(&json!({}));
+        group.bench_function("set, message, apply", |b| {
+            b.iter_batched(
+                || (Model::from(base.clone()), base.fork(SessionId::new(200_000).expect("an id below the bound"))),
+                |(mut model, mut other)| {
+                    let keys = json.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value));
+                    model.api().obj("").expect("a map").set(keys).expect("room");
+                    let patch = model.flush();
+                    let applied = patch.map(|patch| other.apply(&patch).expect("room"));
+                    assert_eq!(applied.is_some(), json.is_object());
+                    (model, other)
+                },
+                BatchSize::PerIteration,
+            );
         });
         group.finish();
     }

@@ -6,7 +6,8 @@
 
 use crdt_core::{
     Applied, Document, Model, Patch, SessionId, Text, Timestamp, Value,
-    document::{Content, Kind},
+    codec::Packing,
+    document::{Compaction, Content, Kind},
     patch::Op,
 };
 use proptest::prelude::*;
@@ -115,12 +116,22 @@ struct Replica {
     lists: Vec<List>,
     /// For each session how many of its patches have come.
     come: [usize; SESSIONS],
+    /// Whether tombstones were dropped: then only what can be seen is compared.
+    compacted: bool,
 }
 
 impl Replica {
     fn check(&self) {
         self.model.document().check().unwrap();
         for list in &self.lists {
+            if self.compacted {
+                let live = |elements: &[Element]| -> Vec<Element> {
+                    elements.iter().copied().filter(|element| element.live).collect()
+                };
+                let shown = elements(self.model.document(), list.node.unwrap());
+                assert_eq!(live(&shown), live(&list.elements));
+                continue;
+            }
             let expected: Vec<Element> = list
                 .elements
                 .iter()
@@ -206,7 +217,8 @@ fn edit(replica: &mut Replica, edit: impl FnOnce(&mut Model)) -> Option<Patch> {
     Some(patch)
 }
 
-fn run(steps: Vec<Step>) {
+/// Runs steps; between them everyone gets everything, and those whose bit is set drop their tombstones.
+fn run(phases: Vec<(Vec<Step>, u8)>) {
     let mut base = Model::new(SessionId::new(70_000).unwrap());
     base.api().root(&json!({"str": "ab", "bin": null, "arr": [1]})).unwrap();
     base.api().obj("").unwrap().set([("bin", vec![1u8, 2])]).unwrap();
@@ -224,107 +236,122 @@ fn run(steps: Vec<Step>) {
                 nodes.iter().map(|&node| List { node: Some(node), ..List::default() }).collect();
             lists.iter_mut().for_each(|list| list.apply(&first));
             let model = base.fork(SessionId::new(80_000 - at * 7).unwrap());
-            Replica { model, lists, come: [0; SESSIONS] }
+            Replica { model, lists, come: [0; SESSIONS], compacted: false }
         })
         .collect();
     let mut logs: Vec<Vec<Patch>> = vec![Vec::new(); SESSIONS];
     let mut typed = [0; SESSIONS];
 
-    for step in steps {
-        let touched = match step {
-            Step::Insert { session, what, place, text } => {
-                let patch = edit(&mut replicas[session], |model| match what {
-                    0 => {
+    for (steps, compacting) in phases {
+        for step in steps {
+            let touched = match step {
+                Step::Insert { session, what, place, text } => {
+                    let patch = edit(&mut replicas[session], |model| match what {
+                        0 => {
+                            let mut str = model.api().str("/str").unwrap();
+                            let at = place % (str.len() + 1);
+                            str.ins(at, &*text).unwrap();
+                            typed[session] = at + Text::from(&*text).as_wtf8().units();
+                        }
+                        1 => {
+                            let mut bin = model.api().bin("/bin").unwrap();
+                            let at = place % (bin.len() + 1);
+                            bin.ins(at, text.as_bytes()).unwrap();
+                        }
+                        _ => {
+                            let mut arr = model.api().arr("/arr").unwrap();
+                            let at = place % (arr.len() + 1);
+                            arr.ins(at, text.chars().map(|c| Value::from(c.to_string()))).unwrap();
+                        }
+                    });
+                    logs[session].extend(patch);
+                    session
+                }
+                Step::Type { session, text } => {
+                    let patch = edit(&mut replicas[session], |model| {
                         let mut str = model.api().str("/str").unwrap();
-                        let at = place % (str.len() + 1);
+                        let at = typed[session].min(str.len());
                         str.ins(at, &*text).unwrap();
                         typed[session] = at + Text::from(&*text).as_wtf8().units();
-                    }
-                    1 => {
-                        let mut bin = model.api().bin("/bin").unwrap();
-                        let at = place % (bin.len() + 1);
-                        bin.ins(at, text.as_bytes()).unwrap();
-                    }
-                    _ => {
-                        let mut arr = model.api().arr("/arr").unwrap();
-                        let at = place % (arr.len() + 1);
-                        arr.ins(at, text.chars().map(|c| Value::from(c.to_string()))).unwrap();
-                    }
-                });
-                logs[session].extend(patch);
-                session
-            }
-            Step::Type { session, text } => {
-                let patch = edit(&mut replicas[session], |model| {
-                    let mut str = model.api().str("/str").unwrap();
-                    let at = typed[session].min(str.len());
-                    str.ins(at, &*text).unwrap();
-                    typed[session] = at + Text::from(&*text).as_wtf8().units();
-                });
-                logs[session].extend(patch);
-                session
-            }
-            Step::Delete { session, what, place, len } => {
-                let patch = edit(&mut replicas[session], |model| match what {
-                    0 => {
-                        let mut str = model.api().str("/str").unwrap();
-                        let (at, total) = (place % (str.len() + 1), str.len());
-                        // Every other one right before where was typed, as a backspace.
-                        let at =
-                            if place % 2 == 0 { typed[session].min(total).saturating_sub(len) } else { at };
-                        str.del(at, len.min(total - at)).unwrap();
-                        typed[session] = at;
-                    }
-                    1 => {
-                        let mut bin = model.api().bin("/bin").unwrap();
-                        let at = place % (bin.len() + 1);
-                        let len = len.min(bin.len() - at);
-                        bin.del(at, len).unwrap();
-                    }
-                    _ => {
-                        let mut arr = model.api().arr("/arr").unwrap();
-                        let at = place % (arr.len() + 1);
-                        let len = len.min(arr.len() - at);
-                        arr.del(at, len).unwrap();
-                    }
-                });
-                logs[session].extend(patch);
-                session
-            }
-            Step::Deliver { to, from, twice } => {
-                if to == from {
-                    continue;
+                    });
+                    logs[session].extend(patch);
+                    session
                 }
-                deliver(&mut replicas[to], &logs, from, twice);
-                to
-            }
-        };
-        replicas[touched].check();
-    }
+                Step::Delete { session, what, place, len } => {
+                    let patch = edit(&mut replicas[session], |model| match what {
+                        0 => {
+                            let mut str = model.api().str("/str").unwrap();
+                            let (at, total) = (place % (str.len() + 1), str.len());
+                            // Every other one right before where was typed, as a backspace.
+                            let at = if place % 2 == 0 {
+                                typed[session].min(total).saturating_sub(len)
+                            } else {
+                                at
+                            };
+                            str.del(at, len.min(total - at)).unwrap();
+                            typed[session] = at;
+                        }
+                        1 => {
+                            let mut bin = model.api().bin("/bin").unwrap();
+                            let at = place % (bin.len() + 1);
+                            let len = len.min(bin.len() - at);
+                            bin.del(at, len).unwrap();
+                        }
+                        _ => {
+                            let mut arr = model.api().arr("/arr").unwrap();
+                            let at = place % (arr.len() + 1);
+                            let len = len.min(arr.len() - at);
+                            arr.del(at, len).unwrap();
+                        }
+                    });
+                    logs[session].extend(patch);
+                    session
+                }
+                Step::Deliver { to, from, twice } => {
+                    if to == from {
+                        continue;
+                    }
+                    deliver(&mut replicas[to], &logs, from, twice);
+                    to
+                }
+            };
+            replicas[touched].check();
+        }
 
-    // Everyone gets everything.
-    for (to, replica) in replicas.iter_mut().enumerate() {
-        let mut progress = true;
-        while progress {
-            progress = false;
-            for from in (0..SESSIONS).filter(|&from| from != to) {
-                while deliver(replica, &logs, from, false) {
-                    progress = true;
+        // Everyone gets everything.
+        for (to, replica) in replicas.iter_mut().enumerate() {
+            let mut progress = true;
+            while progress {
+                progress = false;
+                for from in (0..SESSIONS).filter(|&from| from != to) {
+                    while deliver(replica, &logs, from, false) {
+                        progress = true;
+                    }
                 }
             }
+            replica.check();
         }
-        replica.check();
-    }
-    for replica in &replicas {
-        assert_eq!(replica.model.view(), replicas[0].model.view());
-        for list in 0..3 {
-            assert_eq!(replica.lists[list].elements, replicas[0].lists[list].elements);
+        for replica in &replicas {
+            assert_eq!(replica.model.view(), replicas[0].model.view());
+            for list in 0..3 {
+                assert_eq!(replica.lists[list].elements, replicas[0].lists[list].elements);
+            }
+            let expected = Text::from_utf16(replica.text());
+            assert_eq!(replica.model.view().get("str"), Some(&Value::Text(expected)));
+            assert_eq!(replica.model.document().state_vector().len(), {
+                1 + logs.iter().filter(|log| !log.is_empty()).count()
+            });
         }
-        let expected = Text::from_utf16(replica.text());
-        assert_eq!(replica.model.view().get("str"), Some(&Value::Text(expected)));
-        assert_eq!(replica.model.document().state_vector().len(), {
-            1 + logs.iter().filter(|log| !log.is_empty()).count()
-        });
+        for (at, replica) in replicas.iter_mut().enumerate().filter(|(at, _)| compacting >> at & 1 == 1) {
+            let stable = replica.model.document().state_vector();
+            let compaction = replica.model.compact(&stable);
+            assert!(matches!(compaction, Compaction::Done { .. }), "{at}: {compaction:?}");
+            replica.compacted = true;
+            replica.check();
+            let native = replica.model.document().to_native(Packing::Plain);
+            let back = Document::from_native(&native, replica.model.document().session()).unwrap();
+            assert_eq!(back.compacted_to(), replica.model.document().compacted_to());
+        }
     }
 }
 
@@ -333,7 +360,18 @@ proptest! {
 
     #[test]
     fn replicas_equal_the_plain_list(steps in prop::collection::vec(step(), 1..160)) {
-        run(steps);
+        run(vec![(steps, 0)]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn dropped_tombstones_change_nothing_that_is_to_come(
+        phases in prop::collection::vec((prop::collection::vec(step(), 1..60), any::<u8>()), 2..4),
+    ) {
+        run(phases);
     }
 }
 

@@ -16,7 +16,10 @@ use super::{
     shape::{at, found, item, items},
     wire::Reader,
 };
-use crate::{Document, Patch, SessionId, Timestamp, Value, document::ApplyError};
+use crate::{
+    Document, Patch, SessionId, StateVector, Timestamp, Value,
+    document::{ApplyError, Compaction},
+};
 
 /// A document's history: where it starts, and what happened since.
 ///
@@ -172,6 +175,24 @@ impl Log {
         self.start = self.at(id)?;
         self.patches.retain(|&patch, _| patch > id);
         Ok(())
+    }
+
+    /// Forgets the history up to a version, and the tombstones of what was deleted before it: the start becomes the document
+    /// at that version, [compacted](Document::compact), on the same condition: all replicas have reached it.
+    ///
+    /// When the history does not pass through the version, or starts after it, nothing changes.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; then nothing has changed.
+    pub fn compact(&mut self, stable: &StateVector) -> Result<Compaction, ApplyError> {
+        let is_before = |patch: &Patch| patch.next_time() <= stable.get(&patch.id().sid) + 1;
+        let mut start = self.replay(self.patches.values().filter(|patch| is_before(patch)))?;
+        let compaction = start.compact(stable);
+        if let Compaction::Done { .. } = compaction {
+            self.start = start;
+            self.patches.retain(|_, patch| !is_before(patch));
+        }
+        Ok(compaction)
     }
 
     /// Writes the log.

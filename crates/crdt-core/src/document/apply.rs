@@ -43,6 +43,19 @@ pub enum ApplyError {
         /// The bound.
         max: u64,
     },
+    /// Tombstones that it may refer to have been dropped. Whoever made it had not seen what everyone was said to have
+    /// seen ([`Document::compact`]): it has to start again from a snapshot.
+    #[error(
+        "patch {patch} needs {names}, which may be gone: the document was compacted up to time {compacted_to}"
+    )]
+    Compacted {
+        /// The patch's id.
+        patch: Timestamp,
+        /// The first time of it that is not known, or the element that is gone.
+        names: Timestamp,
+        /// The time up to which tombstones have been dropped.
+        compacted_to: u64,
+    },
     /// In server order, a patch that the server cannot have numbered yet.
     #[error("patch {id} is ahead of the server's time {time}")]
     Ahead {
@@ -161,6 +174,14 @@ impl Document {
         }
     }
 
+    /// Whether all times of a patch have been seen.
+    fn has_seen_all(&self, patch: PatchRef<'_>) -> bool {
+        patch
+            .next_time()
+            .checked_sub(1)
+            .is_some_and(|last| self.has_seen(Timestamp::new(patch.id().sid, last)))
+    }
+
     /// Takes in a patch at once, as the reference does: an operation whose target or reference is unknown has no
     /// effect, now and for ever. For callers that have made sure of causal order themselves.
     ///
@@ -174,6 +195,11 @@ impl Document {
     fn take_in(&mut self, patch: PatchRef<'_>, seen: Option<u64>) -> Result<Applied, ApplyError> {
         let (id, end) = (patch.id(), patch.next_time());
         self.admit(id, patch.as_bytes().len() as u64)?;
+        if self.compacted_to > 0 && id.time <= self.compacted_to && self.has_seen_all(patch) {
+            // What it made may have been dropped since.
+            return Ok(Applied::Known);
+        }
+        self.admit_late(patch, seen)?;
         let session = self.store.sessions.enter(id.sid.get());
         let known = end > 0 && self.has_seen(Timestamp::new(id.sid, end - 1));
         self.observe(session, end.max(1) - 1);

@@ -26,7 +26,7 @@ impl Document {
         let Keystroke { id, span, obj, at, text, deleted, .. } = keystroke;
         let session = self.store.sessions.get(id.sid.get()).filter(|&session| session != self.own)?;
         let seen = self.store.sessions.at(session).seen?;
-        if id.time <= seen || self.order != Order::Logical {
+        if id.time <= seen.max(self.compacted_to) || self.order != Order::Logical {
             return None;
         }
         let sequence = self.text_at(obj)?;

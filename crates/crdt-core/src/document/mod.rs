@@ -10,6 +10,7 @@
 mod apply;
 mod bulk;
 mod check;
+mod compact;
 mod content;
 mod edit;
 mod keys;
@@ -29,6 +30,7 @@ mod view;
 
 pub use apply::{Applied, ApplyError, ReceiveError};
 pub(crate) use bulk::{Bulk, NativeId};
+pub use compact::Compaction;
 pub use load::{ChunkLoader, LoadError, Loader, NodeIx, SessionIx};
 pub use locate::Located;
 pub use node::Kind;

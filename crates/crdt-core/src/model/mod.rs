@@ -24,8 +24,8 @@ use change::Watch;
 use undo::Undo;
 
 use crate::{
-    Patch, PatchBuilder, SessionId, Timestamp, Value,
-    document::{Applied, ApplyError, Document, Effect, Kind, NodeRef, Observer},
+    Patch, PatchBuilder, SessionId, StateVector, Timestamp, Value,
+    document::{Applied, ApplyError, Compaction, Document, Effect, Kind, NodeRef, Observer},
 };
 
 /// A document with the edits that have not been sent yet.
@@ -201,6 +201,12 @@ impl Model {
     pub fn set_now(&mut self, now: Duration) {
         self.now = Some(now);
         self.set_undo_now(now);
+    }
+
+    /// Drops tombstones that nobody can refer to any more: [`Document::compact`]. Edits that were not flushed are ahead of
+    /// what everyone has reached.
+    pub fn compact(&mut self, stable: &StateVector) -> Compaction {
+        self.doc.compact(stable)
     }
 
     /// The edits.
