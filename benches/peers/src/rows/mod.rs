@@ -1,0 +1,5 @@
+//! What is measured.
+
+pub mod bench;
+pub mod json;
+pub mod text;

@@ -1,0 +1,314 @@
+//! Recorded keystrokes.
+
+use serde_json::Value;
+
+use crdt_core::{
+    Document,
+    codec::{Log, Packing},
+};
+
+use crate::{
+    memory,
+    peers::{Automerge, Diamond, Edit, Loro, Peer, Weft, Yrs, json_joy::JsonJoy, type_in_cola},
+    table::{Row, timed},
+};
+
+/// Calls a macro for each peer that has text.
+macro_rules! each_text_peer {
+    ($each:ident) => {
+        $each!(Weft);
+        $each!(Diamond);
+        $each!(Loro);
+        $each!(Yrs);
+        $each!(Automerge);
+    };
+}
+
+pub struct Trace {
+    pub edits: Vec<Edit>,
+    pub end: String,
+}
+
+fn read(path: &str) -> Value {
+    let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_reader(flate2::read::GzDecoder::new(file)).expect("a trace is JSON")
+}
+
+fn edits(patches: &Value) -> Vec<Edit> {
+    let number = |value: &Value| value.as_u64().expect("a position") as usize;
+    let edit = |patch: &Value| Edit {
+        at: number(&patch[0]),
+        del: number(&patch[1]),
+        ins: patch[2].as_str().expect("text").to_owned(),
+    };
+    patches.as_array().expect("patches").iter().map(edit).collect()
+}
+
+pub fn trace(path: &str) -> Trace {
+    let trace = read(path);
+    let txns = trace["txns"].as_array().expect("transactions");
+    Trace {
+        edits: txns.iter().flat_map(|txn| edits(&txn["patches"])).collect(),
+        end: trace["endContent"].as_str().expect("the end").to_owned(),
+    }
+}
+
+fn typed<P: Peer>(trace: &Trace) -> P {
+    let mut peer = P::new(0);
+    peer.type_all(&trace.edits, None);
+    assert_eq!(peer.text(), trace.end);
+    peer
+}
+
+pub fn local(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+    let mut row = Row::new("automerge-paper, each edit committed", "ms")
+        .goal(20.0, "json-joy")
+        .goal(1.0, "diamond-types");
+    macro_rules! add {
+        ($peer:ident) => {
+            row.add($peer::NAME, || {
+                let work = |mut peer: $peer| {
+                    peer.type_all(&trace.edits, None);
+                    peer
+                };
+                timed($peer::new(0), work, |mut peer| assert_eq!(peer.text(), trace.end))
+            });
+        };
+    }
+    each_text_peer!(add);
+    let units = trace.end.encode_utf16().count();
+    row.add("cola, no text", || timed((), |()| type_in_cola(&trace.edits), |len| assert_eq!(len, units)));
+    add_js(&mut row, js, "local");
+    row.run(rounds);
+}
+
+pub fn add_js<'r>(row: &mut Row<'r>, js: Option<&'r JsonJoy>, name: &'static str) {
+    if let Some(js) = js {
+        row.add("json-joy", move || js.run(name));
+    }
+}
+
+pub fn messages(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+    let mut row = Row::new("the same with a message per edit", "ms").goal(30.0, "json-joy");
+    macro_rules! add {
+        ($peer:ident) => {
+            row.add($peer::NAME, || {
+                let work = |mut peer: $peer| {
+                    let mut messages = Vec::with_capacity(trace.edits.len());
+                    peer.type_all(&trace.edits, Some(&mut messages));
+                    (peer, messages)
+                };
+                timed($peer::new(0), work, |(mut peer, messages)| {
+                    assert_eq!((peer.text(), messages.len()), (trace.end.clone(), trace.edits.len()));
+                })
+            });
+        };
+    }
+    each_text_peer!(add);
+    add_js(&mut row, js, "message");
+    row.run(rounds);
+}
+
+pub fn remote(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+    let mut row = Row::new("the same as messages from elsewhere, one at a time", "ms").goal(16.0, "json-joy");
+    macro_rules! add {
+        ($peer:ident) => {
+            let mut messages = Vec::new();
+            $peer::new(0).type_all(&trace.edits, Some(&mut messages));
+            row.add($peer::NAME, move || {
+                let work = |mut peer: $peer| {
+                    messages.iter().for_each(|message| peer.apply(message));
+                    peer
+                };
+                timed($peer::new(1), work, |mut peer| assert_eq!(peer.text(), trace.end))
+            });
+        };
+    }
+    each_text_peer!(add);
+    add_js(&mut row, js, "remote");
+    row.run(rounds);
+}
+
+/// Plays a trace of several authors, each of whom has seen what the trace says. Returns all messages in causal order.
+fn concurrent_messages<P: Peer>(trace: &Value) -> Vec<Vec<u8>> {
+    let txns = trace["txns"].as_array().expect("transactions");
+    let agents = trace["numAgents"].as_u64().expect("a number of agents") as usize;
+    let mut peers: Vec<P> = (0..agents as u64).map(P::new).collect();
+    let mut seen = vec![vec![false; txns.len()]; agents];
+    let mut messages: Vec<Vec<Vec<u8>>> = Vec::new();
+    let parents = |txn: usize| -> Vec<usize> {
+        let parents = txns[txn]["parents"].as_array().expect("parents");
+        parents.iter().map(|parent| parent.as_u64().expect("a number") as usize).collect()
+    };
+    for (at, txn) in txns.iter().enumerate() {
+        let agent = txn["agent"].as_u64().expect("an agent") as usize;
+        let (mut open, mut missing) = (parents(at), Vec::new());
+        while let Some(txn) = open.pop() {
+            if !std::mem::replace(&mut seen[agent][txn], true) {
+                missing.push(txn);
+                open.extend(parents(txn));
+            }
+        }
+        missing.sort_unstable();
+        for message in missing.iter().flat_map(|&txn| &messages[txn]) {
+            peers[agent].apply(message);
+        }
+        let mut made = Vec::new();
+        peers[agent].type_all(&edits(&txn["patches"]), Some(&mut made));
+        messages.push(made);
+        seen[agent][at] = true;
+    }
+    messages.into_iter().flatten().collect()
+}
+
+pub fn concurrent(path: &str, js: Option<&JsonJoy>, rounds: usize) {
+    let trace = read(path);
+    let end = trace["endContent"].as_str().expect("the end");
+    let mut row =
+        Row::new("friendsforever, two authors at once, one message at a time", "ms").goal(14.0, "yrs");
+    macro_rules! add {
+        ($peer:ident) => {
+            let messages = concurrent_messages::<$peer>(&trace);
+            row.add($peer::NAME, move || {
+                let work = |mut peer: $peer| {
+                    messages.iter().for_each(|message| peer.apply(message));
+                    peer
+                };
+                // Who breaks ties in another way ends elsewhere, in a text of the same length.
+                timed($peer::new(9), work, |mut peer| assert_eq!(peer.text().len(), end.len()))
+            });
+        };
+    }
+    each_text_peer!(add);
+    add_js(&mut row, js, "concurrent");
+    row.run(rounds);
+}
+
+pub fn load(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+    let after = format!("!{}", trace.end);
+    let edit = [Edit::insert(0, "!")];
+    let mut row = Row::new("load that snapshot and make one edit", "ms").goal(30.0, "yrs");
+    macro_rules! add {
+        ($peer:ident) => {
+            let bytes = typed::<$peer>(trace).save();
+            let (edit, after) = (&edit, &after);
+            row.add($peer::NAME, move || {
+                let work = |()| {
+                    let mut peer = $peer::load(&bytes, 1);
+                    peer.type_all(edit, None);
+                    peer
+                };
+                timed((), work, |mut peer| assert_eq!(peer.text(), *after))
+            });
+        };
+    }
+    each_text_peer!(add);
+    let native = typed::<Weft>(trace).document().to_native(Packing::Plain);
+    let (edit, after) = (&edit, &after);
+    row.add("weft, native", move || {
+        let work = |()| {
+            let session = crdt_core::SessionId::new(100_002).expect("an id below the bound");
+            let mut peer =
+                Weft::from_document(Document::from_native(&native, session).expect("our own snapshot"));
+            peer.type_all(edit, None);
+            peer
+        };
+        timed((), work, |mut peer| assert_eq!(peer.text(), *after))
+    });
+    add_js(&mut row, js, "load");
+    row.run(rounds);
+}
+
+pub fn encode(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+    let mut row = Row::new("write that snapshot", "ms").goal(2.5, "loro");
+    macro_rules! add {
+        ($peer:ident) => {
+            let mut peer = typed::<$peer>(trace);
+            row.add($peer::NAME, move || timed((), |()| peer.save(), |bytes| assert!(bytes.len() > 50_000)));
+        };
+    }
+    each_text_peer!(add);
+    let peer = typed::<Weft>(trace);
+    row.add("weft, native", move || {
+        timed((), |()| peer.document().to_native(Packing::Plain), |bytes| assert!(bytes.len() > 50_000))
+    });
+    add_js(&mut row, js, "save");
+    row.run(rounds);
+}
+
+/// The document's history: a patch for each edit.
+fn history(trace: &Trace) -> Log {
+    let mut messages = Vec::new();
+    let peer = Weft::new(0);
+    let mut log = Log::new(peer.document().clone());
+    let mut peer = peer;
+    peer.type_all(&trace.edits, Some(&mut messages));
+    for message in messages {
+        assert!(log.push(crdt_core::Patch::decode(&message).expect("our own patch")));
+    }
+    log
+}
+
+pub fn sizes(trace: &Trace, js: Option<&JsonJoy>) {
+    let weft = typed::<Weft>(trace);
+    let native = weft.document().to_native(Packing::Deflate);
+    assert_eq!(
+        Document::view_native(&native).expect("our own snapshot").get("text").and_then(|text| text.as_str()),
+        Some(&*trace.end)
+    );
+    let (loro, yrs) = (typed::<Loro>(trace), typed::<Yrs>(trace));
+    let mut row = Row::new("snapshot without history", "B").limit(58_000.0);
+    row.add("weft, native", || native.len() as f64);
+    row.add("weft, native, plain", || weft.document().to_native(Packing::Plain).len() as f64);
+    row.add("weft, binary", || weft.document().to_binary().len() as f64);
+    row.add("loro, shallow", || loro.shallow().len() as f64);
+    row.add("yrs, v2", || yrs.save_v2().len() as f64);
+    if let Some(js) = js {
+        row.add("json-joy", || js.run("size"));
+    }
+    row.run(1);
+
+    let log = history(trace);
+    let mut row = Row::new("snapshot with full history", "B").limit(106_000.0);
+    row.add("weft, native", || {
+        let bytes = log.to_native(Packing::Deflate);
+        let session = crdt_core::SessionId::new(100_001).expect("an id below the bound");
+        let end = Log::from_native(&bytes, session).expect("our own history").end().expect("our own patches");
+        assert_eq!(end.view().get("text").and_then(|text| text.as_str()), Some(&*trace.end));
+        bytes.len() as f64
+    });
+    macro_rules! add {
+        ($peer:ident) => {
+            let mut peer = typed::<$peer>(trace);
+            row.add($peer::NAME, move || peer.save().len() as f64);
+        };
+    }
+    add!(Diamond);
+    add!(Loro);
+    add!(Automerge);
+    row.run(1);
+}
+
+pub fn memory(trace: &Trace) {
+    let mut typed_row = Row::new("memory after typing it", "B").limit(1e6);
+    let mut loaded_row = Row::new("memory after loading it", "B").limit(1e6);
+    macro_rules! add {
+        ($peer:ident) => {
+            let before = memory::live();
+            let mut peer = typed::<$peer>(trace);
+            let used = (memory::live() - before) as f64;
+            typed_row.add($peer::NAME, move || used);
+            let bytes = peer.save();
+            drop(peer);
+            let before = memory::live();
+            let mut peer = $peer::load(&bytes, 1);
+            peer.type_all(&[Edit::insert(0, "!")], None);
+            let used = (memory::live() - before) as f64;
+            assert_eq!(peer.text().len(), trace.end.len() + 1);
+            loaded_row.add($peer::NAME, move || used);
+        };
+    }
+    each_text_peer!(add);
+    typed_row.run(1);
+    loaded_row.run(1);
+}
