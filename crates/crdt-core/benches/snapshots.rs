@@ -122,9 +122,15 @@ fn main() {
         let base = of_json(&json!({}));
         group.bench_function("set, message, apply", |b| {
             b.iter_batched(
-                || (Model::from(base.clone()), base.fork(SessionId::new(200_000).expect("an id below the bound"))),
+                || {
+                    (
+                        Model::from(base.clone()),
+                        base.fork(SessionId::new(200_000).expect("an id below the bound")),
+                    )
+                },
                 |(mut model, mut other)| {
-                    let keys = json.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value));
+                    let keys =
+                        json.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value));
                     model.api().obj("").expect("a map").set(keys).expect("room");
                     let patch = model.flush();
                     let applied = patch.map(|patch| other.apply(&patch).expect("room"));
