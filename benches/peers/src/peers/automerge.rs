@@ -1,3 +1,5 @@
+//! Automerge: a transaction per edit, a change per transaction.
+
 use std::sync::OnceLock;
 
 use automerge::{ActorId, AutoCommit, ObjId, ObjType, ROOT, ReadDoc, ScalarValue, transaction::Transactable};

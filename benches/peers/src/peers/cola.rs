@@ -1,3 +1,5 @@
+//! Cola: the order of a text.
+
 use super::Edit;
 
 /// Cola keeps the order of a text and no text: the least that a peer can do. Returns the length.

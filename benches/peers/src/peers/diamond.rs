@@ -1,3 +1,5 @@
+//! diamond-types: text with all its history.
+
 use diamond_types::list::{
     ListCRDT,
     encoding::{ENCODE_FULL, ENCODE_PATCH},

@@ -1,3 +1,5 @@
+//! json-joy in Node, whose rows are in `json-joy.js`.
+
 use std::{
     cell::RefCell,
     io::{BufRead, BufReader, Write},

@@ -1,3 +1,5 @@
+//! Loro: messages as its subscription brings them.
+
 use std::sync::{Arc, Mutex};
 
 use loro::{Container, ExportMode, LoroDoc, LoroList, LoroMap, LoroValue, Subscription, ValueOrContainer};

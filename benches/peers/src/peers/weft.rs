@@ -1,3 +1,5 @@
+//! Weft: a patch per edit.
+
 use std::sync::OnceLock;
 
 use crdt_core::{

@@ -1,3 +1,5 @@
+//! Yrs, Yjs in Rust: an update per transaction.
+
 use serde_json::Value;
 use yrs::{
     Any, Array, ArrayRef, ClientID, Doc, GetString, In, Map, MapPrelim, MapRef, OffsetKind, Options, Out,

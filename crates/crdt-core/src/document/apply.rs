@@ -359,10 +359,18 @@ impl Document {
             Op::InsObj { obj, entries } => {
                 let node = self.target_or_forgo(obj, Form::Obj, entries.map(|(_, value)| value))?;
                 let mut changed = false;
+                self.store.reserve_keys(node, entries.len());
                 for (key, value) in entries {
                     if let Some(value) = self.store.find(value).filter(|&value| self.is_later(value, node)) {
+                        let before = self.store.keys.len();
                         let key = self.store.keys.enter(key.as_bytes());
-                        changed |= self.store.set_key(node, key, value);
+                        if key as usize >= before {
+                            // A key that no map had before is new to this one too.
+                            self.store.push_key(node, key, value);
+                            changed = true;
+                        } else {
+                            changed |= self.store.set_key(node, key, value);
+                        }
                     }
                 }
                 changed

@@ -11,6 +11,7 @@ use super::{
     node::{Entry, Form, Kind, NIL, Node},
     sequence::{Chunk, Id, SPAN_MAX, Span},
     sessions::SESSIONS_MAX,
+    time_index::{TimeIndex, UNITS_PER_PAGE},
 };
 use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
 
@@ -308,21 +309,55 @@ impl Bulk {
 
     /// The document, when no id occurs twice.
     pub(crate) fn finish(mut self) -> Result<Document, LoadError> {
+        self.index()?;
         let store = &mut self.doc.store;
-        for (node, at) in store.nodes.iter().zip(0..) {
-            let id = node.id();
-            if node.is_dead() {
-                continue;
-            }
-            if !store.sessions.at_mut(id.session).nodes.insert(id.time, at) {
-                return Err(LoadError::Duplicate(store.timestamp(id)));
-            }
-        }
         if let Some(id) = store.ghosts().find(|id| store.sessions.at(id.session).nodes.get(id.time).is_some())
         {
             return Err(LoadError::Duplicate(store.timestamp(id)));
         }
         Ok(self.doc)
+    }
+}
+
+impl Bulk {
+    /// Makes the index from ids to nodes, session by session.
+    fn index(&mut self) -> Result<(), LoadError> {
+        let store = &mut self.doc.store;
+        // For each session how many nodes it has, and the range of their times.
+        let mut ranges = vec![(0usize, u64::MAX, 0u64); store.sessions.len()];
+        for id in store.nodes.iter().filter(|node| !node.is_dead()).map(Node::id) {
+            let (count, min, max) = &mut ranges[id.session as usize];
+            (*count, *min, *max) = (*count + 1, id.time.min(*min), id.time.max(*max));
+        }
+        for (&(count, min, max), session) in ranges.iter().zip(0..).filter(|((count, ..), _)| *count > 0) {
+            // A page for each node at most.
+            store.sessions.at_mut(session).nodes =
+                TimeIndex::with_range(min, max + 1, count * UNITS_PER_PAGE);
+        }
+        for id in store.nodes.iter().filter(|node| !node.is_dead()).map(Node::id) {
+            store.sessions.at_mut(id.session).nodes.mark(id.time);
+        }
+        for (&(count, ..), session) in ranges.iter().zip(0..).filter(|((count, ..), _)| *count > 0) {
+            if store.sessions.at(session).nodes.marked() != count {
+                return Err(LoadError::Duplicate(self.duplicate(session)));
+            }
+            store.sessions.at_mut(session).nodes.lay_out();
+        }
+        for (node, at) in store.nodes.iter().zip(0..).filter(|(node, _)| !node.is_dead()) {
+            let id = node.id();
+            store.sessions.at_mut(id.session).nodes.fill(id.time, at);
+        }
+        Ok(())
+    }
+
+    /// The first id of a session that occurs twice.
+    fn duplicate(&self, session: u32) -> Timestamp {
+        let store = &self.doc.store;
+        let alive = store.nodes.iter().filter(|node| !node.is_dead()).map(Node::id);
+        let mut times: Vec<u64> = alive.filter(|id| id.session == session).map(|id| id.time).collect();
+        times.sort_unstable();
+        let twice = times.windows(2).find(|pair| pair[0] == pair[1]).map_or(0, |pair| pair[0]);
+        store.timestamp(Id::new(session, twice))
     }
 }
 

@@ -78,6 +78,16 @@ impl Keys {
         }
     }
 
+    /// Makes room for so many new keys.
+    pub(super) fn reserve(&mut self, more: usize) {
+        if self.sorted {
+            self.make_table();
+        }
+        let Self { bytes, ends, table, hasher, .. } = self;
+        table.reserve(more, |&at| hasher.hash_one(key_at(bytes, ends, at)));
+        ends.reserve(more);
+    }
+
     fn make_table(&mut self) {
         let Self { bytes, ends, table, hasher, sorted } = self;
         let hash = |at: u32| hasher.hash_one(key_at(bytes, ends, at));

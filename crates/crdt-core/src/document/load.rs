@@ -261,6 +261,13 @@ impl Loader {
         Ok(())
     }
 
+    /// Makes room for about so many keys of a map.
+    pub fn reserve_keys(&mut self, obj: NodeIx, more: usize) {
+        if self.doc.store.form(obj.0) == Form::Obj {
+            self.doc.store.reserve_keys(obj.0, more);
+        }
+    }
+
     /// Adds a key to a map.
     ///
     /// # Errors

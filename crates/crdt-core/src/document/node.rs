@@ -175,8 +175,10 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Obj {
     pub(super) entries: Vec<Entry>,
-    /// From keys to places in `entries`, made when a big map is asked for the first time.
+    /// From keys to places in `entries`, made when a big map that is not in the order of its keys' numbers is asked for
+    /// the first time. New keys get ascending numbers, so most maps are in order.
     index: OnceLock<Box<HashTable<u32>>>,
+    unordered: bool,
 }
 
 impl Obj {
@@ -192,6 +194,9 @@ impl Obj {
         if self.entries.len() <= Self::LISTED {
             return self.entries.iter().position(|entry| entry.key == key);
         }
+        if !self.unordered {
+            return self.entries.binary_search_by_key(&key, |entry| entry.key).ok();
+        }
         let index = self.index.get_or_init(|| {
             let mut index = HashTable::with_capacity(self.entries.len());
             for (entry, at) in self.entries.iter().zip(0..) {
@@ -206,6 +211,7 @@ impl Obj {
     /// Adds an entry for a key that has none.
     pub(super) fn push(&mut self, entry: Entry) {
         let at = self.entries.len() as u32;
+        self.unordered |= self.entries.last().is_some_and(|last| last.key > entry.key);
         self.entries.push(entry);
         let entries = &self.entries;
         if let Some(index) = self.index.get_mut() {

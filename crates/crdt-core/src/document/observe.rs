@@ -70,6 +70,7 @@ impl Document {
         };
         let (id, end) = (patch.id(), patch.next_time());
         self.admit(id, patch.as_bytes().len() as u64)?;
+        self.admit_late(patch, seen)?;
         let session = self.store.sessions.enter(id.sid.get());
         let known = end > 0 && self.has_seen(Timestamp::new(id.sid, end - 1));
         self.observe(session, end.max(1) - 1);

@@ -37,6 +37,9 @@ pub(super) struct Store {
 /// Dead bytes in the heap that are not worth moving the others for.
 const HEAP_DEAD_FREE: usize = 64 * 1024;
 
+/// So few keys are not worth a look ahead.
+const KEYS_AT_ONCE_MIN: usize = 64;
+
 impl Store {
     pub(super) fn new() -> Self {
         Self { root: NIL, ..Self::default() }
@@ -400,6 +403,21 @@ impl Store {
             + self.keys.size_bytes()
             + self.heap.capacity()
             + self.contents.size_bytes()
+    }
+
+    /// Makes room for so many keys at once, which may all be new.
+    pub(super) fn reserve_keys(&mut self, obj: u32, more: usize) {
+        if more > KEYS_AT_ONCE_MIN && more > self.keys.len() {
+            self.keys.reserve(more);
+            self.obj_mut(obj).entries.reserve(more);
+        }
+    }
+
+    /// Sets a key that a map does not have.
+    #[inline]
+    pub(super) fn push_key(&mut self, obj: u32, key: u32, value: u32) {
+        self.obj_mut(obj).push(Entry { key, node: value });
+        self.node_mut(value).link();
     }
 
     /// Sets a key of a map to a node by the last-writer rule. Tells whether it did.

@@ -7,7 +7,7 @@ const PAGE_BITS: u32 = 6;
 const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
 
 /// How many units of content one page of the dense window may cost.
-const UNITS_PER_PAGE: usize = 32;
+pub(super) const UNITS_PER_PAGE: usize = 32;
 /// How many pages the window may hold for each page that has an entry, in units; and without any reason at all.
 const UNITS_PER_ENTRY: usize = 4 * UNITS_PER_PAGE;
 const PAGES_FREE: usize = 64;
@@ -195,6 +195,11 @@ impl TimeIndex {
                 self.far.entry(key).or_default().insert(bit, NIL, &mut self.blocks);
             }
         }
+    }
+
+    /// How many different times were marked.
+    pub(super) fn marked(&self) -> usize {
+        self.window.iter().chain(self.far.values()).map(|page| page.bits.count_ones() as usize).sum()
     }
 
     /// Makes room for the values of what was marked.

@@ -496,6 +496,10 @@ fn read_node<'a>(
     };
     let (kind, open) = open;
     let (node, muted_before) = nodes.open(id, kind)?;
+    if kind == Kind::Obj {
+        // Each entry takes four bytes at least.
+        nodes.loader.reserve_keys(node, (len as usize).min(r.left() / 4));
+    }
     stack.push(Level { node, muted_before, open });
     Ok(None)
 }
