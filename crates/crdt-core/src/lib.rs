@@ -39,6 +39,8 @@ pub mod document;
 
 pub mod model;
 
+pub mod presence;
+
 pub use clock::StateVector;
 pub use document::{Applied, ApplyError, Document};
 pub use encoding::{DecodeError, EncodeError, EncodingFormat};

@@ -4,7 +4,7 @@ use super::{
     Document, Place,
     content::TextOut,
     node::{Form, NIL},
-    sequence::{Chunk, Id},
+    sequence::{At, Chunk, Id},
 };
 use crate::{Timespan, Timestamp, text::Text};
 
@@ -104,6 +104,38 @@ impl Document {
                 pieces.push(piece);
             }
             next = sequence.next(at).map(|at| (at, 0));
+        }
+        pieces
+    }
+
+    /// All elements that stand right of one (`None`: of the beginning) up to the next visible one, that one left out.
+    pub(crate) fn tombstones_after(&self, node: Timestamp, after: Option<Timestamp>) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let Some(node) = self.sequence_node(node) else { return pieces };
+        let sequence = self.store.sequence(node);
+        let mut next: Option<At> = match after {
+            None => sequence.first(),
+            Some(after) => {
+                let Some(id) = self.store.id(after) else { return pieces };
+                let Some(at) = sequence.find(id) else { return pieces };
+                let chunk = sequence.chunk(at);
+                if id.time + 1 < chunk.end() {
+                    if chunk.span.is_dead() {
+                        pieces.push(self.piece(chunk, sequence.position(at), id.time + 1, chunk.end()));
+                    } else {
+                        return pieces;
+                    }
+                }
+                sequence.next(at)
+            }
+        };
+        while let Some(at) = next {
+            let chunk = sequence.chunk(at);
+            if !chunk.span.is_dead() {
+                break;
+            }
+            pieces.push(self.piece(chunk, sequence.position(at), chunk.time, chunk.end()));
+            next = sequence.next(at);
         }
         pieces
     }

@@ -8,6 +8,8 @@ mod history;
 pub mod json_patch;
 mod path;
 mod position;
+mod rich;
+pub mod schema;
 mod undo;
 
 pub use change::{Change, ChangePath, ChangeSet, Delta, Diff, KeyChange, Origin, PlaceChange};
@@ -16,6 +18,8 @@ pub use extension::{CounterCursor, Extension, MultiValueCursor};
 pub use history::{Authored, History, Part, Version};
 pub use path::{Path, PathStep, Step};
 pub use position::{RelativePosition, Selection, Side};
+pub use rich::{Block, Expand, InvalidQuill, QuillOp, RichTextCursor, Slice, Span, Stacking};
+pub use schema::Schema;
 pub use undo::{UndoOptions, Undone};
 
 use std::time::Duration;

@@ -238,6 +238,15 @@ const handlers = {
     model.api.in(['likes']).asExt(cnt).inc(4);
     return {view: before, after: view(model), patch: hex(model.api.flush().toBinary())};
   },
+  /** What json-joy shows of a document whose root is a Quill text, before and after a delta of its own. */
+  quill: ({data, delta}) => {
+    const {ModelWithExt} = require('json-joy/lib/json-crdt-extensions');
+    const model = ModelWithExt.load(unhex(data), 300000);
+    const text = model.s.toExt();
+    const before = text.view();
+    text.apply(delta);
+    return {before, after: text.view(), patch: hex(model.api.flush().toBinary())};
+  },
   /** Reads a patch from one form and writes it in all. */
   patch: ({form, data}) => {
     const bytes = unhex(data);

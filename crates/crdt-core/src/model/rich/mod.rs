@@ -1,0 +1,515 @@
+//! Rich text: text with marks that several set at the same time, after Peritext.
+//!
+//! Marks are not characters in the text, and not attributes of characters: each is a slice of its own, from beside one
+//! character to beside another. So two people who make overlapping ranges bold get one bold range, what is typed into
+//! one belongs to it, and whether what is typed at its end belongs to it is the mark's own business. The rules are those
+//! of Litt, Lim, Kleppmann and van Hardenberg, "Peritext: A CRDT for Collaborative Rich Text Editing" (CSCW 2022); its
+//! examples are in `tests/rich_text.rs`. A mark that comes before the text that it stands on waits for it. In the document a rich text is json-joy's extension 2 (or 3 for the Quill editor).
+
+mod quill;
+mod slice;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+pub use quill::{InvalidQuill, QuillOp};
+pub use slice::{Slice, Stacking};
+
+use super::{
+    Api, EditError, Extension, Model, ObjCursor, Path, RelativePosition, Side, find_node, past_registers,
+};
+use crate::{
+    PatchBuilder, Text, Timestamp, Value,
+    document::{Content, Kind, NodeRef},
+    text::Wtf8,
+};
+
+/// Which text typed at the borders of a mark belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Expand {
+    /// What is typed at its end: bold, italic.
+    After,
+    /// What is typed at its start.
+    Before,
+    /// Both.
+    Both,
+    /// Neither: a link, a comment.
+    None,
+}
+
+/// Marks by tag, with what they say.
+type Marks = Vec<(Text, Value)>;
+
+/// A piece of rich text under the same marks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// The text.
+    pub text: Text,
+    /// Its marks by tag, in the order of the tags. A mark of which there can be many has an array of what they say.
+    pub marks: Vec<(Text, Value)>,
+}
+
+/// A block of rich text: from one marker to the next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// What it is: the tag of the marker that begins it; `None` for what stands before the first marker.
+    pub tag: Option<Text>,
+    /// What the marker says beside.
+    pub data: Value,
+    /// Its text, without the marker's own character.
+    pub range: Range<usize>,
+    /// The same with its marks.
+    pub spans: Vec<Span>,
+}
+
+/// Rich text. Positions and lengths count UTF-16 code units.
+///
+/// ```
+/// use crdt_core::{Model, SessionId, Value, model::Expand};
+///
+/// let mut alice = Model::new(SessionId::new(70_001).unwrap());
+/// alice.api().root(Value::Map(vec![]))?;
+/// alice.api().obj("")?.set_rich_text("note", "The fox jumped.")?;
+/// let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+/// alice.flush();
+///
+/// alice.api().rich_text("/note")?.mark(0..7, "bold", true, Expand::After)?;
+/// bob.api().rich_text("/note")?.ins(4, "brown ")?;
+/// alice.apply(&bob.flush().unwrap())?;
+///
+/// let spans = alice.api().rich_text("/note")?.spans()?;
+/// assert_eq!(spans[0].text, "The brown fox".into());
+/// assert_eq!(spans[0].marks, [("bold".into(), Value::from(true))]);
+/// assert!(spans[1].marks.is_empty());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct RichTextCursor<'m> {
+    model: &'m mut Model,
+    text: Timestamp,
+    slices: Timestamp,
+}
+
+impl<'m> Api<'m> {
+    /// The rich text at a path, json-joy's or the Quill editor's.
+    ///
+    /// # Errors
+    /// [`EditError`] if there is none.
+    pub fn rich_text(self, path: impl Path) -> Result<RichTextCursor<'m>, EditError> {
+        let not_found = || EditError::NotFound { path: path.pointer() };
+        let node = find_node(&self.model.doc, &path)?.and_then(past_registers).ok_or_else(not_found)?;
+        let (text, slices) = parts(node).ok_or_else(not_found)?;
+        Ok(RichTextCursor { model: self.model, text, slices })
+    }
+}
+
+/// The text and the slices of a rich text.
+fn parts(node: NodeRef<'_>) -> Option<(Timestamp, Timestamp)> {
+    let (Extension::Peritext | Extension::QuillDelta, data) = node.extension()? else { return None };
+    let (text, slices) = (data.at(0)?, data.at(1)?);
+    (text.kind() == Kind::Str && slices.kind() == Kind::Arr).then(|| (text.id(), slices.id()))
+}
+
+impl PatchBuilder {
+    /// Creates a rich text.
+    pub fn new_rich_text<'t>(&mut self, extension: Extension, text: impl Into<Wtf8<'t>>) -> Timestamp {
+        let text = text.into();
+        self.new_extension(extension, |patch| {
+            let data = patch.new_vec();
+            let str = patch.new_str();
+            patch.ins_str(str, str, text);
+            let slices = patch.new_arr();
+            patch.ins_vec(data, [(0, str), (1, slices)]);
+            data
+        })
+    }
+}
+
+impl ObjCursor<'_> {
+    /// Puts a new rich text at a key.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set_rich_text<'t>(
+        &mut self,
+        key: impl Into<Text>,
+        text: impl Into<Wtf8<'t>>,
+    ) -> Result<(), EditError> {
+        self.set_rich(key.into(), Extension::Peritext, text.into())
+    }
+
+    /// Puts a new rich text at a key as json-joy keeps it for the Quill editor: its view there is a Quill delta.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set_quill<'t>(
+        &mut self,
+        key: impl Into<Text>,
+        text: impl Into<Wtf8<'t>>,
+    ) -> Result<(), EditError> {
+        self.set_rich(key.into(), Extension::QuillDelta, text.into())
+    }
+
+    fn set_rich(&mut self, key: Text, extension: Extension, text: Wtf8<'_>) -> Result<(), EditError> {
+        let obj = self.node()?.id();
+        self.model().write(|patch| {
+            let node = patch.new_rich_text(extension, text);
+            patch.ins_obj(obj, [(key.as_wtf8(), node)]);
+        })
+    }
+}
+
+impl RichTextCursor<'_> {
+    fn node(&self) -> Result<NodeRef<'_>, EditError> {
+        self.model.doc.node(self.text).ok_or(EditError::Removed(self.text))
+    }
+
+    /// The id of the text, for [`RelativePosition`] and [`Selection`](super::Selection).
+    pub const fn text_id(&self) -> Timestamp {
+        self.text
+    }
+
+    /// How many UTF-16 code units there are.
+    pub fn len(&self) -> usize {
+        self.node().map_or(0, |node| node.len())
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The text without its marks.
+    pub fn text(&self) -> Text {
+        match self.node().map(|node| self.model.doc.view_of(node.index() as u32)) {
+            Ok(Value::Text(text)) => text,
+            _ => Text::new(),
+        }
+    }
+
+    /// Inserts text at a position. It gets the marks of the text before it that grow.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn ins<'t>(&mut self, position: usize, text: impl Into<Wtf8<'t>>) -> Result<(), EditError> {
+        let text = text.into();
+        let len = self.node()?.len();
+        let doc = &self.model.doc;
+        let before = match position.checked_sub(1) {
+            Some(before) => doc.element_id(self.text, before),
+            None => Some(self.text),
+        };
+        let before = before.filter(|_| position <= len).ok_or(EditError::OutOfRange { position, len })?;
+        let (node, after) = (self.text, self.behind_ends(before));
+        self.model.write(|patch| _ = patch.ins_str(node, after, text))
+    }
+
+    /// Where text goes that is inserted behind an element: behind deleted ones at which a mark ends (or begins) that does
+    /// not grow, so that it does not grow over them.
+    fn behind_ends(&self, before: Timestamp) -> Timestamp {
+        let doc = &self.model.doc;
+        let tombstones = doc.tombstones_after(self.text, Some(before).filter(|&at| at != self.text));
+        if tombstones.is_empty() {
+            return before;
+        }
+        let slices = self.slices();
+        let anchors = slices.iter().flat_map(|slice| [slice.start, slice.end]);
+        let ends: BTreeSet<(u64, u64)> = anchors
+            .filter(|at| at.side == Side::After && at.anchor != self.text)
+            .map(|at| (at.anchor.sid.get(), at.anchor.time))
+            .collect();
+        let last = tombstones.iter().rev().find_map(|piece| {
+            let (sid, time) = (piece.id.sid.get(), piece.id.time);
+            let mut within = ends.range((sid, time)..(sid, time + u64::from(piece.units)));
+            within.next_back().map(|&(_, time)| Timestamp::new(piece.id.sid, time))
+        });
+        last.unwrap_or(before)
+    }
+
+    /// Deletes `len` code units from a position on.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn del(&mut self, position: usize, len: usize) -> Result<(), EditError> {
+        let node = self.node()?.index() as u32;
+        super::StrCursor::new(self.model, node).del(position, len)
+    }
+
+    /// Marks a range, in place of older marks with the same tag. `value` is what the mark says: `true`, a link's target.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn mark(
+        &mut self,
+        range: Range<usize>,
+        tag: impl Into<Text>,
+        value: impl Into<Value>,
+        expand: Expand,
+    ) -> Result<(), EditError> {
+        self.slice(range, Stacking::One, tag.into(), value.into(), expand).map(drop)
+    }
+
+    /// Marks a range beside other marks with the same tag: a comment. Returns its id.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn mark_also(
+        &mut self,
+        range: Range<usize>,
+        tag: impl Into<Text>,
+        value: impl Into<Value>,
+    ) -> Result<Timestamp, EditError> {
+        self.slice(range, Stacking::Many, tag.into(), value.into(), Expand::None)
+    }
+
+    /// Takes the marks with a tag away from a range. Give the `expand` that the mark has: then what is typed at the end
+    /// of what is plain now is plain.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn unmark(
+        &mut self,
+        range: Range<usize>,
+        tag: impl Into<Text>,
+        expand: Expand,
+    ) -> Result<(), EditError> {
+        self.slice(range, Stacking::Erase, tag.into(), Value::Undefined, expand).map(drop)
+    }
+
+    /// Removes one slice: a comment, by the id that marking returned.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn remove(&mut self, slice: Timestamp) -> Result<(), EditError> {
+        let slices = self.model.doc.node(self.slices).ok_or(EditError::Removed(self.slices))?;
+        let index = (0..slices.len()).find(|&at| slices.at(at).is_some_and(|node| node.id() == slice));
+        let node = slices.index() as u32;
+        match index {
+            Some(index) => super::ArrCursor::new(self.model, node).del(index, 1),
+            None => Ok(()),
+        }
+    }
+
+    /// Splits the text at a position: what follows is a block with a tag. It begins with a character of its own, a line
+    /// feed; deleting that joins the blocks again.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn split(
+        &mut self,
+        position: usize,
+        tag: impl Into<Text>,
+        data: impl Into<Value>,
+    ) -> Result<(), EditError> {
+        self.ins(position, "\n")?;
+        let at = self.position(position, Side::Before)?;
+        self.put(at, at, Stacking::Marker, &tag.into(), &data.into()).map(drop)
+    }
+
+    fn slice(
+        &mut self,
+        range: Range<usize>,
+        stacking: Stacking,
+        tag: Text,
+        value: Value,
+        expand: Expand,
+    ) -> Result<Timestamp, EditError> {
+        let len = self.node()?.len();
+        if range.is_empty() || range.end > len {
+            return Err(EditError::OutOfRange { position: range.end, len });
+        }
+        let before = matches!(expand, Expand::Before | Expand::Both);
+        let after = matches!(expand, Expand::After | Expand::Both);
+        let start = self.position(range.start, if before { Side::After } else { Side::Before })?;
+        let end = self.position(range.end, if after { Side::Before } else { Side::After })?;
+        self.put(start, end, stacking, &tag, &value)
+    }
+
+    fn position(&self, position: usize, side: Side) -> Result<RelativePosition, EditError> {
+        let found = RelativePosition::at(&self.model.doc, self.text, position, side);
+        found.ok_or_else(|| EditError::OutOfRange { position, len: self.len() })
+    }
+
+    fn put(
+        &mut self,
+        start: RelativePosition,
+        end: RelativePosition,
+        stacking: Stacking,
+        tag: &Text,
+        data: &Value,
+    ) -> Result<Timestamp, EditError> {
+        if self.model.doc.node(self.slices).is_none() {
+            return Err(EditError::Removed(self.slices));
+        }
+        let slices = self.slices;
+        self.model.write(|patch| {
+            let slice = Slice::write(patch, (start, end), stacking, tag, data);
+            patch.ins_arr(slices, slices, &[slice]);
+            slice
+        })
+    }
+
+    /// All slices, in the order of their ids: of two that contradict each other the later one holds.
+    pub fn slices(&self) -> Vec<Slice> {
+        let doc = &self.model.doc;
+        let Some(Content::Arr(chunks)) = doc.node(self.slices).map(|node| node.content()) else {
+            return Vec::new();
+        };
+        let mut slices = Vec::new();
+        for chunk in chunks.filter(|chunk| !chunk.is_tombstone()) {
+            let nodes = chunk.children().filter_map(|child| child.node());
+            slices.extend(nodes.filter_map(|node| Slice::read(doc, node, self.text)));
+        }
+        slices.sort_by_key(|slice| slice.id);
+        slices
+    }
+
+    /// The text in pieces under the same marks.
+    ///
+    /// # Errors
+    /// [`EditError::Removed`]
+    pub fn spans(&self) -> Result<Vec<Span>, EditError> {
+        let units: Vec<u16> = self.text().as_wtf8().utf16().collect();
+        let mut spans: Vec<Span> = Vec::new();
+        for (range, marks) in self.marked(&self.slices())? {
+            match spans.last_mut() {
+                Some(last) if last.marks == marks => {
+                    last.text.push(Text::from_utf16(units[range].iter().copied()).as_wtf8());
+                }
+                _ => spans.push(Span { text: Text::from_utf16(units[range].iter().copied()), marks }),
+            }
+        }
+        Ok(spans)
+    }
+
+    /// The text in blocks.
+    ///
+    /// # Errors
+    /// [`EditError::Removed`]
+    pub fn blocks(&self) -> Result<Vec<Block>, EditError> {
+        let slices = self.slices();
+        let units: Vec<u16> = self.text().as_wtf8().utf16().collect();
+        // Of two markers at one character the younger one holds. One whose character was deleted is none any more.
+        let markers: BTreeMap<usize, &Slice> = slices
+            .iter()
+            .filter(|slice| slice.stacking == Stacking::Marker)
+            .filter_map(|slice| {
+                let at = slice.start.resolve(&self.model.doc).filter(|at| !at.deleted)?;
+                Some((at.position, slice))
+            })
+            .collect();
+        let mut starts = vec![(0, None)];
+        starts.extend(markers.iter().map(|(&at, &marker)| (at, Some(marker))));
+        let marked = self.marked(&slices)?;
+        let mut blocks = Vec::new();
+        for (index, &(at, marker)) in starts.iter().enumerate() {
+            let end = starts.get(index + 1).map_or(units.len(), |&(next, _)| next);
+            let start = if marker.is_some() { (at + 1).min(end) } else { at };
+            if marker.is_none() && end == 0 && starts.len() > 1 {
+                // Nothing stands before the first marker.
+                continue;
+            }
+            let first = marked.partition_point(|(range, _)| range.end <= start);
+            let within = marked[first..].iter().take_while(|(range, _)| range.start < end);
+            let spans = within
+                .map(|(range, marks)| {
+                    let range = range.start.max(start)..range.end.min(end);
+                    Span { text: Text::from_utf16(units[range].iter().copied()), marks: marks.clone() }
+                })
+                .collect();
+            blocks.push(Block {
+                tag: marker.map(|marker| marker.tag.clone()),
+                data: marker.map_or(Value::Undefined, |marker| marker.data.clone()),
+                range: start..end,
+                spans,
+            });
+        }
+        Ok(blocks)
+    }
+
+    /// Ranges of positions with the marks that hold there. Together they are the whole text.
+    fn marked(&self, slices: &[Slice]) -> Result<Vec<(Range<usize>, Marks)>, EditError> {
+        let len = self.node()?.len();
+        let doc = &self.model.doc;
+        // By position: which slices begin (true) or end there.
+        let mut borders: BTreeMap<usize, Vec<(usize, bool)>> = BTreeMap::new();
+        for (at, slice) in slices.iter().enumerate() {
+            if matches!(slice.stacking, Stacking::Marker | Stacking::Cursor) {
+                continue;
+            }
+            let (Some(start), Some(end)) = (slice.start.resolve(doc), slice.end.resolve(doc)) else {
+                continue;
+            };
+            if start.position < end.position {
+                borders.entry(start.position).or_default().push((at, true));
+                borders.entry(end.position).or_default().push((at, false));
+            }
+        }
+        let mut active: BTreeMap<&Text, BTreeSet<usize>> = BTreeMap::new();
+        let (mut ranges, mut from) = (Vec::new(), 0);
+        for (position, changes) in borders {
+            if position > from {
+                ranges.push((from..position, marks(slices, &active)));
+                from = position;
+            }
+            for (at, begins) in changes {
+                let tag = active.entry(&slices[at].tag).or_default();
+                if begins {
+                    tag.insert(at);
+                } else {
+                    tag.remove(&at);
+                }
+            }
+        }
+        if from < len {
+            ranges.push((from..len, marks(slices, &active)));
+        }
+        Ok(ranges)
+    }
+
+    /// The marks that hold at a unit.
+    fn marks_at(&self, slices: &[Slice], position: usize) -> Marks {
+        let doc = &self.model.doc;
+        let mut active: BTreeMap<&Text, BTreeSet<usize>> = BTreeMap::new();
+        for (at, slice) in slices.iter().enumerate() {
+            let (Some(start), Some(end)) = (slice.start.resolve(doc), slice.end.resolve(doc)) else {
+                continue;
+            };
+            let formats = !matches!(slice.stacking, Stacking::Marker | Stacking::Cursor);
+            if formats && (start.position..end.position).contains(&position) {
+                active.entry(&slice.tag).or_default().insert(at);
+            }
+        }
+        marks(slices, &active)
+    }
+}
+
+/// What holds where some slices are active: those with greater numbers are younger.
+fn marks(slices: &[Slice], active: &BTreeMap<&Text, BTreeSet<usize>>) -> Marks {
+    let mut marks = Vec::new();
+    for (&tag, active) in active {
+        let mut many = Vec::new();
+        let mut one = None;
+        for &at in active.iter().rev() {
+            match slices[at].stacking {
+                Stacking::Erase => break,
+                Stacking::One => {
+                    one = Some(slices[at].value());
+                    break;
+                }
+                _ => many.push(slices[at].value()),
+            }
+        }
+        many.reverse();
+        match one {
+            Some(value) if many.is_empty() => marks.push((tag.clone(), value)),
+            one if one.is_some() || !many.is_empty() => {
+                marks.push((tag.clone(), one.into_iter().chain(many).collect()));
+            }
+            _ => {}
+        }
+    }
+    marks
+}

@@ -1,0 +1,200 @@
+//! Rich text in and out as a delta of the Quill editor.
+
+use super::{Expand, RichTextCursor, Stacking};
+use crate::{Text, Value, model::EditError};
+
+/// One step of a Quill delta. Lengths count UTF-16 code units.
+#[derive(Debug, Clone, PartialEq)]
+pub enum QuillOp {
+    /// Text, with just these attributes.
+    Insert(Text, Vec<(Text, Value)>),
+    /// Something that is not text, of length 1: a map with one key, `{"image": "…"}`.
+    Embed(Value, Vec<(Text, Value)>),
+    /// What is there stays; its attributes become these, and `null` takes one away.
+    Retain(usize, Vec<(Text, Value)>),
+    /// What is there goes.
+    Delete(usize),
+}
+
+/// Something that is no Quill delta, or one that does not fit the text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidQuill {
+    /// It is no delta.
+    #[error("operation {index} of the delta: expected an insert, a retain or a delete, found {found}")]
+    Shape {
+        /// Which operation, from 0.
+        index: usize,
+        /// What it is.
+        found: String,
+    },
+    /// The text is shorter.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+}
+
+/// The tag under which json-joy keeps what an embed is; its character is a line feed.
+const EMBED_TAG: &str = "0";
+
+impl QuillOp {
+    /// Reads a delta: an array of operations, or a map that has one at `ops`.
+    ///
+    /// # Errors
+    /// [`InvalidQuill::Shape`]
+    pub fn from_value(delta: &Value) -> Result<Vec<Self>, InvalidQuill> {
+        let shape = |index, found: &Value| InvalidQuill::Shape { index, found: found.kind().to_owned() };
+        let ops = match delta.get("ops").unwrap_or(delta) {
+            Value::Array(ops) => ops,
+            other => return Err(shape(0, other)),
+        };
+        let read = |(index, op): (usize, &Value)| {
+            let attributes = match op.get("attributes") {
+                None | Some(Value::Null | Value::Undefined) => Vec::new(),
+                Some(Value::Map(attributes)) => attributes.clone(),
+                Some(other) => return Err(shape(index, other)),
+            };
+            let count = |key: &str| op.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+            match op.get("insert") {
+                Some(Value::Text(text)) => Ok(Self::Insert(text.clone(), attributes)),
+                Some(embed @ Value::Map(_)) => Ok(Self::Embed(embed.clone(), attributes)),
+                Some(other) => Err(shape(index, other)),
+                None => match (count("retain"), count("delete")) {
+                    (Some(len), None) => Ok(Self::Retain(len, attributes)),
+                    (None, Some(len)) => Ok(Self::Delete(len)),
+                    _ => Err(shape(index, op)),
+                },
+            }
+        };
+        ops.iter().enumerate().map(read).collect()
+    }
+
+    /// The operation as JSON has it.
+    pub fn to_value(&self) -> Value {
+        let (key, value, attributes): (&str, Value, &[_]) = match self {
+            Self::Insert(text, attributes) => ("insert", text.clone().into(), attributes),
+            Self::Embed(embed, attributes) => ("insert", embed.clone(), attributes),
+            Self::Retain(len, attributes) => ("retain", (*len as u64).into(), attributes),
+            Self::Delete(len) => ("delete", (*len as u64).into(), &[]),
+        };
+        let mut entries = vec![(key.into(), value)];
+        if !attributes.is_empty() {
+            entries.push(("attributes".into(), Value::Map(attributes.to_vec())));
+        }
+        Value::Map(entries)
+    }
+}
+
+impl RichTextCursor<'_> {
+    /// The text as a Quill delta of inserts. A block's tag is an attribute of its own line feed.
+    ///
+    /// # Errors
+    /// [`EditError::Removed`]
+    pub fn to_quill(&self) -> Result<Vec<QuillOp>, EditError> {
+        let slices = self.slices();
+        let units: Vec<u16> = self.text().as_wtf8().utf16().collect();
+        let doc = &self.model.doc;
+        let mut markers: std::collections::BTreeMap<usize, Vec<(Text, Value)>> = Default::default();
+        for slice in slices.iter().filter(|slice| slice.stacking == Stacking::Marker) {
+            if let Some(at) = slice.start.resolve(doc).filter(|at| !at.deleted) {
+                markers.insert(at.position, vec![(slice.tag.clone(), slice.value())]);
+            }
+        }
+        let mut ops: Vec<QuillOp> = Vec::new();
+        let mut push = |range: std::ops::Range<usize>, marks: Vec<(Text, Value)>| {
+            if range.is_empty() {
+                return;
+            }
+            let is_embed = |tag: &Text| tag.as_str() == Some(EMBED_TAG);
+            if let Some((_, embed)) = marks.iter().find(|(tag, _)| is_embed(tag)) {
+                let rest: Vec<_> = marks.iter().filter(|(tag, _)| !is_embed(tag)).cloned().collect();
+                ops.extend(range.map(|_| QuillOp::Embed(embed.clone(), rest.clone())));
+                return;
+            }
+            let text = Text::from_utf16(units[range].iter().copied());
+            match ops.last_mut() {
+                Some(QuillOp::Insert(last, attributes)) if *attributes == marks => last.push(text.as_wtf8()),
+                _ => ops.push(QuillOp::Insert(text, marks)),
+            }
+        };
+        for (range, marks) in self.marked(&slices)? {
+            let mut from = range.start;
+            for (&at, marker) in markers.range(range.clone()) {
+                push(from..at, marks.clone());
+                push(at..at + 1, marks.iter().chain(marker).cloned().collect());
+                from = at + 1;
+            }
+            push(from..range.end, marks);
+        }
+        Ok(ops)
+    }
+
+    /// Edits the text as a Quill delta says.
+    ///
+    /// # Errors
+    /// [`InvalidQuill::Edit`] if the text is shorter than the delta goes; what stands before has been done: see
+    /// [`Model::transaction`](crate::Model::transaction).
+    pub fn apply_quill(&mut self, delta: &[QuillOp]) -> Result<(), InvalidQuill> {
+        let mut at = 0;
+        for op in delta {
+            match op {
+                QuillOp::Insert(text, attributes) => {
+                    let len = text.as_wtf8().units();
+                    self.ins(at, text.as_wtf8())?;
+                    self.set_marks(at..at + len, attributes)?;
+                    at += len;
+                }
+                QuillOp::Embed(embed, attributes) => {
+                    self.ins(at, "\n")?;
+                    let embed = (EMBED_TAG.into(), embed.clone());
+                    let marks: Vec<_> = attributes.iter().cloned().chain([embed]).collect();
+                    self.set_marks(at..at + 1, &marks)?;
+                    at += 1;
+                }
+                QuillOp::Retain(len, attributes) => {
+                    let range = at..at + len;
+                    if range.end > self.len() {
+                        return Err(EditError::OutOfRange { position: range.end, len: self.len() }.into());
+                    }
+                    for (tag, value) in attributes.iter().filter(|_| !range.is_empty()) {
+                        self.set_mark(range.clone(), tag, value)?;
+                    }
+                    at = range.end;
+                }
+                QuillOp::Delete(len) => self.del(at, *len)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives new text just these marks: it can have got others from what stands beside it.
+    fn set_marks(
+        &mut self,
+        range: std::ops::Range<usize>,
+        wanted: &[(Text, Value)],
+    ) -> Result<(), EditError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let slices = self.slices();
+        let has = if slices.is_empty() { Vec::new() } else { self.marks_at(&slices, range.start) };
+        for (tag, _) in has.iter().filter(|(tag, _)| !wanted.iter().any(|(wanted, _)| wanted == tag)) {
+            self.set_mark(range.clone(), tag, &Value::Null)?;
+        }
+        for (tag, value) in wanted.iter().filter(|wanted| !has.contains(wanted)) {
+            self.set_mark(range.clone(), tag, value)?;
+        }
+        Ok(())
+    }
+
+    fn set_mark(
+        &mut self,
+        range: std::ops::Range<usize>,
+        tag: &Text,
+        value: &Value,
+    ) -> Result<(), EditError> {
+        match value {
+            Value::Null | Value::Undefined => self.unmark(range, tag.clone(), Expand::None),
+            value => self.mark(range, tag.clone(), value.clone(), Expand::None),
+        }
+    }
+}
