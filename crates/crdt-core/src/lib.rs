@@ -23,6 +23,21 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! What else a [`Model`] does, each with an example where the link leads:
+//!
+//! | for | take |
+//! |---|---|
+//! | an editor that shows what others do | [`Model::watch`]: what changed, where, by whom, before and after |
+//! | cursors, comments, selections | [`model::RelativePosition`]: beside an element, whatever is edited |
+//! | undo and redo | [`Model::enable_undo`]: one's own edits, those of others stay |
+//! | time travel, who wrote what | [`Model::keep_history`], [`Model::blame`] |
+//! | several edits or none | [`Model::transaction`] |
+//! | rich text, Quill | [`model::RichTextCursor`]: marks by the rules of Peritext |
+//! | counters, registers that keep all | [`model::CounterCursor`], [`model::MultiValueCursor`] |
+//! | default contents | [`model::schema`]: the same first patch on every replica |
+//! | a form, a file saved elsewhere | [`model::Api::update`]: few edits to a target; [`Model::apply_json_patch`] |
+//! | who is here, with what selected | [`presence`]: beside the document |
+//!
 //! This crate knows no IO, no wall clock, no randomness and no threads: each is a parameter.
 
 pub mod clock;

@@ -127,7 +127,7 @@ fn replicas() -> Vec<Replica> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 300 } else { 2000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 150 } else { 2000 }))]
 
     #[test]
     fn a_copy_that_follows_the_changes_equals_the_view(steps in prop::collection::vec(step(), 1..60)) {

@@ -4,7 +4,7 @@
 mod support;
 
 use crdt_core::{
-    Applied, Document, Patch, PatchBuilder, SessionId, Text, Timespan, Timestamp, Value,
+    Applied, Document, Model, Patch, PatchBuilder, SessionId, Text, Timespan, Timestamp, Value,
     codec::{DocumentFormat, PatchFormat, document::indexed, json},
 };
 use support::{get, hex, items, named, number, plain, text, unhex};
@@ -428,4 +428,32 @@ fn numbers_that_json_lacks_are_not_written_as_json() {
     let nan = merged(A, &[of(f64::NAN)]);
     assert!(DocumentFormat::Verbose.encode(&nan).is_err());
     assert!(matches!(Document::from_binary(&nan.to_binary()).unwrap().view(), Value::Float(n) if n.is_nan()));
+}
+
+/// What json-joy's editing API makes of edits, ours makes, byte for byte.
+#[test]
+fn the_editing_api_makes_json_joys_operations() {
+    let mut model = Model::new(sid(A));
+    let entries = [
+        ("t", Value::from("hi")),
+        ("l", [1, 2, 3].into_iter().collect()),
+        ("o", Value::Map(vec![("k".into(), 1.into())])),
+    ];
+    let root = Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect());
+    model.api().root(root).unwrap();
+    let recorded = recorded("api_ops");
+    assert_eq!(hex(model.flush().unwrap().as_bytes()), text(get(recorded, "p0bin")));
+
+    model.api().str("/t").unwrap().ins(2, " you").unwrap();
+    model.api().str("/t").unwrap().del(0, 1).unwrap();
+    model.api().arr("/l").unwrap().ins(1, ["x"]).unwrap();
+    model.api().arr("/l").unwrap().upd(0, 9).unwrap();
+    model.api().arr("/l").unwrap().del(3, 1).unwrap();
+    model.api().obj("/o").unwrap().set([("z", Value::Null)]).unwrap();
+    model.api().obj("/o").unwrap().del(["k"]).unwrap();
+    let patch = model.flush().unwrap();
+    assert_eq!(hex(patch.as_bytes()), text(get(recorded, "p1bin")));
+    assert_eq!(&patch.to_compact(), get(recorded, "p1"));
+    assert_eq!(plain(&model.view()), plain(get(recorded, "view")));
+    assert_eq!(hex(&model.document().to_binary()), text(get(recorded, "model")));
 }

@@ -1,7 +1,8 @@
 //! The real json-joy 17.67.0 and we take each other's patches and documents: random concurrent sessions of either side,
 //! delivered in random causal orders, give the same views and the same bytes in every form.
 //!
-//! Excluded are only the shapes that the specification names: cuts through characters in long texts (H2), aliases (H5),
+//! Excluded are only the shapes that the specification names: cuts through characters in long texts (H2), tuples of more
+//! than 24 places (H3), aliases (H5),
 //! deletions over several runs (H4), and insertions that only a reload would misplace (H10, H11).
 //!
 //! `WEFT_SEED` runs other sessions, `WEFT_SESSIONS` more of them.
@@ -18,6 +19,7 @@ use crdt_core::{
         },
     },
     document::{Content, Kind, NodeRef},
+    model::schema::{con, json, vec},
 };
 use support::{get, hex, items, node::JsonJoy, number, plain, text, unhex};
 
@@ -250,7 +252,7 @@ fn sessions_of_json_joy_become_the_same_documents_here() {
 fn sessions_of_ours_become_the_same_documents_in_json_joy() {
     let mut joy = JsonJoy::start();
     let (first, count) = (setting("WEFT_SEED", 1), setting("WEFT_SESSIONS", 150));
-    let mut seen = 0;
+    let (mut seen, mut excluded) = (0, 0);
     for seed in first..first + count {
         let name = format!("seed {seed}");
         let mut random = Random(seed ^ 0xabcd);
@@ -260,22 +262,27 @@ fn sessions_of_ours_become_the_same_documents_in_json_joy() {
         }
         let (order, document) = causal_order(66_000, &patches, &mut random);
         assert_eq!(plain(&document.view()), plain(&models[0].view()), "{name}");
+        check_patch(&name, &mut joy, &patches[random.below(patches.len())]);
+        if has_half_in_a_text_of(42, &document) {
+            excluded += 1;
+            continue;
+        }
         let all = hex_list(&patches, &order);
         let answer = joy.ask(&format!(r#"{{"do":"apply","sid":66000,"patches":{all}}}"#));
         check_same(&name, &document, &answer);
-        check_patch(&name, &mut joy, &patches[random.below(patches.len())]);
         // A document in the middle of the session, and what came later.
         let cut = random.below(patches.len());
         let mut early = Document::new(SessionId::new(67_000).unwrap());
         for patch in &patches[..cut] {
             let _: Applied = early.merge(patch.as_ref()).unwrap();
         }
-        if early.root().is_some() {
+        if early.root().is_some() && !has_half_in_a_text_of(8, &early) {
             check_our_forms(&name, &mut joy, &early, &safe_after_a_reload(&early, &patches[cut..]));
         }
         seen += patches.len();
     }
-    println!("{count} sessions of ours with {seen} patches");
+    println!("{count} sessions of ours with {seen} patches, {excluded} of them excluded by H2");
+    assert!(excluded * 5 <= count, "{excluded} of {count} sessions are excluded: the test sees too little");
 }
 
 /// The patches that json-joy takes alike before and after a reload: those after which our own reloaded document equals
@@ -291,6 +298,26 @@ fn safe_after_a_reload(document: &Document, rest: &[Patch]) -> Vec<Patch> {
         }
     }
     fresh
+}
+
+/// Half a character in a text or run of more units than json-joy keeps it in (H2): it writes those of less than 42, and
+/// reads back those whose bytes a short header counts.
+fn has_half_in_a_text_of(units: usize, document: &Document) -> bool {
+    document.nodes().any(|node| {
+        let Content::Str(chunks) = node.content() else { return false };
+        let mut text = crdt_core::Text::new();
+        for chunk in chunks.filter(|chunk| !chunk.is_tombstone()) {
+            let mut bytes = Vec::new();
+            chunk.write_text(&mut bytes);
+            // A run on its own is written on its own.
+            let run = crdt_core::Wtf8::new(&bytes).unwrap();
+            if run.units() >= units && run.as_str().is_none() {
+                return true;
+            }
+            text.push(run);
+        }
+        text.as_wtf8().units() >= units && text.as_str().is_none()
+    })
 }
 
 /// Several of our replicas edit at once and now and then exchange patches.
@@ -409,7 +436,11 @@ fn edit(model: &mut Model, random: &mut Random) {
             let key = format!("k{}", random.below(8));
             let value = any(random, 2);
             let mut obj = model.api().obj(path).unwrap();
-            if random.chance(20) { obj.del([key]).unwrap() } else { obj.set([(key, value)]).unwrap() }
+            match random.below(10) {
+                0 | 1 => obj.del([key]).unwrap(),
+                2 => obj.set_node(key, &vec([json(value), con(1)])).unwrap(),
+                _ => obj.set([(key, value)]).unwrap(),
+            }
         }
         Kind::Arr => {
             let mut arr = model.api().arr(path).unwrap();
@@ -427,8 +458,10 @@ fn edit(model: &mut Model, random: &mut Random) {
             let mut str = model.api().str(path).unwrap();
             let Value::Text(now) = str.view() else { panic!() };
             let units: Vec<u16> = now.as_wtf8().utf16().collect();
-            // No cut through a character (H2).
-            let whole = |at: usize| at - usize::from(units.get(at).is_some_and(|unit| unit >> 10 == 0x37));
+            // Cuts go through characters too, but seldom in texts that become long (H2).
+            let long = units.len() > 12;
+            let whole =
+                |at: usize| at - usize::from(long && units.get(at).is_some_and(|unit| unit >> 10 == 0x37));
             let from = whole(random.below(units.len() + 1));
             let to = whole((from + 1 + random.below(6)).min(units.len()));
             if to > from && random.chance(40) {
@@ -448,7 +481,12 @@ fn edit(model: &mut Model, random: &mut Random) {
             }
         }
         Kind::Val => model.api().val(path).unwrap().set(any(random, 1)).unwrap(),
-        Kind::Vec | Kind::Con => {}
+        Kind::Vec => {
+            // Beyond place 23 json-joy writes what it cannot read (H3).
+            let place = random.below(6) as u8;
+            model.api().vec(path).unwrap().set([(place, any(random, 1))]).unwrap();
+        }
+        Kind::Con => {}
     }
 }
 

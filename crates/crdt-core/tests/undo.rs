@@ -37,7 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 300 } else { 3000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 150 } else { 3000 }))]
 
     /// The slow model is a list of views.
     #[test]
@@ -328,4 +328,16 @@ fn text_inside_of_something_that_came_back_can_still_be_undone() {
         views.push(model.view().get("notes").unwrap().at(0).unwrap().clone());
     }
     assert_eq!(views, ["<adf", "adf", "adef", "abcdef"].map(Value::from));
+}
+
+#[test]
+fn text_whose_tombstones_were_dropped_comes_back_where_it_stood() {
+    let mut model = model(70_001, "one two three");
+    model.api().str("").unwrap().del(4, 4).unwrap();
+    model.flush();
+    let seen = model.document().state_vector();
+    let compaction = model.compact(&seen);
+    assert!(matches!(compaction, crdt_core::document::Compaction::Done { elements: 4 }), "{compaction:?}");
+    model.undo().unwrap().unwrap();
+    assert_eq!(model.view(), "one two three".into());
 }

@@ -64,6 +64,12 @@ pub enum ApplyError {
         /// The next time of the document.
         time: u64,
     },
+    /// In server order, a patch of a time that no operation has.
+    #[error("patch {id} is of time 0: a server numbers from 1")]
+    TimeZero {
+        /// The patch's id.
+        id: Timestamp,
+    },
     /// In server order, a patch of a session that is not the server's.
     #[error("patch {id} is of a session that no server numbers: at most session 8 is allowed")]
     NotServer {
@@ -251,6 +257,9 @@ impl Document {
         if self.order == Order::Server {
             if id.sid.get() > 8 {
                 return Err(ApplyError::NotServer { id });
+            }
+            if id.time == 0 {
+                return Err(ApplyError::TimeZero { id });
             }
             if id.time > self.time {
                 return Err(ApplyError::Ahead { id, time: self.time });

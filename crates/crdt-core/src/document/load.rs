@@ -116,7 +116,8 @@ impl Loader {
 
     /// An id in here; the clock is above its last tick from now on.
     fn id(&mut self, id: Timestamp, span: u64) -> Result<Id, LoadError> {
-        if id.sid == SessionId::SYSTEM {
+        // A server numbers from 1; its forms spell "no node" as time 0.
+        if id.sid == SessionId::SYSTEM || id.time == 0 && self.doc.order == Order::Server {
             return Err(LoadError::System(id));
         }
         let session = self.enter(id.sid)?;

@@ -2,7 +2,7 @@
 
 use super::{EditError, Model, RelativePosition, Side};
 use crate::{
-    Text, Timespan, Timestamp, Value, Wtf8,
+    PatchBuilder, Text, Timespan, Timestamp, Value, Wtf8,
     document::{Kind, NodeRef},
     id::MAX_ID,
 };
@@ -285,6 +285,15 @@ impl ArrCursor<'_> {
         index: usize,
         values: impl IntoIterator<Item = V>,
     ) -> Result<(), EditError> {
+        self.ins_made(index, |patch| values.into_iter().map(|value| patch.json(&value.into())).collect())
+    }
+
+    /// Inserts the nodes that `make` makes at an index.
+    pub(super) fn ins_made(
+        &mut self,
+        index: usize,
+        make: impl FnOnce(&mut PatchBuilder) -> Vec<Timestamp>,
+    ) -> Result<(), EditError> {
         self.check()?;
         let id = self.id;
         let after = match index.checked_sub(1) {
@@ -292,7 +301,7 @@ impl ArrCursor<'_> {
             Some(before) => self.slot(before)?,
         };
         self.model.write(|patch| {
-            let nodes: Vec<Timestamp> = values.into_iter().map(|value| patch.json(&value.into())).collect();
+            let nodes = make(patch);
             if !nodes.is_empty() {
                 patch.ins_arr(id, after, &nodes);
             }

@@ -17,7 +17,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
-use super::{Extension, Model};
+use super::{ArrCursor, EditError, Extension, Model, ObjCursor};
 use crate::{
     Patch, PatchBuilder, SessionId, Text, Timestamp, Value,
     document::{Applied, ApplyError},
@@ -202,5 +202,33 @@ impl Model {
     /// [`ApplyError`] if the contents are too large for a document.
     pub fn set_defaults(&mut self, schema: &Schema) -> Result<Applied, ApplyError> {
         if self.doc.time() > 1 { Ok(Applied::Known) } else { self.apply(&schema.patch()) }
+    }
+}
+
+impl ObjCursor<'_> {
+    /// Puts a new node of any kind at a key.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn set_node(&mut self, key: impl Into<Text>, schema: &Schema) -> Result<(), EditError> {
+        let (obj, key) = (self.node()?.id(), key.into());
+        self.model().write(|patch| {
+            let node = schema.write(patch);
+            patch.ins_obj(obj, [(key.as_wtf8(), node)]);
+        })
+    }
+}
+
+impl ArrCursor<'_> {
+    /// Inserts new nodes of any kind at an index.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn ins_nodes<'s>(
+        &mut self,
+        index: usize,
+        schemas: impl IntoIterator<Item = &'s Schema>,
+    ) -> Result<(), EditError> {
+        self.ins_made(index, |patch| schemas.into_iter().map(|schema| schema.write(patch)).collect())
     }
 }

@@ -88,6 +88,11 @@ impl IdMap {
         spans
     }
 
+    /// Whether a deleted element was left out of what was made again.
+    pub(super) fn is_left_out(&self, id: Timestamp) -> bool {
+        within(&self.left_out, id).is_some()
+    }
+
     /// For a deleted element that was left out: the element that stands before its place now. `None` if there is none, and
     /// it belongs to the start. `exists` tells of elements that the sequence has.
     pub(super) fn before(&self, id: Timestamp, exists: impl Fn(Timestamp) -> bool) -> Option<Timestamp> {

@@ -83,7 +83,7 @@ struct Step {
 enum Action {
     Held { container: Timestamp, place: Place, was: Option<Subtree>, now: Timestamp },
     Inserted { node: Timestamp, ids: Timespan },
-    Deleted { node: Timestamp, ids: Timespan, removed: Removed },
+    Deleted { node: Timestamp, ids: Timespan, position: u32, removed: Removed },
 }
 
 impl Undo {
@@ -233,7 +233,7 @@ impl Step {
                         Removed::Nodes(nodes) => nodes.iter().map(Subtree::size_bytes).sum(),
                     };
                     let ids = Timespan { start: piece.id, span: piece.units.into() };
-                    self.actions.push(Action::Deleted { node, ids, removed });
+                    self.actions.push(Action::Deleted { node, ids, position: piece.position, removed });
                 }
             }
             _ => {}
@@ -368,12 +368,12 @@ impl Model {
                 }
                 if spans.is_empty() { Ok(()) } else { self.write(|patch| _ = patch.del(node, &spans)) }
             }
-            Action::Deleted { node, ids, removed } => {
+            Action::Deleted { node, ids, position, removed } => {
                 let node = undo.ids.now(*node);
                 if self.doc.node(node).is_none() {
                     return Ok(());
                 }
-                for part in parts(&self.doc, &undo.ids, node, *ids) {
+                for part in parts(&self.doc, &undo.ids, node, *ids, *position as usize) {
                     self.bring_back(node, part, *ids, removed)?;
                 }
                 Ok(())
@@ -475,7 +475,7 @@ struct Part {
 }
 
 /// Deleted elements as they stand now: others can have inserted something between them.
-fn parts(doc: &Document, ids: &IdMap, node: Timestamp, span: Timespan) -> Vec<Part> {
+fn parts(doc: &Document, ids: &IdMap, node: Timestamp, span: Timespan, position: usize) -> Vec<Part> {
     let pieces = doc.pieces(node, span);
     let mut parts: Vec<Part> = pieces
         .iter()
@@ -489,7 +489,14 @@ fn parts(doc: &Document, ids: &IdMap, node: Timestamp, span: Timespan) -> Vec<Pa
     if pieces.is_empty() {
         // The sequence was made again without them.
         let exists = |id| doc.locate(node, id).is_some();
-        let after = ids.before(span.start, exists).unwrap_or(node);
+        let after = if ids.is_left_out(span.start) {
+            ids.before(span.start, exists)
+        } else {
+            // Compaction has dropped them: back to where they stood by count.
+            let before = doc.node(node).map_or(0, |node| node.len()).min(position).checked_sub(1);
+            before.and_then(|before| doc.element_id(node, before))
+        };
+        let after = after.unwrap_or(node);
         parts.push(Part { ids: span, after, beside: false });
     }
     parts
