@@ -285,12 +285,12 @@ impl<'a> Walk<'a> {
             if row > left {
                 return Err(Malformed::Contradiction { at, what: "more keys than entries" });
             }
-            let max = self.key_count.saturating_sub(row);
-            if first > max {
-                return Err(Malformed::TooLarge { at, what: "number of a key", value: first, max });
+            let (end, max) = (first.saturating_add(row), self.key_count);
+            if end > max {
+                return Err(Malformed::TooLarge { at, what: "number of keys", value: end, max });
             }
             self.rows.push((first as u32, row as u32));
-            next = first + row;
+            next = end;
             left -= row;
         }
         self.rows[start..].reverse();
