@@ -11,6 +11,7 @@ use serde_json::json;
 use support::{
     hex, plain,
     random::{mutated, patch, sensible},
+    unhex,
 };
 
 const HOLDER: SessionId = SessionId::LOCAL;
@@ -358,4 +359,15 @@ fn a_snapshot_has_room_for_any_depth() {
     let back = Document::from_native(&bytes, HOLDER).unwrap();
     assert_eq!(back.node_count(), deep + 1);
     assert_eq!(Document::view_native(&bytes).unwrap(), back.view());
+}
+
+/// Found by the fuzzer: a row of three keys where there are two.
+#[test]
+fn a_row_of_more_keys_than_there_are_is_refused() {
+    let bytes = unhex(
+        "57656674010088bcaadd0e01f0a2041400000e020601000100040c0602020200060c0400000004001402\
+         00016e0004746578740401020401f60a00010200040a0100000101061800100a612d2d72700000",
+    );
+    let error = Document::view_native(&whole(bytes)).unwrap_err();
+    assert!(error.to_string().contains("number of keys"), "{error}");
 }
