@@ -1,4 +1,4 @@
-//! The commands between nodes, 0x01 to 0x10, as frames of a ZMTP message (`docs/formats/spot.md`).
+//! The commands between nodes, 0x01 to 0x12, as frames of a ZMTP message (`docs/formats/spot.md`).
 
 use std::fmt;
 
@@ -29,6 +29,8 @@ pub(crate) mod code {
     pub(crate) const GAP: u8 = 0x0e;
     pub(crate) const CREDIT: u8 = 0x0f;
     pub(crate) const HANDOVER: u8 = 0x10;
+    pub(crate) const STATUS: u8 = 0x11;
+    pub(crate) const STATUS_RESP: u8 = 0x12;
 }
 
 /// Which node; chosen at random when it starts, and other after a restart unless configured.
@@ -54,6 +56,14 @@ pub struct Hello {
     pub heartbeat_ms: u32,
     /// Where it and the nodes that it knows can be reached.
     pub endpoints: Vec<(NodeId, String)>,
+}
+
+/// What a node counts, as it tells others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// See [`Counters`](super::node::Counters), in its order: published, sent, received, delivered, dropped, gaps,
+    /// duplicates, refused; then topics that it owns, its connections, and bytes that wait for its peers.
+    pub counts: [u64; 11],
 }
 
 /// All that the next owner of a partition needs.
@@ -188,6 +198,10 @@ pub enum Command<'a> {
         /// So many bytes of payload may be sent, counted from the definition of the stream on this connection.
         limit_bytes: u64,
     },
+    /// Asks what a node counts.
+    Status,
+    /// What it counts.
+    StatusResp(Status),
     /// From the owner of a partition to the next.
     Handover {
         /// Which.
@@ -365,6 +379,19 @@ impl<'a> Command<'a> {
                     read().filter(|_| b.len() == 25).ok_or(field("credit"))?;
                 Self::Credit { topic: name(0)?, up: up & 1 == 1, acked, limit, limit_bytes }
             }
+            code::STATUS => {
+                count(0)?;
+                Self::Status
+            }
+            code::STATUS_RESP => {
+                count(1)?;
+                // Later versions may count more; what we know comes first.
+                let mut counts = [0; 11];
+                for (i, n) in counts.iter_mut().enumerate() {
+                    *n = u64_at(body(0), i * 8).ok_or(field("counts"))?;
+                }
+                Self::StatusResp(Status { counts })
+            }
             code::HANDOVER => {
                 count(4)?;
                 let messages = batch.bytes.slice(args[3].range());
@@ -437,6 +464,11 @@ impl<'a> Command<'a> {
                     body.extend(n.to_le_bytes());
                 }
                 put(code::CREDIT, &[topic.as_bytes(), &body]);
+            }
+            Self::Status => put(code::STATUS, &[]),
+            Self::StatusResp(status) => {
+                let body: Vec<u8> = status.counts.iter().flat_map(|n| n.to_le_bytes()).collect();
+                put(code::STATUS_RESP, &[&body]);
             }
             Self::Handover { topic, handover } => {
                 let [publishers, subscribers, messages] = handover.encode();

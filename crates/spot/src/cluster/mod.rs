@@ -22,8 +22,8 @@ pub use command::NodeId;
 pub use driver::{Endpoint, Listening, Spot, SpotError, SpotOptions, SyncReport};
 pub use membership::PeerState;
 pub use node::{
-    Counters, Event, LinkStatus, NodeOptions, Policy, PublishError, Report, Right, Rights, TopicError,
-    TopicInfo, TopicOptions, TopicOrigin,
+    Counters, Event, LinkStatus, NodeOptions, PeerStatus, Policy, PublishError, Report, Right, Rights,
+    TopicError, TopicInfo, TopicOptions, TopicOrigin,
 };
 pub use pubsub::SpotPubSub;
 pub use ring::Arrival;

@@ -100,6 +100,11 @@ impl Ring {
         Self { queue, bytes: 0, bounds, owed, missed: 0, dropped: 0, fresh, slack: 0, woken: false }
     }
 
+    /// Other bounds from now on. What is held stays.
+    pub fn set_bounds(&mut self, bounds: SubscriptionOptions) {
+        self.bounds = bounds;
+    }
+
     /// Whether one more message of this length fits. What is promised to others is not looked at: who publishes here would
     /// otherwise wait for somebody who has nothing to say.
     pub fn has_room(&self, len: usize) -> bool {

@@ -241,6 +241,8 @@ async fn publish(cluster: &Cluster, topic: &str, messages: Vec<String>) -> Resul
     Ok(())
 }
 
+/// How long a look at the cluster waits for what its nodes count.
+const PEERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Fits a terminal that stops for a moment.
 const SHOWN: SubscriptionOptions = SubscriptionOptions { messages_max: 1 << 16, bytes_max: 64 << 20 };
 
@@ -308,7 +310,8 @@ async fn status(
                 if out.is_terminal() && !once {
                     screen.extend_from_slice(b"\x1b[H\x1b[2J"); // Home, and clear.
                 }
-                table.write(&mut screen, &spot.status(), &spot.list_topics(), interval)?;
+                let nodes = spot.peers(interval.min(PEERS_TIMEOUT)).await;
+                table.write(&mut screen, &spot.status(), &nodes, &spot.list_topics(), interval)?;
                 out.write_all(&screen).and_then(|()| out.flush())?;
                 if once {
                     return Ok(());

@@ -8,7 +8,7 @@ use std::{
 
 use spot::{
     Topic, TopicPattern,
-    cluster::{Arrival, LinkStatus, TopicInfo},
+    cluster::{Arrival, LinkStatus, NodeId, PeerStatus, TopicInfo},
 };
 
 /// Topics shown at the most, the busiest first; the rest is a number.
@@ -21,6 +21,8 @@ pub(super) struct Table {
     missed_here: u64,
     /// Messages that owners reported as lost, of patterns rather than of one topic.
     missed_elsewhere: u64,
+    /// What each node had counted at the last look: published, sent, delivered.
+    before: BTreeMap<NodeId, [u64; 3]>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -57,6 +59,7 @@ impl Table {
         &mut self,
         out: &mut impl Write,
         links: &[LinkStatus],
+        nodes: &[PeerStatus],
         topics: &[TopicInfo],
         interval: Duration,
     ) -> io::Result<()> {
@@ -82,6 +85,26 @@ impl Table {
             )?;
         }
         let per_second = |count: u64| count as f64 / interval.as_secs_f64();
+        writeln!(
+            out,
+            "\n{:<32} {:>8} {:>6} {:>12} {:>12} {:>12} {:>9} {:>9} {:>9}",
+            "NODE", "TOPICS", "LINKS", "PUBLISHED/s", "SENT/s", "DELIVERED/s", "DROPPED", "GAPS", "REFUSED"
+        )?;
+        for node in nodes {
+            let counts = [node.counters.published, node.counters.sent, node.counters.delivered];
+            // Of a node that is seen for the first time nothing is known yet.
+            let before = counted.before.get(&node.node).copied().unwrap_or(counts);
+            let [published, sent, delivered] =
+                [0, 1, 2].map(|i| per_second(counts[i].saturating_sub(before[i])));
+            let name = format!("{} {}", node.node, node.name);
+            let (dropped, gaps) = (node.counters.dropped, node.counters.gaps);
+            writeln!(
+                out,
+                "{name:<32} {:>8} {:>6} {published:>12.1} {sent:>12.1} {delivered:>12.1} {dropped:>9} {gaps:>9} {:>9}",
+                node.topics, node.links, node.counters.refused,
+            )?;
+            self.before.insert(node.node, counts);
+        }
         let mut rows: BTreeMap<Topic, Rate> =
             topics.iter().map(|info| (info.topic.clone(), Rate::default())).collect();
         rows.extend(counted.rates);
@@ -126,7 +149,7 @@ mod tests {
         table.count(&Arrival::Lagged { missed: 2 });
         let mut show = || {
             let mut out = Vec::new();
-            table.write(&mut out, &[], &[], Duration::from_secs(2)).unwrap();
+            table.write(&mut out, &[], &[], &[], Duration::from_secs(2)).unwrap();
             String::from_utf8(out).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
         };
         let first = show();

@@ -15,8 +15,8 @@ use crate::{
     cluster::{
         command::NodeId,
         node::{
-            Counters, Event, LinkStatus, Node, NodeOptions, Publish, PublishError, Report, SubId, TopicError,
-            TopicInfo, TopicOptions, TopicOrigin,
+            Counters, Event, LinkStatus, Node, NodeOptions, PeerStatus, Publish, PublishError, Report, SubId,
+            TopicError, TopicInfo, TopicOptions, TopicOrigin,
         },
         partition::{partition_name, partition_of},
         ring::Arrival,
@@ -577,11 +577,13 @@ impl Spot {
         }
     }
 
-    /// Bounds from now on, in messages and bytes: `send` for each peer's outbox.
-    pub fn set_hwm(&self, send_messages: usize, send_bytes: usize) {
+    /// Bounds from now on: of what waits for each peer, and of what [`recv`](Self::recv) may hold. What owners were promised
+    /// before may still come.
+    pub fn set_hwm(&self, send: SubscriptionOptions, receive: SubscriptionOptions) {
         self.shared().with(|node| {
             let options = node.options_mut();
-            (options.send_messages_max, options.send_bytes_max) = (send_messages, send_bytes);
+            (options.send_messages_max, options.send_bytes_max) = (send.messages_max, send.bytes_max);
+            node.set_bounds(self.handle.inbox_sub, receive);
         });
     }
 
@@ -592,6 +594,14 @@ impl Spot {
             node.set_now(now);
             node.links()
         })
+    }
+
+    /// What the nodes of our kind that are connected count, each as it says itself. Who does not answer in time is left out.
+    pub async fn peers(&self, timeout: Duration) -> Vec<PeerStatus> {
+        let shared = self.shared();
+        let asked = shared.with(Node::peers_ask);
+        let all = shared.wait(timeout, |node| node.peers_told(&asked, true)).await;
+        all.or_else(|| shared.with(|node| node.peers_told(&asked, false))).unwrap_or_default()
     }
 
     /// Counts since the node began.

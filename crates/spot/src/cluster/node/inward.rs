@@ -129,6 +129,11 @@ impl Node {
             Command::Credit { topic, up: true, acked, limit, limit_bytes } => {
                 self.uplink_credited(id, topic, acked, limit, limit_bytes)
             }
+            Command::Status => {
+                self.tell_status(id);
+                Ok(())
+            }
+            Command::StatusResp(status) => self.status_told(peer, status),
             Command::Handover { topic, handover } => self.handed_over(id, topic, handover),
             Command::Hello(_) | Command::Batch(_) => Err(NotFollowed),
         }

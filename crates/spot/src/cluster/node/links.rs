@@ -202,6 +202,9 @@ impl Node {
             answers: 0,
             queries: 0,
             query_again: false,
+            asked: 0,
+            told: 0,
+            status: Default::default(),
         });
         if let Some(node) = node {
             self.by_node.insert(node, peer);

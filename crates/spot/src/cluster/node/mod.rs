@@ -8,6 +8,7 @@ mod inward;
 mod links;
 mod outward;
 mod partitions;
+mod status;
 mod topics;
 
 use std::{
@@ -20,10 +21,11 @@ use slab::Slab;
 
 pub use links::{LinkInfo, LinkStatus, Role};
 pub use outward::{Publish, PublishError, Report};
+pub use status::PeerStatus;
 pub use topics::{TopicError, TopicInfo, TopicOrigin};
 
 use super::{
-    command::{Kind, NodeId},
+    command::{Kind, NodeId, Status},
     log::Log,
     membership::{Membership, PeerState},
     outbox::Outbox,
@@ -436,6 +438,10 @@ struct Peer {
     queries: u64,
     /// Another QUERY is wanted after the one that is under way.
     query_again: bool,
+    /// How often it was asked what it counts, how often it has answered, and its last answer.
+    asked: u64,
+    told: u64,
+    status: Status,
 }
 
 /// The node. See the [module](self).
@@ -557,6 +563,13 @@ impl Node {
     pub fn sub_open(&mut self, bounds: SubscriptionOptions, open: bool) -> SubId {
         let (patterns, topics, starved) = Default::default();
         self.subs.insert(Sub { patterns, open, ring: Ring::new(bounds), topics, starved })
+    }
+
+    /// Other bounds for a subscription from now on.
+    pub fn set_bounds(&mut self, sub: SubId, bounds: SubscriptionOptions) {
+        if let Some(sub) = self.subs.get_mut(sub) {
+            sub.ring.set_bounds(bounds);
+        }
     }
 
     /// Takes what a subscription holds, up to `max` arrivals.
