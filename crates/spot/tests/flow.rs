@@ -351,9 +351,9 @@ async fn of_two_owners_the_later_one_is_followed_and_the_other_is_told() {
     // They learn of each other, too.
     early.cluster_add(&at_late).await.ok();
     let lost = loop {
-        match tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap() {
-            Event::OwnerLost { topic, epoch } => break (topic.to_string(), epoch),
-            _ => {}
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        if let Event::OwnerLost { topic, epoch } = event {
+            break (topic.to_string(), epoch);
         }
     };
     assert_eq!(lost, ("t".to_owned(), 200));
@@ -412,9 +412,9 @@ async fn a_peer_that_is_cut_off_in_silence_is_noticed_and_named() {
     let reader = Reader::connect(&at, "t").await;
     let from = format!("tcp://{}", reader.stream.local_addr().unwrap());
     let suspect = loop {
-        match tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap() {
-            Event::Peer { endpoint, state: PeerState::Suspect } => break endpoint,
-            _ => {}
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        if let Event::Peer { endpoint, state: PeerState::Suspect } = event {
+            break endpoint;
         }
     };
     assert_eq!(suspect, from);

@@ -371,7 +371,8 @@ struct Sub {
     patterns: BTreeSet<TopicPattern>,
     open: bool,
     ring: Ring,
-    topics: Vec<TopicId>,
+    /// Those that it hears, of its patterns too.
+    topics: BTreeSet<TopicId>,
     /// Lossless topics whose owners were given less than they might have.
     starved: BTreeSet<TopicId>,
 }

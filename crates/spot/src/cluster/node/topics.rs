@@ -125,7 +125,7 @@ impl Node {
             .collect();
         for sub in matching {
             self.topics[id].subs.push(sub);
-            self.subs[sub].topics.push(id);
+            self.subs[sub].topics.insert(id);
         }
         Ok(id)
     }
@@ -154,7 +154,7 @@ impl Node {
         names.remove(&topic.name);
         for sub in topic.subs {
             if let Some(sub) = self.subs.get_mut(sub) {
-                sub.topics.retain(|t| *t != id);
+                sub.topics.remove(&id);
                 sub.starved.remove(&id);
                 sub.ring.promise(topic.upstream.granted, Amount::default());
             }
@@ -395,7 +395,7 @@ impl Node {
             return;
         }
         topic.subs.push(sub);
-        self.subs[sub].topics.push(id);
+        self.subs[sub].topics.insert(id);
         // What the owner may send already comes here too.
         self.subs[sub].ring.promise(Amount::default(), topic.upstream.granted);
         self.replay_locally(id, sub);
@@ -423,7 +423,7 @@ impl Node {
     fn detach(&mut self, id: TopicId, sub: SubId) {
         self.topics[id].subs.retain(|s| *s != sub);
         let granted = self.topics[id].upstream.granted;
-        self.subs[sub].topics.retain(|t| *t != id);
+        self.subs[sub].topics.remove(&id);
         self.subs[sub].starved.remove(&id);
         self.subs[sub].ring.promise(granted, Amount::default());
         self.reroute(id);

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
-use crypto_box::{
-    PublicKey, SalsaBox, SecretKey,
-    aead::{
-        AeadInPlace, KeyInit,
-        consts::{U16, U24},
-        generic_array::GenericArray,
+use dryoc::classic::{
+    crypto_box::{
+        crypto_box_beforenm, crypto_box_detached_afternm_inplace, crypto_box_open_detached_afternm_inplace,
     },
+    crypto_core::crypto_scalarmult_base,
 };
-use crypto_secretbox::XSalsa20Poly1305;
+use zeroize::Zeroizing;
 
 use super::{Properties, ZmtpError, command::take, frame};
 
@@ -41,7 +39,7 @@ pub struct CurveKeys {
 impl CurveKeys {
     /// The keys that belong to 32 random bytes.
     pub fn from_secret(secret: [u8; 32]) -> Self {
-        let public = CurvePublic(*SecretKey::from(secret).public_key().as_bytes());
+        let public = CurvePublic(public_of(&secret));
         Self { public, secret: CurveSecret(secret) }
     }
 }
@@ -108,48 +106,53 @@ fn long_nonce(prefix: &[u8; 8], tail: &[u8]) -> [u8; 24] {
     nonce
 }
 
-/// The cipher of a box and of a secret box.
-trait Cipher: AeadInPlace<NonceSize = U24, TagSize = U16> {}
-impl<T: AeadInPlace<NonceSize = U24, TagSize = U16>> Cipher for T {}
+/// What two parties share, or one keeps for itself: the key of XSalsa20-Poly1305. Wiped when it is done with.
+type Shared = Zeroizing<[u8; 32]>;
+
+fn public_of(secret: &[u8; 32]) -> [u8; 32] {
+    let mut public = [0; 32];
+    crypto_scalarmult_base(&mut public, secret);
+    public
+}
+
+/// What our secret key and their public key agree on. An error for the few public keys that agree with everybody's.
+fn agree(theirs: &[u8; 32], ours: &[u8; 32], what: &'static str) -> Result<Shared, ZmtpError> {
+    crypto_box_beforenm(theirs, ours).map(Zeroizing::new).map_err(|_| ZmtpError::Crypto { what })
+}
 
 /// Seals into `mac | ciphertext`.
-fn seal(key: &impl Cipher, nonce: &[u8; 24], plain: &[u8]) -> Vec<u8> {
+fn seal(key: &[u8; 32], nonce: &[u8; 24], plain: &[u8]) -> Vec<u8> {
     let mut out = vec![0; MAC_LEN];
     out.extend(plain);
-    let tag = key
-        .encrypt_in_place_detached(GenericArray::from_slice(nonce), b"", &mut out[MAC_LEN..])
-        .expect("the length of a box is bounded by its buffer");
-    out[..MAC_LEN].copy_from_slice(&tag);
+    let mut mac = [0; MAC_LEN];
+    crypto_box_detached_afternm_inplace(&mut out[MAC_LEN..], &mut mac, nonce, key);
+    out[..MAC_LEN].copy_from_slice(&mac);
     out
 }
 
 /// Opens `mac | ciphertext` in place.
 fn open<'a>(
-    key: &impl Cipher,
+    key: &[u8; 32],
     nonce: &[u8; 24],
     sealed: &'a mut [u8],
     what: &'static str,
 ) -> Result<&'a mut [u8], ZmtpError> {
-    let (mac, body) = sealed.split_at_mut_checked(MAC_LEN).ok_or(ZmtpError::Crypto { what })?;
-    key.decrypt_in_place_detached(GenericArray::from_slice(nonce), b"", body, GenericArray::from_slice(mac))
+    let (mac, body) = sealed.split_first_chunk_mut::<MAC_LEN>().ok_or(ZmtpError::Crypto { what })?;
+    crypto_box_open_detached_afternm_inplace(body, mac, nonce, key)
         .map_err(|_| ZmtpError::Crypto { what })?;
     Ok(body)
 }
 
-fn salsa(theirs: &[u8; 32], ours: &[u8; 32]) -> SalsaBox {
-    SalsaBox::new(&PublicKey::from(*theirs), &SecretKey::from(*ours))
-}
-
 /// Opens traffic.
 pub struct MessageOpener {
-    key: Arc<SalsaBox>,
+    key: Arc<Shared>,
     prefix: &'static [u8; 16],
     last: u64,
 }
 
 /// Seals traffic.
 pub struct MessageSealer {
-    key: Arc<SalsaBox>,
+    key: Arc<Shared>,
     prefix: &'static [u8; 16],
     next: u64,
 }
@@ -180,7 +183,7 @@ impl MessageOpener {
         if name != MESSAGE_PREFIX || counter <= self.last {
             return Err(BAD);
         }
-        let plain = open(&*self.key, &short_nonce(self.prefix, counter), sealed, "MESSAGE")?;
+        let plain = open(&self.key, &short_nonce(self.prefix, counter), sealed, "MESSAGE")?;
         self.last = counter;
         let (flags, body) = plain.split_first().ok_or(BAD)?;
         // Inside, `more` is 1 and `command` is 2; outside, command is 4.
@@ -201,17 +204,15 @@ impl MessageSealer {
         out.put_u8(flags & frame::MORE | (flags & frame::COMMAND) >> 1);
         out.put_slice(body);
         let nonce = short_nonce(self.prefix, self.next);
-        let tag = self
-            .key
-            .encrypt_in_place_detached(GenericArray::from_slice(&nonce), b"", &mut out[mac + MAC_LEN..])
-            .expect("the length of a box is bounded by its buffer");
+        let mut tag = [0; MAC_LEN];
+        crypto_box_detached_afternm_inplace(&mut out[mac + MAC_LEN..], &mut tag, &nonce, &self.key);
         out[mac..mac + MAC_LEN].copy_from_slice(&tag);
         self.next += 1;
     }
 }
 
 fn traffic(
-    key: SalsaBox,
+    key: Shared,
     sealing: &'static [u8; 16],
     opening: &'static [u8; 16],
     next: u64,
@@ -227,7 +228,7 @@ pub(super) struct CurveClient {
     pub(super) server: CurvePublic,
     pub(super) short: [u8; 32],
     pub(super) vouch_nonce: [u8; 16],
-    session: Option<SalsaBox>,
+    session: Option<Shared>,
 }
 
 impl CurveClient {
@@ -239,20 +240,20 @@ impl CurveClient {
     }
 
     fn short_public(&self) -> [u8; 32] {
-        *SecretKey::from(self.short).public_key().as_bytes()
+        public_of(&self.short)
     }
 
-    pub(super) fn hello(&self) -> Vec<u8> {
+    pub(super) fn hello(&self) -> Result<Vec<u8>, ZmtpError> {
         let mut data = vec![1, 0];
         data.extend([0; 72]);
         data.extend(self.short_public());
         data.extend(1_u64.to_be_bytes());
         data.extend(seal(
-            &salsa(&self.server.0, &self.short),
+            &*agree(&self.server.0, &self.short, "HELLO")?,
             &short_nonce(b"CurveZMQHELLO---", 1),
             &[0; 64],
         ));
-        data
+        Ok(data)
     }
 
     /// Takes the data of WELCOME, gives the data of INITIATE.
@@ -262,16 +263,16 @@ impl CurveClient {
         let (nonce, sealed) = welcome.split_at_checked(16).ok_or(BAD)?;
         let mut sealed = sealed.to_vec();
         let nonce = long_nonce(b"WELCOME-", nonce);
-        let plain = open(&salsa(&self.server.0, &self.short), &nonce, &mut sealed, "WELCOME")?;
+        let plain = open(&*agree(&self.server.0, &self.short, "WELCOME")?, &nonce, &mut sealed, "WELCOME")?;
         let (server_short, cookie) = plain.split_first_chunk::<32>().ok_or(BAD)?;
         if cookie.len() != 96 {
             return Err(BAD);
         }
-        let session = salsa(server_short, &self.short);
+        let session = agree(server_short, &self.short, "WELCOME")?;
         let mut vouched = self.short_public().to_vec();
         vouched.extend(self.server.0);
         let vouch = seal(
-            &salsa(server_short, &self.keys.secret.0),
+            &*agree(server_short, &self.keys.secret.0, "WELCOME")?,
             &long_nonce(b"VOUCH---", &self.vouch_nonce),
             &vouched,
         );
@@ -319,7 +320,7 @@ pub(super) struct CurveServer {
 pub(super) struct Initiated {
     pub(super) client: CurvePublic,
     pub(super) properties: Properties,
-    session: SalsaBox,
+    session: Shared,
     counter: u64,
 }
 
@@ -352,22 +353,18 @@ impl CurveServer {
         if version != [1, 0] || rest.len() != 80 {
             return Err(BAD);
         }
-        let with_client = salsa(&client, &self.keys.secret.0);
+        let with_client = agree(&client, &self.keys.secret.0, "HELLO")?;
         let mut sealed = rest.to_vec();
         open(&with_client, &short_nonce(b"CurveZMQHELLO---", counter), &mut sealed, "HELLO")?;
 
         let mut secrets = client.to_vec();
         secrets.extend(self.short);
-        let mut plain = SecretKey::from(self.short).public_key().as_bytes().to_vec();
+        let mut plain = public_of(&self.short).to_vec();
         plain.extend(self.cookie_nonce);
-        plain.extend(seal(&self.cookie_cipher(), &long_nonce(b"COOKIE--", &self.cookie_nonce), &secrets));
+        plain.extend(seal(&self.cookie_key, &long_nonce(b"COOKIE--", &self.cookie_nonce), &secrets));
         let mut data = self.welcome_nonce.to_vec();
         data.extend(seal(&with_client, &long_nonce(b"WELCOME-", &self.welcome_nonce), &plain));
         Ok(data)
-    }
-
-    fn cookie_cipher(&self) -> XSalsa20Poly1305 {
-        XSalsa20Poly1305::new(GenericArray::from_slice(&self.cookie_key))
     }
 
     /// Takes the data of INITIATE.
@@ -377,20 +374,23 @@ impl CurveServer {
         let mut rest = initiate;
         let cookie_nonce = take(&mut rest, 16).ok_or(BAD)?;
         let mut cookie = take(&mut rest, 80).ok_or(BAD)?.to_vec();
-        let secrets =
-            open(&self.cookie_cipher(), &long_nonce(b"COOKIE--", cookie_nonce), &mut cookie, "cookie")?;
+        let secrets = open(&self.cookie_key, &long_nonce(b"COOKIE--", cookie_nonce), &mut cookie, "cookie")?;
         let client_short: [u8; 32] = secrets[..32].try_into().map_err(|_| BAD)?;
         let counter =
             take(&mut rest, 8).and_then(|n| n.try_into().ok()).map(u64::from_be_bytes).ok_or(BAD)?;
-        let session = salsa(&client_short, &self.short);
+        let session = agree(&client_short, &self.short, "INITIATE")?;
         let mut sealed = rest.to_vec();
         let plain = open(&session, &short_nonce(b"CurveZMQINITIATE", counter), &mut sealed, "INITIATE")?;
         let mut plain = &*plain;
         let client: [u8; 32] = take(&mut plain, 32).and_then(|key| key.try_into().ok()).ok_or(BAD)?;
         let vouch_nonce = take(&mut plain, 16).ok_or(BAD)?;
         let mut vouch = take(&mut plain, 80).ok_or(BAD)?.to_vec();
-        let vouched =
-            open(&salsa(&client, &self.short), &long_nonce(b"VOUCH---", vouch_nonce), &mut vouch, "vouch")?;
+        let vouched = open(
+            &*agree(&client, &self.short, "vouch")?,
+            &long_nonce(b"VOUCH---", vouch_nonce),
+            &mut vouch,
+            "vouch",
+        )?;
         if vouched[..32] != client_short || vouched[32..] != self.keys.public.0 {
             return Err(ZmtpError::Crypto { what: "vouch" });
         }

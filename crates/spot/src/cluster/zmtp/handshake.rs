@@ -263,7 +263,7 @@ impl Handshake {
                 Step::Welcome
             }
             (_, Mechanism::Client(client)) => {
-                Command { name: b"HELLO", data: &client.hello() }.put(&mut self.output);
+                Command { name: b"HELLO", data: &client.hello()? }.put(&mut self.output);
                 Step::Welcome
             }
             _ => Step::Hello,
