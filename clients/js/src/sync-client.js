@@ -180,6 +180,22 @@ export class SyncClient {
     await this.#saves.get(documentId);
   }
 
+  /**
+   * Shows something of this client to others on an opened document: a cursor, a name. It is kept nowhere, shown again
+   * after a reconnect, and gone with the connection. Only a WebSocket carries it.
+   *
+   * @param {string} documentId
+   * @param {Json} data at most 4 KiB of JSON; `null` for nothing
+   */
+  show(documentId, data) {
+    this.#input({ type: "show", documentId, data });
+  }
+
+  /** What others show on an opened document, by client; `presence` events tell of changes. @param {string} documentId */
+  others(documentId) {
+    return this.#machine.others(documentId);
+  }
+
   /** Follows all documents, from a position on; `collection` events tell what happens. @param {number} position */
   watch(position) {
     this.#input({ type: "watch", position });

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { equal } from "./json.js";
 import { PatchError } from "./json-patch.js";
 import { StateManager } from "./state-manager.js";
 
@@ -35,6 +36,7 @@ import { StateManager } from "./state-manager.js";
  *   | { type: "timer", name: TimerName }
  *   | { type: "open", documentId: string, record?: DocumentRecord }
  *   | { type: "close", documentId: string }
+ *   | { type: "show", documentId: string, data: Json }
  *   | { type: "watch", position: number }
  *   | { type: "write", documentId: string, state: Json, record?: DocumentRecord }
  * )} Input */
@@ -93,6 +95,8 @@ const OUTDATED = new Set(["version-mismatch", "already-exists", "unknown-documen
  * @property {boolean} inFlight whether a push of it waits for its answer
  * @property {number} pushedOn the version that the last push was made on
  * @property {number} waitFor push nothing before the confirmed state has this version
+ * @property {Json} shown what this client shows of itself on it; `null` for nothing
+ * @property {Map<string, Json>} others what others show
  */
 
 export class SyncMachine {
@@ -217,6 +221,9 @@ export class SyncMachine {
       case "close":
         this.#close(input.documentId);
         break;
+      case "show":
+        this.#show(input.documentId, input.data);
+        break;
       case "watch":
         this.#position = input.position;
         this.#collectionLive = false;
@@ -284,6 +291,8 @@ export class SyncMachine {
       followed.inFlight = false;
       // Whether the write is stored will be seen when its event comes, or by sending it again, which changes nothing.
       followed.manager.storedAt = undefined;
+      // Cut off, nobody is known to be here.
+      for (const clientId of [...followed.others.keys()]) this.#onPresence({ documentId: followed.manager.documentId, clientId, data: null });
     }
   }
 
@@ -335,7 +344,7 @@ export class SyncMachine {
         // A document's snapshot follows; there is nothing to do before it is here.
         return;
       case "presence":
-        return this.#emit(message);
+        return this.#onPresence(message);
       case "drain":
         return this.#reconnectLater(random, message.reconnectAfterMs);
       case "error":
@@ -409,7 +418,37 @@ export class SyncMachine {
     // All events up to now are here: a create of an earlier connection that is not among them was not taken.
     if (!followed.inFlight) this.#notTaken(followed);
     this.#emit({ type: "live", documentId: live.documentId, version: live.version });
+    if (followed.shown !== null) this.#sendPresence(followed);
     this.#push(followed);
+  }
+
+  // Presence
+
+  /** What others show on a document, by client. @param {string} documentId */
+  others(documentId) {
+    return this.#documents.get(documentId)?.others ?? new Map();
+  }
+
+  /** @param {string} documentId @param {Json} data */
+  #show(documentId, data) {
+    const followed = this.#documents.get(documentId);
+    if (!followed || equal(followed.shown, data)) return;
+    followed.shown = data;
+    if (followed.live) this.#sendPresence(followed);
+  }
+
+  /** Only a WebSocket carries presence. @param {Followed} followed */
+  #sendPresence({ manager: { documentId }, shown }) {
+    if (this.#transport === "websocket") this.#send({ type: "presence", documentId, data: shown });
+  }
+
+  /** @param {{ documentId: string, clientId: string, data: Json }} presence */
+  #onPresence({ documentId, clientId, data }) {
+    const others = this.#documents.get(documentId)?.others;
+    if (!others) return;
+    if (data === null) others.delete(clientId);
+    else others.set(clientId, data);
+    this.#emit({ type: "presence", documentId, clientId, data });
   }
 
   // Writes
@@ -529,7 +568,7 @@ export class SyncMachine {
   #follow(documentId, record) {
     const manager = new StateManager({ documentId, clientId: this.clientId, resolver: this.resolver });
     if (record) manager.restore(record);
-    return { manager, live: false, inFlight: false, pushedOn: 0, waitFor: 0 };
+    return { manager, live: false, inFlight: false, pushedOn: 0, waitFor: 0, shown: null, others: new Map() };
   }
 
   /** @param {string} documentId */

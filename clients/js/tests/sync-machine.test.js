@@ -322,3 +322,21 @@ test("a create that was refused falls away as the resolver said, and the write b
   assert.ok(pushes.length === 1 || pushes.at(-1).baseVersion === 3);
   assert.equal(manager.view.gold, 9);
 });
+
+test("presence is shown while it is live, again after a reconnect, and others go with the connection", () => {
+  const { it, feed, hear } = liveMachine({ emits: true });
+  assert.deepEqual(sent(feed({ type: "show", documentId: "g", data: { field: "gold" } })), [{ type: "presence", documentId: "g", data: { field: "gold" } }]);
+  assert.deepEqual(sent(feed({ type: "show", documentId: "g", data: { field: "gold" } })), [], "the same is not told again");
+  const told = hear({ type: "presence", documentId: "g", clientId: "ann", data: { field: "name" } });
+  assert.deepEqual(emitted(told, "presence"), [{ type: "presence", documentId: "g", clientId: "ann", data: { field: "name" } }]);
+  assert.deepEqual([...it.others("g")], [["ann", { field: "name" }]]);
+  const cut = feed({ type: "closed" });
+  assert.deepEqual(emitted(cut, "presence"), [{ type: "presence", documentId: "g", clientId: "ann", data: null }]);
+  assert.equal(it.others("g").size, 0);
+  assert.deepEqual(sent(feed({ type: "show", documentId: "g", data: { field: "level" } })), []);
+  feed({ type: "timer", name: "reconnect" });
+  feed({ type: "opened" });
+  hear({ type: "welcome" });
+  const live = sent(hear({ type: "live", documentId: "g", version: 3 }));
+  assert.deepEqual(live, [{ type: "presence", documentId: "g", data: { field: "level" } }]);
+});

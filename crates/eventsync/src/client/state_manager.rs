@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 
 use crdt_core::ClientId;
 use nodestorage::DocumentId;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Conflict, ConflictResolver, Resolution};
+use super::{ClientRecord, Conflict, ConflictResolver, Resolution};
 use crate::{
     event::{ClientVector, DoesNotFit, Event},
     protocol::{Current, DocumentResume, Problem, ProblemType, Push, PushOp},
@@ -15,7 +16,8 @@ use crate::{
 };
 
 /// A write of this client that is not confirmed yet.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Pending {
     /// What it does.
     pub op: PushOp,
@@ -73,6 +75,31 @@ impl StateManager {
             sent: false,
             pending: VecDeque::new(),
             answered_ahead: VecDeque::new(),
+        }
+    }
+
+    /// What an earlier run of the client kept.
+    pub fn restore(client_id: ClientId, record: ClientRecord) -> Self {
+        Self {
+            confirmed: record.state,
+            version: record.version,
+            vector: record.state_vector,
+            changed_at: record.changed_at,
+            pending: record.pending.into(),
+            ..Self::new(record.document_id, client_id, record.last_client_seq)
+        }
+    }
+
+    /// What to keep for a later run.
+    pub fn to_record(&self) -> ClientRecord {
+        ClientRecord {
+            document_id: self.document_id.clone(),
+            state: self.confirmed.clone(),
+            version: self.version,
+            state_vector: self.vector.clone(),
+            changed_at: self.changed_at,
+            last_client_seq: self.answered,
+            pending: self.pending.iter().cloned().collect(),
         }
     }
 

@@ -95,3 +95,24 @@ test("a deleted game goes away in the other window, and can be brought back", to
   assert.equal(game.name, "Ludo");
   assert.deepEqual(events.map(({ operation }) => operation), ["create", "update", "delete", "create"]);
 }));
+
+test("each sees who else has the game open, and at which field", together(async ({ ann, bo }) => {
+  const [left, right] = [await ann.open(), await bo.open()];
+  await left.create("Together");
+  await left.hasUnsent(0);
+  await right.openGame("Together");
+  await left.page.locator('.people[data-count="1"]').waitFor();
+  await right.page.focus("#field-gold");
+  await left.page.locator('.person[data-field="gold"]').waitFor();
+  await left.page.locator("#field-gold[data-others]").waitFor();
+  await right.page.focus("#field-name");
+  await left.page.locator("#field-name[data-others]").waitFor();
+  assert.equal(await left.page.locator("[data-others]").count(), 1);
+  // Cut off, nobody is known to be here; back, all are.
+  ann.cable.cut();
+  await left.page.locator('.people[data-count="0"]').waitFor({ state: "attached" });
+  ann.cable.mend();
+  await left.page.locator('.person[data-field="name"]').waitFor();
+  await right.page.close();
+  await left.page.locator('.people[data-count="0"]').waitFor({ state: "attached" });
+}));

@@ -7,6 +7,7 @@ import { History } from "../history.js";
 import { makeConflicts } from "./conflicts.js";
 import { makeEditor } from "./editor.js";
 import { makeLog } from "./log.js";
+import { makePeople } from "./people.js";
 import { makeTimeline } from "./timeline.js";
 import { makeVector } from "./vector.js";
 
@@ -44,6 +45,8 @@ export function openDetail(client, id, { leave }) {
     clashed: conflicts.add,
   });
 
+  const people = makePeople(client, id, editor.element);
+
   const title = h("h2", { id: "game-title" });
   const version = h("span", { class: "version", title: "the number of the last event that this window has" });
   const remove = async () => {
@@ -57,7 +60,7 @@ export function openDetail(client, id, { leave }) {
     leave();
   };
   const deleteButton = h("button", { type: "button", class: "button danger", onclick: remove }, "Delete");
-  const head = h("div", { class: "detail-head" }, h("a", { class: "button back", href: "#/", "aria-label": "Back to the list" }, "‹"), title, version, deleteButton);
+  const head = h("div", { class: "detail-head" }, h("a", { class: "button back", href: "#/", "aria-label": "Back to the list" }, "‹"), title, version, people.element, deleteButton);
   const gone = h("p", { class: "empty", hidden: true });
   const form = h("section", { class: "card", "aria-labelledby": "game-title" }, editor.element);
   const element = h(
@@ -144,6 +147,7 @@ export function openDetail(client, id, { leave }) {
     element,
     close: () => {
       for (const stop of stops) stop();
+      people.close();
       client.close(id);
     },
   };

@@ -1,0 +1,29 @@
+//! What a client keeps of a document over a restart.
+
+use nodestorage::DocumentId;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Pending;
+use crate::event::ClientVector;
+
+/// A document as one client has it, with its writes that are not answered. Keep it before a write is sent: else a crash
+/// could give the number of a write that the server has to another one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientRecord {
+    /// Which document.
+    pub document_id: DocumentId,
+    /// What the server confirmed; `Null` for absent.
+    pub state: Value,
+    /// The last event that is contained.
+    pub version: u64,
+    /// Which clients' writes are contained.
+    pub state_vector: ClientVector,
+    /// When the confirmed state was made, in milliseconds since 1970 UTC.
+    pub changed_at: u64,
+    /// The number of the last write that was answered.
+    pub last_client_seq: u64,
+    /// The writes that are not answered, oldest first.
+    pub pending: Vec<Pending>,
+}
