@@ -121,6 +121,18 @@ impl EventBroker {
         self.collection.read().iter().for_each(lag);
     }
 
+    /// Tells the readers of a document, and those of the collection, to look into the log: it has something new.
+    pub fn lag(&self, document: &DocumentId) {
+        let lag = |reader: &Arc<Slot>| {
+            reader.lagged.store(true, Ordering::Release);
+            reader.offer(Delivery::Lagged);
+        };
+        if let Some(readers) = self.documents.get(document) {
+            readers.iter().for_each(lag);
+        }
+        self.collection.read().iter().for_each(lag);
+    }
+
     /// How many mailboxes read a document.
     pub fn readers(&self, document: &DocumentId) -> usize {
         self.documents.get(document).map_or(0, |readers| readers.len())

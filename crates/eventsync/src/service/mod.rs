@@ -5,12 +5,14 @@ mod idempotency;
 mod pump;
 mod read;
 mod reader;
+mod wake;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use nodestorage::{Body, Storage, StorageError};
+use nodestorage::{Body, DocumentId, Storage, StorageError};
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -63,6 +65,8 @@ struct Parts {
     /// The tasks of this service and the connections that it serves.
     tasks: TaskTracker,
     connections: TaskTracker,
+    /// Where writes are told to other processes over the same store, once they are joined.
+    hints: OnceLock<mpsc::Sender<DocumentId>>,
     // Written once when the pump can't go on; read by `/readyz`.
     failure: Mutex<Option<String>>,
 }
@@ -81,6 +85,7 @@ impl SyncService {
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
             connections: TaskTracker::new(),
+            hints: OnceLock::new(),
             failure: Mutex::new(None),
             storage,
             policy,

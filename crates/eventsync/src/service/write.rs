@@ -88,7 +88,12 @@ impl SyncService {
         options: WriteOptions,
     ) -> Result<Written, Refusal> {
         let refused = match self.try_write(id, op, options).await {
-            Ok(written) => return Ok(written),
+            Ok(written) => {
+                if written.changed {
+                    self.hint(id);
+                }
+                return Ok(written);
+            }
             Err(refusal) => refusal,
         };
         let helps = [
