@@ -110,6 +110,31 @@ fn what_is_known_stays_known() {
 }
 
 #[test]
+fn an_element_that_a_constant_names_stays() {
+    let (mut alice, mut bob, patches) = alice_and_bob();
+    let text = patches[0].id();
+    // A mark at the "n" of "and", which is deleted: something to anchor at.
+    let anchor = Timestamp::new(session(70_000), 8);
+    let mut b = PatchBuilder::new(session(80_000), bob.document().time());
+    let _ = b.new_con_id(anchor);
+    let mark = b.finish().unwrap();
+    for model in [&mut alice, &mut bob] {
+        let _ = model.apply(&mark).unwrap();
+    }
+    let stable = alice.document().state_vector();
+    assert_eq!(alice.compact(&stable), Compaction::Done { elements: 3 });
+    alice.document().check().unwrap();
+    let mut b = PatchBuilder::new(session(80_000), alice.document().time());
+    let _ = b.ins_str(text, anchor, "!");
+    let behind = b.finish().unwrap();
+    for model in [&mut alice, &mut bob] {
+        assert_eq!(model.apply(&behind), Ok(Applied::Merged));
+    }
+    assert_eq!(alice.view().as_str(), Some("warp! weft"));
+    assert_eq!(bob.view(), alice.view());
+}
+
+#[test]
 fn a_history_is_cut_at_a_version_and_goes_on() {
     let mut alice = Model::new(session(70_000));
     let mut log = Log::new(Document::new(session(70_000)));

@@ -99,6 +99,15 @@ pub fn keys(js: Option<&JsonJoy>, rounds: usize) {
             row.add($peer::NAME, move || used.saturating_sub(key_bytes) as f64 / 60_000.0);
         };
     }
+    let mut weft = Weft::new(0);
+    weft.set_all(&entries);
+    let native = weft.document().to_native(Packing::Plain);
+    drop(weft);
+    let before = memory::live();
+    let mut peer = Weft::from_document(Document::from_native(&native, session()).expect("our own snapshot"));
+    assert_eq!(peer.get("key34567", None), Some(json!(34_567)));
+    let used = memory::live() - before;
+    row.add("weft, native", move || used.saturating_sub(key_bytes) as f64 / 60_000.0);
     each_json_peer!(add);
     row.run(1);
 }

@@ -311,6 +311,7 @@ impl Bulk {
     pub(crate) fn finish(mut self) -> Result<Document, LoadError> {
         self.index()?;
         let store = &mut self.doc.store;
+        store.fit();
         if let Some(id) = store.ghosts().find(|id| store.sessions.at(id.session).nodes.get(id.time).is_some())
         {
             return Err(LoadError::Duplicate(store.timestamp(id)));

@@ -3,7 +3,7 @@
 use super::{
     ApplyError, Document,
     node::Form,
-    sequence::{Id, Sequence},
+    sequence::{Chunk, Id, Sequence, Span},
 };
 use crate::{
     StateVector, Timestamp,
@@ -33,7 +33,8 @@ pub enum Compaction {
 }
 
 impl Document {
-    /// Drops the tombstones of all sequences, and nodes that came too late for their place.
+    /// Drops the tombstones of all sequences, and nodes that came too late for their place. An element that a timestamp in
+    /// a constant names stays, as the marks of rich text do.
     ///
     /// `stable` is a version that **every replica has reached, and everything that any of them made before it reached
     /// it is part of it**: each patch that is still to come was made by a session that had seen all of `stable`. Then
@@ -41,8 +42,8 @@ impl Document {
     ///
     /// A patch that breaks this is refused: one that is not known and of a time within `stable`, and one that
     /// inserts behind an element that is gone ([`ApplyError::Compacted`]). Replicas may compact at different moments, or
-    /// never: the visible document and what patches to come do to it stay the same. Positions that name a deleted element
-    /// cannot be resolved afterwards.
+    /// never: the visible document and what patches to come do to it stay the same. Positions outside of the document that name
+    /// a deleted element cannot be resolved afterwards.
     pub fn compact(&mut self, stable: &StateVector) -> Compaction {
         let seen = self.state_vector();
         if let Some((&sid, _, there)) = seen.missing_from(stable).next() {
@@ -52,6 +53,7 @@ impl Document {
             return Compaction::Ahead { extra: Timestamp::new(sid, here) };
         }
         let before = self.store.span;
+        let named = self.named_ids();
         for at in 0..self.store.nodes.len() as u32 {
             let node = self.store.node(at);
             if node.is_lost() && node.refs() == 0 && !node.is_dead() && node.form() != Form::Free {
@@ -60,12 +62,22 @@ impl Document {
         }
         let released = before - self.store.span;
         for sequence in &mut self.store.sequences.items {
-            let gone = sequence.drop_tombstones();
+            let gone = sequence.drop_tombstones(&named);
             self.store.span -= u64::from(gone);
         }
         self.store.tidy();
         self.compacted_to = self.compacted_to.max(seen.iter().map(|(_, time)| time).max().unwrap_or(0));
         Compaction::Done { elements: before - released - self.store.span }
+    }
+
+    /// What timestamps in constants name, sorted: rich text anchors its marks so, also at elements that were deleted.
+    fn named_ids(&self) -> Vec<(u32, u64)> {
+        let store = &self.store;
+        let named = (0..store.nodes.len() as u32).filter_map(|node| store.id(store.con_id(node)?));
+        let mut named: Vec<(u32, u64)> = named.map(|id| (id.session, id.time)).collect();
+        named.sort_unstable();
+        named.dedup();
+        named
     }
 
     /// Refuses a patch that may refer to what was dropped; `seen` is the last time of it that is known.
@@ -109,15 +121,36 @@ impl Document {
 }
 
 impl Sequence {
-    /// Drops all tombstones. Tells how many elements they were.
-    fn drop_tombstones(&mut self) -> u32 {
+    /// Drops all tombstones but those of some ids, which are sorted. Tells how many elements they were.
+    fn drop_tombstones(&mut self, named: &[(u32, u64)]) -> u32 {
         if self.span() == self.len() {
             return 0;
         }
         let before = self.span();
-        let live: Vec<_> = self.chunks().filter(|chunk| !chunk.span.is_dead()).collect();
         let mut compact = Self::default();
-        live.into_iter().for_each(|chunk| compact.push(chunk));
+        for chunk in self.chunks() {
+            if !chunk.span.is_dead() {
+                compact.push(chunk);
+                continue;
+            }
+            let from = named.partition_point(|&id| id < (chunk.session, chunk.time));
+            let kept = named[from..].iter().take_while(|&&id| id < (chunk.session, chunk.end()));
+            // Named elements that follow each other stay one tombstone.
+            let mut open: Option<Chunk> = None;
+            for &(session, time) in kept {
+                let one = Chunk { time, session, span: Span::dead(1), offset: 0 };
+                open = match open.take() {
+                    Some(run) if run.end() == time => {
+                        Some(Chunk { span: Span::dead(run.span.len() + 1), ..run })
+                    }
+                    run => {
+                        run.into_iter().for_each(|run| compact.push(run));
+                        Some(one)
+                    }
+                };
+            }
+            open.into_iter().for_each(|run| compact.push(run));
+        }
         // The ids were in one sequence, so none is there twice.
         let sealed: Result<(), Id> = compact.seal();
         debug_assert!(sealed.is_ok());

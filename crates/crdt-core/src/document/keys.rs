@@ -88,6 +88,14 @@ impl Keys {
         ends.reserve(more);
     }
 
+    /// Gives back room that growing left over.
+    pub(super) fn fit(&mut self) {
+        if self.bytes.capacity() - self.bytes.len() > self.bytes.len() / 8 + 64 {
+            self.bytes.shrink_to_fit();
+            self.ends.shrink_to_fit();
+        }
+    }
+
     fn make_table(&mut self) {
         let Self { bytes, ends, table, hasher, sorted } = self;
         let hash = |at: u32| hasher.hash_one(key_at(bytes, ends, at));

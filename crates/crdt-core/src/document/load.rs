@@ -384,6 +384,7 @@ impl Loader {
             self.doc.store.root = root.0;
             self.link(root);
         }
+        self.doc.store.fit();
         Ok(self.doc)
     }
 }

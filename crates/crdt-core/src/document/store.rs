@@ -405,6 +405,20 @@ impl Store {
             + self.contents.size_bytes()
     }
 
+    /// Gives back room that growing left over, when a document has been loaded and may stay as it is for long.
+    pub(super) fn fit(&mut self) {
+        fn fit<T>(items: &mut Vec<T>) {
+            if items.capacity() - items.len() > items.len() / 8 + 64 {
+                items.shrink_to_fit();
+            }
+        }
+        fit(&mut self.nodes);
+        fit(&mut self.heap);
+        fit(&mut self.objs.items);
+        fit(&mut self.sequences.items);
+        self.keys.fit();
+    }
+
     /// Makes room for so many keys at once, which may all be new.
     pub(super) fn reserve_keys(&mut self, obj: u32, more: usize) {
         if more > KEYS_AT_ONCE_MIN && more > self.keys.len() {
