@@ -32,7 +32,7 @@
 //! the document's next version and is recorded as a [`Change`] with its [`Diff`]; all recorded changes of a store have
 //! one order, their positions. [`MemoryStore`] is the reference, `EmbeddedStore` (feature `embedded`) keeps a
 //! folder. [`TypedStorage`] reads and edits documents as types of the application. A [`Query`] asks for many documents, an [`Update`]
-//! changes one by operators, both written as for MongoDB.
+//! changes one by operators, both written as for MongoDB. [`CachedStorage`] puts a cache in front of any storage.
 //!
 //! This crate knows no clients and no transports.
 
@@ -57,12 +57,16 @@ mod watch;
 pub mod memory;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod cache;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 
+pub use cache::{Cache, CacheStats, CachedStorage, CachedStore, MemoryCache};
+#[cfg(feature = "redis")]
+pub use cache::{RedisCache, RedisCacheOptions};
 pub use change::{Change, ChangePage, Operation, Producer, Watch, WatchEvent, WatchFilter, WatchFrom};
 pub use clock::Clock;
-pub use diff::{Diff, DiffError};
+pub use diff::{Diff, DiffError, MongoUpdate};
 pub use document::{Body, Document, DocumentId};
 pub use edit::{Deleted, EditFn, EditOptions, Edited, Upserted};
 #[cfg(feature = "embedded")]

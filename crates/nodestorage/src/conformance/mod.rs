@@ -27,11 +27,11 @@ pub use self::{
     changes::*, indexes::*, options::*, producers::*, queries::*, transactions::*, versions::*, watching::*,
 };
 
-/// Makes one test of each law: `conformance_tests!(make)`, see [`conformance`](crate::conformance).
+/// Makes one test of each law: `conformance_tests!(make)`, or `conformance_tests!(#[ignore = "needs …"] make)`, see [`conformance`](crate::conformance).
 #[macro_export]
 macro_rules! conformance_tests {
-    ($make:path) => {
-        $crate::conformance_tests!(@each $make:
+    ($(#[$attribute:meta])* $make:path) => {
+        $crate::conformance_tests!(@each [$(#[$attribute])*] $make:
             a_document_is_created_once
             an_upsert_of_an_existing_document_is_no_create
             an_edit_makes_the_next_version
@@ -43,6 +43,7 @@ macro_rules! conformance_tests {
             a_body_that_can_not_be_kept_is_refused
             list_pages_in_the_order_of_ids
             concurrent_edits_of_one_document_are_all_kept
+            two_hundred_tasks_that_compare_and_swap_lose_nothing
             collections_are_apart_but_share_positions
             an_unrecorded_collection_keeps_versions_only
             a_collection_keeps_its_kind
@@ -91,14 +92,16 @@ macro_rules! conformance_tests {
             pages_neither_repeat_nor_hide_what_did_not_move
         );
     };
-    (@each $make:path: $($law:ident)*) => {
-        $(
+    (@each $attributes:tt $make:path: $($law:ident)*) => {
+        $($crate::conformance_tests!(@one $attributes $make: $law);)*
+    };
+    (@one [$(#[$attribute:meta])*] $make:path: $law:ident) => {
+            $(#[$attribute])*
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $law() {
                 let (store, _keep) = $make().await;
                 $crate::conformance::$law(std::sync::Arc::new(store)).await;
             }
-        )*
     };
 }
 

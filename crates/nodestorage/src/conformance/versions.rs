@@ -237,3 +237,34 @@ pub async fn a_closed_handle_refuses_everything(store: Arc<dyn Store>) {
     ));
     assert!(store.collection("games", StorageOptions::default()).await.is_err());
 }
+
+/// Each of 200 tasks reads a counter, and writes it back one higher if nobody came between; else it tries again.
+pub async fn two_hundred_tasks_that_compare_and_swap_lose_nothing(store: Arc<dyn Store>) {
+    const TASKS: u64 = 200;
+    let games = collection(&store).await;
+    create(&games, "count", json!({"n": 0})).await;
+    let tasks = (0..TASKS).map(|_| {
+        let games = Arc::clone(&games);
+        tokio::spawn(async move {
+            loop {
+                let read = games.find_one(&id("count")).await.unwrap().unwrap();
+                let next = read.body["n"].as_u64().unwrap() + 1;
+                let swap = |body: &mut Body| {
+                    body.insert("n".to_owned(), json!(next));
+                    Ok::<_, std::convert::Infallible>(())
+                };
+                let unless = EditOptions { expected_version: Some(read.version), ..plain() };
+                match games.edit(&id("count"), swap, unless).await {
+                    Ok(_) => return,
+                    Err(StorageError::VersionMismatch { .. }) => tokio::task::yield_now().await,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let count = games.find_one(&id("count")).await.unwrap().unwrap();
+    assert_eq!((count.version, &count.body["n"]), (TASKS + 1, &json!(TASKS)));
+}

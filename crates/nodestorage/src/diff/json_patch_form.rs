@@ -1,5 +1,7 @@
 //! The JSON Patch (RFC 6902) between two states.
 
+use std::collections::{HashMap, VecDeque};
+
 use imara_diff::{Algorithm, Diff as SequenceDiff, InternedInput};
 use json_patch::{
     AddOperation, MoveOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation,
@@ -19,6 +21,10 @@ pub(super) fn between(before: Option<&Body>, after: Option<&Body>) -> Patch {
     }
     Patch(writer.operations)
 }
+
+/// How many elements of an array may have come or gone for moves to be looked for among them. Beyond that a patch is
+/// large anyway, and to look takes time.
+const MOVES_MAX: usize = 1_000;
 
 /// Walks two values side by side. The depth of the walk is that of the documents, which storages bound
 /// ([`DEPTH_MAX`](crate::document::DEPTH_MAX)).
@@ -71,6 +77,14 @@ impl Writer {
         {
             return;
         }
+        let changed: usize = hunks.iter().map(|hunk| hunk.before.len() + hunk.after.len()).sum();
+        if changed <= MOVES_MAX {
+            let moves = Moves::find(&input, &hunks);
+            if !moves.is_empty() {
+                self.rearrange(head, (old, new), &hunks, &moves);
+                return;
+            }
+        }
         // From the back, so that the indexes of those in front still hold.
         for hunk in hunks.iter().rev() {
             let (from, to) = (range(&hunk.before), range(&hunk.after));
@@ -107,6 +121,75 @@ impl Writer {
             self.operations.push(PatchOperation::Move(MoveOperation { from, path }));
         }
         true
+    }
+
+    /// Elements went from some places to others, and more happened.
+    ///
+    /// First goes what is gone. Then each element that moved or is new is put right before the one that follows it, from
+    /// the back: what is behind it is in its place then, and what is still in between moves on later. What is edited is
+    /// edited last, where it is in the end.
+    fn rearrange(
+        &mut self,
+        head: usize,
+        (old, new): (&[Value], &[Value]),
+        hunks: &[imara_diff::Hunk],
+        moves: &Moves,
+    ) {
+        // For each new element the old one that it was; what is kept stays in order.
+        let mut origins: Vec<Option<usize>> = vec![None; new.len()];
+        let mut gone = vec![false; old.len()];
+        let mut edited = Vec::new();
+        let (mut from, mut to) = (0, 0);
+        for hunk in hunks {
+            let (before, after) = (range(&hunk.before), range(&hunk.after));
+            (from..before.start).zip(to..).for_each(|(from, to)| origins[to] = Some(from));
+            (from, to) = (before.end, after.end);
+            let mut left = before.filter(|from| !moves.from.contains_key(from));
+            for to in after {
+                match moves.to.get(&to) {
+                    Some(from) => origins[to] = Some(*from),
+                    None => {
+                        origins[to] = left.next();
+                        edited.extend(origins[to].map(|from| (from, to)));
+                    }
+                }
+            }
+            left.for_each(|from| gone[from] = true);
+        }
+        (from..old.len()).zip(to..).for_each(|(from, to)| origins[to] = Some(from));
+
+        let mut list: Vec<Option<usize>> = (0..old.len()).map(Some).collect();
+        for from in (0..old.len()).rev().filter(|from| gone[*from]) {
+            self.within(head + from, Self::remove);
+            list.remove(from);
+        }
+        // Where the element behind the next one is.
+        let mut anchor = list.len();
+        for (to, origin) in origins.iter().enumerate().rev() {
+            match origin {
+                None => {
+                    list.insert(anchor, None);
+                    self.within(head + anchor, |writer| writer.add(&new[to]));
+                }
+                Some(from) if moves.from.contains_key(from) => {
+                    let at = list.iter().position(|other| other == origin).expect("it is still there");
+                    let place = if at < anchor { anchor - 1 } else { anchor };
+                    list.remove(at);
+                    list.insert(place, *origin);
+                    if at != place {
+                        let (from, path) = (self.element(head + at), self.element(head + place));
+                        self.operations.push(PatchOperation::Move(MoveOperation { from, path }));
+                    }
+                    anchor = place;
+                }
+                Some(_) => {
+                    anchor = list[..anchor].iter().rposition(|other| other == origin).expect("it is kept");
+                }
+            }
+        }
+        for (from, to) in edited {
+            self.within(head + to, |writer| writer.values(&old[from], &new[to]));
+        }
     }
 
     fn hunk(&mut self, start: usize, old: &[Value], new: &[Value]) {
@@ -151,6 +234,37 @@ impl Writer {
     fn replace(&mut self, value: &Value) {
         let path = self.place.clone();
         self.operations.push(PatchOperation::Replace(ReplaceOperation { path, value: value.clone() }));
+    }
+}
+
+/// Which elements went from one place to another.
+#[derive(Default)]
+struct Moves {
+    /// The new place of each old one.
+    from: HashMap<usize, usize>,
+    /// The old place of each new one.
+    to: HashMap<usize, usize>,
+}
+
+impl Moves {
+    /// Pairs what went in one place with the like that came in another, in order.
+    fn find(input: &InternedInput<&Value>, hunks: &[imara_diff::Hunk]) -> Self {
+        let mut gone: HashMap<_, VecDeque<usize>> = HashMap::new();
+        for from in hunks.iter().flat_map(|hunk| range(&hunk.before)) {
+            gone.entry(input.before[from].0).or_default().push_back(from);
+        }
+        let mut moves = Self::default();
+        for to in hunks.iter().flat_map(|hunk| range(&hunk.after)) {
+            if let Some(from) = gone.get_mut(&input.after[to].0).and_then(VecDeque::pop_front) {
+                moves.from.insert(from, to);
+                moves.to.insert(to, from);
+            }
+        }
+        moves
+    }
+
+    fn is_empty(&self) -> bool {
+        self.from.is_empty()
     }
 }
 

@@ -2,10 +2,12 @@
 
 mod json_patch_form;
 mod merge_patch_form;
+mod mongo_form;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use self::mongo_form::MongoUpdate;
 use crate::Body;
 
 /// The difference between two states of a document. A state is the body as a JSON object, or `null` for "absent".
@@ -66,6 +68,13 @@ impl Diff {
     /// Whether anything changed.
     pub fn has_changes(&self) -> bool {
         !self.json_patch.0.is_empty()
+    }
+
+    /// The change as MongoDB's update operators, for the state that it was made from. `None` where there are none: for a
+    /// creation, a deletion, and names of fields that MongoDB has no path for.
+    pub fn mongo_update(&self, before: &Body) -> Result<Option<MongoUpdate>, DiffError> {
+        let after = self.apply(Some(before.clone()))?;
+        Ok(after.and_then(|after| MongoUpdate::between(before, &after)))
     }
 
     /// What *before* becomes. On an error nothing is half done: the state that was passed in is dropped.

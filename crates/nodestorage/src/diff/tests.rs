@@ -232,6 +232,156 @@ fn a_stored_diff_keeps_the_patch_that_deletes() {
     }
 }
 
+fn check_mongo(before: Value, after: Value, operators: Value, array_filters: Value) {
+    let (before, after) = (body(before), body(after));
+    let update = MongoUpdate::between(&before, &after).unwrap();
+    assert_eq!(Value::Object(update.operators.clone()), operators);
+    assert_eq!(Value::Array(update.array_filters.clone()), array_filters);
+    let mut applied = before;
+    update.apply(&mut applied).unwrap();
+    assert_eq!(applied, after);
+}
+
+#[test]
+fn mongodb_is_told_only_what_changed() {
+    check_mongo(
+        json!({"gold": 1, "bag": {"axe": 1, "bow": 2}, "old": true}),
+        json!({"gold": 2, "bag": {"axe": 1, "rope": 3}}),
+        json!({"$set": {"gold": 2, "bag.rope": 3}, "$unset": {"old": "", "bag.bow": ""}}),
+        json!([]),
+    );
+    check_mongo(json!({"a": [1]}), json!({"a": [1]}), json!({}), json!([]));
+}
+
+#[test]
+fn mongodb_is_told_of_elements_by_what_they_are() {
+    let players = |gold: [u64; 3]| {
+        let players: Vec<_> =
+            gold.iter().enumerate().map(|(n, gold)| json!({"id": n, "gold": gold})).collect();
+        json!({ "players": players })
+    };
+    check_mongo(
+        players([1, 2, 3]),
+        players([1, 5, 9]),
+        json!({"$set": {"players.$[e0].gold": 5, "players.$[e1].gold": 9}}),
+        json!([{"e0.id": 1}, {"e1.id": 2}]),
+    );
+    // The update finds its elements when others have come before them.
+    let update = MongoUpdate::between(&body(players([1, 2, 3])), &body(players([1, 2, 9]))).unwrap();
+    let mut moved = body(json!({"players": [{"id": 7}, {"id": 2, "gold": 3, "name": "x"}]}));
+    update.apply(&mut moved).unwrap();
+    assert_eq!(moved["players"], json!([{"id": 7}, {"id": 2, "gold": 9, "name": "x"}]));
+}
+
+#[test]
+fn mongodb_is_told_of_arrays_in_the_shortest_way() {
+    let list = |list: Value| json!({ "l": list });
+    check_mongo(
+        list(json!([1, 2])),
+        list(json!([1, 2, 3, 4])),
+        json!({"$push": {"l": {"$each": [3, 4]}}}),
+        json!([]),
+    );
+    check_mongo(
+        list(json!([1, 4])),
+        list(json!([1, 2, 3, 4])),
+        json!({"$push": {"l": {"$each": [2, 3], "$position": 1}}}),
+        json!([]),
+    );
+    check_mongo(list(json!([1, 2, 3])), list(json!([1, 3])), json!({"$pullAll": {"l": [2]}}), json!([]));
+    check_mongo(list(json!([1, [1], 3])), list(json!([[1], 3])), json!({"$pullAll": {"l": [1]}}), json!([]));
+    // To pull the one would take the other too.
+    check_mongo(list(json!([2, 2, 3])), list(json!([2, 3])), json!({"$set": {"l": [2, 3]}}), json!([]));
+    check_mongo(list(json!([1, 2, 3])), list(json!([1, 9, 3])), json!({"$set": {"l.1": 9}}), json!([]));
+    check_mongo(list(json!([1, 2, 3])), list(json!([9, 8])), json!({"$set": {"l": [9, 8]}}), json!([]));
+}
+
+#[test]
+fn a_name_that_is_no_path_is_told_with_what_it_is_in() {
+    check_mongo(
+        json!({"o": {"a.b": 1, "c": 1}}),
+        json!({"o": {"a.b": 2, "c": 1}}),
+        json!({"$set": {"o": {"a.b": 2, "c": 1}}}),
+        json!([]),
+    );
+    for name in ["a.b", "$a", "", "_id"] {
+        let (before, after) = (body(json!({ name: 1 })), body(json!({ name: 2 })));
+        assert_eq!(MongoUpdate::between(&before, &after), None, "{name}");
+        let with = |n: u64| body(json!({ name: 1, "n": n }));
+        let update = MongoUpdate::between(&with(1), &with(2)).unwrap();
+        assert_eq!(Value::Object(update.operators), json!({"$set": {"n": 2}}));
+    }
+}
+
+#[test]
+fn a_diff_tells_mongodb_too() {
+    let before = body(json!({"gold": 1}));
+    let diff = Diff::between(Some(&before), Some(&body(json!({"gold": 2}))), 2);
+    let update = diff.mongo_update(&before).unwrap().unwrap();
+    assert_eq!(Value::Object(update.operators), json!({"$set": {"gold": 2}}));
+    let deleted = Diff::between(Some(&before), None, 3);
+    assert_eq!(deleted.mongo_update(&before).unwrap(), None);
+    let other = Diff::between(Some(&body(json!({"a": [1]}))), Some(&body(json!({"a": []}))), 3);
+    assert!(matches!(other.mongo_update(&before), Err(DiffError::DoesNotFit(_))));
+}
+
+/// A document of about a megabyte.
+fn large() -> Body {
+    let games: Vec<_> = (0..7_000)
+        .map(|n| json!({"id": n, "name": format!("the game of number {n}"), "tags": ["a", "b", n % 7], "at": {"x": n, "y": -n}, "note": "x".repeat(60)}))
+        .collect();
+    body(json!({"games": games, "title": "large"}))
+}
+
+#[test]
+fn a_small_change_of_a_large_document_is_a_small_patch() {
+    let before = large();
+    assert!(serde_json::to_vec(&before).unwrap().len() > 1_000_000);
+    let changes: [fn(&mut Vec<Value>); 6] = [
+        |games| games[3_000]["at"]["x"] = json!("moved"),
+        |games| drop(games.remove(17)),
+        |games| games.insert(5_990, json!({"id": "new"})),
+        |games| {
+            let game = games.remove(10);
+            games.insert(5_000, game);
+        },
+        |games| games.swap(100, 5_900),
+        |games| {
+            games[1]["name"] = json!("first");
+            games.remove(2_500);
+            games.push(json!({"id": "last"}));
+        },
+    ];
+    for (nth, change) in changes.into_iter().enumerate() {
+        let mut after = before.clone();
+        change(after["games"].as_array_mut().unwrap());
+        let diff = Diff::between(Some(&before), Some(&after), 2);
+        let len = serde_json::to_vec(&diff.json_patch).unwrap().len();
+        assert!(len < 1_000, "change {nth} takes {len} bytes");
+        assert_eq!(diff.apply(Some(before.clone())).unwrap(), Some(after));
+    }
+}
+
+#[test]
+fn moves_among_other_edits_are_moves() {
+    let objects =
+        |ids: &[u32]| ids.iter().map(|id| json!({"id": id, "text": "x".repeat(30)})).collect::<Vec<_>>();
+    for (before, after, most) in [
+        (vec![1, 2, 3, 4, 5, 6, 7, 8], vec![1, 7, 3, 4, 5, 6, 2, 8], 2),
+        (vec![1, 2, 3, 4, 5, 6, 7, 8], vec![8, 2, 3, 9, 4, 5, 6, 7, 1], 3),
+        (vec![1, 2, 3, 4, 5, 6], vec![6, 5, 4, 3, 2, 1], 5),
+        (vec![1, 2, 3, 4, 5, 6], vec![4, 7, 1, 3, 5, 6], 3),
+    ] {
+        let (old, new) = (body(json!({"l": objects(&before)})), body(json!({"l": objects(&after)})));
+        let diff = Diff::between(Some(&old), Some(&new), 1);
+        assert_eq!(diff.apply(Some(old)).unwrap().as_ref(), Some(&new));
+        assert!(diff.json_patch.0.len() <= most, "{before:?} to {after:?}: {:?}", diff.json_patch);
+        let moves =
+            diff.json_patch.0.iter().filter(|o| matches!(o, json_patch::PatchOperation::Move(_))).count();
+        assert!(moves >= most - 2, "{before:?} to {after:?}: {:?}", diff.json_patch);
+    }
+}
+
 /// Values that are often alike, so that diffs find something in common.
 pub(crate) fn values() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -290,6 +440,16 @@ proptest! {
         if let Some(merge_patch) = &diff.merge_patch {
             prop_assert_eq!(&apply_merge_patch(before, merge_patch).unwrap(), &after);
         }
+    }
+
+    #[test]
+    fn what_mongodb_is_told_leads_from_before_to_after(before in states(), after in states()) {
+        let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+        let update = MongoUpdate::between(&before, &after).expect("the names at the root are plain");
+        let mut applied = before.clone();
+        update.apply(&mut applied).unwrap();
+        prop_assert_eq!(&applied, &after, "{:?}", update);
+        prop_assert_eq!(update.is_empty(), before == after);
     }
 
     #[test]

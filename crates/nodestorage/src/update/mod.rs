@@ -16,8 +16,8 @@ pub const ARRAY_GAP_MAX: usize = 1_000;
 /// What an update changes, field by field.
 ///
 /// Written as in MongoDB: `{"$inc": {"gold": 50}, "$push": {"log": "quest done"}}`. There are `$set $unset $inc $mul $min
-/// $max $rename $push` (with `$each`, `$position` and `$slice`) `$addToSet` (with `$each`) and `$pull` (a value, or a
-/// condition as of [`Filter`]). No two operators may touch the same place. Anything else is
+/// $max $rename $push` (with `$each`, `$position` and `$slice`) `$addToSet` (with `$each`), `$pull` (a value, or a
+/// condition as of [`Filter`]) and `$pullAll`. No two operators may touch the same place. Anything else is
 /// [`StorageError::Unsupported`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update(Vec<(FieldPath, Operator)>);
@@ -34,6 +34,7 @@ enum Operator {
     Push { values: Vec<Value>, position: Option<i64>, slice: Option<i64> },
     AddToSet(Vec<Value>),
     Pull(Pulled),
+    PullAll(Vec<Value>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -150,6 +151,13 @@ impl Operator {
                 None => {}
                 Some(Value::Array(elements)) => elements.retain(|element| !pulled.matches(element)),
                 Some(other) => return Err(wrong_kind("$pull", path, other)),
+            },
+            Self::PullAll(values) => match path.find(body) {
+                None => {}
+                Some(Value::Array(elements)) => {
+                    elements.retain(|element| !values.iter().any(|value| equal(element, value)));
+                }
+                Some(other) => return Err(wrong_kind("$pullAll", path, other)),
             },
         }
         Ok(())
@@ -317,6 +325,10 @@ fn operator(name: &str, argument: &Value) -> Result<Operator, StorageError> {
             Value::Object(_) => Pulled::Object(Filter::parse(argument)?),
             value => Pulled::Equal(value.clone()),
         }),
+        "$pullAll" => match argument {
+            Value::Array(values) => Operator::PullAll(values.clone()),
+            _ => return Err(bad("$pullAll of something else than an array")),
+        },
         other => return Err(bad(&format!("the operator {other}"))),
     })
 }

@@ -1,0 +1,135 @@
+//! The reader of the storage's feed of changes: it tells the cache what others have written, and puts a cache that has
+//! failed in step again.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::sync::oneshot;
+
+use super::{Cached, storage::Shared};
+use crate::{Change, Operation, StorageError, Watch, WatchEvent, WatchFilter, WatchFrom, retry::Backoff};
+
+/// The shortest time between two rounds of keeping documents warm.
+const WARMING_MIN: Duration = Duration::from_millis(10);
+
+/// Runs until the storage can't be watched any more, or is closed. Tells `started` when the cache is in step for the
+/// first time, or can't be for now.
+pub(super) async fn run(shared: Arc<Shared>, started: oneshot::Sender<()>) {
+    let mut started = Some(started);
+    let mut backoff = Backoff::new(&shared.options);
+    loop {
+        let ended = follow(&shared, &mut started, &mut backoff).await;
+        shared.coherence.distrust();
+        started.take();
+        match ended {
+            Ok(()) | Err(StorageError::Closed) => return,
+            Err(error @ StorageError::Unsupported { .. }) => {
+                tracing::warn!(%error, "a collection without a feed of changes is not cached");
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "the feed of changes is opened again"),
+        }
+        if !backoff.pause().await {
+            // The longest pause, then again and again.
+            backoff = Backoff::new(&shared.options);
+        }
+    }
+}
+
+/// Follows one watch to its end.
+async fn follow(
+    shared: &Arc<Shared>,
+    started: &mut Option<oneshot::Sender<()>>,
+    backoff: &mut Backoff,
+) -> Result<(), StorageError> {
+    // First the watch, then an empty cache: whatever comes into it from here on, the watch tells of what is newer.
+    let position = shared.storage.position().await?;
+    let mut watch = shared.storage.watch(WatchFilter::default(), WatchFrom::After(position)).await?;
+    let mut warming = tokio::time::interval((shared.options.cache_ttl / 2).max(WARMING_MIN));
+    warming.tick().await;
+    loop {
+        if !shared.coherence.is_trusted() {
+            match step(shared).await {
+                true => *backoff = Backoff::new(&shared.options),
+                false => {
+                    started.take();
+                    drain(shared, &mut watch, backoff).await?;
+                    continue;
+                }
+            }
+        }
+        started.take();
+        tokio::select! {
+            event = watch.next() => match event {
+                Some(event) => take(shared, event?).await,
+                None => return Ok(()),
+            },
+            () = shared.troubled.notified() => {}
+            _ = warming.tick() => {
+                for id in shared.hot.list() {
+                    shared.warm(id).await;
+                }
+            }
+        }
+    }
+}
+
+/// Empties the cache, after which it can be trusted. Whether that went well.
+async fn step(shared: &Shared) -> bool {
+    let failures = shared.coherence.failures();
+    match shared.cache.clear().await {
+        Ok(()) => {
+            shared.counters.cleared.up();
+            shared.coherence.trust(failures)
+        }
+        Err(_) => {
+            shared.counters.errors.up();
+            false
+        }
+    }
+}
+
+/// Waits for the next try to reach the cache. What the watch tells meanwhile need not be kept: the cache will be empty.
+async fn drain(shared: &Arc<Shared>, watch: &mut Watch, backoff: &mut Backoff) -> Result<(), StorageError> {
+    let pause = async {
+        if !backoff.pause().await {
+            *backoff = Backoff::new(&shared.options);
+        }
+    };
+    tokio::pin!(pause);
+    loop {
+        tokio::select! {
+            () = &mut pause => return Ok(()),
+            event = watch.next() => match event {
+                Some(event) => drop(event?),
+                None => return Err(StorageError::Closed),
+            },
+        }
+    }
+}
+
+async fn take(shared: &Arc<Shared>, event: WatchEvent) {
+    match event {
+        WatchEvent::Change(change) | WatchEvent::Full { change, .. } => told(shared, &change).await,
+        // Nobody knows what was missed.
+        WatchEvent::Missed { .. } => shared.coherence.distrust(),
+    }
+}
+
+async fn told(shared: &Arc<Shared>, change: &Change) {
+    let (id, version) = (&change.document_id, change.version);
+    if shared.coherence.known(id) >= version {
+        // Written here, and told already.
+        return;
+    }
+    shared.counters.invalidated.up();
+    shared.coherence.disturb(id);
+    let entry = match change.operation {
+        Operation::Delete => Cached::Absent { version },
+        _ => Cached::Changed { version },
+    };
+    shared.tell(id, entry).await;
+    if shared.hot.list().contains(id) {
+        shared.warm(id.clone()).await;
+    }
+}

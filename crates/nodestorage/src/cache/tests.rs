@@ -1,0 +1,400 @@
+//! A cached storage keeps every law, and the promises of its own.
+
+use std::sync::atomic::AtomicUsize;
+
+use crdt_core::ClientId;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::{
+    Body, DocumentId, EditOptions, MemoryStorage, MemoryStore, Storage, StorageExt, StorageOptions,
+    query::{Filter, Query},
+};
+
+mod over_memory {
+    use super::*;
+
+    async fn store() -> (CachedStore, ()) {
+        (CachedStore::new(Arc::new(MemoryStore::default()), |_| Arc::new(MemoryCache::default())), ())
+    }
+
+    crate::conformance_tests!(store);
+}
+
+#[cfg(feature = "embedded")]
+mod over_embedded {
+    use super::*;
+
+    async fn store() -> (CachedStore, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::EmbeddedStore::open(folder.path(), crate::EmbeddedOptions::default()).unwrap();
+        (CachedStore::new(Arc::new(store), |_| Arc::new(MemoryCache::default())), folder)
+    }
+
+    crate::conformance_tests!(store);
+}
+
+fn id(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap()
+}
+
+fn by() -> EditOptions {
+    EditOptions::by(ClientId::new("p").unwrap())
+}
+
+fn body(value: Value) -> Body {
+    match value {
+        Value::Object(body) => body,
+        other => panic!("{other} is not an object"),
+    }
+}
+
+async fn set(storage: &dyn Storage, name: &str, n: u64) {
+    let edit = |body: &mut Body| {
+        body.insert("n".to_owned(), json!(n));
+        Ok::<_, std::convert::Infallible>(())
+    };
+    storage.edit(&id(name), edit, by()).await.unwrap();
+}
+
+async fn n(storage: &dyn Storage, name: &str) -> Option<u64> {
+    storage.find_one(&id(name)).await.unwrap().map(|document| document.body["n"].as_u64().unwrap())
+}
+
+/// Waits for something that has to come.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// A storage whose reads wait to be let through.
+struct Gated {
+    inner: MemoryStorage,
+    reads: AtomicUsize,
+    gate: Semaphore,
+}
+
+impl Gated {
+    async fn open(options: &StorageOptions, permits: usize) -> Arc<Self> {
+        let inner = MemoryStorage::new(options.clone(), crate::clock::system());
+        for name in ["a", "b"] {
+            inner.find_one_and_upsert(&id(name), body(json!({"n": 1})), by()).await.unwrap();
+        }
+        Arc::new(Self { inner, reads: AtomicUsize::new(0), gate: Semaphore::new(permits) })
+    }
+
+    fn reads(&self) -> usize {
+        self.reads.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Storage for Gated {
+    async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, crate::StorageError> {
+        let found = self.inner.find_one(id).await;
+        self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        // What was found grows old here.
+        self.gate.acquire().await.unwrap().forget();
+        found
+    }
+    async fn list(
+        &self,
+        after: Option<&DocumentId>,
+        limit: usize,
+    ) -> Result<Vec<Document>, crate::StorageError> {
+        self.inner.list(after, limit).await
+    }
+    async fn find_many(&self, query: Query) -> Result<crate::query::Page, crate::StorageError> {
+        self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.inner.find_many(query).await
+    }
+    async fn find_one_and_upsert(
+        &self,
+        id: &DocumentId,
+        body: Body,
+        options: EditOptions,
+    ) -> Result<crate::Upserted, crate::StorageError> {
+        self.inner.find_one_and_upsert(id, body, options).await
+    }
+    async fn find_one_and_update(
+        &self,
+        id: &DocumentId,
+        edit: crate::EditFn<'_>,
+        options: EditOptions,
+    ) -> Result<crate::Edited, crate::StorageError> {
+        self.inner.find_one_and_update(id, edit, options).await
+    }
+    async fn delete_one(
+        &self,
+        id: &DocumentId,
+        options: EditOptions,
+    ) -> Result<crate::Deleted, crate::StorageError> {
+        self.inner.delete_one(id, options).await
+    }
+    async fn changes(
+        &self,
+        id: &DocumentId,
+        after: u64,
+        limit: usize,
+    ) -> Result<crate::ChangePage, crate::StorageError> {
+        self.inner.changes(id, after, limit).await
+    }
+    async fn remove_changes(&self, id: &DocumentId, up_to: u64) -> Result<u64, crate::StorageError> {
+        self.inner.remove_changes(id, up_to).await
+    }
+    async fn producers(
+        &self,
+        id: &DocumentId,
+    ) -> Result<crdt_core::StateVector<ClientId>, crate::StorageError> {
+        self.inner.producers(id).await
+    }
+    async fn position(&self) -> Result<u64, crate::StorageError> {
+        self.inner.position().await
+    }
+    async fn watch(
+        &self,
+        filter: crate::WatchFilter,
+        from: crate::WatchFrom,
+    ) -> Result<crate::Watch, crate::StorageError> {
+        self.inner.watch(filter, from).await
+    }
+    async fn close(&self) -> Result<(), crate::StorageError> {
+        self.inner.close().await
+    }
+}
+
+const MANY: usize = 1_000_000;
+
+async fn cached(inner: &Arc<Gated>, options: StorageOptions) -> Arc<CachedStorage> {
+    let inner: Arc<dyn Storage> = inner.clone();
+    Arc::new(CachedStorage::new(inner, Arc::new(MemoryCache::default()), options).await)
+}
+
+#[tokio::test]
+async fn a_document_is_read_once_and_then_from_the_cache() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let games = cached(&inner, StorageOptions::default()).await;
+    for _ in 0..10 {
+        assert_eq!(n(&*games, "a").await, Some(1));
+        assert_eq!(n(&*games, "absent").await, None);
+    }
+    assert_eq!(inner.reads(), 2);
+    let stats = games.stats();
+    assert_eq!((stats.hits, stats.misses), (18, 2));
+    assert!((stats.hit_rate() - 0.9).abs() < 1e-9);
+    // What was written is there without a read.
+    set(&*games, "a", 2).await;
+    assert_eq!(n(&*games, "a").await, Some(2));
+    games.delete_one(&id("a"), by()).await.unwrap();
+    assert_eq!(n(&*games, "a").await, None);
+    assert_eq!(inner.reads(), 2);
+}
+
+#[tokio::test]
+async fn many_readers_of_a_missing_entry_make_one_trip() {
+    let inner = Gated::open(&StorageOptions::default(), 0).await;
+    let games = cached(&inner, StorageOptions::default()).await;
+    let readers: Vec<_> = (0..50)
+        .map(|_| {
+            let games = games.clone();
+            tokio::spawn(async move { n(&*games, "a").await })
+        })
+        .collect();
+    until("the readers join", async || games.stats().shared == 49).await;
+    assert_eq!(inner.reads(), 1);
+    inner.gate.add_permits(1);
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), Some(1));
+    }
+    assert_eq!(inner.reads(), 1);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_leaves_nobody_waiting() {
+    let inner = Gated::open(&StorageOptions::default(), 0).await;
+    let games = cached(&inner, StorageOptions::default()).await;
+    let read = |games: Arc<CachedStorage>| tokio::spawn(async move { n(&*games, "a").await });
+    let first = read(games.clone());
+    until("the first is on the way", async || inner.reads() == 1).await;
+    let second = read(games.clone());
+    until("the second joins", async || games.stats().shared == 1).await;
+    first.abort();
+    inner.gate.add_permits(1);
+    assert_eq!(second.await.unwrap(), Some(1));
+}
+
+/// Defect 29 of the prototype: a stale fill wins the race.
+#[tokio::test]
+async fn a_slow_read_never_overwrites_what_is_newer() {
+    for by_feed in [false, true] {
+        let inner = Gated::open(&StorageOptions::default(), 0).await;
+        let games = cached(&inner, StorageOptions::default()).await;
+        let slow = tokio::spawn({
+            let games = games.clone();
+            async move { n(&*games, "a").await }
+        });
+        until("the slow reader has read", async || inner.reads() == 1).await;
+        if by_feed {
+            set(&inner.inner, "a", 2).await;
+            until("the feed tells", async || games.stats().invalidated == 1).await;
+        } else {
+            set(&*games, "a", 2).await;
+        }
+        inner.gate.add_permits(1);
+        assert_eq!(slow.await.unwrap(), Some(1), "it began before the write");
+        assert_eq!(games.stats().fills_refused, 1);
+        inner.gate.add_permits(MANY);
+        assert_eq!(n(&*games, "a").await, Some(2));
+    }
+}
+
+/// A reader that starts after a write does not join one that started before it.
+#[tokio::test]
+async fn a_reader_after_a_write_does_not_join_one_from_before() {
+    let inner = Gated::open(&StorageOptions::default(), 0).await;
+    // An entry that does not fit is not kept: each read goes to the storage.
+    let nothing = Arc::new(MemoryCache::new(0));
+    let games = Arc::new(CachedStorage::new(inner.clone(), nothing, StorageOptions::default()).await);
+    let slow = tokio::spawn({
+        let games = games.clone();
+        async move { n(&*games, "a").await }
+    });
+    until("the slow reader has read", async || inner.reads() == 1).await;
+    set(&*games, "a", 2).await;
+    let next = tokio::spawn({
+        let games = games.clone();
+        async move { n(&*games, "a").await }
+    });
+    inner.gate.add_permits(2);
+    assert_eq!((slow.await.unwrap(), next.await.unwrap()), (Some(1), Some(2)));
+}
+
+#[tokio::test]
+async fn a_write_by_others_shows_when_the_feed_has_told_of_it() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let games = cached(&inner, StorageOptions::default()).await;
+    assert_eq!(n(&*games, "a").await, Some(1));
+    set(&inner.inner, "a", 2).await;
+    until("the change shows", async || n(&*games, "a").await == Some(2)).await;
+    inner.inner.delete_one(&id("a"), by()).await.unwrap();
+    until("the delete shows", async || n(&*games, "a").await.is_none()).await;
+    assert_eq!(games.stats().invalidated, 2);
+    // Its own writes come back by the feed and are known.
+    set(&*games, "b", 3).await;
+    set(&inner.inner, "b", 4).await;
+    until("the other's change shows", async || n(&*games, "b").await == Some(4)).await;
+    assert_eq!(games.stats().invalidated, 3);
+}
+
+#[tokio::test]
+async fn hot_documents_are_read_anew_before_somebody_asks() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let options = StorageOptions { cache_hot_max: 1, ..StorageOptions::default() };
+    let games = cached(&inner, options).await;
+    for _ in 0..10 {
+        n(&*games, "a").await;
+    }
+    n(&*games, "b").await;
+    assert_eq!(games.hot_documents(), [id("a")]);
+    let reads = inner.reads();
+    set(&inner.inner, "a", 2).await;
+    until("it is read anew", async || inner.reads() == reads + 1).await;
+    until("it is there", async || games.shared.cache.peek(&id("a")).is_some_and(|e| e.version() == 2)).await;
+    assert_eq!(n(&*games, "a").await, Some(2));
+    assert_eq!(inner.reads(), reads + 1, "nobody had to wait for it");
+    // Who is not hot is read when somebody asks.
+    set(&inner.inner, "b", 2).await;
+    until("the change shows", async || n(&*games, "b").await == Some(2)).await;
+    let cold = cached(&inner, StorageOptions { cache_hot_max: 0, ..StorageOptions::default() }).await;
+    (0..10).for_each(|_| cold.shared.hot.touch(&id("a")));
+    assert_eq!(cold.hot_documents(), []);
+}
+
+#[tokio::test]
+async fn an_entry_has_its_time() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let cache_ttl = Duration::from_millis(30);
+    let games =
+        cached(&inner, StorageOptions { cache_ttl, cache_hot_max: 0, ..StorageOptions::default() }).await;
+    assert_eq!(n(&*games, "a").await, Some(1));
+    until("it is read again", async || {
+        n(&*games, "a").await;
+        inner.reads() > 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pages_of_queries_are_kept_until_something_changes() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let query = || Query { filter: Filter::parse(&json!({"n": {"$gt": 0}})).unwrap(), ..Query::default() };
+    let plain = cached(&inner, StorageOptions::default()).await;
+    for _ in 0..3 {
+        plain.find_many(query()).await.unwrap();
+    }
+    assert_eq!(inner.reads(), 3, "it is off");
+    let games = cached(&inner, StorageOptions { cache_queries: true, ..StorageOptions::default() }).await;
+    for _ in 0..3 {
+        assert_eq!(games.find_many(query()).await.unwrap().found.len(), 2);
+    }
+    assert_eq!(inner.reads(), 4);
+    games.delete_one(&id("a"), by()).await.unwrap();
+    assert_eq!(games.find_many(query()).await.unwrap().found.len(), 1);
+    inner.inner.find_one_and_upsert(&id("c"), body(json!({"n": 1})), by()).await.unwrap();
+    until("the new one shows", async || games.find_many(query()).await.unwrap().found.len() == 2).await;
+    assert!(games.stats().query_hits >= 2);
+}
+
+#[tokio::test]
+async fn a_collection_without_a_feed_is_not_cached() {
+    for options in
+        [StorageOptions::auxiliary(), StorageOptions { watch_enabled: false, ..StorageOptions::default() }]
+    {
+        let inner = Gated::open(&options, MANY).await;
+        let games = cached(&inner, options).await;
+        for _ in 0..3 {
+            assert_eq!(n(&*games, "a").await, Some(1));
+        }
+        assert_eq!(inner.reads(), 3);
+        assert!(!games.is_cache_trusted());
+    }
+}
+
+#[tokio::test]
+async fn a_memory_cache_keeps_to_its_bytes() {
+    let cache = MemoryCache::new(100_000);
+    let large = Arc::new(body(json!({"text": "x".repeat(1_000)})));
+    for n in 0..1_000 {
+        let entry = Cached::Document { version: 1, body: large.clone() };
+        cache.put(&id(&format!("d{n}")), entry, Duration::from_secs(60)).await.unwrap();
+    }
+    cache.settle();
+    let kept = (0..1_000).filter(|n| cache.peek(&id(&format!("d{n}"))).is_some()).count();
+    assert!((1..=100).contains(&kept), "{kept} documents of 1 kB are kept");
+}
+
+#[tokio::test]
+async fn an_entry_never_goes_back() {
+    let cache = MemoryCache::default();
+    let ttl = Duration::from_secs(60);
+    let document = |version| Cached::Document { version, body: Arc::default() };
+    for (entry, kept) in [
+        (document(3), true),
+        (document(2), false),
+        (Cached::Changed { version: 3 }, false),
+        (Cached::Changed { version: 4 }, true),
+        (document(3), false),
+        (document(4), true),
+        (Cached::Absent { version: 5 }, true),
+        (document(4), false),
+        (document(6), true),
+    ] {
+        assert_eq!(cache.put(&id("a"), entry.clone(), ttl).await.unwrap(), kept, "{entry:?}");
+    }
+    assert_eq!(cache.peek(&id("a")), Some(document(6)));
+}
