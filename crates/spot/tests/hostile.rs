@@ -231,6 +231,20 @@ proptest! {
     }
 }
 
+/// Found by the fuzzer: the sum of the header's length and this one once went around.
+#[test]
+fn a_frame_of_two_to_the_64_bytes_is_too_large() {
+    let limits = DecoderLimits { message_len_max: 1 << 12, frames_max: 16 };
+    for behind in [0, 300] {
+        let mut bytes = vec![0x02];
+        bytes.extend([0xff; 8]);
+        bytes.resize(bytes.len() + behind, 0);
+        assert_eq!(Decoder::plain(limits).bytes_wanted(&bytes), 1 << 12);
+        let error = Decoder::plain(limits).decode(&mut BytesMut::from(&bytes[..])).map(drop).unwrap_err();
+        assert!(error.to_string().contains("4096"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn strangers_that_dawdle_or_flood_do_no_harm() {
     let mut options = SpotOptions::standard();

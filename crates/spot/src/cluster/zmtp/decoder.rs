@@ -102,7 +102,7 @@ impl Decoder {
     pub fn bytes_wanted(&self, buffer: &[u8]) -> usize {
         match Header::read(buffer.get(self.scanned..).unwrap_or_default()) {
             Ok(Some(header)) => {
-                let whole = self.scanned as u64 + header.header_len as u64 + header.body_len;
+                let whole = (self.scanned as u64 + header.header_len as u64).saturating_add(header.body_len);
                 whole.saturating_sub(buffer.len() as u64).min(self.limits.message_len_max as u64) as usize
             }
             _ => 0,
@@ -125,7 +125,8 @@ impl Decoder {
         let mut whole_bytes = 0;
         let mut at = self.scanned;
         while let Some(header) = Header::read(&buffer[at..])? {
-            let len = (at - whole_bytes + header.header_len) as u64 + header.body_len;
+            // A length that was made up can be anything.
+            let len = ((at - whole_bytes + header.header_len) as u64).saturating_add(header.body_len);
             self.check(len, frames.len() - whole_frames)?;
             let start = at + header.header_len;
             let end = start + header.body_len as usize;
@@ -164,7 +165,7 @@ impl Decoder {
         let mut whole_bytes = 0;
         while let Some(header) = Header::read(buffer)? {
             let held = (self.plain.len() - whole_bytes) as u64;
-            self.check(held + header.body_len, frames.len() - whole_frames)?;
+            self.check(held.saturating_add(header.body_len), frames.len() - whole_frames)?;
             if ((buffer.len() - header.header_len) as u64) < header.body_len {
                 break;
             }
