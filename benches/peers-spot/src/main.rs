@@ -1,9 +1,12 @@
 //! SPOT side by side with other systems: two processes over TCP loopback, one publishes, one receives.
 //!
-//! `cargo run --release -- [rounds]` runs all systems in turn, `rounds` times, and prints medians: thousand messages per
+//! `cargo run --release -- [rounds] [mode or all] [divisor]` runs all systems in turn, `rounds` times, with as many messages as
+//! are planned divided by the divisor, and prints medians: thousand messages per
 //! second received, CPU microseconds per message of both processes together, and round trip times. Every receiver checks
 //! that what it counts is what was sent.
 
+mod brokers;
+mod sodium;
 mod systems;
 
 use std::{
@@ -44,11 +47,22 @@ fn measure(system: &str, mode: &str, size: usize, count: usize) -> Option<(f64, 
             [role, system, mode, &size.to_string(), &count.to_string(), &port.to_string()].map(str::to_owned);
         Command::new(&program).args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     };
+    let broker = brokers::start(system, port);
+    if broker.is_none() && systems::has_broker(system) {
+        return None;
+    }
     let mut sender = start("send");
     let receiver = start("recv");
     let output = receiver.wait_with_output().unwrap();
-    // The sender prints its CPU time when it has sent everything.
-    drop(sender.stdin.take());
+    if let Some(mut broker) = broker {
+        let _ = broker.kill();
+        let _ = broker.wait();
+    }
+    // The sender prints its CPU time when it has sent everything; some then wait to be ended.
+    if systems::has_broker(system) || mode == "curve" || mode == "rtt" {
+        std::thread::sleep(Duration::from_millis(200));
+        let _ = sender.kill();
+    }
     let sent = sender.wait_with_output().unwrap();
     let numbers = |bytes: &[u8]| -> Vec<f64> {
         String::from_utf8_lossy(bytes)
@@ -72,7 +86,8 @@ fn main() {
         return systems::run(role, system, mode, &job);
     }
     let rounds: usize = args.first().map_or(3, |n| n.parse().unwrap());
-    let only = args.get(1);
+    let only = args.get(1).filter(|only| *only != "all");
+    let smaller: usize = args.get(2).map_or(1, |n| n.parse().unwrap());
     let plans = [
         ("publish 64 B", "pub", 64, 3_000_000),
         ("publish 1 KiB", "pub", 1024, 600_000),
@@ -86,7 +101,7 @@ fn main() {
         for _ in 0..rounds {
             for system in systems::ALL {
                 if only.is_none_or(|only| only == mode) && systems::can(system, mode) {
-                    all.entry(system).or_default().extend(measure(system, mode, size, count));
+                    all.entry(system).or_default().extend(measure(system, mode, size, count / smaller));
                 }
             }
         }

@@ -10,11 +10,20 @@ use spot::{
 
 use crate::{Job, cpu, report};
 
-pub const ALL: [&str; 3] = ["spot", "libzmq", "zeromq"];
+pub const ALL: [&str; 5] = ["spot", "libzmq", "zeromq", "nats", "redis"];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn can(system: &str, mode: &str) -> bool {
-    system != "zeromq" || mode == "rtt"
+    match system {
+        "zeromq" => mode == "rtt",
+        "nats" | "redis" => mode == "pub",
+        "libzmq" if mode == "curve" => std::env::var_os("WEFT_LIBZMQ").is_some(),
+        _ => true,
+    }
+}
+
+pub fn has_broker(system: &str) -> bool {
+    system == "nats" || system == "redis"
 }
 
 pub fn run(role: &str, system: &str, mode: &str, job: &Job) {
@@ -26,6 +35,10 @@ pub fn run(role: &str, system: &str, mode: &str, job: &Job) {
         ("recv", "spot") => threads.block_on(async {
             tokio::spawn(spot_recv(mode.to_owned(), job.size, job.count, job.port)).await.unwrap()
         }),
+        ("send", system) if has_broker(system) => crate::brokers::send(system, job),
+        ("recv", system) if has_broker(system) => crate::brokers::recv(system, job),
+        ("send", "libzmq") if mode == "curve" => crate::sodium::send(job),
+        ("recv", "libzmq") if mode == "curve" => crate::sodium::recv(job),
         ("send", "libzmq") => zmq_send(mode, job),
         ("recv", "libzmq") => zmq_recv(mode, job),
         ("send", _) => threads.block_on(zeromq_send(job)),
@@ -41,7 +54,7 @@ fn quantiles(mut times: Vec<Duration>) {
 
 // ---- SPOT ----
 
-fn keys() -> (CurveKeys, CurveKeys) {
+pub fn keys() -> (CurveKeys, CurveKeys) {
     (CurveKeys::from_secret([1; 32]), CurveKeys::from_secret([2; 32]))
 }
 
@@ -179,11 +192,6 @@ fn zmq_send(mode: &str, job: &Job) {
             let mut socket = context.socket(zmq::XPUB).unwrap();
             set_nodrop(&mut socket);
             socket.set_sndhwm(100_000).unwrap();
-            if mode == "curve" {
-                let (server, _) = keys();
-                socket.set_curve_server(true).unwrap();
-                socket.set_curve_secretkey(&server.secret.0).unwrap();
-            }
             socket.bind(&at).unwrap();
             // The subscription.
             socket.recv_bytes(0).unwrap();
@@ -221,12 +229,6 @@ fn zmq_recv(mode: &str, job: &Job) {
         let socket = context.socket(zmq::SUB).unwrap();
         socket.set_rcvhwm(100_000).unwrap();
         socket.set_subscribe(b"t").unwrap();
-        if mode == "curve" {
-            let (server, client) = keys();
-            socket.set_curve_serverkey(&server.public.0).unwrap();
-            socket.set_curve_publickey(&client.public.0).unwrap();
-            socket.set_curve_secretkey(&client.secret.0).unwrap();
-        }
         socket.connect(&at).unwrap();
         socket
     };

@@ -6,6 +6,7 @@
 pub mod zmtp;
 
 pub mod command;
+pub mod record;
 
 pub mod log;
 pub mod outbox;

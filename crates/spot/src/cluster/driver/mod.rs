@@ -2,6 +2,8 @@
 
 mod endpoint;
 mod link;
+mod listening;
+mod options;
 mod spot;
 mod stream;
 
@@ -14,7 +16,9 @@ use tokio::{
 };
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
-pub use spot::{Listening, Spot, SpotError, SpotOptions, SyncReport};
+pub use listening::Listening;
+pub use options::{SpotError, SpotOptions, SyncReport};
+pub use spot::Spot;
 
 use super::{
     node::{Event, LinkId, LinkInfo, Node, Output, Role, SubId},

@@ -1,6 +1,6 @@
 //! The node as an application uses it.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -9,145 +9,20 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Endpoint, Inner, InvalidEndpoint, Shared, stream::Listener};
+use super::{Endpoint, Inner, Listening, Shared, SpotError, SpotOptions, SyncReport, stream::Listener};
 use crate::{
     SubscriptionOptions, TopicPattern,
     cluster::{
         command::NodeId,
         node::{
-            Counters, Event, LinkStatus, Node, NodeOptions, PeerStatus, Publish, PublishError, Report, SubId,
-            TopicError, TopicInfo, TopicOptions, TopicOrigin,
+            Counters, Event, LinkStatus, Node, PeerStatus, Publish, PublishError, Report, SubId, TopicError,
+            TopicInfo, TopicOptions, TopicOrigin,
         },
         partition::{partition_name, partition_of},
         ring::Arrival,
         zmtp::Security,
     },
-    topic::InvalidTopic,
 };
-
-/// How a node with sockets behaves.
-#[derive(Clone)]
-pub struct SpotOptions {
-    /// The machine's part. `id` and `incarnation` may be chosen by [`SpotOptions::standard`].
-    pub node: NodeOptions,
-    /// What peers that connect to us have to show.
-    pub server: Security,
-    /// What we show to peers that we connect to, unless they have their own.
-    pub client: Security,
-    /// Whether `bind` may take an address that other machines reach, although nobody has to show anything.
-    pub public: bool,
-    /// How long a connection may take until commands flow.
-    pub handshake_timeout: Duration,
-    /// Strangers that may shake hands at the same time; more wait.
-    pub handshakes_max: usize,
-    /// The largest message from a peer, lists of topics included; more closes the connection.
-    pub message_len_max: usize,
-    /// How long [`Spot::publish`] waits for the owner of a remote topic.
-    pub publish_timeout: Duration,
-    /// How long [`Spot::cluster_add`] waits.
-    pub connect_timeout: Duration,
-    /// What [`Spot::recv`] may hold.
-    pub inbox: SubscriptionOptions,
-    /// Speak only the founding protocol, 0x01 to 0x05, with everybody.
-    pub founding_only: bool,
-}
-
-impl SpotOptions {
-    /// No security, hence loopback only; five seconds of patience.
-    pub fn standard() -> Self {
-        let mut id = [0; 16];
-        // Without randomness the clock has to do; two nodes of the same id would take each other for themselves.
-        let _ = getrandom::fill(&mut id);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the driver reads the clock; a later life has a later one"
-        )]
-        let since_epoch =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let incarnation = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);
-        Self {
-            node: NodeOptions::standard(NodeId(u128::from_le_bytes(id)), incarnation),
-            server: Security::Null,
-            client: Security::Null,
-            public: false,
-            handshake_timeout: Duration::from_secs(5),
-            handshakes_max: 128,
-            message_len_max: 64 << 20,
-            publish_timeout: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(5),
-            inbox: SubscriptionOptions { messages_max: 16 << 10, bytes_max: 16 << 20 },
-            founding_only: false,
-        }
-    }
-}
-
-/// Why a call on a node failed; the founding error number in the doc.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpotError {
-    /// EEXIST: a node has one bound endpoint.
-    #[error("bound to {0} already")]
-    AlreadyBound(String),
-    /// EEXIST.
-    #[error("{0} is in the cluster already")]
-    AlreadyAdded(String),
-    /// ENOENT.
-    #[error("{0} is not in the cluster")]
-    NotAdded(String),
-    /// EHOSTUNREACH. The node keeps trying.
-    #[error("{endpoint} is not reached after {timeout:?}: {reason}")]
-    HostUnreachable {
-        /// Whom.
-        endpoint: String,
-        /// How long it was tried.
-        timeout: Duration,
-        /// What happened last.
-        reason: String,
-    },
-    /// EACCES.
-    #[error(
-        "{0} can be reached by other machines, and nobody has to show who they are: set security or `public`"
-    )]
-    Unsafe(String),
-    /// EINVAL.
-    #[error(transparent)]
-    Endpoint(#[from] InvalidEndpoint),
-    /// EINVAL.
-    #[error(transparent)]
-    Pattern(#[from] InvalidTopic),
-    /// See [`TopicError`].
-    #[error(transparent)]
-    Topic(#[from] TopicError),
-    /// See [`PublishError`].
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    /// EAGAIN.
-    #[error("a bound is reached; try again later")]
-    WouldBlock,
-    /// ETIMEDOUT.
-    #[error("timed out after {0:?}")]
-    Timeout(Duration),
-    /// ETERM.
-    #[error("the node is closed")]
-    Closed,
-    /// From the operating system.
-    #[error("cannot bind {endpoint}")]
-    Io {
-        /// Where.
-        endpoint: String,
-        /// What happened.
-        source: io::Error,
-    },
-}
-
-/// What a [`Spot::cluster_sync`] brought.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SyncReport {
-    /// Peers that told their topics.
-    pub answered: Vec<String>,
-    /// Peers that did not, in time.
-    pub timed_out: Vec<String>,
-}
 
 /// A node of a cluster. Clones are the same node; it ends when the last one is dropped, or with [`close`](Self::close).
 #[derive(Clone)]
@@ -190,12 +65,16 @@ impl Shared {
         (sub, notify)
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         *self.closing.borrow()
     }
 
     /// Waits until `check` gives something; it is asked again after each change.
-    async fn wait<R>(&self, timeout: Duration, mut check: impl FnMut(&mut Node) -> Option<R>) -> Option<R> {
+    pub(super) async fn wait<R>(
+        &self,
+        timeout: Duration,
+        mut check: impl FnMut(&mut Node) -> Option<R>,
+    ) -> Option<R> {
         let mut changed = self.changed.subscribe();
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
         let deadline = Instant::now() + timeout;
@@ -237,7 +116,7 @@ impl Spot {
         Self { handle: Arc::new(Handle { shared, inbox, inbox_sub, inbox_notify, bound }) }
     }
 
-    fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &Shared {
         &self.handle.shared
     }
 
@@ -564,7 +443,7 @@ impl Spot {
 
     pub(crate) fn listening(&self, bounds: SubscriptionOptions, open: bool) -> Listening {
         let (sub, notify) = self.shared().sub_open(bounds, open);
-        Listening { spot: self.clone(), sub, notify, buffer: VecDeque::new() }
+        Listening::new(self.clone(), sub, notify)
     }
 
     pub(crate) fn publish_open(&self, topic: &str, data: &Bytes) -> Result<Report, SpotError> {
@@ -638,86 +517,10 @@ impl Spot {
 /// Events that wait for a slow reader.
 const EVENTS_MAX: usize = 1024;
 /// Arrivals that a reader takes at once; so much may be held beyond the bounds of its queue.
-const TAKE_MAX: usize = 256;
+pub(super) const TAKE_MAX: usize = 256;
 
 /// Whether a future is ready without waiting.
 fn futures_now(future: impl Future<Output = ()>) -> bool {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     std::pin::pin!(future).as_mut().poll(&mut context).is_ready()
-}
-
-/// A subscription with its own queue. Dropping it unsubscribes.
-pub struct Listening {
-    spot: Spot,
-    sub: SubId,
-    notify: Arc<Notify>,
-    buffer: VecDeque<Arrival>,
-}
-
-impl Listening {
-    /// Adds a topic or pattern.
-    pub fn add(&self, pattern: &str) -> Result<(), SpotError> {
-        let pattern = TopicPattern::new(pattern)?;
-        Ok(self.spot.shared().with(|node| node.subscribe(self.sub, pattern))?)
-    }
-
-    pub(crate) fn add_pattern(&self, pattern: TopicPattern) -> Result<(), SpotError> {
-        Ok(self.spot.shared().with(|node| node.subscribe(self.sub, pattern))?)
-    }
-
-    /// Waits until a topic or pattern is live: nothing published from then on is missed silently.
-    pub async fn wait_live(&self, pattern: &str, timeout: Duration) -> Result<(), SpotError> {
-        let pattern = TopicPattern::new(pattern)?;
-        let live = self.spot.shared().wait(timeout, |node| node.is_live(self.sub, &pattern).then_some(()));
-        live.await.ok_or(SpotError::Timeout(timeout))
-    }
-
-    /// The next arrival; `None` when the node is closed and all is read. Cancel-safe.
-    pub async fn recv(&mut self) -> Option<Arrival> {
-        loop {
-            if let Some(arrival) = self.try_recv() {
-                return Some(arrival);
-            }
-            if self.spot.shared().is_closed() {
-                return None;
-            }
-            self.notify.notified().await;
-        }
-    }
-
-    /// The next arrival if it is there already.
-    pub fn try_recv(&mut self) -> Option<Arrival> {
-        if self.buffer.is_empty() {
-            self.refill(TAKE_MAX);
-        }
-        self.buffer.pop_front()
-    }
-
-    /// Waits for arrivals and takes all that are there, up to `max`; 0 when the node is closed. Cancel-safe.
-    pub async fn recv_many(&mut self, max: usize, into: &mut Vec<Arrival>) -> usize {
-        loop {
-            if self.buffer.is_empty() && self.refill(max) == 0 {
-                if self.spot.shared().is_closed() {
-                    return 0;
-                }
-                self.notify.notified().await;
-                continue;
-            }
-            let n = self.buffer.len().min(max);
-            into.extend(self.buffer.drain(..n));
-            return n;
-        }
-    }
-
-    fn refill(&mut self, max: usize) -> usize {
-        self.spot.shared().with(|node| node.take(self.sub, max, &mut self.buffer))
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        let shared = self.spot.shared();
-        shared.inner.lock().subs.remove(&self.sub);
-        shared.with(|node| node.sub_close(self.sub));
-    }
 }

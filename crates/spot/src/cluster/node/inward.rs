@@ -8,7 +8,8 @@ use super::{Amount, Inbound, LinkId, Node, Output, PeerId, Protocol, Publish, Ri
 use crate::{
     Topic, TopicPattern,
     cluster::{
-        command::{Command, Kind, Record, Refused, Resume, code, next_record},
+        command::{Command, Refused, Resume, code},
+        record::{Kind, Record, next_record},
         ring::Fit,
         zmtp::{Batch, Frame},
     },

@@ -25,10 +25,11 @@ pub use status::PeerStatus;
 pub use topics::{TopicError, TopicInfo, TopicOrigin};
 
 use super::{
-    command::{Kind, NodeId, Status},
+    command::{NodeId, Status},
     log::Log,
     membership::{Membership, PeerState},
     outbox::Outbox,
+    record::Kind,
     ring::{Amount, Arrival, Ring},
 };
 use crate::{SubscriptionOptions, Topic, TopicPattern};

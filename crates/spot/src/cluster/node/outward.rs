@@ -7,7 +7,8 @@ use super::{
     credit::UPLINK_WINDOW, inward::UNBOUNDED,
 };
 use crate::cluster::{
-    command::{Command, Kind, code, put_data_header, put_define},
+    command::{Command, code},
+    record::{Kind, put_data_header, put_define},
     ring::Fit,
     zmtp::frame::{MORE, put_frame, put_header},
 };
