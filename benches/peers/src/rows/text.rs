@@ -16,11 +16,19 @@ use crate::{
 /// Calls a macro for each peer that has text.
 macro_rules! each_text_peer {
     ($each:ident) => {
+        each_talking_peer!($each);
+        $each!(Automerge);
+    };
+}
+
+/// Calls a macro for each peer that makes many small messages. Automerge is none of them: it takes milliseconds for each,
+/// so a recorded text would take it minutes.
+macro_rules! each_talking_peer {
+    ($each:ident) => {
         $each!(Weft);
         $each!(Diamond);
         $each!(Loro);
         $each!(Yrs);
-        $each!(Automerge);
     };
 }
 
@@ -104,7 +112,7 @@ pub fn messages(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
             });
         };
     }
-    each_text_peer!(add);
+    each_talking_peer!(add);
     add_js(&mut row, js, "message");
     row.run(rounds);
 }
@@ -124,7 +132,7 @@ pub fn remote(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
             });
         };
     }
-    each_text_peer!(add);
+    each_talking_peer!(add);
     add_js(&mut row, js, "remote");
     row.run(rounds);
 }
@@ -179,7 +187,7 @@ pub fn concurrent(path: &str, js: Option<&JsonJoy>, rounds: usize) {
             });
         };
     }
-    each_text_peer!(add);
+    each_talking_peer!(add);
     add_js(&mut row, js, "concurrent");
     row.run(rounds);
 }
