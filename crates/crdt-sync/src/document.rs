@@ -1,7 +1,7 @@
 //! What the manager asks of a document.
 
 use bytes::Bytes;
-use crdt_core::SessionId;
+use crdt_core::{SessionId, StateVector};
 
 use crate::PatchRecord;
 
@@ -18,6 +18,13 @@ pub trait SyncDocument: Send + Sync {
     /// stored here and not in the snapshot, in an order in which causes come before effects. What the application has
     /// edited and not handed over yet must not be lost.
     fn install(&self, snapshot: &[u8], beyond: &[PatchRecord]) -> Result<(), DocumentError>;
+
+    /// A snapshot of exactly `stored`, if the document that people edit is just that at the moment. It saves making one
+    /// out of patches; `None` is always right.
+    fn snapshot(&self, stored: &StateVector<SessionId>) -> Option<Bytes> {
+        let _ = stored;
+        None
+    }
 
     /// Begins to make a snapshot out of stored patches, apart from the document that people edit, so that it holds
     /// exactly what is stored.

@@ -61,7 +61,7 @@ pub use discovery::{DiscoveryError, PeerChange, PeerDiscovery};
 pub use document::{DocumentError, Fold, SyncDocument};
 pub use gateway::{ClientSocket, Gateway};
 pub use guard::Guard;
-pub use manager::{SyncError, SyncManager, SyncStatus};
+pub use manager::{CompactionPolicy, SyncError, SyncManager, SyncStatus};
 pub use message::{InvalidPeerId, PeerId, SnapshotHead, SyncMessage, Want};
 pub use record::{InvalidRecord, PatchRecord};
 pub use shared::SharedModel;

@@ -155,6 +155,8 @@ pub enum SyncMessage {
         want: Vec<Want>,
         /// How large the page may be, in bytes; at least one patch comes however large it is.
         bytes_max: u64,
+        /// Whether a snapshot is welcome where it is cheaper, and not only where nothing else is left.
+        offers: bool,
     },
     /// The answer: patches in an order in which causes come before effects.
     Patches {

@@ -127,14 +127,20 @@ impl PatchRecord {
         }
         let not_a_patch = |error: Malformed| InvalidRecord::Patch(error.to_string());
         // A patch in an unusual spelling is kept in the usual one, so that equal patches are equal bytes everywhere.
-        let patch = match PatchRef::decode(&patch) {
-            Ok(_) => patch,
-            Err(Malformed::NotCanonical) => {
-                Bytes::copy_from_slice(Patch::decode(&patch).map_err(not_a_patch)?.as_bytes())
-            }
+        let usual = match PatchRef::decode(&patch) {
+            Ok(read) => return Self::enveloped(read, patch.clone(), prev),
+            Err(Malformed::NotCanonical) => Patch::decode(&patch).map_err(not_a_patch)?,
             Err(error) => return Err(not_a_patch(error)),
         };
-        let read = PatchRef::decode(&patch).map_err(not_a_patch)?;
+        Self::enveloped(usual.as_ref(), Bytes::copy_from_slice(usual.as_bytes()), prev)
+    }
+
+    /// The envelope of a patch that has been read.
+    fn enveloped(
+        read: PatchRef<'_>,
+        patch: Bytes,
+        prev: impl FnOnce(u64) -> Option<u64>,
+    ) -> Result<Self, InvalidRecord> {
         let mut needs: Vec<Timestamp> = Vec::new();
         read.for_each_foreign(|Timespan { start, span }| {
             // Reserved sessions make the same contents on every replica, and send nothing.

@@ -6,10 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use crdt_core::{
-    Applied, Document, Model, Patch, PatchRef, SessionId, Value,
-    codec::{document::indexed, msgpack},
-};
+use crdt_core::{Applied, Document, Model, Patch, PatchRef, SessionId, StateVector, Value, codec::Packing};
 use tokio::sync::watch;
 
 use crate::{DocumentError, Fold, PatchRecord, SyncDocument};
@@ -44,8 +41,8 @@ struct Held {
     unsent: VecDeque<Patch>,
 }
 
-/// The deepest nesting in a snapshot: a map of fields.
-const SNAPSHOT_DEPTH_MAX: usize = 2;
+/// The fastest form, and the one that stays the same for all time.
+const PACKING: Packing = Packing::Plain;
 
 impl SharedModel {
     /// An empty document, edited under a session. Draw a new session at each start of the program.
@@ -122,7 +119,7 @@ impl SyncDocument for SharedModel {
             held.unsent.retain(|patch| patch.next_time() > record.last() + 1);
         }
         let Held { model, .. } = &mut *held;
-        let applied = model.apply(&patch_of(record)?);
+        let applied = model.apply_ref(patch_of(record)?);
         drop(held);
         self.changes.send_modify(|count| *count += 1);
         check(record, applied)
@@ -132,7 +129,7 @@ impl SyncDocument for SharedModel {
         let mut document = read_snapshot(snapshot)?;
         for record in beyond {
             // One that the document refuses is passed over, as everywhere.
-            if let Err(error) = check(record, document.apply(&patch_of(record)?)) {
+            if let Err(error) = check(record, document.apply_ref(patch_of(record)?)) {
                 tracing::warn!(%error, "passed over a patch");
             }
         }
@@ -149,6 +146,15 @@ impl SyncDocument for SharedModel {
         drop(held);
         self.changes.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    fn snapshot(&self, stored: &StateVector<SessionId>) -> Option<Bytes> {
+        let held = self.held();
+        let document = held.model.document();
+        // Edits that were not handed over are in the document and not in `stored`, so the vectors tell.
+        let seen = document.state_vector();
+        let seen = seen.iter().filter(|(sid, _)| **sid >= SessionId::RESERVED_END);
+        seen.eq(stored.iter()).then(|| document.to_native(PACKING).into())
     }
 
     fn fold(&self, base: Option<&[u8]>) -> Result<Box<dyn Fold>, DocumentError> {
@@ -177,34 +183,21 @@ struct DocumentFold(Document);
 
 impl Fold for DocumentFold {
     fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError> {
-        check(record, self.0.apply(&patch_of(record)?))
+        check(record, self.0.apply_ref(patch_of(record)?))
     }
 
     fn finish(self: Box<Self>) -> Result<Bytes, DocumentError> {
-        // The indexed form keeps what the root does not reach: a late patch may still attach it (hazard H6).
-        let fields = indexed::encode(&self.0).map_err(|error| DocumentError::Snapshot(error.to_string()))?;
-        let fields = fields.into_iter().map(|(name, bytes)| (name.as_str().into(), Value::Bytes(bytes)));
-        Ok(msgpack::encode(&Value::Map(fields.collect())).into())
+        Ok(self.0.to_native(PACKING).into())
     }
 }
 
 fn read_snapshot(bytes: &[u8]) -> Result<Document, DocumentError> {
-    let wrong = |reason: &str| DocumentError::Snapshot(reason.to_owned());
-    let Value::Map(fields) = msgpack::decode(bytes, SNAPSHOT_DEPTH_MAX).map_err(|e| wrong(&e.to_string()))?
-    else {
-        return Err(wrong("expected a map of fields"));
-    };
-    let field = |(name, value): (crdt_core::Text, Value)| match (name.as_str(), value) {
-        (Some(name), Value::Bytes(bytes)) => Ok((name.to_owned(), bytes)),
-        _ => Err(wrong("expected fields of bytes")),
-    };
-    let fields = fields.into_iter().map(field).collect::<Result<_, _>>()?;
-    indexed::decode(&fields).map_err(|error| wrong(&error.to_string()))
+    Document::from_native(bytes, SessionId::LOCAL).map_err(|error| DocumentError::Snapshot(error.to_string()))
 }
 
-pub(crate) fn patch_of(record: &PatchRecord) -> Result<Patch, DocumentError> {
+pub(crate) fn patch_of(record: &PatchRecord) -> Result<PatchRef<'_>, DocumentError> {
     let wrong = |error| DocumentError::Patch { id: record.id, reason: format!("{error}") };
-    PatchRef::decode(&record.patch).map(PatchRef::to_patch).map_err(wrong)
+    PatchRef::decode(&record.patch).map_err(wrong)
 }
 
 fn check(record: &PatchRecord, applied: Result<Applied, crdt_core::ApplyError>) -> Result<(), DocumentError> {

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use crdt_core::{EncodingFormat, Model, Patch, SessionId, Value, model::EditError};
 use crdt_sync::{
-    MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, SyncDocument as _,
-    SyncError, SyncManager,
+    CompactionPolicy, MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel,
+    SyncDocument as _, SyncError, SyncManager,
     discovery::{MemoryPeerDiscovery, MemoryPeers},
     session::{SessionOptions, SyncMode, TrickleOptions},
 };
@@ -38,6 +38,16 @@ impl Group {
     }
 
     async fn join_with(&self, number: u64, format: EncodingFormat, store: Arc<dyn PatchStore>) -> Replica {
+        self.join_policy(number, format, store, CompactionPolicy::STANDARD).await
+    }
+
+    async fn join_policy(
+        &self,
+        number: u64,
+        format: EncodingFormat,
+        store: Arc<dyn PatchStore>,
+        policy: CompactionPolicy,
+    ) -> Replica {
         let session = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
         let id = PeerId::new(format!("node-{number}")).unwrap();
         let document = Arc::new(SharedModel::new(session));
@@ -54,7 +64,7 @@ impl Group {
             Arc::new(discovery),
             store,
         );
-        let manager = manager.with_options(SessionOptions {
+        let manager = manager.with_compaction(policy).with_options(SessionOptions {
             sync: self.sync,
             settle: Duration::from_millis(20),
             request_timeout: Duration::from_millis(500),
@@ -283,5 +293,39 @@ async fn replicas_with_many_authors_reconcile() {
         if group.sync == SyncMode::Vectors {
             assert!(behind.manager.status().await.unwrap().counters.compared > 0);
         }
+    }
+}
+
+/// Folds as the policy says, keeps what is recent, and gives a late replica the snapshot, which is cheaper.
+#[tokio::test]
+async fn the_log_is_folded_by_policy_and_a_late_replica_gets_what_is_cheaper() {
+    for group in [Group::new(), Group::with_dag()] {
+        let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+        let policy = CompactionPolicy {
+            log_bytes_max: 20_000,
+            log_per_snapshot: 2,
+            keep_ticks: 100,
+            pause: Duration::from_millis(1),
+            offer_bytes_min: 2_000,
+        };
+        let first = group.join_policy(1, EncodingFormat::Binary, Arc::clone(&store), policy).await;
+        first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+        for count in 1..1500 {
+            first.edit(|model| model.api().obj("").unwrap().set([("count", count)])).await;
+        }
+        let status = first.manager.status().await.unwrap();
+        assert!(status.folded > 0, "{status:?}");
+        assert!(status.log_bytes < 40_000, "{status:?}");
+        let (contained, _) = store.snapshot().await.unwrap().expect("a snapshot");
+        let session = first.document.session();
+        assert!(status.stored.get(&session) - contained.get(&session) >= 100, "recent patches stay");
+
+        let late =
+            group.join_policy(2, EncodingFormat::Binary, Arc::new(MemoryPatchStore::new()), policy).await;
+        late.sees(&json(json!({"count": 1499}))).await;
+        let status = late.manager.status().await.unwrap();
+        assert_eq!(status.counters.installed, 1);
+        assert_eq!(status.peers.len(), 1);
+        assert_eq!(status.peers[0].ahead_ticks, 0);
     }
 }

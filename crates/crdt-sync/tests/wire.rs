@@ -79,8 +79,8 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
     prop_oneof![
         any::<u64>().prop_map(|digest| SyncMessage::Digest { digest }),
         (vectors(), any::<bool>()).prop_map(|(vector, reply)| SyncMessage::State { vector, reply }),
-        (id.clone(), prop::collection::vec(want, 0..5), 0u64..1 << 40)
-            .prop_map(|(id, want, bytes_max)| SyncMessage::Request { id, want, bytes_max }),
+        (id.clone(), prop::collection::vec(want, 0..5), 0u64..1 << 40, any::<bool>())
+            .prop_map(|(id, want, bytes_max, offers)| SyncMessage::Request { id, want, bytes_max, offers }),
         (id.clone(), pages()).prop_map(|(id, records)| SyncMessage::Patches { id, records }),
         (id.clone(), vectors(), 0u64..1 << 40, any::<u64>()).prop_map(|(id, vector, len_bytes, hash)| {
             let proof = Bytes::from(vec![9; (hash % 2) as usize * 72]);

@@ -136,21 +136,21 @@ impl Model {
     /// # Errors
     /// [`ApplyError`]; then nothing has changed.
     pub fn apply(&mut self, patch: &Patch) -> Result<Applied, ApplyError> {
-        let applied = self.apply_watched(patch)?;
+        let applied = self.apply_watched(patch.as_ref())?;
         if applied == Applied::Merged && self.history.is_some() {
             self.remember(patch);
         }
         Ok(applied)
     }
 
-    fn apply_watched(&mut self, patch: &Patch) -> Result<Applied, ApplyError> {
+    fn apply_watched(&mut self, patch: crate::PatchRef<'_>) -> Result<Applied, ApplyError> {
         // Undo goes by ids: it need not know what others do.
         if self.watch.is_none() {
-            return self.doc.apply(patch);
+            return self.doc.apply_ref(patch);
         }
         let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo: None };
         sinks.begin(&self.doc, Origin::Remote, patch.id());
-        let applied = self.doc.apply_observed(patch.as_ref(), &mut sinks);
+        let applied = self.doc.apply_observed(patch, &mut sinks);
         sinks.close(&self.doc);
         applied
     }
@@ -211,6 +211,17 @@ impl Model {
     /// what everyone has reached.
     pub fn compact(&mut self, stable: &StateVector) -> Compaction {
         self.doc.compact(stable)
+    }
+
+    /// [`apply`](Self::apply) for borrowed bytes.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; then nothing has changed.
+    pub fn apply_ref(&mut self, patch: crate::PatchRef<'_>) -> Result<Applied, ApplyError> {
+        if self.history.is_some() {
+            return self.apply(&patch.to_patch());
+        }
+        self.apply_watched(patch)
     }
 
     /// The edits.

@@ -58,7 +58,7 @@ impl Follower {
                 PatchPage::Records(records) if records.is_empty() => return Ok(()),
                 PatchPage::Records(records) => {
                     for record in &records {
-                        match self.document.apply(&patch_of(record)?) {
+                        match self.document.apply_ref(patch_of(record)?) {
                             Ok(Applied::Parked { missing }) => {
                                 tracing::warn!(%missing, id = %record.id, "passed over a patch");
                             }

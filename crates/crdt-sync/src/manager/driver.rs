@@ -11,18 +11,18 @@ use crdt_core::{Patch, SessionId, StateVector};
 use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::{Parts, SyncError, SyncStatus};
+use super::{Parts, SyncError, SyncStatus, policy::Log, snapshots::Offered};
 use crate::{
-    DocumentError, Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SnapshotHead, SyncMessage, Want,
-    dag::{Heads, Walk, snapshot},
-    session::{Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent, SyncMode, WALK_PAGE_NODES_MAX},
+    DocumentError, Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SyncMessage, Want,
+    dag::{Heads, snapshot},
+    session::{Input, Output, Refusal, Session, SessionEvent, SyncMode},
     store::PatchPage,
 };
 
 /// How many inputs are taken in before the store is asked to make their patches durable, together.
 const BATCH_MAX: usize = 256;
 /// How many bytes of patches are read at a time when the document is loaded or folded.
-const LOAD_PAGE_BYTES: usize = 1 << 20;
+pub(super) const LOAD_PAGE_BYTES: usize = 1 << 20;
 
 pub(super) enum Command {
     Apply { patch: Patch, done: oneshot::Sender<Result<(), SyncError>> },
@@ -33,18 +33,21 @@ pub(super) enum Command {
 }
 
 pub(super) struct Driver {
-    parts: Parts,
-    machine: Session,
+    pub(super) parts: Parts,
+    pub(super) machine: Session,
     started: Instant,
     events: broadcast::Sender<SessionEvent>,
     /// Counts how often something became durable.
-    stored: watch::Sender<u64>,
+    pub(super) stored: watch::Sender<u64>,
     /// Local patches given to the machine, and who waits for them to be durable, in that order.
     waiting: VecDeque<(u64, oneshot::Sender<Result<(), SyncError>>)>,
     /// The last time that was handed over of this replica's own session.
     own_last: u64,
     /// The last snapshot that was made for a peer, so that its parts are parts of one thing.
-    offered: Option<(u64, Bytes)>,
+    pub(super) offered: Option<Offered>,
+    pub(super) log: Log,
+    /// How often patches were folded into a snapshot.
+    pub(super) folded: u64,
     traffic: Traffic,
 }
 
@@ -69,7 +72,9 @@ impl Driver {
         let stored = parts.store.vector().await?;
         let snapshot = parts.store.snapshot().await?;
         let (mut have, mut heads) = (StateVector::new(), Heads::new());
+        let mut log = Log::default();
         if let Some((vector, bytes)) = snapshot {
+            log.snapshot_bytes = bytes.len() as u64;
             let (contained, bytes) = snapshot::open(&bytes)?;
             parts.document.install(&bytes, &[])?;
             (have, heads) = (vector, contained);
@@ -81,6 +86,8 @@ impl Driver {
                 if dag {
                     heads.add(record);
                 }
+                log.bytes += record.len_bytes() as u64;
+                log.ticks += record.last() - record.prev;
                 not_applied += u64::from(!skip_bad(parts.document.apply(record)));
                 parts.guard.iter().for_each(|guard| guard.note(record));
             }
@@ -92,7 +99,19 @@ impl Driver {
         let started = Instant::now();
         let traffic = Traffic { not_applied, ..Traffic::default() };
         let (waiting, offered) = (VecDeque::new(), None);
-        Ok(Self { parts, machine, started, events, stored: told, waiting, own_last, offered, traffic })
+        Ok(Self {
+            parts,
+            machine,
+            started,
+            events,
+            stored: told,
+            waiting,
+            own_last,
+            offered,
+            log,
+            folded: 0,
+            traffic,
+        })
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -139,10 +158,11 @@ impl Driver {
                 self.heard_patch(heard);
             }
             self.settle().await?;
+            self.fold_when_due().await?;
         }
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
@@ -163,7 +183,7 @@ impl Driver {
             }
             Command::Compact { done } => {
                 self.settle().await?;
-                let _ = done.send(self.compact().await);
+                let _ = done.send(self.compact(0).await);
             }
             Command::Status { done } => {
                 let _ = done.send(self.status());
@@ -248,7 +268,7 @@ impl Driver {
         checked.map_err(|reason| self.not_allowed(Refusal::NotAllowed { id: record.id, reason })).is_ok()
     }
 
-    fn not_allowed(&mut self, refusal: Refusal) {
+    pub(super) fn not_allowed(&mut self, refusal: Refusal) {
         self.traffic.not_allowed += 1;
         self.report(SessionEvent::Refused(refusal));
     }
@@ -294,6 +314,10 @@ impl Driver {
     async fn store(&mut self, batch: &mut Vec<PatchRecord>) -> Result<(), SyncError> {
         if !batch.is_empty() {
             self.parts.store.append(batch).await?;
+            for record in &*batch {
+                self.log.bytes += record.len_bytes() as u64;
+                self.log.ticks += record.last() - record.prev;
+            }
             self.stored.send_modify(|count| *count += 1);
             batch.drain(..).for_each(|_| self.input(Input::Stored));
         }
@@ -347,127 +371,6 @@ impl Driver {
         let _ = self.events.send(event);
     }
 
-    async fn read(&mut self, what: ReadWhat) -> Result<Page, SyncError> {
-        match what {
-            ReadWhat::Patches { want, bytes_max } => {
-                let page = self.parts.store.page(&want, bytes_max).await?;
-                self.page_or_offer(page).await
-            }
-            ReadWhat::Walk { want, have, bytes_max } => {
-                let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
-                while let Some(want) = walk.next_read() {
-                    walk.read(self.parts.store.page(&[want], bytes_max).await?);
-                }
-                self.page_or_offer(walk.finish()).await
-            }
-            ReadWhat::Part { hash, offset, bytes_max } => {
-                let offered = self.offered.as_ref().filter(|(offered, _)| *offered == hash);
-                let bytes = offered.map_or_else(Bytes::new, |(_, bytes)| {
-                    let from = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
-                    bytes.slice(from..from.saturating_add(bytes_max).min(bytes.len()))
-                });
-                Ok(Page::Part { hash, offset, bytes })
-            }
-        }
-    }
-
-    async fn page_or_offer(&mut self, page: PatchPage) -> Result<Page, SyncError> {
-        match page {
-            PatchPage::Records(records) => Ok(Page::Records(records)),
-            PatchPage::Compacted => {
-                let stored = self.machine.stored().clone();
-                let bytes = self.fold(&stored).await?;
-                let head = Some(SnapshotHead::new(stored, &bytes));
-                let head = match &self.parts.guard {
-                    Some(guard) => head.and_then(|head| guard.prove_snapshot(head, &bytes)),
-                    None => head,
-                };
-                // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
-                let Some(head) = head else { return Ok(Page::Records(Vec::new())) };
-                self.offered = Some((head.hash, bytes));
-                Ok(Page::Snapshot(head))
-            }
-        }
-    }
-
-    /// Makes a snapshot of what is stored, up to `upto`.
-    async fn fold(&self, upto: &StateVector<SessionId>) -> Result<Bytes, SyncError> {
-        let (have, base) = match self.parts.store.snapshot().await? {
-            Some((vector, bytes)) => (vector, Some(snapshot::open(&bytes)?)),
-            None => (StateVector::new(), None),
-        };
-        let (mut heads, base) = base.unzip();
-        let mut fold = self.parts.document.fold(base.as_deref())?;
-        let heads = heads.get_or_insert_default();
-        let dag = self.parts.options.sync == SyncMode::Dag;
-        let whole = for_each_page(&self.parts, have, upto, |records| {
-            for record in records {
-                skip_bad(fold.apply(record));
-                if dag {
-                    heads.add(record);
-                }
-            }
-        });
-        expect_whole(whole.await?)?;
-        let bytes = fold.finish()?;
-        Ok(if dag { snapshot::seal(heads, &bytes) } else { bytes })
-    }
-
-    async fn compact(&mut self) -> Result<StateVector<SessionId>, SyncError> {
-        let present = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
-        let stable = self.machine.stable();
-        if present.contains(&stable) || !stable.contains(&present) {
-            return Ok(present);
-        }
-        let bytes = self.fold(&stable).await?;
-        self.parts.store.install(&stable, bytes).await?;
-        Ok(stable)
-    }
-
-    async fn install(&mut self, head: SnapshotHead, bytes: Bytes) -> Result<Input, SyncError> {
-        if let Some(guard) = &self.parts.guard
-            && let Err(reason) = guard.check_snapshot(&head, &bytes)
-        {
-            self.not_allowed(Refusal::SnapshotNotAllowed { reason });
-            return Ok(Input::InstallFailed);
-        }
-        let vector = head.vector;
-        // Before anything is kept, the bytes must prove to be a snapshot that our own patches go on top of.
-        let (mut beyond, stored) = (Vec::new(), self.machine.stored().clone());
-        let keep = |records: &[PatchRecord]| beyond.extend_from_slice(records);
-        if !for_each_page(&self.parts, vector.clone(), &stored, keep).await? {
-            return Ok(Input::InstallFailed);
-        }
-        let opened = snapshot::open(&bytes);
-        let checked = opened.and_then(|(heads, document)| {
-            let mut fold = self.parts.document.fold(Some(&document))?;
-            for record in &beyond {
-                skip_bad(fold.apply(record));
-            }
-            fold.finish().map(|_| (heads, document))
-        });
-        let (mut heads, document) = match checked {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::warn!(%error, "a peer sent a broken snapshot");
-                return Ok(Input::InstallFailed);
-            }
-        };
-        match self.parts.store.install(&vector, bytes).await {
-            Ok(()) => {}
-            Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
-            Err(error) => return Err(error.into()),
-        }
-        self.stored.send_modify(|count| *count += 1);
-        self.parts.document.install(&document, &beyond)?;
-        if self.parts.options.sync == SyncMode::Dag {
-            for record in &beyond {
-                heads.add(record);
-            }
-        }
-        Ok(Input::Installed { vector, heads })
-    }
-
     fn status(&self) -> SyncStatus {
         let Traffic {
             bytes_broadcast,
@@ -489,19 +392,23 @@ impl Driver {
             malformed,
             gaps,
             send_failures,
+            log_bytes: self.log.bytes,
+            snapshot_bytes: self.log.snapshot_bytes,
+            folded: self.folded,
+            peers: self.machine.peer_statuses(self.now()),
         }
     }
 }
 
 /// A patch that every replica has stored and whose document refuses it is passed over, here as everywhere: one bad patch
 /// must not end the synchronisation. Returns whether it was applied.
-fn skip_bad(applied: Result<(), DocumentError>) -> bool {
+pub(super) fn skip_bad(applied: Result<(), DocumentError>) -> bool {
     applied.inspect_err(|error| tracing::warn!(%error, "passed over a patch")).is_ok()
 }
 
 /// Reads everything after `have` up to `upto`, page by page. Stops and returns `false` if some of it is only left in the
 /// snapshot.
-async fn for_each_page(
+pub(super) async fn for_each_page(
     parts: &Parts,
     mut have: StateVector<SessionId>,
     upto: &StateVector<SessionId>,
@@ -526,7 +433,7 @@ async fn for_each_page(
     }
 }
 
-fn expect_whole(whole: bool) -> Result<(), SyncError> {
+pub(super) fn expect_whole(whole: bool) -> Result<(), SyncError> {
     if whole { Ok(()) } else { Err(corrupt("a patch beyond the snapshot is said to be in it")) }
 }
 

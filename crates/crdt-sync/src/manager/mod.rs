@@ -1,6 +1,8 @@
 //! The synchronisation of one document, running.
 
 mod driver;
+mod policy;
+mod snapshots;
 
 use std::sync::Arc;
 
@@ -11,10 +13,11 @@ use tokio::{
 };
 
 use self::driver::{Command, Driver};
+pub use self::policy::CompactionPolicy;
 use crate::{
     Broadcaster, DiscoveryError, DocumentError, Guard, PatchRecord, PatchStore, PatchStoreError,
     PeerDiscovery, SyncDocument, Syncer,
-    session::{Counters, Refusal, SessionEvent, SessionOptions, Status},
+    session::{Counters, PeerStatus, Refusal, SessionEvent, SessionOptions, Status},
 };
 
 /// How many calls wait for the manager's task; above it the next call waits until there is room.
@@ -41,6 +44,7 @@ struct Parts {
     store: Arc<dyn PatchStore>,
     options: SessionOptions,
     guard: Option<Arc<dyn Guard>>,
+    compaction: CompactionPolicy,
 }
 
 struct Running {
@@ -58,7 +62,16 @@ impl SyncManager {
         store: Arc<dyn PatchStore>,
     ) -> Self {
         let options = SessionOptions::standard(document.session());
-        let parts = Parts { document, broadcaster, syncer, discovery, store, options, guard: None };
+        let parts = Parts {
+            document,
+            broadcaster,
+            syncer,
+            discovery,
+            store,
+            options,
+            guard: None,
+            compaction: CompactionPolicy::STANDARD,
+        };
         let (events, stored) = (broadcast::channel(EVENTS_MAX).0, watch::Sender::new(0));
         Self { parts, events, stored, running: Mutex::new(None) }
     }
@@ -67,6 +80,13 @@ impl SyncManager {
     #[must_use]
     pub fn with_options(mut self, options: SessionOptions) -> Self {
         self.parts.options = SessionOptions { session: self.parts.options.session, ..options };
+        self
+    }
+
+    /// The same with another policy of when patches are folded and snapshots offered.
+    #[must_use]
+    pub fn with_compaction(mut self, policy: CompactionPolicy) -> Self {
+        self.parts.compaction = policy;
         self
     }
 
@@ -179,6 +199,14 @@ pub struct SyncStatus {
     pub gaps: u64,
     /// How often a message could not be sent.
     pub send_failures: u64,
+    /// About how many bytes the stored patches take that are not in a snapshot.
+    pub log_bytes: u64,
+    /// How many bytes the last snapshot takes that was made or taken over; 0 if there was none.
+    pub snapshot_bytes: u64,
+    /// How often patches were folded into a snapshot.
+    pub folded: u64,
+    /// Each known peer.
+    pub peers: Vec<PeerStatus>,
 }
 
 /// Why the manager could not do something.

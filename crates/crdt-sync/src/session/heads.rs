@@ -55,6 +55,11 @@ impl Ends {
 }
 
 impl Session {
+    /// The heads of what is durable here; `None` where the group does not use the DAG.
+    pub fn heads(&self) -> Option<&Heads> {
+        self.ends.as_ref().map(Ends::stored)
+    }
+
     /// What a local patch that begins at `time` follows: nothing where the group does not use the DAG.
     pub fn links(&self, time: u64) -> Box<[Link]> {
         let Some(ends) = &self.ends else { return Box::default() };

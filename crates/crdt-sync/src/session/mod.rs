@@ -26,6 +26,7 @@ pub(crate) use digest::Jitter;
 pub use digest::digest;
 pub use event::{Counters, Refusal, SessionEvent};
 pub use options::{SessionOptions, SyncMode};
+pub use peers::PeerStatus;
 pub use trickle::TrickleOptions;
 
 use self::{
@@ -151,6 +152,8 @@ pub enum ReadWhat {
         want: Vec<Want>,
         /// How many bytes at the most.
         bytes_max: usize,
+        /// Whether a snapshot is welcome where it is cheaper.
+        offers: bool,
     },
     /// Nodes of the DAG and what they follow, by a [`Walk`](crate::dag::Walk) of [`WALK_PAGE_NODES_MAX`] nodes.
     Walk {
@@ -181,6 +184,8 @@ pub struct Session {
     options: SessionOptions,
     /// What was given to the store: patches that build on it are ready.
     accepted: StateVector<SessionId>,
+    /// The highest time in it.
+    latest: u64,
     /// What is durable: this is told to peers.
     stored: StateVector<SessionId>,
     /// The digest of `stored`, and those that it had lately, to know a peer that is only a little behind.
@@ -195,6 +200,8 @@ pub struct Session {
     pull: Option<Pull>,
     /// When to ask for what parked patches wait for.
     ask_at: Option<Duration>,
+    /// Until then patches are asked for and no snapshots: one could not be taken over.
+    no_offers_until: Duration,
     requests: u64,
     reads: usize,
     trickle: Trickle,
@@ -234,11 +241,13 @@ impl Session {
             peers: Peers::new(options.peers_max),
             digest: digest(&stored),
             digests_lately: VecDeque::with_capacity(DIGESTS_LATELY_MAX),
+            latest: stored.iter().map(|(_, time)| time).max().unwrap_or(0),
             accepted: stored.clone(),
             stored,
             storing: VecDeque::new(),
             pull: None,
             ask_at: None,
+            no_offers_until: Duration::ZERO,
             requests: 0,
             reads: 0,
             jitter,
@@ -304,6 +313,11 @@ impl Session {
             lag_ticks: self.peers.lag_ticks(&self.accepted),
             pulling: self.pull.is_some(),
         }
+    }
+
+    /// How each known peer stands, by their last word.
+    pub fn peer_statuses(&self, now: Duration) -> Vec<PeerStatus> {
+        self.peers.statuses(&self.accepted, &self.stored, now)
     }
 
     fn local(&mut self, record: PatchRecord) {
@@ -380,7 +394,7 @@ impl Session {
         if seen == 0 && self.accepted.len() >= self.options.sessions_max {
             return Err(Refusal::TooManySessions { limit: self.options.sessions_max });
         }
-        let latest = self.accepted.iter().map(|(_, time)| time).max().unwrap_or(0);
+        let latest = self.latest;
         if record.last() > latest.saturating_add(self.options.ticks_ahead_max) {
             return Err(Refusal::TooFarAhead { id: record.id, latest, limit: self.options.ticks_ahead_max });
         }
@@ -389,6 +403,7 @@ impl Session {
 
     fn accept(&mut self, record: PatchRecord, origin: Origin) {
         self.accepted.advance(record.session(), record.last());
+        self.latest = self.latest.max(record.last());
         if origin == Origin::Local {
             self.grow(&record);
         }

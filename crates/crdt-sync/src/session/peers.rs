@@ -10,6 +10,21 @@ use crate::{
     dag::{LINKS_MAX, Link},
 };
 
+/// How a peer stands, by its last word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Which.
+    pub id: PeerId,
+    /// How many ticks it has that are missing here.
+    pub ahead_ticks: u64,
+    /// How many ticks that are durable here it lacks; `None` if it has not said.
+    pub behind_ticks: Option<u64>,
+    /// How long ago it was heard.
+    pub silent: Duration,
+    /// Whether it is left alone for a while, because it did not deliver.
+    pub distrusted: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     /// What it said it has, the last time.
@@ -122,6 +137,25 @@ impl Peers {
         accepted.missing_from(&all).map(|(_, here, there)| there - here).sum()
     }
 
+    pub(super) fn statuses(
+        &self,
+        accepted: &StateVector<SessionId>,
+        stored: &StateVector<SessionId>,
+        now: Duration,
+    ) -> Vec<PeerStatus> {
+        let ticks = |from: &StateVector<SessionId>, to: &StateVector<SessionId>| {
+            from.missing_from(to).map(|(_, here, there)| there - here).sum()
+        };
+        let status = |(id, peer): (&PeerId, &Peer)| PeerStatus {
+            id: id.clone(),
+            ahead_ticks: peer.wants(accepted).iter().map(|want| want.upto - want.after).sum(),
+            behind_ticks: peer.vector.as_ref().map(|vector| ticks(vector, stored)),
+            silent: now.saturating_sub(peer.heard_at),
+            distrusted: peer.distrusted_until > now,
+        };
+        self.known.iter().map(status).collect()
+    }
+
     /// The peers that may be asked now, in the order of their names.
     pub(super) fn trusted(&self, now: Duration) -> impl Iterator<Item = (&PeerId, &Peer)> {
         self.known.iter().filter(move |(_, peer)| peer.distrusted_until <= now)
@@ -135,7 +169,8 @@ impl Peers {
 
 impl Session {
     pub(super) fn peer_up(&mut self, now: Duration, id: PeerId) {
-        let at = now + self.options.settle;
+        // Who has nothing has nothing to wait for.
+        let at = if self.stored.is_empty() { now } else { now + self.options.settle };
         let digest = self.own_digest().wrapping_add(1);
         let peer = self.peers.heard(&id, now);
         if peer.vector.is_none() && peer.probe.is_none() {
@@ -161,9 +196,9 @@ impl Session {
         match message {
             SyncMessage::Digest { digest } => self.differs(now, &from, digest),
             SyncMessage::State { vector, reply } => self.on_state(now, from, vector, reply),
-            SyncMessage::Request { id, want, bytes_max } => {
+            SyncMessage::Request { id, want, bytes_max, offers } => {
                 let bytes_max = (bytes_max as usize).min(self.options.page_bytes_max);
-                self.on_request(from, id, ReadWhat::Patches { want, bytes_max });
+                self.on_request(from, id, ReadWhat::Patches { want, bytes_max, offers });
             }
             SyncMessage::Fetch { id, hash, offset } => {
                 let bytes_max = self.options.page_bytes_max;

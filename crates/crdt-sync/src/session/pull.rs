@@ -11,6 +11,9 @@ use crate::{
     dag::{Heads, Link},
 };
 
+/// How long no snapshots are asked for after one could not be taken over.
+const NO_OFFERS: Duration = Duration::from_secs(60);
+
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Pull {
@@ -59,7 +62,8 @@ impl Session {
         let want = self.peers.get(&peer).map(|peer| peer.wants(&self.accepted)).unwrap_or_default();
         let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone() });
         let bytes_max = self.options.page_bytes_max as u64;
-        self.send(peer, SyncMessage::Request { id, want, bytes_max });
+        let offers = self.no_offers_until <= now;
+        self.send(peer, SyncMessage::Request { id, want, bytes_max, offers });
     }
 
     pub(super) fn request(&mut self, now: Duration, peer: PeerId, stage: Stage) -> u64 {
@@ -116,6 +120,7 @@ impl Session {
         let limit = self.options.snapshot_bytes_max;
         if head.len_bytes > limit as u64 {
             self.refuse(Refusal::SnapshotTooLarge { len_bytes: head.len_bytes, limit });
+            self.no_offers_until = now + NO_OFFERS;
             self.unhelpful(now, from, "offered a snapshot that is too large");
         } else if self.accepted.contains(&head.vector) || head.len_bytes == 0 {
             self.unhelpful(now, from, "offered a snapshot with nothing new");
@@ -169,6 +174,7 @@ impl Session {
         }
         for (sid, last) in vector.iter() {
             self.accepted.advance(*sid, last);
+            self.latest = self.latest.max(last);
             self.note_stored(*sid, last);
         }
         for (sid, _) in vector.iter() {
@@ -180,6 +186,7 @@ impl Session {
     }
 
     pub(super) fn install_failed(&mut self, now: Duration) {
+        self.no_offers_until = now + NO_OFFERS;
         if let Some(pull) = self.pull.take() {
             self.unhelpful(now, &pull.peer, "sent a broken snapshot");
         }

@@ -30,6 +30,7 @@ const WALK: u8 = 11;
 const COMPARE: u8 = 12;
 const SKETCH: u8 = 13;
 const AHEAD: u8 = 14;
+const REQUEST_PATCHES: u8 = 15;
 
 pub(super) fn patch(record: &PatchRecord) -> Bytes {
     let mut out = Vec::with_capacity(record.len_bytes());
@@ -73,8 +74,8 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
             out.push(if *reply { STATE_REPLY } else { STATE });
             put_vector(&mut out, vector);
         }
-        SyncMessage::Request { id, want, bytes_max } => {
-            out.push(REQUEST);
+        SyncMessage::Request { id, want, bytes_max, offers } => {
+            out.push(if *offers { REQUEST } else { REQUEST_PATCHES });
             put_all(&mut out, &[*id, *bytes_max]);
             put_list(&mut out, want, |out, want| put_all(out, &[want.sid.get(), want.after, want.upto]));
         }
@@ -156,11 +157,11 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
         kind @ (STATE | STATE_REPLY) => {
             SyncMessage::State { vector: read_vector(&mut r)?, reply: kind == STATE_REPLY }
         }
-        REQUEST => {
+        kind @ (REQUEST | REQUEST_PATCHES) => {
             let (id, bytes_max) = (r.vu57("an id")?, r.vu57("a size")?);
             let want =
                 read_list(&mut r, 3, |r| Ok(Want { sid: r.session()?, after: r.time()?, upto: r.time()? }))?;
-            SyncMessage::Request { id, want, bytes_max }
+            SyncMessage::Request { id, want, bytes_max, offers: kind == REQUEST }
         }
         PATCHES => {
             let id = r.vu57("an id")?;

@@ -64,10 +64,11 @@ pub(super) fn sync_message(
             fields.extend([("vector", vector(have)), ("reply", Value::Bool(*reply))]);
             "state"
         }
-        SyncMessage::Request { id, want, bytes_max } => {
+        SyncMessage::Request { id, want, bytes_max, offers } => {
             let triple = |w: &Want| Value::Array([w.sid.get(), w.after, w.upto].map(Value::from).into());
             let want = Value::Array(want.iter().map(triple).collect());
             fields.extend([("id", Value::from(*id)), ("want", want), ("bytesMax", Value::from(*bytes_max))]);
+            fields.push(("offers", Value::Bool(*offers)));
             "request"
         }
         SyncMessage::Patches { id, records } => {
@@ -154,7 +155,8 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
         },
         "request" => {
             let want = fields.array("want")?.iter().map(want).collect::<Result<_, _>>()?;
-            SyncMessage::Request { id: fields.number("id")?, want, bytes_max: fields.number("bytesMax")? }
+            let (id, bytes_max) = (fields.number("id")?, fields.number("bytesMax")?);
+            SyncMessage::Request { id, want, bytes_max, offers: fields.bool("offers")? }
         }
         "patches" => {
             let records = fields.array("patches")?.iter().map(|record| Fields::of(record)?.record());

@@ -54,6 +54,8 @@ impl Applied {
     }
 }
 
+const OFFER_TICKS: u64 = 400;
+
 pub(crate) struct Replica {
     pub(crate) id: PeerId,
     pub(crate) session: SessionId,
@@ -237,7 +239,13 @@ impl Replica {
 
     fn read(&mut self, what: ReadWhat) -> Result<Page, String> {
         match what {
-            ReadWhat::Patches { want, bytes_max } => {
+            // As if patches for more ticks than that were larger than a snapshot.
+            ReadWhat::Patches { want, offers: true, .. }
+                if want.iter().map(|want| want.upto - want.after).sum::<u64>() > OFFER_TICKS =>
+            {
+                self.page_or_offer(PatchPage::Compacted)
+            }
+            ReadWhat::Patches { want, bytes_max, .. } => {
                 self.page_or_offer(now(self.durable.page(&want, bytes_max)).unwrap())
             }
             ReadWhat::Walk { want, have, bytes_max } => {

@@ -1,0 +1,99 @@
+//! The same edits, synchronised by Weft and by its peers: in one process and one thread, round by round in one run.
+//!
+//! `cargo run --release -- [ROUNDS]`. The rounds are interleaved and the median of each is shown. What every system does
+//! for an edit: make it, write it to bytes, and read and apply it at every other replica. Ours keeps it in a store and
+//! goes through the session machine besides. Each run ends in an assertion on the text of all replicas.
+
+mod systems;
+mod weft;
+
+use std::time::{Duration, Instant};
+
+use systems::SYSTEMS;
+
+/// One insertion of a character by one of the replicas.
+#[derive(Clone, Copy)]
+pub struct Edit {
+    pub author: usize,
+    pub position: usize,
+    pub character: char,
+}
+
+/// People who type words at places of their own choice: everybody sees everything at once, so positions are of the one
+/// text that all have. A word is 8 characters long; `turn` characters after each other are of one author.
+pub fn script(authors: usize, count: usize, turn: usize) -> (Vec<Edit>, String) {
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut below = |bound: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % bound as u64) as usize
+    };
+    let mut text: Vec<char> = Vec::new();
+    let mut cursors = vec![0; authors];
+    let mut edits = Vec::with_capacity(count);
+    for index in 0..count {
+        let author = index / turn % authors;
+        if index / authors % 8 == 0 {
+            cursors[author] = below(text.len() + 1);
+        }
+        let (position, character) = (cursors[author], char::from(b'a' + below(26) as u8));
+        text.insert(position, character);
+        for (other, cursor) in cursors.iter_mut().enumerate() {
+            *cursor += usize::from(*cursor > position || other == author);
+        }
+        edits.push(Edit { author, position, character });
+    }
+    (edits, text.into_iter().collect())
+}
+
+/// What one run took.
+#[derive(Clone, Copy)]
+pub struct Run {
+    pub time: Duration,
+    pub bytes: usize,
+}
+
+pub fn timed(work: impl FnOnce() -> usize) -> Run {
+    let start = Instant::now();
+    let bytes = work();
+    Run { time: start.elapsed(), bytes }
+}
+
+fn median(runs: &mut [Run]) -> Run {
+    runs.sort_by_key(|run| run.time);
+    runs[runs.len() / 2]
+}
+
+fn main() {
+    let rounds: usize = std::env::args().nth(1).map_or(5, |rounds| rounds.parse().expect("a number of rounds"));
+    println!("live: each edit at once to all. Thousand patches applied per second, bytes per edit on the wire.");
+    for (replicas, count) in [(2, 20_000), (8, 4_000), (64, 600)] {
+        let (edits, text) = script(replicas, count, 1);
+        let mut runs: Vec<Vec<Run>> = vec![Vec::new(); SYSTEMS.len()];
+        for _ in 0..rounds {
+            for (system, runs) in SYSTEMS.iter().zip(&mut runs) {
+                runs.push((system.live)(replicas, &edits, &text));
+            }
+        }
+        println!("  {replicas} replicas, {count} edits");
+        for (system, runs) in SYSTEMS.iter().zip(&mut runs) {
+            let run = median(runs);
+            let applied = (count * (replicas - 1)) as f64 / run.time.as_secs_f64() / 1000.0;
+            println!("    {:24} {applied:10.1} k/s {:8.1} B", system.name, run.bytes as f64 / count as f64);
+        }
+    }
+    println!("catch-up: a replica with nothing takes over 100 000 edits. Milliseconds until its text is read, bytes.");
+    let (edits, text) = script(4, 100_000, 500);
+    let mut runs: Vec<Vec<Run>> = vec![Vec::new(); SYSTEMS.len()];
+    let mut sources: Vec<_> = SYSTEMS.iter().map(|system| (system.source)(4, &edits)).collect();
+    for _ in 0..rounds {
+        for (source, runs) in sources.iter_mut().zip(&mut runs) {
+            runs.push(source(&text));
+        }
+    }
+    for (system, runs) in SYSTEMS.iter().zip(&mut runs) {
+        let run = median(runs);
+        println!("    {:24} {:10.2} ms {:10} B", system.name, run.time.as_secs_f64() * 1000.0, run.bytes);
+    }
+}

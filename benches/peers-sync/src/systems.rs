@@ -1,0 +1,292 @@
+//! Each system, doing the same.
+
+use automerge::{ActorId, AutoCommit, Change, ObjId, ObjType, ROOT, ReadDoc, sync::SyncDoc, transaction::Transactable};
+use crdt_sync::session::{Input, SyncMode};
+use loro::{ExportMode, LoroDoc};
+use yrs::{
+    Doc, GetString, ReadTxn, Text, Transact, TransactionMut, Update,
+    sync::{Message, SyncMessage},
+    updates::{decoder::Decode, encoder::Encode},
+};
+
+use crate::{Edit, Run, timed, weft::Replica};
+
+/// Brings a new replica up to a prepared one, and checks its text.
+pub type Source = Box<dyn FnMut(&str) -> Run>;
+
+pub struct System {
+    pub name: &'static str,
+    /// Replicas, edits, and the text at the end.
+    pub live: fn(usize, &[Edit], &str) -> Run,
+    /// Replicas and edits, before the catch-up that is measured.
+    pub source: fn(usize, &[Edit]) -> Source,
+}
+
+pub const SYSTEMS: [System; 5] = [
+    System { name: "weft", live: |n, e, t| weft_live(SyncMode::Vectors, n, e, t), source: |n, e| weft_source(SyncMode::Vectors, n, e) },
+    System { name: "weft, DAG", live: |n, e, t| weft_live(SyncMode::Dag, n, e, t), source: |n, e| weft_source(SyncMode::Dag, n, e) },
+    System { name: "yrs, y-sync", live: yrs_live, source: yrs_source },
+    System { name: "loro", live: loro_live, source: loro_source },
+    System { name: "automerge", live: automerge_live, source: automerge_source },
+];
+
+fn one_character(character: char, buffer: &mut [u8; 4]) -> &str {
+    character.encode_utf8(buffer)
+}
+
+fn weft_group(sync: SyncMode, replicas: usize) -> Vec<Replica> {
+    let mut group: Vec<Replica> = (0..replicas as u64).map(|number| Replica::new(number, sync)).collect();
+    group[0].model.api().root("").expect("room");
+    group[0].flush();
+    weft_deliver(&mut group, 0);
+    group
+}
+
+/// Brings the patches that a replica has sent to all others. Returns their bytes.
+fn weft_deliver(group: &mut [Replica], from: usize) -> usize {
+    let mut len = 0;
+    for sent in std::mem::take(&mut group[from].sent) {
+        len += sent.bytes.len();
+        for (to, replica) in group.iter_mut().enumerate() {
+            if to != from && sent.patch {
+                replica.heard(&sent.bytes);
+            }
+        }
+    }
+    len
+}
+
+fn weft_edit(group: &mut [Replica], edit: &Edit) -> usize {
+    let author = &mut group[edit.author];
+    let text = one_character(edit.character, &mut [0; 4]).to_owned();
+    author.model.api().str("").and_then(|mut root| root.ins(edit.position, text.as_str())).expect("in the text");
+    author.flush();
+    weft_deliver(group, edit.author)
+}
+
+fn weft_live(sync: SyncMode, replicas: usize, edits: &[Edit], text: &str) -> Run {
+    let mut group = weft_group(sync, replicas);
+    let run = timed(|| edits.iter().map(|edit| weft_edit(&mut group, edit)).sum());
+    for replica in &group {
+        assert_eq!(replica.model.view().as_str(), Some(text));
+    }
+    run
+}
+
+fn weft_source(sync: SyncMode, replicas: usize, edits: &[Edit]) -> Source {
+    let mut group = weft_group(sync, replicas);
+    edits.iter().for_each(|edit| drop(weft_edit(&mut group, edit)));
+    let mut source = group.swap_remove(0);
+    let mut number = 1000;
+    Box::new(move |text| {
+        number += 1;
+        let mut late = Replica::new(number, sync);
+        let name = late.id.clone();
+        let run = timed(|| {
+            let mut len = 0;
+            late.input(Input::PeerUp(source.id.clone()));
+            source.input(Input::PeerUp(name.clone()));
+            // The clock stands still while messages go to and fro, and jumps when nothing is under way.
+            while late.machine.stored() != source.machine.stored() {
+                late.wait();
+                source.now = late.now;
+                while !late.sent.is_empty() || !source.sent.is_empty() {
+                    for sent in std::mem::take(&mut late.sent) {
+                        len += sent.bytes.len();
+                        source.message(&sent.bytes);
+                    }
+                    for sent in std::mem::take(&mut source.sent) {
+                        len += sent.bytes.len();
+                        late.message(&sent.bytes);
+                    }
+                }
+            }
+            assert_eq!(late.model.view().as_str(), Some(text));
+            len
+        });
+        source.input(Input::PeerDown(name));
+        run
+    })
+}
+
+fn yrs_group(replicas: usize) -> Vec<Doc> {
+    let options = |client_id| yrs::Options {
+        client_id: yrs::ClientID::new(client_id as u64 + 1),
+        offset_kind: yrs::OffsetKind::Utf16,
+        ..yrs::Options::default()
+    };
+    (0..replicas).map(|number| Doc::with_options(options(number))).collect()
+}
+
+/// Writes what a transaction changed as a message of y-sync.
+fn yrs_message(txn: &TransactionMut<'_>) -> Vec<u8> {
+    Message::Sync(SyncMessage::Update(txn.encode_update_v1())).encode_v1()
+}
+
+fn yrs_receive(doc: &Doc, message: &[u8]) {
+    let Ok(Message::Sync(SyncMessage::Update(update) | SyncMessage::SyncStep2(update))) = Message::decode_v1(message)
+    else {
+        panic!("not an update");
+    };
+    doc.transact_mut().apply_update(Update::decode_v1(&update).expect("an update")).expect("an update that applies");
+}
+
+fn yrs_edit(group: &[Doc], edit: &Edit) -> usize {
+    let text = group[edit.author].get_or_insert_text("text");
+    let message = {
+        let mut txn = group[edit.author].transact_mut();
+        text.insert(&mut txn, edit.position as u32, one_character(edit.character, &mut [0; 4]));
+        yrs_message(&txn)
+    };
+    for (to, doc) in group.iter().enumerate() {
+        if to != edit.author {
+            yrs_receive(doc, &message);
+        }
+    }
+    message.len()
+}
+
+fn yrs_text(doc: &Doc) -> String {
+    let text = doc.get_or_insert_text("text");
+    text.get_string(&doc.transact())
+}
+
+fn yrs_live(replicas: usize, edits: &[Edit], text: &str) -> Run {
+    let group = yrs_group(replicas);
+    group.iter().for_each(|doc| drop(doc.get_or_insert_text("text")));
+    let run = timed(|| edits.iter().map(|edit| yrs_edit(&group, edit)).sum());
+    group.iter().for_each(|doc| assert_eq!(yrs_text(doc), text));
+    run
+}
+
+fn yrs_source(replicas: usize, edits: &[Edit]) -> Source {
+    let group = yrs_group(replicas);
+    edits.iter().for_each(|edit| drop(yrs_edit(&group, edit)));
+    Box::new(move |text| {
+        timed(|| {
+            let late = Doc::with_options(yrs::Options { offset_kind: yrs::OffsetKind::Utf16, ..yrs::Options::default() });
+            let ask = Message::Sync(SyncMessage::SyncStep1(late.transact().state_vector())).encode_v1();
+            let Ok(Message::Sync(SyncMessage::SyncStep1(vector))) = Message::decode_v1(&ask) else {
+                panic!("not a vector");
+            };
+            let update = group[0].transact().encode_state_as_update_v1(&vector);
+            let answer = Message::Sync(SyncMessage::SyncStep2(update)).encode_v1();
+            yrs_receive(&late, &answer);
+            assert_eq!(yrs_text(&late), text);
+            ask.len() + answer.len()
+        })
+    })
+}
+
+fn loro_group(replicas: usize) -> Vec<LoroDoc> {
+    let doc = |number: usize| {
+        let doc = LoroDoc::new();
+        doc.set_peer_id(number as u64 + 1).expect("a peer id");
+        doc
+    };
+    (0..replicas).map(doc).collect()
+}
+
+fn loro_edit(group: &[LoroDoc], edit: &Edit) -> usize {
+    let author = &group[edit.author];
+    let before = author.oplog_vv();
+    let text = one_character(edit.character, &mut [0; 4]).to_owned();
+    author.get_text("text").insert(edit.position, &text).expect("in the text");
+    author.commit();
+    let update = author.export(ExportMode::updates(&before)).expect("an update");
+    for (to, doc) in group.iter().enumerate() {
+        if to != edit.author {
+            doc.import(&update).expect("an update that applies");
+        }
+    }
+    update.len()
+}
+
+fn loro_live(replicas: usize, edits: &[Edit], text: &str) -> Run {
+    let group = loro_group(replicas);
+    let run = timed(|| edits.iter().map(|edit| loro_edit(&group, edit)).sum());
+    group.iter().for_each(|doc| assert_eq!(doc.get_text("text").to_string(), text));
+    run
+}
+
+fn loro_source(replicas: usize, edits: &[Edit]) -> Source {
+    let mut group = loro_group(replicas);
+    edits.iter().for_each(|edit| drop(loro_edit(&group, edit)));
+    let source = group.swap_remove(0);
+    Box::new(move |text| {
+        timed(|| {
+            let late = LoroDoc::new();
+            let snapshot = source.export(ExportMode::Snapshot).expect("a snapshot");
+            late.import(&snapshot).expect("a snapshot that loads");
+            assert_eq!(late.get_text("text").to_string(), text);
+            snapshot.len()
+        })
+    })
+}
+
+fn automerge_group(replicas: usize) -> (Vec<AutoCommit>, ObjId) {
+    let mut first = AutoCommit::new().with_actor(ActorId::from([1; 16]));
+    let text = first.put_object(ROOT, "text", ObjType::Text).expect("a new key");
+    let saved = first.save();
+    let other = |number: usize| {
+        AutoCommit::load(&saved).expect("what was saved").with_actor(ActorId::from([number as u8 + 1; 16]))
+    };
+    let mut group: Vec<AutoCommit> = (1..replicas).map(other).collect();
+    group.insert(0, first);
+    (group, text)
+}
+
+fn automerge_edit(group: &mut [AutoCommit], object: &ObjId, edit: &Edit) -> usize {
+    let author = &mut group[edit.author];
+    author.splice_text(object, edit.position, 0, one_character(edit.character, &mut [0; 4])).expect("in the text");
+    author.commit();
+    let bytes = author.get_last_local_change().expect("a change").raw_bytes().to_vec();
+    for (to, doc) in group.iter_mut().enumerate() {
+        if to != edit.author {
+            let change = Change::from_bytes(bytes.clone()).expect("a change");
+            doc.apply_changes([change]).expect("a change that applies");
+        }
+    }
+    bytes.len()
+}
+
+fn automerge_live(replicas: usize, edits: &[Edit], text: &str) -> Run {
+    let (mut group, object) = automerge_group(replicas);
+    let run = timed(|| edits.iter().map(|edit| automerge_edit(&mut group, &object, edit)).sum());
+    group.iter().for_each(|doc| assert_eq!(doc.text(&object).expect("a text"), text));
+    run
+}
+
+fn automerge_source(replicas: usize, edits: &[Edit]) -> Source {
+    let (mut group, object) = automerge_group(replicas);
+    edits.iter().for_each(|edit| drop(automerge_edit(&mut group, &object, edit)));
+    let mut source = group.swap_remove(0);
+    Box::new(move |text| {
+        timed(|| {
+            let (mut late, mut len) = (AutoCommit::new(), 0);
+            let (mut ours, mut theirs) = (automerge::sync::State::new(), automerge::sync::State::new());
+            loop {
+                let ask = late.sync().generate_sync_message(&mut ours);
+                let asked = ask.is_some();
+                if let Some(message) = ask {
+                    let bytes = message.encode();
+                    len += bytes.len();
+                    let message = automerge::sync::Message::decode(&bytes).expect("a message");
+                    source.sync().receive_sync_message(&mut theirs, message).expect("a message");
+                }
+                let answer = source.sync().generate_sync_message(&mut theirs);
+                if !asked && answer.is_none() {
+                    break;
+                }
+                if let Some(message) = answer {
+                    let bytes = message.encode();
+                    len += bytes.len();
+                    let message = automerge::sync::Message::decode(&bytes).expect("a message");
+                    late.sync().receive_sync_message(&mut ours, message).expect("a message");
+                }
+            }
+            assert_eq!(late.text(&object).expect("a text"), text);
+            len
+        })
+    })
+}

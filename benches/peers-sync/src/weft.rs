@@ -1,0 +1,170 @@
+//! A replica of ours: the session machine, the wire, a store in memory and a document, driven by hand in one thread.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use crdt_core::{EncodingFormat, Model, PatchRef, SessionId, StateVector};
+use crdt_core::{Document, codec::Packing};
+use crdt_sync::{
+    MemoryPatchStore, PatchRecord, PatchStore, PeerId, SnapshotHead,
+    dag::{Heads, Walk, snapshot},
+    session::{Input, Output, Page, ReadWhat, Session, SessionOptions, SyncMode, WALK_PAGE_NODES_MAX},
+    store::PatchPage,
+    wire,
+};
+use futures_util::FutureExt as _;
+
+/// What goes over a wire: to whom (`None` is all), on the patch channel or the other one, and the bytes.
+pub struct Sent {
+    pub to: Option<PeerId>,
+    pub patch: bool,
+    pub bytes: Bytes,
+}
+
+pub struct Replica {
+    pub id: PeerId,
+    pub model: Model,
+    pub machine: Session,
+    store: MemoryPatchStore,
+    last: u64,
+    offered: Option<(u64, Bytes)>,
+    pub now: Duration,
+    pub sent: Vec<Sent>,
+}
+
+const FORMAT: EncodingFormat = EncodingFormat::Binary;
+
+impl Replica {
+    pub fn new(number: u64, sync: SyncMode) -> Self {
+        let session = SessionId::new(SessionId::USER_MIN.get() + 1 + number).expect("a user's id");
+        let options = SessionOptions { sync, ..SessionOptions::standard(session) };
+        Self {
+            id: PeerId::new(format!("node-{number}")).expect("a name"),
+            model: Model::new(session),
+            machine: Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, number),
+            store: MemoryPatchStore::new(),
+            last: 0,
+            offered: None,
+            now: Duration::ZERO,
+            sent: Vec::new(),
+        }
+    }
+
+    /// Hands over what was edited.
+    pub fn flush(&mut self) {
+        let patch = self.model.flush().expect("an edit");
+        let record = PatchRecord::new(self.last, Bytes::copy_from_slice(patch.as_bytes())).expect("a patch");
+        let record = record.with_links(self.machine.links(patch.id().time)).expect("older links");
+        self.last = record.last();
+        self.input(Input::Local(record));
+    }
+
+    pub fn heard(&mut self, bytes: &Bytes) {
+        let record = wire::decode_patch(bytes).expect("a patch");
+        self.input(Input::Heard(record));
+    }
+
+    pub fn message(&mut self, bytes: &Bytes) {
+        let (from, message) = wire::decode_sync(bytes).expect("a message");
+        self.input(Input::Message { from, message });
+    }
+
+    /// Lets time pass until the machine wants to do something.
+    pub fn wait(&mut self) {
+        self.now = self.now.max(self.machine.wakes_at());
+        self.input(Input::Tick);
+    }
+
+    pub fn input(&mut self, input: Input) {
+        self.machine.handle_input(self.now, input);
+        let mut batch = Vec::new();
+        loop {
+            match self.machine.poll_output() {
+                Some(Output::Store(record)) => batch.push(record),
+                None if batch.is_empty() => return,
+                None => self.keep(&mut batch),
+                Some(Output::Apply(record)) => self.apply(&record),
+                Some(Output::Broadcast(record)) => {
+                    let bytes = wire::encode_patch(FORMAT, &record).expect("bytes");
+                    self.sent.push(Sent { to: None, patch: true, bytes });
+                }
+                Some(Output::Send { to, message }) => {
+                    let bytes = wire::encode_sync(FORMAT, &self.id, &message).expect("bytes");
+                    self.sent.push(Sent { to, patch: false, bytes });
+                }
+                Some(Output::Read { peer, id, what }) => {
+                    self.keep(&mut batch);
+                    let page = self.read(what);
+                    self.machine.handle_input(self.now, Input::Page { peer, id, page });
+                }
+                Some(Output::Install { head, bytes }) => {
+                    self.keep(&mut batch);
+                    self.install(head, bytes);
+                }
+                Some(Output::Event(_)) => {}
+            }
+        }
+    }
+
+    fn keep(&mut self, batch: &mut Vec<PatchRecord>) {
+        now(self.store.append(batch)).expect("room");
+        batch.drain(..).for_each(|_| self.machine.handle_input(self.now, Input::Stored));
+    }
+
+    fn apply(&mut self, record: &PatchRecord) {
+        self.model.apply_ref(PatchRef::decode(&record.patch).expect("a patch")).expect("a patch that applies");
+    }
+
+    fn read(&mut self, what: ReadWhat) -> Page {
+        match what {
+            // As the manager decides: here all is wanted, and that takes more than a snapshot.
+            ReadWhat::Patches { offers: true, .. } => self.offer(),
+            ReadWhat::Patches { want, bytes_max, .. } => {
+                self.or_offer(now(self.store.page(&want, bytes_max)).expect("a page"))
+            }
+            ReadWhat::Walk { have, .. } if have.is_empty() => self.offer(),
+            ReadWhat::Walk { want, have, bytes_max } => {
+                let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
+                while let Some(want) = walk.next_read() {
+                    walk.read(now(self.store.page(&[want], bytes_max)).expect("a page"));
+                }
+                self.or_offer(walk.finish())
+            }
+            ReadWhat::Part { hash, offset, bytes_max } => {
+                let (_, bytes) = self.offered.as_ref().filter(|(offered, _)| *offered == hash).expect("offered");
+                let from = offset as usize;
+                Page::Part { hash, offset, bytes: bytes.slice(from..(from + bytes_max).min(bytes.len())) }
+            }
+        }
+    }
+
+    fn or_offer(&mut self, page: PatchPage) -> Page {
+        match page {
+            PatchPage::Records(records) => Page::Records(records),
+            PatchPage::Compacted => self.offer(),
+        }
+    }
+
+    fn offer(&mut self) -> Page {
+        let document = self.model.document().to_native(Packing::Plain);
+        let bytes = match self.machine.heads() {
+            Some(heads) => snapshot::seal(heads, &document),
+            None => document.into(),
+        };
+        let head = SnapshotHead::new(self.machine.stored().clone(), &bytes);
+        self.offered = Some((head.hash, bytes));
+        Page::Snapshot(head)
+    }
+
+    fn install(&mut self, head: SnapshotHead, bytes: Bytes) {
+        let (heads, document) = snapshot::open(&bytes).expect("a snapshot");
+        let document = Document::from_native(&document, self.model.document().session()).expect("a snapshot");
+        now(self.store.install(&head.vector, bytes)).expect("room");
+        self.model = document.into();
+        self.machine.handle_input(self.now, Input::Installed { vector: head.vector, heads });
+    }
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the memory store never waits")
+}

@@ -1,0 +1,252 @@
+//! What the driver reads for peers, and the snapshots that it makes, offers and takes over.
+
+use bytes::Bytes;
+use crdt_core::{SessionId, StateVector};
+
+use super::{
+    SyncError,
+    driver::{Driver, expect_whole, for_each_page, skip_bad},
+};
+use crate::{
+    PatchStoreError, SnapshotHead, Want,
+    dag::{Walk, snapshot},
+    session::{Input, Page, ReadWhat, Refusal, WALK_PAGE_NODES_MAX},
+    store::PatchPage,
+};
+
+/// The last snapshot that was made for a peer, so that its parts are parts of one thing.
+pub(super) struct Offered {
+    head: SnapshotHead,
+    bytes: Bytes,
+}
+
+impl Driver {
+    /// Reads what a peer asked for.
+    #[tracing::instrument(level = "debug", skip_all)]
+    pub(super) async fn read(&mut self, what: ReadWhat) -> Result<Page, SyncError> {
+        match what {
+            ReadWhat::Patches { want, offers, .. } if offers && self.is_snapshot_cheaper(&want) => {
+                match self.offer().await? {
+                    Some(head) if self.pays(&head, &want) => Ok(Page::Snapshot(head)),
+                    _ => self.page(&want).await,
+                }
+            }
+            ReadWhat::Patches { want, .. } => self.page(&want).await,
+            ReadWhat::Walk { want, have, bytes_max } => {
+                // Who has nothing would walk to the very beginning.
+                if have.is_empty() && self.log.bytes > self.parts.compaction.offer_bytes_min {
+                    return self.page_or_offer(PatchPage::Compacted).await;
+                }
+                let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
+                while let Some(want) = walk.next_read() {
+                    walk.read(self.parts.store.page(&[want], bytes_max).await?);
+                }
+                self.page_or_offer(walk.finish()).await
+            }
+            ReadWhat::Part { hash, offset, bytes_max } => {
+                let offered = self.offered.as_ref().filter(|offered| offered.head.hash == hash);
+                let bytes = offered.map_or_else(Bytes::new, |Offered { bytes, .. }| {
+                    let from = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
+                    bytes.slice(from..from.saturating_add(bytes_max).min(bytes.len()))
+                });
+                Ok(Page::Part { hash, offset, bytes })
+            }
+        }
+    }
+
+    async fn page(&mut self, want: &[Want]) -> Result<Page, SyncError> {
+        let page = self.parts.store.page(want, self.parts.options.page_bytes_max).await?;
+        self.page_or_offer(page).await
+    }
+
+    async fn page_or_offer(&mut self, page: PatchPage) -> Result<Page, SyncError> {
+        match page {
+            PatchPage::Records(records) => Ok(Page::Records(records)),
+            // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
+            PatchPage::Compacted => {
+                Ok(self.offer().await?.map_or_else(|| Page::Records(Vec::new()), Page::Snapshot))
+            }
+        }
+    }
+
+    /// Whether the patches wanted are likely to take more than a snapshot; one that has not been made yet may be small.
+    fn is_snapshot_cheaper(&self, want: &[Want]) -> bool {
+        let patches = self.wanted_bytes(want);
+        patches > self.parts.compaction.offer_bytes_min && patches > self.log.snapshot_bytes
+    }
+
+    fn pays(&self, head: &SnapshotHead, want: &[Want]) -> bool {
+        self.wanted_bytes(want) > head.len_bytes
+    }
+
+    fn wanted_bytes(&self, want: &[Want]) -> u64 {
+        let ticks =
+            want.iter().fold(0, |sum: u64, want| sum.saturating_add(want.upto - want.after.min(want.upto)));
+        self.log.estimate(ticks)
+    }
+
+    /// A snapshot of all that is durable here. The last one is offered again as long as it is that.
+    async fn offer(&mut self) -> Result<Option<SnapshotHead>, SyncError> {
+        let stored = self.machine.stored().clone();
+        if let Some(Offered { head, .. }) =
+            self.offered.as_ref().filter(|offered| offered.head.vector == stored)
+        {
+            return Ok(Some(head.clone()));
+        }
+        let bytes = match self.parts.document.snapshot(&stored) {
+            Some(bytes) => match self.machine.heads() {
+                Some(heads) => snapshot::seal(heads, &bytes),
+                None => bytes,
+            },
+            None => self.fold(&stored).await?.1,
+        };
+        self.log.snapshot_bytes = bytes.len() as u64;
+        let head = Some(SnapshotHead::new(stored, &bytes));
+        let head = match &self.parts.guard {
+            Some(guard) => head.and_then(|head| guard.prove_snapshot(head, &bytes)),
+            None => head,
+        };
+        self.offered = head.clone().map(|head| Offered { head, bytes });
+        Ok(head)
+    }
+
+    /// Makes a snapshot of what is stored, up to `upto`, out of patches. Returns what it contains, too.
+    #[tracing::instrument(level = "debug", skip_all)]
+    async fn fold(
+        &self,
+        upto: &StateVector<SessionId>,
+    ) -> Result<(StateVector<SessionId>, Bytes), SyncError> {
+        let (have, base) = match self.parts.store.snapshot().await? {
+            Some((vector, bytes)) => (vector, Some(snapshot::open(&bytes)?)),
+            None => (StateVector::new(), None),
+        };
+        let (heads, base) = base.unzip();
+        let mut fold = self.parts.document.fold(base.as_deref())?;
+        let mut heads = heads.unwrap_or_default();
+        let mut contained = have.clone();
+        let dag = self.machine.heads().is_some();
+        let whole = for_each_page(&self.parts, have, upto, |records| {
+            for record in records {
+                skip_bad(fold.apply(record));
+                contained.advance(record.session(), record.last());
+                if dag {
+                    heads.add(record);
+                }
+            }
+        });
+        expect_whole(whole.await?)?;
+        let bytes = fold.finish()?;
+        Ok((contained, if dag { snapshot::seal(&heads, &bytes) } else { bytes }))
+    }
+
+    /// Folds what all have, if the log has grown out of proportion.
+    pub(super) async fn fold_when_due(&mut self) -> Result<(), SyncError> {
+        let (now, policy) = (self.now(), self.parts.compaction);
+        if self.log.is_due(&policy, now) {
+            self.log.next_look = now + policy.pause;
+            let contained = self.compact(policy.keep_ticks).await?;
+            tracing::debug!(sessions = contained.len(), bytes_left = self.log.bytes, "folded patches");
+        }
+        Ok(())
+    }
+
+    /// Folds what all known peers have into a snapshot, apart from the last `keep_ticks`.
+    #[tracing::instrument(level = "debug", skip_all)]
+    pub(super) async fn compact(&mut self, keep_ticks: u64) -> Result<StateVector<SessionId>, SyncError> {
+        let present = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
+        let stable = self.machine.stable();
+        let latest = stable.iter().map(|(_, last)| last).max().unwrap_or(0);
+        // Causes have lower times than their effects, so a cut at one time lacks no cause.
+        let cut = latest.saturating_sub(keep_ticks);
+        let upto: StateVector<SessionId> = stable.iter().map(|(sid, last)| (*sid, last.min(cut))).collect();
+        let upto = if keep_ticks == 0 { stable } else { self.ends_of_patches(&present, &upto).await? };
+        if present.contains(&upto) || !upto.contains(&present) {
+            return Ok(present);
+        }
+        let (contained, bytes) = self.fold(&upto).await?;
+        let (folded_bytes, snapshot_bytes) =
+            (self.log.estimate(ticks(&present, &contained)), bytes.len() as u64);
+        let folded_ticks = ticks(&present, &contained);
+        self.parts.store.install(&contained, bytes).await?;
+        self.log.bytes = self.log.bytes.saturating_sub(folded_bytes);
+        self.log.ticks = self.log.ticks.saturating_sub(folded_ticks);
+        self.log.snapshot_bytes = snapshot_bytes;
+        self.folded += 1;
+        Ok(contained)
+    }
+
+    /// The last patches that end at or before `upto`: a snapshot contains whole patches.
+    async fn ends_of_patches(
+        &self,
+        have: &StateVector<SessionId>,
+        upto: &StateVector<SessionId>,
+    ) -> Result<StateVector<SessionId>, SyncError> {
+        let mut ends = have.clone();
+        loop {
+            let want: Vec<Want> =
+                ends.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
+            match self.parts.store.page(&want, super::driver::LOAD_PAGE_BYTES).await? {
+                PatchPage::Records(records) if !records.is_empty() => {
+                    for record in records {
+                        ends.advance(record.session(), record.last());
+                    }
+                }
+                _ => return Ok(ends),
+            }
+        }
+    }
+
+    /// Takes over a peer's snapshot.
+    #[tracing::instrument(level = "debug", skip_all, fields(len_bytes = head.len_bytes))]
+    pub(super) async fn install(&mut self, head: SnapshotHead, bytes: Bytes) -> Result<Input, SyncError> {
+        if let Some(guard) = &self.parts.guard
+            && let Err(reason) = guard.check_snapshot(&head, &bytes)
+        {
+            self.not_allowed(Refusal::SnapshotNotAllowed { reason });
+            return Ok(Input::InstallFailed);
+        }
+        let vector = head.vector;
+        // Before anything is kept, the bytes must prove to be a snapshot that our own patches go on top of.
+        let (mut beyond, stored) = (Vec::new(), self.machine.stored().clone());
+        let keep = |records: &[crate::PatchRecord]| beyond.extend_from_slice(records);
+        if !for_each_page(&self.parts, vector.clone(), &stored, keep).await? {
+            return Ok(Input::InstallFailed);
+        }
+        let opened = snapshot::open(&bytes);
+        let checked = opened.and_then(|(heads, document)| {
+            let mut fold = self.parts.document.fold(Some(&document))?;
+            for record in &beyond {
+                skip_bad(fold.apply(record));
+            }
+            Ok((heads, document))
+        });
+        let (mut heads, document) = match checked {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(%error, "a peer sent a broken snapshot");
+                return Ok(Input::InstallFailed);
+            }
+        };
+        match self.parts.store.install(&vector, bytes).await {
+            Ok(()) => {}
+            Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
+            Err(error) => return Err(error.into()),
+        }
+        self.stored.send_modify(|count| *count += 1);
+        self.parts.document.install(&document, &beyond)?;
+        self.log.bytes = beyond.iter().map(|record| record.len_bytes() as u64).sum();
+        self.log.ticks = beyond.iter().map(|record| record.last() - record.prev).sum();
+        self.log.snapshot_bytes = head.len_bytes;
+        if self.machine.heads().is_some() {
+            for record in &beyond {
+                heads.add(record);
+            }
+        }
+        Ok(Input::Installed { vector, heads })
+    }
+}
+
+/// How many ticks `to` has that `from` lacks.
+fn ticks(from: &StateVector<SessionId>, to: &StateVector<SessionId>) -> u64 {
+    from.missing_from(to).map(|(_, here, there)| there - here).sum()
+}
