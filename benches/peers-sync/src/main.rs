@@ -69,27 +69,30 @@ fn main() {
     let rounds: usize = std::env::args().nth(1).map_or(5, |rounds| rounds.parse().expect("a number of rounds"));
     println!("live: each edit at once to all. Thousand patches applied per second, bytes per edit on the wire.");
     for (replicas, count) in [(2, 20_000), (8, 4_000), (64, 600)] {
-        let (edits, text) = script(replicas, count, 1);
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); SYSTEMS.len()];
         for _ in 0..rounds {
             for (system, runs) in SYSTEMS.iter().zip(&mut runs) {
+                let (edits, text) = script(replicas, count / system.share, 1);
                 runs.push((system.live)(replicas, &edits, &text));
             }
         }
         println!("  {replicas} replicas, {count} edits");
         for (system, runs) in SYSTEMS.iter().zip(&mut runs) {
             let run = median(runs);
-            let applied = (count * (replicas - 1)) as f64 / run.time.as_secs_f64() / 1000.0;
-            println!("    {:24} {applied:10.1} k/s {:8.1} B", system.name, run.bytes as f64 / count as f64);
+            let edits = (count / system.share) as f64;
+            let applied = edits * (replicas - 1) as f64 / run.time.as_secs_f64() / 1000.0;
+            println!("    {:24} {applied:10.1} k/s {:8.1} B", system.name, run.bytes as f64 / edits);
         }
     }
     println!("catch-up: a replica with nothing takes over 100 000 edits. Milliseconds until its text is read, bytes.");
-    let (edits, text) = script(4, 100_000, 500);
+    println!("(automerge: {} edits)", 100_000 / SYSTEMS[4].share);
+    let scripts = SYSTEMS.map(|system| script(2, 100_000 / system.share, 500));
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); SYSTEMS.len()];
-    let mut sources: Vec<_> = SYSTEMS.iter().map(|system| (system.source)(4, &edits)).collect();
+    let sources = SYSTEMS.iter().zip(&scripts).map(|(system, (edits, _))| (system.source)(2, edits));
+    let mut sources: Vec<_> = sources.collect();
     for _ in 0..rounds {
-        for (source, runs) in sources.iter_mut().zip(&mut runs) {
-            runs.push(source(&text));
+        for ((source, runs), (_, text)) in sources.iter_mut().zip(&mut runs).zip(&scripts) {
+            runs.push(source(text));
         }
     }
     for (system, runs) in SYSTEMS.iter().zip(&mut runs) {

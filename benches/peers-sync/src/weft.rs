@@ -36,7 +36,7 @@ const FORMAT: EncodingFormat = EncodingFormat::Binary;
 
 impl Replica {
     pub fn new(number: u64, sync: SyncMode) -> Self {
-        let session = SessionId::new(SessionId::USER_MIN.get() + 1 + number).expect("a user's id");
+        let session = SessionId::new(crate::systems::ID_MIN + number).expect("a user's id");
         let options = SessionOptions { sync, ..SessionOptions::standard(session) };
         Self {
             id: PeerId::new(format!("node-{number}")).expect("a name"),

@@ -165,8 +165,9 @@ pub enum SyncMessage {
         /// The page.
         records: Vec<PatchRecord>,
     },
-    /// The other answer: some of what was wanted is only left in a snapshot, or a snapshot is cheaper. It contains all
-    /// that the sender has, so that it can take the place of an older one of the asker.
+    /// The other answer: some of what was wanted is only left in a snapshot, or a snapshot is cheaper. It contains what
+    /// all other replicas have, as far as the sender knows; if the asker said that snapshots are not welcome, all that
+    /// the sender has, so that it can take the place of more of what the asker holds.
     Offer {
         /// The request's number.
         id: u64,

@@ -301,7 +301,7 @@ impl Driver {
                 }
                 Some(Output::Read { peer, id, what }) => {
                     self.store(&mut batch).await?;
-                    let page = self.read(what).await?;
+                    let page = self.read(&peer, what).await?;
                     self.input(Input::Page { peer, id, page });
                 }
                 Some(output) => self.carry_out(output).await?,

@@ -8,7 +8,7 @@ use super::{
     driver::{Driver, expect_whole, for_each_page, skip_bad},
 };
 use crate::{
-    PatchStoreError, SnapshotHead, Want,
+    PatchStoreError, PeerId, SnapshotHead, Want,
     dag::{Walk, snapshot},
     session::{Input, Page, ReadWhat, Refusal, WALK_PAGE_NODES_MAX},
     store::PatchPage,
@@ -22,26 +22,33 @@ pub(super) struct Offered {
 
 impl Driver {
     /// Reads what a peer asked for.
-    #[tracing::instrument(level = "debug", skip_all)]
-    pub(super) async fn read(&mut self, what: ReadWhat) -> Result<Page, SyncError> {
+    #[tracing::instrument(level = "debug", skip_all, fields(%peer))]
+    pub(super) async fn read(&mut self, peer: &PeerId, what: ReadWhat) -> Result<Page, SyncError> {
         match what {
-            ReadWhat::Patches { want, offers, .. } if offers && self.is_snapshot_cheaper(&want) => {
-                match self.offer().await? {
-                    Some(head) if self.pays(&head, &want) => Ok(Page::Snapshot(head)),
-                    _ => self.page(&want).await,
+            ReadWhat::Patches { want, bytes_max, offers } => {
+                if offers
+                    && self.is_snapshot_cheaper(&want)
+                    && let Some(head) = self.offer_live(peer)
+                    && self.wanted_bytes(&want) > head.len_bytes
+                {
+                    return Ok(Page::Snapshot(head));
                 }
+                let page = self.parts.store.page(&want, bytes_max).await?;
+                self.page_or_offer(peer, page, offers).await
             }
-            ReadWhat::Patches { want, .. } => self.page(&want).await,
             ReadWhat::Walk { want, have, bytes_max } => {
                 // Who has nothing would walk to the very beginning.
-                if have.is_empty() && self.log.bytes > self.parts.compaction.offer_bytes_min {
-                    return self.page_or_offer(PatchPage::Compacted).await;
+                if have.is_empty()
+                    && self.log.bytes > self.parts.compaction.offer_bytes_min
+                    && let Some(head) = self.offer_live(peer)
+                {
+                    return Ok(Page::Snapshot(head));
                 }
                 let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
                 while let Some(want) = walk.next_read() {
                     walk.read(self.parts.store.page(&[want], bytes_max).await?);
                 }
-                self.page_or_offer(walk.finish()).await
+                self.page_or_offer(peer, walk.finish(), true).await
             }
             ReadWhat::Part { hash, offset, bytes_max } => {
                 let offered = self.offered.as_ref().filter(|offered| offered.head.hash == hash);
@@ -54,19 +61,28 @@ impl Driver {
         }
     }
 
-    async fn page(&mut self, want: &[Want]) -> Result<Page, SyncError> {
-        let page = self.parts.store.page(want, self.parts.options.page_bytes_max).await?;
-        self.page_or_offer(page).await
-    }
-
-    async fn page_or_offer(&mut self, page: PatchPage) -> Result<Page, SyncError> {
-        match page {
-            PatchPage::Records(records) => Ok(Page::Records(records)),
-            // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
-            PatchPage::Compacted => {
-                Ok(self.offer().await?.map_or_else(|| Page::Records(Vec::new()), Page::Snapshot))
-            }
+    async fn page_or_offer(
+        &mut self,
+        peer: &PeerId,
+        page: PatchPage,
+        offers: bool,
+    ) -> Result<Page, SyncError> {
+        if let PatchPage::Records(records) = page {
+            return Ok(Page::Records(records));
         }
+        let mut vector = self.machine.stored().clone();
+        if offers {
+            // What only some have stays as patches. (An asker that could not take such a snapshot over needs more.)
+            let contained = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
+            vector = self.machine.stable_without(peer);
+            vector.merge(&contained);
+        }
+        if let Some(head) = self.offered_again(&vector) {
+            return Ok(Page::Snapshot(head));
+        }
+        let (vector, bytes) = self.fold(&vector).await?;
+        // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
+        Ok(self.offer(vector, bytes).map_or_else(|| Page::Records(Vec::new()), Page::Snapshot))
     }
 
     /// Whether the patches wanted are likely to take more than a snapshot; one that has not been made yet may be small.
@@ -75,39 +91,44 @@ impl Driver {
         patches > self.parts.compaction.offer_bytes_min && patches > self.log.snapshot_bytes
     }
 
-    fn pays(&self, head: &SnapshotHead, want: &[Want]) -> bool {
-        self.wanted_bytes(want) > head.len_bytes
-    }
-
     fn wanted_bytes(&self, want: &[Want]) -> u64 {
         let ticks =
             want.iter().fold(0, |sum: u64, want| sum.saturating_add(want.upto - want.after.min(want.upto)));
         self.log.estimate(ticks)
     }
 
-    /// A snapshot of all that is durable here. The last one is offered again as long as it is that.
-    async fn offer(&mut self) -> Result<Option<SnapshotHead>, SyncError> {
+    /// A snapshot of the document that people edit, if all others have what is in it, and it is just what is stored.
+    fn offer_live(&mut self, peer: &PeerId) -> Option<SnapshotHead> {
         let stored = self.machine.stored().clone();
-        if let Some(Offered { head, .. }) =
-            self.offered.as_ref().filter(|offered| offered.head.vector == stored)
-        {
-            return Ok(Some(head.clone()));
+        if self.machine.stable_without(peer) != stored {
+            return None;
         }
-        let bytes = match self.parts.document.snapshot(&stored) {
-            Some(bytes) => match self.machine.heads() {
-                Some(heads) => snapshot::seal(heads, &bytes),
-                None => bytes,
-            },
-            None => self.fold(&stored).await?.1,
+        if let Some(head) = self.offered_again(&stored) {
+            return Some(head);
+        }
+        let document = self.parts.document.snapshot(&stored)?;
+        let bytes = match self.machine.heads() {
+            Some(heads) => snapshot::seal(heads, &document),
+            None => document,
         };
+        self.offer(stored, bytes)
+    }
+
+    /// The snapshot offered last, if it contains this.
+    fn offered_again(&self, vector: &StateVector<SessionId>) -> Option<SnapshotHead> {
+        let offered = self.offered.as_ref().filter(|offered| offered.head.vector == *vector);
+        offered.map(|offered| offered.head.clone())
+    }
+
+    fn offer(&mut self, vector: StateVector<SessionId>, bytes: Bytes) -> Option<SnapshotHead> {
         self.log.snapshot_bytes = bytes.len() as u64;
-        let head = Some(SnapshotHead::new(stored, &bytes));
+        let head = SnapshotHead::new(vector, &bytes);
         let head = match &self.parts.guard {
-            Some(guard) => head.and_then(|head| guard.prove_snapshot(head, &bytes)),
-            None => head,
+            Some(guard) => guard.prove_snapshot(head, &bytes),
+            None => Some(head),
         };
         self.offered = head.clone().map(|head| Offered { head, bytes });
-        Ok(head)
+        head
     }
 
     /// Makes a snapshot of what is stored, up to `upto`, out of patches. Returns what it contains, too.

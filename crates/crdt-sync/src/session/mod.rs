@@ -294,7 +294,13 @@ impl Session {
 
     /// What all known peers and this replica have, by their last word: nothing below it will be asked for by them.
     pub fn stable(&self) -> StateVector<SessionId> {
-        self.peers.stable(&self.stored)
+        self.peers.stable(&self.stored, None)
+    }
+
+    /// What may be in a snapshot for a peer: what all other known peers and this replica have. (What only some have
+    /// must stay as patches: two snapshots that each lack something of the other can't be merged.)
+    pub fn stable_without(&self, peer: &PeerId) -> StateVector<SessionId> {
+        self.peers.stable(&self.stored, Some(peer))
     }
 
     /// What has been counted so far.

@@ -118,11 +118,15 @@ impl Peers {
         self.known.values().filter_map(|peer| peer.probe.map(|(at, _)| at)).min()
     }
 
-    /// What every known peer and `own` have.
-    pub(super) fn stable(&self, own: &StateVector<SessionId>) -> StateVector<SessionId> {
+    /// What every known peer, apart from `without`, and `own` have.
+    pub(super) fn stable(
+        &self,
+        own: &StateVector<SessionId>,
+        without: Option<&PeerId>,
+    ) -> StateVector<SessionId> {
         let least = |sid: &SessionId, own: u64| {
-            let theirs =
-                self.known.values().map(|peer| peer.vector.as_ref().map_or(0, |vector| vector.get(sid)));
+            let others = self.known.iter().filter(|(id, _)| without != Some(*id));
+            let theirs = others.map(|(_, peer)| peer.vector.as_ref().map_or(0, |vector| vector.get(sid)));
             theirs.fold(own, u64::min)
         };
         own.iter().map(|(sid, time)| (*sid, least(sid, time))).collect()

@@ -220,7 +220,7 @@ impl Replica {
                 }
                 Output::Send { to, message } => wishes.push(Wish::Send(to, message)),
                 Output::Read { peer, id, what } => {
-                    let page = self.read(what)?;
+                    let page = self.read(&peer, what)?;
                     self.machine.handle_input(at, Input::Page { peer, id, page });
                 }
                 Output::Install { head, bytes } => {
@@ -237,23 +237,24 @@ impl Replica {
         Ok(())
     }
 
-    fn read(&mut self, what: ReadWhat) -> Result<Page, String> {
+    fn read(&mut self, peer: &PeerId, what: ReadWhat) -> Result<Page, String> {
         match what {
-            // As if patches for more ticks than that were larger than a snapshot.
-            ReadWhat::Patches { want, offers: true, .. }
-                if want.iter().map(|want| want.upto - want.after).sum::<u64>() > OFFER_TICKS =>
-            {
-                self.page_or_offer(PatchPage::Compacted)
-            }
-            ReadWhat::Patches { want, bytes_max, .. } => {
-                self.page_or_offer(now(self.durable.page(&want, bytes_max)).unwrap())
+            ReadWhat::Patches { want, bytes_max, offers } => {
+                // As if patches for more ticks than that were larger than a snapshot.
+                let ticks: u64 = want.iter().map(|want| want.upto.saturating_sub(want.after)).sum();
+                let whole = self.machine.stable_without(peer) == self.kept_vector();
+                let page = match offers && whole && ticks > OFFER_TICKS {
+                    true => PatchPage::Compacted,
+                    false => now(self.durable.page(&want, bytes_max)).unwrap(),
+                };
+                self.page_or_offer(peer, page, offers)
             }
             ReadWhat::Walk { want, have, bytes_max } => {
                 let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
                 while let Some(want) = walk.next_read() {
                     walk.read(now(self.durable.page(&[want], bytes_max)).unwrap());
                 }
-                self.page_or_offer(walk.finish())
+                self.page_or_offer(peer, walk.finish(), true)
             }
             ReadWhat::Part { hash, offset, bytes_max } => {
                 let offered = self.offered.as_ref().filter(|(offered, _)| *offered == hash);
@@ -266,11 +267,17 @@ impl Replica {
         }
     }
 
-    fn page_or_offer(&mut self, page: PatchPage) -> Result<Page, String> {
+    fn page_or_offer(&mut self, peer: &PeerId, page: PatchPage, offers: bool) -> Result<Page, String> {
         match page {
             PatchPage::Records(records) => Ok(Page::Records(records)),
             PatchPage::Compacted => {
-                let (vector, bytes) = self.folded(&self.kept_vector())?;
+                let mut vector = self.kept_vector();
+                if offers {
+                    let contained = now(self.durable.snapshot()).unwrap().map(|(vector, _)| vector);
+                    vector = self.machine.stable_without(peer);
+                    vector.merge(&contained.unwrap_or_default());
+                }
+                let (vector, bytes) = self.folded(&vector)?;
                 let head = SnapshotHead::new(vector, &bytes);
                 self.offered = Some((head.hash, bytes));
                 Ok(Page::Snapshot(head))
