@@ -5,7 +5,7 @@
 //! invariants hold; at the end all replicas are equal.
 
 use crdt_core::{
-    Applied, Document, Model, Patch, SessionId, Text, Timestamp, Value,
+    Applied, Document, Model, Patch, PatchBuilder, SessionId, Text, Timespan, Timestamp, Value,
     codec::Packing,
     document::{Compaction, Content, Kind},
     patch::Op,
@@ -352,6 +352,67 @@ fn run(phases: Vec<(Vec<Step>, u8)>) {
             let back = Document::from_native(&native, replica.model.document().session()).unwrap();
             assert_eq!(back.compacted_to(), replica.model.document().compacted_to());
         }
+    }
+}
+
+/// A forged insertion or deletion: its session and time are whatever someone says.
+#[derive(Clone, Debug)]
+struct Forged {
+    session: u64,
+    time: u64,
+    place: usize,
+    len: usize,
+    delete: bool,
+}
+
+fn forged() -> impl Strategy<Value = Forged> {
+    (0..3u64, 10..90u64, any::<usize>(), 1..12usize, prop::bool::weighted(0.2))
+        .prop_map(|(session, time, place, len, delete)| Forged { session, time, place, len, delete })
+}
+
+/// Runs of the same session that overlap in part, which no honest editor makes: a run of which any element is there
+/// already is a duplicate, the others are inserted by the rule, and no element is ever there twice.
+fn run_forged(steps: Vec<Forged>) {
+    let mut base = Model::new(SessionId::new(70_000).unwrap());
+    base.api().root("ab").unwrap();
+    let first = base.flush().unwrap();
+    let node = base.document().root().unwrap().id();
+    let mut list = List { node: Some(node), ..List::default() };
+    list.apply(&first);
+    let mut doc = base.fork(SessionId::new(90_000).unwrap()).into_document();
+    for Forged { session, time, place, len, delete } in steps {
+        let mut patch = PatchBuilder::new(SessionId::new(80_000 + session).unwrap(), time);
+        let place = place % (list.elements.len() + 1);
+        let after = place.checked_sub(1).map_or(node, |before| list.elements[before].id);
+        if delete {
+            patch.del(node, &[Timespan { start: after, span: len as u64 }]);
+        } else {
+            patch.ins_str(node, after, &"abcdefghijkl"[..len]);
+        }
+        let patch = patch.finish().unwrap();
+        let applied = doc.merge(patch.as_ref()).unwrap();
+        assert!(!matches!(applied, Applied::Parked { .. }));
+        list.apply(&patch);
+        doc.check().unwrap();
+        let expected: Vec<Element> = list
+            .elements
+            .iter()
+            .map(|&element| if element.live { element } else { Element { unit: 0, ..element } })
+            .collect();
+        assert_eq!(elements(&doc, node), expected);
+    }
+    // And nothing of it is lost or doubled on the way through a snapshot.
+    let loaded = Document::from_binary(&doc.to_binary()).unwrap();
+    loaded.check().unwrap();
+    assert_eq!(elements(&loaded, node), elements(&doc, node));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn runs_that_overlap_in_part_double_nothing(steps in prop::collection::vec(forged(), 1..120)) {
+        run_forged(steps);
     }
 }
 

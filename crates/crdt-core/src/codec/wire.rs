@@ -326,6 +326,13 @@ impl Burst<'_> {
         self.len += 1;
     }
 
+    /// Appends the first `len` bytes of a block.
+    #[inline(always)]
+    pub(crate) fn block(&mut self, block: &[u8; 16], len: usize) {
+        self.room[self.len..self.len + 16].copy_from_slice(block);
+        self.len += len;
+    }
+
     /// Appends at most eight bytes.
     #[inline(always)]
     pub(crate) fn few(&mut self, bytes: &[u8]) {

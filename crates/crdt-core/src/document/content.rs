@@ -80,6 +80,25 @@ impl<T: Copy + Default> Arena<T> {
         }
     }
 
+    /// Appends the first `len` items of a block: as a whole, and what is too much is cut off.
+    #[inline]
+    pub(super) fn push_block<const N: usize>(&mut self, block: &[T; N], len: usize) {
+        let end = self.items.len() + len;
+        self.items.extend_from_slice(block);
+        self.items.truncate(end);
+    }
+
+    /// Takes back what was appended last, from an offset on.
+    pub(super) fn pop(&mut self, offset: u32) {
+        self.items.truncate(offset as usize);
+    }
+
+    /// The items from an offset on, of which the first `len` belong to the chunk there.
+    #[inline]
+    pub(super) fn ahead(&self, offset: u32) -> &[T] {
+        &self.items[offset as usize..]
+    }
+
     /// Appends items right behind those that end at `end`, if there is room.
     #[inline]
     pub(super) fn follow(&mut self, end: u32, more: &[T]) -> bool {

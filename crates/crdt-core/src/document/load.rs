@@ -404,6 +404,11 @@ pub struct ChunkLoader<'l> {
 }
 
 impl ChunkLoader<'_> {
+    /// Makes room for about so many chunks, before the first one is added.
+    pub fn reserve(&mut self, chunks: usize) {
+        self.sequence.reserve(chunks);
+    }
+
     /// Adds a live chunk to a text.
     ///
     /// # Errors
@@ -446,17 +451,33 @@ impl ChunkLoader<'_> {
         Ok(())
     }
 
-    /// [`text`](Self::text) for ASCII in the usual case; `false`, and nothing is done, in any other.
+    /// [`text`](Self::text) for `len` bytes of ASCII in front of others, in the usual case; `false`, and nothing is
+    /// done, in any other.
     #[inline]
-    pub(crate) fn quick_text(&mut self, session: SessionIx, time: u64, text: Wtf8<'_>) -> bool {
-        let bytes = text.as_bytes();
-        let usual = self.form == Form::Str && self.is_usual(session, time, bytes.len() as u64);
-        if usual {
-            let offset = self.contents.narrow.tail();
-            self.contents.narrow.push(bytes);
-            self.push(session, time, Span::live(bytes.len() as u32), offset);
+    pub(crate) fn quick_text(&mut self, session: SessionIx, time: u64, bytes: &[u8], len: usize) -> bool {
+        if self.form != Form::Str || !self.is_usual(session, time, len as u64) {
+            return false;
         }
-        usual
+        let narrow = &mut self.contents.narrow;
+        let offset = narrow.tail();
+        let is_ascii = match bytes.first_chunk::<16>() {
+            // A copy of a fixed size is two instructions.
+            Some(block) if len <= 16 => {
+                let word = u128::from_le_bytes(*block) << (128 - 8 * len);
+                narrow.push_block(block, len);
+                word & 0x8080_8080_8080_8080_8080_8080_8080_8080 == 0
+            }
+            _ => {
+                narrow.push(&bytes[..len]);
+                bytes[..len].is_ascii()
+            }
+        };
+        if is_ascii {
+            self.push(session, time, Span::live(len as u32), offset);
+        } else {
+            narrow.pop(offset);
+        }
+        is_ascii
     }
 
     /// [`tombstone`](Self::tombstone) in the usual case; `false`, and nothing is done, in any other.

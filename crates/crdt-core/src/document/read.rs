@@ -396,6 +396,9 @@ impl<'d> Chunks<'d> {
 
     /// How many chunks the whole sequence has.
     pub(crate) fn total(&self) -> usize {
+        if !self.sequence.is_in_pieces() {
+            return self.sequence.pieces();
+        }
         let (mut total, mut last) = (0, None::<sequence::Chunk>);
         for chunk in self.sequence.chunks() {
             total += usize::from(!last.is_some_and(|last| last.goes_on_in(&chunk)));
@@ -421,7 +424,7 @@ impl<'d> Chunks<'d> {
                 }
                 TextChunk::Other(Chunk { store, pieces })
             } else {
-                let text = || store.contents.narrow.get(chunk.offset, chunk.span.len());
+                let text = || store.contents.narrow.ahead(chunk.offset);
                 TextChunk::Plain {
                     session: chunk.session as usize,
                     time: chunk.time,
@@ -441,6 +444,7 @@ pub(crate) enum TextChunk<'d> {
         session: usize,
         time: u64,
         span: u32,
+        /// The text, and what lies behind it.
         ascii: Option<&'d [u8]>,
     },
     Other(Chunk<'d>),

@@ -453,6 +453,10 @@ fn read_node<'a>(
         kind::STR => {
             let (node, muted_before) = nodes.open(id, Kind::Str)?;
             let mut chunks = nodes.chunks(node)?;
+            if let Some(chunks) = &mut chunks {
+                // A chunk takes two bytes at least.
+                chunks.reserve((r.left() / 2).min(usize::try_from(len).unwrap_or(usize::MAX)));
+            }
             let mut left = len;
             while left > 0 {
                 if let (Some(chunks), IdReader::Logical(table, sessions)) = (&mut chunks, ids) {

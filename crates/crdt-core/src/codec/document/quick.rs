@@ -12,7 +12,6 @@ use crate::{
         wire::{Burst, Reader, burst},
     },
     document::{ChunkLoader, Chunks, SessionIx, TextChunk},
-    text::Wtf8,
 };
 
 /// Bytes that must be left, so that numbers can be read eight bytes at a time.
@@ -67,8 +66,9 @@ fn read_text_chunk<'a>(
     match bytes[0] >> 5 {
         0 => chunks.quick_tombstone(session, time, len).then_some(after),
         3 => {
-            let (text, after) = after.split_at_checked(len as usize)?;
-            (text.is_ascii() && chunks.quick_text(session, time, Wtf8::trusted(text))).then_some(after)
+            let len = len as usize;
+            let rest = after.get(len..)?;
+            chunks.quick_text(session, time, after, len).then_some(rest)
         }
         _ => None,
     }
@@ -105,14 +105,22 @@ pub(super) fn put_text_chunks(
                 known.resize(known.len().max(session + 1), None);
                 known[session] = place;
             }
+            // A copy of a fixed size is two instructions.
+            let block = ascii.filter(|_| span <= 16).and_then(<[u8]>::first_chunk::<16>);
             burst(out, |burst| {
                 if let Some(place) = place {
                     burst.pair(place.number, place.time - time);
                 }
-                if ascii.is_some() { text_head(burst, span) } else { span_head(burst, span) }
+                match ascii {
+                    None => span_head(burst, span),
+                    Some(_) => text_head(burst, span),
+                }
+                if let Some(block) = block {
+                    burst.block(block, span as usize);
+                }
             });
-            if let Some(ascii) = ascii {
-                out.extend_from_slice(ascii);
+            if let (Some(ascii), None) = (ascii, block) {
+                out.extend_from_slice(&ascii[..span as usize]);
             }
         }
         TextChunk::Other(chunk) => {

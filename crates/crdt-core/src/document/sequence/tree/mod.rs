@@ -37,10 +37,13 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// A tree to which chunks are [appended](Self::append); it cannot be used before it is [sealed](Self::seal).
-    pub(super) fn open() -> Self {
+    /// A tree to which chunks are [appended](Self::append); it cannot be used before it is [sealed](Self::seal). It
+    /// has room for about so many.
+    pub(super) fn open(chunks: usize) -> Self {
+        let mut leaves = Vec::with_capacity(chunks / FILL + 1);
+        leaves.push(Leaf::new());
         Self {
-            leaves: vec![Leaf::new()],
+            leaves,
             inner: Vec::new(),
             root: NIL,
             head: 0,
@@ -81,6 +84,16 @@ impl Tree {
     /// An id that stands in more than one chunk.
     pub(super) fn find_double(&self) -> Option<Id> {
         index::find_double(&self.leaves)
+    }
+
+    /// How many chunks there are.
+    pub(super) fn len(&self) -> usize {
+        let (mut at, mut len) = (self.head, 0);
+        while let Some(leaf) = self.leaves.get(at as usize) {
+            len += leaf.len as usize;
+            at = leaf.next;
+        }
+        len
     }
 
     /// All chunks in order.
