@@ -247,6 +247,7 @@ impl Sequence {
     /// Appends a chunk while a document is loaded. The sequence cannot be used before it is [sealed](Self::seal).
     #[inline]
     pub(super) fn push(&mut self, chunk: Chunk) {
+        self.in_pieces |= chunk.span.is_soft();
         self.len += chunk.span.weight();
         self.span += chunk.span.len();
         self.time_max = self.time_max.max(chunk.end() - 1);
