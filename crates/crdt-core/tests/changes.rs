@@ -301,3 +301,42 @@ fn a_transaction_that_fails_changes_nothing_and_tells_nothing() {
     model.api().str("/text").unwrap().ins(3, "d").unwrap();
     assert_eq!(one_set(&mut model).1[0].1, Diff::Text(vec![Delta::Retain(3), Delta::Insert("d".into())]));
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Patches that nobody would make, aliases and nonsense among them: who watches has the same document as who does not.
+    #[test]
+    fn watching_changes_nothing_whatever_comes(
+        seeds in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..12),
+    ) {
+        let session = SessionId::new(66_000).unwrap();
+        let (mut plain, mut watched) = (Model::new(session), Model::new(session));
+        watched.watch();
+        watched.enable_undo(crdt_core::model::UndoOptions::STANDARD);
+        watched.keep_history();
+        for (turn, seed) in seeds.iter().enumerate() {
+            let patch = match turn % 3 {
+                2 => support::random::patch(seed),
+                _ => support::random::sensible(seed, turn as u64),
+            };
+            prop_assert_eq!(plain.apply(&patch), watched.apply(&patch));
+            watched.document().check().unwrap();
+            while let Some(set) = watched.poll_changes() {
+                prop_assert!(!set.changes.is_empty());
+            }
+            for model in [&mut plain, &mut watched] {
+                // An edit of one's own among them, if there is anything to be edited.
+                if let Ok(mut text) = model.api().str("") {
+                    text.ins(0, "own").unwrap();
+                } else {
+                    model.api().root("text").unwrap();
+                }
+                model.flush();
+            }
+            prop_assert_eq!(plain.document().to_binary(), watched.document().to_binary());
+        }
+        while watched.undo().unwrap().is_some() {}
+        watched.document().check().unwrap();
+    }
+}
