@@ -2,7 +2,11 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fs,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
 };
 
 use crdt_core::ClientId;
@@ -232,6 +236,37 @@ async fn closing_answers_what_is_under_way() {
     }
     let store = open(folder.path()).unwrap();
     assert_eq!(self::games(&store).await.position().await.unwrap(), kept);
+}
+
+/// A writer that waits behind another one's slow edit waits no longer than it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_has_so_much_time() {
+    let (store, _folder) = store().await;
+    let operation_timeout = Duration::from_millis(50);
+    let options = StorageOptions { operation_timeout, ..StorageOptions::default() };
+    let games = store.collection("games", options).await.unwrap();
+    games.find_one_and_upsert(&id("a"), Body::new(), by("p", None)).await.unwrap();
+    let (entered, enter) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let slow = tokio::spawn({
+        let games = games.clone();
+        async move {
+            let wait = move |_: &mut Body| {
+                entered.send(()).unwrap();
+                released.recv().map_err(Into::<crate::edit::EditError>::into)
+            };
+            games.edit(&id("a"), wait, by("slow", None)).await
+        }
+    });
+    tokio::task::spawn_blocking(move || enter.recv()).await.unwrap().unwrap();
+    let nothing = |_: &mut Body| Ok::<_, Infallible>(());
+    let late = games.edit(&id("a"), nothing, by("p", None)).await.unwrap_err();
+    assert!(matches!(late, StorageError::Timeout(after) if after == operation_timeout), "{late:?}");
+    assert!(late.is_retryable());
+    release.send(()).unwrap();
+    // The slow one holds up nobody any more, whatever became of it.
+    drop(slow.await.unwrap());
+    let Edited::Changed { .. } = set(&games, "a", json!(1), by("p", None)).await else { panic!("unchanged") };
 }
 
 /// A full compaction leaves nothing of the log behind, in memory and after reopening.

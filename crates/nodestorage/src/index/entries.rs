@@ -60,17 +60,15 @@ impl Entries {
     }
 }
 
-/// All values that a filter may compare: what is at the place, and if that is an array, its elements too.
+/// All values that a filter may compare: what is at the place, and if that is an array, its elements too; `null` for what is
+/// missing.
 fn values<'b>(path: &FieldPath, body: &'b Body) -> Vec<&'b Value> {
     let mut values = Vec::new();
-    for value in path.values(body) {
+    for value in path.values(body).with_nulls() {
         values.push(value);
         if let Value::Array(elements) = value {
             values.extend(elements);
         }
-    }
-    if values.is_empty() {
-        values.push(&Value::Null);
     }
     values
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{
     FieldPath,
     order::{compare, equal, kind},
+    path::Values,
 };
 use crate::{Body, Document, StorageError};
 
@@ -109,16 +110,16 @@ impl Filter {
             Condition::Field(Place::Id, tests) => {
                 let id = of.map(|(document, _)| Value::from(document.id.as_str()));
                 let values: Vec<_> = id.iter().collect();
-                tests.iter().all(|test| test.holds(&values))
+                tests.iter().all(|test| test.holds(&values, false))
             }
             Condition::Field(Place::Field(path), tests) => match of {
                 Some((document, version_field)) if path.names() == [version_field] => {
                     let version = Value::from(document.version);
-                    tests.iter().all(|test| test.holds(&[&version]))
+                    tests.iter().all(|test| test.holds(&[&version], false))
                 }
                 _ => {
-                    let values = path.values(body);
-                    tests.iter().all(|test| test.holds(&values))
+                    let Values { there, missing } = path.values(body);
+                    tests.iter().all(|test| test.holds(&there, missing))
                 }
             },
             Condition::And(filters) => filters.iter().all(|filter| filter.holds(body, of)),
@@ -129,14 +130,14 @@ impl Filter {
 }
 
 impl Test {
-    /// `values` is what is at the place; empty when there is nothing.
-    fn holds(&self, values: &[&Value]) -> bool {
+    /// `values` is what is at the place, `missing` whether something on the way has nothing there.
+    fn holds(&self, values: &[&Value], missing: bool) -> bool {
         let within_kind = |wanted: &Value, holds: fn(std::cmp::Ordering) -> bool| {
             any(values, |value| kind(value) == kind(wanted) && holds(compare(value, wanted)))
         };
         match self {
-            Self::Equal(wanted) => is(values, wanted),
-            Self::In(wanted) => wanted.iter().any(|wanted| is(values, wanted)),
+            Self::Equal(wanted) => is(values, missing, wanted),
+            Self::In(wanted) => wanted.iter().any(|wanted| is(values, missing, wanted)),
             Self::Less(wanted) => within_kind(wanted, std::cmp::Ordering::is_lt),
             Self::LessOrEqual(wanted) => within_kind(wanted, std::cmp::Ordering::is_le),
             Self::Greater(wanted) => within_kind(wanted, std::cmp::Ordering::is_gt),
@@ -146,19 +147,21 @@ impl Test {
             }
             Self::Exists(wanted) => *wanted != values.is_empty(),
             Self::Size(wanted) => arrays(values).any(|array| array.len() == *wanted),
-            Self::All(wanted) => !wanted.is_empty() && wanted.iter().all(|wanted| is(values, wanted)),
+            Self::All(wanted) => {
+                !wanted.is_empty() && wanted.iter().all(|wanted| is(values, missing, wanted))
+            }
             Self::Element(element) => arrays(values).flatten().any(|value| match &**element {
                 Element::Object(filter) => value.as_object().is_some_and(|body| filter.holds(body, None)),
-                Element::Value(tests) => tests.iter().all(|test| test.holds(&[value])),
+                Element::Value(tests) => tests.iter().all(|test| test.holds(&[value], false)),
             }),
-            Self::Not(tests) => !tests.iter().all(|test| test.holds(values)),
+            Self::Not(tests) => !tests.iter().all(|test| test.holds(values, missing)),
         }
     }
 }
 
 /// Whether a value, or an element of one that is an array, is the wanted one. `null` is also what is missing.
-fn is(values: &[&Value], wanted: &Value) -> bool {
-    wanted.is_null() && values.is_empty() || any(values, |value| equal(value, wanted))
+fn is(values: &[&Value], missing: bool, wanted: &Value) -> bool {
+    wanted.is_null() && missing || any(values, |value| equal(value, wanted))
 }
 
 fn any(values: &[&Value], holds: impl Fn(&Value) -> bool) -> bool {

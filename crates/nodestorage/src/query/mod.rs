@@ -230,7 +230,7 @@ fn key((by, direction): &(SortBy, Direction), document: &Document, version_field
     if path.names() == [version_field] {
         return Value::from(document.version);
     }
-    let values = path.values(&document.body).into_iter();
+    let values = path.values(&document.body).with_nulls().into_iter();
     let values = values.flat_map(|value| match value {
         Value::Array(elements) if !elements.is_empty() => elements.iter().collect(),
         value => vec![value],

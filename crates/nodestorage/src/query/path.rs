@@ -53,12 +53,14 @@ impl FieldPath {
         })
     }
 
-    /// What is at the place. An array on the way stands for each of its elements, so there may be several.
-    pub(crate) fn values<'b>(&self, body: &'b Body) -> Vec<&'b Value> {
-        let mut found = Vec::new();
+    /// What is at the place. An array on the way stands for each of its elements that is an object, so there may be
+    /// several, or none at all.
+    pub(crate) fn values<'b>(&self, body: &'b Body) -> Values<'b> {
+        let mut found = Values::default();
         let (first, rest) = self.0.split_first().expect("a path has a name");
-        if let Some(value) = body.get(first) {
-            walk(value, rest, &mut found);
+        match body.get(first) {
+            Some(value) => walk(value, rest, &mut found),
+            None => found.missing = true,
         }
         found
     }
@@ -70,17 +72,35 @@ impl std::fmt::Display for FieldPath {
     }
 }
 
-fn walk<'b>(value: &'b Value, names: &[String], found: &mut Vec<&'b Value>) {
+/// What is at a place.
+#[derive(Debug, Default)]
+pub(crate) struct Values<'b> {
+    pub(crate) there: Vec<&'b Value>,
+    /// Whether something on the way has nothing at the place, which counts as `null`.
+    pub(crate) missing: bool,
+}
+
+impl<'b> Values<'b> {
+    /// As an index has them and a sort sees them: what is missing is `null`, and so is an array without objects.
+    pub(crate) fn with_nulls(self) -> Vec<&'b Value> {
+        let mut values = self.there;
+        if self.missing || values.is_empty() {
+            values.push(&Value::Null);
+        }
+        values
+    }
+}
+
+fn walk<'b>(value: &'b Value, names: &[String], found: &mut Values<'b>) {
     let Some((name, rest)) = names.split_first() else {
-        found.push(value);
+        found.there.push(value);
         return;
     };
     match value {
-        Value::Object(members) => {
-            if let Some(member) = members.get(name) {
-                walk(member, rest, found);
-            }
-        }
+        Value::Object(members) => match members.get(name) {
+            Some(member) => walk(member, rest, found),
+            None => found.missing = true,
+        },
         Value::Array(elements) => {
             if let Some(element) = name.parse().ok().and_then(|index: usize| elements.get(index)) {
                 walk(element, rest, found);
@@ -89,6 +109,6 @@ fn walk<'b>(value: &'b Value, names: &[String], found: &mut Vec<&'b Value>) {
                 walk(element, names, found);
             }
         }
-        _ => {}
+        _ => found.missing = true,
     }
 }

@@ -35,6 +35,13 @@ fn null_is_also_what_is_missing() {
     check(json!({"a": {"$exists": false}}), json!({"a": null}), false);
     check(json!({"a": {"$exists": true}}), json!({"a": null}), true);
     check(json!({"a": {"$in": [null, 1]}}), json!({}), true);
+    // Of an array, only objects can miss something; each of them can.
+    check(json!({"a.b": null}), json!({"a": 5}), true);
+    check(json!({"a.b": null}), json!({"a": []}), false);
+    check(json!({"a.b": null}), json!({"a": [1, null]}), false);
+    check(json!({"a.b": {"$ne": null}}), json!({"a": []}), true);
+    check(json!({"a.b": null}), json!({"a": [{"b": 1}, {}]}), true);
+    check(json!({"a.b": null}), json!({"a": [{"b": 1}]}), false);
 }
 
 #[test]
