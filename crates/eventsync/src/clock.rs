@@ -137,6 +137,10 @@ pub struct PersistentVectorClockManager<S> {
 #[cfg(feature = "embedded")]
 pub type EmbeddedVectorClockManager = PersistentVectorClockManager<std::sync::Arc<shelf::EmbeddedShelf>>;
 
+/// The persistent one in a MongoDB database.
+#[cfg(feature = "mongodb")]
+pub type MongoVectorClockManager = PersistentVectorClockManager<std::sync::Arc<shelf::MongoShelf>>;
+
 impl<S: std::ops::Deref<Target: Shelf> + Send + Sync> PersistentVectorClockManager<S> {
     /// Every how many events of a document its clock is written down. A restart reads at most so many again.
     pub const WRITTEN_EVERY: u64 = 64;

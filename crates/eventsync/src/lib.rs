@@ -59,3 +59,5 @@ pub use vectors::StateVectorManager;
 
 #[cfg(feature = "embedded")]
 pub use clock::EmbeddedVectorClockManager;
+#[cfg(feature = "mongodb")]
+pub use clock::MongoVectorClockManager;

@@ -44,7 +44,8 @@ pub struct Change {
     /// The version that the change produced: 1, 2, 3 … without a gap, over deletes and re-creations.
     pub version: u64,
     /// The place in the order of all changes of the store, 1, 2, 3 … without a gap; the resume cursor of `watch`.
-    /// 0 in a collection that does not record its changes.
+    /// 0 in a collection that does not record its changes, and in the answer to a write of a store that finds a change its
+    /// place only afterwards (MongoDB).
     pub position: u64,
     /// What it did.
     pub operation: Operation,

@@ -58,6 +58,8 @@ pub mod memory;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod cache;
+#[cfg(feature = "mongodb")]
+pub mod mongo;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 
@@ -74,6 +76,8 @@ pub use embedded::{Durability, EmbeddedOptions, EmbeddedStorage, EmbeddedStore};
 pub use error::StorageError;
 pub use index::{Explained, Index, IndexStatus, Plan};
 pub use memory::{MemoryStorage, MemoryStore};
+#[cfg(feature = "mongodb")]
+pub use mongo::{MongoOptions, MongoStorage, MongoStore};
 pub use options::StorageOptions;
 pub use query::{Filter, Query};
 pub use storage::{Storage, StorageExt};

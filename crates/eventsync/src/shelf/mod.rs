@@ -6,6 +6,8 @@
 #[cfg(feature = "embedded")]
 mod embedded;
 mod memory;
+#[cfg(feature = "mongodb")]
+mod mongo;
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -13,6 +15,8 @@ use serde::{Serialize, de::DeserializeOwned};
 #[cfg(feature = "embedded")]
 pub use embedded::EmbeddedShelf;
 pub use memory::MemoryShelf;
+#[cfg(feature = "mongodb")]
+pub use mongo::MongoShelf;
 
 /// Ordered keys with values.
 #[async_trait]

@@ -1,5 +1,8 @@
 //! Filters: a documented part of MongoDB's language.
 
+#[cfg(feature = "mongodb")]
+pub(crate) mod native;
+
 use serde_json::Value;
 
 use super::{

@@ -243,7 +243,7 @@ fn key((by, direction): &(SortBy, Direction), document: &Document, version_field
 }
 
 impl Projection {
-    fn of(&self, body: &Body) -> Body {
+    pub(crate) fn of(&self, body: &Body) -> Body {
         match self {
             Self::Whole => body.clone(),
             Self::Only(paths) => only(body, &paths.iter().map(FieldPath::names).collect::<Vec<_>>()),

@@ -1,0 +1,111 @@
+//! A shelf in a MongoDB database, shared by all processes that have it open.
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use nodestorage::{
+    MongoStore,
+    mongo::driver::{
+        Collection, Database,
+        bson::{Document as Bsons, doc},
+        error::Error,
+    },
+};
+
+use super::{Durability, ScanRange, Shelf, ShelfError};
+
+/// The collection of each kind of thing; whatever is of no known kind is in the last one.
+const COLLECTIONS: &[(&str, &str)] = &[
+    ("snapshot", "snapshots"),
+    ("vector", "state_vectors"),
+    ("clock", "vector_clocks"),
+    ("idempotency", "idempotency_keys"),
+    ("", "shelf"),
+];
+
+/// Keeps everything in the database of a store, each kind in a collection of its own: snapshots in `snapshots`, what
+/// clients have in `state_vectors`, clocks in `vector_clocks`. The layout is docs/formats/mongodb.md, "Shelf".
+#[derive(Debug, Clone)]
+pub struct MongoShelf {
+    database: Database,
+}
+
+impl From<Error> for ShelfError {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl MongoShelf {
+    /// A shelf beside the documents of a store, over the store's connections. It ends with the store.
+    pub fn new(store: &MongoStore) -> Self {
+        Self { database: store.database().clone() }
+    }
+
+    /// Keys begin with their kind, so a range lies in one collection.
+    fn collection(&self, key: &[u8]) -> Collection<Bsons> {
+        let kind = key.split(|byte| *byte == 0).next().unwrap_or_default();
+        let found = COLLECTIONS.iter().find(|(name, _)| name.as_bytes() == kind);
+        self.database.collection(found.unwrap_or(&COLLECTIONS[COLLECTIONS.len() - 1]).1)
+    }
+}
+
+/// Hexadecimal, because text keeps the order of the bytes; binary data would be ordered by length.
+fn id(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn key(id: &str) -> Option<Vec<u8>> {
+    let digits =
+        id.as_bytes().chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+    digits.collect()
+}
+
+/// The second part of a key, for those who look into the database: mostly the document.
+fn about(key: &[u8]) -> String {
+    String::from_utf8_lossy(key.split(|byte| *byte == 0).nth(1).unwrap_or_default()).into_owned()
+}
+
+fn value(row: &Bsons) -> Result<Vec<u8>, ShelfError> {
+    let unreadable =
+        || ShelfError(format!("row {} has no value", row.get("_id").cloned().unwrap_or_default()));
+    row.get_str("value").map(|value| value.as_bytes().to_vec()).map_err(|_| unreadable())
+}
+
+#[async_trait]
+impl Shelf for MongoShelf {
+    async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError> {
+        let found = self.collection(key).find_one(doc! {"_id": id(key)}).await?;
+        found.as_ref().map(value).transpose()
+    }
+
+    /// Every write is as durable as the connection says: there is no cheaper one.
+    async fn put(&self, key: Vec<u8>, value: Vec<u8>, _: Durability) -> Result<(), ShelfError> {
+        let text = String::from_utf8(value).map_err(|_| ShelfError("a value that is no text".to_owned()))?;
+        let row = doc! {"$set": {"about": about(&key), "value": text}};
+        self.collection(&key).update_one(doc! {"_id": id(&key)}, row).upsert(true).await?;
+        Ok(())
+    }
+
+    async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError> {
+        self.collection(&key).delete_one(doc! {"_id": id(&key)}).await?;
+        Ok(())
+    }
+
+    async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
+        if range.from >= range.to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let collection = self.collection(&range.from);
+        let find = collection.find(doc! {"_id": {"$gte": id(&range.from), "$lt": id(&range.to)}});
+        let order = if range.backwards { -1 } else { 1 };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut rows = find.sort(doc! {"_id": order}).limit(limit).await?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            if let Some(key) = row.get_str("_id").ok().and_then(key) {
+                found.push((key, value(&row)?));
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,97 @@
+//! What the driver's errors mean here.
+
+use mongodb::error::{Error, ErrorKind, WriteFailure};
+
+use crate::StorageError;
+
+/// Why one try of an operation failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// For the caller, at once.
+    Storage(StorageError),
+    /// The driver's. Whether the server has done what it was asked for is not known.
+    Driver(Error),
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Driver(error)
+    }
+}
+
+impl From<Failure> for StorageError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Storage(error) => error,
+            Failure::Driver(error) => of_driver(&error),
+        }
+    }
+}
+
+pub(super) fn of_driver(error: &Error) -> StorageError {
+    match &*error.kind {
+        ErrorKind::Shutdown => StorageError::Closed,
+        _ => StorageError::Backend(error.to_string()),
+    }
+}
+
+/// Server errors that pass: it steps down, starts or shuts down, or its connections were cut.
+const PASSING: &[i32] = &[6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];
+
+/// Whether the same command may succeed when it is sent again in a moment.
+pub(super) fn is_passing(error: &Error) -> bool {
+    error.contains_label("RetryableWriteError")
+        || error.contains_label("NetworkTimeoutError")
+        || match &*error.kind {
+            ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::ServerSelection { .. } => true,
+            _ => code(error).is_some_and(|code| PASSING.contains(&code)),
+        }
+}
+
+/// The server's number for what went wrong.
+pub(super) fn code(error: &Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(error) => Some(error.code),
+        ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+        ErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
+        ErrorKind::InsertMany(error) => {
+            error.write_errors.as_ref().and_then(|errors| errors.first()).map(|error| error.code)
+        }
+        _ => None,
+    }
+}
+
+/// A document with such an id, or such a value under a unique index, is there already.
+pub(super) fn is_duplicate(error: &Error) -> bool {
+    matches!(code(error), Some(11_000 | 11_001))
+}
+
+/// What was sent is larger than the server takes: a document of more than 16 MiB, or deeper than it reads.
+pub(super) fn is_too_large(error: &Error) -> bool {
+    matches!(code(error), Some(10_334 | 17_280 | 17_419 | 17_420 | 15))
+        || matches!(&*error.kind, ErrorKind::InvalidArgument { message, .. } if message.contains("size"))
+}
+
+/// The change stream can't go on from where it was: its token is too old, or of another life of the server.
+pub(super) fn is_history_lost(error: &Error) -> bool {
+    matches!(code(error), Some(136 | 222 | 260 | 280 | 286 | 40_647))
+        || error.contains_label("NonResumableChangeStreamError")
+}
+
+/// This server has no change streams: it is no member of a replica set.
+pub(super) fn has_no_streams(error: &Error) -> bool {
+    matches!(code(error), Some(40_573 | 59)) || matches!(code(error), Some(40_324))
+}
+
+/// This server has no transactions.
+pub(super) fn has_no_transactions(error: &Error) -> bool {
+    code(error) == Some(20) || matches!(&*error.kind, ErrorKind::SessionsNotSupported)
+}

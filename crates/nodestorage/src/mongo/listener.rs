@@ -1,0 +1,292 @@
+//! What other programs write to a collection directly: seen, numbered and recorded.
+//!
+//! A change stream tells which documents were written; those whose body is not what their history says are recorded as
+//! they are. The stream's resume token is kept, so what happened while nobody listened is told later. When the token is
+//! too old the whole collection is read anew, and the log gets a marker: from there on watchers know that they missed
+//! something. Several listeners may see the same: the version check lets one of them record it.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use mongodb::{
+    bson::{Document as Bsons, doc, oid::ObjectId},
+    change_stream::event::{ChangeStreamEvent, OperationType, ResumeToken},
+};
+use tokio::time::Instant;
+
+use super::{
+    failure::{Failure, has_no_streams, is_history_lost},
+    log::STREAM_PAUSE,
+    record::{Stored, WriteId, encode_event, event_version, whole},
+    relay::Moved,
+    storage::MongoStorage,
+    tombstones::key_of,
+    value::count,
+};
+use crate::{Body, Change, Diff, DocumentId, Operation, Producer, Storage};
+
+/// How often the resume token is kept, at most: what comes after it is looked at again after a crash.
+const TOKEN_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the event of another process's write may take into the log before this one moves it there.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How many writes of others are remembered for that. What is forgotten is found by the next who reads or opens.
+const WAITING_MAX: usize = 4_096;
+
+impl MongoStorage {
+    /// Listens for as long as the store is open.
+    pub(super) async fn listen(self) {
+        let mut waiting: Vec<(Instant, DocumentId, u64)> = Vec::new();
+        // Whoever crashed may have left events in outboxes.
+        let mut recovered = false;
+        loop {
+            let listened = async {
+                if !recovered {
+                    self.recover().await?;
+                    recovered = true;
+                }
+                self.listen_once(&mut waiting).await
+            };
+            match listened.await {
+                Ok(()) => {}
+                Err(Failure::Driver(error)) if has_no_streams(&error) => return self.look().await,
+                Err(error) => {
+                    tracing::debug!(?error, collection = &*self.name, "the listener ended, opening it again");
+                }
+            }
+            tokio::time::sleep(STREAM_PAUSE).await;
+        }
+    }
+
+    async fn listen_once(&self, waiting: &mut Vec<(Instant, DocumentId, u64)>) -> Result<(), Failure> {
+        let shared = self.shared();
+        let documents = shared.streams.database(shared.database.name()).collection::<Bsons>(&self.name);
+        let tokens = shared.own("listeners");
+        let kept = tokens.find_one(doc! {"_id": &*self.name}).await?;
+        let token = kept.as_ref().and_then(|kept| kept.get("token"));
+        let token: Option<ResumeToken> =
+            token.and_then(|token| mongodb::bson::deserialize_from_bson(token.clone()).ok());
+        let only = [doc! {"$project": {
+            "operationType": 1, "ns": 1, "documentKey": 1, "updateDescription": 1, "fullDocument._weft": 1,
+        }}];
+        let opened = documents.watch().pipeline(only.clone()).resume_after(token.clone()).await;
+        let (mut stream, lost) = match opened {
+            Ok(stream) => (stream, false),
+            Err(error) if is_history_lost(&error) => (documents.watch().pipeline(only).await?, true),
+            Err(error) => return Err(error.into()),
+        };
+        if token.is_none() || lost {
+            // The stream is open, so nothing that comes from here on is missed.
+            self.read_anew(lost).await?;
+        }
+        let mut kept_at = super::now();
+        let mut unkept = token.is_none() || lost;
+        loop {
+            let event = stream.next_if_any().await;
+            match event {
+                Ok(Some(event)) => {
+                    unkept = true;
+                    self.look_at(event, waiting).await?;
+                }
+                Ok(None) => {}
+                Err(error) if is_history_lost(&error) => {
+                    tokens.delete_one(doc! {"_id": &*self.name}).await?;
+                    self.read_anew(true).await?;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+            self.help(waiting).await?;
+            if unkept
+                && kept_at.elapsed() >= TOKEN_EVERY
+                && let Some(token) = stream.resume_token()
+                && let Ok(token) = mongodb::bson::serialize_to_bson(&token)
+            {
+                let set = doc! {"$set": {"token": token}};
+                tokens.update_one(doc! {"_id": &*self.name}, set).upsert(true).await?;
+                (kept_at, unkept) = (super::now(), false);
+            }
+        }
+    }
+
+    async fn look_at(
+        &self,
+        event: ChangeStreamEvent<Bsons>,
+        waiting: &mut Vec<(Instant, DocumentId, u64)>,
+    ) -> Result<(), Failure> {
+        let Some(id) = key_of(event.document_key.as_ref()) else { return Ok(()) };
+        let own = match event.operation_type {
+            OperationType::Update => event.update_description.as_ref().map(|update| &update.updated_fields),
+            OperationType::Insert | OperationType::Replace => event.full_document.as_ref(),
+            OperationType::Delete => return self.look_at_delete(&id).await,
+            _ => return Ok(()),
+        };
+        let Some(own) = own else { return Ok(()) };
+        // One of this storage, here or in another process: its event is on its way.
+        let version = match own.get_document("_weft") {
+            Ok(own) if own.contains_key("write") => own.get("version"),
+            _ if own.contains_key("_weft.write") => own.get("_weft.version"),
+            // Nothing but the outbox or the marks.
+            _ if !own.is_empty() && own.keys().all(|name| name.starts_with("_weft.")) => return Ok(()),
+            _ => None,
+        };
+        match version.and_then(whole) {
+            Some(version) => {
+                if waiting.len() < WAITING_MAX && self.shared().relay.placed(&self.key(&id)) < version {
+                    waiting.push((super::now() + GRACE, id, version));
+                }
+                Ok(())
+            }
+            None => self.adopt_unrecorded(&id, false).await,
+        }
+    }
+
+    async fn adopt_unrecorded(&self, id: &DocumentId, missed: bool) -> Result<(), Failure> {
+        match self.stored(id).await? {
+            Some(stored) if !self.is_recorded(&stored) => self.adopt(stored, missed).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// A document went: a tombstone that was purged, or a delete behind our back.
+    async fn look_at_delete(&self, id: &DocumentId) -> Result<(), Failure> {
+        let shared = self.shared();
+        shared.relay.settle().await?;
+        let last = shared.last_event_version(&self.name, id).await?;
+        if last == 0 || shared.buried_version(&self.name, id).await?.is_some_and(|version| version >= last) {
+            return Ok(());
+        }
+        let of = doc! {"collection": &*self.name, "documentId": id.as_str(), "sequenceNum": count(last)};
+        let ended = shared.events().find_one(of).projection(doc! {"operation": 1}).await?;
+        if ended.is_none_or(|ended| ended.get_str("operation").is_ok_and(|operation| operation == "delete")) {
+            return Ok(());
+        }
+        self.record_delete(id, last).await
+    }
+
+    async fn record_delete(&self, id: &DocumentId, last: u64) -> Result<(), Failure> {
+        let shared = self.shared();
+        let version = last + 1;
+        let client = crdt_core::ClientId::new(super::DIRECT).expect("a short name");
+        let base = self.absent(id).await?;
+        let sequence = base.producers.get(&client).map_or(0, |mark| mark.sequence) + 1;
+        let change = Change {
+            document_id: id.clone(),
+            version,
+            position: 0,
+            operation: Operation::Delete,
+            diff: Diff::between(Some(&Body::new()), None, version),
+            timestamp_ms: shared.now_ms(0),
+            producer: Producer { client_id: client, sequence: Some(sequence) },
+            metadata: Body::new(),
+        };
+        let write = WriteId::new();
+        let event = encode_event(write, &change);
+        let mut producers = base.producers;
+        let mark = super::record::Mark { sequence, version };
+        producers.insert(change.producer.client_id.clone(), mark);
+        let tombstone = doc! {"_id": id.as_str(), self.version_field(): count(version), "_weft": {
+            "version": count(version), "write": write, "digest": mongodb::bson::Bson::Null,
+            "time": count(change.timestamp_ms), "producers": super::record::encode_marks(&producers),
+            "deleted": mongodb::bson::DateTime::from_millis(count(change.timestamp_ms)), "outbox": [event.clone()],
+        }};
+        match self.documents.insert_one(tombstone).await {
+            Ok(_) => shared.relay.take(Moved { key: self.key(id), events: vec![event] }).await,
+            // It is there again, and whoever made it has continued the numbers.
+            Err(error) if super::failure::is_duplicate(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Moves what others should have moved by now.
+    async fn help(&self, waiting: &mut Vec<(Instant, DocumentId, u64)>) -> Result<(), Failure> {
+        let now = super::now();
+        while let Some((due, id, version)) = waiting.first() {
+            let placed = self.shared().relay.placed(&self.key(id)) >= *version;
+            if !placed && *due > now {
+                break;
+            }
+            if !placed && let Some(stored) = self.stored(id).await? {
+                self.shared().relay.place_now(Moved { key: self.key(id), events: stored.outbox }).await?;
+            }
+            waiting.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Moves what a process left in the outboxes that crashed.
+    pub(super) async fn recover(&self) -> Result<(), Failure> {
+        let left = self.documents.find(doc! {"_weft.outbox.0": {"$exists": true}});
+        let mut left = left.projection(doc! {"_weft.outbox": 1}).await?;
+        while let Some(raw) = left.try_next().await? {
+            let Ok(stored) = Stored::decode(raw, self.version_field()) else { continue };
+            let key = self.key(&stored.id);
+            let last = stored.outbox.last().map_or(0, event_version);
+            if self.shared().relay.placed(&key) < last {
+                self.shared().relay.place_now(Moved { key, events: stored.outbox }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares every document with its history. `lost`: what happened in between can't be told one by one.
+    async fn read_anew(&self, lost: bool) -> Result<(), Failure> {
+        let mut all = self.documents.find(doc! {}).sort(doc! {"_id": 1}).await?;
+        while let Some(raw) = all.try_next().await? {
+            match Stored::decode(raw, self.version_field()) {
+                Ok(stored) if !self.is_recorded(&stored) => {
+                    // Once more, as a writer may have come between since the page was read.
+                    let id = stored.id.clone();
+                    self.adopt_unrecorded(&id, lost).await?;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "a document that is none of ours"),
+            }
+        }
+        if lost {
+            tracing::warn!(
+                collection = &*self.name,
+                "the change stream's history is lost: what other programs wrote is recorded as one change each"
+            );
+            self.mark_missed().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells all watchers of the collection, those to come as well, that something was missed here.
+    async fn mark_missed(&self) -> Result<(), Failure> {
+        self.shared().relay.settle().await?;
+        loop {
+            let position = self.shared().relay.last_position().await? + 1;
+            let marker = doc! {
+                "_id": ObjectId::new(), "collection": &*self.name, "documentId": "*", "sequenceNum": count(position),
+                "position": count(position), "removed": true, "missed": true,
+            };
+            match self.shared().events().insert_one(marker).await {
+                Ok(_) => {
+                    self.shared().relay.hold().await.forget();
+                    self.shared().relay.rise(position);
+                    return Ok(());
+                }
+                Err(error) if super::failure::is_duplicate(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Looks for itself, where the server can't tell.
+    async fn look(&self) {
+        loop {
+            let looked = async {
+                self.recover().await?;
+                self.read_anew(false).await
+            };
+            if let Err(error) = looked.await {
+                tracing::debug!(?error, collection = &*self.name, "the collection can't be looked at");
+            }
+            tokio::time::sleep(self.shared().poll_interval()).await;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The log: all events of the store in the order of their positions, and who tells that it has grown.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use mongodb::{
+    bson::{Document as Bsons, doc},
+    change_stream::event::{ChangeStreamEvent, OperationType},
+    error::Error,
+};
+
+use super::{
+    Shared,
+    failure::{has_no_streams, of_driver},
+    record::{decode_event, event_version, id_of, whole},
+    relay::Key,
+    value::count,
+};
+use crate::{
+    StorageError,
+    watch::{Log, LogEntry, LogPage},
+};
+
+/// The pause before a change stream is opened again after a failure.
+pub(super) const STREAM_PAUSE: Duration = Duration::from_millis(200);
+
+#[async_trait]
+impl Log for Shared {
+    async fn read(&self, after: u64, limit: usize) -> Result<LogPage, StorageError> {
+        loop {
+            let find = self.events().find(doc! {"position": {"$gt": count(after)}});
+            let found =
+                find.sort(doc! {"position": 1}).limit(limit as i64).await.map_err(|e| of_driver(&e))?;
+            let found: Vec<Bsons> = found.try_collect().await.map_err(|e| of_driver(&e))?;
+            let mut entries = Vec::with_capacity(found.len());
+            for event in &found {
+                entries.push(self.entry(event)?);
+            }
+            let Some(first) = entries.first().map(|entry: &LogEntry| entry.position) else {
+                let last = self.relay.last_position().await.map_err(|e| of_driver(&e))?;
+                return Ok(LogPage { floor: 0, last, entries });
+            };
+            let floor = first - 1;
+            if floor > after && self.is_taken(after + 1).await? {
+                // It was taken while the reader passed by; the one behind it was seen and it was not.
+                continue;
+            }
+            let whole = entries.iter().zip(first..).take_while(|(entry, at)| entry.position == *at).count();
+            entries.truncate(whole);
+            let last = floor + whole as u64;
+            return Ok(LogPage { floor: if floor > after { floor } else { 0 }, last, entries });
+        }
+    }
+}
+
+impl Shared {
+    fn entry(&self, event: &Bsons) -> Result<LogEntry, StorageError> {
+        let position = event.get("position").and_then(whole).unwrap_or(0);
+        let corrupt = |reason: &str| StorageError::Corrupt {
+            place: format!("position {position} of the log"),
+            reason: reason.to_owned(),
+        };
+        let collection = event.get_str("collection").map_err(|_| corrupt("no collection"))?;
+        // A marker belongs to a whole collection, whichever document was asked for.
+        let marker = event.get_bool("missed").unwrap_or(false);
+        let removed = event.get_bool("removed").unwrap_or(false);
+        let change = if marker || removed { None } else { Some(Arc::new(decode_event(event)?)) };
+        let id = id_of(event.get("documentId"))?;
+        Ok(LogEntry { position, collection: self.number(collection), id, change })
+    }
+
+    async fn is_taken(&self, position: u64) -> Result<bool, StorageError> {
+        let found = self.events().find_one(doc! {"position": count(position)}).projection(doc! {"_id": 1});
+        Ok(found.await.map_err(|e| of_driver(&e))?.is_some())
+    }
+
+    /// Tells the watchers when any process has put something into the log, for as long as the store is open.
+    pub(super) async fn follow_log(self: Arc<Self>) {
+        loop {
+            match self.follow_log_once().await {
+                Ok(()) => {}
+                Err(error) if has_no_streams(&error) => return self.poll_log().await,
+                Err(error) => tracing::debug!(%error, "the change stream of the log ended, opening it again"),
+            }
+            tokio::time::sleep(STREAM_PAUSE).await;
+        }
+    }
+
+    async fn follow_log_once(&self) -> Result<(), Error> {
+        let events = self.streams.database(self.database.name()).collection::<Bsons>("events");
+        let only = [
+            doc! {"$match": {"operationType": "insert"}},
+            doc! {"$project": {
+                "operationType": 1, "ns": 1, "documentKey": 1, "fullDocument.position": 1,
+                "fullDocument.collection": 1, "fullDocument.documentId": 1, "fullDocument.sequenceNum": 1,
+            }},
+        ];
+        let mut stream = events.watch().pipeline(only).await?;
+        // What came before the stream was open; from here on it tells.
+        self.relay.rise(self.relay.last_position().await?);
+        while let Some(event) = stream.try_next().await? {
+            self.note_inserted(&event);
+        }
+        Ok(())
+    }
+
+    fn note_inserted(&self, event: &ChangeStreamEvent<Bsons>) {
+        if event.operation_type != OperationType::Insert {
+            return;
+        }
+        let Some(event) = &event.full_document else { return };
+        if let (Ok(collection), Ok(id)) = (event.get_str("collection"), id_of(event.get("documentId"))) {
+            self.relay.note_placed(Key { collection: collection.into(), id }, event_version(event));
+        }
+        if let Some(position) = event.get("position").and_then(whole) {
+            self.relay.rise(position);
+        }
+    }
+
+    /// Looks for itself, where the server can't tell.
+    async fn poll_log(&self) {
+        tracing::info!("the server has no change streams, the log is looked at from time to time");
+        loop {
+            match self.relay.last_position().await {
+                Ok(position) => self.relay.rise(position),
+                Err(error) => tracing::debug!(%error, "the log can't be read"),
+            }
+            tokio::time::sleep(self.poll_interval()).await;
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! A store over MongoDB: any number of processes, one database.
+//!
+//! The version check and the write of a change are one `findOneAndUpdate`, and the change's event is part of the very
+//! same write: it goes into an outbox inside the document. So a standalone server keeps document and event together as
+//! well as a replica set does, without a transaction. A relay then gives the event its place in the log, the collection
+//! `events`; [`changes`](Storage::changes) and [`watch`](Storage::watch) read the log, and put into it what they find
+//! missing.
+//!
+//! What differs from the other stores:
+//! - a [`Change`](crate::Change) in the answer to a write has the position 0: it gets its position a moment later;
+//! - other programs may write to the collections directly. A listener sees it and records the change as a client named
+//!   [`DIRECT`]; until then the document shows another body than its last change made;
+//! - a document and its event have to fit into one document of the server, 16 MiB.
+//!
+//! The layout is docs/formats/mongodb.md.
+
+mod failure;
+pub(crate) mod value;
+mod record;
+mod relay;
+mod log;
+mod listener;
+mod producers;
+mod query;
+mod storage;
+mod transaction;
+mod tombstones;
+#[cfg(feature = "conformance")]
+pub mod testing;
+
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use mongodb::{
+    Client, Collection, Database, IndexModel,
+    bson::{Document as Bsons, doc},
+    options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, WriteConcern},
+};
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::JoinSet};
+
+/// The driver, for what [`native`](Storage::native) gives: the same version of it.
+pub use mongodb as driver;
+
+use self::{
+    failure::{is_duplicate, of_driver},
+    relay::{Key, Relay},
+};
+pub use self::{
+    producers::PRODUCERS_MAX,
+    relay::QUEUE_MAX,
+    storage::{MongoStorage, OUTBOX_MAX},
+};
+use crate::{
+    Storage, StorageError, StorageOptions, Store,
+    clock::{self, Clock},
+    store,
+    watch::Tide,
+};
+
+/// The name under which changes are recorded that other programs made.
+pub const DIRECT: &str = "direct-write";
+
+/// How many documents can be written at a time by one process; more wait for each other.
+const GATES: usize = 1_024;
+
+/// How many change streams a store may have open: one per collection that is listened to, and one of the log. A further
+/// one waits.
+const STREAMS_MAX: u32 = 1_024;
+
+/// Collections that belong to the store.
+const OWN_COLLECTIONS: &[&str] = &["events"];
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct MongoOptions {
+    /// The name of the database; `None` takes the one that the URI names.
+    pub database: Option<String>,
+    /// How many connections writes and reads share. Change streams have a client of their own, as each holds one.
+    pub connections_max: u32,
+    /// Whether what other programs write directly is seen and recorded.
+    pub listen: bool,
+    /// How often it is looked for what change streams would tell, where the server has none.
+    pub poll_interval: Duration,
+    /// For how long a deleted document leaves its tombstone where it was.
+    pub tombstones_kept: Duration,
+    /// The time that changes carry.
+    pub clock: Clock,
+}
+
+impl Default for MongoOptions {
+    /// The URI's database, 32 connections, a listener, a look every two seconds, tombstones for a day.
+    fn default() -> Self {
+        Self {
+            database: None,
+            connections_max: 32,
+            listen: true,
+            poll_interval: Duration::from_secs(2),
+            tombstones_kept: Duration::from_secs(24 * 60 * 60),
+            clock: clock::system(),
+        }
+    }
+}
+
+/// A store in a MongoDB database. Clones are the same store; dropped, it stops its tasks.
+#[derive(Clone)]
+pub struct MongoStore {
+    handle: Arc<Handle>,
+}
+
+/// What the users of the store hold.
+struct Handle {
+    shared: Arc<Shared>,
+    /// The relay, the followers and listeners. They hold `shared`, so they end with the handle.
+    tasks: Mutex<JoinSet<()>>,
+    following: OnceLock<()>,
+}
+
+/// What the tasks of the store hold as well.
+struct Shared {
+    options: MongoOptions,
+    client: Client,
+    streams: Client,
+    database: Database,
+    events: Collection<Bsons>,
+    relay: Arc<Relay>,
+    tide: watch::Sender<Tide>,
+    /// Collections that were opened here, by number. Held for a look-up.
+    names: Mutex<Vec<Arc<str>>>,
+    /// A writer holds the gate of its document, so that writers of one process don't make each other try again.
+    gates: Vec<tokio::sync::Mutex<()>>,
+    /// The latest time that was recorded here.
+    time_ms: Mutex<u64>,
+}
+
+impl MongoStore {
+    /// Connects and sees to it that the collections and indexes of the store are there.
+    ///
+    /// # Errors
+    /// [`StorageError::Backend`] when the address is none, or no server answers within the time that the URI gives
+    /// (`serverSelectionTimeoutMS`, ten seconds if it gives none).
+    pub async fn connect(uri: &str, options: MongoOptions) -> Result<Self, StorageError> {
+        let mut client = ClientOptions::parse(uri).await.map_err(|e| of_driver(&e))?;
+        client.app_name.get_or_insert_with(|| "weft".to_owned());
+        client.server_selection_timeout.get_or_insert(Duration::from_secs(10));
+        // Acknowledged is durable, also when the primary changes; unless the URI says that it need not be.
+        client
+            .write_concern
+            .get_or_insert_with(|| WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
+        client.read_concern.get_or_insert_with(ReadConcern::majority);
+        // Which writes were applied is known here better than to the driver, also on servers that can't tell it.
+        client.retry_writes = Some(false);
+        let mut streams = client.clone();
+        client.max_pool_size = Some(options.connections_max.max(1));
+        // Each stream holds a connection for as long as it is open.
+        streams.max_pool_size = Some(STREAMS_MAX);
+        let (client, streams) = (with(client)?, with(streams)?);
+        let database = match (&options.database, client.default_database()) {
+            (Some(name), _) => client.database(name),
+            (None, Some(database)) => database,
+            (None, None) => return Err(StorageError::Backend("the URI names no database".to_owned())),
+        };
+        let (tide, _) = watch::channel(Tide { position: 0, closed: false });
+        let relay = Arc::new(Relay::new(database.clone(), tide.clone()));
+        let shared = Arc::new(Shared {
+            options,
+            client,
+            streams,
+            events: database.collection("events"),
+            database,
+            relay: relay.clone(),
+            tide,
+            names: Mutex::default(),
+            gates: (0..GATES).map(|_| tokio::sync::Mutex::default()).collect(),
+            time_ms: Mutex::new(0),
+        });
+        shared.prepare().await.map_err(|e| of_driver(&e))?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(relay.run());
+        tasks.spawn(Arc::clone(&shared).purge_tombstones());
+        Ok(Self { handle: Arc::new(Handle { shared, tasks: Mutex::new(tasks), following: OnceLock::new() }) })
+    }
+
+    /// The database, for what this crate does not offer.
+    pub fn database(&self) -> &Database {
+        &self.handle.shared.database
+    }
+
+    /// Opens a collection, creating it if it is absent.
+    pub async fn collection(
+        &self,
+        name: &str,
+        options: StorageOptions,
+    ) -> Result<MongoStorage, StorageError> {
+        check_name(name, &options)?;
+        let shared = &self.handle.shared;
+        if shared.tide.borrow().closed {
+            return Err(StorageError::Closed);
+        }
+        let recorded = options.record_changes;
+        if shared.kind(name, recorded).await.map_err(|e| of_driver(&e))? != recorded {
+            return Err(store::other_kind_of_collection(name, !recorded));
+        }
+        let number = shared.number(name);
+        let storage = MongoStorage::new(self.handle.clone(), name, number, options);
+        storage.create_indexes().await?;
+        if recorded {
+            self.handle.follow();
+            if shared.options.listen {
+                self.handle.tasks.lock().spawn(storage.for_task().listen());
+            }
+        }
+        Ok(storage)
+    }
+}
+
+/// The time by which tasks here wait for each other.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the store is a driver: what is not of its own time is told to it"
+)]
+fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
+fn with(options: ClientOptions) -> Result<Client, StorageError> {
+    Client::with_options(options).map_err(|e| of_driver(&e))
+}
+
+/// Names that are no collection of the server, or one of the store's own.
+fn check_name(name: &str, options: &StorageOptions) -> Result<(), StorageError> {
+    store::check_collection(name, options)?;
+    let reason = if name.contains('$') {
+        "MongoDB has no collection with a $ in its name"
+    } else if name.starts_with("system.") {
+        "MongoDB keeps the collections under system. for itself"
+    } else if name.starts_with(value::OWN) || OWN_COLLECTIONS.contains(&name) {
+        "the store keeps it for itself"
+    } else {
+        return Ok(());
+    };
+    Err(StorageError::InvalidCollection { name: name.to_owned(), reason: reason.to_owned() })
+}
+
+#[async_trait]
+impl Store for MongoStore {
+    async fn collection(
+        &self,
+        name: &str,
+        options: StorageOptions,
+    ) -> Result<Arc<dyn Storage>, StorageError> {
+        Ok(Arc::new(self.collection(name, options).await?))
+    }
+
+    async fn close(&self) -> Result<(), StorageError> {
+        let shared = &self.handle.shared;
+        let closed = shared.tide.send_if_modified(|tide| !std::mem::replace(&mut tide.closed, true));
+        if !closed {
+            return Ok(());
+        }
+        // A writer that was let in before leaves through its gate.
+        for gate in &shared.gates {
+            drop(gate.lock().await);
+        }
+        let mut tasks = std::mem::take(&mut *self.handle.tasks.lock());
+        tasks.shutdown().await;
+        let settled = match shared.relay.settle().await {
+            Ok(()) => shared.relay.clear(Duration::ZERO).await,
+            Err(error) => Err(error),
+        };
+        // Nothing is lost by an error here: it is all in the outboxes.
+        if let Err(error) = settled {
+            tracing::warn!(%error, "events stay in their outboxes until the store is opened again");
+        }
+        shared.streams.clone().shutdown().immediate(true).await;
+        shared.client.clone().shutdown().immediate(true).await;
+        Ok(())
+    }
+}
+
+impl Handle {
+    /// Follows the log from the first collection on that has one.
+    fn follow(&self) {
+        self.following.get_or_init(|| {
+            self.tasks.lock().spawn(Arc::clone(&self.shared).follow_log());
+        });
+    }
+}
+
+impl Shared {
+    fn events(&self) -> &Collection<Bsons> {
+        &self.events
+    }
+
+    fn own(&self, name: &str) -> Collection<Bsons> {
+        self.database.collection(&format!("{}.{name}", value::OWN))
+    }
+
+    fn poll_interval(&self) -> Duration {
+        self.options.poll_interval
+    }
+
+    /// The indexes of the store. Creating one that is there is nothing.
+    async fn prepare(&self) -> Result<(), mongodb::error::Error> {
+        let unique = |keys: Bsons| {
+            IndexModel::builder().keys(keys).options(IndexOptions::builder().unique(true).build()).build()
+        };
+        let by_producer = doc! {"collection": 1, "documentId": 1, "clientId": 1, "clientSeq": 1};
+        let indexes = [
+            unique(doc! {"position": 1}),
+            unique(doc! {"collection": 1, "documentId": 1, "sequenceNum": 1}),
+            IndexModel::builder().keys(by_producer).build(),
+        ];
+        self.events().create_indexes(indexes).await?;
+        Ok(())
+    }
+
+    /// Whether a collection is recorded: as it was created, or as is asked for if it is new.
+    async fn kind(&self, name: &str, recorded: bool) -> Result<bool, mongodb::error::Error> {
+        let collections = self.own("collections");
+        if let Some(found) = collections.find_one(doc! {"_id": name}).await? {
+            return Ok(found.get_bool("recorded").unwrap_or(recorded));
+        }
+        match collections.insert_one(doc! {"_id": name, "recorded": recorded}).await {
+            Ok(_) => Ok(recorded),
+            Err(error) if is_duplicate(&error) => {
+                let found = collections.find_one(doc! {"_id": name}).await?;
+                Ok(found.is_some_and(|found| found.get_bool("recorded").unwrap_or(recorded)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The number of a collection, the same for as long as the store is open.
+    fn number(&self, name: &str) -> u32 {
+        let mut names = self.names.lock();
+        let number = names.iter().position(|other| **other == *name).unwrap_or_else(|| {
+            names.push(name.into());
+            names.len() - 1
+        });
+        number as u32
+    }
+
+    fn gate(&self, key: &Key) -> &tokio::sync::Mutex<()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
+        &self.gates[hash as usize % GATES]
+    }
+
+    /// The time of a change: never before another one's.
+    fn now_ms(&self, at_least: u64) -> u64 {
+        let mut time = self.time_ms.lock();
+        *time = (self.options.clock)().max(*time).max(at_least);
+        *time
+    }
+}

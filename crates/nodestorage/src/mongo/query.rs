@@ -1,0 +1,248 @@
+//! Queries and indexes, by the server itself.
+
+use futures_util::TryStreamExt;
+use mongodb::{
+    IndexModel,
+    bson::{Bson, Document as Bsons, doc},
+};
+
+use super::{
+    failure::Failure,
+    record::{Stored, whole},
+    storage::MongoStorage,
+    value::{to_bson, unescape},
+};
+use crate::{
+    Explained, Index, IndexStatus, Plan, Storage, StorageError,
+    query::{Cursor, Direction, FieldPath, Found, Page, Query, SortBy, filter::native::name},
+};
+
+/// What every index of a collection begins its name with, to tell them from those of other programs.
+const INDEX_PREFIX: &str = "weft ";
+
+impl MongoStorage {
+    pub(super) async fn find_natively(&self, query: Query) -> Result<Page, StorageError> {
+        query.check()?;
+        match self.reading(|| self.page(&query)).await? {
+            Some(page) => Ok(page),
+            None => query.scan(self).await,
+        }
+    }
+
+    /// Whether the server's order is not the one that all storages have: an empty array stands before `null` there.
+    async fn sorts_otherwise(&self, query: &Query) -> Result<bool, Failure> {
+        let places = query.sort.iter().filter_map(|(by, _)| match by {
+            SortBy::Field(path) if path.names() != [self.version_field()] => {
+                Some(Bsons::from_iter([(name(path, Some(self.version_field())), Bson::Array(Vec::new()))]))
+            }
+            _ => None,
+        });
+        let places: Vec<Bsons> = places.collect();
+        if places.is_empty() {
+            return Ok(false);
+        }
+        let found = doc! {"$and": [query.filter.to_bson(self.version_field()), {"$or": places}]};
+        Ok(self.documents.find_one(found).projection(doc! {"_id": 1}).await?.is_some())
+    }
+
+    /// `None` when the server sorts otherwise.
+    async fn page(&self, query: &Query) -> Result<Option<Page>, Failure> {
+        if self.sorts_otherwise(query).await? {
+            return Ok(None);
+        }
+        let find = self.documents.find(self.filter(query)).sort(self.sort(query));
+        let batch = u32::try_from(query.limit + 1).unwrap_or(u32::MAX).min(1_024);
+        let mut documents = find.projection(doc! {"_weft.outbox": 0}).batch_size(batch).await?;
+        let mut found: Vec<(Cursor, Found)> = Vec::new();
+        let mut more = false;
+        while let Some(raw) = documents.try_next().await? {
+            let Some(document) = Stored::decode(raw, self.version_field())?.document() else { continue };
+            let keys = query.keys(&document, self.version_field());
+            let at = Cursor { keys, id: document.id.clone() };
+            if query.after.as_ref().is_some_and(|after| query.compare(&at, after).is_le()) {
+                continue;
+            }
+            if found.len() == query.limit {
+                more = true;
+                break;
+            }
+            let fields = query.projection.of(&document.body);
+            found.push((at, Found { id: document.id, version: document.version, fields }));
+        }
+        let next = found.last().filter(|_| more).map(|(at, _)| at.clone());
+        Ok(Some(Page { found: found.into_iter().map(|(_, found)| found).collect(), next }))
+    }
+
+    /// What the query asks for, as far as the server can tell it from what it has shown already.
+    fn filter(&self, query: &Query) -> Bsons {
+        let mut all = vec![
+            doc! {"_id": {"$type": "string"}, "_weft.deleted": {"$exists": false}},
+            query.filter.to_bson(self.version_field()),
+        ];
+        if let Some(after) = &query.after {
+            match (query.sort.first(), after.keys.first()) {
+                (Some((SortBy::Field(path), direction)), Some(key)) => {
+                    // Everything from the cursor on, and what is of another kind, whose order is told here.
+                    let operator = if *direction == Direction::Ascending { "$gte" } else { "$lte" };
+                    let path = name(path, Some(self.version_field()));
+                    let from = doc! {&path: {operator: to_bson(key)}};
+                    let other = doc! {path: {"$not": {"$type": kinds(key)}}};
+                    all.push(doc! {"$or": [from, other]});
+                }
+                (Some((SortBy::Id, direction)), _) => {
+                    let operator = if *direction == Direction::Ascending { "$gte" } else { "$lte" };
+                    all.push(doc! {"_id": {operator: after.id.as_str()}});
+                }
+                _ => all.push(doc! {"_id": {"$gt": after.id.as_str()}}),
+            }
+        }
+        doc! {"$and": all}
+    }
+
+    fn sort(&self, query: &Query) -> Bsons {
+        let mut sort = Bsons::new();
+        for (by, direction) in &query.sort {
+            let name = match by {
+                SortBy::Id => "_id".to_owned(),
+                SortBy::Field(path) => name(path, Some(self.version_field())),
+            };
+            if !sort.contains_key(&name) {
+                sort.insert(name, order(*direction));
+            }
+        }
+        if !sort.contains_key("_id") {
+            sort.insert("_id", 1);
+        }
+        sort
+    }
+
+    pub(super) async fn explain_natively(&self, query: Query) -> Result<Explained, StorageError> {
+        query.check()?;
+        let Some(page) = self.reading(|| self.page(&query)).await? else {
+            return query.explain_scan(self).await;
+        };
+        let command = doc! {
+            "explain": {
+                "find": &*self.name, "filter": self.filter(&query), "sort": self.sort(&query),
+                "limit": i64::try_from(query.limit).unwrap_or(i64::MAX),
+            },
+            "verbosity": "executionStats",
+        };
+        let told = self.reading(|| async { Ok(self.shared().database.run_command(command.clone()).await?) });
+        let told = told.await?;
+        let examined = told.get_document("executionStats").ok();
+        let examined = examined.and_then(|stats| stats.get("totalDocsExamined").and_then(whole)).unwrap_or(0);
+        let plan = index_in(&Bson::Document(told.clone())).map_or(Plan::Scan, |(name, narrowed)| {
+            Plan::Index { name, narrowed, ordered: !has_stage(&Bson::Document(told), "SORT") }
+        });
+        Ok(Explained { plan, examined, returned: page.found.len() as u64 })
+    }
+
+    /// The indexes that the options ask for.
+    pub(super) async fn create_indexes(&self) -> Result<(), StorageError> {
+        for index in &self.options.indexes.clone() {
+            self.create_native_index(index).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn create_native_index(&self, index: &Index) -> Result<(), StorageError> {
+        let fields = index.fields().iter();
+        let keys: Bsons = fields
+            .map(|(path, direction)| (name(path, Some(self.version_field())), Bson::Int32(order(*direction))))
+            .collect();
+        let options = mongodb::options::IndexOptions::builder();
+        let options = options.name(format!("{INDEX_PREFIX}{}", index.name())).build();
+        let model = IndexModel::builder().keys(keys).options(options).build();
+        self.reading(|| async {
+            self.documents.create_index(model.clone()).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn drop_native_index(&self, index: &Index) -> Result<bool, StorageError> {
+        if !self.native_indexes().await?.iter().any(|status| status.index == *index) {
+            return Ok(false);
+        }
+        let name = format!("{INDEX_PREFIX}{}", index.name());
+        self.reading(|| async {
+            self.documents.drop_index(&name).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    pub(super) async fn native_indexes(&self) -> Result<Vec<IndexStatus>, StorageError> {
+        self.reading(|| async {
+            let mut found = Vec::new();
+            let mut indexes = self.documents.list_indexes().await?;
+            while let Some(model) = indexes.try_next().await? {
+                let named = model.options.and_then(|options| options.name);
+                if named.is_some_and(|name| name.starts_with(INDEX_PREFIX)) {
+                    found.extend(self.index_of(&model.keys).map(|index| IndexStatus { index, ready: true }));
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    fn index_of(&self, keys: &Bsons) -> Option<Index> {
+        let fields = keys.iter().map(|(name, order)| {
+            let names: Vec<_> = name.split('.').map(|name| unescape(name).into_owned()).collect();
+            let path = FieldPath::new(&names.join(".")).ok()?;
+            let descending = matches!(order, Bson::Int32(-1) | Bson::Int64(-1));
+            Some((path, if descending { Direction::Descending } else { Direction::Ascending }))
+        });
+        Index::new(fields.collect::<Option<_>>()?).ok()
+    }
+}
+
+fn order(direction: Direction) -> i32 {
+    match direction {
+        Direction::Ascending => 1,
+        Direction::Descending => -1,
+    }
+}
+
+/// The types of the server that one kind of values here has.
+fn kinds(value: &serde_json::Value) -> Vec<&'static str> {
+    match value {
+        serde_json::Value::Null => vec!["null"],
+        serde_json::Value::Bool(_) => vec!["bool"],
+        serde_json::Value::Number(_) => vec!["number"],
+        serde_json::Value::String(_) => vec!["string"],
+        serde_json::Value::Array(_) => vec!["array"],
+        serde_json::Value::Object(_) => vec!["object"],
+    }
+}
+
+/// The index that a plan of the server scans, and how many of its fields are narrowed down.
+fn index_in(plan: &Bson) -> Option<(String, usize)> {
+    match plan {
+        Bson::Document(stage) => {
+            if let Ok(name) = stage.get_str("indexName") {
+                let bounds = stage.get_document("indexBounds").ok().into_iter().flatten();
+                let all = |bound: &Bson| bound.to_string().contains("MinKey, MaxKey");
+                let narrowed = bounds.filter(|(_, bound)| !all(bound)).count();
+                let name = name.strip_prefix(INDEX_PREFIX)?;
+                return Some((name.to_owned(), narrowed));
+            }
+            stage.values().find_map(index_in)
+        }
+        Bson::Array(stages) => stages.iter().find_map(index_in),
+        _ => None,
+    }
+}
+
+fn has_stage(plan: &Bson, wanted: &str) -> bool {
+    match plan {
+        Bson::Document(stage) => {
+            stage.get_str("stage").is_ok_and(|stage| stage == wanted)
+                || stage.values().any(|stage| has_stage(stage, wanted))
+        }
+        Bson::Array(stages) => stages.iter().any(|stage| has_stage(stage, wanted)),
+        _ => false,
+    }
+}

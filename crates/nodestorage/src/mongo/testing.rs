@@ -1,0 +1,145 @@
+//! A server for tests: the one that `MONGODB_URI` names, else one that is started for the test and ends with it.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How long a server may take to start.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// A server, and a database on it for one test.
+pub struct TestServer {
+    running: Option<Running>,
+    address: String,
+    database: String,
+}
+
+struct Running {
+    child: Child,
+    folder: TempDir,
+    port: u16,
+}
+
+impl TestServer {
+    /// Starts a server. Panics, and says how to get one, when there is none: a test that can't run has failed.
+    pub fn start() -> Self {
+        static TESTS: AtomicU32 = AtomicU32::new(0);
+        let number = TESTS.fetch_add(1, Ordering::Relaxed);
+        let database = format!("weft_test_{}_{number}", std::process::id());
+        if let Ok(uri) = std::env::var("MONGODB_URI") {
+            return Self { running: None, address: uri, database };
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (child, port) = launch(folder.path(), 0);
+        let running = Running { child, folder, port };
+        Self { address: address(port), running: Some(running), database }
+    }
+
+    /// Where it is.
+    pub fn uri(&self) -> &str {
+        &self.address
+    }
+
+    /// The port of a server that was started here; `None` for one that `MONGODB_URI` names.
+    pub fn port(&self) -> Option<u16> {
+        self.running.as_ref().map(|running| running.port)
+    }
+
+    /// The same server at another port: that of a proxy.
+    pub fn uri_at(port: u16) -> String {
+        address(port)
+    }
+
+    /// The database of this test.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Kills it as a crash does, and starts it again on the same data and port.
+    pub fn crash(&mut self) {
+        let running = self.running.as_mut().expect("only a server that was started here can be killed");
+        running.child.kill().expect("it is running");
+        running.child.wait().expect("it was started here");
+        (running.child, _) = launch(running.folder.path(), running.port);
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if let Some(running) = &mut self.running {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+    }
+}
+
+fn address(port: u16) -> String {
+    // It says that it is a replica set, and names itself by an address that a proxy would be passed by.
+    format!("mongodb://127.0.0.1:{port}/?directConnection=true")
+}
+
+#[expect(
+    clippy::zombie_processes,
+    reason = "whoever takes the child waits for it; a panic here ends the test"
+)]
+fn launch(folder: &Path, port: u16) -> (Child, u16) {
+    let Some(program) = std::env::var_os("WEFT_SECANTUSD") else {
+        panic!(
+            "no MongoDB: set MONGODB_URI to a server, or WEFT_SECANTUSD to secantusd-rs or secantusd-py; \
+             `cargo xtask services` installs one and says where it is, `cargo xtask test-all` does all of it"
+        );
+    };
+    let data = folder.join("data");
+    std::fs::create_dir_all(&data).expect("the folder is writable");
+    let mut command = Command::new(&program);
+    let python = Path::new(&program).file_stem().is_some_and(|name| name.to_string_lossy().ends_with("-py"));
+    let mut port = port;
+    if python {
+        if port == 0 {
+            let free = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+            port = free.local_addr().expect("it is bound").port();
+        }
+        command.args(["--host", "127.0.0.1", "--sync-on-commit", "--port", &port.to_string()]);
+        command.arg("--storage-path").arg(&data);
+    } else {
+        let config = folder.join("secantusd.toml");
+        let text = format!(
+            "[server]\nhost = \"127.0.0.1\"\nport = {port}\nstorage_path = {data:?}\nenable_test_commands = true\n\
+             [storage]\ncache_size = \"64M\"\nlog_file_max = \"16MB\"\nsync_on_commit = true\nttl_sweep_seconds = 1\n"
+        );
+        std::fs::write(&config, text).expect("the folder is writable");
+        command.arg("--config").arg(config);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{} does not start: {e}", program.display()));
+    if python {
+        wait_for(&mut child, port);
+        return (child, port);
+    }
+    let output = child.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(output).lines();
+    loop {
+        let line = lines.next().expect("the server ended before it was ready").expect("text");
+        if let Some((_, port)) = line.rsplit_once(':').filter(|_| line.contains("listening on")) {
+            // Whatever it says from here on is read by nobody and must not fill the pipe.
+            std::thread::spawn(move || lines.for_each(drop));
+            return (child, port.trim().parse().expect("a port"));
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits for a program")]
+fn wait_for(child: &mut Child, port: u16) {
+    let started = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(started.elapsed() < START_MAX, "the server is not ready after {START_MAX:?}");
+        assert!(child.try_wait().expect("it was started here").is_none(), "the server ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

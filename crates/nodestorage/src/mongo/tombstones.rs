@@ -1,0 +1,132 @@
+//! Tombstones: what a deleted document leaves, first where it was, later beside.
+//!
+//! A delete empties the document and leaves its version, its producers and its outbox. After a while that moves to a
+//! small row of the store's own, and the document goes. A document that is created anew continues from either.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crdt_core::ClientId;
+use futures_util::TryStreamExt;
+use mongodb::{
+    bson::{DateTime, Document as Bsons, doc},
+    error::Error,
+};
+
+use super::{
+    Shared,
+    failure::Failure,
+    record::{Mark, Stored, client_of, encode_marks, id_of, mark_of, whole},
+    relay::{Key, Moved},
+    value::{count, unescape},
+};
+use crate::DocumentId;
+
+/// How often old tombstones are looked for, at most.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+
+/// How many tombstones one look moves at most.
+const PURGE_STEP: i64 = 1_000;
+
+impl Shared {
+    /// Moves old tombstones for as long as the store is open.
+    pub(super) async fn purge_tombstones(self: Arc<Self>) {
+        let every = PURGE_EVERY.min(self.options.tombstones_kept.max(Duration::from_millis(50)));
+        loop {
+            tokio::time::sleep(every).await;
+            let names = self.names.lock().clone();
+            for name in names {
+                if let Err(error) = self.purge(&name).await {
+                    tracing::debug!(?error, collection = &*name, "tombstones were not purged");
+                }
+            }
+        }
+    }
+
+    async fn purge(&self, name: &Arc<str>) -> Result<(), Failure> {
+        let collection = self.database.collection::<Bsons>(name);
+        let kept = self.options.tombstones_kept.as_millis() as u64;
+        let before = (self.options.clock)().saturating_sub(kept);
+        let old = doc! {"_weft.deleted": {"$lt": DateTime::from_millis(count(before))}};
+        let mut found = collection.find(old).limit(PURGE_STEP).await?;
+        while let Some(raw) = found.try_next().await? {
+            let version_field = raw.keys().find(|name| *name != "_id" && *name != super::value::OWN);
+            let version_field = version_field.cloned().unwrap_or_default();
+            let Ok(stored) = Stored::decode(raw, &version_field) else { continue };
+            if stored.body.is_some() {
+                continue;
+            }
+            let key = Key { collection: name.clone(), id: stored.id.clone() };
+            if !stored.outbox.is_empty() {
+                self.relay.place_now(Moved { key, events: stored.outbox.clone() }).await?;
+            }
+            self.bury(name, &stored).await?;
+            let same = doc! {
+                "_id": stored.id.as_str(),
+                "_weft.version": count(stored.version),
+                "_weft.deleted": {"$exists": true},
+                "_weft.producers": encode_marks(&stored.producers),
+            };
+            collection.delete_one(same).await?;
+        }
+        Ok(())
+    }
+
+    async fn bury(&self, collection: &str, stored: &Stored) -> Result<(), Error> {
+        let place = doc! {"_id": {"c": collection, "d": stored.id.as_str()}};
+        let row = doc! {"$set": {
+            "version": count(stored.version), "producers": encode_marks(&stored.producers), "spilled": stored.spilled,
+        }};
+        self.own("tombstones").update_one(place, row).upsert(true).await?;
+        Ok(())
+    }
+
+    /// A document that is not there: what is left of those that had its name.
+    pub(super) async fn absent(&self, collection: &str, id: &DocumentId) -> Result<Stored, Failure> {
+        let place = doc! {"_id": {"c": collection, "d": id.as_str()}};
+        let buried = self.own("tombstones").find_one(place).await?;
+        let mut stored = Stored::absent(id.clone(), 0, BTreeMap::new());
+        if let Some(buried) = buried {
+            stored.version = buried.get("version").and_then(whole).unwrap_or(0);
+            stored.spilled = buried.get_bool("spilled").unwrap_or(false);
+            for (client, mark) in buried.get_document("producers").ok().into_iter().flatten() {
+                let read = |client: &str| -> Result<(ClientId, Mark), String> {
+                    let mark = mark.as_document().ok_or("a producer has no mark")?;
+                    Ok((client_of(&unescape(client))?, mark_of(mark)?))
+                };
+                let (client, mark) = read(client).map_err(|reason| crate::StorageError::Corrupt {
+                    place: format!("tombstone of {id}"),
+                    reason,
+                })?;
+                stored.producers.insert(client, mark);
+            }
+        }
+        // Somebody who deleted the document behind our back left no tombstone.
+        let last = self.last_event_version(collection, id).await?;
+        stored.version = stored.version.max(last);
+        Ok(stored)
+    }
+
+    /// The last version of a document that is in the log; 0 for none.
+    pub(super) async fn last_event_version(&self, collection: &str, id: &DocumentId) -> Result<u64, Error> {
+        let of = doc! {"collection": collection, "documentId": id.as_str()};
+        let last = self.events().find_one(of).sort(doc! {"sequenceNum": -1});
+        let last = last.projection(doc! {"sequenceNum": 1}).await?;
+        Ok(last.as_ref().map_or(0, super::record::event_version))
+    }
+
+    /// The version that a purged document ended with, if it was purged.
+    pub(super) async fn buried_version(
+        &self,
+        collection: &str,
+        id: &DocumentId,
+    ) -> Result<Option<u64>, Error> {
+        let place = doc! {"_id": {"c": collection, "d": id.as_str()}};
+        let buried = self.own("tombstones").find_one(place).projection(doc! {"version": 1}).await?;
+        Ok(buried.and_then(|row| row.get("version").and_then(whole)))
+    }
+}
+
+/// The id of a document in an event of a change stream.
+pub(super) fn key_of(key: Option<&Bsons>) -> Option<DocumentId> {
+    id_of(key?.get("_id")).ok()
+}

@@ -1,0 +1,261 @@
+//! `kill -9`, of the server and of the writer, in the middle of writes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use nodestorage::{
+    Body, Edited, MongoStorage, Storage, StorageError, StorageExt, Store, Upserted, WatchEvent, WatchFilter,
+    WatchFrom, mongo::testing::TestServer,
+};
+use serde_json::json;
+
+use super::{PATIENCE, body, by, counted, games, id, open};
+
+const ROUNDS: u64 = 30;
+const WRITERS: u64 = 4;
+const DOCUMENTS: u64 = 3;
+
+/// What was acknowledged: document, writer, sequence, version.
+type Acknowledged = BTreeMap<(u64, u64, u64), u64>;
+
+/// One write: the same again until it is answered. `None` when the server is gone.
+async fn write(games: &MongoStorage, document: u64, writer: u64, sequence: u64) -> Option<u64> {
+    let (id, options) = (id(&format!("d{document}")), counted(&format!("w{writer}"), sequence));
+    let edit = |body: &mut Body| {
+        body.insert(format!("by {writer}"), json!(sequence));
+        Ok::<_, Infallible>(())
+    };
+    loop {
+        match games.edit(&id, edit, options.clone()).await {
+            Ok(Edited::Changed { change, .. }) => return Some(change.version),
+            Ok(Edited::Repeated { version, .. }) => return Some(version),
+            Err(StorageError::NotFound { .. }) => {
+                match games.find_one_and_upsert(&id, body(json!({})), by("creator")).await {
+                    Ok(Upserted::Created { .. } | Upserted::Existing { .. }) => {}
+                    _ => return None,
+                }
+            }
+            Err(StorageError::RetriesExhausted { .. }) => {}
+            Err(_) => return None,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Every acknowledged version has its event, every version exactly one, and the events make the document.
+async fn check(games: &MongoStorage, acknowledged: &Acknowledged) {
+    let mut positions = BTreeSet::new();
+    for document in 0..DOCUMENTS {
+        let id = id(&format!("d{document}"));
+        let (mut state, mut writes, mut version) = (None, BTreeMap::new(), 0);
+        loop {
+            let page = games.changes(&id, version, 500).await.unwrap();
+            for change in page.changes {
+                version += 1;
+                assert_eq!(change.version, version, "{id}: a number twice, or a gap");
+                assert!(
+                    positions.insert(change.position),
+                    "{id}@{version}: position {} twice",
+                    change.position
+                );
+                state = change.diff.apply(state).unwrap();
+                let writer = change.producer.client_id.as_str().strip_prefix('w').map(|n| n.parse().unwrap());
+                if let Some(writer) = writer {
+                    let write: (u64, u64) = (writer, change.producer.sequence.unwrap());
+                    assert_eq!(writes.insert(write, version), None, "{id}: {write:?} was applied twice");
+                }
+            }
+            if !page.more {
+                break;
+            }
+        }
+        let found = games.find_one(&id).await.unwrap();
+        assert_eq!(found.as_ref().map(|found| found.version).unwrap_or(0), version);
+        assert_eq!(found.map(|found| (*found.body).clone()), state, "{id}: its events make something else");
+        for (&(_, writer, sequence), at) in acknowledged.iter().filter(|((of, ..), _)| *of == document) {
+            assert_eq!(writes.get(&(writer, sequence)), Some(at), "{id}: an acknowledged write is lost");
+        }
+    }
+    let last = games.position().await.unwrap();
+    assert!(positions.iter().copied().eq(1..=last), "the log has a gap");
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
+    for position in 1..=last {
+        let event = tokio::time::timeout(PATIENCE, watch.next()).await.expect("in time").unwrap().unwrap();
+        assert!(matches!(event, WatchEvent::Change(change) if change.position == position));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
+    let mut server = TestServer::start();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    let mut acknowledged = Acknowledged::new();
+    for round in 0..ROUNDS {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers = (0..WRITERS).map(|writer| {
+            let (games, stop) = (games.clone(), stop.clone());
+            let document = writer % DOCUMENTS;
+            let first =
+                1 + acknowledged.keys().filter(|key| key.0 == document && key.1 == writer).count() as u64;
+            tokio::spawn(async move {
+                let mut done = Vec::new();
+                for sequence in first.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    if let Some(version) = write(&games, document, writer, sequence).await {
+                        done.push(((document, writer, sequence), version));
+                    } else {
+                        break;
+                    }
+                }
+                done
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        // The moment of the crash is what this is about; nothing is waited for.
+        tokio::time::sleep(Duration::from_millis(20 + round * 37 % 130)).await;
+        server.crash();
+        // They go on through the crash: a write whose answer was lost is found, or done again.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        stop.store(true, Ordering::Relaxed);
+        for writer in writers {
+            acknowledged.extend(tokio::time::timeout(PATIENCE, writer).await.expect("in time").unwrap());
+        }
+    }
+    assert!(acknowledged.len() as u64 > 4 * ROUNDS, "hardly anything was written: {}", acknowledged.len());
+    check(&games, &acknowledged).await;
+    println!("{ROUNDS} crashes of the server, {} acknowledged writes", acknowledged.len());
+}
+
+/// In these variables a writer finds its server and database, and its number.
+const WRITER: [&str; 3] = ["WEFT_MONGO_WRITER_URI", "WEFT_MONGO_WRITER_DATABASE", "WEFT_MONGO_WRITER"];
+
+fn start_writer(server: &TestServer, number: u64) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["crashes::writer_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env(WRITER[0], server.uri()).env(WRITER[1], server.database()).env(WRITER[2], number.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.spawn().unwrap()
+}
+
+/// The writer of the other tests, a process of its own. By itself it does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn writer_process() {
+    let Ok(uri) = std::env::var(WRITER[0]) else { return };
+    let (database, number) = (std::env::var(WRITER[1]).unwrap(), std::env::var(WRITER[2]).unwrap());
+    let options = nodestorage::MongoOptions { database: Some(database), ..Default::default() };
+    let store = nodestorage::MongoStore::connect(&uri, options).await.unwrap();
+    let games = games(&store).await;
+    if number == "counter" {
+        count_to_100(&games).await;
+        store.close().await.unwrap();
+        return;
+    }
+    let writers = (0..WRITERS).map(|writer| {
+        let games = games.clone();
+        tokio::spawn(async move {
+            let document = writer % DOCUMENTS;
+            let name = crdt_core::ClientId::new(format!("w{writer}")).unwrap();
+            let last = games.producers(&id(&format!("d{document}"))).await.unwrap().get(&name);
+            for sequence in last + 1.. {
+                let version = write(&games, document, writer, sequence).await.expect("the server stays");
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "ack {document} {writer} {sequence} {version}").unwrap();
+                out.flush().unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn nothing_acknowledged_is_lost_when_the_writer_is_killed() {
+    let server = TestServer::start();
+    let mut acknowledged = Acknowledged::new();
+    for round in 0..ROUNDS {
+        let mut writer = start_writer(&server, round);
+        let lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+        let wanted = 1 + round * 7 % 40;
+        let mut seen = 0;
+        for line in lines {
+            let line = line.unwrap();
+            let Some(at) = line.find("ack ") else { continue };
+            let numbers: Vec<u64> = line[at + 4..].split(' ').map(|n| n.parse().unwrap()).collect();
+            acknowledged.insert((numbers[0], numbers[1], numbers[2]), numbers[3]);
+            seen += 1;
+            if seen == wanted {
+                // What it says after this is read to the end all the same: it was acknowledged.
+                writer.kill().unwrap();
+            }
+        }
+        writer.wait().unwrap();
+    }
+    let store = open(&server).await;
+    check(&games(&store).await, &acknowledged).await;
+    println!("{ROUNDS} crashes of the writer, {} acknowledged writes", acknowledged.len());
+}
+
+async fn count_to_100(games: &MongoStorage) {
+    let tasks = (0..100).map(|_| {
+        let games = games.clone();
+        tokio::spawn(async move {
+            let increment = |body: &mut Body| {
+                body["n"] = json!(body["n"].as_u64().unwrap() + 1);
+                Ok::<_, Infallible>(())
+            };
+            loop {
+                match games.edit(&id("counter"), increment, by("counter")).await {
+                    Ok(Edited::Changed { .. }) => return,
+                    Err(StorageError::RetriesExhausted { .. }) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+}
+
+/// 200 tasks, half of them in another process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn two_processes_count_one_counter_and_lose_nothing() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    games.find_one_and_upsert(&id("counter"), body(json!({"n": 0})), by("counter")).await.unwrap();
+    let mut other = Command::new(std::env::current_exe().unwrap());
+    other.args(["crashes::writer_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    other.env(WRITER[0], server.uri()).env(WRITER[1], server.database()).env(WRITER[2], "counter");
+    let other = other.stdout(Stdio::null()).spawn().unwrap();
+    count_to_100(&games).await;
+    let ended = tokio::task::spawn_blocking(move || other.wait_with_output()).await.unwrap().unwrap();
+    assert!(ended.status.success());
+    let counter = games.find_one(&id("counter")).await.unwrap().unwrap();
+    assert_eq!((counter.version, &counter.body["n"]), (201, &json!(200)));
+    let mut values = Vec::new();
+    let mut state: Option<Body> = None;
+    for change in games.changes(&id("counter"), 0, 500).await.unwrap().changes {
+        state = change.diff.apply(state).unwrap();
+        values.push(state.as_ref().and_then(|body| body["n"].as_u64()).unwrap());
+    }
+    assert!(values.into_iter().eq(0..=200), "each change counts one up");
+}

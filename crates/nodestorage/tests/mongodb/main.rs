@@ -1,0 +1,60 @@
+//! The store over MongoDB, on a server of its own per test: the laws of all stores, and what only a database of several
+//! programs can do to one.
+
+mod crashes;
+mod direct;
+mod faults;
+mod filters;
+
+use crdt_core::ClientId;
+use nodestorage::{
+    Body, DocumentId, EditOptions, MongoOptions, MongoStorage, MongoStore, StorageOptions,
+    mongo::testing::TestServer,
+};
+
+/// Nothing here takes so long, except when it is broken.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+fn id(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap()
+}
+
+fn by(name: &str) -> EditOptions {
+    EditOptions::by(ClientId::new(name).unwrap())
+}
+
+fn counted(name: &str, sequence: u64) -> EditOptions {
+    let mut options = by(name);
+    options.producer.sequence = Some(sequence);
+    options
+}
+
+fn body(value: serde_json::Value) -> Body {
+    value.as_object().unwrap().clone()
+}
+
+fn options(server: &TestServer) -> MongoOptions {
+    MongoOptions { database: Some(server.database().to_owned()), ..MongoOptions::default() }
+}
+
+async fn open(server: &TestServer) -> MongoStore {
+    MongoStore::connect(server.uri(), options(server)).await.unwrap()
+}
+
+async fn games(store: &MongoStore) -> MongoStorage {
+    store.collection("games", StorageOptions::default()).await.unwrap()
+}
+
+async fn store() -> (MongoStore, TestServer) {
+    let server = TestServer::start();
+    (open(&server).await, server)
+}
+
+mod laws {
+    use super::store;
+
+    nodestorage::conformance_tests!(
+        #[ignore = "needs secantusd"]
+        store
+    );
+}
