@@ -4,12 +4,15 @@ use std::{sync::LazyLock, time::Duration};
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use spot::cluster::{
-    Arrival, Credentials, CurveKeys, NodeId, NodeOptions, Security, Spot, SpotOptions, TopicOptions,
-    command::{Command, Hello, Resume},
-    node::{LinkInfo, Node, Role},
-    zmtp::{
-        Decoder, DecoderLimits, Encoder, Established, Handshake, HandshakeOptions, Properties, SocketType,
+use spot::{
+    SubscriptionOptions, TopicPattern,
+    cluster::{
+        Arrival, Credentials, CurveKeys, NodeId, NodeOptions, Security, Spot, SpotOptions, TopicOptions,
+        command::{Command, Handover, Hello, Resume},
+        node::{LinkInfo, Node, Role},
+        zmtp::{
+            Decoder, DecoderLimits, Encoder, Established, Handshake, HandshakeOptions, Properties, SocketType,
+        },
     },
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -170,8 +173,78 @@ fn valid_commands_are_all_followed() {
     assert_eq!(node.counters().received, 2);
 }
 
+/// What an owner says to a node that hears its topic and is a member of it: all that changes numbers.
+fn words_of_an_owner() -> Vec<u8> {
+    let handover = Handover {
+        epoch: 9,
+        from_epoch: 7,
+        first: 1,
+        publishers: vec![(NodeId(1), 1, 3), (NodeId(3), 1, 4)],
+        subscribers: vec![(NodeId(3), 1), (NodeId(1), 2)],
+        messages: vec!["one".into(), "two".into()],
+    };
+    let mut stream = vec![0, 2, 0];
+    stream.extend(7_u64.to_le_bytes());
+    stream.extend(1_u64.to_le_bytes());
+    stream.extend(b"\x03p#0\x02\x01x\x02\x01y");
+    let mut out = BytesMut::new();
+    let commands = [
+        Command::Announce { topic: "p#0", epoch: 7 },
+        Command::SubAck { topic: "p#0", epoch: 7, next: 1, lossless: true, continues: false },
+        Command::Batch(stream.into()),
+        Command::Gap { topic: "p#0", first: 3, last: 4 },
+        Command::Credit { topic: "p#0", up: true, acked: 0, limit: 5, limit_bytes: 500 },
+        Command::Status,
+        Command::Handover { topic: "p#0", handover },
+        Command::Remove { topic: "p#0", epoch: 7 },
+    ];
+    for command in commands {
+        command.put(&mut out, false);
+    }
+    out.to_vec()
+}
+
+fn member_that_listens() -> (Node, usize) {
+    let (mut node, link) = node_with_link();
+    let sub = node.sub_open(SubscriptionOptions::STANDARD, false);
+    node.subscribe(sub, TopicPattern::new("p#*").unwrap()).unwrap();
+    // It waits for the answer of its peer before it claims anything, so the peer may own what it wants.
+    node.topic_create_partitioned("p", 1, TopicOptions::STANDARD).unwrap();
+    (node, link)
+}
+
+#[test]
+fn an_owner_hands_over_and_the_next_one_goes_on() {
+    let (mut node, link) = member_that_listens();
+    let mut bytes = BytesMut::from(&words_of_an_owner()[..]);
+    let batch = Decoder::plain(DecoderLimits::STANDARD).decode(&mut bytes).unwrap();
+    node.handle_batch(link, &batch);
+    // There was no uplink to give credit for.
+    assert_eq!(node.counters().refused, 1);
+    assert_eq!(node.topic_owner("p#0"), Some((9, Some(NodeId(1)))));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn mutated_words_of_an_owner_never_harm_a_node(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        let (mut node, link) = member_that_listens();
+        let mut bytes = words_of_an_owner();
+        for (at, flip) in flips {
+            let len = bytes.len();
+            bytes[at.index(len)] ^= flip;
+        }
+        let mut buffer = BytesMut::from(&bytes[..]);
+        if let Ok(batch) = Decoder::plain(DecoderLimits::STANDARD).decode(&mut buffer) {
+            node.handle_batch(link, &batch);
+        }
+        let _ = node.publish("p#0", &"z".into(), false);
+        node.advance(Duration::from_secs(1));
+        let mut out = Vec::new();
+        while node.take_outbox(link, &mut out) {}
+        node.link_closed(link, "over");
+    }
 
     #[test]
     fn arbitrary_bytes_never_harm_a_handshake(bytes: Vec<u8>, which in 0..3_usize, server: bool) {

@@ -9,6 +9,8 @@ use crate::{Topic, TopicPattern, topic::InvalidTopic};
 
 /// Endpoints at most in a HELLO; more are an error.
 pub const ENDPOINTS_MAX: usize = 1024;
+/// The greatest sequence number that a peer may name: so far away that counting on from it never ends.
+pub const SEQUENCE_MAX: u64 = 1 << 62;
 /// The longest endpoint.
 pub const ENDPOINT_LEN_MAX: usize = 512;
 
@@ -350,8 +352,9 @@ impl<'a> Command<'a> {
                 count(2)?;
                 let b = body(1);
                 let read = || Some((u64_at(b, 0)?, u64_at(b, 8)?, *b.get(16)?));
-                let (epoch, next, flags) =
-                    read().filter(|_| b.len() == 17).ok_or(field("acknowledgement"))?;
+                let (epoch, next, flags) = read()
+                    .filter(|n| b.len() == 17 && n.1 <= SEQUENCE_MAX)
+                    .ok_or(field("acknowledgement"))?;
                 let (lossless, continues) = (flags & 1 == 1, flags & 2 == 2);
                 Self::SubAck { topic: pattern(0)?, epoch, next, lossless, continues }
             }
@@ -366,7 +369,7 @@ impl<'a> Command<'a> {
             code::GAP => {
                 count(3)?;
                 let (first, last) = (number(1)?, number(2)?);
-                if first > last {
+                if first > last || last > SEQUENCE_MAX {
                     return Err(field("range"));
                 }
                 Self::Gap { topic: name(0)?, first, last }
@@ -506,13 +509,20 @@ impl Handover {
     fn decode(mut publishers: &[u8], mut subscribers: &[u8], messages: &Bytes) -> Option<Self> {
         let mut number = || publishers.try_get_u64_le().ok();
         let (epoch, from_epoch, first) = (number()?, number()?, number()?);
-        if !publishers.len().is_multiple_of(32) || !subscribers.len().is_multiple_of(24) || first == 0 {
+        if !publishers.len().is_multiple_of(32)
+            || !subscribers.len().is_multiple_of(24)
+            || first == 0
+            || first > SEQUENCE_MAX
+        {
             return None;
         }
         let mut handover =
             Self { epoch, from_epoch, first, publishers: vec![], subscribers: vec![], messages: vec![] };
         while let Ok(node) = publishers.try_get_u128_le() {
             let (epoch, taken) = (publishers.try_get_u64_le().ok()?, publishers.try_get_u64_le().ok()?);
+            if taken > SEQUENCE_MAX {
+                return None;
+            }
             handover.publishers.push((NodeId(node), epoch, taken));
         }
         while let Ok(node) = subscribers.try_get_u128_le() {

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::command::{Refused, code, u64_at};
+use super::command::{Refused, SEQUENCE_MAX, code, u64_at};
 use crate::Topic;
 
 /// What a record of a BATCH is about.
@@ -119,7 +119,8 @@ fn define<'a>(body: &'a [u8], at: &mut usize) -> Option<Record<'a>> {
         2 => Kind::Open,
         _ => return None,
     };
-    let (epoch, next) = (u64_at(body, *at + 1)?, u64_at(body, *at + 9)?);
+    let epoch = u64_at(body, *at + 1)?;
+    let next = u64_at(body, *at + 9).filter(|next| *next <= SEQUENCE_MAX)?;
     let len = usize::from(*body.get(*at + 17)?);
     let topic = Topic::check_bytes(body.get(*at + 18..*at + 18 + len)?).ok()?;
     *at += 18 + len;

@@ -338,13 +338,14 @@ impl Node {
         let upstream = &state.upstream;
         let mut missing = None;
         let from_peer = upstream.link.is_some_and(|link| self.peers[peer].links.contains(&link));
-        if from_peer && upstream.epoch == handover.from_epoch {
+        if from_peer && upstream.epoch == handover.from_epoch && upstream.live {
             let have = upstream.have;
             if have + 1 < handover.first {
                 missing = Some((have + 1, handover.first - 1));
             }
             let fit = if upstream.lossless { Fit::Lossless } else { Fit::Lossy };
-            let rest: Vec<Bytes> = (have + 1..next).filter_map(|n| local.log.get(n).cloned()).collect();
+            let from = (have + 1).max(handover.first);
+            let rest: Vec<Bytes> = (from..next).filter_map(|n| local.log.get(n).cloned()).collect();
             if let Some((first, last)) = missing {
                 self.deliver_gap(topic, first, Some(last));
             }
