@@ -13,10 +13,9 @@ use crate::{
 };
 
 pub use self::entries::{INDEX_ENTRIES_MAX, INDEX_KEY_BYTES_MAX};
-pub(crate) use self::{
-    entries::Entries,
-    key::{behind, encode},
-};
+#[cfg(feature = "embedded")]
+pub(crate) use self::key::behind;
+pub(crate) use self::{entries::Entries, key::encode};
 
 /// How many fields an index may have.
 pub const INDEX_FIELDS_MAX: usize = 8;

@@ -23,6 +23,8 @@ mod listener;
 mod producers;
 mod query;
 mod storage;
+mod commit;
+mod adopt;
 mod transaction;
 mod tombstones;
 #[cfg(feature = "conformance")]
@@ -46,14 +48,10 @@ use tokio::{sync::watch, task::JoinSet};
 /// The driver, for what [`native`](Storage::native) gives: the same version of it.
 pub use mongodb as driver;
 
+pub use self::{commit::OUTBOX_MAX, producers::PRODUCERS_MAX, relay::QUEUE_MAX, storage::MongoStorage};
 use self::{
     failure::{is_duplicate, of_driver},
     relay::{Key, Relay},
-};
-pub use self::{
-    producers::PRODUCERS_MAX,
-    relay::QUEUE_MAX,
-    storage::{MongoStorage, OUTBOX_MAX},
 };
 use crate::{
     Storage, StorageError, StorageOptions, Store,

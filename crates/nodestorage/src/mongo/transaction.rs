@@ -11,10 +11,11 @@ use mongodb::{
 };
 
 use super::{
+    commit::Planned,
     failure::{Failure, has_no_transactions, is_duplicate},
     record::{Stored, WriteId},
     relay::Moved,
-    storage::{MongoStorage, Planned},
+    storage::MongoStorage,
     value::count,
 };
 use crate::{

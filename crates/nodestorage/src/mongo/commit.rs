@@ -1,0 +1,452 @@
+//! The way of a write: read, decide, and compare-and-swap, as often as it takes.
+
+use std::{collections::HashSet, sync::Arc};
+
+use crdt_core::ClientId;
+use mongodb::{
+    ClientSession,
+    bson::{Bson, DateTime, Document as Bsons, doc},
+};
+
+use super::{
+    failure::{Failure, is_duplicate, is_passing, is_too_large},
+    record::{Mark, Stored, WriteId, digest, encode_event, encode_mark, encode_marks, event_version},
+    relay::{Key, Moved},
+    storage::{CUT_PAUSE, MongoStorage},
+    value::{self, count, escape, escape_field, fields_of},
+};
+use crate::{
+    Body, Change, Diff, Document, DocumentId, EditOptions, Operation, Producer, Storage, StorageError,
+    retry::{self, Backoff},
+    rules::{self, Turn},
+    verbs::{Outcome, Step},
+};
+
+/// How many events an outbox may hold before a writer moves them to the log itself.
+pub const OUTBOX_MAX: usize = 64;
+
+/// What a verb is asked for, as often as it takes.
+pub(super) type Verb<'v> = dyn FnMut(Option<&Document>) -> Result<Step, StorageError> + Send + 'v;
+
+/// A write that was sent and not answered.
+struct Unsure {
+    /// The version that it was to follow.
+    base: u64,
+    planned: Planned,
+}
+
+/// A change, ready to be written.
+pub(super) struct Planned {
+    pub(super) before: Option<Document>,
+    pub(super) after: Option<Document>,
+    pub(super) change: Arc<Change>,
+    pub(super) event: Bsons,
+    how: How,
+}
+
+enum How {
+    Insert(Bsons),
+    Update { filter: Bsons, update: Bsons },
+    Remove { filter: Bsons },
+}
+
+impl MongoStorage {
+    /// Carries out one verb.
+    pub(super) async fn run(
+        &self,
+        id: &DocumentId,
+        options: EditOptions,
+        verb: &mut Verb<'_>,
+    ) -> Result<Outcome, StorageError> {
+        rules::check_metadata(id, &options.metadata, &self.options)?;
+        self.check_open()?;
+        retry::within(self.options.operation_timeout, self.attempts(id, &options, verb)).await
+    }
+
+    async fn attempts(
+        &self,
+        id: &DocumentId,
+        options: &EditOptions,
+        verb: &mut Verb<'_>,
+    ) -> Result<Outcome, StorageError> {
+        let key = self.key(id);
+        let _gate = self.shared().gate(&key).lock().await;
+        self.check_open()?;
+        // One id for all attempts: whichever of them the server has applied, it is this write, and it is once.
+        let write = WriteId::new();
+        let mut unsure: Option<Unsure> = None;
+        let mut backoff = Backoff::new(&self.options);
+        loop {
+            match self.attempt(&key, options, write, &mut unsure, verb).await {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => {
+                    if !backoff.pause().await {
+                        return Err(StorageError::RetriesExhausted { attempts: backoff.attempts() });
+                    }
+                }
+                Err(Failure::Driver(error)) if is_passing(&error) => tokio::time::sleep(CUT_PAUSE).await,
+                Err(Failure::Driver(error)) if is_too_large(&error) => {
+                    let reason =
+                        format!("the document with its event is more than the server takes: {error}");
+                    return Err(StorageError::InvalidDocument { id: id.clone(), reason });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// One try: `None` when another writer came between.
+    async fn attempt(
+        &self,
+        key: &Key,
+        options: &EditOptions,
+        write: WriteId,
+        unsure: &mut Option<Unsure>,
+        verb: &mut Verb<'_>,
+    ) -> Result<Option<Outcome>, Failure> {
+        let found = match self.stored(&key.id).await? {
+            Some(found) => found,
+            None => self.absent(&key.id).await?,
+        };
+        if let Some(sent) = unsure.take() {
+            match self.what_became_of(&sent, write, &found).await? {
+                Fate::Applied => return Ok(Some(self.applied(key, sent.planned, &found).await)),
+                // The very same again: should both arrive, the version check lets one through.
+                Fate::Open => return self.send(key, sent.planned, found, unsure).await,
+                Fate::Overtaken => {}
+            }
+        }
+        if !self.is_recorded(&found) {
+            self.adopt(found, false).await?;
+            return Ok(None);
+        }
+        if found.outbox.len() >= OUTBOX_MAX {
+            self.shared().relay.place_now(Moved { key: key.clone(), events: found.outbox.clone() }).await?;
+        }
+        let document = found.document();
+        let producer = &options.producer;
+        let mark = self.mark(&found, &producer.client_id).await?;
+        let sequence = if self.options.record_changes || producer.sequence.is_some() {
+            match rules::turn(producer.sequence, mark.map_or(0, |mark| mark.sequence))? {
+                Turn::Next(sequence) => Some(sequence),
+                Turn::Repeated(sequence) => {
+                    let version = self.shared().answer(key, &found, &producer.client_id, sequence).await?;
+                    return Ok(Some(Outcome::Repeated { version, document }));
+                }
+            }
+        } else {
+            None
+        };
+        rules::expect_version(&key.id, options, document.as_ref().map_or(0, |document| document.version))?;
+        match verb(document.as_ref())? {
+            Step::Keep => match producer.sequence {
+                Some(sequence) => {
+                    let noted = self.note(None, &found, &producer.client_id, sequence).await?;
+                    Ok(noted.then_some(Outcome::Kept(document)))
+                }
+                None => Ok(Some(Outcome::Kept(document))),
+            },
+            Step::Write(operation, after) => {
+                if let Some(after) = &after {
+                    rules::check_body(&key.id, after, &self.options)?;
+                }
+                let spilled = self.shared().spill(key, &found).await?;
+                let planned = self.plan(key, &found, (operation, after), sequence, options, write, &spilled);
+                self.send(key, planned, found, unsure).await
+            }
+        }
+    }
+
+    /// Makes the commands that carry out a change.
+    #[expect(clippy::too_many_arguments, reason = "it is where everything about one write comes together")]
+    pub(super) fn plan(
+        &self,
+        key: &Key,
+        found: &Stored,
+        (operation, after): (Operation, Option<Body>),
+        sequence: Option<u64>,
+        options: &EditOptions,
+        write: WriteId,
+        spilled: &[ClientId],
+    ) -> Planned {
+        let recorded = self.options.record_changes;
+        let version = found.version + 1;
+        let timestamp_ms = self.shared().now_ms(found.time_ms);
+        let producer = Producer { client_id: options.producer.client_id.clone(), sequence };
+        let change = Arc::new(Change {
+            document_id: key.id.clone(),
+            version,
+            position: 0,
+            operation,
+            diff: Diff::between(found.body.as_deref(), after.as_ref(), version),
+            timestamp_ms,
+            producer,
+            metadata: options.metadata.clone(),
+        });
+        let event = if recorded { encode_event(write, &change) } else { Bsons::new() };
+        let how = self.how(found, &change, after.as_ref(), &event, write, spilled);
+        let before = found.document();
+        let after = after.map(|body| Document { id: key.id.clone(), version, body: Arc::new(body) });
+        Planned { before, after, change, event, how }
+    }
+
+    fn how(
+        &self,
+        found: &Stored,
+        change: &Change,
+        after: Option<&Body>,
+        event: &Bsons,
+        write: WriteId,
+        spilled: &[ClientId],
+    ) -> How {
+        let (recorded, version_field) = (self.options.record_changes, self.version_field());
+        let version = count(change.version);
+        let client = &change.producer.client_id;
+        let mark = change.producer.sequence.map(|sequence| Mark { sequence, version: change.version });
+        let Some(raw) = &found.raw else {
+            let mut producers = found.producers.clone();
+            producers.extend(mark.map(|mark| (client.clone(), mark)));
+            let mut own = doc! {"version": version, "write": write, "producers": encode_marks(&producers)};
+            if recorded {
+                own.insert("time", count(change.timestamp_ms));
+                own.insert("digest", after.map(digest));
+                own.insert("outbox", [event.clone()]);
+            }
+            if found.spilled {
+                own.insert("spilled", true);
+            }
+            let mut document = doc! {"_id": found.id.as_str()};
+            document.extend(after.map(|after| fields_of(after, version_field)).unwrap_or_default());
+            document.insert(version_field, version);
+            document.insert(value::OWN, own);
+            return How::Insert(document);
+        };
+        let mut filter = doc! {
+            "_id": found.id.as_str(), version_field: count(found.version), "_weft.version": count(found.version),
+        };
+        if !recorded && after.is_none() {
+            return How::Remove { filter };
+        }
+        let (mut set, mut unset) = changed_fields(raw, found.body.as_deref(), after, version_field);
+        set.insert(version_field, version);
+        set.insert("_weft.version", version);
+        set.insert("_weft.write", write);
+        if let Some(mark) = mark {
+            let place = format!("_weft.producers.{}", escape(client.as_str()));
+            // A producer that races with itself is no reason to apply two writes under one sequence.
+            let last = found.producers.get(client).map(|mark| count(mark.sequence));
+            filter.insert(
+                format!("{place}.s"),
+                last.map_or_else(|| Bson::Document(doc! {"$exists": false}), Bson::Int64),
+            );
+            set.insert(place, encode_mark(mark));
+        }
+        for gone in spilled.iter().filter(|gone| *gone != client) {
+            unset.insert(format!("_weft.producers.{}", escape(gone.as_str())), "");
+            set.insert("_weft.spilled", true);
+        }
+        if after.is_some() && found.body.is_none() {
+            unset.insert("_weft.deleted", "");
+        }
+        let mut update = Bsons::new();
+        if recorded {
+            set.insert("_weft.time", count(change.timestamp_ms));
+            set.insert("_weft.digest", after.map(digest));
+            if after.is_none() {
+                set.insert("_weft.deleted", DateTime::from_millis(count(change.timestamp_ms)));
+            }
+            let mut push = doc! {"$each": [event.clone()]};
+            let placed = self.shared().relay.placed(&self.key(&found.id));
+            if placed > 0 {
+                // What is in the log already leaves the outbox with this write, and costs none of its own.
+                push.insert("$slice", -count(change.version.saturating_sub(placed)).max(1));
+            }
+            update.insert("$push", doc! {"_weft.outbox": push});
+        }
+        update.insert("$set", set);
+        if !unset.is_empty() {
+            update.insert("$unset", unset);
+        }
+        How::Update { filter, update }
+    }
+
+    /// Sends a change. `None` when the document is not as it was found any more.
+    async fn send(
+        &self,
+        key: &Key,
+        planned: Planned,
+        found: Stored,
+        unsure: &mut Option<Unsure>,
+    ) -> Result<Option<Outcome>, Failure> {
+        let sent = match &planned.how {
+            How::Insert(document) => match self.documents.insert_one(document).await {
+                Ok(_) => Ok(true),
+                Err(error) if is_duplicate(&error) => Ok(false),
+                Err(error) => Err(error),
+            },
+            How::Update { filter, update } => {
+                let update = self.documents.find_one_and_update(filter.clone(), update.clone());
+                update.projection(doc! {"_id": 1}).await.map(|found| found.is_some())
+            }
+            How::Remove { filter } => {
+                self.documents.delete_one(filter.clone()).await.map(|deleted| deleted.deleted_count > 0)
+            }
+        };
+        match sent {
+            Ok(true) => Ok(Some(self.applied(key, planned, &found).await)),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                *unsure = Some(Unsure { base: found.version, planned });
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Writes a change as a part of a transaction, which puts its event into the log itself. `false` when the document is
+    /// not as it was found any more.
+    pub(super) async fn write_in(
+        &self,
+        session: &mut ClientSession,
+        planned: &mut Planned,
+    ) -> Result<bool, Failure> {
+        Ok(match &mut planned.how {
+            How::Insert(document) => {
+                if let Ok(own) = document.get_document_mut(value::OWN) {
+                    own.insert("outbox", Bson::Array(Vec::new()));
+                }
+                match self.documents.insert_one(&*document).session(session).await {
+                    Ok(_) => true,
+                    Err(error) if is_duplicate(&error) => false,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            How::Update { filter, update } => {
+                update.remove("$push");
+                let updated = self.documents.update_one(filter.clone(), update.clone());
+                updated.session(session).await?.matched_count > 0
+            }
+            How::Remove { filter } => {
+                self.documents.delete_one(filter.clone()).session(session).await?.deleted_count > 0
+            }
+        })
+    }
+
+    /// A change was written: its event goes to the log.
+    async fn applied(&self, key: &Key, planned: Planned, found: &Stored) -> Outcome {
+        if self.options.record_changes {
+            let placed = self.shared().relay.placed(key);
+            let waiting = found.outbox.iter().filter(|event| {
+                event_version(event) > placed && event_version(event) < planned.change.version
+            });
+            let mut events: Vec<Bsons> = waiting.cloned().collect();
+            events.push(planned.event);
+            self.shared().relay.take(Moved { key: key.clone(), events }).await;
+        }
+        let document = planned.after.or(planned.before).expect("it is there now or was before");
+        Outcome::Changed { document, change: planned.change }
+    }
+
+    async fn what_became_of(&self, sent: &Unsure, write: WriteId, found: &Stored) -> Result<Fate, Failure> {
+        if !self.options.record_changes {
+            let removed = matches!(sent.planned.how, How::Remove { .. });
+            return Ok(if found.write == Some(write) || removed && found.raw.is_none() {
+                Fate::Applied
+            } else if found.version == sent.base && found.raw.is_some() == sent.planned.before.is_some() {
+                Fate::Open
+            } else {
+                Fate::Overtaken
+            });
+        }
+        if found.write == Some(write) {
+            return Ok(Fate::Applied);
+        }
+        if found.version == sent.base {
+            return Ok(Fate::Open);
+        }
+        let of_this = |event: &&Bsons| event.get_object_id("_id").is_ok_and(|id| id == write);
+        let applied = found.outbox.iter().any(|event| of_this(&event))
+            || self
+                .shared()
+                .events()
+                .find_one(doc! {"_id": write})
+                .projection(doc! {"_id": 1})
+                .await?
+                .is_some();
+        Ok(if applied { Fate::Applied } else { Fate::Overtaken })
+    }
+
+    /// Notes a counted write that changed nothing, so that its repeat is known. `false` when another writer came between.
+    pub(super) async fn note(
+        &self,
+        session: Option<&mut ClientSession>,
+        found: &Stored,
+        client: &ClientId,
+        sequence: u64,
+    ) -> Result<bool, Failure> {
+        let mark = Mark { sequence, version: found.version };
+        self.shared().note_answer(&self.key(&found.id), client, mark).await?;
+        if found.raw.is_none() {
+            let mut producers = found.producers.clone();
+            producers.insert(client.clone(), mark);
+            let version = count(found.version);
+            let own = doc! {
+                "version": version, "write": WriteId::new(), "producers": encode_marks(&producers),
+                "digest": Bson::Null, "spilled": found.spilled,
+                "deleted": DateTime::from_millis(count(self.shared().now_ms(0))),
+            };
+            let placeholder = doc! {"_id": found.id.as_str(), self.version_field(): version, value::OWN: own};
+            let insert = self.documents.insert_one(placeholder);
+            let inserted = match session {
+                Some(session) => insert.session(session).await,
+                None => insert.await,
+            };
+            return match inserted {
+                Ok(_) => Ok(true),
+                Err(error) if is_duplicate(&error) => Ok(false),
+                Err(error) => Err(error.into()),
+            };
+        }
+        let place = format!("_weft.producers.{}", escape(client.as_str()));
+        let last = found.producers.get(client).map(|mark| count(mark.sequence));
+        let mut filter = doc! {"_id": found.id.as_str(), "_weft.version": count(found.version)};
+        filter.insert(format!("{place}.s"), last.map_or_else(|| doc! {"$exists": false}.into(), Bson::Int64));
+        let update = self.documents.update_one(filter, doc! {"$set": {place: encode_mark(mark)}});
+        let noted = match session {
+            Some(session) => update.session(session).await?,
+            None => update.await?,
+        };
+        Ok(noted.matched_count > 0)
+    }
+}
+
+/// What became of a write whose answer was lost.
+enum Fate {
+    Applied,
+    /// Not yet, but it may still arrive.
+    Open,
+    /// Another write took its version: it never will be.
+    Overtaken,
+}
+
+/// Only what is different: another program's types stay where nothing has changed.
+fn changed_fields(
+    raw: &Bsons,
+    before: Option<&Body>,
+    after: Option<&Body>,
+    version_field: &str,
+) -> (Bsons, Bsons) {
+    let (mut set, mut unset, mut kept) = (Bsons::new(), Bsons::new(), HashSet::new());
+    for (name, value) in after.into_iter().flatten() {
+        if before.and_then(|before| before.get(name)) == Some(value) {
+            kept.insert(name.as_str());
+        } else {
+            set.insert(escape_field(name, version_field), value::to_bson(value));
+        }
+    }
+    for name in raw.keys().filter(|name| value::is_field(name, version_field)) {
+        if !set.contains_key(name) && !kept.contains(&*value::unescape(name)) {
+            unset.insert(name, "");
+        }
+    }
+    (set, unset)
+}
