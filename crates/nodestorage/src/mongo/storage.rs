@@ -336,7 +336,11 @@ impl Storage for MongoStorage {
         crate::watch::check(&self.options)?;
         let after = match from {
             WatchFrom::Now => self.position().await?,
-            WatchFrom::After(position) => self.check_open().map(|()| position)?,
+            WatchFrom::After(position) => {
+                // What was written before the call is part of the history that the cursor is compared with.
+                self.position().await?;
+                position
+            }
         };
         let (tide, closed) = (self.shared().tide.subscribe(), self.closed.subscribe());
         let full: Option<Arc<dyn Storage>> =
