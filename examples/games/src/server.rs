@@ -6,10 +6,10 @@ use axum::serve::ListenerExt;
 use eventsync::{
     EventSyncStorage, PersistentVectorClockManager, SnapshotPolicy, SyncService, SyncServiceOptions,
     http::{self, HttpOptions},
-    shelf::{EmbeddedShelf, Shelf},
+    shelf::{EmbeddedShelf, MongoShelf, Shelf},
 };
 use nodestorage::{
-    StorageOptions, Store,
+    MongoOptions, MongoStore, Storage, StorageError, StorageOptions, Store,
     embedded::{EmbeddedOptions, EmbeddedStore},
 };
 use tokio::{net::TcpListener, time::timeout};
@@ -26,7 +26,10 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
         .await
         .map_err(|e| format!("can't listen on {}: {e}; --listen takes another address", options.listen))?;
     let address = listener.local_addr().map_err(|e| format!("no address: {e}"))?;
-    let (store, service) = open(&options.data).await?;
+    let (store, service) = match &options.store {
+        Some(uri) => open_database(uri).await?,
+        None => open(&options.data).await?,
+    };
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "NO AUTHENTICATION: whoever can reach this address can read and write all games");
     }
@@ -45,7 +48,11 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
         tracing::info!("stopping: answering what is under way");
         draining.drain();
     });
-    say_ready(address, &options.data);
+    match &options.store {
+        // Not its URI, which may hold a password.
+        Some(_) => say_ready(address, "the database"),
+        None => say_ready(address, &options.data.display().to_string()),
+    }
 
     let drained = service.draining().clone();
     let cut = async {
@@ -64,7 +71,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-async fn open(data: &Path) -> Result<(EmbeddedStore, SyncService), String> {
+async fn open(data: &Path) -> Result<(Arc<dyn Store>, SyncService), String> {
     let at = |what: &str, e: &dyn std::fmt::Display| format!("{what} in {}: {e}", data.display());
     std::fs::create_dir_all(data).map_err(|e| at("can't keep data", &e))?;
     let documents = data.join("documents");
@@ -77,17 +84,31 @@ async fn open(data: &Path) -> Result<(EmbeddedStore, SyncService), String> {
     let games = Arc::new(games.map_err(|e| at("can't open the games", &e))?);
     let shelf = EmbeddedShelf::open(data.join("shelf")).map_err(|e| at("can't open the shelf", &e))?;
     let shelf: Arc<dyn Shelf> = Arc::new(shelf);
+    let service = serve(games, shelf).await.map_err(|e| at("can't follow the games", &e))?;
+    Ok((Arc::new(store), service))
+}
+
+async fn open_database(uri: &str) -> Result<(Arc<dyn Store>, SyncService), String> {
+    let at = |what: &str, e: &dyn std::fmt::Display| format!("{what} in the database: {e}");
+    let store = MongoStore::connect(uri, MongoOptions::default()).await;
+    let store = store.map_err(|e| at("can't keep data", &e))?;
+    let games = store.collection("games", StorageOptions::default()).await;
+    let games = Arc::new(games.map_err(|e| at("can't open the games", &e))?);
+    let shelf = Arc::new(MongoShelf::new(&store));
+    let service = serve(games, shelf).await.map_err(|e| at("can't follow the games", &e))?;
+    Ok((Arc::new(store), service))
+}
+
+async fn serve(games: Arc<dyn Storage>, shelf: Arc<dyn Shelf>) -> Result<SyncService, StorageError> {
     let clocks = PersistentVectorClockManager::new(Arc::clone(&shelf));
     let storage = EventSyncStorage::new(games).with_vector_clock_manager(Arc::new(clocks));
-    let service = SyncService::start(SyncServiceOptions {
+    SyncService::start(SyncServiceOptions {
         storage: Arc::new(storage),
         shelf,
         snapshots: SnapshotPolicy::STANDARD,
         rules: Some(Arc::new(game::check)),
     })
     .await
-    .map_err(|e| at("can't follow the games", &e))?;
-    Ok((store, service))
 }
 
 /// Resolves at ctrl-c or SIGTERM.
@@ -103,8 +124,8 @@ fn stop_signal() -> Result<impl Future<Output = ()>, String> {
     })
 }
 
-fn say_ready(address: SocketAddr, data: &Path) {
+fn say_ready(address: SocketAddr, data: &str) {
     // Who reads this may be gone already; that is no reason to stop.
-    let _ = writeln!(std::io::stdout(), "Weft games: http://{address} (data in {})", data.display());
+    let _ = writeln!(std::io::stdout(), "Weft games: http://{address} (data in {data})");
     let _ = std::io::stdout().flush();
 }

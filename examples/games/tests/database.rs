@@ -1,0 +1,76 @@
+//! The whole application over a MongoDB database, and two of it over one.
+
+mod support;
+
+use std::process::Stdio;
+
+use nodestorage::mongo::testing::TestServer;
+use serde_json::{Value, json};
+use support::{Client, DEADLINE, Games, command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::timeout,
+};
+
+async fn start(server: &TestServer) -> Games {
+    let (head, query) = server.uri().split_once("/?").unwrap_or((server.uri(), ""));
+    let uri = format!("{}/{}?{query}", head.trim_end_matches('/'), server.database());
+    let arguments = ["--listen", "127.0.0.1:0", "--store", &uri, "--log", "warn"];
+    let mut child = command(&arguments).stderr(Stdio::inherit()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = timeout(DEADLINE, lines.next_line()).await.expect("ready in time").unwrap();
+    let line = line.expect("it says where it is");
+    let address = line.split("http://").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    Games { child, address }
+}
+
+async fn put(client: &Client, name: &str, game: Value) -> u64 {
+    let (status, body) =
+        client.request("PUT", &format!("/api/games/{name}"), &[], &game).await.expect("an answer");
+    assert!(status == 200 || status == 201, "{status}: {body}");
+    body["version"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn two_programs_over_one_database_see_each_others_writes() {
+    let server = TestServer::start();
+    let (one, other) = (start(&server).await, start(&server).await);
+    let (here, there) = (one.client(), other.client());
+    assert_eq!(put(&here, "go", json!({"name": "Go"})).await, 1);
+    assert_eq!(there.get("/api/games/go").await["state"]["name"], "Go");
+
+    let hello = json!({"documents": {"go": {"cursor": 1}}});
+    let mut sockets = Vec::new();
+    for client in [&here, &there] {
+        let mut socket = client.socket("reader", hello.clone()).await.expect("a socket");
+        while socket.next().await.expect("a message")["type"] != "live" {}
+        sockets.push(socket);
+    }
+    for n in 0..20 {
+        let writer = if n % 2 == 0 { &here } else { &there };
+        assert_eq!(put(writer, "go", json!({"name": "Go", "n": n})).await, n + 2);
+    }
+    for socket in &mut sockets {
+        let mut version = 1;
+        while version < 21 {
+            let message = socket.next().await.expect("a message");
+            if message["type"] == "events" {
+                for event in message["events"].as_array().unwrap() {
+                    version += 1;
+                    assert_eq!(event["sequenceNum"], version, "a gap or a repeat");
+                }
+            }
+        }
+    }
+
+    // One is killed, the other goes on, and a third finds everything.
+    one.kill().await;
+    assert_eq!(put(&there, "go", json!({"name": "Go", "n": "last"})).await, 22);
+    let third = start(&server).await;
+    let page = third.client().get("/api/events/go?after=0").await;
+    let numbers: Vec<u64> =
+        page["events"].as_array().unwrap().iter().map(|e| e["sequenceNum"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=22).collect::<Vec<_>>());
+    assert_eq!(third.client().get("/api/games/go").await["state"]["n"], "last");
+}
