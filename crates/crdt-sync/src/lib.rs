@@ -33,6 +33,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Where "the later write wins" is not enough, [`conflict`] shows what was written at the same time, and lets the
+//! application or a named authority decide.
+//!
 //! This crate knows no HTTP and no event documents.
 
 pub mod record;
@@ -50,6 +53,7 @@ pub mod document;
 pub mod shared;
 pub mod guard;
 pub mod manager;
+pub mod conflict;
 pub mod presence;
 pub mod gateway;
 #[cfg(feature = "crypto")]

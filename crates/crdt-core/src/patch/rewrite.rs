@@ -3,9 +3,13 @@
 use super::{Op, Patch, PatchBuilder, op::code};
 use crate::{
     SessionId, Timespan, Timestamp,
-    codec::wire::{put_patch_id, put_vu57},
+    codec::{
+        cbor,
+        wire::{put_patch_id, put_vu57},
+    },
     id::MAX_ID,
     text::Text,
+    value::Value,
 };
 
 /// Why patches could not be joined or moved.
@@ -89,6 +93,13 @@ impl Patch {
             }
         }
         Ok(builder.finish().unwrap_or_else(|| self.clone()))
+    }
+
+    /// The same operations under another remark; [`Value::Undefined`] takes the remark away.
+    pub fn with_meta(&self, meta: &Value) -> Self {
+        let meta = (!meta.is_undefined()).then(|| cbor::encode(meta));
+        let operations = &self.bytes[self.head.ops_at..];
+        Self::assemble(self.id(), self.span(), meta.as_deref(), self.op_count(), operations)
     }
 
     /// One patch out of several of one session, in the order of time. A gap becomes a `nop`; the meta is the first's.
