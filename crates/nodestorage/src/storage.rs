@@ -18,7 +18,7 @@ use crate::{
 /// One collection of documents.
 ///
 /// Laws that every implementation keeps (the conformance suite tests them):
-/// - a change is answered only after it is durable, and then {document, [`Change`](crate::Change), the producer's last
+/// - a change is answered only after it is durable, and then {document, [`Change`], the producer's last
 ///   sequence} are all there after any crash; before that, all or none are;
 /// - the changes of a document are numbered by the versions they produced, without a gap;
 /// - positions order all changes of the store, without a gap on stores that are one process;

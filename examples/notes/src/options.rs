@@ -28,7 +28,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", default_value = "demo", value_parser = document_name)]
     pub(crate) doc: String,
 
-    /// Where replicas meet: memory, redis://HOST[:PORT]/[DB] or spot://HOST:PORT[,HOST:PORT…].
+    /// Where replicas meet: memory, redis://HOST:PORT/DB or spot://HOST:PORT[,HOST:PORT…].
     #[arg(long, value_name = "PLACE", default_value = "memory")]
     pub(crate) pubsub: Place,
 

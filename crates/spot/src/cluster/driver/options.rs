@@ -30,11 +30,11 @@ pub struct SpotOptions {
     pub handshakes_max: usize,
     /// The largest message from a peer, lists of topics included; more closes the connection.
     pub message_len_max: usize,
-    /// How long [`Spot::publish`] waits for the owner of a remote topic.
+    /// How long [`Spot::publish`](super::Spot::publish) waits for the owner of a remote topic.
     pub publish_timeout: Duration,
-    /// How long [`Spot::cluster_add`] waits.
+    /// How long [`Spot::cluster_add`](super::Spot::cluster_add) waits.
     pub connect_timeout: Duration,
-    /// What [`Spot::recv`] may hold.
+    /// What [`Spot::recv`](super::Spot::recv) may hold.
     pub inbox: SubscriptionOptions,
     /// Speak only the founding protocol, 0x01 to 0x05, with everybody.
     pub founding_only: bool,
@@ -128,7 +128,7 @@ pub enum SpotError {
     },
 }
 
-/// What a [`Spot::cluster_sync`] brought.
+/// What a [`Spot::cluster_sync`](super::Spot::cluster_sync) brought.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SyncReport {
     /// Peers that told their topics.
