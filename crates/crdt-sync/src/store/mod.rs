@@ -5,6 +5,8 @@ pub mod conformance;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod memory;
+#[cfg(feature = "mongodb")]
+mod mongo;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +15,8 @@ use crdt_core::{SessionId, StateVector};
 #[cfg(feature = "embedded")]
 pub use embedded::{EmbeddedPatchStore, EmbeddedPatchStores};
 pub use memory::MemoryPatchStore;
+#[cfg(feature = "mongodb")]
+pub use mongo::MongoPatchStore;
 
 use crate::{PatchRecord, Want};
 

@@ -45,7 +45,7 @@ pub(super) fn of_driver(error: &Error) -> StorageError {
 const PASSING: &[i32] = &[6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
 /// Whether the same command may succeed when it is sent again in a moment.
-pub(super) fn is_passing(error: &Error) -> bool {
+pub fn is_passing(error: &Error) -> bool {
     error.contains_label("RetryableWriteError")
         || error.contains_label("NetworkTimeoutError")
         || match &*error.kind {

@@ -48,7 +48,10 @@ use tokio::{sync::watch, task::JoinSet};
 /// The driver, for what [`native`](Storage::native) gives: the same version of it.
 pub use mongodb as driver;
 
-pub use self::{commit::OUTBOX_MAX, producers::PRODUCERS_MAX, relay::QUEUE_MAX, storage::MongoStorage};
+pub use self::{
+    commit::OUTBOX_MAX, failure::is_passing, producers::PRODUCERS_MAX, relay::QUEUE_MAX,
+    storage::MongoStorage,
+};
 use self::{
     failure::{is_duplicate, of_driver},
     relay::{Key, Relay},

@@ -1,0 +1,426 @@
+//! Patches in a MongoDB database: `docs/formats/mongodb.md`, "Patches".
+//!
+//! A patch is a row that names the last time of its session's previous patch, under a unique index: so a session's
+//! patches form one chain, whoever appends. A document's head says what is kept and which snapshot counts; a snapshot is
+//! written in pieces first and counts when the head names it.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use crdt_core::{SessionId, StateVector, Timestamp};
+use futures_util::TryStreamExt;
+use nodestorage::{
+    MongoStore,
+    mongo::{
+        driver::{
+            Collection, IndexModel,
+            bson::{Binary, Bson, Document as Bsons, doc, oid::ObjectId, spec::BinarySubtype},
+            error::{Error, ErrorKind, WriteFailure},
+            options::IndexOptions,
+        },
+        is_passing,
+    },
+};
+
+use super::{PatchPage, PatchStore, PatchStoreError};
+use crate::{
+    PatchRecord, Want,
+    dag::{Link, NodeHash},
+};
+
+/// How many bytes of a snapshot one row holds.
+const PIECE_BYTES: usize = 8 << 20;
+
+/// How many patches one command appends.
+const APPEND_STEP: usize = 500;
+
+/// How often a command is sent again whose connection was cut, and the pause before.
+const TRIES_MAX: u32 = 100;
+const TRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The patches of one document in a MongoDB database. Any number of processes may have it open.
+pub struct MongoPatchStore {
+    name: String,
+    patches: Collection<Bsons>,
+    heads: Collection<Bsons>,
+    pieces: Collection<Bsons>,
+    closed: AtomicBool,
+}
+
+struct Head {
+    vector: StateVector<SessionId>,
+    contained: StateVector<SessionId>,
+    snapshot: Option<ObjectId>,
+}
+
+impl MongoPatchStore {
+    /// The store of a document, beside the documents of a store and over its connections. Makes the indexes, and finds
+    /// what a process that crashed has appended without noting it.
+    pub async fn open(store: &MongoStore, name: &str) -> Result<Self, PatchStoreError> {
+        let database = store.database();
+        let this = Self {
+            name: name.to_owned(),
+            patches: database.collection("patches"),
+            heads: database.collection("patch_documents"),
+            pieces: database.collection("patch_snapshots"),
+            closed: AtomicBool::new(false),
+        };
+        let unique = IndexOptions::builder().unique(true).build();
+        let chain = IndexModel::builder().keys(doc! {"d": 1, "s": 1, "prev": 1}).options(unique).build();
+        let order = IndexModel::builder().keys(doc! {"d": 1, "t": 1, "s": 1}).build();
+        this.patches.create_indexes([chain, order]).await.map_err(backend)?;
+        let last = [doc! {"$match": {"d": name}}, doc! {"$group": {"_id": "$s", "t": {"$max": "$t"}}}];
+        let mut found = this.patches.aggregate(last).await.map_err(backend)?;
+        let mut vector = StateVector::default();
+        while let Some(row) = found.try_next().await.map_err(backend)? {
+            vector.advance(sid(&row, "_id")?, number(&row, "t")?);
+        }
+        this.advance(&vector).await?;
+        Ok(this)
+    }
+
+    fn check_open(&self) -> Result<(), PatchStoreError> {
+        if self.closed.load(Relaxed) { Err(PatchStoreError::Closed) } else { Ok(()) }
+    }
+
+    async fn head(&self) -> Result<Head, PatchStoreError> {
+        let found = again(|| async { self.heads.find_one(doc! {"_id": &self.name}).await }).await?;
+        let found = found.unwrap_or_default();
+        Ok(Head {
+            vector: vector(&found, "vector")?,
+            contained: vector(&found, "contained")?,
+            snapshot: found.get_object_id("snapshot").ok(),
+        })
+    }
+
+    /// Notes what is kept. Numbers only rise, so that it may be noted twice and in any order.
+    async fn advance(&self, vector: &StateVector<SessionId>) -> Result<(), PatchStoreError> {
+        if vector.is_empty() {
+            return Ok(());
+        }
+        let max = doc! {"$max": fields("vector", vector)};
+        again(|| async { self.heads.update_one(doc! {"_id": &self.name}, max.clone()).upsert(true).await })
+            .await?;
+        Ok(())
+    }
+
+    async fn insert(&self, rows: &[Bsons]) -> Result<(), PatchStoreError> {
+        let mut from = 0;
+        while from < rows.len() {
+            let to = rows.len().min(from + APPEND_STEP);
+            match again(|| async { self.patches.insert_many(&rows[from..to]).ordered(true).await }).await {
+                Ok(_) => from = to,
+                Err(Failed::Duplicate(at)) => {
+                    // Ours, before the connection was cut, or another's with the same patch.
+                    let row = &rows[from + at];
+                    let same = doc! {"d": &self.name, "s": number_of(row, "s"), "t": number_of(row, "t")};
+                    let there = again(|| async { self.patches.find_one(same.clone()).await }).await?;
+                    if there.is_none() {
+                        let (s, t) = (sid(row, "s")?, number(row, "t")?);
+                        let last = self.head().await?.vector.get(&s);
+                        return Err(PatchStoreError::Order { id: Timestamp::new(s, t), last });
+                    }
+                    from += at + 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl PatchStore for MongoPatchStore {
+    async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
+        self.check_open()?;
+        let mut kept = self.head().await?.vector;
+        let (mut rows, mut risen, mut hole) = (Vec::new(), StateVector::default(), None);
+        for record in records {
+            let (session, last) = (record.session(), kept.get(&record.session()));
+            if record.last() <= last {
+                continue;
+            }
+            if record.prev != last {
+                hole = Some(PatchStoreError::Order { id: record.id, last });
+                break;
+            }
+            kept.advance(session, record.last());
+            risen.advance(session, record.last());
+            rows.push(self.row(record));
+        }
+        self.insert(&rows).await?;
+        self.advance(&risen).await?;
+        hole.map_or(Ok(()), Err)
+    }
+
+    async fn vector(&self) -> Result<StateVector<SessionId>, PatchStoreError> {
+        self.check_open()?;
+        Ok(self.head().await?.vector)
+    }
+
+    async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
+        self.check_open()?;
+        let lacks = |head: &Head| want.iter().any(|want| want.after < head.contained.get(&want.sid));
+        if lacks(&self.head().await?) {
+            return Ok(PatchPage::Compacted);
+        }
+        let ranges: Vec<Bsons> = want
+            .iter()
+            .filter(|want| want.after < want.upto)
+            .map(|want| doc! {"s": count(want.sid.get()), "t": {"$gt": count(want.after), "$lte": count(want.upto)}})
+            .collect();
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        if !ranges.is_empty() {
+            let find = self.patches.find(doc! {"d": &self.name, "$or": ranges});
+            let mut rows = find.sort(doc! {"t": 1, "s": 1}).await.map_err(backend)?;
+            while let Some(row) = rows.try_next().await.map_err(backend)? {
+                let record = read(&row)?;
+                bytes += record.len_bytes();
+                if bytes > bytes_max && !records.is_empty() {
+                    break;
+                }
+                records.push(record);
+            }
+        }
+        // A snapshot may have taken their place while they were read.
+        if lacks(&self.head().await?) { Ok(PatchPage::Compacted) } else { Ok(PatchPage::Records(records)) }
+    }
+
+    async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
+        self.check_open()?;
+        let number = ObjectId::new();
+        for (at, piece) in snapshot.chunks(PIECE_BYTES).enumerate() {
+            let set = doc! {"$set": {"bytes": binary(piece)}};
+            let id = doc! {"_id": {"g": number, "n": count(at as u64)}};
+            again(|| async { self.pieces.update_one(id.clone(), set.clone()).upsert(true).await }).await?;
+        }
+        let before = loop {
+            let head = self.head().await?;
+            let refused = if head.snapshot.is_none() {
+                None
+            } else if head.contained.contains(vector) {
+                Some(Ok(()))
+            } else {
+                let missing = vector.missing_from(&head.contained).next().map(|(sid, _, upto)| (*sid, upto));
+                missing.map(|(sid, upto)| Err(PatchStoreError::Diverged { sid, upto }))
+            };
+            if let Some(refused) = refused {
+                self.forget(number).await?;
+                return refused;
+            }
+            let of = head.snapshot.map_or_else(|| doc! {"$exists": false}.into(), Bson::ObjectId);
+            let mut set: Bsons = fields("contained", vector);
+            set.insert("snapshot", number);
+            let pieces = snapshot.len().div_ceil(PIECE_BYTES);
+            set.insert("pieces", count(pieces as u64));
+            let mut update = doc! {"$set": set};
+            if !vector.is_empty() {
+                update.insert("$max", fields("vector", vector));
+            }
+            let filter = doc! {"_id": &self.name, "snapshot": of};
+            let update = self.heads.update_one(filter, update).upsert(head.snapshot.is_none());
+            match update.await {
+                Ok(done) if done.matched_count > 0 || done.upserted_id.is_some() => break head.snapshot,
+                Ok(_) => {}
+                Err(error) if duplicate(&error).is_some() => {}
+                Err(error) => return Err(backend(error)),
+            }
+        };
+        for (session, last) in vector.iter() {
+            let gone = doc! {"d": &self.name, "s": count(session.get()), "t": {"$lte": count(last)}};
+            again(|| async { self.patches.delete_many(gone.clone()).await }).await?;
+        }
+        match before {
+            Some(before) => self.forget(before).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
+        self.check_open()?;
+        loop {
+            let head = again(|| async { self.heads.find_one(doc! {"_id": &self.name}).await }).await?;
+            let head = head.unwrap_or_default();
+            let Ok(snapshot) = head.get_object_id("snapshot") else { return Ok(None) };
+            let pieces = number(&head, "pieces")?;
+            let find = self.pieces.find(doc! {"_id": {
+                "$gte": {"g": snapshot, "n": 0_i64}, "$lt": {"g": snapshot, "n": count(pieces)},
+            }});
+            let rows: Vec<Bsons> =
+                find.sort(doc! {"_id": 1}).await.map_err(backend)?.try_collect().await.map_err(backend)?;
+            if rows.len() as u64 != pieces {
+                if self.head().await?.snapshot != Some(snapshot) {
+                    // Another took its place while it was read.
+                    continue;
+                }
+                return Err(corrupt("pieces of the snapshot are missing"));
+            }
+            let mut bytes = Vec::new();
+            for row in &rows {
+                bytes.extend_from_slice(&blob(row, "bytes")?);
+            }
+            return Ok(Some((vector(&head, "contained")?, bytes.into())));
+        }
+    }
+
+    async fn close(&self) -> Result<(), PatchStoreError> {
+        // What was answered is durable, so there is nothing to finish.
+        self.closed.store(true, Relaxed);
+        Ok(())
+    }
+}
+
+impl MongoPatchStore {
+    async fn forget(&self, snapshot: ObjectId) -> Result<(), PatchStoreError> {
+        let gone = doc! {"_id": {"$gte": {"g": snapshot, "n": 0_i64}, "$lt": {"g": snapshot, "n": i64::MAX}}};
+        again(|| async { self.pieces.delete_many(gone.clone()).await }).await?;
+        Ok(())
+    }
+
+    fn row(&self, record: &PatchRecord) -> Bsons {
+        let times = |(sid, time): (SessionId, u64)| Bson::from(vec![count(sid.get()), count(time)]);
+        let links = record.links.iter().map(|link| {
+            Bson::from(doc! {"s": count(link.sid.get()), "t": count(link.last), "h": binary(&link.hash.0)})
+        });
+        doc! {
+            "d": &self.name, "s": count(record.session().get()), "t": count(record.last()),
+            "prev": count(record.prev), "span": count(record.span),
+            "needs": record.needs.iter().map(|needed| times((needed.sid, needed.time))).collect::<Vec<_>>(),
+            "patch": binary(&record.patch), "proof": binary(&record.proof), "links": links.collect::<Vec<_>>(),
+        }
+    }
+}
+
+fn read(row: &Bsons) -> Result<PatchRecord, PatchStoreError> {
+    let (session, last, span) = (sid(row, "s")?, number(row, "t")?, number(row, "span")?);
+    let array = |name: &str| row.get_array(name).map_err(|_| corrupt(&format!("a patch has no {name}")));
+    let needed = |needed: &Bson| {
+        let pair = needed.as_array().filter(|pair| pair.len() == 2);
+        let pair = pair.and_then(|pair| Some((pair[0].as_i64()?, pair[1].as_i64()?)));
+        let (sid, time) = pair.ok_or_else(|| corrupt("a cause is no pair of numbers"))?;
+        Ok(Timestamp::new(session_of(sid)?, time as u64))
+    };
+    let link = |link: &Bson| {
+        let link = link.as_document().ok_or_else(|| corrupt("a link is no document"))?;
+        let hash = blob(link, "h")?.as_ref().try_into().map_err(|_| corrupt("a hash has another length"))?;
+        Ok(Link { last: number(link, "t")?, sid: sid(link, "s")?, hash: NodeHash(hash) })
+    };
+    let time = last.checked_sub(span).ok_or_else(|| corrupt("a patch is longer than its time"))? + 1;
+    Ok(PatchRecord {
+        id: Timestamp::new(session, time),
+        span,
+        prev: number(row, "prev")?,
+        needs: array("needs")?.iter().map(needed).collect::<Result<_, PatchStoreError>>()?,
+        patch: blob(row, "patch")?,
+        proof: blob(row, "proof")?,
+        links: array("links")?.iter().map(link).collect::<Result<_, PatchStoreError>>()?,
+    })
+}
+
+fn fields(name: &str, vector: &StateVector<SessionId>) -> Bsons {
+    vector.iter().map(|(sid, last)| (format!("{name}.{}", sid.get()), Bson::Int64(count(last)))).collect()
+}
+
+fn vector(head: &Bsons, name: &str) -> Result<StateVector<SessionId>, PatchStoreError> {
+    let entries = head.get_document(name).ok().into_iter().flatten();
+    let entry = |(sid, _): (&String, &Bson), of: &Bsons| {
+        let number_of_session = sid.parse().map_err(|_| corrupt("a session is no number"))?;
+        Ok((session_of(number_of_session)?, number(of, sid)?))
+    };
+    let of = head.get_document(name).cloned().unwrap_or_default();
+    entries.map(|pair| entry(pair, &of)).collect()
+}
+
+/// Times and sessions are below 2^53.
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn number_of(row: &Bsons, name: &str) -> Bson {
+    row.get(name).cloned().unwrap_or(Bson::Null)
+}
+
+fn number(row: &Bsons, name: &str) -> Result<u64, PatchStoreError> {
+    let number = row.get(name).and_then(Bson::as_i64).and_then(|number| u64::try_from(number).ok());
+    number.ok_or_else(|| corrupt(&format!("{name} is no count")))
+}
+
+fn sid(row: &Bsons, name: &str) -> Result<SessionId, PatchStoreError> {
+    session_of(number(row, name)? as i64)
+}
+
+fn session_of(number: i64) -> Result<SessionId, PatchStoreError> {
+    SessionId::new(number as u64).map_err(|_| corrupt("a session out of range"))
+}
+
+fn binary(bytes: &[u8]) -> Bson {
+    Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() })
+}
+
+fn blob(row: &Bsons, name: &str) -> Result<Bytes, PatchStoreError> {
+    let bytes = row.get_binary_generic(name).map_err(|_| corrupt(&format!("{name} is no binary data")))?;
+    Ok(Bytes::copy_from_slice(bytes))
+}
+
+fn corrupt(reason: &str) -> PatchStoreError {
+    PatchStoreError::Corrupt { place: "the database".to_owned(), reason: reason.to_owned() }
+}
+
+fn backend(error: Error) -> PatchStoreError {
+    Failed::from(error).into()
+}
+
+/// Why a command failed.
+enum Failed {
+    /// The row at this place of the command is there already.
+    Duplicate(usize),
+    Other(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        duplicate(&error).map_or(Self::Other(error), Self::Duplicate)
+    }
+}
+
+impl From<Failed> for PatchStoreError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Other(error) if matches!(*error.kind, ErrorKind::Shutdown) => Self::Closed,
+            Failed::Other(error) => Self::Backend(error.to_string()),
+            Failed::Duplicate(_) => Self::Backend("a row is there already".to_owned()),
+        }
+    }
+}
+
+fn duplicate(error: &Error) -> Option<usize> {
+    match &*error.kind {
+        ErrorKind::InsertMany(error) => {
+            error.write_errors.as_ref()?.first().filter(|error| error.code == 11_000).map(|error| error.index)
+        }
+        ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == 11_000 => Some(0),
+        ErrorKind::Command(error) if error.code == 11_000 => Some(0),
+        _ => None,
+    }
+}
+
+/// Sends a command again whose connection was cut: each here may be applied twice.
+async fn again<T, F>(command: impl Fn() -> F) -> Result<T, Failed>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut tries = 0;
+    loop {
+        match command().await {
+            Err(error) if is_passing(&error) && tries < TRIES_MAX => {
+                tries += 1;
+                tokio::time::sleep(TRY_PAUSE).await;
+            }
+            done => return done.map_err(Failed::from),
+        }
+    }
+}
