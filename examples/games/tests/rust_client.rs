@@ -69,7 +69,10 @@ async fn each_write_counts_once_over_dead_servers_and_restarted_clients() {
     let names = ["ann", "bo"];
     let mut clients = Vec::new();
     for (name, folder) in names.iter().zip(&folders) {
-        clients.push(start(name, &cable.address, folder.path()).await);
+        let client = start(name, &cable.address, folder.path()).await;
+        // A merge shows in a document that is there.
+        until(&client, "it hears of the document", |client| !client.view(&go()).unwrap().is_null()).await;
+        clients.push(client);
     }
     let mut written = [0_usize; 2];
     for round in 0..ROUNDS {
