@@ -3,7 +3,7 @@
 mod support;
 
 use crdt_core::{
-    Applied, Document, Patch, SessionId, Text, Value,
+    Applied, Document, Model, Patch, SessionId, Text, Value,
     codec::{
         DocumentFormat,
         document::{
@@ -142,14 +142,20 @@ proptest! {
         spoil in prop::collection::vec(any::<u8>(), 0..6),
     ) {
         let (mut by_bytes, mut by_patch) = (receiver(), receiver());
+        let (mut model, mut watched) = (Model::from(receiver()), Model::from(receiver()));
+        watched.watch();
         for (index, seed) in seeds.iter().enumerate() {
             let bytes = sensible(seed, index as u64).as_bytes().to_vec();
             let bytes = if index % 3 == 2 { mutated(bytes, &spoil) } else { bytes };
             let applied = by_bytes.apply_bytes(&bytes);
             match Patch::decode(&bytes) {
-                Ok(patch) => prop_assert_eq!(applied, by_patch.apply(&patch).map_err(Into::into)),
-                Err(malformed) => prop_assert_eq!(applied, Err(malformed.into())),
+                Ok(patch) => prop_assert_eq!(&applied, &by_patch.apply(&patch).map_err(Into::into)),
+                Err(malformed) => prop_assert_eq!(&applied, &Err(malformed.into())),
             }
+            prop_assert_eq!(&model.apply_bytes(&bytes), &applied);
+            prop_assert_eq!(&watched.apply_bytes(&bytes), &applied);
+            prop_assert_eq!(model.document().to_binary(), by_patch.to_binary());
+            prop_assert_eq!(watched.document().to_binary(), by_patch.to_binary());
             by_bytes.check().unwrap();
             prop_assert_eq!(by_bytes.to_binary(), by_patch.to_binary());
         }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use crdt_core::{
-    Applied, Document, Model, Patch, SessionId,
+    Applied, Document, Model, SessionId,
     codec::json as json_text,
     document::{Content, NodeRef},
 };
@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use super::{Edit, JsonPeer, Peer};
 
 pub struct Weft(Model);
+
+/// What most messages of a keystroke have room in.
+const KEYSTROKE_BYTES: usize = 32;
 
 fn session(client: u64) -> SessionId {
     SessionId::new(100_000 + client).expect("an id below the bound")
@@ -76,7 +79,7 @@ impl Peer for Weft {
                 text.ins(edit.at, &*edit.ins).expect("in the text");
             }
             if let Some(messages) = &mut messages {
-                let mut message = Vec::new();
+                let mut message = Vec::with_capacity(KEYSTROKE_BYTES);
                 text.model().flush_into(&mut message);
                 messages.push(message);
             }
@@ -84,8 +87,7 @@ impl Peer for Weft {
     }
 
     fn apply(&mut self, message: &[u8]) {
-        let patch = Patch::decode(message).expect("our own patch");
-        assert_eq!(self.0.apply(&patch).expect("room"), Applied::Merged);
+        assert_eq!(self.0.apply_bytes(message).expect("our own patch"), Applied::Merged);
     }
 
     fn text(&mut self) -> String {

@@ -29,7 +29,7 @@ use undo::Undo;
 
 use crate::{
     Patch, PatchBuilder, SessionId, StateVector, Timestamp, Value,
-    document::{Applied, ApplyError, Compaction, Document, Effect, Kind, NodeRef, Observer},
+    document::{Applied, ApplyError, Compaction, Document, Effect, Kind, NodeRef, Observer, ReceiveError},
 };
 
 /// A document with the edits that have not been sent yet.
@@ -222,6 +222,18 @@ impl Model {
             return self.apply(&patch.to_patch());
         }
         self.apply_watched(patch)
+    }
+
+    /// Reads a patch of anyone and [applies](Self::apply) it: [`Document::apply_bytes`], the fastest way for bytes as they
+    /// come from a peer. Who watches or keeps a history pays for that as with `apply`.
+    ///
+    /// # Errors
+    /// [`ReceiveError`]; then nothing has changed.
+    pub fn apply_bytes(&mut self, bytes: &[u8]) -> Result<Applied, ReceiveError> {
+        if self.watch.is_none() && self.history.is_none() {
+            return self.doc.apply_bytes(bytes);
+        }
+        Ok(self.apply(&Patch::decode(bytes)?)?)
     }
 
     /// The edits.
