@@ -49,6 +49,7 @@ fn tests() -> impl Strategy<Value = Value> {
         1 => prop::collection::vec(values(), 0..3).prop_map(|values| json!({ "$in": values })),
         1 => prop::collection::vec(values(), 0..3).prop_map(|values| json!({ "$all": values })),
         1 => (values(), values()).prop_map(|(low, high)| json!({"$elemMatch": {"$gte": low, "$lt": high}})),
+        1 => values().prop_map(|low| json!({"$elemMatch": {"$elemMatch": {"$gte": low}}})),
         1 => "[ab]{0,2}".prop_map(|beginning| json!({"$regex": format!("^{beginning}")})),
     ]
 }

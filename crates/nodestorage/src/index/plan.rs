@@ -179,8 +179,11 @@ fn of_test(test: &Test) -> Option<Vec<Interval>> {
             between(at(prefix.clone()), behind(prefix))
         }
         Test::Element(element) => match &**element {
-            // One element passes all of them.
-            Element::Value(tests) => tests.iter().filter_map(of_test).reduce(|a, b| both(&a, &b)),
+            // One element passes all of them. Of arrays in arrays an index has nothing.
+            Element::Value(tests) => {
+                let of_elements = tests.iter().filter(|test| !matches!(test, Test::Element(_)));
+                of_elements.filter_map(of_test).reduce(|a, b| both(&a, &b))
+            }
             Element::Object(_) => None,
         },
         Test::Exists(_) | Test::Size(_) | Test::Not(_) => None,

@@ -113,16 +113,16 @@ impl Filter {
             Condition::Field(Place::Id, tests) => {
                 let id = of.map(|(document, _)| Value::from(document.id.as_str()));
                 let values: Vec<_> = id.iter().collect();
-                tests.iter().all(|test| test.holds(&values, false))
+                tests.iter().all(|test| test.holds(&At::whole(&values)))
             }
             Condition::Field(Place::Field(path), tests) => match of {
                 Some((document, version_field)) if path.names() == [version_field] => {
                     let version = Value::from(document.version);
-                    tests.iter().all(|test| test.holds(&[&version], false))
+                    tests.iter().all(|test| test.holds(&At::whole(&[&version])))
                 }
                 _ => {
                     let Values { there, missing } = path.values(body);
-                    tests.iter().all(|test| test.holds(&there, missing))
+                    tests.iter().all(|test| test.holds(&At { values: &there, missing, spread: true }))
                 }
             },
             Condition::And(filters) => filters.iter().all(|filter| filter.holds(body, of)),
@@ -132,47 +132,59 @@ impl Filter {
     }
 }
 
+/// What tests look at.
+struct At<'v> {
+    values: &'v [&'v Value],
+    /// Whether something on the way has nothing at the place.
+    missing: bool,
+    /// Whether an array passes a test when one of its elements does. An element of `$elemMatch` is only what it is.
+    spread: bool,
+}
+
+impl<'v> At<'v> {
+    fn whole(values: &'v [&'v Value]) -> Self {
+        Self { values, missing: false, spread: false }
+    }
+
+    fn any(&self, holds: impl Fn(&Value) -> bool) -> bool {
+        self.values.iter().any(|value| holds(value)) || self.spread && self.arrays().flatten().any(holds)
+    }
+
+    /// Whether a value is the wanted one. `null` is also what is missing.
+    fn is(&self, wanted: &Value) -> bool {
+        wanted.is_null() && self.missing || self.any(|value| equal(value, wanted))
+    }
+
+    fn arrays(&self) -> impl Iterator<Item = &'v Vec<Value>> {
+        self.values.iter().filter_map(|value| value.as_array())
+    }
+}
+
 impl Test {
-    /// `values` is what is at the place, `missing` whether something on the way has nothing there.
-    fn holds(&self, values: &[&Value], missing: bool) -> bool {
+    fn holds(&self, at: &At<'_>) -> bool {
         let within_kind = |wanted: &Value, holds: fn(std::cmp::Ordering) -> bool| {
-            any(values, |value| kind(value) == kind(wanted) && holds(compare(value, wanted)))
+            at.any(|value| kind(value) == kind(wanted) && holds(compare(value, wanted)))
         };
         match self {
-            Self::Equal(wanted) => is(values, missing, wanted),
-            Self::In(wanted) => wanted.iter().any(|wanted| is(values, missing, wanted)),
+            Self::Equal(wanted) => at.is(wanted),
+            Self::In(wanted) => wanted.iter().any(|wanted| at.is(wanted)),
             Self::Less(wanted) => within_kind(wanted, std::cmp::Ordering::is_lt),
             Self::LessOrEqual(wanted) => within_kind(wanted, std::cmp::Ordering::is_le),
             Self::Greater(wanted) => within_kind(wanted, std::cmp::Ordering::is_gt),
             Self::GreaterOrEqual(wanted) => within_kind(wanted, std::cmp::Ordering::is_ge),
             Self::Prefix(prefix) => {
-                any(values, |value| value.as_str().is_some_and(|text| text.starts_with(prefix)))
+                at.any(|value| value.as_str().is_some_and(|text| text.starts_with(prefix)))
             }
-            Self::Exists(wanted) => *wanted != values.is_empty(),
-            Self::Size(wanted) => arrays(values).any(|array| array.len() == *wanted),
-            Self::All(wanted) => {
-                !wanted.is_empty() && wanted.iter().all(|wanted| is(values, missing, wanted))
-            }
-            Self::Element(element) => arrays(values).flatten().any(|value| match &**element {
+            Self::Exists(wanted) => *wanted != at.values.is_empty(),
+            Self::Size(wanted) => at.arrays().any(|array| array.len() == *wanted),
+            Self::All(wanted) => !wanted.is_empty() && wanted.iter().all(|wanted| at.is(wanted)),
+            Self::Element(element) => at.arrays().flatten().any(|value| match &**element {
                 Element::Object(filter) => value.as_object().is_some_and(|body| filter.holds(body, None)),
-                Element::Value(tests) => tests.iter().all(|test| test.holds(&[value], false)),
+                Element::Value(tests) => tests.iter().all(|test| test.holds(&At::whole(&[value]))),
             }),
-            Self::Not(tests) => !tests.iter().all(|test| test.holds(values, missing)),
+            Self::Not(tests) => !tests.iter().all(|test| test.holds(at)),
         }
     }
-}
-
-/// Whether a value, or an element of one that is an array, is the wanted one. `null` is also what is missing.
-fn is(values: &[&Value], missing: bool, wanted: &Value) -> bool {
-    wanted.is_null() && missing || any(values, |value| equal(value, wanted))
-}
-
-fn any(values: &[&Value], holds: impl Fn(&Value) -> bool) -> bool {
-    values.iter().any(|value| holds(value)) || arrays(values).flatten().any(holds)
-}
-
-fn arrays<'v>(values: &'v [&'v Value]) -> impl Iterator<Item = &'v Vec<Value>> {
-    values.iter().filter_map(|value| value.as_array())
 }
 
 /// What the condition of one field says: operators, or the value that it has to be.

@@ -66,6 +66,10 @@ fn an_array_matches_by_itself_or_by_an_element() {
     check(json!({"a.1.b": 2}), json!({"a": [{"b": 1}, {"b": 2}]}), true);
     check(json!({"a.0.b": 2}), json!({"a": [{"b": 1}, {"b": 2}]}), false);
     check(json!({"a.b": 1, "a.c": 2}), json!({"a": [{"b": 1}, {"c": 2}]}), true);
+    // An element that is an array is not spread once more.
+    check(json!({"a": {"$elemMatch": {"$gt": 1}}}), json!({"a": [[2]]}), false);
+    check(json!({"a": {"$elemMatch": {"$eq": [2]}}}), json!({"a": [[2]]}), true);
+    check(json!({"a": {"$elemMatch": {"$elemMatch": {"$gt": 1}}}}), json!({"a": [[2]]}), true);
     check(json!({"a": {"$elemMatch": {"b": 1, "c": 2}}}), json!({"a": [{"b": 1}, {"c": 2}]}), false);
     check(json!({"a": {"$size": 2}}), json!({"a": [1, 2]}), true);
     check(json!({"a": {"$all": [2, 1]}}), json!({"a": [1, 2, 3]}), true);
