@@ -72,10 +72,11 @@ impl Cached {
         }
     }
 
-    pub(crate) fn of(document: Option<&Document>) -> Self {
+    /// What was read; `since` is a version that an absent document is known to have reached.
+    pub(crate) fn of(document: Option<&Document>, since: u64) -> Self {
         match document {
             Some(document) => Self::Document { version: document.version, body: document.body.clone() },
-            None => Self::Absent { version: 0 },
+            None => Self::Absent { version: since },
         }
     }
 }
@@ -87,7 +88,8 @@ pub enum Lookup {
     Found(Cached),
     /// None.
     Nothing,
-    /// Bytes that are no entry of this document: why not. Whatever is put there next takes their place.
+    /// Bytes that are no entry of this document: why not. The cache has taken them away, so that nothing is kept out
+    /// by what they seem to be.
     Poisoned(String),
 }
 

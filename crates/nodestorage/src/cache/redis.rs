@@ -27,6 +27,12 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[5])
 return 1
 ";
 
+/// Takes an entry away unless it has become another meanwhile.
+const DISCARD: &str = r"
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('UNLINK', KEYS[1]) end
+return 0
+";
+
 /// How many keys are looked at in one step when the cache is emptied.
 const CLEAR_STEP: usize = 1_000;
 
@@ -102,10 +108,16 @@ impl Cache for RedisCache {
         if bytes.is_empty() {
             return Ok(Lookup::Nothing);
         }
-        Ok(match frame::decode(id, &bytes) {
-            Ok(entry) => Lookup::Found(entry),
-            Err(error) => Lookup::Poisoned(error.to_string()),
-        })
+        match frame::decode(id, &bytes) {
+            Ok(entry) => Ok(Lookup::Found(entry)),
+            Err(error) => {
+                // By its head it may pass for a version to come, which nothing would take the place of.
+                let mut discard = ::redis::cmd("EVAL");
+                discard.arg(DISCARD).arg(1).arg(self.key(id)).arg(bytes);
+                self.ask::<u8>(&discard).await?;
+                Ok(Lookup::Poisoned(error.to_string()))
+            }
+        }
     }
 
     async fn put(&self, id: &DocumentId, entry: Cached, ttl: Duration) -> Result<bool, CacheError> {

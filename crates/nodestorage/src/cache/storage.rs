@@ -224,8 +224,7 @@ impl Shared {
 
     /// What the cache has, if it may be served.
     fn served(&self, id: &DocumentId, entry: Cached) -> Option<Option<Document>> {
-        if entry.version() < self.coherence.known(id) && entry.version() > 0 {
-            self.counters.stale.up();
+        if self.is_stale(id, &entry) {
             return None;
         }
         match entry {
@@ -233,6 +232,10 @@ impl Shared {
             Cached::Absent { .. } => Some(None),
             Cached::Changed { .. } => None,
         }
+    }
+
+    fn is_stale(&self, id: &DocumentId, entry: &Cached) -> bool {
+        entry.version() < self.coherence.known(id)
     }
 
     /// One reader's trip: to the cache, and if that has nothing, to the storage.
@@ -245,6 +248,9 @@ impl Shared {
         let lookup = self.cache.get(&id).await;
         match self.noted(lookup) {
             Some(Lookup::Found(entry)) => {
+                if self.is_stale(&id, &entry) {
+                    self.counters.stale.up();
+                }
                 if let Some(found) = self.served(&id, entry) {
                     self.counters.hits.up();
                     return Ok(found);
@@ -252,7 +258,7 @@ impl Shared {
             }
             Some(Lookup::Poisoned(reason)) => {
                 self.counters.poisoned.up();
-                tracing::warn!(document = %id, reason, "a cache entry that is none is replaced");
+                tracing::warn!(document = %id, reason, "a cache entry that is none was taken away");
             }
             Some(Lookup::Nothing) | None => {}
         }
@@ -262,8 +268,10 @@ impl Shared {
 
     /// Reads from the storage, and keeps what was read unless somebody has written meanwhile.
     async fn fill(&self, id: &DocumentId, ticket: Ticket) -> Result<Option<Document>, StorageError> {
+        // What is absent is so since the last version that was known before.
+        let known = self.coherence.known(id);
         let document = self.storage.find_one(id).await?;
-        let entry = Cached::of(document.as_ref());
+        let entry = Cached::of(document.as_ref(), known);
         if self.coherence.may_fill(id, ticket) {
             let put = self.cache.put(id, entry, self.options.cache_ttl).await;
             match self.noted(put) {
@@ -363,7 +371,7 @@ impl Drop for Landing<'_> {
 }
 
 fn of_document(document: &Document) -> Cached {
-    Cached::of(Some(document))
+    Cached::of(Some(document), document.version)
 }
 
 fn of_edited(edited: &Edited) -> Option<Cached> {

@@ -291,6 +291,25 @@ async fn a_write_by_others_shows_when_the_feed_has_told_of_it() {
     assert_eq!(games.stats().invalidated, 3);
 }
 
+/// A slow node read that a document is absent, and put that into a cache that had been emptied meanwhile.
+#[tokio::test]
+async fn an_absence_from_before_a_create_is_not_served() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let cache = Arc::new(MemoryCache::default());
+    let games = CachedStorage::new(inner.clone(), cache.clone(), StorageOptions::default()).await;
+    let ttl = Duration::from_secs(60);
+    set(&games, "b", 1).await;
+    cache.clear().await.unwrap();
+    assert!(cache.put(&id("b"), Cached::Absent { version: 0 }, ttl).await.unwrap());
+    assert_eq!((n(&games, "b").await, games.stats().stale), (Some(1), 1));
+    // What was read after a delete says so, and is served.
+    games.delete_one(&id("b"), by()).await.unwrap();
+    cache.clear().await.unwrap();
+    let reads = inner.reads();
+    assert_eq!((n(&games, "b").await, n(&games, "b").await), (None, None));
+    assert_eq!(inner.reads(), reads + 1);
+}
+
 #[tokio::test]
 async fn hot_documents_are_read_anew_before_somebody_asks() {
     let inner = Gated::open(&StorageOptions::default(), MANY).await;

@@ -195,7 +195,7 @@ pub async fn collections_are_apart_but_share_positions(store: Arc<dyn Store>) {
 
 /// The auxiliary kind: versions and compare-and-swap, but no record.
 pub async fn an_unrecorded_collection_keeps_versions_only(store: Arc<dyn Store>) {
-    let aux = store.collection("snapshots", StorageOptions::auxiliary()).await.unwrap();
+    let aux = store.collection("drafts", StorageOptions::auxiliary()).await.unwrap();
     create(&aux, "a", json!({"n": 0})).await;
     let Edited::Changed { document, change } = increment(&aux, "a").await else { panic!("unchanged") };
     assert_eq!((document.version, change.position), (2, 0));

@@ -31,6 +31,7 @@ mod tombstones;
 pub mod testing;
 
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -73,8 +74,18 @@ const GATES: usize = 1_024;
 /// one waits.
 const STREAMS_MAX: u32 = 1_024;
 
-/// Collections that belong to the store.
-const OWN_COLLECTIONS: &[&str] = &["events"];
+/// Collections that belong to the store, or to those who keep side data and patches in the same database.
+const OWN_COLLECTIONS: &[&str] = &[
+    "events",
+    "snapshots",
+    "state_vectors",
+    "vector_clocks",
+    "idempotency_keys",
+    "shelf",
+    "patches",
+    "patch_documents",
+    "patch_snapshots",
+];
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -119,6 +130,8 @@ struct Handle {
     /// The relay, the followers and listeners. They hold `shared`, so they end with the handle.
     tasks: Mutex<JoinSet<()>>,
     following: OnceLock<()>,
+    /// The collections that are listened to: each once, however often it is opened.
+    listening: Mutex<BTreeSet<String>>,
 }
 
 /// What the tasks of the store hold as well.
@@ -183,7 +196,14 @@ impl MongoStore {
         let mut tasks = JoinSet::new();
         tasks.spawn(relay.run());
         tasks.spawn(Arc::clone(&shared).purge_tombstones());
-        Ok(Self { handle: Arc::new(Handle { shared, tasks: Mutex::new(tasks), following: OnceLock::new() }) })
+        Ok(Self {
+            handle: Arc::new(Handle {
+                shared,
+                tasks: Mutex::new(tasks),
+                following: OnceLock::new(),
+                listening: Mutex::default(),
+            }),
+        })
     }
 
     /// The database, for what this crate does not offer.
@@ -211,7 +231,7 @@ impl MongoStore {
         storage.create_indexes().await?;
         if recorded {
             self.handle.follow();
-            if shared.options.listen {
+            if shared.options.listen && self.handle.listening.lock().insert(name.to_owned()) {
                 self.handle.tasks.lock().spawn(storage.for_task().listen());
             }
         }

@@ -300,6 +300,11 @@ impl Storage for MongoStorage {
             };
             let removed = self.shared().events().update_many(of, empty).await?.modified_count;
             self.shared().forget_answers(&key, up_to).await?;
+            // Before the places go: an outbox that outlives them would get its events new ones.
+            let outbox = doc! {"$pull": {"_weft.outbox": {"sequenceNum": {"$lte": count(up_to)}}}};
+            self.documents
+                .update_one(doc! {"_id": id.as_str(), "_weft.outbox.0": {"$exists": true}}, outbox)
+                .await?;
             self.shared().trim_log().await?;
             Ok(removed)
         })

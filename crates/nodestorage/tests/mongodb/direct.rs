@@ -180,11 +180,37 @@ async fn a_purged_tombstone_keeps_its_numbers_and_its_producers() {
 async fn names_that_are_the_servers_are_no_collections() {
     let server = TestServer::start();
     let store = open(&server).await;
-    for name in ["events", "_weft.answers", "a$b", "system.users"] {
+    for name in ["events", "snapshots", "patches", "_weft.answers", "a$b", "system.users"] {
         assert!(store.collection(name, StorageOptions::default()).await.is_err(), "{name}");
     }
     // A second time everything is there already.
     open(&server).await.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn removed_changes_do_not_come_back_from_an_outbox_that_a_crash_left() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let games = super::games(&store).await;
+    games.find_one_and_upsert(&id("a"), body(json!({"n": 0})), by("s")).await.unwrap();
+    for n in 1..4 {
+        let edit = |body: &mut Body| {
+            body["n"] = json!(n);
+            Ok::<_, Infallible>(())
+        };
+        games.edit(&id("a"), edit, by("s")).await.unwrap();
+    }
+    assert_eq!(games.remove_changes(&id("a"), 4).await.unwrap(), 4);
+    let position = games.position().await.unwrap();
+    // Without close: nothing is cleared on the way out.
+    drop((games, store));
+    let store = open(&server).await;
+    let games = super::games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(position)).await.unwrap();
+    games.find_one_and_upsert(&id("b"), body(json!({"n": 0})), by("s")).await.unwrap();
+    let WatchEvent::Change(first) = next(&mut watch).await else { panic!("it is told of a change") };
+    assert_eq!((&first.document_id, first.version), (&id("b"), 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
