@@ -309,9 +309,19 @@ pub(crate) fn burst(out: &mut Vec<u8>, write: impl FnOnce(&mut Burst<'_>)) {
     out.truncate(end);
 }
 
+/// What `write` writes, at most sixteen bytes, and how many it is.
+pub(crate) fn brief(write: impl FnOnce(&mut Burst<'_>)) -> ([u8; 16], usize) {
+    let mut burst = Burst { room: &mut [0; Burst::ROOM], len: 0 };
+    write(&mut burst);
+    let block = *burst.room.first_chunk().expect("the room is larger");
+    (block, burst.len)
+}
+
 impl Burst<'_> {
     /// Words are written whole: an operation takes at most 48 bytes, a word that ends there eight more.
     const ROOM: usize = 64;
+    /// The most bytes that [`some`](Self::some) takes: what is left behind the head of a patch.
+    pub(crate) const SOME_MAX: usize = 32;
 
     /// Appends the low `len` bytes of a word.
     #[inline(always)]
@@ -333,6 +343,23 @@ impl Burst<'_> {
         self.len += len;
     }
 
+    /// Appends at most [`SOME_MAX`](Self::SOME_MAX) bytes, by copies of fixed sizes that overlap.
+    #[inline(always)]
+    pub(crate) fn some(&mut self, bytes: &[u8]) {
+        let (start, end) = (self.len, self.len + bytes.len());
+        if let (Some(first), Some(last)) = (bytes.first_chunk::<16>(), bytes.last_chunk::<16>()) {
+            self.room[start..start + 16].copy_from_slice(first);
+            self.room[end - 16..end].copy_from_slice(last);
+            self.len = end;
+        } else if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+            self.room[start..start + 8].copy_from_slice(first);
+            self.room[end - 8..end].copy_from_slice(last);
+            self.len = end;
+        } else {
+            self.few(bytes);
+        }
+    }
+
     /// Appends at most eight bytes.
     #[inline(always)]
     pub(crate) fn few(&mut self, bytes: &[u8]) {
@@ -347,8 +374,26 @@ impl Burst<'_> {
         if number < 0x80 {
             return self.u8(number as u8);
         }
+        if number < 1 << 21 {
+            return self.near(number as u32);
+        }
         let (word, len) = spread(number);
         self.word(word, len);
+    }
+
+    /// Writes a number below 2^21, as most times in a document are.
+    #[inline(always)]
+    fn near(&mut self, number: u32) {
+        if number < 0x80 {
+            return self.u8(number as u8);
+        }
+        let (low, middle) = (number & 0x7f | 0x80, number >> 7 & 0x7f);
+        let (word, len) = match number >> 14 {
+            0 => (low | middle << 8, 2),
+            high => (low | (middle | 0x80) << 8 | high << 16, 3),
+        };
+        self.room[self.len..self.len + 4].copy_from_slice(&word.to_le_bytes());
+        self.len += len;
     }
 
     /// Writes a [`Reader::b1vu56`].
@@ -360,7 +405,9 @@ impl Burst<'_> {
         }
         self.u8(head | 0x40);
         let rest = number >> 6;
-        if rest < 1 << 49 {
+        if rest < 1 << 21 {
+            self.near(rest as u32);
+        } else if rest < 1 << 49 {
             let (word, len) = spread(rest);
             self.word(word, len);
         } else {

@@ -3,20 +3,69 @@
 use smallvec::SmallVec;
 
 use super::{
-    ApplyError, Document,
+    ApplyError, Document, Order,
     content::{Contents, Stored},
     node::{Form, Kind},
     sequence::{Chunk, Id},
 };
-use crate::{SessionId, Timespan, Timestamp, patch::Ops, text::Wtf8};
+use crate::{SessionId, Timespan, Timestamp, id::MAX_ID, patch::Ops, text::Wtf8};
 
 /// The spans that a deletion touched.
 pub(crate) type Spans = SmallVec<[Timespan; 4]>;
 
 impl Document {
+    /// Types on in a text where it was typed last, the usual way to edit one. Returns the time of the first new unit,
+    /// which follows the own unit before it; `None`, and nothing has changed, if [`edit_text`](Self::edit_text) has to
+    /// look at it.
+    #[inline]
+    pub(crate) fn type_on(&mut self, node: u32, position: usize, text: &[u8]) -> Option<u64> {
+        let (time, units) = (self.time, text.len() as u64);
+        let is_ascii = match text {
+            [one] => one.is_ascii(),
+            text => text.is_ascii(),
+        };
+        if !is_ascii || !self.is_roomy_for(units) {
+            return None;
+        }
+        let sequence = self.store.sequences.at_mut(self.store.nodes[node as usize].payload());
+        let (position, id) = (u32::try_from(position).ok()?, Id::new(self.own, time));
+        if !sequence.type_on(position, id, text, &mut self.store.contents.narrow) {
+            return None;
+        }
+        self.store.span += units;
+        self.made = time + units - 1;
+        self.time = time + units;
+        Some(time)
+    }
+
+    /// Erases text beside where it was erased or typed last, on either side. Returns the id of the first unit; `None`, and
+    /// nothing has changed, if [`edit_delete`](Self::edit_delete) has to look at it.
+    #[inline]
+    pub(crate) fn erase_on(&mut self, node: u32, position: usize, len: usize) -> Option<Timestamp> {
+        if !self.is_roomy_for(1) {
+            return None;
+        }
+        let sequence = self.store.sequences.at_mut(self.store.nodes[node as usize].payload());
+        let dead = sequence.erase_on(u32::try_from(position).ok()?, u32::try_from(len).ok()?)?;
+        self.store.contents.kill_text(dead.span, dead.offset);
+        if self.store.contents.is_wasteful() {
+            self.store.tidy();
+        }
+        self.made = self.time;
+        self.time += 1;
+        Some(self.store.timestamp(dead.id))
+    }
+
+    /// Whether so many elements more have room, and so many times.
+    #[inline]
+    const fn is_roomy_for(&self, units: u64) -> bool {
+        self.store.span + units <= Self::ELEMENTS_MAX
+            && self.time + units < MAX_ID
+            && matches!(self.order, Order::Logical)
+    }
+
     /// Inserts text at a position. Returns the id of the unit before it, or of the text at its start; `None` if the
     /// text is shorter.
-    #[inline]
     pub(crate) fn edit_text(
         &mut self,
         node: u32,
@@ -24,17 +73,6 @@ impl Document {
         text: Wtf8<'_>,
         units: u32,
     ) -> Option<Timestamp> {
-        let bytes = text.as_bytes();
-        if units as usize == bytes.len() {
-            let id = Id::new(self.own, self.time);
-            let sequence = self.store.sequences.at_mut(self.store.nodes[node as usize].payload());
-            if sequence.type_on(position, id, bytes, &mut self.store.contents.narrow) {
-                self.store.span += u64::from(units);
-                self.made = self.time + u64::from(units) - 1;
-                self.time = self.made + 1;
-                return Some(self.store.timestamp(Id::new(self.own, id.time - 1)));
-            }
-        }
         self.insert_at(node, position, units, |contents, left| contents.store_text(left, text, units))
     }
 
@@ -123,12 +161,7 @@ impl Document {
     #[inline]
     pub(crate) fn is_node(&self, node: u32, id: Timestamp, kind: Kind) -> bool {
         self.store.nodes.get(node as usize).is_some_and(|at| {
-            let here = at.id();
-            at.form().kind() == kind
-                && at.form() != Form::Free
-                && !at.is_dead()
-                && here.time == id.time
-                && self.store.sessions.sid_at(here.session) == id.sid.get()
+            at.is(id.time, kind) && self.store.sessions.sid_at(at.session()) == id.sid.get()
         })
     }
 

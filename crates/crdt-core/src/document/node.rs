@@ -115,6 +115,30 @@ impl Node {
         self.word & DEAD != 0
     }
 
+    /// Whether it is a node of a kind that was made at a time, and is still there.
+    #[inline]
+    pub(super) const fn is(&self, time: u64, kind: Kind) -> bool {
+        let form = match kind {
+            Kind::Con => match self.form() {
+                Form::ConId => Form::ConId,
+                Form::ConShort => Form::ConShort,
+                _ => Form::Con,
+            },
+            Kind::Val => Form::Val,
+            Kind::Obj => Form::Obj,
+            Kind::Vec => Form::Vec,
+            Kind::Str => Form::Str,
+            Kind::Bin => Form::Bin,
+            Kind::Arr => Form::Arr,
+        };
+        self.word & !LOST == time | (form as u64) << TIME_BITS
+    }
+
+    /// The place of the session of its id.
+    pub(super) const fn session(&self) -> u32 {
+        self.owner & ((1 << SESSION_BITS) - 1)
+    }
+
     pub(super) const fn kill(&mut self) {
         self.word |= DEAD;
     }

@@ -188,17 +188,32 @@ impl StrCursor<'_> {
     #[inline]
     pub fn ins<'t>(&mut self, position: usize, text: impl Into<Wtf8<'t>>) -> Result<(), EditError> {
         let text = text.into();
-        let bytes = text.as_bytes().len();
-        if bytes == 0 {
+        if text.is_empty() {
             return Ok(());
         }
         self.check()?;
         if self.model.is_observed() {
-            let (id, after) = (self.id, before(self.model, self.node, self.id, position)?);
-            return self.model.write(|patch| _ = patch.ins_str(id, after, text));
+            return self.ins_observed(position, text);
         }
         let Model { doc, patch, .. } = &mut *self.model;
-        room(doc, bytes)?;
+        match doc.type_on(self.node, position, text.as_bytes()) {
+            Some(time) => patch.type_on(self.id, time, text.as_bytes()),
+            None => self.ins_elsewhere(position, text)?,
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn ins_observed(&mut self, position: usize, text: Wtf8<'_>) -> Result<(), EditError> {
+        let (id, after) = (self.id, before(self.model, self.node, self.id, position)?);
+        self.model.write(|patch| _ = patch.ins_str(id, after, text))
+    }
+
+    /// Text that is not just typed on.
+    #[inline(never)]
+    fn ins_elsewhere(&mut self, position: usize, text: Wtf8<'_>) -> Result<(), EditError> {
+        let Model { doc, patch, .. } = &mut *self.model;
+        room(doc, text.as_bytes().len())?;
         let units = text.units() as u32;
         patch.skip_to(doc.time());
         let after = u32::try_from(position).ok().and_then(|at| doc.edit_text(self.node, at, text, units));
@@ -216,6 +231,13 @@ impl StrCursor<'_> {
     #[inline]
     pub fn del(&mut self, position: usize, len: usize) -> Result<(), EditError> {
         self.check()?;
+        let observed = self.model.is_observed();
+        let Model { doc, patch, .. } = &mut *self.model;
+        if !observed && let Some(start) = doc.erase_on(self.node, position, len) {
+            patch.skip_to(doc.time() - 1);
+            patch.del(self.id, &[Timespan { start, span: len as u64 }]);
+            return Ok(());
+        }
         delete(self.model, self.node, self.id, position, len)
     }
 }
@@ -366,7 +388,7 @@ fn room(doc: &crate::Document, units: usize) -> Result<(), EditError> {
     Ok(())
 }
 
-#[inline]
+#[inline(never)]
 fn delete(model: &mut Model, node: u32, id: Timestamp, position: usize, len: usize) -> Result<(), EditError> {
     let observed = model.is_observed();
     let Model { doc, patch, .. } = model;

@@ -9,7 +9,7 @@ use crate::{
     SessionId, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{Reader, burst, put_patch_id, put_vu57},
+        wire::{Burst, Reader, brief, burst, put_patch_id, put_vu57},
     },
     id::MAX_ID,
     text::{Text, Wtf8},
@@ -27,6 +27,27 @@ pub struct PatchBuilder {
     op_count: u64,
     meta: Option<Vec<u8>>,
     body: Vec<u8>,
+    /// The session's id as the head of a patch has it.
+    sid: Short,
+    /// The text or bytes that was typed in last, and its id as operations have it.
+    target: (Timestamp, Short),
+}
+
+/// At most sixteen bytes that are written again and again.
+#[derive(Debug, Clone, Copy)]
+struct Short {
+    block: [u8; 16],
+    len: u8,
+}
+
+impl Short {
+    const EMPTY: Self = Self { block: [0; 16], len: 0 };
+
+    #[inline]
+    fn of(write: impl FnOnce(&mut Burst<'_>)) -> Self {
+        let (block, len) = brief(write);
+        Self { block, len: len as u8 }
+    }
 }
 
 /// A place in a patch that is being built.
@@ -41,7 +62,15 @@ pub(crate) struct Mark {
 impl PatchBuilder {
     /// Starts a patch of a session at a time, the session's next unused one.
     pub const fn new(sid: SessionId, time: u64) -> Self {
-        Self { start: Timestamp::new(sid, time), next: time, op_count: 0, meta: None, body: Vec::new() }
+        Self {
+            start: Timestamp::new(sid, time),
+            next: time,
+            op_count: 0,
+            meta: None,
+            body: Vec::new(),
+            sid: Short::EMPTY,
+            target: (Timestamp::ORIGIN, Short::EMPTY),
+        }
     }
 
     /// The id of the next operation.
@@ -204,6 +233,42 @@ impl PatchBuilder {
         self.took(text.units() as u64)
     }
 
+    /// Inserts ASCII after the own unit that was made just before a time, at which it goes on.
+    #[inline]
+    pub(crate) fn type_on(&mut self, obj: Timestamp, time: u64, text: &[u8]) {
+        self.skip_to(time);
+        let target = self.target_of(obj);
+        let short = text.len() < 8;
+        burst(&mut self.body, |op| {
+            if short {
+                op.u8(code::INS_STR << 3 | text.len() as u8);
+            } else {
+                op.u8(code::INS_STR << 3);
+                op.vu57(text.len() as u64);
+            }
+            op.block(&target.block, target.len.into());
+            op.b1vu56(false, time - 1);
+            match text {
+                [one] => op.u8(*one),
+                text if short => op.few(text),
+                _ => {}
+            }
+        });
+        if !short {
+            self.body.extend_from_slice(text);
+        }
+        self.took(text.len() as u64);
+    }
+
+    /// A container's id as operations have it.
+    #[inline]
+    fn target_of(&mut self, obj: Timestamp) -> Short {
+        if self.target.0 != obj || self.target.1.len == 0 {
+            self.target = (obj, Short::of(|id| id.patch_id(self.start.sid, obj)));
+        }
+        self.target.1
+    }
+
     /// [`ins_str`](Self::ins_str) for text that is not empty and whose length in UTF-16 units is known.
     #[inline]
     pub(crate) fn ins_text(
@@ -273,10 +338,10 @@ impl PatchBuilder {
     #[inline]
     pub fn del(&mut self, obj: Timestamp, spans: &[Timespan]) -> Timestamp {
         if let [Timespan { start, span: span @ 1.. }] = *spans {
-            let own = self.start.sid;
+            let (own, target) = (self.start.sid, self.target_of(obj));
             burst(&mut self.body, |op| {
                 op.u8(code::DEL << 3 | 1);
-                op.patch_id(own, obj);
+                op.block(&target.block, target.len.into());
                 op.patch_id(own, start);
                 op.vu57(span);
             });
@@ -448,8 +513,21 @@ impl PatchBuilder {
         }
         self.checked_span();
         let before = out.len();
-        put_head(out, self.start, self.meta.as_deref(), self.op_count);
-        out.extend_from_slice(&self.body);
+        if self.op_count == 1 && self.meta.is_none() && self.body.len() <= Burst::SOME_MAX {
+            if self.sid.len == 0 {
+                self.sid = Short::of(|sid| sid.vu57(self.start.sid.get()));
+            }
+            burst(out, |patch| {
+                patch.block(&self.sid.block, self.sid.len.into());
+                patch.vu57(self.start.time);
+                patch.u8(0xf7);
+                patch.u8(1);
+                patch.some(&self.body);
+            });
+        } else {
+            put_head(out, self.start, self.meta.as_deref(), self.op_count);
+            out.extend_from_slice(&self.body);
+        }
         self.restart();
         out.len() - before
     }

@@ -11,7 +11,7 @@ mod tree;
 
 use super::content::Arena;
 use few::Few;
-use rules::{Step, delete_next, delete_visible, place, place_at};
+use rules::{Step, beside, delete_next, delete_visible, kill, live_before, place, place_at};
 use runs::Runs;
 use tree::{Tree, TreeWalk};
 
@@ -171,6 +171,25 @@ impl Sequence {
         true
     }
 
+    /// Erasing on beside the cursor, the fast way: if elements at the end of the chunk there, or at the start of the live
+    /// one behind it, just go to a tombstone beside them, this does it. Tells what was there.
+    #[inline]
+    pub(super) fn erase_on(&mut self, position: u32, len: u32) -> Option<Killed> {
+        let (at, end) = self.cursor?;
+        let Storage::Many(tree) = &mut self.storage else { return None };
+        let dead = if position == end {
+            tree.shrink_next(at, len)?
+        } else if position.checked_add(len)? == end {
+            let chunk = tree.shrink(at, len)?;
+            self.cursor = Some((at, position));
+            chunk.suffix(len)
+        } else {
+            return None;
+        };
+        self.len -= len;
+        Some(dead)
+    }
+
     /// [`type_on`](Self::type_on) for a run from elsewhere that goes behind `after`.
     #[inline]
     pub(super) fn type_after(
@@ -322,35 +341,35 @@ impl Sequence {
 
     /// Makes tombstones of the visible elements from a position on. Tells what was there, chunk by chunk.
     pub(super) fn delete_at(&mut self, position: u32, len: u32, mut killed: impl FnMut(Killed)) {
-        let cursor = self.cursor.take();
-        if let Some((at, end)) = cursor
-            && position + len == end
-            && let Storage::Many(tree) = &mut self.storage
-            && let Some(chunk) = tree.shrink(at, len)
-        {
-            let dead = chunk.suffix(len);
-            self.len -= len;
-            self.cursor = Some((at, position));
+        let mut left = len.min(self.len.saturating_sub(position));
+        if left == 0 {
+            return;
+        }
+        if let Some(dead) = self.erase_on(position, left) {
             return killed(dead);
         }
-        let mut left = len.min(self.len.saturating_sub(position));
+        let cursor = self.cursor.take();
+        let mut found = cursor
+            .filter(|_| !self.is_full())
+            .and_then(|cursor| storage_ref!(&self.storage, runs => beside(runs, cursor, position, left)));
+        let mut tombstone = None;
         while left > 0 {
-            self.make_room();
-            let Some(dead) = storage!(&mut self.storage, runs => delete_visible(runs, position, left)) else {
-                return;
+            let step = match found.take() {
+                Some((at, from)) => Some(storage!(&mut self.storage, runs => kill(runs, at, from, left))),
+                None => {
+                    self.make_room();
+                    storage!(&mut self.storage, runs => delete_visible(runs, position, left))
+                }
             };
+            let Some((dead, at)) = step else { break };
             self.len -= dead.span.len();
             left -= dead.span.len();
+            tombstone = Some(at);
             killed(dead);
         }
-        if let Some(before) = position.checked_sub(1)
-            && let Some((at, offset)) = storage!(&mut self.storage, runs => runs.seek(before))
-        {
-            let chunk = self.chunk(at);
-            if offset + 1 == chunk.span.len() {
-                self.cursor = Some((at, position));
-            }
-        }
+        self.cursor = tombstone
+            .and_then(|at| storage_ref!(&self.storage, runs => live_before(runs, at)))
+            .map(|at| (at, position));
     }
 
     /// Whether some chunk to the outside may be several in here.
@@ -467,6 +486,11 @@ impl Sequence {
             Storage::Few(_) => Ok(()),
             Storage::Many(tree) => tree.check(),
         }
+    }
+
+    /// Whether one edit more could be too much for the storage.
+    fn is_full(&self) -> bool {
+        storage_ref!(&self.storage, runs => runs.is_full())
     }
 
     /// Changes to the storage for many chunks when one edit more could be too much for the other.

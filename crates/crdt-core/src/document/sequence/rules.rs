@@ -89,8 +89,8 @@ pub(super) fn split<R: Runs>(runs: &mut R, at: At, len: u32) -> At {
     runs.prev(right_at).unwrap_or(at)
 }
 
-/// Makes tombstones of `len` elements of a live chunk from its `from`th on.
-fn kill<R: Runs>(runs: &mut R, at: At, from: u32, len: u32) -> Killed {
+/// Makes tombstones of `len` elements of a live chunk from its `from`th on. Tells too where the tombstone stands.
+pub(super) fn kill<R: Runs>(runs: &mut R, at: At, from: u32, len: u32) -> (Killed, At) {
     let chunk = runs.get(at);
     let total = chunk.span.len();
     let killed = Killed {
@@ -98,8 +98,11 @@ fn kill<R: Runs>(runs: &mut R, at: At, from: u32, len: u32) -> Killed {
         span: chunk.span.with_len(len).soft(chunk.span.is_soft() && from == 0),
         offset: chunk.offset + from,
     };
-    if from + len == total && from > 0 && kill_suffix(runs, at, chunk, len) {
-        return killed;
+    if from + len == total
+        && from > 0
+        && let Some(tombstone) = kill_suffix(runs, at, chunk, len)
+    {
+        return (killed, tombstone);
     }
     if from == 0 && len < total {
         // The tombstone on the left takes them over, or they become one of their own.
@@ -109,7 +112,7 @@ fn kill<R: Runs>(runs: &mut R, at: At, from: u32, len: u32) -> Killed {
             if before.span.is_dead() && before.precedes(&chunk) {
                 runs.replace(at, rest);
                 runs.replace(prev, Chunk { span: Span::dead(before.span.len() + len), ..before });
-                return killed;
+                return (killed, prev);
             }
         }
     }
@@ -136,25 +139,54 @@ fn kill<R: Runs>(runs: &mut R, at: At, from: u32, len: u32) -> Killed {
         if before.joins(&dead) {
             runs.replace(prev, Chunk { span: Span::dead(before.span.len() + dead.span.len()), ..before });
             runs.remove(at);
+            at = prev;
         }
     }
-    killed
+    (killed, at)
 }
 
 /// Gives the last elements of a live chunk to the tombstone on its right, if the two have consecutive ids.
-fn kill_suffix<R: Runs>(runs: &mut R, at: At, chunk: Chunk, len: u32) -> bool {
-    let Some(next) = runs.next(at) else { return false };
+fn kill_suffix<R: Runs>(runs: &mut R, at: At, chunk: Chunk, len: u32) -> Option<At> {
+    let next = runs.next(at)?;
     let after = runs.get(next);
     if !after.span.is_dead() || !chunk.precedes(&after) {
-        return false;
+        return None;
     }
     runs.replace(at, Chunk { span: chunk.span.with_len(chunk.span.len() - len), ..chunk });
     let time = after.time - u64::from(len);
     runs.replace(next, Chunk { time, span: Span::dead(after.span.len() + len), ..after });
-    true
+    Some(next)
 }
 
-pub(super) fn delete_visible<R: Runs>(runs: &mut R, position: u32, len: u32) -> Option<Killed> {
+/// How many tombstones are stepped over beside the cursor, before a search by position is cheaper.
+const STEPS_MAX: usize = 8;
+
+/// The chunk that holds `len` visible elements from a position on, and the first one's place in it, if it is the live
+/// chunk at the cursor (which ends at the position `end`) or the one behind it.
+pub(super) fn beside<R: Runs>(runs: &R, (at, end): (At, u32), position: u32, len: u32) -> Option<(At, u32)> {
+    let (mut at, mut units) = (at, runs.get(at).span.weight());
+    if position == end {
+        (0..STEPS_MAX).find_map(|_| {
+            at = runs.next(at)?;
+            units = runs.get(at).span.weight();
+            (units > 0).then_some(())
+        })?;
+        return (units >= len).then_some((at, 0));
+    }
+    if position + len == end { Some((at, units.checked_sub(len)?)) } else { None }
+}
+
+/// The live chunk before a tombstone, if it is near.
+pub(super) fn live_before<R: Runs>(runs: &R, tombstone: At) -> Option<At> {
+    let mut at = tombstone;
+    (0..STEPS_MAX).find_map(|_| {
+        at = runs.prev(at)?;
+        (!runs.get(at).span.is_dead()).then_some(at)
+    })
+}
+
+/// Deletes visible elements from a position on that stand in one chunk, at most `len`.
+pub(super) fn delete_visible<R: Runs>(runs: &mut R, position: u32, len: u32) -> Option<(Killed, At)> {
     let (at, from) = runs.seek(position)?;
     let len = len.min(runs.get(at).span.len() - from);
     Some(kill(runs, at, from, len))
@@ -175,5 +207,5 @@ pub(super) fn delete_next<R: Runs>(runs: &mut R, id: Id, end: u64) -> Step {
     if chunk.span.is_dead() {
         return Step::Skipped(id.time + u64::from(len));
     }
-    Step::Killed(kill(runs, at, from, len))
+    Step::Killed(kill(runs, at, from, len).0)
 }

@@ -3,11 +3,12 @@
 use super::{
     super::{
         super::content::Arena,
-        Sids,
+        Killed, Sids,
         chunk::{Chunk, Id},
         runs::{At, Runs},
     },
     Tree,
+    node::WIDTH,
 };
 
 impl Tree {
@@ -15,7 +16,7 @@ impl Tree {
     /// and there is room behind its content.
     #[inline]
     pub(in super::super) fn extend(&mut self, at: At, id: Id, bytes: &[u8], narrow: &mut Arena<u8>) -> bool {
-        let slot = at.slot as usize;
+        let slot = at.slot as usize & (WIDTH - 1);
         let leaf = &mut self.leaves[at.leaf as usize];
         let (span, units) = (leaf.span[slot], bytes.len() as u32);
         let end = leaf.time[slot] + u64::from(span.len());
@@ -96,6 +97,37 @@ impl Tree {
             self.weigh(at.leaf, -(len as i32));
         }
         Some(chunk)
+    }
+
+    /// Gives the first `len` elements of the live chunk behind another one to the tombstone on its left, if all stand in one
+    /// leaf, the two have consecutive ids and the chunk keeps some. Tells what was there.
+    #[inline]
+    pub(in super::super) fn shrink_next(&mut self, at: At, len: u32) -> Option<Killed> {
+        let leaf = &mut self.leaves[at.leaf as usize];
+        let behind = leaf.span.get(at.slot as usize + 1..leaf.len as usize)?;
+        let dead = at.slot as usize + behind.iter().position(|span| !span.is_dead())?;
+        let (slot, tomb, span) = (dead + 1, leaf.span[dead], leaf.span[dead + 1]);
+        let start = leaf.time[slot];
+        if len == 0
+            || span.len() <= len
+            || !tomb.is_dead()
+            || leaf.session[dead] != leaf.session[slot]
+            || leaf.time[dead] + u64::from(tomb.len()) != start
+        {
+            return None;
+        }
+        let (killed, rest) = leaf.get(slot).split(len);
+        leaf.set(slot, rest);
+        leaf.span[dead] = tomb.with_len(tomb.len() + len);
+        if let Some(index) = self.index.get_mut() {
+            index.author(rest.session).times.shift(start, rest.time, at.leaf);
+        }
+        if self.pending.0 == at.leaf {
+            self.pending.1 -= len as i32;
+        } else {
+            self.weigh(at.leaf, -(len as i32));
+        }
+        Some(Killed { id: killed.id(), span: killed.span, offset: killed.offset })
     }
 
     /// [`shrink`](Self::shrink) for the chunk of the id's session that was found last, if its last `len` elements start with an id.

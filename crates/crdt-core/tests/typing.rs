@@ -1,0 +1,133 @@
+//! Typing and erasing where the last edit was, which have ways of their own, against a plain string, the general rules and
+//! the general writer of patches.
+
+use crdt_core::{Applied, Model, Patch, PatchBuilder, SessionId, Timestamp, document::Content};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Burst {
+    /// Goes elsewhere.
+    Jump(usize),
+    /// Types some text, unit by unit or at once.
+    Type { text: String, at_once: bool },
+    /// Erases before or behind the place, `times` times `len` units.
+    Erase { behind: bool, times: usize, len: usize },
+    /// Someone else types here.
+    Other(String),
+}
+
+fn burst() -> impl Strategy<Value = Burst> {
+    let text = || prop_oneof![3 => "[a-z]{1,9}", 1 => "[aé한]{1,4}", 1 => "[a-z]{40,80}"];
+    prop_oneof![
+        2 => any::<usize>().prop_map(Burst::Jump),
+        4 => (text(), any::<bool>()).prop_map(|(text, at_once)| Burst::Type { text, at_once }),
+        4 => (any::<bool>(), 1..9usize, prop_oneof![3 => Just(1usize), 1 => 2..6usize])
+            .prop_map(|(behind, times, len)| Burst::Erase { behind, times, len }),
+        1 => text().prop_map(Burst::Other),
+    ]
+}
+
+fn session(at: u64) -> SessionId {
+    SessionId::new(at).unwrap()
+}
+
+/// A patch as the general writer spells it.
+fn spelled_out(patch: &Patch) -> Vec<u8> {
+    let mut builder = PatchBuilder::new(patch.id().sid, patch.id().time);
+    for (_, op) in patch.ops() {
+        builder.push(&op);
+    }
+    builder.finish().unwrap().as_bytes().to_vec()
+}
+
+/// Where the chunks of the text start, how long they are, and which are tombstones: all of it can be seen in snapshots.
+fn chunks(model: &Model) -> Vec<(Timestamp, u64, bool)> {
+    let Content::Str(chunks) = model.document().root().unwrap().content() else { panic!("no text") };
+    chunks.map(|chunk| (chunk.id(), chunk.span(), chunk.is_tombstone())).collect()
+}
+
+/// Both replicas are in order, show the same text, and have the same chunks.
+fn check(model: &Model, other: &Model, text: &[char]) {
+    for replica in [model, other] {
+        replica.document().check().unwrap();
+        assert_eq!(replica.view().as_str(), Some(&*text.iter().collect::<String>()));
+    }
+    assert_eq!(chunks(other), chunks(model));
+}
+
+fn run(bursts: &[Burst]) {
+    let mut model = Model::new(session(70_001));
+    model.api().root("").unwrap();
+    let _ = model.flush();
+    let mut other = model.fork(session(70_002));
+    let (mut text, mut place) = (Vec::new(), 0);
+    for burst in bursts {
+        let mut patches: Vec<Patch> = Vec::new();
+        let mut edit = |position: usize, del: usize, ins: &str| {
+            let mut str = model.api().str("").unwrap();
+            str.del(position, del).unwrap();
+            str.ins(position, ins).unwrap();
+            patches.extend(model.flush());
+        };
+        match burst {
+            Burst::Jump(to) => place = to % (text.len() + 1),
+            Burst::Type { text: typed, at_once: true } => {
+                edit(place, 0, typed);
+                text.splice(place..place, typed.chars());
+                place += typed.chars().count();
+            }
+            Burst::Type { text: typed, at_once: false } => {
+                for unit in typed.chars() {
+                    edit(place, 0, &unit.to_string());
+                    text.insert(place, unit);
+                    place += 1;
+                }
+            }
+            Burst::Erase { behind, times, len } => {
+                for _ in 0..*times {
+                    let len = if *behind { *len.min(&(text.len() - place)) } else { *len.min(&place) };
+                    place -= if *behind { 0 } else { len };
+                    edit(place, len, "");
+                    text.drain(place..place + len);
+                }
+            }
+            Burst::Other(typed) => {
+                other.api().str("").unwrap().ins(place, &**typed).unwrap();
+                let patch = other.flush().unwrap();
+                assert_eq!(model.apply(&patch), Ok(Applied::Merged));
+                text.splice(place..place, typed.chars());
+            }
+        }
+        for patch in patches {
+            assert_eq!(patch.as_bytes(), spelled_out(&patch));
+            assert_eq!(other.apply_bytes(patch.as_bytes()), Ok(Applied::Merged));
+        }
+        check(&model, &other, &text);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn typing_and_erasing_are_the_same_everywhere(bursts in prop::collection::vec(burst(), 1..120)) {
+        run(&bursts);
+    }
+}
+
+#[test]
+fn what_is_erased_forwards_joins_one_tombstone() {
+    let bursts: Vec<Burst> = (0..40)
+        .flat_map(|at| {
+            let text = "abcdefghij".to_owned();
+            [
+                Burst::Jump(at * 7),
+                Burst::Type { text, at_once: false },
+                Burst::Jump(at * 7 + 3),
+                Burst::Erase { behind: true, times: 9, len: 1 },
+                Burst::Erase { behind: false, times: 2, len: 1 },
+            ]
+        })
+        .collect();
+    run(&bursts);
+}
