@@ -2,10 +2,10 @@
 //!
 //! `cargo run --release -- TRACES [ROWS…]`, where TRACES is a folder with `automerge-paper.json.gz` and
 //! `friendsforever.concurrent.json.gz`, and ROWS are some of `local`, `messages`, `remote`, `concurrent`, `load`, `encode`,
-//! `sizes`, `memory`, `keys`, `large`, `b1`, `b2`, `b3`; all without any. `WEFT_ROUNDS` is the number of rounds (3); they are interleaved and the
-//! best of each counts, so that what else the machine does weighs on all alike. `WEFT_JSON_JOY` names a folder whose `node_modules` have json-joy
-//! 17.67.0 (`npm ci` in `crates/crdt-core/tests/json-joy` makes one); without it json-joy is left out. Every run ends in an
-//! assertion on what it made.
+//! `sizes`, `memory`, `keys`, `large`, `b1`, `b2`, `b3`, or one row of the last such as `b1.4`; all without any. `WEFT_ROUNDS` is the number of
+//! rounds (3); they are interleaved and the best of each counts, so that what else the machine does weighs on all alike. `WEFT_JSON_JOY` names a
+//! folder whose `node_modules` have json-joy 17.67.0 (`npm ci` in `crates/crdt-core/tests/json-joy` makes one); without it json-joy is left out.
+//! Every run ends in an assertion on what it made; one that takes too long is given up, and the row says so.
 
 mod memory;
 mod peers;
@@ -14,6 +14,7 @@ mod table;
 
 use peers::json_joy::JsonJoy;
 use rows::{bench, json, text};
+use table::Plan;
 
 #[global_allocator]
 static COUNTING: memory::Counting = memory::Counting;
@@ -23,29 +24,27 @@ fn main() {
     let traces = args.next().expect("a folder with traces");
     let wanted: Vec<String> = args.collect();
     let rounds = std::env::var("WEFT_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number of rounds"));
-    let js = JsonJoy::start(&traces);
-    let js = js.as_ref();
-    let is_wanted = |row: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == row);
+    let plan = Plan { js: JsonJoy::start(&traces), rounds, wanted };
     let concurrent = format!("{traces}/friendsforever.concurrent.json.gz");
     let trace = text::trace(&format!("{traces}/automerge-paper.json.gz"));
     println!("| work | weft | others | goal |\n|---|---|---|---|");
     let rows: [(&str, &dyn Fn()); 13] = [
-        ("local", &|| text::local(&trace, js, rounds)),
-        ("messages", &|| text::messages(&trace, js, rounds)),
-        ("remote", &|| text::remote(&trace, js, rounds)),
-        ("concurrent", &|| text::concurrent(&concurrent, js, rounds)),
-        ("load", &|| text::load(&trace, js, rounds)),
-        ("encode", &|| text::encode(&trace, js, rounds)),
-        ("sizes", &|| text::sizes(&trace, js)),
+        ("local", &|| text::local(&trace, &plan)),
+        ("messages", &|| text::messages(&trace, &plan)),
+        ("remote", &|| text::remote(&trace, &plan)),
+        ("concurrent", &|| text::concurrent(&concurrent, &plan)),
+        ("load", &|| text::load(&trace, &plan)),
+        ("encode", &|| text::encode(&trace, &plan)),
+        ("sizes", &|| text::sizes(&trace, &plan)),
         ("memory", &|| text::memory(&trace)),
-        ("keys", &|| json::keys(js, rounds)),
-        ("large", &|| json::large(js, rounds)),
-        ("b1", &|| bench::b1(js, rounds)),
-        ("b2", &|| bench::b2(js, rounds)),
-        ("b3", &|| bench::b3(js, rounds)),
+        ("keys", &|| json::keys(&plan)),
+        ("large", &|| json::large(&plan)),
+        ("b1", &|| bench::b1(&plan)),
+        ("b2", &|| bench::b2(&plan)),
+        ("b3", &|| bench::b3(&plan)),
     ];
     for (name, run) in rows {
-        if is_wanted(name) {
+        if plan.wants(name) {
             run();
         }
     }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use automerge::{ActorId, AutoCommit, ObjId, ObjType, ROOT, ReadDoc, ScalarValue, transaction::Transactable};
 use serde_json::Value;
 
-use super::{Edit, JsonPeer, Peer};
+use super::{Edit, JsonPeer, Peer, Sink};
 
 pub struct Automerge {
     doc: AutoCommit,
@@ -70,12 +70,12 @@ impl Peer for Automerge {
         Self::open(AutoCommit::load(base()).expect("a document"), client)
     }
 
-    fn type_all(&mut self, edits: &[Edit], mut messages: Option<&mut Vec<Vec<u8>>>) {
+    fn type_all(&mut self, edits: &[Edit], mut sink: Option<Sink<'_>>) {
         for edit in edits {
             self.doc.splice_text(&self.text, edit.at, edit.del as isize, &edit.ins).expect("in the text");
-            match &mut messages {
-                Some(messages) => messages.push(self.message()),
-                None => drop(self.doc.commit()),
+            self.doc.commit();
+            if let Some(sink) = &mut sink {
+                sink(self.doc.get_last_local_change().expect("a change").raw_bytes());
             }
         }
     }

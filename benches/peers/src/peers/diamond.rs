@@ -5,7 +5,7 @@ use diamond_types::list::{
     encoding::{ENCODE_FULL, ENCODE_PATCH},
 };
 
-use super::{Edit, Peer};
+use super::{Edit, Peer, Sink};
 
 pub struct Diamond {
     doc: ListCRDT,
@@ -26,17 +26,17 @@ impl Peer for Diamond {
         Self::open(ListCRDT::new(), client)
     }
 
-    fn type_all(&mut self, edits: &[Edit], mut messages: Option<&mut Vec<Vec<u8>>>) {
+    fn type_all(&mut self, edits: &[Edit], mut sink: Option<Sink<'_>>) {
         for edit in edits {
-            let version = messages.is_some().then(|| self.doc.oplog.local_version());
+            let version = sink.is_some().then(|| self.doc.oplog.local_version());
             if edit.del > 0 {
                 self.doc.delete_without_content(self.agent, edit.at..edit.at + edit.del);
             }
             if !edit.ins.is_empty() {
                 self.doc.insert(self.agent, edit.at, &edit.ins);
             }
-            if let (Some(messages), Some(version)) = (&mut messages, version) {
-                messages.push(self.doc.oplog.encode_from(ENCODE_PATCH, &version));
+            if let (Some(sink), Some(version)) = (&mut sink, version) {
+                sink(&self.doc.oplog.encode_from(ENCODE_PATCH, &version));
             }
         }
     }

@@ -47,18 +47,18 @@ const base = lazy(() => {
 });
 const create = (client) => base().fork(100001 + client);
 
-/** Makes edits, each a patch of its own, and collects them if someone wants them. */
-const type = (model, edits, messages) => {
+/** Makes edits, each a patch of its own, and hands on a message for each if someone wants them. */
+const type = (model, edits, sink) => {
   const text = model.api.str(['text']);
   for (const [at, del, ins] of edits) {
     if (del) text.del(at, del);
     if (ins) text.ins(at, ins);
-    if (messages) {
+    if (sink) {
       const patch = model.api.flush();
-      if (patch) messages.push(patch.toBinary());
+      if (patch) sink(patch.toBinary());
     }
   }
-  if (!messages) model.api.flush();
+  if (!sink) model.api.flush();
   return model;
 };
 const apply = (model, messages) => {
@@ -69,7 +69,7 @@ const text = (model) => model.view().text;
 
 const paperMessages = lazy(() => {
   const messages = [];
-  type(create(0), paper().edits, messages);
+  type(create(0), paper().edits, (message) => messages.push(message));
   return messages;
 });
 const paperBytes = lazy(() => type(create(0), paper().edits).toBinary());
@@ -93,7 +93,7 @@ const concurrent = lazy(() => {
     missing.sort((a, b) => a - b);
     for (const parent of missing) apply(models[txn.agent], made[parent]);
     made.push([]);
-    type(models[txn.agent], txn.patches, made[at]);
+    type(models[txn.agent], txn.patches, (message) => made[at].push(message));
     seen[txn.agent].add(at);
   });
   return {messages: made.flat(), end: trace.endContent};
@@ -171,9 +171,7 @@ const textToOther = (make) => {
   return () => {
     const {edits, len} = prepared();
     return timed([create(0), create(1)], ([one, other]) => {
-      const messages = [];
-      type(one, edits, messages);
-      apply(other, messages);
+      type(one, edits, (message) => apply(other, [message]));
       return [one, other];
     }, ([one, other]) => check(text(one) === text(other) && text(one).length === len, 'equal texts'));
   };
@@ -189,13 +187,11 @@ const twoAtOnce = (make) => {
   const prepared = lazy(make);
   return () => {
     const pair = [create(0), create(1)];
-    const first = [];
-    type(pair[0], [[0, 0, 'x'.repeat(100)]], first);
-    apply(pair[1], first);
+    type(pair[0], [[0, 0, 'x'.repeat(100)]], (message) => apply(pair[1], [message]));
     return timed(pair, ([one, other]) => {
       const [fromOne, fromOther] = [[], []];
-      type(one, prepared()[0].edits, fromOne);
-      type(other, prepared()[1].edits, fromOther);
+      type(one, prepared()[0].edits, (message) => fromOne.push(message));
+      type(other, prepared()[1].edits, (message) => fromOther.push(message));
       apply(other, fromOne);
       apply(one, fromOther);
       return [one, other];
@@ -218,10 +214,19 @@ const rows = {
     return model;
   }, (model) => check(text(model) === paper().end, 'the text')),
   message: () => timed(create(0), (model) => {
-    const messages = [];
-    type(model, paper().edits, messages);
-    return model;
-  }, (model) => check(text(model) === paper().end, 'the text')),
+    const tally = {count: 0, bytes: 0, hash: 0};
+    type(model, paper().edits, (message) => {
+      tally.count++;
+      tally.bytes += message.length;
+      let {hash} = tally;
+      for (let i = 0; i < message.length; i++) hash = Math.imul((hash << 5) ^ message[i], 0x2722_0a95);
+      tally.hash = hash;
+    });
+    return [model, tally];
+  }, ([model, tally]) => {
+    check(text(model) === paper().end, 'the text');
+    check(tally.count === paper().edits.length && tally.bytes > tally.count, 'a message for each edit');
+  }),
   remote: () => {
     const messages = paperMessages();
     return timed(create(1), (model) => apply(model, messages), (model) => check(text(model) === paper().end, 'the text'));

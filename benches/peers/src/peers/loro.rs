@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use loro::{Container, ExportMode, LoroDoc, LoroList, LoroMap, LoroValue, Subscription, ValueOrContainer};
 use serde_json::Value;
 
-use super::{Edit, JsonPeer, Peer};
+use super::{Edit, JsonPeer, Peer, Sink};
 
 pub struct Loro {
     doc: LoroDoc,
@@ -61,8 +61,8 @@ impl Peer for Loro {
         Self { doc, sent: Arc::default(), subscription: None }
     }
 
-    fn type_all(&mut self, edits: &[Edit], mut messages: Option<&mut Vec<Vec<u8>>>) {
-        if messages.is_some() {
+    fn type_all(&mut self, edits: &[Edit], mut sink: Option<Sink<'_>>) {
+        if sink.is_some() {
             self.listen();
         }
         let text = self.doc.get_text("text");
@@ -73,9 +73,11 @@ impl Peer for Loro {
             if !edit.ins.is_empty() {
                 text.insert(edit.at, &edit.ins).expect("in the text");
             }
-            match &mut messages {
-                Some(messages) => messages.push(self.message()),
-                None => self.doc.commit(),
+            self.doc.commit();
+            if let Some(sink) = &mut sink {
+                let mut sent = self.sent.lock().expect("no panic");
+                sink(&sent);
+                sent.clear();
             }
         }
     }

@@ -30,14 +30,17 @@ impl Edit {
     }
 }
 
+/// Takes each message as it is made: what it keeps of it, it copies.
+pub type Sink<'s> = &'s mut dyn FnMut(&[u8]);
+
 /// A collaborative text.
 pub trait Peer: Sized {
     const NAME: &'static str;
 
     /// An empty document of a client.
     fn new(client: u64) -> Self;
-    /// Makes edits, each a transaction of its own, and collects a message for each if someone wants them.
-    fn type_all(&mut self, edits: &[Edit], messages: Option<&mut Vec<Vec<u8>>>);
+    /// Makes edits, each a transaction of its own, and hands on a message for each if someone wants them.
+    fn type_all(&mut self, edits: &[Edit], sink: Option<Sink<'_>>);
     fn apply(&mut self, message: &[u8]);
     fn text(&mut self) -> String;
     /// The document as bytes that a browser or another server can read, or the only ones there are.

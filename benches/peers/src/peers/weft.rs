@@ -9,12 +9,9 @@ use crdt_core::{
 };
 use serde_json::{Value, json};
 
-use super::{Edit, JsonPeer, Peer};
+use super::{Edit, JsonPeer, Peer, Sink};
 
 pub struct Weft(Model);
-
-/// What most messages of a keystroke have room in.
-const KEYSTROKE_BYTES: usize = 32;
 
 fn session(client: u64) -> SessionId {
     SessionId::new(100_000 + client).expect("an id below the bound")
@@ -69,7 +66,8 @@ impl Peer for Weft {
         Self(base().fork(session(client + 1)))
     }
 
-    fn type_all(&mut self, edits: &[Edit], mut messages: Option<&mut Vec<Vec<u8>>>) {
+    fn type_all(&mut self, edits: &[Edit], mut sink: Option<Sink<'_>>) {
+        let mut message = Vec::new();
         let mut text = self.0.api().str("/text").expect("text");
         for edit in edits {
             if edit.del > 0 {
@@ -78,11 +76,11 @@ impl Peer for Weft {
             if !edit.ins.is_empty() {
                 text.ins(edit.at, &*edit.ins).expect("in the text");
             }
-            if let Some(messages) = &mut messages {
-                let mut message = Vec::with_capacity(KEYSTROKE_BYTES);
-                text.model().flush_into(&mut message);
-                messages.push(message);
+            text.model().flush_into(&mut message);
+            if let Some(sink) = &mut sink {
+                sink(&message);
             }
+            message.clear();
         }
     }
 
@@ -107,7 +105,10 @@ impl Peer for Weft {
 
 impl JsonPeer for Weft {
     fn list_insert(&mut self, at: usize, values: &[Value]) -> Vec<u8> {
-        self.0.api().arr("/list").expect("a list").ins(at, values).expect("in the list");
+        let mut list = self.0.api().arr("/list").expect("a list");
+        // Numbers as constants, texts and records as nodes to be edited inside: as json-joy's rows have them.
+        if values.iter().all(Value::is_number) { list.ins_con(at, values) } else { list.ins(at, values) }
+            .expect("in the list");
         self.message()
     }
 

@@ -6,7 +6,7 @@ use yrs::{
     ReadTxn, StateVector, Text, TextRef, Transact, Update, updates::decoder::Decode,
 };
 
-use super::{Edit, JsonPeer, Peer};
+use super::{Edit, JsonPeer, Peer, Sink};
 
 pub struct Yrs {
     doc: Doc,
@@ -66,7 +66,7 @@ impl Peer for Yrs {
         Self { doc, text, list, map }
     }
 
-    fn type_all(&mut self, edits: &[Edit], mut messages: Option<&mut Vec<Vec<u8>>>) {
+    fn type_all(&mut self, edits: &[Edit], mut sink: Option<Sink<'_>>) {
         for edit in edits {
             let mut txn = self.doc.transact_mut();
             if edit.del > 0 {
@@ -75,8 +75,8 @@ impl Peer for Yrs {
             if !edit.ins.is_empty() {
                 self.text.insert(&mut txn, edit.at as u32, &edit.ins);
             }
-            if let Some(messages) = &mut messages {
-                messages.push(txn.encode_update_v1());
+            if let Some(sink) = &mut sink {
+                sink(&txn.encode_update_v1());
             }
         }
     }

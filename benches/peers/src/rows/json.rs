@@ -5,11 +5,10 @@ use std::hint::black_box;
 use crdt_core::{Document, SessionId, codec::Packing};
 use serde_json::{Value, json};
 
-use super::text::add_js;
 use crate::{
     memory,
-    peers::{Automerge, JsonPeer, Loro, Peer, Weft, Yrs, json_joy::JsonJoy},
-    table::{Row, timed},
+    peers::{Automerge, JsonPeer, Loro, Peer, Weft, Yrs},
+    table::{Plan, Row, timed},
 };
 
 macro_rules! each_json_peer {
@@ -29,12 +28,23 @@ fn entries() -> Vec<(String, Value)> {
     (0..60_000u64).map(|n| (format!("key{n}"), n.into())).collect()
 }
 
-pub fn keys(js: Option<&JsonJoy>, rounds: usize) {
+pub fn keys(plan: &Plan) {
     let entries = entries();
+    if plan.wants("keys.set") {
+        set_keys(plan, &entries);
+    }
+    if plan.wants("keys.load") {
+        load_keys(plan, &entries);
+    }
+    if plan.wants("keys.memory") {
+        keep_keys(&entries);
+    }
+}
+
+fn set_keys(plan: &Plan, entries: &[(String, Value)]) {
     let mut row = Row::new("60 000 keys: set, message, apply", "ms").goal(10.0, "loro");
     macro_rules! add {
         ($peer:ident) => {
-            let entries = &entries;
             row.add($peer::NAME, move || {
                 let work = |(mut one, mut other): ($peer, $peer)| {
                     let message = one.set_all(entries);
@@ -49,14 +59,16 @@ pub fn keys(js: Option<&JsonJoy>, rounds: usize) {
         };
     }
     each_json_peer!(add);
-    add_js(&mut row, js, "keys");
-    row.run(rounds);
+    row.add_js(plan, "keys");
+    row.run(plan.rounds);
+}
 
+fn load_keys(plan: &Plan, entries: &[(String, Value)]) {
     let mut row = Row::new("the same: load, ask for a key", "ms").goal(40.0, "loro");
     macro_rules! add {
         ($peer:ident) => {
             let mut peer = $peer::new(0);
-            peer.set_all(&entries);
+            peer.set_all(entries);
             let bytes = peer.save();
             row.add($peer::NAME, move || {
                 let work = |()| {
@@ -69,7 +81,7 @@ pub fn keys(js: Option<&JsonJoy>, rounds: usize) {
         };
     }
     let mut weft = Weft::new(0);
-    weft.set_all(&entries);
+    weft.set_all(entries);
     let native = weft.document().to_native(Packing::Plain);
     row.add("weft, native", move || {
         let work = |()| {
@@ -81,15 +93,17 @@ pub fn keys(js: Option<&JsonJoy>, rounds: usize) {
         timed((), work, |mut peer| assert_eq!(peer.map_len(), 60_000))
     });
     each_json_peer!(add);
-    add_js(&mut row, js, "keys-load");
-    row.run(rounds);
+    row.add_js(plan, "keys-load");
+    row.run(plan.rounds);
+}
 
+fn keep_keys(entries: &[(String, Value)]) {
     let key_bytes: usize = entries.iter().map(|(key, _)| key.len()).sum();
     let mut row = Row::new("the same: memory per scalar, less the key", "B").limit(48.0);
     macro_rules! add {
         ($peer:ident) => {
             let mut peer = $peer::new(0);
-            peer.set_all(&entries);
+            peer.set_all(entries);
             let bytes = peer.save();
             drop(peer);
             let before = memory::live();
@@ -100,7 +114,7 @@ pub fn keys(js: Option<&JsonJoy>, rounds: usize) {
         };
     }
     let mut weft = Weft::new(0);
-    weft.set_all(&entries);
+    weft.set_all(entries);
     let native = weft.document().to_native(Packing::Plain);
     drop(weft);
     let before = memory::live();
@@ -123,7 +137,7 @@ fn records() -> Vec<Value> {
     (0..20_000).map(record).collect()
 }
 
-pub fn large(js: Option<&JsonJoy>, rounds: usize) {
+pub fn large(plan: &Plan) {
     let records = records();
     let plain = serde_json::to_vec(&records).expect("JSON");
     let mut row = Row::new("260 001 nodes of JSON: load, ask for one", "ms").goal(1.0, "serde_json");
@@ -159,6 +173,6 @@ pub fn large(js: Option<&JsonJoy>, rounds: usize) {
         let work = |()| serde_json::from_slice::<Value>(black_box(&plain)).expect("JSON");
         timed((), work, |value| assert_eq!(value[12_345]["c"], 86_415))
     });
-    add_js(&mut row, js, "records-load");
-    row.run(rounds);
+    row.add_js(plan, "records-load");
+    row.run(plan.rounds);
 }

@@ -9,9 +9,12 @@ use crdt_core::{
 
 use crate::{
     memory,
-    peers::{Automerge, Diamond, Edit, Loro, Peer, Weft, Yrs, json_joy::JsonJoy, type_in_cola},
-    table::{Row, timed},
+    peers::{Automerge, Diamond, Edit, Loro, Peer, Weft, Yrs, type_in_cola},
+    table::{Plan, Row, timed, timed_pieces},
 };
+
+/// Edits or messages between two looks at the clock.
+pub const PIECE: usize = 64;
 
 /// Calls a macro for each peer that has text.
 macro_rules! each_text_peer {
@@ -68,73 +71,94 @@ fn typed<P: Peer>(trace: &Trace) -> P {
     peer
 }
 
-pub fn local(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+/// What is seen of messages as they go by: the same work for everyone's, and no memory for all of them at once.
+#[derive(Default)]
+struct Tally {
+    count: usize,
+    bytes: usize,
+    hash: u64,
+}
+
+impl Tally {
+    /// A hash of eight bytes at a time, as rustc's.
+    fn take(&mut self, message: &[u8]) {
+        self.count += 1;
+        self.bytes += message.len();
+        let mut mix =
+            |word: u64| self.hash = (self.hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        let (words, rest) = message.as_chunks::<8>();
+        words.iter().for_each(|&word| mix(u64::from_le_bytes(word)));
+        rest.iter().for_each(|&byte| mix(byte.into()));
+    }
+}
+
+/// A message for each edit.
+fn messages_of<P: Peer>(edits: &[Edit]) -> Vec<Vec<u8>> {
+    let mut messages = Vec::with_capacity(edits.len());
+    P::new(0).type_all(edits, Some(&mut |message| messages.push(message.to_vec())));
+    messages
+}
+
+/// Takes messages in, one at a time.
+pub fn apply_all<P: Peer>(peer: &mut P, messages: &[Vec<u8>]) {
+    messages.iter().for_each(|message| peer.apply(message));
+}
+
+pub fn local(trace: &Trace, plan: &Plan) {
     let mut row = Row::new("automerge-paper, each edit committed", "ms")
         .goal(20.0, "json-joy")
         .goal(1.0, "diamond-types");
     macro_rules! add {
         ($peer:ident) => {
             row.add($peer::NAME, || {
-                let work = |mut peer: $peer| {
-                    peer.type_all(&trace.edits, None);
-                    peer
-                };
-                timed($peer::new(0), work, |mut peer| assert_eq!(peer.text(), trace.end))
+                let work = |peer: &mut $peer, edits: &[Edit]| peer.type_all(edits, None);
+                let check = |mut peer: $peer| assert_eq!(peer.text(), trace.end);
+                timed_pieces($peer::new(0), trace.edits.chunks(PIECE), work, check)
             });
         };
     }
     each_text_peer!(add);
     let units = trace.end.encode_utf16().count();
     row.add("cola, no text", || timed((), |()| type_in_cola(&trace.edits), |len| assert_eq!(len, units)));
-    add_js(&mut row, js, "local");
-    row.run(rounds);
+    row.add_js(plan, "local");
+    row.run(plan.rounds);
 }
 
-pub fn add_js<'r>(row: &mut Row<'r>, js: Option<&'r JsonJoy>, name: &'static str) {
-    if let Some(js) = js {
-        row.add("json-joy", move || js.run(name));
-    }
-}
-
-pub fn messages(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+pub fn messages(trace: &Trace, plan: &Plan) {
     let mut row = Row::new("the same with a message per edit", "ms").goal(30.0, "json-joy");
     macro_rules! add {
         ($peer:ident) => {
             row.add($peer::NAME, || {
-                let work = |mut peer: $peer| {
-                    let mut messages = Vec::with_capacity(trace.edits.len());
-                    peer.type_all(&trace.edits, Some(&mut messages));
-                    (peer, messages)
+                let work = |(peer, tally): &mut ($peer, Tally), edits: &[Edit]| {
+                    peer.type_all(edits, Some(&mut |message| tally.take(message)));
                 };
-                timed($peer::new(0), work, |(mut peer, messages)| {
-                    assert_eq!((peer.text(), messages.len()), (trace.end.clone(), trace.edits.len()));
-                })
+                let check = |(mut peer, tally): ($peer, Tally)| {
+                    assert_eq!((peer.text(), tally.count), (trace.end.clone(), trace.edits.len()));
+                    assert!(tally.bytes > tally.count && tally.hash != 0);
+                };
+                timed_pieces(($peer::new(0), Tally::default()), trace.edits.chunks(PIECE), work, check)
             });
         };
     }
     each_talking_peer!(add);
-    add_js(&mut row, js, "message");
-    row.run(rounds);
+    row.add_js(plan, "message");
+    row.run(plan.rounds);
 }
 
-pub fn remote(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+pub fn remote(trace: &Trace, plan: &Plan) {
     let mut row = Row::new("the same as messages from elsewhere, one at a time", "ms").goal(16.0, "json-joy");
     macro_rules! add {
         ($peer:ident) => {
-            let mut messages = Vec::new();
-            $peer::new(0).type_all(&trace.edits, Some(&mut messages));
+            let messages = messages_of::<$peer>(&trace.edits);
             row.add($peer::NAME, move || {
-                let work = |mut peer: $peer| {
-                    messages.iter().for_each(|message| peer.apply(message));
-                    peer
-                };
-                timed($peer::new(1), work, |mut peer| assert_eq!(peer.text(), trace.end))
+                let check = |mut peer: $peer| assert_eq!(peer.text(), trace.end);
+                timed_pieces($peer::new(1), messages.chunks(PIECE), apply_all, check)
             });
         };
     }
     each_talking_peer!(add);
-    add_js(&mut row, js, "remote");
-    row.run(rounds);
+    row.add_js(plan, "remote");
+    row.run(plan.rounds);
 }
 
 /// Plays a trace of several authors, each of whom has seen what the trace says. Returns all messages in causal order.
@@ -162,14 +186,14 @@ fn concurrent_messages<P: Peer>(trace: &Value) -> Vec<Vec<u8>> {
             peers[agent].apply(message);
         }
         let mut made = Vec::new();
-        peers[agent].type_all(&edits(&txn["patches"]), Some(&mut made));
+        peers[agent].type_all(&edits(&txn["patches"]), Some(&mut |message| made.push(message.to_vec())));
         messages.push(made);
         seen[agent][at] = true;
     }
     messages.into_iter().flatten().collect()
 }
 
-pub fn concurrent(path: &str, js: Option<&JsonJoy>, rounds: usize) {
+pub fn concurrent(path: &str, plan: &Plan) {
     let trace = read(path);
     let end = trace["endContent"].as_str().expect("the end");
     let mut row =
@@ -178,21 +202,18 @@ pub fn concurrent(path: &str, js: Option<&JsonJoy>, rounds: usize) {
         ($peer:ident) => {
             let messages = concurrent_messages::<$peer>(&trace);
             row.add($peer::NAME, move || {
-                let work = |mut peer: $peer| {
-                    messages.iter().for_each(|message| peer.apply(message));
-                    peer
-                };
                 // Who breaks ties in another way ends elsewhere, in a text of the same length.
-                timed($peer::new(9), work, |mut peer| assert_eq!(peer.text().len(), end.len()))
+                let check = |mut peer: $peer| assert_eq!(peer.text().len(), end.len());
+                timed_pieces($peer::new(9), messages.chunks(PIECE), apply_all, check)
             });
         };
     }
     each_talking_peer!(add);
-    add_js(&mut row, js, "concurrent");
-    row.run(rounds);
+    row.add_js(plan, "concurrent");
+    row.run(plan.rounds);
 }
 
-pub fn load(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+pub fn load(trace: &Trace, plan: &Plan) {
     let after = format!("!{}", trace.end);
     let edit = [Edit::insert(0, "!")];
     let mut row = Row::new("load that snapshot and make one edit", "ms").goal(30.0, "yrs");
@@ -223,11 +244,11 @@ pub fn load(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
         };
         timed((), work, |mut peer| assert_eq!(peer.text(), *after))
     });
-    add_js(&mut row, js, "load");
-    row.run(rounds);
+    row.add_js(plan, "load");
+    row.run(plan.rounds);
 }
 
-pub fn encode(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
+pub fn encode(trace: &Trace, plan: &Plan) {
     let mut row = Row::new("write that snapshot", "ms").goal(2.5, "loro");
     macro_rules! add {
         ($peer:ident) => {
@@ -240,24 +261,22 @@ pub fn encode(trace: &Trace, js: Option<&JsonJoy>, rounds: usize) {
     row.add("weft, native", move || {
         timed((), |()| peer.document().to_native(Packing::Plain), |bytes| assert!(bytes.len() > 50_000))
     });
-    add_js(&mut row, js, "save");
-    row.run(rounds);
+    row.add_js(plan, "save");
+    row.run(plan.rounds);
 }
 
 /// The document's history: a patch for each edit.
 fn history(trace: &Trace) -> Log {
-    let mut messages = Vec::new();
-    let peer = Weft::new(0);
+    let mut peer = Weft::new(0);
     let mut log = Log::new(peer.document().clone());
-    let mut peer = peer;
-    peer.type_all(&trace.edits, Some(&mut messages));
-    for message in messages {
-        assert!(log.push(crdt_core::Patch::decode(&message).expect("our own patch")));
-    }
+    let mut keep = |message: &[u8]| {
+        assert!(log.push(crdt_core::Patch::decode(message).expect("our own patch")));
+    };
+    peer.type_all(&trace.edits, Some(&mut keep));
     log
 }
 
-pub fn sizes(trace: &Trace, js: Option<&JsonJoy>) {
+pub fn sizes(trace: &Trace, plan: &Plan) {
     let weft = typed::<Weft>(trace);
     let native = weft.document().to_native(Packing::Deflate);
     assert_eq!(
@@ -271,7 +290,7 @@ pub fn sizes(trace: &Trace, js: Option<&JsonJoy>) {
     row.add("weft, binary", || weft.document().to_binary().len() as f64);
     row.add("loro, shallow", || loro.shallow().len() as f64);
     row.add("yrs, v2", || yrs.save_v2().len() as f64);
-    if let Some(js) = js {
+    if let Some(js) = &plan.js {
         row.add("json-joy", || js.run("size"));
     }
     row.run(1);
