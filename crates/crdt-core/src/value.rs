@@ -113,6 +113,11 @@ impl Value {
         }
     }
 
+    /// Whether it is the same JSON as another value, whatever the order of the keys in each.
+    pub fn is_same_json(&self, other: &Self) -> bool {
+        self.in_key_order() == other.in_key_order()
+    }
+
     /// What it is, for messages.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -174,7 +179,9 @@ pub(crate) fn has_duplicates<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone, l
     sorted.windows(2).any(|pair| pair[0] == pair[1])
 }
 
-/// Two values are equal when they are written as the same bytes; a NaN equals a NaN.
+/// Two values are equal when they are written as the same bytes; a NaN equals a NaN. So the order of a map's keys counts,
+/// and replicas that have the same patches can show their keys in another order: compare their views by
+/// [`is_same_json`](Value::is_same_json).
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {

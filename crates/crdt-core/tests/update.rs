@@ -119,6 +119,34 @@ fn an_operation_that_cannot_be_done_says_which_and_why() {
 }
 
 #[test]
+fn an_operation_that_fails_loses_nothing() {
+    let before = r#"{"a":{"b":[1,"two",{"c":3}]},"d":"text","e":null}"#;
+    let failing = [
+        r#"{"op":"move","from":"/d","path":"/x/y"}"#,
+        r#"{"op":"move","from":"/a","path":"/d/0"}"#,
+        r#"{"op":"move","from":"/a/b/0","path":"/a/b/3"}"#,
+        r#"{"op":"move","from":"/a/b/0","path":"/a/b/01"}"#,
+        r#"{"op":"move","from":"/a/b/1","path":"/a/b/1/c/d"}"#,
+        r#"{"op":"move","from":"/a","path":"/a/b"}"#,
+        r#"{"op":"move","from":"/nothing","path":"/f"}"#,
+        r#"{"op":"copy","from":"/a","path":"/x/y"}"#,
+        r#"{"op":"replace","path":"/a/b/3","value":1}"#,
+        r#"{"op":"replace","path":"/f","value":1}"#,
+        r#"{"op":"remove","path":"/a/b/3"}"#,
+        r#"{"op":"add","path":"/a/b/4","value":1}"#,
+        r#"{"op":"test","path":"/a","value":1}"#,
+        r#"{"op":"str_ins","path":"/a","pos":0,"str":"x"}"#,
+        r#"{"op":"str_del","path":"/e","pos":0,"len":1}"#,
+    ];
+    for op in failing {
+        let mut model = model(before);
+        let ops = json_patch::decode(format!("[{op}]").as_bytes()).unwrap();
+        model.apply_json_patch(&ops).expect_err(op);
+        assert_eq!(json::encode(&model.view()), before, "after {op}");
+    }
+}
+
+#[test]
 fn a_failed_patch_in_a_transaction_changes_nothing() {
     let mut model = model(r#"{"a":1}"#);
     let ops =

@@ -4,7 +4,7 @@
 //! float32 where that loses nothing, else float64; and the header of a text as wide as four bytes per UTF-16 unit would
 //! need, whatever the text really takes.
 
-use super::{Malformed, wire::Reader};
+use super::{Malformed, ROOM_MAX, wire::Reader};
 use crate::{
     text::{Text, Wtf8, push_fused, units},
     value::{SAFE_INT_MAX, Value, has_duplicates},
@@ -151,7 +151,21 @@ fn float_bytes(n: f64) -> Option<(u8, u64)> {
 }
 
 /// Checks one value and skips it.
+#[inline]
 pub(crate) fn scan<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
+    let rest = r.rest();
+    let len = match *rest {
+        [0..0x18 | 0x20..0x38 | 0xf4..=0xf7, ..] => 1,
+        [0x18 | 0x38, 24..=0xff, ..] => 2,
+        [0x19 | 0x39, 1..=0xff, _, ..] => 3,
+        _ => return scan_any(r),
+    };
+    let (value, rest) = rest.split_at(len);
+    r.skip_to(rest);
+    Ok(RawValue(value))
+}
+
+fn scan_any<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
     let start = r.offset();
     scan_within(r, Value::DEPTH_MAX)?;
     Ok(RawValue(r.since(start)))
@@ -265,7 +279,7 @@ fn value_of(r: &mut Reader<'_>, item: Item<'_>, depth: usize) -> Result<Value, M
 
 /// Memory for so many items, but no more than the bytes that are left can hold.
 fn room(r: &Reader<'_>, len: Option<u64>, item_len_min: usize) -> usize {
-    len.map_or(0, |len| len.min((r.left() / item_len_min) as u64) as usize)
+    len.map_or(0, |len| len.min(ROOM_MAX.min(r.left() / item_len_min) as u64) as usize)
 }
 
 fn array(r: &mut Reader<'_>, len: Option<u64>, depth: usize) -> Result<Vec<Value>, Malformed> {
@@ -472,6 +486,23 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 /// Reads a key: text of a known length.
 #[inline]
 pub(crate) fn key<'a>(r: &mut Reader<'a>) -> Result<Wtf8<'a>, Malformed> {
+    // Most are short and ASCII. Their header is as wide as for four bytes a unit.
+    let rest = r.rest();
+    let short = match *rest {
+        [head @ 0x60..0x66, ..] => rest[1..].split_at_checked(usize::from(head - 0x60)),
+        [0x78, len @ 6..64, ..] => rest[2..].split_at_checked(usize::from(len)),
+        _ => None,
+    };
+    if let Some((key, rest)) = short
+        && key.is_ascii()
+    {
+        r.skip_to(rest);
+        return Ok(Wtf8::trusted(key));
+    }
+    key_any(r)
+}
+
+fn key_any<'a>(r: &mut Reader<'a>) -> Result<Wtf8<'a>, Malformed> {
     match item(r)? {
         Item::Text(Some(key)) => Ok(key),
         _ => Err(r.unexpected(r.peek().unwrap_or(0), "a text key")),

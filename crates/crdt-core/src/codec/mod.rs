@@ -23,6 +23,10 @@ pub use log::{Log, LogError, LogFormat};
 pub use native::{NativeError, Packing};
 pub use patch::{NoJsonForm, PatchFormat};
 
+/// For so many items at most is room made on the word of a length from outside; more room comes with the items. A list
+/// can hold lists that each say they are long, and a value in memory is many times as large as in bytes.
+const ROOM_MAX: usize = 64;
+
 /// A number in digits 0 to 9 and a to z.
 pub(crate) fn base36(mut n: u64) -> String {
     let mut digits = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::{ArrCursor, EditError, Model, ObjCursor, find_node, past_registers};
 use crate::{
-    Text, Timestamp, Value,
+    PatchBuilder, Text, Timestamp, Value,
     codec::{
         Malformed, json,
         shape::{self, at, field, items, of},
@@ -177,6 +177,9 @@ fn read_op(op: &Value) -> Result<JsonPatchOp, Malformed> {
     })
 }
 
+/// More than the operations take that remove a value and put one in its place, beside the key.
+const PLACE_BYTES: usize = 256;
+
 /// What a pointer's last step leads into.
 enum Place {
     Root,
@@ -188,7 +191,8 @@ impl Model {
     /// Does the operations of a JSON Patch, one after the other.
     ///
     /// # Errors
-    /// [`JsonPatchError`]; the operations before the one it names have been done. For all or nothing, do it within a
+    /// [`JsonPatchError`]; the operations before the one it names have been done, and that one has changed nothing that
+    /// is seen. For all or nothing, do it within a
     /// [`transaction`](Self::transaction).
     pub fn apply_json_patch(&mut self, ops: &[JsonPatchOp]) -> Result<(), JsonPatchError> {
         for (index, op) in ops.iter().enumerate() {
@@ -202,6 +206,7 @@ impl Model {
             JsonPatchOp::Add { path, value } => self.json_add(path, value),
             JsonPatchOp::Remove { path } => self.json_remove(path),
             JsonPatchOp::Replace { path, value } => {
+                self.json_room(value)?;
                 self.json_remove(path)?;
                 self.json_add(path, value)
             }
@@ -210,8 +215,10 @@ impl Model {
                     return Err(JsonPatchFault::IntoItself { from: from.clone(), path: path.clone() });
                 }
                 let value = self.json_read(from)?;
+                self.json_room(&value)?;
                 self.json_remove(from)?;
-                self.json_add(path, &value)
+                // Where the pointer leads shows only now. If nowhere, nothing may be lost by that.
+                self.json_add(path, &value).or_else(|fault| self.json_add(from, &value).and(Err(fault)))
             }
             JsonPatchOp::Copy { from, path } => {
                 let value = self.json_read(from)?;
@@ -237,6 +244,14 @@ impl Model {
                 Ok(())
             }
         }
+    }
+
+    /// Whether there will be room for a value when something has been removed for it.
+    fn json_room(&self, value: &Value) -> Result<(), EditError> {
+        let mut patch = PatchBuilder::new(self.doc.session(), self.doc.time());
+        let start = patch.mark();
+        patch.json(value);
+        self.room(patch.len_since(start) + PLACE_BYTES)
     }
 
     /// Where a pointer leads; the last step need not exist yet.

@@ -113,6 +113,9 @@ impl Document {
 
     /// Reads [`to_binary`](Self::to_binary), or what json-joy's `model.toBinary()` wrote.
     ///
+    /// The document goes on as the session that wrote it. Who is another one calls [`set_session`](Self::set_session)
+    /// before the first edit: two replicas that edit as one session make different things with the same ids.
+    ///
     /// # Errors
     /// [`DocumentError`]
     pub fn from_binary(bytes: &[u8]) -> Result<Self, DocumentError> {
