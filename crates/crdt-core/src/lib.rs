@@ -62,5 +62,5 @@ pub use encoding::{DecodeError, EncodeError, EncodingFormat};
 pub use id::{ClientId, InvalidId, SessionId, Timespan, Timestamp};
 pub use model::Model;
 pub use patch::{Patch, PatchBuilder, PatchRef};
-pub use text::{Text, Wtf8};
+pub use text::{Key, Text, Wtf8};
 pub use value::Value;

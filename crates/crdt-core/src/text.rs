@@ -230,6 +230,42 @@ pub(crate) fn push_fused(text: &mut Vec<u8>, more: &[u8]) {
     }
 }
 
+/// What can be the key of a map: text of any kind, which is read and not copied.
+pub trait Key {
+    /// The key.
+    fn as_key(&self) -> Wtf8<'_>;
+}
+
+impl Key for str {
+    fn as_key(&self) -> Wtf8<'_> {
+        self.into()
+    }
+}
+
+impl Key for String {
+    fn as_key(&self) -> Wtf8<'_> {
+        self.as_str().into()
+    }
+}
+
+impl Key for Text {
+    fn as_key(&self) -> Wtf8<'_> {
+        self.as_wtf8()
+    }
+}
+
+impl Key for Wtf8<'_> {
+    fn as_key(&self) -> Wtf8<'_> {
+        *self
+    }
+}
+
+impl<K: Key + ?Sized> Key for &K {
+    fn as_key(&self) -> Wtf8<'_> {
+        (**self).as_key()
+    }
+}
+
 impl From<String> for Text {
     fn from(text: String) -> Self {
         Self(text.into_bytes())

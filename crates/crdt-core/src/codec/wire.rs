@@ -10,14 +10,39 @@ pub struct Reader<'a> {
     at: usize,
     /// Whether all that was read so far was spelled as json-joy's encoder spells it.
     pub(crate) canonical: bool,
-    /// Whether an id of another session than the patch's own was read.
-    pub(crate) foreign: bool,
+    /// The ids of other sessions than the patch's own that were read.
+    pub(crate) foreign: Foreign,
+}
+
+/// Which ids of other sessions a patch names, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// None.
+    None,
+    /// Those of one session, none of them later than this one; and ids of the system.
+    UpTo(Timestamp),
+    /// Any.
+    Any,
+}
+
+impl Foreign {
+    /// Takes one more.
+    #[inline]
+    pub(crate) fn add(&mut self, id: Timestamp) {
+        *self = match *self {
+            Self::None | Self::UpTo(Timestamp::ORIGIN) => Self::UpTo(id),
+            Self::UpTo(last) if last.sid == id.sid => Self::UpTo(last.max(id)),
+            // Who has no session is known to all.
+            same if id.sid == SessionId::SYSTEM => same,
+            _ => Self::Any,
+        };
+    }
 }
 
 impl<'a> Reader<'a> {
     /// Starts at the first byte.
     pub const fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, canonical: true, foreign: false }
+        Self { bytes, at: 0, canonical: true, foreign: Foreign::None }
     }
 
     /// A reader of the same bytes elsewhere; beyond the end it finds nothing.
@@ -221,8 +246,15 @@ impl<'a> Reader<'a> {
         }
         let sid = self.session()?;
         self.canonical &= sid != own;
-        self.foreign = true;
+        self.foreign.add(Timestamp::new(sid, time));
         Ok(Timestamp::new(sid, time))
+    }
+
+    /// Notes that not only the first of so many ids was named.
+    pub(crate) fn reach(&mut self, own: SessionId, start: Timestamp, span: u64) {
+        if start.sid != own && span > 1 {
+            self.foreign.add(Timestamp::new(start.sid, start.time + span - 1));
+        }
     }
 
     /// A pair of numbers, in one byte when they are small: an index into a clock table and a time.

@@ -160,6 +160,10 @@ impl Document {
 
     /// The first id that a patch needs and that has not been seen.
     pub fn missing_for(&self, patch: PatchRef<'_>) -> Option<Timestamp> {
+        // Who has seen a time of a session has seen all before it.
+        if patch.last_foreign().is_some_and(|last| last.sid == SessionId::SYSTEM || self.has_seen(last)) {
+            return None;
+        }
         let mut missing = None;
         patch.for_each_foreign(|Timespan { start, span }| {
             let last = Timestamp::new(start.sid, start.time.saturating_add(span - 1));
@@ -210,6 +214,7 @@ impl Document {
         let known = end > 0 && self.has_seen(Timestamp::new(id.sid, end - 1));
         self.observe(session, end.max(1) - 1);
         let mut changed = false;
+        self.store.reserve_nodes(patch.op_count() as usize);
         let mut ops = patch.ops();
         loop {
             if seen.is_none()

@@ -156,6 +156,13 @@ impl<T: Copy + Default> Arena<T> {
         self.items.reserve(more);
     }
 
+    /// Gives back room that growing left over.
+    pub(super) fn fit(&mut self) {
+        if self.items.capacity() - self.items.len() > self.items.len() / 8 + 64 {
+            self.items.shrink_to_fit();
+        }
+    }
+
     /// Whether most items are dead.
     fn is_wasteful(&self) -> bool {
         self.dead > DEAD_FREE && self.dead > self.items.len() / 2
@@ -233,6 +240,13 @@ impl Contents {
         } else {
             self.narrow.kill(offset, span.len());
         }
+    }
+
+    /// Gives back room that growing left over.
+    pub(super) fn fit(&mut self) {
+        self.narrow.fit();
+        self.wide.fit();
+        self.slots.fit();
     }
 
     /// Whether [`Self::take_over`] would free much.

@@ -37,6 +37,9 @@ pub(super) struct Store {
 /// Dead bytes in the heap that are not worth moving the others for.
 const HEAP_DEAD_FREE: usize = 64 * 1024;
 
+/// So few nodes are not worth a look ahead.
+const NODES_AT_ONCE_MIN: usize = 1024;
+
 /// So few keys are not worth a look ahead.
 const KEYS_AT_ONCE_MIN: usize = 64;
 
@@ -416,6 +419,9 @@ impl Store {
         fit(&mut self.heap);
         fit(&mut self.objs.items);
         fit(&mut self.sequences.items);
+        self.objs.items.iter_mut().for_each(|obj| fit(&mut obj.entries));
+        self.vecs.items.iter_mut().for_each(fit);
+        self.contents.fit();
         self.keys.fit();
     }
 
@@ -424,6 +430,14 @@ impl Store {
         if more > KEYS_AT_ONCE_MIN && more > self.keys.len() {
             self.keys.reserve(more);
             self.obj_mut(obj).entries.reserve(more);
+        }
+    }
+
+    /// Makes room for nodes of about so many operations.
+    #[inline]
+    pub(super) fn reserve_nodes(&mut self, ops: usize) {
+        if ops > NODES_AT_ONCE_MIN {
+            self.nodes.reserve(ops);
         }
     }
 

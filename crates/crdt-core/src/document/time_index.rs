@@ -13,13 +13,17 @@ const UNITS_PER_ENTRY: usize = 4 * UNITS_PER_PAGE;
 const PAGES_FREE: usize = 64;
 
 /// The entries whose times share all but the low bits: a bit for each. The values stand in the order of the bits in a
-/// block of [`Blocks`], which has room for `1 << class` of them; a single one stands in the page itself.
+/// block of [`Blocks`], which has room for `1 << class` of them. In class 0 there is no block: the first value stands in
+/// the page itself, and each of the others is `step` above the one before, as those of nodes made one after the other
+/// are.
 #[derive(Debug, Clone, Copy, Default)]
 struct Page {
     bits: u64,
-    /// Where the block starts; in class 0 the value itself.
+    /// Where the block starts; in class 0 the first value.
     start: u32,
     class: u8,
+    /// 0 or 1, in class 0.
+    step: u8,
 }
 
 /// No block.
@@ -64,14 +68,50 @@ impl Page {
     }
 
     fn value(&self, rank: usize, blocks: &Blocks) -> u32 {
-        if self.class == 0 { self.start } else { blocks.values[self.start as usize + rank] }
+        if self.class == 0 { self.run(rank) } else { blocks.values[self.start as usize + rank] }
+    }
+
+    /// The value in class 0.
+    const fn run(&self, rank: usize) -> u32 {
+        self.start.wrapping_add(rank as u32 * self.step as u32)
     }
 
     fn set(&mut self, rank: usize, value: u32, blocks: &mut Blocks) {
         if self.class == 0 {
-            self.start = value;
-        } else {
-            blocks.values[self.start as usize + rank] = value;
+            if self.bits.count_ones() <= 1 {
+                self.start = value;
+                return;
+            }
+            if self.run(rank) == value {
+                return;
+            }
+            self.spread(self.bits.count_ones() as usize, blocks);
+        }
+        blocks.values[self.start as usize + rank] = value;
+    }
+
+    /// Gives the values of class 0 a block with room for so many.
+    fn spread(&mut self, room: usize, blocks: &mut Blocks) {
+        let run = *self;
+        self.class = room.next_power_of_two().trailing_zeros() as u8;
+        self.start = blocks.take(self.class);
+        let block = &mut blocks.values[self.start as usize..][..self.bits.count_ones() as usize];
+        for (rank, value) in block.iter_mut().enumerate() {
+            *value = run.run(rank);
+        }
+    }
+
+    /// Whether `value` can be the one with a rank without a block.
+    #[inline]
+    const fn joins(&mut self, rank: usize, len: usize, value: u32) -> bool {
+        let above = value.wrapping_sub(self.start);
+        if len == 1 {
+            self.step = above as u8 & 1;
+            return above == 0 || above == 1 && rank == 1;
+        }
+        match self.step {
+            0 => above == 0,
+            _ => rank == len && above as usize == len,
         }
     }
 
@@ -82,7 +122,7 @@ impl Page {
     /// Whether there was nothing.
     fn insert(&mut self, bit: u32, value: u32, blocks: &mut Blocks) -> bool {
         if self.bits == 0 {
-            *self = Self { bits: 1 << bit, start: value, class: 0 };
+            *self = Self { bits: 1 << bit, start: value, class: 0, step: 0 };
             return true;
         }
         let rank = self.rank(bit);
@@ -91,17 +131,18 @@ impl Page {
             return false;
         }
         let len = self.bits.count_ones() as usize;
-        if len == 1 << self.class {
+        if self.class == 0 {
+            if self.joins(rank, len, value) {
+                self.bits |= 1 << bit;
+                return true;
+            }
+            self.spread(len + 1, blocks);
+        } else if len == 1 << self.class {
             let (from, class) = (self.start, self.class);
             self.class += 1;
             self.start = blocks.take(self.class);
-            let to = self.start as usize;
-            if class == 0 {
-                blocks.values[to] = from;
-            } else {
-                blocks.values.copy_within(from as usize..from as usize + len, to);
-                blocks.give_back(from, class);
-            }
+            blocks.values.copy_within(from as usize..from as usize + len, self.start as usize);
+            blocks.give_back(from, class);
         }
         self.bits |= 1 << bit;
         let start = self.start as usize;
@@ -118,16 +159,21 @@ impl Page {
         }
         let (rank, len) = (self.rank(bit), self.bits.count_ones() as usize);
         let value = self.value(rank, blocks);
-        self.bits &= !(1 << bit);
         if self.class == 0 {
-            return Some(value);
+            if self.step == 0 || rank == 0 || rank == len - 1 {
+                self.start += u32::from(self.step) * u32::from(rank == 0);
+                self.bits &= !(1 << bit);
+                return Some(value);
+            }
+            self.spread(len, blocks);
         }
+        self.bits &= !(1 << bit);
         let start = self.start as usize;
         blocks.values.copy_within(start + rank + 1..start + len, start + rank);
         if len == 2 {
             let (left, class) = (blocks.values[start], self.class);
             blocks.give_back(self.start, class);
-            (self.start, self.class) = (left, 0);
+            (self.start, self.class, self.step) = (left, 0, 0);
         }
         Some(value)
     }
@@ -442,6 +488,15 @@ mod tests {
         prop_oneof![0..300u64, 0..20_000u64, 0..1u64 << 53]
     }
 
+    /// Values for a time: any, and such as need no block.
+    fn value_at(time: u64, value: u32) -> u32 {
+        match value % 4 {
+            0 => time as u32,
+            1 => 7,
+            _ => value,
+        }
+    }
+
     proptest! {
         #[test]
         fn it_is_an_ordered_map(steps in prop::collection::vec((0..4u8, times(), any::<u32>()), 0..200)) {
@@ -451,6 +506,7 @@ mod tests {
                     0 => prop_assert_eq!(index.remove(time), oracle.remove(&time)),
                     1 => index.allow(1 << (value & 15)),
                     _ => {
+                        let value = value_at(time, value);
                         let was = oracle.insert(time, value);
                         prop_assert_eq!(index.insert(time, value), was.is_none());
                     }
@@ -471,6 +527,29 @@ mod tests {
                 }
             }
             prop_assert_eq!(index.iter().collect::<Vec<_>>(), oracle.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn runs_of_values_are_like_any_others(
+            steps in prop::collection::vec((0..16u8, 0..130u64, any::<u32>()), 0..400), first in any::<u32>()
+        ) {
+            let (mut index, mut oracle) = (TimeIndex::default(), BTreeMap::new());
+            for time in 0..128u64 {
+                index.insert(time, first.wrapping_add(time as u32));
+                oracle.insert(time, first.wrapping_add(time as u32));
+            }
+            prop_assert!(index.blocks.values.is_empty());
+            for (step, time, value) in steps {
+                if step < 6 {
+                    prop_assert_eq!(index.remove(time), oracle.remove(&time));
+                } else {
+                    let value = if step < 15 { first.wrapping_add(time as u32) } else { value };
+                    prop_assert_eq!(index.insert(time, value), oracle.insert(time, value).is_none());
+                }
+                prop_assert!(index.iter().eq(oracle.iter().map(|(&t, &v)| (t, v))));
+            }
         }
     }
 

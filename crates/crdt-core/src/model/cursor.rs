@@ -2,7 +2,7 @@
 
 use super::{EditError, Model, RelativePosition, Side};
 use crate::{
-    PatchBuilder, Text, Timespan, Timestamp, Value, Wtf8,
+    Key, PatchBuilder, Timespan, Timestamp, Value, Wtf8,
     document::{Kind, NodeRef},
     id::MAX_ID,
 };
@@ -114,30 +114,19 @@ impl ObjCursor<'_> {
     /// [`EditError`]
     pub fn set<K, V>(&mut self, entries: impl IntoIterator<Item = (K, V)>) -> Result<(), EditError>
     where
-        K: Into<Text>,
+        K: Key,
         V: Into<Value>,
     {
         self.check()?;
         let id = self.id;
-        self.model.write(|patch| {
-            let entries: Vec<(Text, Timestamp)> = entries
-                .into_iter()
-                .map(|(key, value)| (key.into(), patch.const_or_json(&value.into())))
-                .collect();
-            if !entries.is_empty() {
-                patch.ins_obj(
-                    id,
-                    entries.iter().map(|(key, node)| (key.as_wtf8(), *node)).collect::<Vec<_>>(),
-                );
-            }
-        })
+        self.model.write(|patch| _ = patch.set_keys(id, entries))
     }
 
     /// Deletes keys.
     ///
     /// # Errors
     /// [`EditError`]
-    pub fn del<K: Into<Text>>(&mut self, keys: impl IntoIterator<Item = K>) -> Result<(), EditError> {
+    pub fn del<K: Key>(&mut self, keys: impl IntoIterator<Item = K>) -> Result<(), EditError> {
         self.set(keys.into_iter().map(|key| (key, Value::Undefined)))
     }
 
@@ -308,6 +297,19 @@ impl ArrCursor<'_> {
         values: impl IntoIterator<Item = V>,
     ) -> Result<(), EditError> {
         self.ins_made(index, |patch| values.into_iter().map(|value| patch.json(&value.into())).collect())
+    }
+
+    /// Inserts JSON values at an index as constants, which are never edited inside. A number or a boolean then takes one
+    /// node and not two: [`ins`](Self::ins) puts each into a register, as json-joy does.
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn ins_con<V: Into<Value>>(
+        &mut self,
+        index: usize,
+        values: impl IntoIterator<Item = V>,
+    ) -> Result<(), EditError> {
+        self.ins_made(index, |patch| values.into_iter().map(|value| patch.new_con(&value.into())).collect())
     }
 
     /// Inserts the nodes that `make` makes at an index.

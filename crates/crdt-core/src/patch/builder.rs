@@ -12,7 +12,7 @@ use crate::{
         wire::{Burst, Reader, brief, burst, put_patch_id, put_vu57},
     },
     id::MAX_ID,
-    text::{Text, Wtf8},
+    text::{Key, Text, Wtf8},
     value::Value,
 };
 
@@ -198,6 +198,29 @@ impl PatchBuilder {
             cbor::put_text(&mut self.body, key.into());
             self.id(value);
         }
+        self.took(1)
+    }
+
+    /// Writes the values of keys, as [`const_or_json`](Self::const_or_json) does, and sets the keys to them.
+    pub(crate) fn set_keys<K: Key, V: Into<Value>>(
+        &mut self,
+        obj: Timestamp,
+        entries: impl IntoIterator<Item = (K, V)>,
+    ) -> Timestamp {
+        // The keys stand behind all values, so they are put together elsewhere.
+        let (mut list, mut len) = (Vec::new(), 0);
+        for (key, value) in entries {
+            let node = self.const_or_json(&value.into());
+            cbor::put_text(&mut list, key.as_key());
+            put_patch_id(&mut list, self.start.sid, node);
+            len += 1;
+        }
+        if len == 0 {
+            return self.next_id();
+        }
+        put_len(&mut self.body, code::INS_OBJ, len);
+        self.id(obj);
+        self.body.append(&mut list);
         self.took(1)
     }
 

@@ -4,7 +4,7 @@
 //! A patch that is unusual in any way is left to the general reader, which finds what is wrong with it, if anything is.
 
 use super::{Head, op::code};
-use crate::{SessionId, Timestamp, id::MAX_ID, text::Wtf8};
+use crate::{SessionId, Timestamp, codec::wire::Foreign, id::MAX_ID, text::Wtf8};
 
 /// A patch of one operation. Plain fields without variants stay in registers when they are handed on; a copy through
 /// memory costs more than all the reading.
@@ -26,9 +26,17 @@ pub(crate) struct Keystroke<'a> {
 }
 
 impl Keystroke<'_> {
-    pub(super) const fn head(&self) -> Head {
+    pub(super) fn head(&self) -> Head {
         let Self { id, span, foreign, ops_at, .. } = *self;
-        Head { id, span, op_count: 1, meta: None, ops_at, foreign }
+        let mut named = Foreign::None;
+        if foreign {
+            let last = Timestamp::new(self.at.sid, self.at.time + self.deleted.max(1) - 1);
+            [self.obj, self.at, last]
+                .into_iter()
+                .filter(|named| named.sid != id.sid)
+                .for_each(|id| named.add(id));
+        }
+        Head { id, span, op_count: 1, meta: None, ops_at, foreign: named }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     SessionId, StateVector, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{Reader, burst, put_vu57},
+        wire::{Foreign, Reader, burst, put_vu57},
     },
     id::MAX_ID,
     text::Wtf8,
@@ -47,8 +47,8 @@ struct Head {
     op_count: u64,
     meta: Option<(usize, usize)>,
     ops_at: usize,
-    /// Whether it may name ids of other sessions. Where that is not known it is said to.
-    foreign: bool,
+    /// The ids of other sessions that it may name.
+    foreign: Foreign,
 }
 
 impl<'a> PatchRef<'a> {
@@ -87,7 +87,7 @@ impl<'a> PatchRef<'a> {
         let ops_at = r.offset();
         let mut next = id.time;
         for _ in 0..op_count {
-            next = next.saturating_add(op::read::<false>(&mut r, sid)?.span());
+            next = next.saturating_add(op::read::<false>(&mut r, sid, false)?.span());
         }
         r.end()?;
         let span = next - id.time;
@@ -148,7 +148,7 @@ impl<'a> PatchRef<'a> {
     /// are always known, are left out; an id may come more than once.
     pub fn for_each_foreign(&self, mut each: impl FnMut(Timespan)) {
         let own = self.head.id.sid;
-        if !self.head.foreign {
+        if self.head.foreign == Foreign::None {
             return;
         }
         for (_, op) in self.ops() {
@@ -157,6 +157,14 @@ impl<'a> PatchRef<'a> {
                     each(span);
                 }
             });
+        }
+    }
+
+    /// The last id of the one other session that it names ids of, if that is known.
+    pub(crate) const fn last_foreign(&self) -> Option<Timestamp> {
+        match self.head.foreign {
+            Foreign::UpTo(last) => Some(last),
+            _ => None,
         }
     }
 
@@ -246,7 +254,7 @@ impl<'a> Iterator for Ops<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         // The bytes were checked when the patch was made.
-        let op = op::read::<true>(&mut self.reader, self.id.sid).ok()?;
+        let op = op::read::<true>(&mut self.reader, self.id.sid, self.left == 0).ok()?;
         let id = self.id;
         self.id.time += op.span();
         Some((id, op))
@@ -283,7 +291,7 @@ impl Patch {
         let mut bytes = Vec::with_capacity(30 + meta.map_or(0, <[u8]>::len) + body.len());
         let (meta, ops_at) = put_head(&mut bytes, id, meta, op_count);
         bytes.extend_from_slice(body);
-        let head = Head { id, span, op_count, meta, ops_at, foreign: true };
+        let head = Head { id, span, op_count, meta, ops_at, foreign: Foreign::Any };
         Self { bytes: bytes.into(), head }
     }
 

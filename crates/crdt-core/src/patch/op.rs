@@ -174,9 +174,18 @@ macro_rules! list {
         }
 
         impl<'a> $name<'a> {
-            /// Steps over `len` items and checks them.
-            fn read(r: &mut Reader<'a>, own: SessionId, len: u64) -> Result<Self, Malformed> {
+            /// Steps over `len` items and checks them; not if they were `CHECKED` and nothing comes behind them.
+            #[inline]
+            fn read<const CHECKED: bool>(
+                r: &mut Reader<'a>,
+                own: SessionId,
+                len: u64,
+                is_last: bool,
+            ) -> Result<Self, Malformed> {
                 let list = Self { reader: *r, own, left: len };
+                if CHECKED && is_last {
+                    return Ok(list);
+                }
                 for _ in 0..len {
                     let read: fn(&mut Reader<'a>, SessionId) -> Result<$item, Malformed> = $read;
                     read(r, own)?;
@@ -225,6 +234,7 @@ list! {
     Spans of Timespan, |r, own| {
         let start = r.patch_id(own)?;
         let span = r.vu57_up_to(MAX_ID - start.time + 1, "a span")?;
+        r.reach(own, start, span);
         Ok(Timespan { start, span })
     }
 }
@@ -275,9 +285,14 @@ pub(super) fn read_text<'a>(r: &mut Reader<'a>, own: SessionId) -> Option<(Times
     Some((obj, after, Wtf8::trusted(r.take(len, "").ok()?)))
 }
 
-/// Reads an operation of a patch of `own`. Text in bytes that were `CHECKED` before is not checked again.
+/// Reads an operation of a patch of `own`. Text in bytes that were `CHECKED` before is not checked again; nor is it
+/// looked where a list ends that is the last thing there.
 #[inline]
-pub(crate) fn read<'a, const CHECKED: bool>(r: &mut Reader<'a>, own: SessionId) -> Result<Op<'a>, Malformed> {
+pub(crate) fn read<'a, const CHECKED: bool>(
+    r: &mut Reader<'a>,
+    own: SessionId,
+    is_last: bool,
+) -> Result<Op<'a>, Malformed> {
     let octet = r.u8("an operation")?;
     let (opcode, bits) = (octet >> 3, octet & 7);
     if let code::INS_OBJ..=code::INS_ARR | code::DEL | code::NOP = opcode {
@@ -294,16 +309,20 @@ pub(crate) fn read<'a, const CHECKED: bool>(r: &mut Reader<'a>, own: SessionId) 
         }
         let obj = r.patch_id(own)?;
         return Ok(match opcode {
-            code::INS_OBJ => Op::InsObj { obj, entries: Entries::read(r, own, len)? },
-            code::INS_VEC => Op::InsVec { obj, slots: Slots::read(r, own, len)? },
+            code::INS_OBJ => Op::InsObj { obj, entries: Entries::read::<CHECKED>(r, own, len, is_last)? },
+            code::INS_VEC => Op::InsVec { obj, slots: Slots::read::<CHECKED>(r, own, len, is_last)? },
             code::INS_STR => {
                 let after = r.patch_id(own)?;
                 let text = if CHECKED { Wtf8::trusted(r.take(len, "text")?) } else { r.text(len)? };
                 Op::InsStr { obj, after, text, units: text.units() as u64 }
             }
             code::INS_BIN => Op::InsBin { obj, after: r.patch_id(own)?, bytes: r.take(len, "bytes")? },
-            code::INS_ARR => Op::InsArr { obj, after: r.patch_id(own)?, values: Ids::read(r, own, len)? },
-            _ => Op::Del { obj, spans: Spans::read(r, own, len)? },
+            code::INS_ARR => Op::InsArr {
+                obj,
+                after: r.patch_id(own)?,
+                values: Ids::read::<CHECKED>(r, own, len, is_last)?,
+            },
+            _ => Op::Del { obj, spans: Spans::read::<CHECKED>(r, own, len, is_last)? },
         });
     }
     r.canonical &= bits <= u8::from(opcode == code::NEW_CON);

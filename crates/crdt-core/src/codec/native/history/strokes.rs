@@ -252,7 +252,8 @@ impl<'a> StrokeReader<'a> {
         if self.left == 0 {
             let kind = self.kinds.u8("a stroke").map_err(column(HistoryCol::Strokes))?;
             if kind == OTHER {
-                let op = op::read::<false>(&mut self.others, id.sid).map_err(column(HistoryCol::Others))?;
+                let op =
+                    op::read::<false>(&mut self.others, id.sid, false).map_err(column(HistoryCol::Others))?;
                 if !self.others.canonical {
                     return Err(column(HistoryCol::Others)(Malformed::NotCanonical));
                 }
