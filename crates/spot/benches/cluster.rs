@@ -1,6 +1,6 @@
 //! Two nodes on one wire, without sockets: what the machines themselves cost, by message.
 
-use std::{collections::VecDeque, hint::black_box, time::Duration};
+use std::{hint::black_box, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -9,6 +9,7 @@ use spot::{
     cluster::{
         Arrival, NodeId, NodeOptions, TopicOptions,
         node::{LinkId, LinkInfo, Node, Publish, Role, SubId},
+        ring::Taken,
         zmtp::{Decoder, DecoderLimits},
     },
 };
@@ -92,7 +93,7 @@ fn messages(c: &mut Criterion) {
         pair.settle();
         pair.subscribe("t");
         let payload = Bytes::from(vec![7; len]);
-        let mut arrivals = VecDeque::new();
+        let mut arrivals = Vec::new();
         let mut group = c.benchmark_group("publish to subscribe");
         group.throughput(Throughput::Elements(BATCH as u64));
         group.bench_function(name, |bencher| {
@@ -102,12 +103,14 @@ fn messages(c: &mut Criterion) {
                 }
                 pair.settle();
                 arrivals.clear();
-                pair.nodes[1].take(pair.sub, usize::MAX, &mut arrivals);
+                let mut taken = Taken::default();
+                pair.nodes[1].take(pair.sub, usize::MAX, &mut taken);
+                arrivals.extend(taken);
                 assert_eq!(arrivals.len(), BATCH);
             });
         });
         group.finish();
-        assert!(matches!(arrivals.back(), Some(Arrival::Message { payload, .. }) if payload.len() == len));
+        assert!(matches!(arrivals.last(), Some(Arrival::Message { payload, .. }) if payload.len() == len));
         assert_eq!(pair.nodes.each_ref().map(|node| node.counters().dropped), [0, 0]);
     }
 }

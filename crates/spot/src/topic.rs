@@ -48,6 +48,12 @@ impl Topic {
         Self::check(name.as_ref()).map(|name| Self(name.into()))
     }
 
+    /// Whether both are clones of one topic; equal ones may not be.
+    #[inline]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether it could be a topic, without making one.
     pub fn check(name: &str) -> Result<&str, InvalidTopic> {
         if name.is_empty() || name.len() > Self::LEN_BYTES_MAX {

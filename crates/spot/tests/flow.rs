@@ -420,3 +420,113 @@ async fn a_peer_that_is_cut_off_in_silence_is_noticed_and_named() {
     assert_eq!(suspect, from);
     until("it is given up", || owner.status().is_empty()).await;
 }
+
+/// A founding peer knows no windows. Where the topic is lossless it is not read from until there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founding_publisher_waits_for_a_slow_reader_and_loses_nothing() {
+    const MESSAGES: u32 = 50_000;
+    let mut owner_options = options();
+    // Room for a small part of what comes; what one read brings has to fit.
+    owner_options.node.retained_messages_max = 8000;
+    let owner = Spot::new(owner_options);
+    let policy = Policy::Block { timeout: PATIENCE };
+    owner.topic_create_with("t", TopicOptions { policy, replay: 0 }).unwrap();
+    let at = owner.bind("tcp://127.0.0.1:0").await.unwrap();
+    let mut slow = owner.listen(["t"], bounds(100, 1 << 20)).unwrap();
+    let publisher = Spot::new(SpotOptions { founding_only: true, ..options() });
+    publisher.cluster_add(&at).await.unwrap();
+    let publishing = tokio::spawn(async move {
+        for number in 0..MESSAGES {
+            let mut payload = vec![0; 64];
+            payload[..4].copy_from_slice(&number.to_le_bytes());
+            publisher.publish("t", payload).await.unwrap();
+        }
+        publisher
+    });
+    for number in 0..MESSAGES {
+        match tokio::time::timeout(PATIENCE, slow.recv()).await.expect("a message in time") {
+            Some(Arrival::Message { payload, .. }) => assert_eq!(payload[..4], number.to_le_bytes()),
+            other => panic!("message {number} was expected, not {other:?}"),
+        }
+    }
+    let publisher = publishing.await.unwrap();
+    assert_eq!(owner.counters().dropped, 0);
+    // It still listens to it.
+    publisher.publish("t", "again").await.unwrap();
+    assert!(matches!(slow.recv().await, Some(Arrival::Message { payload, .. }) if payload == "again"));
+}
+
+/// After the topic's patience its connection is read again, whoever is in the way.
+#[tokio::test]
+async fn a_founding_publisher_is_not_held_for_longer_than_publishers_wait() {
+    let mut owner_options = options();
+    owner_options.node.heartbeat = Duration::from_millis(100);
+    owner_options.node.retained_messages_max = 10;
+    let owner = Spot::new(owner_options);
+    let policy = Policy::Block { timeout: Duration::from_millis(50) };
+    owner.topic_create_with("t", TopicOptions { policy, replay: 0 }).unwrap();
+    let at = owner.bind("tcp://127.0.0.1:0").await.unwrap();
+    // Nobody ever reads it.
+    let _stuck = owner.listen(["t"], bounds(10, 1 << 20)).unwrap();
+    let publisher = Spot::new(SpotOptions { founding_only: true, ..options() });
+    publisher.cluster_add(&at).await.unwrap();
+    for _ in 0..1000 {
+        publisher.publish("t", "x").await.unwrap();
+    }
+    until("what is beyond the bounds is dropped", || owner.counters().dropped > 0).await;
+    publisher.cluster_sync(PATIENCE).await.expect("it is answered");
+}
+
+/// The last messages, for each bound that there is on them.
+#[tokio::test]
+async fn replay_ends_at_its_bounds() {
+    let lossless = Policy::Block { timeout: PATIENCE };
+    // Policy, replay, published, bytes of each, bytes that a topic may keep, and the first that comes.
+    let cases = [
+        (lossless, 0, 10, 8, 1 << 20, 10),
+        (lossless, 1, 10, 8, 1 << 20, 9),
+        (lossless, 10, 10, 8, 1 << 20, 0),
+        (lossless, 11, 10, 8, 1 << 20, 0),
+        (lossless, usize::MAX, 1000, 8, 1 << 20, 0),
+        (Policy::DropOldest, 3, 10, 8, 1 << 20, 7),
+        (Policy::DropNewest, 3, 10, 8, 1 << 20, 7),
+        (Policy::Conflate, 3, 10, 8, 1 << 20, 7),
+        // Fewer, where so many bytes may not be kept.
+        (Policy::DropOldest, 100, 100, 1000, 10_000, 90),
+    ];
+    for (policy, replay, published, len, bytes_max, first) in cases {
+        let case = format!("{policy:?}, replay {replay}, {published} published");
+        let mut owner_options = options();
+        owner_options.node.retained_bytes_max = bytes_max;
+        let owner = Spot::new(owner_options);
+        owner.topic_create_with("t", TopicOptions { policy, replay }).unwrap();
+        let at = owner.bind("tcp://127.0.0.1:0").await.unwrap();
+        let message = |number: u32| {
+            let mut payload = vec![0; len];
+            payload[..4].copy_from_slice(&number.to_le_bytes());
+            payload
+        };
+        for number in 0..published {
+            owner.publish("t", message(number)).await.unwrap();
+        }
+        // One at home, one elsewhere; neither has room for all at once.
+        let elsewhere = Spot::new(options());
+        elsewhere.cluster_add(&at).await.unwrap();
+        let small = if lossless == policy { 16 } else { 1 << 10 };
+        let mut late = elsewhere.listen(["t"], bounds(small, 1 << 20)).unwrap();
+        late.wait_live("t", PATIENCE).await.unwrap();
+        let mut home = owner.listen(["t"], bounds(1 << 10, 1 << 20)).unwrap();
+        owner.publish("t", message(published)).await.unwrap();
+        for number in first..=published {
+            for listening in [&mut late, &mut home] {
+                match tokio::time::timeout(PATIENCE, listening.recv()).await.expect(&case) {
+                    Some(Arrival::Message { payload, .. }) => {
+                        assert_eq!(payload[..4], number.to_le_bytes(), "{case}");
+                    }
+                    other => panic!("{case}: {number} was expected, not {other:?}"),
+                }
+            }
+        }
+        assert!(late.try_recv().is_none() && home.try_recv().is_none(), "{case}");
+    }
+}

@@ -4,6 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
     command::{Command, code},
+    log::Payload,
     zmtp::frame::{LONG, MORE},
 };
 
@@ -62,7 +63,7 @@ impl Outbox {
     }
 
     /// Puts `head` with a payload behind it, outside of a batch: the frames of a plain message.
-    pub fn put_plain(&mut self, head: &[u8], payload: &Bytes) {
+    pub fn put_plain(&mut self, head: &[u8], payload: Payload<'_>) {
         self.seal();
         self.put_payload(head, payload);
         self.queued_messages += 1;
@@ -77,7 +78,7 @@ impl Outbox {
 
     /// Puts a message into the open batch: the record's head, and the payload.
     #[inline]
-    pub fn put_message(&mut self, head: &[u8], payload: &Bytes) {
+    pub fn put_message(&mut self, head: &[u8], payload: Payload<'_>) {
         self.queued_messages += 1;
         if payload.len() >= LARGE_LEN_MIN && !self.contiguous {
             // On its own, because a batch's length must be known before its bytes leave the buffer.
@@ -89,17 +90,17 @@ impl Outbox {
         self.open();
         self.tail.reserve(head.len() + payload.len());
         self.tail.extend_from_slice(head);
-        self.tail.extend_from_slice(payload);
+        self.tail.extend_from_slice(&payload);
         self.queued_bytes += head.len() + payload.len();
     }
 
-    fn put_payload(&mut self, head: &[u8], payload: &Bytes) {
+    fn put_payload(&mut self, head: &[u8], payload: Payload<'_>) {
         self.tail.extend_from_slice(head);
         if payload.len() >= LARGE_LEN_MIN && !self.contiguous {
             self.segments.push(self.tail.split().freeze());
-            self.segments.push(payload.clone());
+            self.segments.push(payload.to_bytes());
         } else {
-            self.tail.extend_from_slice(payload);
+            self.tail.extend_from_slice(&payload);
         }
         self.queued_bytes += head.len() + payload.len();
     }

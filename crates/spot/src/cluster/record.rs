@@ -54,10 +54,36 @@ pub fn put_define(out: &mut BytesMut, alias: u32, kind: Kind, epoch: u64, next: 
     out.put_slice(topic.as_bytes());
 }
 
-/// Writes what stands before a payload; aliases are 1 and up.
-pub fn put_data_header(out: &mut BytesMut, alias: u32, len: usize) {
-    put_varint(out, alias);
-    put_varint(out, len as u32);
+/// What stands before a payload: alias and length, two numbers of at most five bytes each.
+#[derive(Debug, Clone, Copy)]
+pub struct DataHeader {
+    bytes: [u8; 10],
+    len: usize,
+}
+
+impl DataHeader {
+    /// Aliases are 1 and up.
+    pub fn new(alias: u32, len: usize) -> Self {
+        let mut header = Self { bytes: [0; 10], len: 0 };
+        for mut n in [alias, len as u32] {
+            while n >= 0x80 {
+                header.put(n as u8 | 0x80);
+                n >>= 7;
+            }
+            header.put(n as u8);
+        }
+        header
+    }
+
+    fn put(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    /// As it is written.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 fn put_varint(out: &mut BytesMut, mut n: u32) {

@@ -1,6 +1,6 @@
 //! What waits for one subscriber, bounded.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 
@@ -55,10 +55,14 @@ pub enum Fit {
 
 #[derive(Debug)]
 enum Held {
-    Message {
+    /// Messages of one topic within one buffer: so many of the spans.
+    Run {
         topic: Topic,
-        payload: Bytes,
+        body: Bytes,
+        count: usize,
         lossless: bool,
+        /// Not settled yet.
+        fresh: bool,
     },
     Gap {
         topic: TopicPattern,
@@ -71,11 +75,68 @@ enum Held {
     },
 }
 
+/// Where a payload lies in the buffer of its run.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: u32,
+    len: u32,
+}
+
+/// What a reader has taken. It is made into arrivals one by one, by the reader: counting the references to a buffer costs
+/// most when two threads do it at the same time.
+#[derive(Debug, Default)]
+pub struct Taken {
+    missed: u64,
+    queue: VecDeque<Held>,
+    spans: VecDeque<Span>,
+}
+
+impl Taken {
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.missed == 0 && self.queue.is_empty()
+    }
+}
+
+impl Iterator for Taken {
+    type Item = Arrival;
+
+    fn next(&mut self) -> Option<Arrival> {
+        if self.missed > 0 {
+            return Some(Arrival::Lagged { missed: std::mem::take(&mut self.missed) });
+        }
+        if let Held::Run { topic, body, count, .. } = self.queue.front_mut()?
+            && *count > 1
+        {
+            *count -= 1;
+            let payload = self.spans.pop_front()?.of(body);
+            return Some(Arrival::Message { topic: topic.clone(), payload });
+        }
+        Some(match self.queue.pop_front()? {
+            Held::Run { topic, body, .. } => {
+                Arrival::Message { topic, payload: self.spans.pop_front()?.of(&body) }
+            }
+            Held::Gap { topic, first, last } => Arrival::Gap { topic, first, last },
+            Held::Lagged { missed } => Arrival::Lagged { missed },
+        })
+    }
+}
+
+impl Span {
+    fn of(self, body: &Bytes) -> Bytes {
+        body.slice(self.start as usize..self.start as usize + self.len as usize)
+    }
+}
+
 /// The queue of one subscription. When a bound is reached the oldest messages go, and are counted; those of lossless
 /// topics do not, because room is promised to their owners before they are sent.
 #[derive(Debug)]
 pub struct Ring {
     queue: VecDeque<Held>,
+    /// Those of all runs in the queue, in order.
+    spans: VecDeque<Span>,
+    /// How many arrivals are held.
+    len: usize,
     bytes: usize,
     bounds: SubscriptionOptions,
     /// Promised to owners of lossless topics, and not come yet.
@@ -96,8 +157,9 @@ const SHARE_MIN: Amount = Amount { messages: 64, bytes: 64 << 10 };
 impl Ring {
     /// An empty queue.
     pub fn new(bounds: SubscriptionOptions) -> Self {
-        let (queue, owed, fresh) = Default::default();
-        Self { queue, bytes: 0, bounds, owed, missed: 0, dropped: 0, fresh, slack: 0, woken: false }
+        let (queue, spans, owed, fresh) = Default::default();
+        let (len, bytes, missed, dropped, slack) = Default::default();
+        Self { queue, spans, len, bytes, bounds, owed, missed, dropped, fresh, slack, woken: false }
     }
 
     /// Other bounds from now on. What is held stays.
@@ -108,13 +170,12 @@ impl Ring {
     /// Whether one more message of this length fits. What is promised to others is not looked at: who publishes here would
     /// otherwise wait for somebody who has nothing to say.
     pub fn has_room(&self, len: usize) -> bool {
-        self.queue.len() < self.bounds.messages_max
-            && (self.bytes + len <= self.bounds.bytes_max || self.queue.is_empty())
+        self.len < self.bounds.messages_max && (self.bytes + len <= self.bounds.bytes_max || self.len == 0)
     }
 
     /// Whether at most half of the bounds is used.
     pub fn is_half_empty(&self) -> bool {
-        self.queue.len() <= self.bounds.messages_max / 2 && self.bytes <= self.bounds.bytes_max / 2
+        self.len <= self.bounds.messages_max / 2 && self.bytes <= self.bounds.bytes_max / 2
     }
 
     /// How much the owner of a lossless topic may send, if it was promised `own` until now and this ring serves so many
@@ -126,7 +187,7 @@ impl Ring {
             messages: self.owed.messages.saturating_sub(own.messages),
             bytes: self.owed.bytes.saturating_sub(own.bytes),
         };
-        let messages = messages_max.saturating_sub(self.queue.len() as u64 + others.messages);
+        let messages = messages_max.saturating_sub(self.len as u64 + others.messages);
         let bytes = bytes_max.saturating_sub(self.bytes as u64 + others.bytes);
         if messages == 0 || bytes == 0 {
             // All is promised to owners that may have nothing to say: one message must do.
@@ -153,34 +214,83 @@ impl Ring {
     }
 
     /// Puts a message. True if the reader has to be woken.
-    #[inline]
     pub fn push(&mut self, topic: &Topic, payload: &Bytes, fit: Fit) -> bool {
-        while fit != Fit::Lossless && !self.has_room(payload.len()) {
-            if fit == Fit::Lossy && matches!(self.queue.front(), Some(Held::Message { lossless: true, .. })) {
-                self.dropped += 1;
-                return self.push_lagged(1);
-            }
-            match self.queue.pop_front() {
-                Some(Held::Message { payload, .. }) => {
-                    self.bytes -= payload.len();
-                    self.missed += 1;
-                    self.dropped += 1;
-                }
-                // A gap is as good a reason as any to look at the topic again.
-                Some(Held::Gap { .. }) => self.missed += 1,
-                Some(Held::Lagged { missed }) => self.missed += missed,
-                None => break,
-            }
+        self.push_within(topic, payload, 0..payload.len(), fit, false)
+    }
+
+    /// Puts a message that lies in a buffer with others; `fresh` if the buffer is one that [`settle`](Self::settle) has to
+    /// look at. True if the reader has to be woken.
+    #[inline]
+    pub fn push_within(
+        &mut self,
+        topic: &Topic,
+        body: &Bytes,
+        range: Range<usize>,
+        fit: Fit,
+        fresh: bool,
+    ) -> bool {
+        if fit != Fit::Lossless && !self.has_room(range.len()) && !self.make_room(range.len(), fit) {
+            self.dropped += 1;
+            return self.push_lagged(1);
         }
-        self.bytes += payload.len();
-        self.fresh.messages += 1;
-        self.fresh.bytes += payload.len() as u64;
+        self.bytes += range.len();
+        self.len += 1;
+        if fresh {
+            self.fresh.messages += 1;
+            self.fresh.bytes += range.len() as u64;
+        }
         let lossless = fit != Fit::Lossy;
-        self.queue.push_back(Held::Message { topic: topic.clone(), payload: payload.clone(), lossless });
+        self.spans.push_back(Span { start: range.start as u32, len: range.len() as u32 });
+        match self.queue.back_mut() {
+            Some(Held::Run { topic: t, body: b, count, lossless: l, fresh: f })
+                if t.is_same(topic)
+                    && (b.as_ptr(), b.len(), *l, *f) == (body.as_ptr(), body.len(), lossless, fresh) =>
+            {
+                *count += 1;
+            }
+            _ => self.queue.push_back(Held::Run {
+                topic: topic.clone(),
+                body: body.clone(),
+                count: 1,
+                lossless,
+                fresh,
+            }),
+        }
         !std::mem::replace(&mut self.woken, true)
     }
 
-    /// Whether anything was pushed since [`settle`](Self::settle).
+    /// Lets the oldest go until there is room; false if they may not go.
+    #[cold]
+    fn make_room(&mut self, len: usize, fit: Fit) -> bool {
+        while !self.has_room(len) {
+            match self.queue.front_mut() {
+                Some(Held::Run { lossless: true, .. }) if fit == Fit::Lossy => return false,
+                Some(Held::Run { count, .. }) => {
+                    self.bytes -= self.spans.pop_front().map_or(0, |span| span.len as usize);
+                    self.missed += 1;
+                    self.dropped += 1;
+                    *count -= 1;
+                    if *count == 0 {
+                        self.queue.pop_front();
+                    }
+                }
+                // A gap is as good a reason as any to look at the topic again.
+                Some(Held::Gap { .. }) => {
+                    self.missed += 1;
+                    self.queue.pop_front();
+                }
+                Some(Held::Lagged { missed }) => {
+                    self.missed += *missed;
+                    self.queue.pop_front();
+                }
+                None => return true,
+            }
+            self.len -= 1;
+        }
+        true
+    }
+
+    /// Whether anything was pushed that has to be settled.
     pub fn is_fresh(&self) -> bool {
         self.fresh.messages > 0
     }
@@ -190,27 +300,40 @@ impl Ring {
     pub fn settle(&mut self, pins: usize) {
         let fresh = std::mem::take(&mut self.fresh);
         let slack = pins.saturating_sub(fresh.bytes as usize);
-        if self.slack + slack <= SLACK_MAX {
-            self.slack += slack;
-            return;
-        }
-        let mut copy = BytesMut::with_capacity(fresh.bytes as usize);
-        let held = self.queue.iter_mut().rev().filter_map(|held| match held {
-            Held::Message { payload, .. } => Some(payload),
-            Held::Gap { .. } | Held::Lagged { .. } => None,
-        });
-        for payload in held.take(fresh.messages as usize) {
-            copy.extend_from_slice(payload);
-            *payload = copy.split().freeze();
+        let copies = self.slack + slack > SLACK_MAX;
+        self.slack += if copies { 0 } else { slack };
+        let mut end = self.spans.len();
+        let mut left = fresh.messages as usize;
+        for held in self.queue.iter_mut().rev() {
+            let Held::Run { body, count, fresh, .. } = held else { continue };
+            if left == 0 {
+                break;
+            }
+            let spans = end - *count..end;
+            end = spans.start;
+            if !std::mem::take(fresh) {
+                continue;
+            }
+            left = left.saturating_sub(*count);
+            if copies {
+                let mut copy = BytesMut::new();
+                for span in self.spans.range_mut(spans) {
+                    let start = copy.len() as u32;
+                    copy.extend_from_slice(&body[span.start as usize..][..span.len as usize]);
+                    span.start = start;
+                }
+                *body = copy.freeze();
+            }
         }
     }
 
     /// Puts the notice of a gap. True if the reader has to be woken.
     pub fn push_gap(&mut self, topic: &TopicPattern, first: u64, last: Option<u64>) -> bool {
-        if self.queue.len() >= self.bounds.messages_max {
+        if self.len >= self.bounds.messages_max {
             // The reader learns of a loss either way.
             return self.push_lagged(last.map_or(1, |last| last.saturating_sub(first) + 1));
         }
+        self.len += 1;
         self.queue.push_back(Held::Gap { topic: topic.clone(), first, last });
         !std::mem::replace(&mut self.woken, true)
     }
@@ -218,36 +341,63 @@ impl Ring {
     fn push_lagged(&mut self, more: u64) -> bool {
         match self.queue.back_mut() {
             Some(Held::Lagged { missed }) => *missed += more,
-            _ => self.queue.push_back(Held::Lagged { missed: more }),
+            _ => {
+                self.len += 1;
+                self.queue.push_back(Held::Lagged { missed: more });
+            }
         }
         !std::mem::replace(&mut self.woken, true)
     }
 
     /// Takes up to `max` arrivals. If there is none, the next push wakes the reader.
-    pub fn take(&mut self, max: usize, into: &mut VecDeque<Arrival>) -> usize {
-        let before = into.len();
+    pub fn take(&mut self, max: usize, into: &mut Taken) -> usize {
+        let before = self.len;
         let missed = std::mem::take(&mut self.missed);
-        if missed > 0 {
-            into.push_back(Arrival::Lagged { missed });
+        into.missed += missed;
+        if self.len <= max && into.is_empty() {
+            std::mem::swap(&mut self.queue, &mut into.queue);
+            std::mem::swap(&mut self.spans, &mut into.spans);
+            (self.len, self.bytes) = (0, 0);
         }
-        let n = self.queue.len().min(max);
-        for held in self.queue.drain(..n) {
-            into.push_back(match held {
-                Held::Message { topic, payload, .. } => {
-                    self.bytes -= payload.len();
-                    Arrival::Message { topic, payload }
+        let mut left = max.min(self.len);
+        while left > 0 {
+            let Some(front) = self.queue.front_mut() else { break };
+            let n = match front {
+                Held::Run { topic, body, count, lossless, .. } if *count > left => {
+                    *count -= left;
+                    let (topic, body) = (topic.clone(), body.clone());
+                    let run = Held::Run { topic, body, count: left, lossless: *lossless, fresh: false };
+                    into.queue.push_back(run);
+                    self.take_spans(left, into);
+                    left
                 }
-                Held::Gap { topic, first, last } => Arrival::Gap { topic, first, last },
-                Held::Lagged { missed } => Arrival::Lagged { missed },
-            });
+                Held::Run { count, .. } => {
+                    let count = *count;
+                    into.queue.extend(self.queue.pop_front());
+                    self.take_spans(count, into);
+                    count
+                }
+                Held::Gap { .. } | Held::Lagged { .. } => {
+                    into.queue.extend(self.queue.pop_front());
+                    1
+                }
+            };
+            left -= n;
+            self.len -= n;
         }
-        if into.len() == before {
+        let taken = before - self.len + usize::from(missed > 0);
+        if taken == 0 {
             self.woken = false;
         }
-        if self.queue.is_empty() {
+        if self.len == 0 {
             self.slack = 0;
         }
-        into.len() - before
+        taken
+    }
+
+    fn take_spans(&mut self, count: usize, into: &mut Taken) {
+        let bytes = &mut self.bytes;
+        into.spans.extend(self.spans.drain(..count).inspect(|span| *bytes -= span.len as usize));
     }
 }
 
@@ -267,14 +417,14 @@ mod tests {
     }
 
     fn taken(ring: &mut Ring) -> Vec<String> {
-        let mut all = VecDeque::new();
+        let mut all = Taken::default();
         ring.take(usize::MAX, &mut all);
         let text = |arrival| match arrival {
             Arrival::Message { payload, .. } => payload.escape_ascii().to_string(),
             Arrival::Lagged { missed } => format!("lagged {missed}"),
             Arrival::Gap { first, last, .. } => format!("gap {first} {last:?}"),
         };
-        all.into_iter().map(text).collect()
+        all.map(text).collect()
     }
 
     #[test]
@@ -316,7 +466,7 @@ mod tests {
             }
             let messages: u64 = promised.iter().map(|p| p.messages).sum();
             let bytes: u64 = promised.iter().map(|p| p.bytes).sum();
-            assert!(messages + ring.queue.len() as u64 <= 1000, "round {round}: {messages}");
+            assert!(messages + ring.len as u64 <= 1000, "round {round}: {messages}");
             assert!(bytes + ring.bytes as u64 <= 1 << 20, "round {round}: {bytes}");
         }
     }
@@ -339,10 +489,10 @@ mod tests {
         sparse.slack = SLACK_MAX;
         dense.slack = SLACK_MAX - (100 << 10);
         let topic = Topic::new("t").unwrap();
-        sparse.push(&topic, &buffer.slice(100..164), Fit::Lossy);
+        sparse.push_within(&topic, &buffer, 100..164, Fit::Lossy, true);
         sparse.push_gap(&TopicPattern::Exact(topic.clone()), 1, None);
-        sparse.push(&topic, &buffer.slice(200..201), Fit::Lossy);
-        dense.push(&topic, &buffer.slice(..200 << 10), Fit::Lossy);
+        sparse.push_within(&topic, &buffer, 200..201, Fit::Lossy, true);
+        dense.push_within(&topic, &buffer, 0..200 << 10, Fit::Lossy, true);
         for ring in [&mut sparse, &mut dense] {
             ring.settle(buffer.len());
         }
@@ -351,7 +501,7 @@ mod tests {
             ring.queue
                 .iter()
                 .filter_map(|held| match held {
-                    Held::Message { payload, .. } => Some(all.contains(&payload.as_ptr())),
+                    Held::Run { body, .. } => Some(all.contains(&body.as_ptr())),
                     _ => None,
                 })
                 .collect::<Vec<_>>()

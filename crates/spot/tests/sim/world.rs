@@ -11,6 +11,7 @@ use spot::{
     cluster::{
         Arrival, NodeId, NodeOptions,
         node::{LinkId, LinkInfo, Node, Output, Role, SubId},
+        ring::Taken,
         zmtp::{Decoder, DecoderLimits},
     },
 };
@@ -61,7 +62,39 @@ pub(crate) struct Place {
     pub(crate) takes: usize,
     /// Which life of the node.
     pub(crate) life: u64,
+    /// What its machine takes for the time.
+    clock: Clock,
     pub(crate) arrivals: Vec<Arrival>,
+}
+
+/// The clocks of a machine: nobody's is right.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    /// How long it had been running when the world began.
+    uptime: Duration,
+    /// How it goes: a thousandth of this is its second.
+    rate: u32,
+    /// What its calendar is ahead of the slowest.
+    ahead: Duration,
+}
+
+impl Clock {
+    /// Up to five percent fast or slow, a day of uptime, an hour ahead: worse than machines are.
+    fn new(chance: &mut Chance) -> Self {
+        Self {
+            uptime: Duration::from_millis(chance.below(86_400_000)),
+            rate: 950 + chance.below(101) as u32,
+            ahead: Duration::from_millis(chance.below(3_600_000)),
+        }
+    }
+
+    fn monotonic(&self, now: Duration) -> Duration {
+        self.uptime + now * self.rate / 1000
+    }
+
+    fn calendar(&self, now: Duration) -> u64 {
+        (self.ahead + now * self.rate / 1000).as_millis() as u64 + 1
+    }
 }
 
 pub(crate) struct World {
@@ -90,12 +123,14 @@ impl World {
         };
         for _ in 0..nodes {
             let arrivals = Vec::new();
+            let clock = Clock::new(&mut world.chance);
             world.places.push(Place {
                 node: None,
                 sub: 0,
                 frozen: false,
                 takes: usize::MAX,
                 life: 0,
+                clock,
                 arrivals,
             });
         }
@@ -108,13 +143,14 @@ impl World {
     /// A node begins to live at a place: same address, new incarnation.
     pub(crate) fn start(&mut self, place: usize) {
         let life = self.places[place].life + 1;
-        let incarnation = self.now.as_millis() as u64 + 1;
+        let clock = self.places[place].clock;
+        let incarnation = clock.calendar(self.now);
         let mut options =
             NodeOptions::standard(NodeId(((place as u128 + 1) << 64) | u128::from(life)), incarnation);
         options.advertise = vec![format!("sim://{place}")];
         (self.options)(&mut options);
         let mut node = Node::new(options);
-        node.set_now(self.now);
+        node.set_now(clock.monotonic(self.now));
         let bounds = SubscriptionOptions { messages_max: 256, bytes_max: 1 << 20 };
         let sub = node.sub_open(bounds, false);
         for other in 0..self.places.len() {
@@ -124,7 +160,7 @@ impl World {
         }
         let arrivals = Vec::new();
         self.places[place] =
-            Place { node: Some(node), sub, frozen: false, takes: usize::MAX, life, arrivals };
+            Place { node: Some(node), sub, frozen: false, takes: usize::MAX, life, clock, arrivals };
     }
 
     /// A node is gone without a word; the kernel closes its connections.
@@ -261,14 +297,14 @@ impl World {
         self.now += STEP;
         self.carry();
         for place in 0..self.places.len() {
-            let now = self.now;
             let state = &mut self.places[place];
+            let now = state.clock.monotonic(self.now);
             let Some(node) = state.node.as_mut().filter(|_| !state.frozen) else { continue };
             node.set_now(now);
             if node.poll_timeout().is_some_and(|due| due <= now) {
                 node.advance(now);
             }
-            let mut taken = VecDeque::new();
+            let mut taken = Taken::default();
             node.take(state.sub, state.takes, &mut taken);
             state.arrivals.extend(taken);
             self.obey(place);
@@ -349,7 +385,7 @@ impl World {
                 }
                 let batch = end.decoder.decode(&mut end.buffer).expect("our own bytes are good");
                 if !batch.frames.is_empty() {
-                    node.set_now(now);
+                    node.set_now(place.clock.monotonic(now));
                     node.handle_batch(end.link, &batch);
                 }
             }

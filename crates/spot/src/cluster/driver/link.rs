@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Shared, stream::Stream};
+use super::{Shared, buffers::BUFFER_LEN, stream::Stream};
 use crate::cluster::{
     node::{LinkId, LinkInfo, Role},
     zmtp::{
@@ -26,9 +26,9 @@ use crate::cluster::{
 /// The least that is read at once.
 const READ_LEN_MIN: usize = 4 << 10;
 /// The most that is read at once, by a connection that has much to say.
-const READ_LEN_MAX: usize = 256 << 10;
+const READ_LEN_MAX: usize = BUFFER_LEN / 2;
 /// Slices of one write.
-const SLICES_MAX: usize = 64;
+const SLICES_MAX: usize = 128;
 /// A writer that has had nothing to do for this long lets publishers write themselves: it saves them a hop.
 const IDLE: Duration = Duration::from_micros(20);
 
@@ -38,6 +38,8 @@ pub(super) struct LinkIo {
     write: Mutex<WriteState>,
     /// Wakes the writing task.
     wake: Notify,
+    /// Wakes the reading task when it was not to read.
+    resume: Notify,
     /// Ends both tasks.
     close: Notify,
     reason: Mutex<Option<String>>,
@@ -78,6 +80,11 @@ impl LinkIo {
     pub(super) fn control(&self, command: Bytes) {
         self.write.lock().control.push(command);
         self.wake.notify_one();
+    }
+
+    /// There is room again for what the peer publishes.
+    pub(super) fn resume(&self) {
+        self.resume.notify_one();
     }
 
     /// Ends the connection.
@@ -185,7 +192,8 @@ pub(super) async fn run(
     let info = LinkInfo {
         role,
         name,
-        extended: extended.is_some_and(|version| version >= 2),
+        // Used only after both sides have announced it.
+        extended: !shared.options.founding_only && extended.is_some_and(|version| version >= 2),
         pings: version >= (3, 1),
         sealed: encoder.is_sealed(),
         principal,
@@ -197,6 +205,7 @@ pub(super) async fn run(
         stream,
         write: Mutex::new(WriteState { encoder, pending, control, segments, written_at }),
         wake: Notify::new(),
+        resume: Notify::new(),
         close: Notify::new(),
         reason: Mutex::new(None),
     });
@@ -204,24 +213,36 @@ pub(super) async fn run(
     let writing = tokio::spawn(writer(shared.clone(), io.clone(), id));
 
     let mut read_len = READ_LEN_MIN;
-    let reason = loop {
+    let reason = 'reading: loop {
         match decoder.decode(&mut buffer) {
             Ok(batch) => {
                 if let Some(replies) = decoder.take_replies() {
                     io.control(replies);
                 }
                 let now = shared.now();
-                shared.with(|node| {
+                let mut held = shared.with(|node| {
                     node.set_now(now);
                     node.handle_batch(id, &batch);
+                    node.is_held(id)
                 });
+                while held {
+                    tokio::select! {
+                        () = io.resume.notified() => {}
+                        () = io.close.notified() => break 'reading "closed".to_owned(),
+                    }
+                    held = shared.with(|node| node.is_held(id));
+                }
             }
             Err(error) => break error.to_string(),
         }
         // What a peer only claims to send is not allocated before it comes: at most as much again as is there.
         let wanted = decoder.bytes_wanted(&buffer).min(buffer.len().max(READ_LEN_MAX));
-        if buffer.capacity() - buffer.len() < read_len.max(wanted) {
-            buffer.reserve(read_len.max(wanted));
+        let more = read_len.max(wanted);
+        if buffer.capacity() - buffer.len() < more {
+            match read_len == READ_LEN_MAX {
+                true => shared.buffers.exchange(&mut buffer, more),
+                false => buffer.reserve(more),
+            }
         }
         let room = buffer.capacity() - buffer.len();
         tokio::select! {

@@ -1,13 +1,16 @@
 //! A subscription of its own, beside the node's.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
 use super::{Spot, SpotError, spot::TAKE_MAX};
 use crate::{
     TopicPattern,
-    cluster::{node::SubId, ring::Arrival},
+    cluster::{
+        node::SubId,
+        ring::{Arrival, Taken},
+    },
 };
 
 /// A subscription with its own queue. Dropping it unsubscribes.
@@ -15,12 +18,12 @@ pub struct Listening {
     spot: Spot,
     sub: SubId,
     notify: Arc<Notify>,
-    buffer: VecDeque<Arrival>,
+    buffer: Taken,
 }
 
 impl Listening {
     pub(super) fn new(spot: Spot, sub: SubId, notify: Arc<Notify>) -> Self {
-        Self { spot, sub, notify, buffer: VecDeque::new() }
+        Self { spot, sub, notify, buffer: Taken::default() }
     }
 
     /// Adds a topic or pattern.
@@ -58,7 +61,7 @@ impl Listening {
         if self.buffer.is_empty() {
             self.refill(TAKE_MAX);
         }
-        self.buffer.pop_front()
+        self.buffer.next()
     }
 
     /// Waits for arrivals and takes all that are there, up to `max`; 0 when the node is closed. Cancel-safe.
@@ -71,9 +74,9 @@ impl Listening {
                 self.notify.notified().await;
                 continue;
             }
-            let n = self.buffer.len().min(max);
-            into.extend(self.buffer.drain(..n));
-            return n;
+            let before = into.len();
+            into.extend(self.buffer.by_ref().take(max));
+            return into.len() - before;
         }
     }
 

@@ -1,5 +1,6 @@
 //! A node with sockets, tasks and a clock around its machine.
 
+mod buffers;
 mod endpoint;
 mod link;
 mod listening;
@@ -24,6 +25,7 @@ use super::{
     node::{Event, LinkId, LinkInfo, Node, Output, Role, SubId},
     zmtp::{Encoder, Security},
 };
+use buffers::Buffers;
 use link::LinkIo;
 use stream::{Listener, Stream};
 
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     securities: Mutex<HashMap<String, Security>>,
     /// Endpoints to be dialed.
     dials: Mutex<Vec<String>>,
+    /// Of all connections.
+    buffers: Buffers,
     /// Says that the node is closed.
     closing: watch::Sender<bool>,
 }
@@ -78,6 +82,11 @@ impl Shared {
                             notify.notify_one();
                         }
                     }
+                    Output::Resume(id) => {
+                        if let Some(io) = inner.links.get(&id) {
+                            io.resume();
+                        }
+                    }
                     Output::Ping(id) => rest.extend(inner.links.get(&id).map(|io| Rest::Ping(io.clone()))),
                     Output::Close(id, reason) => {
                         rest.extend(inner.links.get(&id).map(|io| Rest::Close(io.clone(), reason)));
@@ -94,6 +103,9 @@ impl Shared {
             }
             result
         };
+        if writes.is_empty() && rest.is_empty() {
+            return result;
+        }
         for (id, io) in writes {
             io.write_now(self, id);
         }
@@ -172,6 +184,7 @@ impl Shared {
             let now = self.now();
             if due.is_some_and(|due| due <= now) {
                 self.with(|node| node.advance(now));
+                self.buffers.clear();
             }
             let due = std::mem::take(&mut *self.dials.lock());
             for endpoint in due {

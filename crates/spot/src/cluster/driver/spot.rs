@@ -1,6 +1,6 @@
 //! The node as an application uses it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use crate::{
             TopicInfo, TopicOptions, TopicOrigin,
         },
         partition::{partition_name, partition_of},
-        ring::Arrival,
+        ring::{Arrival, Taken},
         zmtp::Security,
     },
 };
@@ -32,7 +32,7 @@ pub struct Spot {
 
 struct Handle {
     shared: Arc<Shared>,
-    inbox: Mutex<VecDeque<Arrival>>,
+    inbox: Mutex<Taken>,
     inbox_sub: SubId,
     inbox_notify: Arc<Notify>,
     bound: Mutex<Option<Endpoint>>,
@@ -107,6 +107,7 @@ impl Spot {
             handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
             securities: Mutex::default(),
             dials: Mutex::default(),
+            buffers: Default::default(),
             closing: watch::Sender::new(false),
             options,
         });
@@ -425,7 +426,7 @@ impl Spot {
         if inbox.is_empty() {
             self.shared().with(|node| node.take(self.handle.inbox_sub, TAKE_MAX, &mut inbox));
         }
-        inbox.pop_front()
+        inbox.next()
     }
 
     /// A stream of its own for some topics and patterns, with its own bounds.

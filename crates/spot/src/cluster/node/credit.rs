@@ -6,8 +6,11 @@
 
 use bytes::Bytes;
 
-use super::{Amount, LinkId, Node, Publish, TopicId, inward::NotFollowed};
-use crate::cluster::command::{Command, NodeId};
+use super::{Amount, LinkId, Node, Output, Policy, Publish, TopicId, inward::NotFollowed};
+use crate::cluster::{
+    command::{Command, NodeId},
+    log::{COPIED_LEN_MAX, Payload},
+};
 
 /// Publishes to one owner at most that it has not published.
 pub(super) const UPLINK_WINDOW: Amount = Amount { messages: 8192, bytes: 4 << 20 };
@@ -23,16 +26,38 @@ impl super::Cursor {
     }
 }
 
+/// Publishers of a topic that are away and are remembered at most, so that what they send again is known again. Beyond it the
+/// one that was heard of longest ago is forgotten: should it come back, what was not acknowledged to it comes twice.
+const PUBLISHERS_ABSENT_MAX: usize = 1024;
+
+impl super::Local {
+    /// Forgets publishers that are away, beyond their bound.
+    pub(super) fn forget_publishers(&mut self, is_here: impl Fn(NodeId) -> bool) {
+        if self.publishers.len() <= PUBLISHERS_ABSENT_MAX {
+            return;
+        }
+        let away = |(node, publisher): (&NodeId, &super::Publisher)| {
+            (!is_here(*node) && publisher.waiting.messages == 0).then_some((publisher.heard_at, *node))
+        };
+        let mut away: Vec<_> = self.publishers.iter().filter_map(away).collect();
+        away.sort_unstable();
+        for (_, node) in away.iter().rev().skip(PUBLISHERS_ABSENT_MAX) {
+            self.publishers.remove(node);
+        }
+    }
+}
+
 /// Payloads of peers below this length are copied before they are kept for long.
 const SMALL_LEN_MAX: usize = 16 << 10;
 /// A log that is longer than this keeps its messages for long: somebody is slow.
 const LOG_LEN_QUICK: usize = 1024;
 
 impl super::Local {
-    /// A payload of a peer as it may be kept: a slice of a receive buffer keeps all of it alive.
-    fn own(&self, data: &Bytes) -> Bytes {
-        let stays = self.options.replay > 0 || self.log.len() > LOG_LEN_QUICK || !self.backlog.is_empty();
-        if stays && data.len() < SMALL_LEN_MAX { Bytes::copy_from_slice(data) } else { data.clone() }
+    /// Whether a payload of a peer has to be copied before it is kept: a slice of a receive buffer keeps all of it alive.
+    /// The log copies the smallest anyway.
+    fn copies(&self, len: usize) -> bool {
+        let stays = self.options.replay > 0 || self.log.len() > LOG_LEN_QUICK;
+        stays && (COPIED_LEN_MAX + 1..SMALL_LEN_MAX).contains(&len)
     }
 }
 
@@ -231,7 +256,7 @@ impl Node {
         node: NodeId,
         stream: &mut super::Inbound,
         sequence: u64,
-        data: &Bytes,
+        data: Payload<'_>,
     ) {
         let now = self.now;
         let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
@@ -261,9 +286,8 @@ impl Node {
             return self.close(link, "it published more than it was told to");
         }
         publisher.taken = sequence;
-        let data = &local.own(data);
         if local.backlog.is_empty()
-            && let Publish::Done(_) = self.publish_local(stream.topic, data, false)
+            && let Publish::Done(_) = self.publish_owned(stream.topic, data)
         {
             return;
         }
@@ -273,19 +297,18 @@ impl Node {
             publisher.waiting.bytes += len;
         }
         local.blocked_since.get_or_insert(now);
-        local.backlog.push_back((Some(node), sequence, data.clone()));
+        local.backlog.push_back((Some(node), sequence, Bytes::copy_from_slice(&data)));
         self.blocked.insert(stream.topic);
     }
 
-    /// An unnumbered message of a founding peer, for a topic of ours. Nobody can tell it to wait, so what is beyond the
-    /// bounds of the topic is dropped.
-    pub(super) fn accept(&mut self, id: TopicId, data: &Bytes) -> Result<(), NotFollowed> {
+    /// An unnumbered message of a founding peer, for a topic of ours. It cannot be told to wait, but it need not be read
+    /// from, for as long as the topic's publishers wait; after that, what is beyond the bounds of the topic is dropped.
+    pub(super) fn accept(&mut self, link: LinkId, id: TopicId, data: Payload<'_>) -> Result<(), NotFollowed> {
         let (messages_max, bytes_max) = (self.options.retained_messages_max, self.options.retained_bytes_max);
         let now = self.now;
         let local = self.topics[id].local.as_ref().ok_or(NotFollowed)?;
-        let data = &local.own(data);
         if local.backlog.is_empty()
-            && let Publish::Done(_) = self.publish_local(id, data, false)
+            && let Publish::Done(_) = self.publish_owned(id, data)
         {
             return Ok(());
         }
@@ -294,11 +317,47 @@ impl Node {
             self.counters.dropped += 1;
             return Err(NotFollowed);
         }
-        local.blocked_since.get_or_insert(now);
+        let since = *local.blocked_since.get_or_insert(now);
         local.backlog_bytes += data.len();
-        local.backlog.push_back((None, 0, data.clone()));
+        local.backlog.push_back((None, 0, Bytes::copy_from_slice(&data)));
         self.blocked.insert(id);
+        let waits = match local.options.policy {
+            Policy::Block { timeout } => now.saturating_sub(since) < timeout,
+            _ => local.moving,
+        };
+        if waits && let Some(link) = self.links.get_mut(link) {
+            self.held_links += usize::from(link.held_by.is_empty());
+            link.held_by.insert(id);
+        }
         Ok(())
+    }
+
+    /// Publishes what a peer sent, in a form that may be kept.
+    fn publish_owned(&mut self, id: TopicId, data: Payload<'_>) -> Publish {
+        let copies = self.topics[id].local.as_ref().is_some_and(|local| local.copies(data.len()));
+        match copies {
+            true => self.publish_local(id, Payload::Shared(&Bytes::copy_from_slice(&data)), false),
+            false => self.publish_local(id, data, false),
+        }
+    }
+
+    /// Whether nothing more is to be read from a link for now, because there is no room for what it publishes and it knows no
+    /// other way to wait. [`Output::Resume`] ends it.
+    pub fn is_held(&self, id: LinkId) -> bool {
+        self.held_links > 0 && self.links.get(id).is_some_and(|link| !link.held_by.is_empty())
+    }
+
+    /// A topic is in nobody's way any more.
+    pub(super) fn release(&mut self, id: TopicId) {
+        if self.held_links == 0 {
+            return;
+        }
+        for (link, state) in &mut self.links {
+            if state.held_by.remove(&id) && state.held_by.is_empty() {
+                self.held_links -= 1;
+                self.outputs.push_back(Output::Resume(link));
+            }
+        }
     }
 
     pub(super) fn drain_backlog(&mut self, id: TopicId) {
@@ -310,7 +369,7 @@ impl Node {
             };
             // With an empty backlog in place, so that the room that this makes does not bring us here again.
             let rest = std::mem::take(&mut local.backlog);
-            let done = self.publish_local(id, &data, false);
+            let done = self.publish_local(id, Payload::Shared(&data), false);
             let Some(local) = self.topics[id].local.as_mut() else { break };
             local.backlog = rest;
             if done == Publish::Full {
@@ -332,6 +391,7 @@ impl Node {
         }
         if self.topics.get(id).and_then(|topic| topic.local.as_ref()).is_none_or(|l| l.backlog.is_empty()) {
             self.blocked.remove(&id);
+            self.release(id);
         }
         for node in nodes {
             self.ack_publisher(id, node);
@@ -355,5 +415,31 @@ impl Node {
             publisher.received_bytes.saturating_sub(publisher.waiting.bytes) + UPLINK_WINDOW.bytes;
         let name = topic.name.clone();
         self.send(link, &Command::Credit { topic: name.as_str(), up: true, acked, limit, limit_bytes });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{super::*, *};
+
+    #[test]
+    fn publishers_that_are_away_are_forgotten_beyond_the_bound_and_those_here_are_not() {
+        let mut node = Node::new(NodeOptions::standard(NodeId(0), 1));
+        node.topic_create("t", TopicOptions::STANDARD).expect("a good name");
+        let topic = node.names["t"];
+        let local = node.topics[topic].local.as_mut().expect("it is ours");
+        let count = PUBLISHERS_ABSENT_MAX as u64 + 10;
+        for n in 0..count {
+            let heard_at = Duration::from_secs(n);
+            local.publishers.insert(NodeId(n.into()), Publisher { heard_at, ..Publisher::default() });
+        }
+        local.forget_publishers(|node| node.0 < 3);
+        // Of those away, the ones heard of longest ago: 3 to 9.
+        let mut left: Vec<u128> = local.publishers.keys().map(|node| node.0).collect();
+        left.sort_unstable();
+        let expected: Vec<u128> = (0..3).chain(10..count.into()).collect();
+        assert_eq!(left, expected);
     }
 }

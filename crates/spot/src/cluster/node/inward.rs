@@ -1,6 +1,6 @@
 //! From peers' bytes to what they mean.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use bytes::Bytes;
 
@@ -9,6 +9,7 @@ use crate::{
     Topic, TopicPattern,
     cluster::{
         command::{Command, Refused, Resume, code},
+        log::Payload,
         record::{Kind, Record, next_record},
         ring::Fit,
         zmtp::{Batch, Frame},
@@ -50,15 +51,17 @@ impl Node {
     /// Takes in what a peer sent. What makes no sense is counted, and nothing of it is done.
     pub fn handle_batch(&mut self, id: LinkId, batch: &Batch) {
         self.heard(id);
+        self.in_batch = true;
         for frames in batch.messages() {
             if self.links.get(id).is_none_or(|link| link.closing) {
-                return;
+                break;
             }
             if self.handle_message(id, batch, frames).is_err() {
                 self.refuse(id);
             }
         }
-        for sub in std::mem::take(&mut self.fresh) {
+        self.in_batch = false;
+        for sub in self.fresh.drain(..) {
             if let Some(sub) = self.subs.get_mut(sub) {
                 sub.ring.settle(batch.pins);
             }
@@ -80,6 +83,18 @@ impl Node {
         {
             return self.handle_records(id, batch.bytes.slice(body.range()));
         }
+        if let [command, topic, data] = frames
+            && let &[code @ (code::PUBLISH | code::MESSAGE)] = batch.body(command)
+        {
+            // By far the most frequent that founding peers send.
+            let topic = Topic::check_bytes(batch.body(topic)).map_err(|_| NotFollowed)?;
+            return self.plain(
+                id,
+                code,
+                topic,
+                Payload::Part(&batch.bytes, data.range().start, data.range().end),
+            );
+        }
         let (delimited, command) = Command::decode(batch, frames)?;
         let link = &mut self.links[id];
         if delimited {
@@ -94,7 +109,7 @@ impl Node {
         }
         let (Some(peer), protocol) = (link.peer, link.protocol) else { return Err(NotFollowed) };
         if protocol == Protocol::Founding
-            && matches!(command, Command::Announce { .. } | Command::Remove { .. } | Command::Message { .. })
+            && matches!(command, Command::Announce { .. } | Command::Remove { .. })
         {
             link.protocol = Protocol::Notifying;
         }
@@ -106,8 +121,8 @@ impl Node {
             Command::QueryResp { topics, epochs } => self.answered(peer, &topics, &epochs),
             Command::Subscribe { topic, resume } => self.subscribed(id, topic, resume),
             Command::Unsubscribe { topic, open } => self.unsubscribed(id, topic, open),
-            Command::Publish { topic, data } => self.published(id, topic, &data),
-            Command::Message { topic, data } => self.message(id, topic, &data),
+            Command::Publish { topic, data } => self.plain(id, code::PUBLISH, topic, Payload::Shared(&data)),
+            Command::Message { topic, data } => self.plain(id, code::MESSAGE, topic, Payload::Shared(&data)),
             Command::Announce { topic, epoch } => Ok(self.owner_add(peer, topic, epoch)?),
             Command::Remove { topic, .. } => {
                 let topic = *self.names.get(topic).ok_or(NotFollowed)?;
@@ -270,8 +285,23 @@ impl Node {
         Ok(())
     }
 
+    /// A message in frames of its own.
+    fn plain(&mut self, id: LinkId, code: u8, topic: &str, data: Payload<'_>) -> Result<(), NotFollowed> {
+        let link = &mut self.links[id];
+        if link.peer.is_none() {
+            return Err(NotFollowed);
+        }
+        if code == code::PUBLISH {
+            return self.published(id, topic, data);
+        }
+        if link.protocol == Protocol::Founding {
+            link.protocol = Protocol::Notifying;
+        }
+        self.message(id, topic, data)
+    }
+
     /// 0x01: to us as the owner, or in protocol 1 from the owner.
-    fn published(&mut self, id: LinkId, name: &str, data: &Bytes) -> Result<(), NotFollowed> {
+    fn published(&mut self, id: LinkId, name: &str, data: Payload<'_>) -> Result<(), NotFollowed> {
         let topic = *self.names.get(name).ok_or(NotFollowed)?;
         let from_owner = self.topics[topic].upstream.link == Some(id);
         if self.topics[topic].local.is_none() || from_owner {
@@ -281,7 +311,7 @@ impl Node {
         self.counters.received += 1;
         if self.remote_owner(topic).is_some() {
             // Who sent it does not know yet that the topic has another owner.
-            return match self.publish_remote(topic, data) {
+            return match self.publish_remote(topic, &data.to_bytes()) {
                 Publish::Done(_) => Ok(()),
                 Publish::Full => Err(NotFollowed),
             };
@@ -289,30 +319,33 @@ impl Node {
         if self.pass_on(topic, data) {
             return Ok(());
         }
-        self.accept(topic, data)
+        self.accept(id, topic, data)
     }
 
     /// From the owner, unnumbered.
-    fn message(&mut self, id: LinkId, name: &str, data: &Bytes) -> Result<(), NotFollowed> {
+    fn message(&mut self, id: LinkId, name: &str, data: Payload<'_>) -> Result<(), NotFollowed> {
         let topic = *self.names.get(name).ok_or(NotFollowed)?;
         if self.topics[topic].upstream.link != Some(id) {
             return Err(NotFollowed);
         }
         self.counters.received += 1;
-        self.deliver(topic, data, Fit::Lossy);
+        match data {
+            Payload::Part(body, start, end) => self.deliver(topic, body, start..end, Fit::Lossy),
+            data => self.deliver(topic, &data.to_bytes(), 0..data.len(), Fit::Lossy),
+        }
         Ok(())
     }
 
     #[inline]
-    pub(super) fn deliver(&mut self, id: TopicId, data: &Bytes, fit: Fit) {
+    pub(super) fn deliver(&mut self, id: TopicId, body: &Bytes, range: Range<usize>, fit: Fit) {
         let topic = &self.topics[id];
         for &sub in &topic.subs {
             let ring = &mut self.subs[sub].ring;
             let dropped = ring.dropped;
-            if !ring.is_fresh() {
+            if self.in_batch && !ring.is_fresh() {
                 self.fresh.push(sub);
             }
-            if ring.push(&topic.name, data, fit) {
+            if ring.push_within(&topic.name, body, range.clone(), fit, self.in_batch) {
                 self.outputs.push_back(Output::Readable(sub));
             }
             self.counters.dropped += ring.dropped - dropped;
@@ -379,7 +412,7 @@ impl Node {
                         self.refuse(id);
                         continue;
                     };
-                    let data = body.slice(start..start + len);
+                    let range = start..start + len;
                     let sequence = stream.next;
                     stream.next += 1;
                     stream.received_bytes += len as u64;
@@ -389,14 +422,15 @@ impl Node {
                         continue;
                     }
                     match stream.kind {
-                        Kind::Open => self.deliver(stream.topic, &data, Fit::Lossy),
-                        Kind::Message => self.numbered(id, stream, sequence, &data),
+                        Kind::Open => self.deliver(stream.topic, body, range, Fit::Lossy),
+                        Kind::Message => self.numbered(id, stream, sequence, body, range),
                         Kind::Publish => {
                             let Some(node) = node else { continue };
                             if !publishes.contains(&stream.topic) {
                                 publishes.push(stream.topic);
                             }
-                            self.publish_for(id, node, stream, sequence, &data);
+                            let data = Payload::Part(body, range.start, range.end);
+                            self.publish_for(id, node, stream, sequence, data);
                         }
                     }
                 }
@@ -422,9 +456,7 @@ impl Node {
             Kind::Open => {
                 let topic = self.topic_id(name, true)?;
                 // Streams of others are bounded like our own.
-                if self.topics[topic].local.is_none() && !self.open_order.contains(&topic) {
-                    self.open_order.push_back(topic);
-                }
+                self.open_remember(topic);
                 topic
             }
             _ => *self.names.get(name).ok_or(NotFollowed)?,
@@ -441,7 +473,7 @@ impl Node {
 
     /// A message from the owner, with its number.
     #[inline]
-    fn numbered(&mut self, id: LinkId, stream: &Inbound, sequence: u64, data: &Bytes) {
+    fn numbered(&mut self, id: LinkId, stream: &Inbound, sequence: u64, body: &Bytes, range: Range<usize>) {
         let upstream = &mut self.topics[stream.topic].upstream;
         if upstream.link != Some(id) || upstream.epoch != stream.epoch {
             return;
@@ -454,13 +486,13 @@ impl Node {
         upstream.have = sequence;
         let lossless = upstream.lossless;
         if lossless {
-            self.credit_later(stream.topic, data.len());
+            self.credit_later(stream.topic, range.len());
         }
         if let Some((first, last)) = missing {
             self.grant_used(stream.topic, Amount { messages: last - first + 1, bytes: 0 });
             self.deliver_gap(stream.topic, first, Some(last));
         }
-        self.deliver(stream.topic, data, if lossless { Fit::Lossless } else { Fit::Lossy });
+        self.deliver(stream.topic, body, range, if lossless { Fit::Lossless } else { Fit::Lossy });
     }
 
     fn sub_acked(

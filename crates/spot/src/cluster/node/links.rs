@@ -168,6 +168,7 @@ impl Node {
             interest: BTreeSet::new(),
             lagging: BTreeSet::new(),
             cursors: BTreeSet::new(),
+            held_by: BTreeSet::new(),
             dropped: 0,
             refused: 0,
         });
@@ -364,6 +365,7 @@ impl Node {
     /// A connection is closed, for whatever reason. The number may be given to another one from now on.
     pub fn link_closed(&mut self, id: LinkId, reason: &str) {
         let Some(link) = self.links.try_remove(id) else { return };
+        self.held_links -= usize::from(!link.held_by.is_empty());
         let peer = link.peer;
         let node = peer.and_then(|peer| self.peers[peer].node);
         // First, because what follows makes room, and with it answers to peers.
@@ -438,6 +440,10 @@ impl Node {
         let silence_max = heartbeat * self.options.heartbeats_missed_max;
         for id in self.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             let link = &mut self.links[id];
+            if !link.held_by.is_empty() {
+                // It is we who do not listen.
+                link.heard_at = self.now;
+            }
             let silence = self.now.saturating_sub(link.heard_at);
             let suspect = silence > heartbeat * 2;
             if std::mem::replace(&mut link.suspect, suspect) != suspect {
@@ -479,6 +485,7 @@ impl Node {
             if local.absent.len() != before {
                 changed.push(id);
             }
+            local.forget_publishers(|node| self.by_node.contains_key(&node));
             if let (Some(since), Policy::Block { timeout }) = (local.blocked_since, local.options.policy)
                 && self.now.saturating_sub(since) >= timeout
             {
@@ -491,6 +498,15 @@ impl Node {
         for id in blocked {
             self.evict(id);
             self.drain_backlog(id);
+            // Whatever is still in the way: nobody is kept waiting for longer.
+            self.release(id);
+        }
+        if self.held_links > 0 {
+            // A topic may have moved on without its backlog.
+            let held = self.links.iter().flat_map(|(_, link)| link.held_by.iter().copied());
+            for id in held.filter(|id| !self.blocked.contains(id)).collect::<Vec<_>>() {
+                self.release(id);
+            }
         }
         self.sweep_moves();
     }

@@ -30,7 +30,7 @@ use super::{
     membership::{Membership, PeerState},
     outbox::Outbox,
     record::Kind,
-    ring::{Amount, Arrival, Ring},
+    ring::{Amount, Ring, Taken},
 };
 use crate::{SubscriptionOptions, Topic, TopicPattern};
 
@@ -202,6 +202,8 @@ pub enum Output {
     Readable(SubId),
     /// A publisher that was told [`Publish::Full`] may try again.
     Room,
+    /// There is room for what the link publishes: see [`Node::is_held`].
+    Resume(LinkId),
     /// [`Node::poll_timeout`] may be earlier than it was.
     Timer,
     /// Something that a call may wait for has changed: a peer, a topic, a subscription, a sync.
@@ -356,6 +358,8 @@ struct TopicState {
     name: Topic,
     /// Without an owner: each publisher sends to whoever is interested.
     open: bool,
+    /// Whether it is in the order in which streams without an owner are forgotten.
+    remembered: bool,
     generation: u64,
     /// Where its owner is, whatever is announced.
     route: Option<String>,
@@ -405,6 +409,8 @@ enum Protocol {
 }
 
 type Links = Slab<Link>;
+/// Looked at for each message that is published. Seeded, because names come from peers.
+type Names = HashMap<Topic, TopicId, foldhash::fast::RandomState>;
 
 struct Link {
     info: LinkInfo,
@@ -423,6 +429,8 @@ struct Link {
     lagging: BTreeSet<TopicId>,
     /// Topics that this link is subscribed to.
     cursors: BTreeSet<TopicId>,
+    /// Topics that have no room for what it published.
+    held_by: BTreeSet<TopicId>,
     dropped: u64,
     refused: u64,
 }
@@ -452,8 +460,8 @@ pub struct Node {
     now: Duration,
     chance: u64,
     topics: Slab<TopicState>,
-    names: HashMap<Topic, TopicId>,
-    open_names: HashMap<Topic, TopicId>,
+    names: Names,
+    open_names: Names,
     open_order: VecDeque<TopicId>,
     generations: u64,
     subs: Slab<Sub>,
@@ -466,13 +474,17 @@ pub struct Node {
     counters: Counters,
     /// Why operations may wait: so that many changes are one output.
     changed: bool,
-    scratch: bytes::BytesMut,
+    heads: outward::Heads,
     /// Topics with messages since the last CREDIT.
     touched: Vec<TopicId>,
     /// Subscriptions that got something from the batch at hand.
     fresh: Vec<SubId>,
+    /// Whether a batch is at hand.
+    in_batch: bool,
     /// Topics of ours with a backlog.
     blocked: BTreeSet<TopicId>,
+    /// Links that are not to be read from.
+    held_links: usize,
     partitions: partitions::Partitions,
     /// Topics with a route.
     routed: BTreeSet<TopicId>,
@@ -495,8 +507,8 @@ impl Node {
             now: Duration::ZERO,
             chance: options.seed,
             topics: Slab::new(),
-            names: HashMap::new(),
-            open_names: HashMap::new(),
+            names: Names::default(),
+            open_names: Names::default(),
             open_order: VecDeque::new(),
             generations: 0,
             subs: Slab::new(),
@@ -508,10 +520,12 @@ impl Node {
             wants_room: false,
             counters: Counters::default(),
             changed: false,
-            scratch: bytes::BytesMut::new(),
+            heads: outward::Heads::default(),
             touched: Vec::new(),
             fresh: Vec::new(),
+            in_batch: false,
             blocked: BTreeSet::new(),
+            held_links: 0,
             partitions: partitions::Partitions::default(),
             routed: BTreeSet::new(),
             credit_at: None,
@@ -575,7 +589,7 @@ impl Node {
     }
 
     /// Takes what a subscription holds, up to `max` arrivals.
-    pub fn take(&mut self, sub: SubId, max: usize, into: &mut VecDeque<Arrival>) -> usize {
+    pub fn take(&mut self, sub: SubId, max: usize, into: &mut Taken) -> usize {
         let Some(state) = self.subs.get_mut(sub) else { return 0 };
         let was_half_empty = state.ring.is_half_empty();
         let n = state.ring.take(max, into);

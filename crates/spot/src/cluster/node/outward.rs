@@ -8,7 +8,8 @@ use super::{
 };
 use crate::cluster::{
     command::{Command, code},
-    record::{Kind, put_data_header, put_define},
+    log::Payload,
+    record::{DataHeader, Kind, put_define},
     ring::Fit,
     zmtp::frame::{MORE, put_frame, put_header},
 };
@@ -58,10 +59,18 @@ pub enum PublishError {
 }
 
 /// The bytes before a payload, made once for all peers that want the same.
-#[derive(Default)]
-struct Heads {
-    record: BytesMut,
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    record: Option<DataHeader>,
     plain: [BytesMut; 4],
+}
+
+impl Heads {
+    /// For another message.
+    fn clear(&mut self) {
+        self.record = None;
+        self.plain.iter_mut().for_each(BytesMut::clear);
+    }
 }
 
 /// What a cursor is fed with.
@@ -86,7 +95,7 @@ fn emit(
     feed: &Feed<'_>,
     heads: &mut Heads,
     sequence: u64,
-    payload: &Bytes,
+    payload: Payload<'_>,
 ) -> bool {
     let link = &mut links[cursor.link];
     if link.protocol == Protocol::Extended {
@@ -99,10 +108,8 @@ fn emit(
             link.outbox.put_record(&define);
             cursor.defined = true;
         }
-        if heads.record.is_empty() {
-            put_data_header(&mut heads.record, feed.alias, payload.len());
-        }
-        link.outbox.put_message(&heads.record, payload);
+        let head = heads.record.get_or_insert_with(|| DataHeader::new(feed.alias, payload.len()));
+        link.outbox.put_message(head.as_bytes(), payload);
     } else {
         cursor.lost = None;
         let code = if link.protocol == Protocol::Notifying { code::MESSAGE } else { code::PUBLISH };
@@ -122,7 +129,7 @@ fn put_plain(
     delimited: bool,
     code: u8,
     name: &str,
-    payload: &Bytes,
+    payload: Payload<'_>,
 ) {
     if head.is_empty() {
         if delimited {
@@ -143,7 +150,9 @@ impl Node {
         let id = self.names.get(name).copied();
         let published = match id.map(|id| (id, self.remote_owner(id))) {
             Some((id, Some(_))) => self.publish_remote(id, payload),
-            Some((id, None)) if self.topics[id].local.is_some() => self.publish_local(id, payload, force),
+            Some((id, None)) if self.topics[id].local.is_some() => {
+                self.publish_local(id, Payload::Shared(payload), force)
+            }
             _ if self.awaits_owner(name) || id.is_some_and(|id| self.topics[id].route.is_some()) => {
                 Publish::Full
             }
@@ -166,7 +175,7 @@ impl Node {
         if self.topics[id].local.is_none() {
             self.open_create(id);
         }
-        let published = self.publish_local(id, payload, false);
+        let published = self.publish_local(id, Payload::Shared(payload), false);
         self.counters.published += 1;
         Ok(published)
     }
@@ -185,7 +194,11 @@ impl Node {
         if len > max { Err(PublishError::TooLarge { len, max }) } else { Ok(()) }
     }
 
-    fn open_create(&mut self, id: TopicId) {
+    /// Counts a stream without an owner among those that are bounded.
+    pub(super) fn open_remember(&mut self, id: TopicId) {
+        if std::mem::replace(&mut self.topics[id].remembered, true) {
+            return;
+        }
         if self.open_order.len() >= OPEN_TOPICS_MAX
             && let Some(oldest) = self.open_order.pop_front()
         {
@@ -195,6 +208,10 @@ impl Node {
             }
         }
         self.open_order.push_back(id);
+    }
+
+    fn open_create(&mut self, id: TopicId) {
+        self.open_remember(id);
         self.generations += 1;
         let epoch = self.options.incarnation.wrapping_add(self.generations);
         let options = super::TopicOptions { policy: Policy::DropNewest, replay: 0 };
@@ -230,7 +247,7 @@ impl Node {
     }
 
     /// Publishes to the subscribers of a topic that is ours.
-    pub(super) fn publish_local(&mut self, id: TopicId, payload: &Bytes, force: bool) -> Publish {
+    pub(super) fn publish_local(&mut self, id: TopicId, payload: Payload<'_>, force: bool) -> Publish {
         if force {
             self.evict(id);
         }
@@ -255,9 +272,22 @@ impl Node {
             (true, true) => Fit::Forced,
             (false, _) => Fit::Lossy,
         };
+        // What is held in a chunk is published from a log; it is its own buffer then.
+        let copied;
+        let (body, range) = match payload {
+            Payload::Shared(bytes) => (bytes, 0..bytes.len()),
+            Payload::Part(body, start, end) => (body, start..end),
+            Payload::Copied(bytes) => {
+                copied = Bytes::copy_from_slice(bytes);
+                (&copied, 0..bytes.len())
+            }
+        };
         for &id in &topic.subs {
-            let sub = &mut self.subs[id];
-            if sub.ring.push(&topic.name, payload, fit) {
+            let ring = &mut self.subs[id].ring;
+            if self.in_batch && !ring.is_fresh() {
+                self.fresh.push(id);
+            }
+            if ring.push_within(&topic.name, body, range.clone(), fit, self.in_batch) {
                 self.outputs.push_back(Output::Readable(id));
             }
             report.delivered += 1;
@@ -265,7 +295,7 @@ impl Node {
         self.counters.delivered += report.delivered as u64;
 
         let sequence = local.log.next();
-        local.log.push(payload.clone());
+        local.log.push(payload);
         let feed = Feed {
             alias: alias_of(id, false),
             kind: if topic.open { Kind::Open } else { Kind::Message },
@@ -274,13 +304,13 @@ impl Node {
             bytes_max: self.options.send_bytes_max,
             messages_max: self.options.send_messages_max,
         };
-        let mut heads = Heads::default();
+        self.heads.clear();
         let mut disconnect = Vec::new();
         for cursor in &mut local.cursors {
             let outbox = &self.links[cursor.link].outbox;
             let room = outbox.has_room(payload.len(), feed.bytes_max, feed.messages_max);
             if cursor.next == sequence && cursor.may_send(payload.len()) && room {
-                if emit(&mut self.links, cursor, &feed, &mut heads, sequence, payload) {
+                if emit(&mut self.links, cursor, &feed, &mut self.heads, sequence, payload) {
                     self.outputs.push_back(Output::Write(cursor.link));
                 }
                 report.queued += 1;
@@ -404,7 +434,7 @@ impl Node {
         let mut behind = false;
         while cursor.next < local.log.next() || cursor.lost.is_some() {
             let outbox = &mut self.links[link].outbox;
-            let len = local.log.get(cursor.next).map_or(0, Bytes::len);
+            let len = local.log.get(cursor.next).map_or(0, |payload| payload.len());
             if !outbox.has_room(len, feed.bytes_max, feed.messages_max) {
                 behind = true;
                 break;
@@ -432,8 +462,8 @@ impl Node {
                 // The credit brings us back.
                 break;
             };
-            let mut heads = Heads::default();
-            write |= emit(&mut self.links, cursor, &feed, &mut heads, sequence, payload);
+            self.heads.clear();
+            write |= emit(&mut self.links, cursor, &feed, &mut self.heads, sequence, payload);
         }
         if !behind {
             self.links[link].lagging.remove(&id);
@@ -483,17 +513,15 @@ impl Node {
             if !link_state.outbox.has_room(payload.len(), bytes_max, messages_max) {
                 return Publish::Full;
             }
-            let mut head = std::mem::take(&mut self.scratch);
-            head.clear();
+            self.heads.clear();
             put_plain(
                 &mut link_state.outbox,
-                &mut head,
+                &mut self.heads.plain[0],
                 link_state.delimited,
                 code::PUBLISH,
                 self.topics[id].name.as_str(),
-                payload,
+                Payload::Shared(payload),
             );
-            self.scratch = head;
             if link_state.outbox.schedule() {
                 self.outputs.push_back(Output::Write(link));
             }
@@ -513,7 +541,7 @@ impl Node {
         {
             return Publish::Full;
         }
-        uplink.log.push(payload.clone());
+        uplink.log.push(Payload::Shared(payload));
         if uplink.link.is_none() {
             uplink.link = Some(link);
         }
@@ -545,9 +573,7 @@ impl Node {
                 link.outbox.put_record(&define);
                 uplink.defined = true;
             }
-            self.scratch.clear();
-            put_data_header(&mut self.scratch, alias, payload.len());
-            link.outbox.put_message(&self.scratch, payload);
+            link.outbox.put_message(DataHeader::new(alias, payload.len()).as_bytes(), payload);
             uplink.sent_bytes += payload.len() as u64;
             uplink.next += 1;
         }

@@ -19,6 +19,7 @@ use crate::{
     Topic,
     cluster::{
         command::{Command, Handover, NodeId},
+        log::Payload,
         membership::PeerState,
         partition::{self, PARTITIONS_MAX},
         ring::Fit,
@@ -245,7 +246,7 @@ impl Node {
         let first = (local.acked + 1).max(local.log.first()).min(local.log.next());
         let keep = (local.log.next() - first).max(local.options.replay as u64);
         let first = (local.log.next() - keep.min(local.log.next() - 1)).max(local.log.first());
-        let messages = (first..local.log.next()).filter_map(|n| local.log.get(n).cloned()).collect();
+        let messages = (first..local.log.next()).filter_map(|n| Some(local.log.get(n)?.to_bytes())).collect();
         let mut publishers: Vec<_> =
             local.publishers.iter().map(|(node, p)| (*node, p.epoch, p.taken)).collect();
         publishers.sort_unstable();
@@ -278,13 +279,13 @@ impl Node {
     }
 
     /// Passes an unnumbered message on to the node that the partition moves to. False if it does not move.
-    pub(super) fn pass_on(&mut self, id: TopicId, data: &Bytes) -> bool {
+    pub(super) fn pass_on(&mut self, id: TopicId, data: Payload<'_>) -> bool {
         let Some(to) = self.partitions.moves.get(&id).map(|gift| gift.to) else { return false };
         let Some(&link) = self.by_node.get(&to).and_then(|peer| self.peers[*peer].links.first()) else {
             return false;
         };
         let name = self.topics[id].name.clone();
-        self.send(link, &Command::Publish { topic: name.as_str(), data: data.clone() });
+        self.send(link, &Command::Publish { topic: name.as_str(), data: data.to_bytes() });
         true
     }
 
@@ -315,7 +316,7 @@ impl Node {
         local.log = Log::new(handover.first);
         for message in &handover.messages {
             // What stays must not keep the rest of the command alive.
-            local.log.push(Bytes::copy_from_slice(message));
+            local.log.push(Payload::Shared(&Bytes::copy_from_slice(message)));
         }
         let next = local.log.next();
         let (own, since) = (self.options.id, self.now);
@@ -345,12 +346,12 @@ impl Node {
             }
             let fit = if upstream.lossless { Fit::Lossless } else { Fit::Lossy };
             let from = (have + 1).max(handover.first);
-            let rest: Vec<Bytes> = (from..next).filter_map(|n| local.log.get(n).cloned()).collect();
+            let rest: Vec<Bytes> = (from..next).filter_map(|n| Some(local.log.get(n)?.to_bytes())).collect();
             if let Some((first, last)) = missing {
                 self.deliver_gap(topic, first, Some(last));
             }
             for payload in rest {
-                self.deliver(topic, &payload, fit);
+                self.deliver(topic, &payload, 0..payload.len(), fit);
             }
         }
         self.topics[topic].upstream.epoch = 0;
@@ -363,9 +364,9 @@ impl Node {
         // What we sent to the old owner and it did not take is for us to publish now.
         if let Some(uplink) = uplink {
             for n in uplink.log.first().max(taken_of_own + 1)..uplink.log.next() {
-                let Some(payload) = uplink.log.get(n) else { break };
+                let Some(payload) = uplink.log.get(n).map(Payload::to_bytes) else { break };
                 let waits = self.topics[topic].local.as_ref().is_some_and(|local| !local.backlog.is_empty());
-                if (waits || self.publish_local(topic, payload, false) == Publish::Full)
+                if (waits || self.publish_local(topic, Payload::Shared(&payload), false) == Publish::Full)
                     && let Some(local) = &mut self.topics[topic].local
                 {
                     local.blocked_since.get_or_insert(since);

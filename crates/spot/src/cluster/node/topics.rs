@@ -104,6 +104,7 @@ impl Node {
         let id = self.topics.insert(TopicState {
             name: name.clone(),
             open,
+            remembered: false,
             generation: self.generations,
             route: None,
             local: None,
@@ -217,6 +218,7 @@ impl Node {
         self.announce(&Command::Remove { topic: name.as_str(), epoch: local.epoch });
         self.owner_changed(name.as_str(), Some(self.options.id), None);
         self.blocked.remove(&id);
+        self.release(id);
         self.reroute(id);
         self.topic_gc(id);
         self.changed = true;
@@ -412,7 +414,7 @@ impl Node {
         let mut wake = false;
         for sequence in first..local.log.next() {
             if let Some(payload) = local.log.get(sequence) {
-                wake |= self.subs[sub].ring.push(&topic.name, payload, Fit::Lossy);
+                wake |= self.subs[sub].ring.push(&topic.name, &payload.to_bytes(), Fit::Lossy);
             }
         }
         if wake {
@@ -501,6 +503,10 @@ impl Node {
             }
             local.ceded = ceded;
         }
+        if ceded {
+            self.release(id);
+        }
+        let topic = &mut self.topics[id];
         let wanted = if topic.subs.is_empty() { None } else { owner };
         let name = topic.name.clone();
         if topic.upstream.link != wanted {
