@@ -16,6 +16,8 @@ use spot::cluster::{
 fuzz_target!(|input: &[u8]| {
     let mut node = Node::new(NodeOptions::standard(NodeId(1), 1));
     node.topic_create("t", TopicOptions::STANDARD).expect("a good name");
+    // So that hand-overs are for us.
+    node.topic_create_partitioned("p", 2, TopicOptions::STANDARD).expect("a good name");
     let link = node.link_up(LinkInfo {
         role: Role::Accepted,
         name: "fuzz".into(),
