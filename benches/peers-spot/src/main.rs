@@ -1,33 +1,55 @@
-//! SPOT side by side with other systems: two processes over TCP loopback, one publishes, one receives.
+//! SPOT side by side with other systems: processes over TCP loopback, one publishes, the others receive.
 //!
-//! `cargo run --release -- [rounds] [mode or all] [divisor]` runs all systems in turn, `rounds` times, with as many messages as
-//! are planned divided by the divisor, and prints medians: thousand messages per
-//! second received, CPU microseconds per message of both processes together, and round trip times. Every receiver checks
-//! that what it counts is what was sent.
+//! `cargo run --release -- [rounds] [modes or all] [divisor] [systems]` runs the systems in turn, `rounds` times, with as
+//! many messages as are planned divided by the divisor, and prints medians: thousand messages per second received, CPU
+//! microseconds per message of all processes together, a broker's too, and round trip times. Every receiver checks that
+//! what it counts is what was sent. Modes and systems are words with commas between them.
 
-mod brokers;
-mod sodium;
+mod alone;
+mod measure;
 mod systems;
 
-use std::{
-    collections::BTreeMap,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use measure::{Figures, measure};
 
 /// One thing to measure.
+#[derive(Debug, Clone)]
 pub struct Job {
+    pub mode: String,
     pub size: usize,
     pub count: usize,
+    /// How many processes receive.
+    pub receivers: usize,
     pub port: u16,
+}
+
+impl Job {
+    fn from_args(args: &[String]) -> Option<(&str, &str, Self)> {
+        let [role, system, mode, size, count, receivers, port] = args else { return None };
+        let number = |text: &String| text.parse().expect("a number");
+        let job = Self {
+            mode: mode.clone(),
+            size: number(size),
+            count: number(count),
+            receivers: number(receivers),
+            port: port.parse().expect("a port"),
+        };
+        Some((role, system, job))
+    }
+}
+
+/// CPU time of a process so far.
+pub fn cpu_of(process: &str) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
 }
 
 /// CPU time of this process so far.
 pub fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+    cpu_of("self")
 }
 
 /// What a receiver reports, on one line.
@@ -35,87 +57,65 @@ pub fn report(received: usize, wall: Duration) {
     println!("received {received} in {} us, cpu {} us", wall.as_micros(), cpu().as_micros());
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn measure(system: &str, mode: &str, size: usize, count: usize) -> Option<(f64, f64)> {
-    let program = std::env::current_exe().unwrap();
-    let port = free_port();
-    let start = |role: &str| {
-        let args =
-            [role, system, mode, &size.to_string(), &count.to_string(), &port.to_string()].map(str::to_owned);
-        Command::new(&program).args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
-    };
-    let broker = brokers::start(system, port);
-    if broker.is_none() && systems::has_broker(system) {
-        return None;
-    }
-    let mut sender = start("send");
-    let receiver = start("recv");
-    let output = receiver.wait_with_output().unwrap();
-    if let Some(mut broker) = broker {
-        let _ = broker.kill();
-        let _ = broker.wait();
-    }
-    // The sender prints its CPU time when it has sent everything; some then wait to be ended.
-    if systems::has_broker(system) || mode == "curve" || mode == "rtt" {
-        std::thread::sleep(Duration::from_millis(200));
-        let _ = sender.kill();
-    }
-    let sent = sender.wait_with_output().unwrap();
-    let numbers = |bytes: &[u8]| -> Vec<f64> {
-        String::from_utf8_lossy(bytes)
-            .split(|c: char| !c.is_ascii_digit())
-            .filter_map(|n| n.parse().ok())
-            .collect()
-    };
-    let (received, sent) = (numbers(&output.stdout), numbers(&sent.stdout));
-    let [n, wall, cpu] = received[..] else { return None };
-    if mode == "rtt" {
-        return Some((wall, cpu));
-    }
-    Some((n / wall * 1000.0, (cpu + sent.first().copied().unwrap_or(0.0)) / n))
-}
+/// What is measured: a name, a mode, bytes, messages, receivers.
+const PLANS: [(&str, &str, usize, usize, usize); 10] = [
+    ("publish 64 B", "pub", 64, 3_000_000, 1),
+    ("publish 1 KiB", "pub", 1024, 600_000, 1),
+    ("publish 16 KiB", "pub", 16 << 10, 60_000, 1),
+    ("seed PUBLISH, 3 frames, 64 B", "seed", 64, 3_000_000, 1),
+    ("CURVE 1 KiB", "curve", 1024, 400_000, 1),
+    ("round trip 64 B", "rtt", 64, 20_000, 1),
+    ("1 node, 64 B", "nodes", 64, 2_000_000, 1),
+    ("2 nodes, 64 B", "nodes", 64, 1_200_000, 2),
+    ("4 nodes, 64 B", "nodes", 64, 600_000, 4),
+    ("8 nodes, 64 B", "nodes", 64, 300_000, 8),
+];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [role, system, mode, size, count, port] = &args[..] {
-        let job =
-            Job { size: size.parse().unwrap(), count: count.parse().unwrap(), port: port.parse().unwrap() };
-        return systems::run(role, system, mode, &job);
+    if let Some((role, system, job)) = Job::from_args(&args) {
+        return match &*job.mode {
+            "memory" | "frozen" => alone::run(role, &job),
+            _ => systems::run(role, system, &job),
+        };
     }
-    let rounds: usize = args.first().map_or(3, |n| n.parse().unwrap());
-    let only = args.get(1).filter(|only| *only != "all");
-    let smaller: usize = args.get(2).map_or(1, |n| n.parse().unwrap());
-    let plans = [
-        ("publish 64 B", "pub", 64, 3_000_000),
-        ("publish 1 KiB", "pub", 1024, 600_000),
-        ("publish 16 KiB", "pub", 16 << 10, 80_000),
-        ("seed PUBLISH, 3 frames, 64 B", "seed", 64, 3_000_000),
-        ("CURVE 1 KiB", "curve", 1024, 200_000),
-        ("round trip 64 B", "rtt", 64, 20_000),
-    ];
-    for (name, mode, size, count) in plans {
-        let mut all: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    let rounds: usize = args.first().map_or(3, |n| n.parse().expect("rounds"));
+    let named = |at: usize, word: &str| {
+        args.get(at).is_none_or(|list| list == "all" || list.split(',').any(|named| named == word))
+    };
+    let divisor: usize = args.get(2).map_or(1, |n| n.parse().expect("a divisor"));
+    for (name, mode, size, count, receivers) in PLANS {
+        if !named(1, mode) {
+            continue;
+        }
+        let mut all: BTreeMap<&str, Vec<Option<Figures>>> = BTreeMap::new();
         for _ in 0..rounds {
             for system in systems::ALL {
-                if only.is_none_or(|only| only == mode) && systems::can(system, mode) {
-                    all.entry(system).or_default().extend(measure(system, mode, size, count / smaller));
+                if named(3, system) && systems::can(system, mode) {
+                    let job =
+                        Job { mode: mode.to_owned(), size, count: count / divisor, receivers, port: 0 };
+                    all.entry(system).or_default().push(measure(system, &job));
                 }
             }
         }
-        for (system, mut results) in all {
+        for (system, results) in all {
+            let lost = results.iter().filter(|figures| figures.is_none()).count();
+            let mut results: Vec<Figures> = results.into_iter().flatten().collect();
             results.sort_by(|a, b| a.0.total_cmp(&b.0));
             match results.get(results.len() / 2) {
                 Some((p50, p99)) if mode == "rtt" => {
-                    println!("{name:30} {system:10} p50 {p50:6.0} us  p99 {p99:6.0} us")
+                    print!("{name:30} {system:14} p50 {p50:6.0} us  p99 {p99:6.0} us")
                 }
-                Some((rate, cpu)) => {
-                    println!("{name:30} {system:10} {rate:8.0} k/s  {cpu:5.2} us CPU per message")
-                }
-                None => println!("{name:30} {system:10} did not finish"),
+                Some((rate, cpu)) => print!("{name:30} {system:14} {rate:8.0} k/s  {cpu:5.2} us CPU per message"),
+                None => print!("{name:30} {system:14}"),
             }
+            println!("{}", if lost > 0 { format!("  {lost} of {rounds} did not finish") } else { String::new() });
         }
+    }
+    if named(1, "memory") {
+        alone::memory();
+    }
+    if named(1, "frozen") {
+        alone::frozen(rounds);
     }
 }

@@ -1,4 +1,4 @@
-//! NATS and Redis, spoken by hand: less work than any client library does, so they look as good as they can.
+//! The brokers; and NATS and Redis spoken by hand: less work than any client library does, so they look as good as they can.
 
 use std::{
     io::{BufRead, BufReader, BufWriter, Read, Write},
@@ -13,12 +13,12 @@ use crate::{Job, cpu, report};
 pub fn start(system: &str, port: u16) -> Option<Child> {
     let port = port.to_string();
     let mut command = match system {
-        "nats" => {
+        "nats" | "nats-by-hand" => {
             let mut command = Command::new("nats-server");
             command.args(["-a", "127.0.0.1", "-p", &port]);
             command
         }
-        "redis" => {
+        "redis" | "redis-by-hand" => {
             let mut command = Command::new("redis-server");
             command.args(["--port", &port, "--save", "", "--appendonly", "no"]);
             // Lossless: it does not give up a slow subscriber.
@@ -39,7 +39,7 @@ fn connect(system: &str, port: u16) -> (BufReader<TcpStream>, BufWriter<TcpStrea
     stream.set_nodelay(true).unwrap();
     let mut reader = BufReader::with_capacity(256 << 10, stream.try_clone().unwrap());
     let mut writer = BufWriter::with_capacity(64 << 10, stream);
-    if system == "nats" {
+    if system == "nats-by-hand" {
         writer.write_all(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\nPING\r\n").unwrap();
         writer.flush().unwrap();
         until(&mut reader, "PONG");
@@ -58,7 +58,7 @@ fn until(reader: &mut BufReader<TcpStream>, word: &str) {
 /// A message on the way in, as the broker sends it: what stands before the payload.
 fn head(system: &str, size: usize) -> Vec<u8> {
     match system {
-        "nats" => format!("MSG t 1 {size}\r\n").into_bytes(),
+        "nats-by-hand" => format!("MSG t 1 {size}\r\n").into_bytes(),
         _ => format!("*3\r\n$7\r\nmessage\r\n$1\r\nt\r\n${size}\r\n").into_bytes(),
     }
 }
@@ -66,7 +66,7 @@ fn head(system: &str, size: usize) -> Vec<u8> {
 pub fn send(system: &str, job: &Job) {
     let (mut reader, mut writer) = connect(system, job.port);
     // The receiver is there.
-    if system == "nats" {
+    if system == "nats-by-hand" {
         writer.write_all(b"SUB go 2\r\n").unwrap();
         writer.flush().unwrap();
         until(&mut reader, "MSG go");
@@ -86,7 +86,7 @@ pub fn send(system: &str, job: &Job) {
     }
     let payload = vec![7; job.size];
     let mut message = match system {
-        "nats" => format!("PUB t {}\r\n", job.size).into_bytes(),
+        "nats-by-hand" => format!("PUB t {}\r\n", job.size).into_bytes(),
         _ => format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\nt\r\n${}\r\n", job.size).into_bytes(),
     };
     message.extend(payload);
@@ -107,7 +107,7 @@ pub fn send(system: &str, job: &Job) {
 
 pub fn recv(system: &str, job: &Job) {
     let (mut reader, mut writer) = connect(system, job.port);
-    if system == "nats" {
+    if system == "nats-by-hand" {
         writer.write_all(b"SUB t 1\r\nPING\r\n").unwrap();
         writer.flush().unwrap();
         until(&mut reader, "PONG");

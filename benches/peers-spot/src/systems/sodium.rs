@@ -8,7 +8,8 @@ use std::{
 
 use libloading::{Library, Symbol};
 
-use crate::{Job, cpu, report, systems::keys};
+use super::spot::keys;
+use crate::{Job, cpu, report};
 
 const PUB_SNDHWM: c_int = 23;
 const RCVHWM: c_int = 24;
