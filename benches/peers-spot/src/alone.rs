@@ -166,7 +166,8 @@ async fn frozen_send(job: &Job) {
             tokio::time::sleep_until(due).await;
         }
         if n % 4096 == 0 {
-            queued_max = node.status().iter().map(|link| link.queued_bytes).max().max(Some(queued_max)).unwrap();
+            queued_max =
+                node.status().iter().map(|link| link.queued_bytes).max().max(Some(queued_max)).unwrap();
         }
     }
     say(&[queued_max as u128]);
@@ -221,7 +222,7 @@ pub fn frozen(rounds: usize) {
             let job = Job {
                 mode: "frozen".into(),
                 size: 64,
-                count: 100_000,
+                count: 20_000,
                 receivers: SUBSCRIBERS - 1,
                 port: free_port(),
             };
@@ -244,7 +245,9 @@ pub fn frozen(rounds: usize) {
     for (name, mut results) in ["100 subscribers", "100 subscribers, 1 frozen"].into_iter().zip(all) {
         results.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (rate, p50, p99, queued) = results[results.len() / 2];
-        println!("{name:30} others: {rate:.0} k deliveries/s; paced: p50 {p50:.0} us, p99 {p99:.0} us; at most {queued:.0} B waited");
+        println!(
+            "{name:30} others: {rate:.0} k deliveries/s; paced: p50 {p50:.0} us, p99 {p99:.0} us; at most {queued:.0} B waited"
+        );
     }
 }
 

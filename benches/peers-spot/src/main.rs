@@ -92,8 +92,7 @@ fn main() {
         for _ in 0..rounds {
             for system in systems::ALL {
                 if named(3, system) && systems::can(system, mode) {
-                    let job =
-                        Job { mode: mode.to_owned(), size, count: count / divisor, receivers, port: 0 };
+                    let job = Job { mode: mode.to_owned(), size, count: count / divisor, receivers, port: 0 };
                     all.entry(system).or_default().push(measure(system, &job));
                 }
             }
@@ -106,10 +105,15 @@ fn main() {
                 Some((p50, p99)) if mode == "rtt" => {
                     print!("{name:30} {system:14} p50 {p50:6.0} us  p99 {p99:6.0} us")
                 }
-                Some((rate, cpu)) => print!("{name:30} {system:14} {rate:8.0} k/s  {cpu:5.2} us CPU per message"),
+                Some((rate, cpu)) => {
+                    print!("{name:30} {system:14} {rate:8.0} k/s  {cpu:5.2} us CPU per message")
+                }
                 None => print!("{name:30} {system:14}"),
             }
-            println!("{}", if lost > 0 { format!("  {lost} of {rounds} did not finish") } else { String::new() });
+            println!(
+                "{}",
+                if lost > 0 { format!("  {lost} of {rounds} did not finish") } else { String::new() }
+            );
         }
     }
     if named(1, "memory") {

@@ -18,10 +18,7 @@ async fn session(place: &str, port: u16) -> Session {
     for (key, value) in [
         ("mode", "\"peer\"".to_owned()),
         (place, format!("[\"tcp/127.0.0.1:{port}\"]")),
-        (
-            if place == "listen/endpoints" { "connect/endpoints" } else { "listen/endpoints" },
-            "[]".to_owned(),
-        ),
+        (if place == "listen/endpoints" { "connect/endpoints" } else { "listen/endpoints" }, "[]".to_owned()),
         ("scouting/multicast/enabled", "false".to_owned()),
         ("scouting/gossip/enabled", "false".to_owned()),
     ] {

@@ -12,8 +12,9 @@ use super::{
 const BATCH_LEN_MAX: usize = 64 << 10;
 /// Payloads of this length and more travel by reference.
 const LARGE_LEN_MIN: usize = 4 << 10;
-/// Room that a fresh buffer has.
-const TAIL_CAPACITY: usize = 64 << 10;
+/// Room that a fresh buffer has: as much as was needed last, within these bounds. What is idle holds no buffer.
+const TAIL_CAPACITY_MIN: usize = 512;
+const TAIL_CAPACITY_MAX: usize = 64 << 10;
 /// Before a batch's records: the command frame, and a long frame header.
 const BATCH_HEADER_LEN: usize = 3 + 9;
 
@@ -28,6 +29,8 @@ pub struct Outbox {
     queued_messages: usize,
     in_flight_bytes: usize,
     in_flight_messages: usize,
+    /// Bytes that were taken last.
+    usual: usize,
     scheduled: bool,
     /// Whether every segment must hold whole frames, because they are sealed one by one.
     pub contiguous: bool,
@@ -123,7 +126,7 @@ impl Outbox {
             self.segments.push(self.tail.split().freeze());
         }
         if self.tail.capacity() - self.tail.len() < BATCH_HEADER_LEN + 256 {
-            self.tail.reserve(TAIL_CAPACITY);
+            self.tail.reserve(self.usual.clamp(TAIL_CAPACITY_MIN, TAIL_CAPACITY_MAX));
         }
         self.batch = Some(self.tail.len());
         self.put_batch_header(0);
@@ -148,8 +151,11 @@ impl Outbox {
         self.in_flight_bytes = std::mem::take(&mut self.queued_bytes);
         self.in_flight_messages = std::mem::take(&mut self.queued_messages);
         into.append(&mut self.segments);
-        if !self.tail.is_empty() {
-            into.push(self.tail.split().freeze());
+        // With what is left of its room: that would keep the whole buffer for as long as nothing is sent.
+        let tail = std::mem::take(&mut self.tail);
+        if !tail.is_empty() {
+            into.push(tail.freeze());
+            self.usual = self.in_flight_bytes;
         }
         self.scheduled = self.in_flight_bytes > 0;
         self.scheduled

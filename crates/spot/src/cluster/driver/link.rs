@@ -76,6 +76,11 @@ impl LinkIo {
         self.wake.notify_one();
     }
 
+    /// Something is in the outbox: let the task write it.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// Sends a command of the engine.
     pub(super) fn control(&self, command: Bytes) {
         self.write.lock().control.push(command);

@@ -106,8 +106,10 @@ impl Shared {
         if writes.is_empty() && rest.is_empty() {
             return result;
         }
-        for (id, io) in writes {
-            io.write_now(self, id);
+        match &writes[..] {
+            [(id, io)] => io.write_now(self, *id),
+            // One call to the system for each would keep the caller from filling the next batch.
+            many => many.iter().for_each(|(_, io)| io.wake()),
         }
         for output in rest {
             match output {
