@@ -366,7 +366,12 @@ impl Spot {
             let room = shared.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            if let Publish::Done(report) = shared.with(|node| node.publish(id, &data, force))? {
+            let now = shared.now();
+            let published = shared.with(|node| {
+                node.set_now(now);
+                node.publish(id, &data, force)
+            });
+            if let Publish::Done(report) = published? {
                 return Ok(report);
             }
             if shared.is_closed() {

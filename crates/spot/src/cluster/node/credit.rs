@@ -93,6 +93,9 @@ impl Node {
             return Err(NotFollowed);
         }
         cursor.stalled = false;
+        if acked > cursor.acked {
+            cursor.moved_at = self.now;
+        }
         cursor.acked = cursor.acked.max(acked);
         cursor.limit = cursor.limit.max(limit);
         cursor.limit_bytes = cursor.limit_bytes.max(limit_bytes);

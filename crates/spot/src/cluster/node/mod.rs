@@ -260,6 +260,8 @@ struct Cursor {
     lost: Option<(u64, u64)>,
     /// It lost its place in a lossless topic; until it moves again it is not waited for.
     stalled: bool,
+    /// When it last acknowledged something new.
+    moved_at: Duration,
 }
 
 /// A node that was subscribed to a lossless topic and is away.

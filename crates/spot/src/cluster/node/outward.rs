@@ -236,6 +236,7 @@ impl Node {
             defined: false,
             lost: None,
             stalled: false,
+            moved_at: self.now,
         };
         match local.cursors.iter_mut().find(|cursor| cursor.link == link) {
             Some(old) => *old = cursor,
@@ -376,36 +377,49 @@ impl Node {
         }
     }
 
-    /// Takes their place from those that are in the way of a lossless topic; they are told the gap.
+    /// Takes their place from those that are in the way of a lossless topic; they are told the gap. Those are all that lag
+    /// far behind and have shown no progress for as long as publishers wait; if everybody moves on, only the slowest.
     pub(super) fn evict(&mut self, id: TopicId) {
-        let Some(local) = self.topics.get_mut(id).and_then(|topic| topic.local.as_mut()) else { return };
+        let Some(topic) = self.topics.get_mut(id) else { return };
+        let Some(local) = topic.local.as_mut() else { return };
         local.absent.clear();
+        let Some(slowest) = local.cursors.iter().map(|cursor| cursor.acked).min() else {
+            return self.acked_changed(id);
+        };
+        let patience = match local.options.policy {
+            Policy::Block { timeout } => timeout,
+            _ => std::time::Duration::ZERO,
+        };
+        let now = self.now;
         let last = local.log.next() - 1;
-        let floor = local.log.next() - (local.log.next() - 1 - local.acked) / 2;
-        let mut events = Vec::new();
+        let floor = last + 1 - (last - slowest) / 2;
+        let stuck =
+            |cursor: &Cursor| cursor.acked + 1 < floor && now.saturating_sub(cursor.moved_at) >= patience;
+        let some_are_stuck = local.cursors.iter().any(stuck);
         for cursor in &mut local.cursors {
-            if cursor.acked + 1 < floor {
-                // What is in its outbox already goes out; what is not, is lost.
-                let first = cursor.next;
-                cursor.acked = last;
-                cursor.stalled = true;
-                if first <= last {
-                    cursor.lost = Some((cursor.lost.map_or(first, |(first, _)| first), last));
-                    cursor.next = last + 1;
-                    let link = &mut self.links[cursor.link];
-                    link.dropped += last - first + 1;
-                    link.lagging.insert(id);
-                    self.counters.dropped += last - first + 1;
-                    let (topic, peer) = (self.topics[id].name.clone(), link.info.name.clone());
-                    events.push(Event::Dropped { topic, peer, messages: last - first + 1 });
-                    break;
-                }
+            let in_the_way = match some_are_stuck {
+                true => stuck(cursor),
+                false => cursor.acked + 1 < floor && cursor.acked == slowest,
+            };
+            if !in_the_way {
+                continue;
             }
-        }
-        let again = !events.is_empty();
-        self.outputs.extend(events.into_iter().map(Output::Event));
-        if again {
-            return self.evict(id);
+            // What is in its outbox already goes out; what is not, is lost.
+            let first = cursor.next;
+            cursor.acked = last;
+            cursor.stalled = true;
+            if first > last {
+                continue;
+            }
+            cursor.lost = Some((cursor.lost.map_or(first, |(first, _)| first), last));
+            cursor.next = last + 1;
+            let link = &mut self.links[cursor.link];
+            let messages = last - first + 1;
+            link.dropped += messages;
+            link.lagging.insert(id);
+            self.counters.dropped += messages;
+            let (topic, peer) = (topic.name.clone(), link.info.name.clone());
+            self.outputs.push_back(Output::Event(Event::Dropped { topic, peer, messages }));
         }
         self.acked_changed(id);
     }
@@ -620,5 +634,48 @@ impl Local {
         } else {
             self.log.bytes()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{super::*, *};
+
+    #[test]
+    fn who_moves_on_keeps_its_place_when_another_is_stuck() {
+        let mut node = Node::new(NodeOptions::standard(NodeId(0), 1));
+        let policy = Policy::Block { timeout: Duration::from_secs(1) };
+        node.topic_create("t", TopicOptions { policy, replay: 0 }).expect("a good name");
+        let topic = node.names["t"];
+        let info = LinkInfo {
+            role: Role::Accepted,
+            name: "peer".into(),
+            extended: true,
+            pings: true,
+            sealed: false,
+            principal: String::new(),
+        };
+        let [stuck, slow] = [(); 2].map(|()| node.link_up(info.clone()));
+        for link in [stuck, slow] {
+            node.cursor_add(topic, link, 1, UNBOUNDED);
+        }
+        for _ in 0..100 {
+            let done = node.publish("t", &Bytes::from_static(b"x"), false);
+            assert!(matches!(done, Ok(Publish::Done(report)) if report.queued == 2));
+        }
+        node.set_now(Duration::from_millis(1500));
+        assert!(node.credited(slow, "t", 10, u64::MAX, u64::MAX).is_ok());
+        node.set_now(Duration::from_millis(2000));
+        let stalled = |node: &Node| {
+            let local = node.topics[topic].local.as_ref().expect("it is ours");
+            local.cursors.iter().map(|cursor| cursor.stalled).collect::<Vec<_>>()
+        };
+        node.evict(topic);
+        assert_eq!(stalled(&node), [true, false]);
+        // Alone in the way, and still moving: it is the slowest now.
+        node.evict(topic);
+        assert_eq!(stalled(&node), [true, true]);
     }
 }
