@@ -24,7 +24,7 @@ impl Document {
     #[inline(always)]
     fn apply_read(&mut self, keystroke: Keystroke<'_>) -> Option<()> {
         let Keystroke { id, span, obj, at, text, deleted, .. } = keystroke;
-        let session = self.store.sessions.get(id.sid.get()).filter(|&session| session != self.own)?;
+        let session = self.store.sessions.look_up(id.sid.get()).filter(|&session| session != self.own)?;
         let seen = self.store.sessions.at(session).seen?;
         if id.time <= seen.max(self.compacted_to) || self.order != Order::Logical {
             return None;

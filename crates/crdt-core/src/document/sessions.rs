@@ -46,6 +46,14 @@ impl Sessions {
         self.by_sid.get(&sid).copied()
     }
 
+    /// [`get`](Self::get), and remembers it for the next time.
+    #[inline]
+    pub(super) fn look_up(&mut self, sid: u64) -> Option<u32> {
+        let found = self.get(sid)?;
+        self.last = found;
+        Some(found)
+    }
+
     /// The place of a session, a new one if need be.
     pub(super) fn enter(&mut self, sid: u64) -> u32 {
         if let Some(at) = self.get(sid) {

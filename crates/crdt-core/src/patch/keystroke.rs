@@ -63,8 +63,11 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Keystroke<'_>> {
     if text.len() as u64 != if is_text { len } else { 0 } {
         return None;
     }
-    let text = if text.is_ascii() { Wtf8::trusted(text) } else { Wtf8::new(text).ok()? };
-    let span = if is_text { text.units() as u64 } else { 1 };
+    let (text, units) = match text {
+        text if text.is_ascii() => (Wtf8::trusted(text), text.len()),
+        text => Wtf8::new(text).ok().map(|text| (text, text.units()))?,
+    };
+    let span = if is_text { units as u64 } else { 1 };
     if time + span > MAX_ID {
         return None;
     }
@@ -102,9 +105,8 @@ impl Words<'_> {
     #[inline(always)]
     fn vu57(&mut self) -> Option<u64> {
         let word = self.word();
-        if word & 0x80 == 0 {
-            self.step(1, 0)?;
-            return Some(word & 0x7f);
+        if let Some((number, len)) = near(word) {
+            return self.step(len, number >> (7 * (len - 1))).map(|()| number);
         }
         // The eighth byte is the last one, whatever its high bit.
         let stop = !word & 0x0080_8080_8080_8080;
@@ -125,6 +127,13 @@ impl Words<'_> {
         } else {
             // The byte of the flag is gone; of seven more, the last one has eight bits.
             let word = word >> 8;
+            if let Some((number, len)) = near(word) {
+                self.step(len, number >> (7 * (len - 1)))?;
+                if number == 0 {
+                    return None;
+                }
+                return self.named(own, flag, low | number << 6, foreign);
+            }
             let stop = !word & 0x0000_8080_8080_8080;
             let len = if stop == 0 { 7 } else { stop.trailing_zeros() / 8 + 1 };
             let word = word & (u64::MAX >> (64 - 8 * len));
@@ -137,12 +146,33 @@ impl Words<'_> {
         if time > MAX_ID {
             return None;
         }
+        self.named(own, flag, time, foreign)
+    }
+
+    /// A time and whose it is.
+    #[inline(always)]
+    fn named(&mut self, own: SessionId, flag: bool, time: u64, foreign: &mut bool) -> Option<Timestamp> {
         if !flag {
             return Some(Timestamp::new(own, time));
         }
         *foreign = true;
         let sid = SessionId::new(self.vu57()?).ok().filter(|&sid| sid != own)?;
         Some(Timestamp::new(sid, time))
+    }
+}
+
+/// A number of at most three bytes, as most are, and how many it took.
+#[inline(always)]
+const fn near(word: u64) -> Option<(u64, usize)> {
+    let low = word & 0x7f;
+    if word & 0x80 == 0 {
+        Some((low, 1))
+    } else if word & 0x8000 == 0 {
+        Some((low | (word & 0x7f00) >> 1, 2))
+    } else if word & 0x0080_0000 == 0 {
+        Some((low | (word & 0x7f00) >> 1 | (word & 0x007f_0000) >> 2, 3))
+    } else {
+        None
     }
 }
 

@@ -52,15 +52,41 @@ impl Tree {
         sids: &impl Sids,
         narrow: &mut Arena<u8>,
     ) -> bool {
-        let Some(author) = self.index().known(id.session) else { return false };
-        let at = author.last;
-        if author.end > id.time || self.leaves.get(at.leaf as usize).is_none_or(|node| at.slot >= node.len) {
+        let Some(author) = self.index.get_mut().and_then(|index| index.known_mut(id.session)) else {
+            return false;
+        };
+        let (at, slot, units) = (author.last, author.last.slot as usize & (WIDTH - 1), bytes.len() as u32);
+        let Some(leaf) = self.leaves.get_mut(at.leaf as usize) else { return false };
+        let (span, end) = (leaf.span[slot], leaf.time[slot] + u64::from(leaf.span[slot].len()));
+        if at.slot >= leaf.len
+            || end != id.time
+            || author.end > id.time
+            || leaf.session[slot] != id.session
+            || span.is_dead()
+            || span.is_wide()
+        {
             return false;
         }
         if !is_new && self.next(at).is_some_and(|next| sids.after(self.get(next).id(), id)) {
             return false;
         }
-        self.extend(at, id, bytes, narrow)
+        let leaf = &mut self.leaves[at.leaf as usize];
+        if !narrow.follow(leaf.offset[slot] + span.len(), bytes) {
+            return false;
+        }
+        leaf.span[slot] = span.with_len(span.len() + units);
+        if let Some(index) = self.index.get_mut() {
+            index.grown += units as usize;
+            if let Some(author) = index.known_mut(id.session) {
+                author.end = end + u64::from(units);
+            }
+        }
+        if self.pending.0 == at.leaf {
+            self.pending.1 += units as i32;
+        } else {
+            self.weigh(at.leaf, units as i32);
+        }
+        true
     }
 
     /// Gives the last `len` elements of a live chunk to the tombstone on its right in the same leaf, if the two have
