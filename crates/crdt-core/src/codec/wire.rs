@@ -341,6 +341,39 @@ pub(crate) fn burst(out: &mut Vec<u8>, write: impl FnOnce(&mut Burst<'_>)) {
     out.truncate(end);
 }
 
+/// Bursts that are gathered before they are appended: no vector is asked for room for each.
+pub(crate) struct Bursts {
+    room: [u8; Self::GATHERED + Burst::ROOM],
+    len: usize,
+}
+
+impl Bursts {
+    const GATHERED: usize = 4096;
+
+    pub(crate) const fn new() -> Self {
+        Self { room: [0; Self::GATHERED + Burst::ROOM], len: 0 }
+    }
+
+    /// Gathers what `write` writes, [in front of](Self::flush) which all that went before is appended to `out` now and
+    /// then.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, out: &mut Vec<u8>, write: impl FnOnce(&mut Burst<'_>)) {
+        if self.len > Self::GATHERED {
+            self.flush(out);
+        }
+        let room = self.room[self.len..].first_chunk_mut().expect("the last burst left room for one");
+        let mut burst = Burst { room, len: 0 };
+        write(&mut burst);
+        self.len += burst.len;
+    }
+
+    /// Appends what was gathered.
+    pub(crate) fn flush(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.room[..self.len]);
+        self.len = 0;
+    }
+}
+
 /// What `write` writes, at most sixteen bytes, and how many it is.
 pub(crate) fn brief(write: impl FnOnce(&mut Burst<'_>)) -> ([u8; 16], usize) {
     let mut burst = Burst { room: &mut [0; Burst::ROOM], len: 0 };

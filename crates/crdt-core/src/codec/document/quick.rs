@@ -9,7 +9,7 @@ use super::{
 use crate::{
     codec::{
         cbor,
-        wire::{Burst, Reader, burst},
+        wire::{Burst, Bursts, Reader},
     },
     document::{ChunkLoader, Chunks, SessionIx, TextChunk},
 };
@@ -97,17 +97,19 @@ pub(super) fn put_text_chunks(
 ) {
     out.reserve(chunks.visible() as usize + 8 * chunks.total());
     let mut known: Vec<Option<Place>> = Vec::new();
+    let mut bursts = Bursts::new();
     chunks.for_each_text(|chunk| match chunk {
         TextChunk::Plain { session, time, span, ascii } => {
             let place = known.get(session).copied().flatten().filter(|place| time <= place.time);
             if place.is_none() {
+                bursts.flush(out);
                 let place = ids.put_placed(out, chunks.id(session, time));
                 known.resize(known.len().max(session + 1), None);
                 known[session] = place;
             }
             // A copy of a fixed size is two instructions.
             let block = ascii.filter(|_| span <= 16).and_then(<[u8]>::first_chunk::<16>);
-            burst(out, |burst| {
+            bursts.put(out, |burst| {
                 if let Some(place) = place {
                     burst.pair(place.number, place.time - time);
                 }
@@ -120,10 +122,12 @@ pub(super) fn put_text_chunks(
                 }
             });
             if let (Some(ascii), None) = (ascii, block) {
+                bursts.flush(out);
                 out.extend_from_slice(&ascii[..span as usize]);
             }
         }
         TextChunk::Other(chunk) => {
+            bursts.flush(out);
             ids.put(out, chunk.id());
             if chunk.is_tombstone() {
                 cbor::put_head(out, 0, chunk.span());
@@ -132,6 +136,7 @@ pub(super) fn put_text_chunks(
             }
         }
     });
+    bursts.flush(out);
 }
 
 /// The head of ASCII, as `cbor::put_text_head` has it.

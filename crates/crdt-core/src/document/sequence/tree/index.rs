@@ -47,18 +47,28 @@ pub(super) struct Extent {
 /// By session, from when to when its chunks are; `None` for sessions without any.
 pub(super) fn extents(leaves: &[Leaf]) -> Vec<Option<Extent>> {
     let mut extents: Vec<Option<Extent>> = Vec::new();
+    // The session of the last chunk, which most often is the next one's too.
+    let (mut last, mut extent) = (None, Extent { start: 0, end: 0, units: 0 });
     for leaf in leaves {
         for chunk in leaf.chunks() {
             let session = chunk.session as usize;
-            if extents.len() <= session {
-                extents.resize(session + 1, None);
+            if last != Some(session) {
+                if let Some(last) = last.replace(session) {
+                    extents[last] = Some(extent);
+                }
+                if extents.len() <= session {
+                    extents.resize(session + 1, None);
+                }
+                let empty = Extent { start: chunk.time, end: chunk.end(), units: 0 };
+                extent = extents[session].unwrap_or(empty);
             }
-            let empty = Extent { start: chunk.time, end: chunk.end(), units: 0 };
-            let extent = extents[session].get_or_insert(empty);
             extent.start = extent.start.min(chunk.time);
             extent.end = extent.end.max(chunk.end());
             extent.units += chunk.span.weight() as usize;
         }
+    }
+    if let Some(last) = last {
+        extents[last] = Some(extent);
     }
     extents
 }
@@ -161,6 +171,14 @@ pub(super) fn find_double(leaves: &[Leaf]) -> Option<Id> {
 #[inline]
 fn take(taken: &mut [u64], (base, start): (usize, u64), chunk: &Chunk) -> bool {
     let (mut at, end) = (chunk.time - start, chunk.end() - start);
+    if at % 64 + (end - at) <= 64 {
+        // Most chunks are short.
+        let bits = u64::MAX >> (64 - (end - at)) << (at % 64);
+        let word = &mut taken[base + (at / 64) as usize];
+        let free = *word & bits == 0;
+        *word |= bits;
+        return free;
+    }
     let mut free = true;
     while at < end {
         let (bit, room) = (at % 64, 64 - at % 64);

@@ -88,7 +88,7 @@ impl Leaf {
     }
 
     pub(super) fn chunks(&self) -> impl Iterator<Item = Chunk> + '_ {
-        (0..self.len as usize).map(|slot| self.get(slot))
+        (0..(self.len as usize).min(WIDTH)).map(|slot| self.get(slot))
     }
 
     /// How many elements can be seen.
