@@ -1,14 +1,12 @@
 //! A storage whose every change is an event.
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use crdt_core::{ClientId, StateVector};
+use crdt_core::ClientId;
 use nodestorage::{
-    Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Explained, Index,
-    IndexStatus, Storage, StorageError, TransactionFn, Update, Upserted, Watch, WatchFilter, WatchFrom,
-    edit::SectionFn,
-    query::{FieldPath, Page, Query},
+    Body, Change, Deleted, DocumentId, EditFn, EditOptions, Edited, Storage, StorageError, StorageLayer,
+    TransactionFn, Update, Upserted, edit::SectionFn, query::FieldPath,
 };
 use serde_json::Value;
 
@@ -93,41 +91,9 @@ impl EventSyncStorage {
 }
 
 #[async_trait]
-impl Storage for EventSyncStorage {
-    fn backend(&self) -> &'static str {
-        self.inner.backend()
-    }
-
-    fn version_field(&self) -> &str {
-        self.inner.version_field()
-    }
-
-    fn native(&self) -> Option<&(dyn Any + Send + Sync)> {
-        self.inner.native()
-    }
-
-    async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
-        self.inner.find_one(id).await
-    }
-
-    async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
-        self.inner.find_many(query).await
-    }
-
-    async fn explain(&self, query: Query) -> Result<Explained, StorageError> {
-        self.inner.explain(query).await
-    }
-
-    async fn create_index(&self, index: &Index) -> Result<(), StorageError> {
-        self.inner.create_index(index).await
-    }
-
-    async fn drop_index(&self, index: &Index) -> Result<bool, StorageError> {
-        self.inner.drop_index(index).await
-    }
-
-    async fn indexes(&self) -> Result<Vec<IndexStatus>, StorageError> {
-        self.inner.indexes().await
+impl StorageLayer for EventSyncStorage {
+    fn inner(&self) -> &dyn Storage {
+        &*self.inner
     }
 
     async fn update_one(
@@ -169,10 +135,6 @@ impl Storage for EventSyncStorage {
         Ok(changes)
     }
 
-    async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError> {
-        self.inner.list(after, limit).await
-    }
-
     async fn find_one_and_upsert(
         &self,
         id: &DocumentId,
@@ -201,33 +163,5 @@ impl Storage for EventSyncStorage {
             self.note(change).await;
         }
         Ok(deleted)
-    }
-
-    async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
-        self.inner.changes(id, after, limit).await
-    }
-
-    async fn last_version(&self, id: &DocumentId) -> Result<u64, StorageError> {
-        self.inner.last_version(id).await
-    }
-
-    async fn remove_changes(&self, id: &DocumentId, up_to: u64) -> Result<u64, StorageError> {
-        self.inner.remove_changes(id, up_to).await
-    }
-
-    async fn producers(&self, id: &DocumentId) -> Result<StateVector<ClientId>, StorageError> {
-        self.inner.producers(id).await
-    }
-
-    async fn position(&self) -> Result<u64, StorageError> {
-        self.inner.position().await
-    }
-
-    async fn watch(&self, filter: WatchFilter, from: WatchFrom) -> Result<Watch, StorageError> {
-        self.inner.watch(filter, from).await
-    }
-
-    async fn close(&self) -> Result<(), StorageError> {
-        self.inner.close().await
     }
 }

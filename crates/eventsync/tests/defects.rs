@@ -17,8 +17,7 @@ use eventsync::{
 };
 use futures_util::StreamExt;
 use nodestorage::{
-    Body, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, MemoryStorage, Storage,
-    StorageError, StorageExt, Upserted, Watch, WatchFilter, WatchFrom,
+    Body, DocumentId, EditOptions, MemoryStorage, Storage, StorageError, StorageExt, Upserted,
 };
 use serde_json::json;
 
@@ -77,7 +76,7 @@ async fn two_writers_never_get_one_number() {
 /// Defect 12: a watch died of the first error of its stream, and live events with it.
 #[tokio::test]
 async fn a_watch_that_fails_is_opened_again_where_it_was() {
-    let storage = Arc::new(Flaky { inner: MemoryStorage::default(), watches: AtomicUsize::new(0) });
+    let storage = Arc::new(flaky::Flaky::default());
     let service = service(storage.clone()).await;
     let mut reader = service.follow(Scope::Document(id("go")), Resume::After(0), PageLimit::STANDARD);
     assert_eq!(reader.next().await.unwrap(), FeedItem::Live { cursor: 0 });
@@ -252,72 +251,30 @@ async fn a_clock_manager_counts_only_the_next_event_and_has_a_bound() {
     assert!(known <= DefaultVectorClockManager::DOCUMENTS_MAX);
 }
 
-/// A storage whose watches end with an error after each third change.
-struct Flaky {
-    inner: MemoryStorage,
-    watches: AtomicUsize,
-}
+/// A storage that loses its feed.
+mod flaky {
+    use nodestorage::{StorageLayer, Watch, WatchFilter, WatchFrom};
 
-#[async_trait]
-impl Storage for Flaky {
-    async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
-        self.inner.find_one(id).await
+    use super::*;
+
+    /// Its watches end with an error after each third change.
+    #[derive(Default)]
+    pub(super) struct Flaky {
+        inner: MemoryStorage,
+        pub(super) watches: AtomicUsize,
     }
 
-    async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError> {
-        self.inner.list(after, limit).await
-    }
+    #[async_trait]
+    impl StorageLayer for Flaky {
+        fn inner(&self) -> &dyn Storage {
+            &self.inner
+        }
 
-    async fn find_one_and_upsert(
-        &self,
-        id: &DocumentId,
-        body: Body,
-        options: EditOptions,
-    ) -> Result<Upserted, StorageError> {
-        self.inner.find_one_and_upsert(id, body, options).await
-    }
-
-    async fn find_one_and_update(
-        &self,
-        id: &DocumentId,
-        edit: EditFn<'_>,
-        options: EditOptions,
-    ) -> Result<Edited, StorageError> {
-        self.inner.find_one_and_update(id, edit, options).await
-    }
-
-    async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {
-        self.inner.delete_one(id, options).await
-    }
-
-    async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
-        self.inner.changes(id, after, limit).await
-    }
-
-    async fn last_version(&self, id: &DocumentId) -> Result<u64, StorageError> {
-        self.inner.last_version(id).await
-    }
-
-    async fn remove_changes(&self, id: &DocumentId, up_to: u64) -> Result<u64, StorageError> {
-        self.inner.remove_changes(id, up_to).await
-    }
-
-    async fn producers(&self, id: &DocumentId) -> Result<StateVector<ClientId>, StorageError> {
-        self.inner.producers(id).await
-    }
-
-    async fn position(&self) -> Result<u64, StorageError> {
-        self.inner.position().await
-    }
-
-    async fn watch(&self, filter: WatchFilter, from: WatchFrom) -> Result<Watch, StorageError> {
-        self.watches.fetch_add(1, Ordering::Relaxed);
-        let watch = self.inner.watch(filter, from).await?;
-        let broken = futures_util::stream::iter([Err(StorageError::Backend("the stream broke".into()))]);
-        Ok(Box::pin(watch.take(3).chain(broken)))
-    }
-
-    async fn close(&self) -> Result<(), StorageError> {
-        self.inner.close().await
+        async fn watch(&self, filter: WatchFilter, from: WatchFrom) -> Result<Watch, StorageError> {
+            self.watches.fetch_add(1, Ordering::Relaxed);
+            let watch = self.inner.watch(filter, from).await?;
+            let broken = futures_util::stream::iter([Err(StorageError::Backend("the stream broke".into()))]);
+            Ok(Box::pin(watch.take(3).chain(broken)))
+        }
     }
 }

@@ -73,9 +73,48 @@ fn reads(c: &mut Criterion) {
             });
         });
     }
-    group.finish();
     assert!(cached.stats().hit_rate() > 0.5, "{:?}", cached.stats());
-    drop(cached);
+    #[cfg(feature = "redis")]
+    redis_reads(&runtime, &bare, &mut group);
+    group.finish();
+}
+
+/// Each read goes to a `redis-server` of its own on this machine.
+#[cfg(feature = "redis")]
+fn redis_reads(
+    runtime: &Runtime,
+    games: &nodestorage::EmbeddedStorage,
+    group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
+) {
+    use std::process::{Command, Stdio};
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let program = std::env::var("WEFT_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    let settings = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()];
+    let server = Command::new(&program).args(settings).stdout(Stdio::null()).spawn();
+    let Ok(mut server) = server else {
+        println!("read/behind a Redis cache: left out, as there is no {program}");
+        return;
+    };
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(server.try_wait().unwrap().is_none(), "{program} ended");
+    }
+    let address = format!("redis://127.0.0.1:{port}");
+    let cache = nodestorage::RedisCache::new(&address, "games", nodestorage::RedisCacheOptions::default());
+    let inner: Arc<dyn Storage> = Arc::new(games.clone());
+    let options = StorageOptions::default();
+    let cached = runtime.block_on(CachedStorage::new(inner, Arc::new(cache.unwrap()), options));
+    assert!(cached.is_cache_trusted());
+    group.bench_function("behind a Redis cache", |bencher| {
+        bencher.iter(|| {
+            let found = runtime.block_on(cached.find_one(&id(7))).unwrap().unwrap();
+            assert_eq!(found.version, 1);
+        });
+    });
+    let stats = cached.stats();
+    assert!(stats.hit_rate() > 0.9 && stats.errors == 0, "{stats:?}");
+    server.kill().unwrap();
+    server.wait().unwrap();
 }
 
 fn updates(c: &mut Criterion) {
@@ -206,8 +245,10 @@ fn diffs(c: &mut Criterion) {
             });
             let diff = diff.unwrap();
             assert_eq!(diff.apply(Some(before.clone())).unwrap().as_ref(), Some(&after));
+            let patch_bytes = serde_json::to_vec(&diff.json_patch).unwrap().len();
+            println!("diff/{change}/{size}: the JSON Patch has {patch_bytes} bytes");
             if change == "a small change" {
-                assert!(serde_json::to_vec(&diff.json_patch).unwrap().len() < 500);
+                assert!(patch_bytes < 500);
             }
             group.bench_function(
                 BenchmarkId::new(format!("{change}, as MongoDB operators"), size),

@@ -32,7 +32,8 @@
 //! the document's next version and is recorded as a [`Change`] with its [`Diff`]; all recorded changes of a store have
 //! one order, their positions. [`MemoryStore`] is the reference, `EmbeddedStore` (feature `embedded`) keeps a
 //! folder. [`TypedStorage`] reads and edits documents as types of the application. A [`Query`] asks for many documents, an [`Update`]
-//! changes one by operators, both written as for MongoDB. [`CachedStorage`] puts a cache in front of any storage.
+//! changes one by operators, both written as for MongoDB. [`CachedStorage`] puts a cache in front of any storage, a [`StorageLayer`] anything
+//! else.
 //!
 //! This crate knows no clients and no transports.
 
@@ -57,6 +58,7 @@ mod watch;
 pub mod memory;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod layer;
 pub mod cache;
 #[cfg(feature = "mongodb")]
 pub mod mongo;
@@ -75,6 +77,7 @@ pub use edit::{Deleted, EditFn, EditOptions, Edited, Upserted};
 pub use embedded::{Durability, EmbeddedOptions, EmbeddedStorage, EmbeddedStore};
 pub use error::StorageError;
 pub use index::{Explained, Index, IndexStatus, Plan};
+pub use layer::StorageLayer;
 pub use memory::{MemoryStorage, MemoryStore};
 #[cfg(feature = "mongodb")]
 pub use mongo::{MongoOptions, MongoStorage, MongoStore};

@@ -188,12 +188,12 @@ impl MemoryStorage {
         query.check()?;
         let state = self.open()?;
         let collection = &state.collections[self.number];
-        let indexes = collection.indexes.iter().enumerate();
-        let indexes = indexes.map(|(at, kept)| (at, &kept.index, kept.several));
-        let Some((at, choice)) = read::choose(indexes, query) else { return Ok(None) };
-        let kept = &collection.indexes[at];
-        let source = IndexView { documents: &collection.documents, entries: &kept.entries };
-        read::answer(query, &kept.index, choice, &source, &self.options.version_field).map(Some)
+        let ready = collection.indexes.iter().map(|kept| read::Ready {
+            index: &kept.index,
+            several: kept.several,
+            source: IndexView { documents: &collection.documents, entries: &kept.entries },
+        });
+        read::answer(query, ready.collect(), &self.options.version_field)
     }
 
     fn open(&self) -> Result<parking_lot::MutexGuard<'_, State>, StorageError> {

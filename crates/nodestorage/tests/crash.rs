@@ -26,6 +26,8 @@ use serde_json::{Value, json};
 
 /// In this variable the writer finds its folder.
 const WRITER: &str = "WEFT_CRASH_WRITER_FOLDER";
+/// In this one, how many tasks are to write.
+const TASKS: &str = "WEFT_CRASH_WRITER_TASKS";
 /// Set it to repeat a run.
 const SEED: &str = "WEFT_CRASH_SEED";
 
@@ -103,7 +105,8 @@ async fn write_until_killed(folder: &Path) {
     let store = EmbeddedStore::open(folder, EmbeddedOptions::default()).unwrap();
     let (games, counters) = collections(&store).await;
     let output = Arc::new(std::sync::Mutex::new(std::io::stdout()));
-    let writers = (0..WRITERS).map(|writer| {
+    let tasks = std::env::var(TASKS).unwrap().parse().unwrap();
+    let writers = (0..tasks).map(|writer| {
         let (games, counters, output) = (games.clone(), counters.clone(), output.clone());
         tokio::spawn(async move {
             let id = document(writer % DOCUMENTS);
@@ -138,10 +141,11 @@ struct Acknowledged {
 }
 
 /// Runs the writer until it has given so many acknowledgements, and kills it.
-fn run_writer(folder: &Path, acknowledgements: u64, acknowledged: &mut Acknowledged) {
+fn run_writer(folder: &Path, tasks: u64, acknowledgements: u64, acknowledged: &mut Acknowledged) {
     let mut writer = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "an_acknowledged_write_survives_a_kill_at_any_moment", "--nocapture"])
         .env(WRITER, folder)
+        .env(TASKS, tasks.to_string())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -244,7 +248,9 @@ fn an_acknowledged_write_survives_a_kill_at_any_moment() {
     for round in 0..ROUNDS {
         // In some rounds before the first answer, or while the store is being opened.
         let acknowledgements = scatter(seed, round) % ACKNOWLEDGEMENTS_MAX;
-        run_writer(folder.path(), acknowledgements, &mut acknowledged);
+        // One task commits its writes itself, several leave it to the commit thread.
+        let tasks = if round % 2 == 0 { WRITERS } else { 1 };
+        run_writer(folder.path(), tasks, acknowledgements, &mut acknowledged);
         check(folder.path(), &acknowledged);
     }
     assert!(acknowledged.versions.len() as u64 > ROUNDS, "the writer has hardly written");

@@ -54,9 +54,27 @@ fn tests() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// Tests of ids, most of which are there.
+fn tests_of_ids() -> impl Strategy<Value = Value> {
+    let ids = || prop_oneof![9 => "d[01][0-9]?".prop_map(Value::from), 1 => values()];
+    prop_oneof![
+        ids().prop_map(|id| json!({ "$eq": id })),
+        prop::collection::vec(ids(), 0..6).prop_map(|ids| json!({ "$in": ids })),
+        (ids(), ids()).prop_map(|(low, high)| json!({"$gte": low, "$lt": high})),
+        (ids(), ids()).prop_map(|(low, high)| json!({"$gt": low, "$lte": high})),
+        (ids(), prop::collection::vec(ids(), 0..6)).prop_map(|(low, ids)| json!({"$in": ids, "$gt": low})),
+        ids().prop_map(|id| json!({ "$ne": id })),
+        "d?[01]?".prop_map(|beginning| json!({"$regex": format!("^{beginning}")})),
+    ]
+}
+
 fn filters() -> impl Strategy<Value = Value> {
-    prop::collection::btree_map(prop::sample::select(&FIELDS[..]), tests(), 0..3)
-        .prop_map(|tests| tests.into_iter().map(|(name, test)| (name.to_owned(), test)).collect())
+    let fields = prop::collection::btree_map(prop::sample::select(&FIELDS[..]), tests(), 0..3);
+    let ids = prop::option::weighted(0.25, tests_of_ids());
+    (fields, ids).prop_map(|(tests, ids)| {
+        let tests = tests.into_iter().chain(ids.map(|test| ("_id", test)));
+        tests.map(|(name, test)| (name.to_owned(), test)).collect()
+    })
 }
 
 fn orders() -> impl Strategy<Value = Vec<(FieldPath, Direction)>> {

@@ -1,15 +1,11 @@
 //! A storage behind a cache.
 
-use std::{
-    any::Any,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use async_trait::async_trait;
-use crdt_core::{ClientId, StateVector};
 use futures_util::FutureExt;
 use moka::sync::Cache as Moka;
 use serde_json::Value;
@@ -23,9 +19,8 @@ use super::{
     stats::Counters,
 };
 use crate::{
-    Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Explained, Index,
-    IndexStatus, Operation, Storage, StorageError, StorageOptions, TransactionFn, Update, Upserted, Watch,
-    WatchFilter, WatchFrom,
+    Body, Change, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Operation, Storage,
+    StorageError, StorageLayer, StorageOptions, TransactionFn, Update, Upserted,
     edit::SectionFn,
     query::{FieldPath, Page, Query},
 };
@@ -382,17 +377,9 @@ fn of_edited(edited: &Edited) -> Option<Cached> {
 }
 
 #[async_trait]
-impl Storage for CachedStorage {
-    fn backend(&self) -> &'static str {
-        self.inner.backend()
-    }
-
-    fn version_field(&self) -> &str {
-        self.inner.version_field()
-    }
-
-    fn native(&self) -> Option<&(dyn Any + Send + Sync)> {
-        self.inner.native()
+impl StorageLayer for CachedStorage {
+    fn inner(&self) -> &dyn Storage {
+        &*self.inner
     }
 
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
@@ -400,29 +387,9 @@ impl Storage for CachedStorage {
         self.shared.find_one(id).await
     }
 
-    async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError> {
-        self.inner.list(after, limit).await
-    }
-
     async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
         self.check_open()?;
         self.shared.find_many(query).await
-    }
-
-    async fn explain(&self, query: Query) -> Result<Explained, StorageError> {
-        self.inner.explain(query).await
-    }
-
-    async fn create_index(&self, index: &Index) -> Result<(), StorageError> {
-        self.inner.create_index(index).await
-    }
-
-    async fn drop_index(&self, index: &Index) -> Result<bool, StorageError> {
-        self.inner.drop_index(index).await
-    }
-
-    async fn indexes(&self) -> Result<Vec<IndexStatus>, StorageError> {
-        self.inner.indexes().await
     }
 
     async fn update_one(
@@ -502,30 +469,6 @@ impl Storage for CachedStorage {
             Deleted::Absent | Deleted::Repeated { .. } => None,
         };
         self.write(id, self.inner.delete_one(id, options), told).await
-    }
-
-    async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
-        self.inner.changes(id, after, limit).await
-    }
-
-    async fn last_version(&self, id: &DocumentId) -> Result<u64, StorageError> {
-        self.inner.last_version(id).await
-    }
-
-    async fn remove_changes(&self, id: &DocumentId, up_to_version: u64) -> Result<u64, StorageError> {
-        self.inner.remove_changes(id, up_to_version).await
-    }
-
-    async fn producers(&self, id: &DocumentId) -> Result<StateVector<ClientId>, StorageError> {
-        self.inner.producers(id).await
-    }
-
-    async fn position(&self) -> Result<u64, StorageError> {
-        self.inner.position().await
-    }
-
-    async fn watch(&self, filter: WatchFilter, from: WatchFrom) -> Result<Watch, StorageError> {
-        self.inner.watch(filter, from).await
     }
 
     async fn close(&self) -> Result<(), StorageError> {

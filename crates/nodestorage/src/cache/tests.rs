@@ -1,16 +1,17 @@
 //! A cached storage keeps every law, and the promises of its own.
 
-use std::sync::atomic::AtomicUsize;
-
 use crdt_core::ClientId;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
-    Body, DocumentId, EditOptions, MemoryStorage, MemoryStore, Storage, StorageExt, StorageOptions,
+    Body, DocumentId, EditOptions, MemoryStore, Storage, StorageExt, StorageOptions,
     query::{Filter, Query},
 };
+
+mod gated;
+
+use gated::Gated;
 
 mod over_memory {
     use super::*;
@@ -70,102 +71,6 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("{what}"));
-}
-
-/// A storage whose reads wait to be let through.
-struct Gated {
-    inner: MemoryStorage,
-    reads: AtomicUsize,
-    gate: Semaphore,
-}
-
-impl Gated {
-    async fn open(options: &StorageOptions, permits: usize) -> Arc<Self> {
-        let inner = MemoryStorage::new(options.clone(), crate::clock::system());
-        for name in ["a", "b"] {
-            inner.find_one_and_upsert(&id(name), body(json!({"n": 1})), by()).await.unwrap();
-        }
-        Arc::new(Self { inner, reads: AtomicUsize::new(0), gate: Semaphore::new(permits) })
-    }
-
-    fn reads(&self) -> usize {
-        self.reads.load(std::sync::atomic::Ordering::SeqCst)
-    }
-}
-
-#[async_trait]
-impl Storage for Gated {
-    async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, crate::StorageError> {
-        let found = self.inner.find_one(id).await;
-        self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        // What was found grows old here.
-        self.gate.acquire().await.unwrap().forget();
-        found
-    }
-    async fn list(
-        &self,
-        after: Option<&DocumentId>,
-        limit: usize,
-    ) -> Result<Vec<Document>, crate::StorageError> {
-        self.inner.list(after, limit).await
-    }
-    async fn find_many(&self, query: Query) -> Result<crate::query::Page, crate::StorageError> {
-        self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        self.inner.find_many(query).await
-    }
-    async fn find_one_and_upsert(
-        &self,
-        id: &DocumentId,
-        body: Body,
-        options: EditOptions,
-    ) -> Result<crate::Upserted, crate::StorageError> {
-        self.inner.find_one_and_upsert(id, body, options).await
-    }
-    async fn find_one_and_update(
-        &self,
-        id: &DocumentId,
-        edit: crate::EditFn<'_>,
-        options: EditOptions,
-    ) -> Result<crate::Edited, crate::StorageError> {
-        self.inner.find_one_and_update(id, edit, options).await
-    }
-    async fn delete_one(
-        &self,
-        id: &DocumentId,
-        options: EditOptions,
-    ) -> Result<crate::Deleted, crate::StorageError> {
-        self.inner.delete_one(id, options).await
-    }
-    async fn changes(
-        &self,
-        id: &DocumentId,
-        after: u64,
-        limit: usize,
-    ) -> Result<crate::ChangePage, crate::StorageError> {
-        self.inner.changes(id, after, limit).await
-    }
-    async fn remove_changes(&self, id: &DocumentId, up_to: u64) -> Result<u64, crate::StorageError> {
-        self.inner.remove_changes(id, up_to).await
-    }
-    async fn producers(
-        &self,
-        id: &DocumentId,
-    ) -> Result<crdt_core::StateVector<ClientId>, crate::StorageError> {
-        self.inner.producers(id).await
-    }
-    async fn position(&self) -> Result<u64, crate::StorageError> {
-        self.inner.position().await
-    }
-    async fn watch(
-        &self,
-        filter: crate::WatchFilter,
-        from: crate::WatchFrom,
-    ) -> Result<crate::Watch, crate::StorageError> {
-        self.inner.watch(filter, from).await
-    }
-    async fn close(&self) -> Result<(), crate::StorageError> {
-        self.inner.close().await
-    }
 }
 
 const MANY: usize = 1_000_000;

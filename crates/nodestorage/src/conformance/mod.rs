@@ -87,6 +87,8 @@ macro_rules! conformance_tests {
             options_that_make_no_sense_are_refused
             a_query_answers_the_same_with_an_index
             an_index_reads_only_what_is_found
+            the_plan_is_the_one_that_reads_less
+            a_filter_of_ids_reads_only_those
             an_index_is_made_once_and_dropped
             an_index_is_made_while_others_write
             pages_neither_repeat_nor_hide_what_did_not_move

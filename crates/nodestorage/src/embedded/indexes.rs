@@ -14,7 +14,6 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::oneshot;
 
 use super::{
     EmbeddedStorage, Shared,
@@ -217,9 +216,12 @@ impl EmbeddedStorage {
         let mut writes: Vec<_> = entries.keys.iter().map(put).collect();
         writes.extend(self.note_several(kept, &entries));
         let share = self.shared.queue.room(writes.iter().map(Write::len_bytes).sum()).await?;
-        let (answer, _) = oneshot::channel();
-        let (parts, removed) = (Vec::new(), Vec::new());
-        self.shared.queue.push(|_| Request { writes, parts, timestamp_ms: 0, removed, answer, share })
+        let place = |_: &mut _, answer| {
+            let (parts, removed) = (Vec::new(), Vec::new());
+            Request { writes, parts, timestamp_ms: 0, removed, answer, share }
+        };
+        // What is written behind them is waited for.
+        self.shared.commits.push(place).map(drop)
     }
 
     /// Removes an index and all of its entries.
@@ -262,12 +264,12 @@ impl EmbeddedStorage {
             // The view first: whoever made an index narrower to use has said so before this view could show it.
             let view = engine.view();
             let kept = of.indexes.all();
-            let ready = kept.iter().enumerate().filter(|(_, kept)| kept.is(&IndexStage::Ready));
-            let ready = ready.map(|(at, kept)| (at, &kept.index, kept.several.load(Ordering::SeqCst)));
-            let Some((at, choice)) = read::choose(ready, &query) else { return Ok(None) };
-            let source = IndexView { view: &view, collection: of.number, number: kept[at].number };
-            let version_field = &of.options.version_field;
-            read::answer(&query, &kept[at].index, choice, &source, version_field).map(Some)
+            let ready = kept.iter().filter(|kept| kept.is(&IndexStage::Ready)).map(|kept| read::Ready {
+                index: &kept.index,
+                several: kept.several.load(Ordering::SeqCst),
+                source: IndexView { view: &view, collection: of.number, number: kept.number },
+            });
+            read::answer(&query, ready.collect(), &of.options.version_field)
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! The embedded store: one folder, no server.
 //!
-//! One thread writes (`committer`); everybody else decides and waits in its queue (`queue`). A batch holds, for each
+//! Writers decide and wait in a queue (`queue`) for the next batch, which one of all threads commits (`committer`). A batch holds, for each
 //! write, the document, its change, its place in the log and the producer's answer, and is durable before any of it can
 //! be read. `docs/formats/embedded-store.md` describes the bytes ([`record`]).
 
@@ -26,10 +26,10 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use self::{
-    committer::Committer,
+    committer::{Commits, Committer},
     engine::{Engine, Write},
     indexes::Indexes,
     queue::{Ended, Queue, Request},
@@ -93,6 +93,7 @@ struct Shared {
     /// `None` after the store was closed. Held for the length of one read.
     engine: RwLock<Option<Arc<Engine>>>,
     queue: Arc<Queue>,
+    commits: Arc<Commits>,
     tail: Arc<Tail>,
     tide: watch::Sender<Tide>,
     /// A writer holds the gate of its document from reading it until its write has its place in the queue. Async, as a
@@ -132,19 +133,16 @@ impl EmbeddedStore {
         let (tide, _) = watch::channel(Tide { position: found.state.position, closed: false });
         let committer = Committer {
             engine: engine.clone(),
-            queue: queue.clone(),
             tail: tail.clone(),
             tide: tide.clone(),
             watermark,
             state: found.state,
             sync: options.durability == Durability::Synced,
         };
-        let on_panic = queue.clone();
-        let run = move || {
-            let run = std::panic::AssertUnwindSafe(|| committer.run());
-            if std::panic::catch_unwind(run).is_err() {
-                on_panic.end(Ended::Failed("the commit thread panicked".into()));
-            }
+        let commits = Arc::new(Commits::new(queue.clone(), committer));
+        let run = {
+            let commits = commits.clone();
+            move || commits.run()
         };
         let thread = std::thread::Builder::new().name("nodestorage-commit".into()).spawn(run);
         Ok(Self {
@@ -152,6 +150,7 @@ impl EmbeddedStore {
                 clock: options.clock,
                 engine: RwLock::new(Some(engine)),
                 queue,
+                commits,
                 tail,
                 tide,
                 gates: (0..GATES).map(|_| tokio::sync::Mutex::default()).collect(),
@@ -249,10 +248,11 @@ impl Shared {
 
     async fn write_and_remove(&self, writes: Vec<Write>, removed: Vec<u64>) -> Result<(), StorageError> {
         let share = self.queue.room(writes.iter().map(Write::len_bytes).sum()).await?;
-        let (answer, answered) = oneshot::channel();
-        let (parts, timestamp_ms) = (Vec::new(), 0);
-        self.queue.push(|_| Request { writes, parts, timestamp_ms, removed, answer, share })?;
-        answer_of(answered).await
+        let place = |_: &mut _, answer| {
+            let (parts, timestamp_ms) = (Vec::new(), 0);
+            Request { writes, parts, timestamp_ms, removed, answer, share }
+        };
+        self.commits.push(place)?.durable().await
     }
 
     /// Waits for the commit thread and lets go of the folder.
@@ -263,10 +263,6 @@ impl Shared {
         }
         self.engine.write().take();
     }
-}
-
-async fn answer_of(answered: oneshot::Receiver<Result<(), StorageError>>) -> Result<(), StorageError> {
-    answered.await.unwrap_or_else(|_| Err(StorageError::Backend("the commit thread has gone".into())))
 }
 
 impl Drop for Shared {

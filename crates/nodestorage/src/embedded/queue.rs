@@ -16,14 +16,14 @@ use super::{
 };
 use crate::{Body, StorageError, watch::LogEntry};
 
-/// How many bytes of writes may wait for the commit thread, in steps of [`QUEUE_STEP_BYTES`], of which each write takes
+/// How many bytes of writes may wait for the next commit, in steps of [`QUEUE_STEP_BYTES`], of which each write takes
 /// at least one. When the queue is full, writers wait for their place; nothing is refused.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 
 /// The smallest share of the queue that a write takes: bounds the queue to 65 536 writes.
 pub const QUEUE_STEP_BYTES: usize = 1 << 10;
 
-/// How many bytes the commit thread writes as one batch, unless a single write is larger.
+/// How many bytes are written as one batch, unless a single write is larger.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// What goes into the queue as one: all of its writes become durable together.
@@ -66,10 +66,14 @@ pub(super) struct Pending {
 
 /// The order in which things become durable.
 pub(super) struct Order {
-    /// The last position and time given out; `batch` and `floor` are the commit thread's.
+    /// The last position and time given out; `batch` and `floor` are the committer's.
     pub(super) state: State,
     pub(super) requests: Vec<Request>,
     pub(super) pending: HashMap<DocumentKey, Pending>,
+    /// Somebody is committing: the commit thread, or a writer in its stead.
+    pub(super) busy: bool,
+    /// How many batches in a row were those of a single writer.
+    pub(super) lone: u32,
     /// No more requests are taken: the store is closed, or has failed for this reason.
     pub(super) ended: Option<Ended>,
 }
@@ -96,9 +100,26 @@ pub(super) struct Queue {
     room: Arc<Semaphore>,
 }
 
+impl Order {
+    fn take(&mut self) -> Vec<Request> {
+        let mut len_bytes = 0;
+        let more = self.requests.iter().position(|request| {
+            let first = len_bytes == 0;
+            len_bytes += request.writes.iter().map(Write::len_bytes).sum::<usize>();
+            !first && len_bytes > BATCH_BYTES_MAX
+        });
+        let rest = more.map_or_else(Vec::new, |more| self.requests.split_off(more));
+        let batch = std::mem::replace(&mut self.requests, rest);
+        self.busy = true;
+        self.lone = if batch.len() == 1 { self.lone.saturating_add(1) } else { 0 };
+        batch
+    }
+}
+
 impl Queue {
     pub(super) fn new(state: State) -> Self {
-        let order = Order { state, requests: Vec::new(), pending: HashMap::new(), ended: None };
+        let (requests, pending) = (Vec::new(), HashMap::new());
+        let order = Order { state, requests, pending, busy: false, lone: 0, ended: None };
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX / QUEUE_STEP_BYTES));
         Self { order: Mutex::new(order), filled: Condvar::new(), room }
     }
@@ -114,36 +135,71 @@ impl Queue {
         self.order.lock().pending.get(key).cloned()
     }
 
-    /// Takes a place: `place` numbers the request. It waits for nothing.
-    pub(super) fn push(&self, place: impl FnOnce(&mut Order) -> Request) -> Result<(), StorageError> {
+    /// Takes a place: `place` numbers the request. It waits for nothing. Returns whether the caller is to
+    /// [`lead`](Self::lead); otherwise somebody commits already, or the commit thread has been woken.
+    pub(super) fn push(
+        &self,
+        leads: impl FnOnce(&Order) -> bool,
+        place: impl FnOnce(&mut Order) -> Request,
+    ) -> Result<bool, StorageError> {
         let mut order = self.order.lock();
         if let Some(ended) = &order.ended {
             return Err(ended.error());
         }
         let request = place(&mut order);
+        let (busy, lead) = (order.busy, !order.busy && order.requests.is_empty() && leads(&order));
         order.requests.push(request);
         drop(order);
-        self.filled.notify_one();
-        Ok(())
+        if !busy && !lead {
+            self.wake();
+        }
+        Ok(lead)
     }
 
-    /// Takes what has come, as much as makes one batch. `None` after the end.
+    /// Wakes the commit thread.
+    pub(super) fn wake(&self) {
+        self.filled.notify_one();
+    }
+
+    /// Waits for what has come, and takes as much as makes one batch. `None` after the end. Whoever has taken a batch is
+    /// the only one who commits, until it finds no [`next`](Self::next) or takes its [`rest`](Self::rest).
     pub(super) fn take(&self) -> Option<Vec<Request>> {
         let mut order = self.order.lock();
-        while order.requests.is_empty() {
-            if order.ended.is_some() {
+        while order.busy || order.requests.is_empty() {
+            if !order.busy && order.ended.is_some() {
                 return None;
             }
             self.filled.wait(&mut order);
         }
-        let mut len_bytes = 0;
-        let more = order.requests.iter().position(|request| {
-            let first = len_bytes == 0;
-            len_bytes += request.writes.iter().map(Write::len_bytes).sum::<usize>();
-            !first && len_bytes > BATCH_BYTES_MAX
-        });
-        let rest = more.map_or_else(Vec::new, |more| order.requests.split_off(more));
-        Some(std::mem::replace(&mut order.requests, rest))
+        Some(order.take())
+    }
+
+    /// Takes a batch, if there is one and nobody commits.
+    pub(super) fn lead(&self) -> Option<Vec<Request>> {
+        let mut order = self.order.lock();
+        (!order.busy && !order.requests.is_empty()).then(|| order.take())
+    }
+
+    /// Takes the next batch after one; without any, leaves the committing to others.
+    pub(super) fn next(&self) -> Option<Vec<Request>> {
+        let mut order = self.order.lock();
+        if !order.requests.is_empty() {
+            return Some(order.take());
+        }
+        order.busy = false;
+        if order.ended.is_some() {
+            self.wake();
+        }
+        None
+    }
+
+    /// Leaves the committing to others, and what has come to the commit thread.
+    pub(super) fn rest(&self) {
+        let mut order = self.order.lock();
+        order.busy = false;
+        if !order.requests.is_empty() || order.ended.is_some() {
+            self.wake();
+        }
     }
 
     /// Forgets what is durable now, and answers.
@@ -177,7 +233,7 @@ impl Queue {
         let ended = order.ended.get_or_insert(ended).clone();
         drop(order);
         self.room.close();
-        self.filled.notify_one();
+        self.wake();
         for request in refused {
             let _ = request.answer.send(Err(ended.error()));
         }

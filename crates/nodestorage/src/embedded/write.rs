@@ -1,13 +1,13 @@
-//! What a writer does: decides behind its document's gate, takes its place in the queue, waits for the commit thread.
+//! What a writer does: decides behind its document's gate, takes its place in the queue, waits for its batch.
 
 use std::{ops::Bound, sync::Arc};
 
 use async_trait::async_trait;
 use crdt_core::ClientId;
-use tokio::sync::oneshot;
 
 use super::{
-    EmbeddedStorage, answer_of,
+    EmbeddedStorage,
+    committer::Answered,
     engine::{Engine, Write, corrupt},
     queue::{Order, Part, Pending, Request},
     record::{self, ChangeRecord, DocumentKey, Head, LogRecord, Space, trailing_number},
@@ -20,8 +20,6 @@ use crate::{
     verbs::{Outcome, Step},
     watch::LogEntry,
 };
-
-type Answered = oneshot::Receiver<Result<(), StorageError>>;
 
 /// What a writer finds behind the gate of its document.
 struct Found {
@@ -90,7 +88,7 @@ impl EmbeddedStorage {
                 let document = prepared.document().or(found.document);
                 let (mut changes, answered) = self.push(vec![prepared], Vec::new()).await?;
                 drop(gate);
-                answer_of(answered).await?;
+                answered.durable().await?;
                 let change = changes.pop().expect("one was pushed");
                 Ok(Outcome::Changed { document: document.expect("it is there now or was before"), change })
             }
@@ -100,7 +98,7 @@ impl EmbeddedStorage {
                         let note = note(&found.key, options.producer.client_id, sequence, found.version);
                         let (_, answered) = self.push(Vec::new(), vec![(note, found.pending())]).await?;
                         drop(gate);
-                        answer_of(answered).await?;
+                        answered.durable().await?;
                     }
                     None => {
                         drop(gate);
@@ -226,9 +224,8 @@ impl EmbeddedStorage {
         let room = prepared.iter().map(Prepared::len_bytes).sum::<usize>()
             + notes.iter().map(|(note, _)| note.write.len_bytes()).sum::<usize>();
         let share = self.shared.queue.room(room).await?;
-        let (answer, answered) = oneshot::channel();
         let mut changes = Vec::with_capacity(prepared.len());
-        self.shared.queue.push(|order| {
+        let answered = self.shared.commits.push(|order, answer| {
             let mut writes = Vec::new();
             let mut parts = Vec::with_capacity(prepared.len() + notes.len());
             if !prepared.is_empty() {
@@ -468,7 +465,7 @@ impl Ground for EmbeddedStorage {
         }
         let (changes, answered) = self.push(prepared, notes).await?;
         drop(held);
-        answer_of(answered).await?;
+        answered.durable().await?;
         Ok(Commit::Done(changes))
     }
 }

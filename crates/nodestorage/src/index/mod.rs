@@ -93,6 +93,8 @@ pub struct IndexStatus {
 pub enum Plan {
     /// By reading the documents of the collection in the order of their ids.
     Scan,
+    /// By reading the documents whose ids the filter names, or those between two ids.
+    Ids,
     /// By reading an index.
     Index {
         /// Its [`name`](Index::name).

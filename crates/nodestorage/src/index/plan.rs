@@ -95,12 +95,6 @@ pub(crate) fn choose(index: &Index, several: bool, query: &Query) -> Option<Choi
     Some(Choice { ranges, narrowed, order: order.map(|(order, _)| order) })
 }
 
-/// Which of two choices reads less, as far as one can tell without counting: fields that are narrowed down, then the
-/// order.
-pub(crate) fn rank(choice: &Choice) -> (usize, bool) {
-    (choice.narrowed, choice.order.is_some())
-}
-
 /// Whether the index has the order of a sort, and with which of its fields that starts.
 fn order(index: &Index, found: &[Vec<Interval>], sort: &[(SortBy, Direction)]) -> Option<(Order, usize)> {
     let sort = match sort {

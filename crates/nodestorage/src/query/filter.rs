@@ -108,6 +108,16 @@ impl Filter {
         tests.collect()
     }
 
+    /// The tests of the id that hold for everything the filter finds.
+    pub(crate) fn tests_of_id(&self) -> Vec<&Test> {
+        let tests = self.0.iter().flat_map(|condition| match condition {
+            Condition::Field(Place::Id, tests) => tests.iter().collect(),
+            Condition::And(filters) => filters.iter().flat_map(Self::tests_of_id).collect(),
+            _ => Vec::new(),
+        });
+        tests.collect()
+    }
+
     fn holds(&self, body: &Body, of: Option<(&Document, &str)>) -> bool {
         self.0.iter().all(|condition| match condition {
             Condition::Field(Place::Id, tests) => {

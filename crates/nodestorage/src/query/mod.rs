@@ -1,13 +1,15 @@
 //! Queries: which documents, in which order, which of their fields, how many.
 
 pub(crate) mod filter;
+pub(crate) mod ids;
 pub(crate) mod order;
 mod path;
 
-use std::{cmp::Ordering, fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, ops::Bound, str::FromStr};
 
 use serde_json::Value;
 
+use self::ids::Ids;
 pub use self::{
     filter::Filter,
     path::{FieldPath, InvalidPath},
@@ -17,8 +19,9 @@ use crate::{Body, Document, DocumentId, Explained, Plan, Storage, StorageError};
 /// How many documents one page of a query holds at most.
 pub const PAGE_MAX: usize = 10_000;
 
-/// How many documents a scan reads at a time.
+/// How many documents a scan reads at a time, and how many at first where it may end soon.
 const SCAN_STEP: usize = 256;
+const SCAN_STEP_FIRST: usize = 16;
 
 /// A question about the documents of a collection.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,7 +135,7 @@ pub struct Found {
 }
 
 impl Query {
-    /// Answers it by reading all documents of a collection, a few at a time.
+    /// Answers it by reading the documents of a collection, a few at a time: those whose ids the filter can find.
     pub(crate) async fn scan<S: Storage + ?Sized>(self, storage: &S) -> Result<Page, StorageError> {
         self.scan_and_count(storage).await.map(|(page, _)| page)
     }
@@ -142,8 +145,9 @@ impl Query {
         self,
         storage: &S,
     ) -> Result<Explained, StorageError> {
+        let plan = if Ids::of(&self.filter) == Ids::Any { Plan::Scan } else { Plan::Ids };
         let (page, examined) = self.scan_and_count(storage).await?;
-        Ok(Explained { plan: Plan::Scan, examined, returned: page.found.len() as u64 })
+        Ok(Explained { plan, examined, returned: page.found.len() as u64 })
     }
 
     /// Whether it can be answered at all.
@@ -164,36 +168,50 @@ impl Query {
 
     async fn scan_and_count<S: Storage + ?Sized>(self, storage: &S) -> Result<(Page, u64), StorageError> {
         self.check()?;
-        let mut examined = 0;
-        let in_order_of_ids = self.sort.is_empty();
-        // A document behind the page is enough to know that there is more.
-        let room = self.limit + 1;
-        let mut page: Vec<(Cursor, Document)> = Vec::new();
-        let mut last = self.after.as_ref().filter(|_| in_order_of_ids).map(|after| after.id.clone());
-        loop {
-            let documents = storage.list(last.as_ref(), SCAN_STEP).await?;
-            let Some(end) = documents.last() else { break };
-            last = Some(end.id.clone());
-            examined += documents.len() as u64;
-            for document in documents
-                .into_iter()
-                .filter(|document| self.filter.matches(document, storage.version_field()))
-            {
-                let keys = self.keys(&document, storage.version_field());
-                let at = Cursor { keys, id: document.id.clone() };
-                if self.after.as_ref().is_some_and(|after| self.compare(&at, after).is_le()) {
-                    continue;
-                }
-                let place = page.partition_point(|(other, _)| self.compare(other, &at).is_lt());
-                if place < room {
-                    page.insert(place, (at, document));
-                    page.truncate(room);
+        let mut scan =
+            Scan { query: &self, version_field: storage.version_field(), page: Vec::new(), examined: 0 };
+        let ids = Ids::of(&self.filter);
+        // In the order of ids, what the page before has shown is not read again.
+        let after = self.after.as_ref().filter(|_| self.sort.is_empty()).map(|after| after.id.clone());
+        match &ids {
+            Ids::These(ids) => {
+                let rest = ids.iter().filter(|id| after.as_ref().is_none_or(|after| *id > after));
+                for id in rest {
+                    if scan.is_full() {
+                        break;
+                    }
+                    if let Some(document) = storage.find_one(id).await? {
+                        scan.take(document);
+                    }
                 }
             }
-            if in_order_of_ids && page.len() == room {
-                break;
+            Ids::Any | Ids::Between(..) => {
+                let mut last = after;
+                if let Ids::Between(Bound::Included(low) | Bound::Excluded(low), _) = &ids
+                    && let Ok(low) = DocumentId::new(low.as_str())
+                    && last.as_ref().is_none_or(|last| *last < low)
+                {
+                    // What is read next is behind it.
+                    if let Some(document) = storage.find_one(&low).await? {
+                        scan.take(document);
+                    }
+                    last = Some(low);
+                }
+                let mut step = if ids == Ids::Any { SCAN_STEP } else { SCAN_STEP_FIRST };
+                while !scan.is_full() {
+                    let documents = storage.list(last.as_ref(), step).await?;
+                    let Some(end) = documents.last() else { break };
+                    let ended = ids.end_before(&end.id);
+                    last = Some(end.id.clone());
+                    documents.into_iter().for_each(|document| scan.take(document));
+                    if ended {
+                        break;
+                    }
+                    step = (2 * step).min(SCAN_STEP);
+                }
             }
         }
+        let Scan { page, examined, .. } = scan;
         Ok((self.page(page), examined))
     }
 
@@ -222,6 +240,40 @@ impl Query {
             Direction::Descending => order::compare(b, a),
         });
         by_keys.fold(Ordering::Equal, Ordering::then).then_with(|| a.id.cmp(&b.id))
+    }
+}
+
+/// The first page of what a scan finds.
+struct Scan<'q> {
+    query: &'q Query,
+    version_field: &'q str,
+    /// In order; one more than the page holds is enough to know that there is more.
+    page: Vec<(Cursor, Document)>,
+    examined: u64,
+}
+
+impl Scan<'_> {
+    /// Whether nothing that is read from here on has a place on the page.
+    fn is_full(&self) -> bool {
+        self.query.sort.is_empty() && self.page.len() > self.query.limit
+    }
+
+    fn take(&mut self, document: Document) {
+        self.examined += 1;
+        let (query, room) = (self.query, self.query.limit + 1);
+        if !query.filter.matches(&document, self.version_field) {
+            return;
+        }
+        let keys = query.keys(&document, self.version_field);
+        let at = Cursor { keys, id: document.id.clone() };
+        if query.after.as_ref().is_some_and(|after| query.compare(&at, after).is_le()) {
+            return;
+        }
+        let place = self.page.partition_point(|(other, _)| query.compare(other, &at).is_lt());
+        if place < room {
+            self.page.insert(place, (at, document));
+            self.page.truncate(room);
+        }
     }
 }
 
