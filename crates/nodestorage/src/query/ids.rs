@@ -44,7 +44,7 @@ impl Ids {
                 }
                 // Comparisons hold only within one kind.
                 Test::Less(_) | Test::LessOrEqual(_) | Test::Greater(_) | Test::GreaterOrEqual(_) => {
-                    only(&[])
+                    only(&[]);
                 }
                 Test::All(_) | Test::Exists(_) | Test::Size(_) | Test::Element(_) | Test::Not(_) => {}
             }
