@@ -24,7 +24,7 @@ use crate::cluster::{
 };
 
 /// The least that is read at once.
-const READ_LEN_MIN: usize = 4 << 10;
+const READ_LEN_MIN: usize = 1 << 10;
 /// The most that is read at once, by a connection that has much to say.
 const READ_LEN_MAX: usize = BUFFER_LEN / 2;
 /// Slices of one write.
@@ -184,7 +184,11 @@ pub(super) async fn run(
     permit: Option<OwnedSemaphorePermit>,
 ) -> String {
     let timeout = shared.options.handshake_timeout;
-    let shaken = tokio::time::timeout(timeout, handshake(&shared, &stream, &role, security)).await;
+    let shaken = {
+        // On the heap for as long as it lasts: its state would be part of this task for ever.
+        let handshake = Box::pin(handshake(&shared, &stream, &role, security));
+        tokio::time::timeout(timeout, handshake).await
+    };
     let (established, mut buffer) = match shaken {
         Ok(Ok(done)) => done,
         Ok(Err(reason)) => return shared.handshake_failed(&role, &name, reason),

@@ -1,23 +1,20 @@
 //! From peers' bytes to what they mean.
 
-use std::{collections::HashMap, ops::Range};
+use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{Amount, Inbound, LinkId, Node, Output, PeerId, Protocol, Publish, Right, SubId, TopicId};
+use super::{Amount, LinkId, Node, Output, PeerId, Protocol, Publish, Right, SubId, TopicId};
 use crate::{
     Topic, TopicPattern,
     cluster::{
         command::{Command, Refused, Resume, code},
         log::Payload,
-        record::{Kind, Record, next_record},
         ring::Fit,
         zmtp::{Batch, Frame},
     },
 };
 
-/// Streams at most that a peer may define; more are refused.
-const INBOUND_MAX: usize = 1 << 20;
 /// Patterns at most that a peer may be interested in; more are refused.
 const INTEREST_MAX: usize = 1 << 14;
 
@@ -70,7 +67,7 @@ impl Node {
         self.place_partitions();
     }
 
-    fn refuse(&mut self, id: LinkId) {
+    pub(super) fn refuse(&mut self, id: LinkId) {
         self.counters.refused += 1;
         if let Some(link) = self.links.get_mut(id) {
             link.refused += 1;
@@ -155,7 +152,7 @@ impl Node {
         }
     }
 
-    fn allowed(&self, id: LinkId, right: Right, topic: &str) -> Result<(), NotFollowed> {
+    pub(super) fn allowed(&self, id: LinkId, right: Right, topic: &str) -> Result<(), NotFollowed> {
         match &self.options.rights {
             Some(rights) if !rights(&self.links[id].info.principal, right, topic) => Err(NotFollowed),
             _ => Ok(()),
@@ -364,203 +361,5 @@ impl Node {
             .collect();
         self.counters.gaps += last.map_or(1, |last| last - first + 1);
         self.outputs.extend(woken.into_iter().map(Output::Readable));
-    }
-
-    fn handle_records(&mut self, id: LinkId, body: Bytes) -> Result<(), NotFollowed> {
-        let (Some(peer), Protocol::Extended) = (self.links[id].peer, self.links[id].protocol) else {
-            return Err(NotFollowed);
-        };
-        let mut streams = std::mem::take(&mut self.links[id].inbound);
-        let done = self.follow_records(id, peer, &body, &mut streams);
-        if let Some(link) = self.links.get_mut(id) {
-            link.inbound = streams;
-        }
-        done
-    }
-
-    fn follow_records(
-        &mut self,
-        id: LinkId,
-        peer: PeerId,
-        body: &Bytes,
-        streams: &mut HashMap<u32, Inbound>,
-    ) -> Result<(), NotFollowed> {
-        let mut at = 0;
-        let mut current: Option<(u32, &mut Inbound)> = None;
-        let mut publishes: Vec<TopicId> = Vec::new();
-        let node = self.peers[peer].node;
-        while let Some(record) = next_record(body, &mut at) {
-            match record? {
-                Record::Define { alias, kind, epoch, next, topic } => {
-                    current = None;
-                    match self.define(id, kind, epoch, next, topic) {
-                        Ok(stream) if streams.len() < INBOUND_MAX => {
-                            streams.insert(alias, stream);
-                        }
-                        _ => {
-                            // What follows under this alias is nothing to us.
-                            streams.remove(&alias);
-                            self.refuse(id);
-                        }
-                    }
-                }
-                Record::Data { alias, start, len } => {
-                    if current.as_ref().is_none_or(|(a, _)| *a != alias) {
-                        current = streams.get_mut(&alias).map(|stream| (alias, stream));
-                    }
-                    let Some((_, stream)) = &mut current else {
-                        self.refuse(id);
-                        continue;
-                    };
-                    let range = start..start + len;
-                    let sequence = stream.next;
-                    stream.next += 1;
-                    stream.received_bytes += len as u64;
-                    self.counters.received += 1;
-                    if self.topics.get(stream.topic).is_none_or(|topic| topic.generation != stream.generation)
-                    {
-                        continue;
-                    }
-                    match stream.kind {
-                        Kind::Open => self.deliver(stream.topic, body, range, Fit::Lossy),
-                        Kind::Message => self.numbered(id, stream, sequence, body, range),
-                        Kind::Publish => {
-                            let Some(node) = node else { continue };
-                            if !publishes.contains(&stream.topic) {
-                                publishes.push(stream.topic);
-                            }
-                            let data = Payload::Part(body, range.start, range.end);
-                            self.publish_for(id, node, stream, sequence, data);
-                        }
-                    }
-                }
-            }
-        }
-        if let Some(node) = node {
-            for topic in publishes {
-                self.ack_publisher(topic, node);
-            }
-        }
-        Ok(())
-    }
-
-    fn define(
-        &mut self,
-        id: LinkId,
-        kind: Kind,
-        epoch: u64,
-        next: u64,
-        name: &str,
-    ) -> Result<Inbound, NotFollowed> {
-        let topic = match kind {
-            Kind::Open => {
-                let topic = self.topic_id(name, true)?;
-                // Streams of others are bounded like our own.
-                self.open_remember(topic);
-                topic
-            }
-            _ => *self.names.get(name).ok_or(NotFollowed)?,
-        };
-        if kind == Kind::Publish {
-            self.allowed(id, Right::Publish, name)?;
-            if self.topics[topic].local.is_none() {
-                return Err(NotFollowed);
-            }
-        }
-        let generation = self.topics[topic].generation;
-        Ok(Inbound { topic, generation, kind, epoch, next, received_bytes: 0, broken: false })
-    }
-
-    /// A message from the owner, with its number.
-    #[inline]
-    fn numbered(&mut self, id: LinkId, stream: &Inbound, sequence: u64, body: &Bytes, range: Range<usize>) {
-        let upstream = &mut self.topics[stream.topic].upstream;
-        if upstream.link != Some(id) || upstream.epoch != stream.epoch {
-            return;
-        }
-        if sequence <= upstream.have {
-            self.counters.duplicates += 1;
-            return;
-        }
-        let missing = (sequence > upstream.have + 1).then_some((upstream.have + 1, sequence - 1));
-        upstream.have = sequence;
-        let lossless = upstream.lossless;
-        if lossless {
-            self.credit_later(stream.topic, range.len());
-        }
-        if let Some((first, last)) = missing {
-            self.grant_used(stream.topic, Amount { messages: last - first + 1, bytes: 0 });
-            self.deliver_gap(stream.topic, first, Some(last));
-        }
-        self.deliver(stream.topic, body, range, if lossless { Fit::Lossless } else { Fit::Lossy });
-    }
-
-    fn sub_acked(
-        &mut self,
-        id: LinkId,
-        text: &str,
-        epoch: u64,
-        next: u64,
-        lossless: bool,
-        continues: bool,
-    ) -> Result<(), NotFollowed> {
-        if epoch == 0 {
-            self.changed = true;
-            return Ok(());
-        }
-        let topic = *self.names.get(text).ok_or(NotFollowed)?;
-        let upstream = &mut self.topics[topic].upstream;
-        if upstream.link != Some(id) || next == 0 {
-            return Err(NotFollowed);
-        }
-        let node = self.links[id].peer.and_then(|peer| self.peers[peer].node);
-        let (old_epoch, have) = (upstream.epoch, upstream.have);
-        let same = (upstream.owner, upstream.epoch) == (node, epoch) || continues;
-        upstream.owner = node;
-        upstream.live = true;
-        upstream.lossless = lossless;
-        (upstream.received_bytes, upstream.unacked_bytes) = (0, 0);
-        if continues {
-            upstream.epoch = epoch;
-        }
-        if !same {
-            (upstream.epoch, upstream.have) = (epoch, next - 1);
-            if old_epoch != 0 || have == u64::MAX {
-                self.deliver_gap(topic, have.saturating_add(1), None);
-            }
-        } else if next > have.saturating_add(1) {
-            upstream.have = next - 1;
-            self.deliver_gap(topic, have + 1, Some(next - 1));
-        }
-        if !lossless {
-            self.grant_ends(topic);
-        }
-        self.changed = true;
-        Ok(())
-    }
-
-    fn gap(&mut self, id: LinkId, name: &str, first: u64, last: u64) -> Result<(), NotFollowed> {
-        let topic = match (self.names.get(name), self.open_names.get(name)) {
-            (Some(&topic), _) if self.topics[topic].upstream.link == Some(id) => topic,
-            (_, Some(&topic)) => topic,
-            _ => return Err(NotFollowed),
-        };
-        for stream in
-            self.links[id].inbound.values_mut().filter(|s| s.topic == topic && s.kind != Kind::Publish)
-        {
-            stream.next = last + 1;
-        }
-        let state = &mut self.topics[topic];
-        let from = if state.open { first } else { first.max(state.upstream.have + 1) };
-        if last >= from {
-            let lossless = state.upstream.lossless;
-            state.upstream.have = if state.open { 0 } else { last };
-            if lossless && !std::mem::replace(&mut state.upstream.touched, true) {
-                self.touched.push(topic);
-            }
-            self.grant_used(topic, Amount { messages: last - from + 1, bytes: 0 });
-            self.deliver_gap(topic, from, Some(last));
-        }
-        Ok(())
     }
 }

@@ -1,20 +1,15 @@
 //! Connections and peers: who is there, since when, and for how long nothing was heard.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fmt,
     time::Duration,
 };
 
-use super::{Absent, CREDIT_DELAY, Event, Link, LinkId, Node, Output, Peer, PeerId, Protocol, TopicId};
+use super::{Absent, Event, Link, LinkId, Node, Output, Peer, PeerId, Protocol, TopicId};
 use crate::{
     TopicPattern,
-    cluster::{
-        command::{Command, Hello},
-        membership::{PeerState, backoff},
-        node::Policy,
-        outbox::Outbox,
-    },
+    cluster::{command::Command, membership::PeerState, node::Policy, outbox::Outbox},
 };
 
 /// Which side made a connection.
@@ -125,28 +120,6 @@ impl Node {
         self.links.iter().map(status).collect()
     }
 
-    /// A dial came to nothing; it will be repeated.
-    pub fn dial_failed(&mut self, endpoint: &str, reason: &str) {
-        self.target_down(endpoint, reason);
-    }
-
-    fn target_down(&mut self, endpoint: &str, reason: &str) {
-        let chance = self.chance();
-        let (min, max) = (self.options.reconnect_min, self.options.reconnect_max);
-        let Some(target) = self.membership.targets.get_mut(endpoint) else { return };
-        target.link = None;
-        target.retry_at = Some(self.now + backoff(min, max, target.failures, chance));
-        target.failures = target.failures.saturating_add(1);
-        target.state = PeerState::Down { reason: reason.to_owned() };
-        let state = target.state.clone();
-        if target.gossiped && target.failures > GOSSIP_FAILURES_MAX {
-            self.membership.targets.remove(endpoint);
-        }
-        self.outputs.push_back(Output::Event(Event::Peer { endpoint: endpoint.to_owned(), state }));
-        self.outputs.push_back(Output::Timer);
-        self.changed = true;
-    }
-
     /// A connection has finished its handshake.
     pub fn link_up(&mut self, info: LinkInfo) -> LinkId {
         let mut outbox = Outbox::default();
@@ -192,7 +165,7 @@ impl Node {
         id
     }
 
-    fn peer_new(&mut self, node: Option<super::NodeId>, incarnation: u64) -> PeerId {
+    pub(super) fn peer_new(&mut self, node: Option<super::NodeId>, incarnation: u64) -> PeerId {
         let (links, topics, endpoints) = Default::default();
         let peer = self.peers.insert(Peer {
             node,
@@ -213,7 +186,7 @@ impl Node {
         peer
     }
 
-    fn peer_link(&mut self, peer: PeerId, id: LinkId) {
+    pub(super) fn peer_link(&mut self, peer: PeerId, id: LinkId) {
         self.links[id].peer = Some(peer);
         self.peers[peer].links.push(id);
         let first = self.peers[peer].links.len() == 1;
@@ -250,98 +223,6 @@ impl Node {
             }
         }
         self.outputs.extend(wake.into_iter().map(Output::Readable));
-    }
-
-    pub(super) fn query(&mut self, peer: PeerId) -> u64 {
-        if let Some(&link) = self.peers[peer].links.first() {
-            self.peers[peer].queries += 1;
-            self.send(link, &Command::Query);
-        }
-        self.peers[peer].queries
-    }
-
-    /// The number of an answer that will come after all that was sent until now.
-    pub(super) fn barrier(&mut self, peer: PeerId) -> u64 {
-        let state = &mut self.peers[peer];
-        if state.answers >= state.queries {
-            return self.query(peer);
-        }
-        // One QUERY serves all that wait while another is under way.
-        state.query_again = true;
-        state.queries + 1
-    }
-
-    fn send_hello(&mut self, link: LinkId) {
-        let mut endpoints: Vec<_> =
-            self.options.advertise.iter().map(|endpoint| (self.options.id, endpoint.clone())).collect();
-        if self.options.gossip {
-            for (_, peer) in &self.peers {
-                let node = peer.node;
-                endpoints
-                    .extend(peer.endpoints.iter().filter_map(|endpoint| Some((node?, endpoint.clone()))));
-            }
-        }
-        let hello = Hello {
-            version: 2,
-            node: self.options.id,
-            incarnation: self.options.incarnation,
-            heartbeat_ms: self.options.heartbeat.as_millis() as u32,
-            endpoints,
-        };
-        self.send(link, &Command::Hello(hello));
-    }
-
-    pub(super) fn handle_hello(&mut self, id: LinkId, hello: Hello) {
-        if hello.node == self.options.id {
-            if let Role::Dialed(endpoint) = self.links[id].info.role.clone() {
-                self.membership.targets.remove(&endpoint);
-            }
-            return self.close(id, "the peer is this node itself");
-        }
-        if self.links[id].peer.is_none() {
-            let known = self.by_node.get(&hello.node).copied();
-            let peer = match known {
-                Some(peer) if self.peers[peer].incarnation == hello.incarnation => peer,
-                known => {
-                    if let Some(old) = known {
-                        // An earlier life of it, whose end we have not noticed.
-                        for link in self.peers[old].links.clone() {
-                            self.close(link, "the peer has restarted");
-                        }
-                        self.by_node.remove(&hello.node);
-                    }
-                    self.peer_new(Some(hello.node), hello.incarnation)
-                }
-            };
-            self.peer_link(peer, id);
-        }
-        let Some(peer) = self.links[id].peer else { return };
-        let own: Vec<String> =
-            hello.endpoints.iter().filter(|(node, _)| *node == hello.node).map(|(_, e)| e.clone()).collect();
-        let news = self.peers[peer].endpoints != own;
-        self.peers[peer].endpoints = own;
-        if !self.options.gossip {
-            return;
-        }
-        for (node, endpoint) in &hello.endpoints {
-            let known = *node == self.options.id || self.by_node.contains_key(node);
-            let allowed = self.options.gossip_allow.as_ref().is_none_or(|allow| allow(endpoint));
-            if !known && allowed && self.membership.targets.len() < GOSSIP_TARGETS_MAX {
-                self.membership.add(endpoint, true, self.now);
-            }
-        }
-        self.dial_due();
-        if news {
-            let others: Vec<LinkId> = self
-                .peers
-                .iter()
-                .filter(|(p, other)| *p != peer && other.node.is_some())
-                .filter_map(|(_, p)| p.links.first().copied())
-                .collect();
-            for link in others {
-                self.send_hello(link);
-            }
-        }
     }
 
     /// Puts a command into a link's outbox.
@@ -426,151 +307,14 @@ impl Node {
         self.acked_changed(id);
     }
 
-    /// Tells the time. Everything that is due happens.
-    pub fn advance(&mut self, now: Duration) {
-        self.now = self.now.max(now);
-        self.dial_due();
-        if self.credit_at.is_some_and(|at| at <= self.now) {
-            self.credit_at = None;
-            for topic in std::mem::take(&mut self.touched) {
-                self.send_credit(topic);
-            }
-        }
-        let heartbeat = self.options.heartbeat;
-        let silence_max = heartbeat * self.options.heartbeats_missed_max;
-        for id in self.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
-            let link = &mut self.links[id];
-            if !link.held_by.is_empty() {
-                // It is we who do not listen.
-                link.heard_at = self.now;
-            }
-            let silence = self.now.saturating_sub(link.heard_at);
-            let suspect = silence > heartbeat * 2;
-            if std::mem::replace(&mut link.suspect, suspect) != suspect {
-                let state = if suspect { PeerState::Suspect } else { PeerState::Up };
-                self.outputs
-                    .push_back(Output::Event(Event::Peer { endpoint: link.info.name.clone(), state }));
-            }
-            if silence > silence_max {
-                self.close(id, &format!("nothing heard for {silence:?}"));
-            } else if self.now.saturating_sub(link.pinged_at) >= heartbeat {
-                link.pinged_at = self.now;
-                let (pings, extended) = (link.info.pings, link.protocol == Protocol::Extended);
-                match (pings, extended, link.peer) {
-                    (true, ..) => self.outputs.push_back(Output::Ping(id)),
-                    (_, true, _) => self.send(id, &Command::Ping(0)),
-                    // The only thing that every peer answers.
-                    (_, _, Some(peer)) => {
-                        self.query(peer);
-                    }
-                    _ => {}
-                }
-            }
-        }
-        if self.now >= self.swept_at + heartbeat {
-            self.swept_at = self.now;
-            self.sweep();
-        }
-    }
-
-    /// What need not be done in time: absent nodes that stay away, and publishers that are blocked for too long.
-    fn sweep(&mut self) {
-        let grace = self.options.resume_grace;
-        let mut changed = Vec::new();
-        let mut blocked = Vec::new();
-        for (id, topic) in &mut self.topics {
-            let Some(local) = &mut topic.local else { continue };
-            let before = local.absent.len();
-            local.absent.retain(|absent| self.now.saturating_sub(absent.since) < grace);
-            if local.absent.len() != before {
-                changed.push(id);
-            }
-            local.forget_publishers(|node| self.by_node.contains_key(&node));
-            if let (Some(since), Policy::Block { timeout }) = (local.blocked_since, local.options.policy)
-                && self.now.saturating_sub(since) >= timeout
-            {
-                blocked.push(id);
-            }
-        }
-        for id in changed {
-            self.acked_changed(id);
-        }
-        for id in blocked {
-            self.evict(id);
-            self.drain_backlog(id);
-            // Whatever is still in the way: nobody is kept waiting for longer.
-            self.release(id);
-        }
-        if self.held_links > 0 {
-            // A topic may have moved on without its backlog.
-            let held = self.links.iter().flat_map(|(_, link)| link.held_by.iter().copied());
-            for id in held.filter(|id| !self.blocked.contains(id)).collect::<Vec<_>>() {
-                self.release(id);
-            }
-        }
-        self.sweep_moves();
-    }
-
-    /// When [`advance`](Self::advance) has something to do at the latest.
-    pub fn poll_timeout(&self) -> Option<Duration> {
-        let heartbeat = self.options.heartbeat;
-        let tick = (!self.links.is_empty() || !self.topics.is_empty()).then(|| {
-            let ping = self.links.iter().map(|(_, link)| link.pinged_at + heartbeat).min();
-            ping.map_or(self.swept_at + heartbeat, |ping| ping.min(self.swept_at + heartbeat))
-        });
-        [tick, self.membership.next_due(), self.credit_at].into_iter().flatten().min()
-    }
-
-    fn dial_due(&mut self) {
-        for endpoint in self.membership.due(self.now) {
-            self.outputs.push_back(Output::Dial(endpoint));
-        }
-    }
-
-    /// Acknowledge soon, but not for every message.
-    pub(super) fn credit_soon(&mut self) {
-        if self.credit_at.is_none() {
-            self.credit_at = Some(self.now + CREDIT_DELAY);
-            self.outputs.push_back(Output::Timer);
-        }
-    }
-
-    /// Asks all peers for their topics; see [`sync_status`](Self::sync_status).
-    pub fn sync_begin(&mut self) -> u64 {
-        let peers: Vec<PeerId> =
-            self.peers.iter().filter(|(_, p)| !p.links.is_empty()).map(|(id, _)| id).collect();
-        let awaited: BTreeMap<PeerId, u64> = peers.into_iter().map(|peer| (peer, self.query(peer))).collect();
-        self.syncs_begun += 1;
-        self.syncs.insert(self.syncs_begun, awaited);
-        self.syncs_begun
-    }
-
-    /// Which peers have answered, and which have not.
-    pub fn sync_status(&self, sync: u64) -> (Vec<String>, Vec<String>) {
-        let (mut answered, mut pending) = (Vec::new(), Vec::new());
-        for (&peer, &wanted) in self.syncs.get(&sync).into_iter().flatten() {
-            let Some(state) = self.peers.get(peer) else { continue };
-            let name =
-                state.links.first().map(|link| self.links[*link].info.name.clone()).unwrap_or_default();
-            if state.answers >= wanted { answered.push(name) } else { pending.push(name) }
-        }
-        (answered, pending)
-    }
-
-    /// Forgets a sync.
-    pub fn sync_end(&mut self, sync: u64) {
-        self.syncs.remove(&sync);
-    }
-
     /// Whether a peer has open interest in a topic.
     pub(super) fn has_interest(&self, link: LinkId, topic: &crate::Topic) -> bool {
         self.links[link].interest.iter().any(|text| TopicPattern::new(text).is_ok_and(|p| p.matches(topic)))
     }
 }
 
-/// Endpoints at most that we stay connected to; gossip adds none beyond.
-const GOSSIP_TARGETS_MAX: usize = 1024;
 /// After so many failures an endpoint that gossip brought is forgotten.
-const GOSSIP_FAILURES_MAX: u32 = 8;
+pub(super) const GOSSIP_FAILURES_MAX: u32 = 8;
+
 /// Bytes of commands that may wait beyond the bound for messages; a list of many topics has to fit.
 const CONTROL_BYTES_MAX: usize = 64 << 20;

@@ -1,0 +1,121 @@
+//! How a node and its topics behave.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::cluster::command::NodeId;
+
+/// What a topic does when a subscribed node cannot keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Policy {
+    /// Keep every message until it has arrived; publishers wait. Whoever is in the way for longer than the timeout loses
+    /// its place and is told the exact gap.
+    Block {
+        /// How long publishers wait at most.
+        timeout: Duration,
+    },
+    /// Drop the message for this node.
+    DropNewest,
+    /// Keep the latest messages for it, as many as [`NodeOptions::retained_messages_max`].
+    DropOldest,
+    /// Keep only the latest message for it.
+    Conflate,
+    /// Close the connection to it.
+    Disconnect,
+}
+
+/// How a topic behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicOptions {
+    /// When a subscriber is slow.
+    pub policy: Policy,
+    /// How many of the latest messages a new subscriber gets first.
+    pub replay: usize,
+}
+
+impl TopicOptions {
+    /// Lossless with a second of patience, no replay.
+    pub const STANDARD: Self = Self { policy: Policy::Block { timeout: Duration::from_secs(1) }, replay: 0 };
+}
+
+/// What a peer may want to do with a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// Send messages.
+    Publish,
+    /// Receive messages.
+    Subscribe,
+}
+
+/// Decides what a peer, by the name that its authentication gave it, may do with a topic or pattern.
+pub type Rights = Arc<dyn Fn(&str, Right, &str) -> bool + Send + Sync>;
+
+/// Decides by endpoint.
+pub type Allow = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// How a node behaves.
+#[derive(Clone)]
+pub struct NodeOptions {
+    /// Who it is.
+    pub id: NodeId,
+    /// Which life of it: later ones are greater. Also the first epoch of the topics that it creates.
+    pub incarnation: u64,
+    /// Where others reach it; told to all peers, who may dial it.
+    pub advertise: Vec<String>,
+    /// How long a silence may last; then it is broken by a PING.
+    pub heartbeat: Duration,
+    /// After so many heartbeats without a byte a peer is down.
+    pub heartbeats_missed_max: u32,
+    /// The first pause before a reconnect.
+    pub reconnect_min: Duration,
+    /// The longest.
+    pub reconnect_max: Duration,
+    /// Bytes that may wait for one peer; then the policies of the topics decide.
+    pub send_bytes_max: usize,
+    /// Messages that may wait for one peer.
+    pub send_messages_max: usize,
+    /// Messages that a topic keeps for slow or absent subscribers, and a publisher for an absent owner.
+    pub retained_messages_max: usize,
+    /// Payload bytes that it keeps so.
+    pub retained_bytes_max: usize,
+    /// How long a subscribed node may be away and still find its place in a lossless topic.
+    pub resume_grace: Duration,
+    /// The largest payload.
+    pub payload_len_max: usize,
+    /// Topics that a node may know; more are refused and counted.
+    pub topics_max: usize,
+    /// Whether to connect to nodes that others tell of.
+    pub gossip: bool,
+    /// Which endpoints gossip may make us connect to; none means any.
+    pub gossip_allow: Option<Allow>,
+    /// Who may do what; none means all may do all.
+    pub rights: Option<Rights>,
+    /// For jitter only.
+    pub seed: u64,
+}
+
+impl NodeOptions {
+    /// Suits a data center: heartbeat 1 s, down after 3, 4 MiB per peer.
+    pub fn standard(id: NodeId, incarnation: u64) -> Self {
+        Self {
+            id,
+            incarnation,
+            advertise: Vec::new(),
+            heartbeat: Duration::from_secs(1),
+            heartbeats_missed_max: 3,
+            reconnect_min: Duration::from_millis(100),
+            reconnect_max: Duration::from_secs(5),
+            send_bytes_max: 4 << 20,
+            send_messages_max: 1 << 16,
+            retained_messages_max: 1 << 16,
+            retained_bytes_max: 16 << 20,
+            resume_grace: Duration::from_secs(30),
+            payload_len_max: 32 << 20,
+            topics_max: 1 << 20,
+            gossip: true,
+            gossip_allow: None,
+            rights: None,
+            seed: id.0 as u64 ^ incarnation,
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What a node knows: of topics, of subscriptions, of connections, of peers.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use slab::Slab;
+
+use super::{LinkId, PeerId, SubId, TopicId, TopicOptions, links::LinkInfo};
+use crate::{
+    Topic, TopicPattern,
+    cluster::{
+        command::{NodeId, Status},
+        log::Log,
+        outbox::Outbox,
+        record::Kind,
+        ring::{Amount, Ring},
+    },
+};
+
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) epoch: u64,
+    pub(super) node: Option<NodeId>,
+    pub(super) peer: PeerId,
+}
+
+/// A node that receives a topic that we own.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    pub(super) link: LinkId,
+    /// The next message to be put into its outbox.
+    pub(super) next: u64,
+    /// All up to here have arrived there; for peers that do not acknowledge, all that was put.
+    pub(super) acked: u64,
+    /// All up to here may be put.
+    pub(super) limit: u64,
+    /// Bytes of payload that were put, since the stream began on this link.
+    pub(super) sent_bytes: u64,
+    /// So many may be put.
+    pub(super) limit_bytes: u64,
+    /// Whether the link knows the alias.
+    pub(super) defined: bool,
+    /// Messages that were dropped for it and that it has not been told of.
+    pub(super) lost: Option<(u64, u64)>,
+    /// It lost its place in a lossless topic; until it moves again it is not waited for.
+    pub(super) stalled: bool,
+    /// When it last acknowledged something new.
+    pub(super) moved_at: Duration,
+}
+
+/// A node that was subscribed to a lossless topic and is away.
+#[derive(Debug)]
+pub(super) struct Absent {
+    pub(super) node: NodeId,
+    pub(super) acked: u64,
+    pub(super) since: Duration,
+}
+
+/// A node that publishes to a topic that we own.
+#[derive(Debug, Default)]
+pub(super) struct Publisher {
+    /// Which life of its stream.
+    pub(super) epoch: u64,
+    /// The sequence number of the last message taken from it.
+    pub(super) taken: u64,
+    /// How much of it is in the backlog.
+    pub(super) waiting: Amount,
+    /// Where its stream comes from. Between two nodes there may be two connections, and each may prefer another.
+    pub(super) link: LinkId,
+    /// Bytes of payload that came since its stream began on this connection.
+    pub(super) received_bytes: u64,
+    /// When it was last heard of.
+    pub(super) heard_at: Duration,
+}
+
+/// A topic as its owner sees it.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) epoch: u64,
+    pub(super) options: TopicOptions,
+    pub(super) log: Log,
+    pub(super) cursors: Vec<Cursor>,
+    pub(super) absent: Vec<Absent>,
+    /// All up to here have arrived everywhere.
+    pub(super) acked: u64,
+    /// What came from other nodes and waits for room: who, its sequence number (0 if it has none), payload.
+    pub(super) backlog: VecDeque<(Option<NodeId>, u64, bytes::Bytes)>,
+    /// Bytes of those without a number.
+    pub(super) backlog_bytes: usize,
+    /// Since when the backlog waits.
+    pub(super) blocked_since: Option<Duration>,
+    pub(super) publishers: HashMap<NodeId, Publisher>,
+    /// Another node has a higher epoch.
+    pub(super) ceded: bool,
+    /// It is given to another node; nothing is taken any more.
+    pub(super) moving: bool,
+    /// The owner that gave it to us, and its epoch: our numbers go on from there.
+    pub(super) inherited: Option<(NodeId, u64)>,
+}
+
+/// A topic as a subscribed node sees it.
+#[derive(Debug, Default)]
+pub(super) struct Upstream {
+    pub(super) link: Option<LinkId>,
+    pub(super) live: bool,
+    /// Peers that acknowledge nothing answer a QUERY after the SUBSCRIBE: then it is live.
+    pub(super) barrier: u64,
+    pub(super) lossless: bool,
+    /// What to resume from: the node that owned it,
+    pub(super) owner: Option<NodeId>,
+    /// its epoch,
+    pub(super) epoch: u64,
+    /// and the last sequence number that came.
+    pub(super) have: u64,
+    /// What the owner may still send.
+    pub(super) granted: Amount,
+    /// What it was given with the last grant.
+    pub(super) window: Amount,
+    /// Bytes of payload that came since the stream began on this connection.
+    pub(super) received_bytes: u64,
+    /// Those of them that are not acknowledged.
+    pub(super) unacked_bytes: u64,
+    pub(super) len_max: u64,
+    pub(super) touched: bool,
+}
+
+/// A topic as a publishing node that does not own it sees it.
+#[derive(Debug)]
+pub(super) struct Uplink {
+    pub(super) link: Option<LinkId>,
+    pub(super) log: Log,
+    pub(super) next: u64,
+    pub(super) defined: bool,
+    /// All up to here may be sent.
+    pub(super) limit: u64,
+    /// Bytes of payload that were sent, since the stream began on this link.
+    pub(super) sent_bytes: u64,
+    /// So many may be sent.
+    pub(super) limit_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct TopicState {
+    pub(super) name: Topic,
+    /// Without an owner: each publisher sends to whoever is interested.
+    pub(super) open: bool,
+    /// Whether it is in the order in which streams without an owner are forgotten.
+    pub(super) remembered: bool,
+    pub(super) generation: u64,
+    /// Where its owner is, whatever is announced.
+    pub(super) route: Option<String>,
+    pub(super) local: Option<Local>,
+    /// Best last.
+    pub(super) owners: Vec<Owner>,
+    pub(super) subs: Vec<SubId>,
+    pub(super) upstream: Upstream,
+    pub(super) uplink: Option<Uplink>,
+}
+
+#[derive(Debug)]
+pub(super) struct Sub {
+    pub(super) patterns: BTreeSet<TopicPattern>,
+    pub(super) open: bool,
+    pub(super) ring: Ring,
+    /// Those that it hears, of its patterns too.
+    pub(super) topics: BTreeSet<TopicId>,
+    /// Lossless topics whose owners were given less than they might have.
+    pub(super) starved: BTreeSet<TopicId>,
+}
+
+/// One subscription of a peer to streams without an owner, or a pattern.
+pub(super) type OpenInterest = BTreeSet<String>;
+
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub(super) topic: TopicId,
+    pub(super) generation: u64,
+    pub(super) kind: Kind,
+    pub(super) epoch: u64,
+    pub(super) next: u64,
+    /// Bytes of payload that came.
+    pub(super) received_bytes: u64,
+    /// Something of it was not taken: the rest makes no sense until it begins anew.
+    pub(super) broken: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Protocol {
+    /// 0x01 to 0x05.
+    Founding,
+    /// 0x01 to 0x08.
+    Notifying,
+    /// Everything.
+    Extended,
+}
+
+pub(super) type Links = Slab<Link>;
+
+/// Looked at for each message that is published. Seeded, because names come from peers.
+pub(super) type Names = HashMap<Topic, TopicId, foldhash::fast::RandomState>;
+
+pub(super) struct Link {
+    pub(super) info: LinkInfo,
+    pub(super) protocol: Protocol,
+    pub(super) delimited: bool,
+    pub(super) peer: Option<PeerId>,
+    pub(super) outbox: Outbox,
+    pub(super) heard_at: Duration,
+    pub(super) pinged_at: Duration,
+    pub(super) suspect: bool,
+    pub(super) closing: bool,
+    /// By alias.
+    pub(super) inbound: HashMap<u32, Inbound>,
+    pub(super) interest: OpenInterest,
+    /// Topics with messages that wait for room in the outbox.
+    pub(super) lagging: BTreeSet<TopicId>,
+    /// Topics that this link is subscribed to.
+    pub(super) cursors: BTreeSet<TopicId>,
+    /// Topics that have no room for what it published.
+    pub(super) held_by: BTreeSet<TopicId>,
+    pub(super) dropped: u64,
+    pub(super) refused: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) node: Option<NodeId>,
+    pub(super) incarnation: u64,
+    pub(super) links: Vec<LinkId>,
+    pub(super) topics: HashMap<TopicId, u64>,
+    pub(super) endpoints: Vec<String>,
+    /// Answers to QUERY that have come.
+    pub(super) answers: u64,
+    /// QUERYs that were sent.
+    pub(super) queries: u64,
+    /// Another QUERY is wanted after the one that is under way.
+    pub(super) query_again: bool,
+    /// How often it was asked what it counts, how often it has answered, and its last answer.
+    pub(super) asked: u64,
+    pub(super) told: u64,
+    pub(super) status: Status,
+}
