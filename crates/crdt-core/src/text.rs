@@ -4,6 +4,10 @@
 //! half. WTF-8 is UTF-8 that also admits such a lone surrogate, as three bytes. A high and a low surrogate that come to
 //! stand side by side are one character again and are written as its four bytes; so equal text is equal bytes.
 
+mod place;
+
+pub use place::TextUnit;
+
 use std::{borrow::Cow, fmt};
 
 /// Borrowed text. Its bytes are WTF-8, which [`Wtf8::new`] checks.
@@ -263,6 +267,24 @@ impl Key for Wtf8<'_> {
 impl<K: Key + ?Sized> Key for &K {
     fn as_key(&self) -> Wtf8<'_> {
         (**self).as_key()
+    }
+}
+
+impl PartialEq<str> for Text {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for Text {
+    fn eq(&self, other: &&str) -> bool {
+        self == *other
+    }
+}
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -4,8 +4,10 @@ mod support;
 
 use crdt_core::{
     Applied, Document, Model, Patch, SessionId, Timestamp,
+    codec::Packing,
     document::Content,
     model::{RelativePosition, Selection, Side},
+    text::TextUnit,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -178,6 +180,45 @@ fn a_position_whose_element_is_deleted_stays_at_its_place() {
     model.api().str("").unwrap().del(2, 7).unwrap();
     assert_eq!(selection.resolve(model.document()), Some(2..2));
     assert!(selection.anchor.resolve(model.document()).unwrap().deleted);
+}
+
+#[test]
+fn a_position_outlives_a_snapshot_of_either_kind() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root("one two three").unwrap();
+    model.api().str("").unwrap().del(5, 4).unwrap();
+    let anchor = |model: &mut Model, at, side| model.api().str("").unwrap().anchor(at, side).unwrap();
+    let positions: Vec<RelativePosition> = (0..=9)
+        .flat_map(|at| [Side::Before, Side::After].map(|side| (at, side)))
+        .map(|(at, side)| anchor(&mut model, at, side))
+        .collect();
+    model.api().str("").unwrap().del(2, 3).unwrap();
+    model.api().str("").unwrap().ins(1, "🧵🧵").unwrap();
+    let document = model.document();
+    let session = SessionId::new(70_002).unwrap();
+    let loaded = [
+        Document::from_native(&document.to_native(Packing::Plain), session).unwrap(),
+        Document::from_native(&document.to_native(Packing::Deflate), session).unwrap(),
+        Document::from_binary(&document.to_binary()).unwrap(),
+    ];
+    for (loaded, position) in loaded.iter().flat_map(|loaded| positions.iter().map(move |at| (loaded, at))) {
+        let position = RelativePosition::decode(&position.encode()).unwrap();
+        assert_eq!(position.resolve(loaded), position.resolve(document));
+        assert_eq!(position.resolve(loaded).unwrap().position, count(document, &position));
+    }
+}
+
+#[test]
+fn a_place_is_found_by_characters_and_by_bytes() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root("é🧵b").unwrap();
+    let mut text = model.api().str(String::new()).unwrap();
+    let at = text.position_of(2, TextUnit::Char).unwrap();
+    text.ins(at, "|").unwrap();
+    assert_eq!(text.view().to_string(), r#""é🧵|b""#);
+    assert_eq!(text.position_of(6, TextUnit::Utf8), Some(3));
+    assert_eq!((text.position_of(3, TextUnit::Utf8), text.position_of(9, TextUnit::Char)), (None, None));
+    assert_eq!([3, 4].map(|at| text.place_of(at, TextUnit::Utf8)), [Some(6), Some(7)]);
 }
 
 #[test]

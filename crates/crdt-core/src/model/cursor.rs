@@ -5,6 +5,7 @@ use crate::{
     Key, PatchBuilder, Timespan, Timestamp, Value, Wtf8,
     document::{Kind, NodeRef},
     id::MAX_ID,
+    text::TextUnit,
 };
 
 /// Makes a cursor type with what all have in common.
@@ -163,6 +164,17 @@ impl StrCursor<'_> {
     /// How many UTF-16 code units there are.
     pub fn len(&self) -> usize {
         self.model.doc.visible_len(self.node) as usize
+    }
+
+    /// The position of a place that is counted in other units; `None` if it is behind the end or within a character, or if
+    /// the text has been removed. Reads the text.
+    pub fn position_of(&self, place: usize, unit: TextUnit) -> Option<usize> {
+        self.view().as_text()?.as_wtf8().place(place, unit, TextUnit::Utf16)
+    }
+
+    /// The place of a position in other units: the way back from [`position_of`](Self::position_of).
+    pub fn place_of(&self, position: usize, unit: TextUnit) -> Option<usize> {
+        self.view().as_text()?.as_wtf8().place(position, TextUnit::Utf16, unit)
     }
 
     /// Whether there is no text.
