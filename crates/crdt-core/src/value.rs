@@ -1,6 +1,10 @@
 //! The value of a constant: whatever JSON or CBOR can say.
 
-use crate::text::{Text, Wtf8};
+mod convert;
+
+use std::fmt;
+
+use crate::text::Text;
 
 /// A value that is set as a whole and never edited inside: the content of a `con` node, the meta of a patch, a view.
 ///
@@ -90,6 +94,59 @@ impl Value {
         }
     }
 
+    /// The number, if it is an integer that an `i64` can hold.
+    pub fn as_i64(&self) -> Option<i64> {
+        match *self {
+            Self::Int(n) => Some(n),
+            _ => None,
+        }
+    }
+
+    /// Whether it is true, if it is a boolean.
+    pub const fn as_bool(&self) -> Option<bool> {
+        match *self {
+            Self::Bool(truth) => Some(truth),
+            _ => None,
+        }
+    }
+
+    /// The text, whatever its surrogates.
+    pub const fn as_text(&self) -> Option<&Text> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The items of an array.
+    pub fn as_array(&self) -> Option<&[Value]> {
+        match self {
+            Self::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The entries of a map.
+    pub fn as_map(&self) -> Option<&[(Text, Value)]> {
+        match self {
+            Self::Map(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// Whether it is `null`.
+    pub const fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+
     /// Whether it is `undefined`.
     pub const fn is_undefined(&self) -> bool {
         matches!(self, Self::Undefined)
@@ -134,7 +191,7 @@ impl Value {
         }
     }
 
-    /// Sets a key: in its place if the map has it, else at the end.
+    /// A map of entries. Of those with the same key the first place and the last value count.
     pub(crate) fn from_entries(entries: Vec<(Text, Value)>) -> Self {
         Self::Map(deduplicated(entries))
     }
@@ -201,113 +258,9 @@ impl PartialEq for Value {
     }
 }
 
-impl From<f64> for Value {
-    fn from(n: f64) -> Self {
-        if n.trunc() == n && n.abs() <= SAFE_INT_MAX { Self::Int(n as i64) } else { Self::Float(n) }
-    }
-}
-
-impl From<u64> for Value {
-    fn from(n: u64) -> Self {
-        i64::try_from(n).map_or(Self::Uint(n), Self::Int)
-    }
-}
-
-impl From<i64> for Value {
-    fn from(n: i64) -> Self {
-        Self::Int(n)
-    }
-}
-
-impl From<i32> for Value {
-    fn from(n: i32) -> Self {
-        Self::Int(n.into())
-    }
-}
-
-impl From<bool> for Value {
-    fn from(truth: bool) -> Self {
-        Self::Bool(truth)
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::Text(text.into())
-    }
-}
-
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Self::Text(text.into())
-    }
-}
-
-impl From<Wtf8<'_>> for Value {
-    fn from(text: Wtf8<'_>) -> Self {
-        Self::Text(text.to_text())
-    }
-}
-
-impl From<Text> for Value {
-    fn from(text: Text) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl From<Vec<u8>> for Value {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl<V: Into<Value>> FromIterator<V> for Value {
-    fn from_iter<I: IntoIterator<Item = V>>(items: I) -> Self {
-        Self::Array(items.into_iter().map(Into::into).collect())
-    }
-}
-
-/// Maps keep the order of `serde_json`, which is the order of the keys unless its feature `preserve_order` is on.
-impl From<&serde_json::Value> for Value {
-    fn from(json: &serde_json::Value) -> Self {
-        use serde_json::Value as Json;
-        match json {
-            Json::Null => Self::Null,
-            Json::Bool(truth) => Self::Bool(*truth),
-            Json::Number(n) => match (n.as_i64(), n.as_u64()) {
-                (Some(n), _) => Self::Int(n),
-                (_, Some(n)) => Self::Uint(n),
-                _ => n.as_f64().map_or(Self::Null, Self::from),
-            },
-            Json::String(text) => text.as_str().into(),
-            Json::Array(items) => Self::Array(items.iter().map(Self::from).collect()),
-            Json::Object(entries) => {
-                Self::Map(entries.iter().map(|(key, value)| (key.as_str().into(), value.into())).collect())
-            }
-        }
-    }
-}
-
-/// As `JSON.stringify` sees it: keys without a value are left out, other things that JSON lacks are `null`, lone
-/// surrogates are U+FFFD; bytes are base64.
-impl From<&Value> for serde_json::Value {
-    fn from(value: &Value) -> Self {
-        match value {
-            Value::Undefined | Value::Null | Value::Simple(_) => Self::Null,
-            Value::Bool(truth) => Self::Bool(*truth),
-            Value::Int(n) => (*n).into(),
-            Value::Uint(n) => (*n).into(),
-            Value::Nint(n) => (-1.0 - *n as f64).into(),
-            Value::Float(n) => (*n).into(),
-            Value::Text(text) => text.to_string().into(),
-            Value::Bytes(bytes) => crate::codec::base64::encode(bytes).into(),
-            Value::Array(items) => items.iter().map(Self::from).collect(),
-            Value::Map(entries) => entries
-                .iter()
-                .filter(|(_, value)| !value.is_undefined())
-                .map(|(key, value)| (key.to_string(), Self::from(value)))
-                .collect(),
-            Value::Tag(_, inner) => Self::from(&**inner),
-        }
+/// As JSON: [`codec::json::encode`](crate::codec::json::encode).
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::codec::json::encode(self))
     }
 }

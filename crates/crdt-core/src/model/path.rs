@@ -100,6 +100,18 @@ impl Path for &str {
     }
 }
 
+impl Path for String {
+    fn walk(&self, each: &mut dyn FnMut(Step<'_>)) -> Result<(), EditError> {
+        self.as_str().walk(each)
+    }
+}
+
+impl Path for &String {
+    fn walk(&self, each: &mut dyn FnMut(Step<'_>)) -> Result<(), EditError> {
+        self.as_str().walk(each)
+    }
+}
+
 impl Path for () {
     fn walk(&self, _: &mut dyn FnMut(Step<'_>)) -> Result<(), EditError> {
         Ok(())
