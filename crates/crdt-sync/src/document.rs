@@ -1,7 +1,7 @@
 //! What the manager asks of a document.
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector};
+use crdt_core::{Patch, SessionId, StateVector};
 
 use crate::PatchRecord;
 
@@ -13,6 +13,16 @@ pub trait SyncDocument: Send + Sync {
 
     /// Takes in a patch whose causes are in the document. Taking in one's own patches changes nothing.
     fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError>;
+
+    /// The application's own patches that begin before `time` and have not been [applied](Self::apply), in their order.
+    ///
+    /// Two tasks may edit one after the other and hand their patches over the other way round. The manager takes in
+    /// these first, so that a session's patches are stored in the order of its edits and none is passed over. A document
+    /// that does not remember its patches gives none; then one that is handed over too late is refused.
+    fn unsent_before(&self, time: u64) -> Vec<Patch> {
+        let _ = time;
+        Vec::new()
+    }
 
     /// Takes over a snapshot that contains more than the document does, apart from `beyond`: the patches that are
     /// stored here and not in the snapshot, in an order in which causes come before effects. What the application has

@@ -116,13 +116,17 @@ impl SyncDocument for SharedModel {
     fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError> {
         let mut held = self.held();
         if record.session() == held.model.document().session() {
-            held.unsent.retain(|patch| patch.next_time() > record.last() + 1);
+            held.unsent.retain(|patch| patch.id() != record.id);
         }
         let Held { model, .. } = &mut *held;
         let applied = model.apply_ref(patch_of(record)?);
         drop(held);
         self.changes.send_modify(|count| *count += 1);
         check(record, applied)
+    }
+
+    fn unsent_before(&self, time: u64) -> Vec<Patch> {
+        self.held().unsent.iter().take_while(|patch| patch.id().time < time).cloned().collect()
     }
 
     fn install(&self, snapshot: &[u8], beyond: &[PatchRecord]) -> Result<(), DocumentError> {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crdt_core::{EncodingFormat, Model, Patch, SessionId, Value, model::EditError};
+use crdt_core::{EncodingFormat, Model, Patch, PatchBuilder, SessionId, Timestamp, Value, model::EditError};
 use crdt_sync::{
     CompactionPolicy, MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel,
     SyncDocument as _, SyncError, SyncManager,
@@ -216,6 +216,74 @@ async fn handing_over_again_changes_nothing_and_handing_over_anothers_is_refused
     assert!(matches!(error, SyncError::NotOwn { .. }), "{error}");
     first.manager.stop().await;
     assert!(matches!(first.manager.apply_patch(&patch).await, Err(SyncError::Stopped)));
+}
+
+/// Two tasks edit one after the other, and hand their patches over the other way round.
+#[tokio::test]
+async fn patches_handed_over_in_the_wrong_order_reach_all() {
+    for group in [Group::new(), Group::with_dag()] {
+        let (first, second) =
+            (group.join(1, EncodingFormat::Binary).await, group.join(2, EncodingFormat::Binary).await);
+        first.edit(|model| model.api().root(Value::Map(Vec::new()))).await;
+        let set = |name: &str, value| {
+            first.document.edit(|model| model.api().obj("")?.set([(name, value)])).unwrap()
+        };
+        let (one, two) = (set("one", 1).unwrap(), set("two", 2).unwrap());
+        first.manager.apply_patch(&two).await.unwrap();
+        first.manager.apply_patch(&one).await.unwrap();
+        second.sees(&json(json!({"one": 1, "two": 2}))).await;
+        assert_eq!(first.manager.status().await.unwrap().counters.broadcast, 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn edits_of_many_tasks_are_all_stored_and_reach_all() {
+    const TASKS: u64 = 8;
+    const EDITS: u64 = 50;
+    let group = Group::new();
+    let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+    let first = Arc::new(group.join_with(1, EncodingFormat::Binary, Arc::clone(&store)).await);
+    let second = group.join(2, EncodingFormat::Binary).await;
+    first.edit(|model| model.api().root(Value::Map(Vec::new()))).await;
+    let tasks = (0..TASKS).map(|task| {
+        let first = Arc::clone(&first);
+        tokio::spawn(async move {
+            for index in 0..EDITS {
+                let name = format!("{task}-{index}");
+                first.edit(|model| model.api().obj("")?.set([(name.as_str(), 1)])).await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let mut view = first.document.view();
+    let Value::Map(fields) = &mut view else { panic!("a map") };
+    assert_eq!(fields.len() as u64, TASKS * EDITS);
+    second.sees(&view).await;
+    // And what was acknowledged is durable: another document, from that store alone.
+    first.manager.stop().await;
+    let alone = Group::new().join_with(3, EncodingFormat::Binary, store).await;
+    assert_eq!(alone.document.view(), view);
+}
+
+/// A patch that no document remembers can't be stored behind a later one; that is said, not passed over.
+#[tokio::test]
+async fn a_patch_below_what_was_handed_over_and_not_of_it_is_refused() {
+    let first = Group::new().join(1, EncodingFormat::Binary).await;
+    let patch_at = |time| {
+        let mut builder = PatchBuilder::new(first.document.session(), time);
+        let text = builder.new_str();
+        builder.ins_val(Timestamp::ORIGIN, text);
+        builder.finish().unwrap()
+    };
+    first.manager.apply_patch(&patch_at(10)).await.unwrap();
+    first.manager.apply_patch(&patch_at(10)).await.unwrap();
+    for late in [1, 9, 11] {
+        let error = first.manager.apply_patch(&patch_at(late)).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("local patch 65537.{late} is not the next one of its session"));
+    }
+    assert_eq!(first.manager.status().await.unwrap().counters.broadcast, 1);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use crdt_core::{Patch, SessionId, StateVector};
+use crdt_core::{Patch, SessionId, StateVector, Timestamp};
 use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -21,12 +21,18 @@ use crate::{
 
 /// How many inputs are taken in before the store is asked to make their patches durable, together.
 const BATCH_MAX: usize = 256;
+/// How many of the last own patches are known again, when they are handed over twice, without a look into the store.
+/// An older one is looked up there; if it has been folded since, it is refused.
+const HANDED_MAX: usize = 1024;
 /// How many bytes of patches are read at a time when the document is loaded or folded.
 pub(super) const LOAD_PAGE_BYTES: usize = 1 << 20;
 
+/// Who waits for a patch to be taken in.
+type Done = oneshot::Sender<Result<(), SyncError>>;
+
 pub(super) enum Command {
-    Apply { patch: Patch, done: oneshot::Sender<Result<(), SyncError>> },
-    Relay { record: PatchRecord, done: oneshot::Sender<Result<(), SyncError>> },
+    Apply { patch: Patch, done: Done },
+    Relay { record: PatchRecord, done: Done },
     Sync { done: oneshot::Sender<()> },
     Compact { done: oneshot::Sender<Result<StateVector<SessionId>, SyncError>> },
     Status { done: oneshot::Sender<SyncStatus> },
@@ -40,7 +46,12 @@ pub(super) struct Driver {
     /// Counts how often something became durable.
     pub(super) stored: watch::Sender<u64>,
     /// Local patches given to the machine, and who waits for them to be durable, in that order.
-    waiting: VecDeque<(u64, oneshot::Sender<Result<(), SyncError>>)>,
+    waiting: VecDeque<(u64, Done)>,
+    /// Local patches that were handed over before, if the store has them; asked when the others have been stored. At
+    /// most as many as the commands of one turn.
+    repeated: Vec<(Patch, Done)>,
+    /// Where the last local patches given to the machine begin and end.
+    handed: VecDeque<(u64, u64)>,
     /// The last time that was handed over of this replica's own session.
     own_last: u64,
     /// The last snapshot that was made for a peer, so that its parts are parts of one thing.
@@ -98,7 +109,7 @@ impl Driver {
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
         let started = Instant::now();
         let traffic = Traffic { not_applied, ..Traffic::default() };
-        let (waiting, offered) = (VecDeque::new(), None);
+        let (waiting, repeated, offered) = (VecDeque::new(), Vec::new(), None);
         Ok(Self {
             parts,
             machine,
@@ -106,6 +117,8 @@ impl Driver {
             events,
             stored: told,
             waiting,
+            repeated,
+            handed: VecDeque::new(),
             own_last,
             offered,
             log,
@@ -158,6 +171,7 @@ impl Driver {
                 self.heard_patch(heard);
             }
             self.settle().await?;
+            self.answer_repeated().await?;
             self.fold_when_due().await?;
         }
     }
@@ -173,7 +187,7 @@ impl Driver {
 
     async fn command(&mut self, command: Command) -> Result<(), SyncError> {
         match command {
-            Command::Apply { patch, done } => self.apply_patch(&patch, done),
+            Command::Apply { patch, done } => self.apply_patch(patch, done),
             Command::Relay { record, done } => {
                 let _ = done.send(self.relay(record));
             }
@@ -192,20 +206,58 @@ impl Driver {
         Ok(())
     }
 
-    fn apply_patch(&mut self, patch: &Patch, done: oneshot::Sender<Result<(), SyncError>>) {
-        match self.own_record(patch) {
-            Ok(Some(record)) => {
-                self.own_last = record.last();
-                self.waiting.push_back((record.last(), done));
-                self.input(Input::Local(record));
+    fn apply_patch(&mut self, patch: Patch, done: Done) {
+        let session = self.parts.options.session;
+        if patch.id().sid != session {
+            drop(done.send(Err(SyncError::NotOwn { id: patch.id(), session })));
+        } else if patch.id().time <= self.own_last {
+            self.repeated.push((patch, done));
+        } else {
+            match self.hand_over(&patch) {
+                Ok(last) => self.waiting.push_back((last, done)),
+                Err(error) => drop(done.send(Err(error))),
             }
-            Ok(None) => match self.waiting.iter().rfind(|(last, _)| *last >= patch.next_time() - 1) {
-                // The same patch is on its way to the store: its second caller waits for the same.
-                Some(_) => self.waiting.push_back((patch.next_time() - 1, done)),
-                None => drop(done.send(Ok(()))),
-            },
-            Err(error) => drop(done.send(Err(error))),
         }
+    }
+
+    /// Gives the machine a patch, after those that were edited before it. Returns its last time.
+    fn hand_over(&mut self, patch: &Patch) -> Result<u64, SyncError> {
+        for earlier in self.parts.document.unsent_before(patch.id().time) {
+            self.hand_over_next(&earlier)?;
+        }
+        self.hand_over_next(patch)
+    }
+
+    fn hand_over_next(&mut self, patch: &Patch) -> Result<u64, SyncError> {
+        let record = self.own_record(patch)?;
+        self.own_last = record.last();
+        if self.handed.len() == HANDED_MAX {
+            self.handed.pop_front();
+        }
+        self.handed.push_back((patch.id().time, patch.next_time()));
+        self.input(Input::Local(record));
+        Ok(self.own_last)
+    }
+
+    /// Answers those whose patch is not beyond what was handed over: the store tells whether it was among that.
+    async fn answer_repeated(&mut self) -> Result<(), SyncError> {
+        for (patch, done) in std::mem::take(&mut self.repeated) {
+            let (Timestamp { sid, time }, end) = (patch.id(), patch.next_time());
+            let mut stored = self.handed.contains(&(time, end));
+            if !stored {
+                let want = Want { sid, after: time.saturating_sub(1), upto: end.saturating_sub(1) };
+                stored = match self.parts.store.page(&[want], 1).await? {
+                    PatchPage::Records(records) => {
+                        records.first().is_some_and(|record| record.patch == patch.as_bytes())
+                    }
+                    // Nothing tells any more, and to say that it is stored could be wrong.
+                    PatchPage::Compacted => false,
+                };
+            }
+            let answer = if stored { Ok(()) } else { Err(Refusal::OutOfOrder(patch.id()).into()) };
+            let _ = done.send(answer);
+        }
+        Ok(())
     }
 
     fn relay(&mut self, record: PatchRecord) -> Result<(), SyncError> {
@@ -220,24 +272,20 @@ impl Driver {
         Ok(())
     }
 
-    /// The patch in its envelope and in the document; `None` if it was handed over before.
-    fn own_record(&self, patch: &Patch) -> Result<Option<PatchRecord>, SyncError> {
-        let session = self.parts.options.session;
-        if patch.id().sid != session {
-            return Err(SyncError::NotOwn { id: patch.id(), session });
-        }
-        if patch.next_time() <= self.own_last + 1 {
-            return Ok(None);
-        }
+    /// The next patch of the own session, in its envelope and in the document.
+    fn own_record(&self, patch: &Patch) -> Result<PatchRecord, SyncError> {
         let bytes = Bytes::copy_from_slice(patch.as_bytes());
         let record = PatchRecord::new(self.own_last, bytes).map_err(Refusal::Invalid)?;
         let mut record = record.with_links(self.machine.links(patch.id().time)).map_err(Refusal::Invalid)?;
+        if let Some(refusal) = self.machine.local_refusal(&record) {
+            return Err(refusal.into());
+        }
         if let Some(guard) = &self.parts.guard {
             let id = record.id;
             record = guard.prove(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
         }
         self.parts.document.apply(&record)?;
-        Ok(Some(record))
+        Ok(record)
     }
 
     fn heard_patch(&mut self, heard: Heard<PatchRecord>) {

@@ -116,6 +116,12 @@ impl SyncManager {
     ///
     /// The patch is the next one of the session; whether it is in the document already (from `flush`) or not, it is
     /// afterwards. Handing over the same patch again changes nothing.
+    ///
+    /// Several tasks may edit and hand over, each its own patch, without a lock: what a
+    /// [`SharedModel`](crate::SharedModel) was edited before is stored and sent first, whoever hands it over.
+    ///
+    /// # Errors
+    /// [`Refusal::OutOfOrder`] if the patch is below what was handed over and not among it. It is not stored then.
     pub async fn apply_patch(&self, patch: &Patch) -> Result<(), SyncError> {
         let patch = patch.clone();
         self.ask(|done| Command::Apply { patch, done }).await?

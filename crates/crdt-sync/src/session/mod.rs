@@ -44,7 +44,8 @@ use crate::{
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// The application edited the document; the patch is in the document already.
+    /// The application edited the document; the patch is in the document already. What [`Session::local_refusal`]
+    /// refuses is refused here too.
     Local(PatchRecord),
     /// A client of this node, which is no peer, made a patch: it is broadcast from here. What
     /// [`Session::refusal`] refuses is refused here too.
@@ -327,13 +328,20 @@ impl Session {
     }
 
     fn local(&mut self, record: PatchRecord) {
-        match record.check().map(|()| readiness(&record, &self.accepted)) {
-            Ok(Readiness::Ready) if record.session() == self.options.session => {
-                self.accept(record, Origin::Local);
-            }
-            Ok(Readiness::Known) => self.counters.known += 1,
-            Ok(_) => self.refuse(Refusal::OutOfOrder(record.id)),
-            Err(invalid) => self.refuse(Refusal::Invalid(invalid)),
+        match self.local_refusal(&record) {
+            None => self.accept(record, Origin::Local),
+            Some(refusal) => self.refuse(refusal),
+        }
+    }
+
+    /// Why a patch of the application would be refused, if it would be.
+    pub fn local_refusal(&self, record: &PatchRecord) -> Option<Refusal> {
+        let next = || {
+            record.session() == self.options.session && readiness(record, &self.accepted) == Readiness::Ready
+        };
+        match record.check() {
+            Ok(()) => (!next()).then_some(Refusal::OutOfOrder(record.id)),
+            Err(invalid) => Some(Refusal::Invalid(invalid)),
         }
     }
 
