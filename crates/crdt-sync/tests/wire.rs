@@ -1,7 +1,7 @@
 //! Messages as bytes: what was written is read, in every encoding; what was not written is refused.
 
 use bytes::Bytes;
-use crdt_core::{EncodingFormat, PatchBuilder, SessionId, StateVector, Timestamp, Value};
+use crdt_core::{EncodingFormat, Model, PatchBuilder, SessionId, StateVector, Timestamp, Value};
 use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Link, NodeHash},
@@ -151,6 +151,93 @@ proptest! {
     }
 }
 
+/// What a constant may hold, and more than JSON can say.
+fn values() -> impl Strategy<Value = Value> {
+    let float = prop_oneof![
+        any::<f64>(),
+        prop::sample::select(vec![
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            -0.0,
+            1.0,
+            1e300,
+            9_007_199_254_740_992.0
+        ]),
+    ];
+    let int = prop_oneof![
+        any::<i64>(),
+        prop::sample::select(vec![i64::MIN, i64::MAX, (1 << 53) - 1, 1 << 53, -(1 << 53), 0, -1]),
+    ];
+    let leaf = prop_oneof![
+        prop::sample::select(vec![Value::Undefined, Value::Null, Value::Bool(true), Value::Bool(false)]),
+        int.prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        float.prop_map(Value::Float),
+        any::<String>().prop_map(|text| Value::from(text.as_str())),
+        prop::collection::vec(any::<u8>(), 0..9).prop_map(Value::Bytes),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+            prop::collection::btree_map("[a-z0-9]{0,3}", inner, 0..4).prop_map(|entries| Value::Map(
+                entries.into_iter().map(|(key, value)| (key.as_str().into(), value)).collect()
+            )),
+        ]
+    })
+}
+
+fn check_record(record: &PatchRecord) -> Result<(), TestCaseError> {
+    let from = PeerId::new("node-7").unwrap();
+    let page = SyncMessage::Patches { id: 1, records: vec![record.clone()] };
+    for format in EncodingFormat::ALL {
+        let bytes = encode_patch(format, record).unwrap();
+        prop_assert_eq!(&decode_patch(&bytes).unwrap(), record, "{}", format);
+        let bytes = encode_sync(format, &from, &page).unwrap();
+        prop_assert_eq!(&decode_sync(&bytes).unwrap().1, &page, "{}", format);
+    }
+    Ok(())
+}
+
+proptest! {
+    /// A channel that rounds a number or turns bytes into text makes another patch of it, and replicas part for ever.
+    #[test]
+    fn a_patch_with_any_value_is_read_as_it_was_written(constants in prop::collection::vec(values(), 1..4)) {
+        let mut builder = PatchBuilder::new(sid(1), 1);
+        let object = builder.new_obj();
+        for (index, value) in constants.iter().enumerate() {
+            let key = index.to_string();
+            let (con, json) = (builder.new_con(value), builder.json(value));
+            builder.ins_obj(object, [(key.as_str(), con), ("json", json)]);
+        }
+        let patch = builder.finish().unwrap();
+        check_record(&PatchRecord::new(0, Bytes::copy_from_slice(patch.as_bytes())).unwrap())?;
+    }
+}
+
+/// The head of every extension is a constant of bytes.
+#[test]
+fn extensions_are_read_as_they_were_written() {
+    let mut model = Model::new(sid(1));
+    model.api().root(Value::Map(Vec::new())).unwrap();
+    model.api().obj("").unwrap().set_counter("count", 2.5).unwrap();
+    model.api().obj("").unwrap().set_multi_value("values", "a").unwrap();
+    model.api().obj("").unwrap().set_rich_text("peritext", "rich").unwrap();
+    model.api().obj("").unwrap().set_quill("quill", "text").unwrap();
+    model.api().counter("/count").unwrap().add(1.0).unwrap();
+    let patch = model.flush().unwrap();
+    check_record(&PatchRecord::new(0, Bytes::copy_from_slice(patch.as_bytes())).unwrap()).unwrap();
+}
+
+#[test]
+fn a_value_as_deep_as_it_may_be_is_read_as_it_was_written() {
+    let deep = (1..Value::DEPTH_MAX).fold(Value::Array(Vec::new()), |inner, _| Value::Array(vec![inner]));
+    let mut builder = PatchBuilder::new(sid(1), 1);
+    builder.new_con(&deep);
+    let patch = builder.finish().unwrap();
+    check_record(&PatchRecord::new(0, Bytes::copy_from_slice(patch.as_bytes())).unwrap()).unwrap();
+}
+
 /// A count says how many items follow. One that can't be true must not make room for them.
 #[test]
 fn a_false_count_is_refused_at_once() {
@@ -177,6 +264,22 @@ fn a_patch_that_waits_for_itself_is_refused() {
     let patch = builder.finish().unwrap();
     let error = PatchRecord::new(0, Bytes::copy_from_slice(patch.as_bytes())).unwrap_err();
     assert_eq!(error.to_string(), "patch 65537.100 names 65538.5000, which is not older");
+}
+
+/// The answerer of a walk reads what ends after the time before the wanted one: there is none before 0.
+#[test]
+fn a_walk_from_time_zero_is_refused() {
+    let from = PeerId::new("node-7").unwrap();
+    let link = Link { last: 0, sid: sid(1), hash: NodeHash([3; 32]) };
+    let walk = SyncMessage::Walk { id: 1, want: vec![link], have: StateVector::new(), bytes_max: 100 };
+    let heads = SyncMessage::Heads { heads: vec![link], digest: 1 };
+    for message in [walk, heads] {
+        for format in EncodingFormat::ALL {
+            let bytes = encode_sync(format, &from, &message).unwrap();
+            let error = decode_sync(&bytes).unwrap_err();
+            assert_eq!(error.to_string(), "links: expected last times from 1 on", "{format}");
+        }
+    }
 }
 
 #[test]

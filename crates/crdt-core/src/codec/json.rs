@@ -13,7 +13,7 @@ pub fn decode(text: &[u8]) -> Result<Value, Malformed> {
 }
 
 /// Reads JSON text that is nested at most `depth_max` deep.
-pub(crate) fn decode_within(text: &[u8], depth_max: usize) -> Result<Value, Malformed> {
+pub fn decode_within(text: &[u8], depth_max: usize) -> Result<Value, Malformed> {
     let mut parser = Parser { text, at: 0, depth_max };
     let value = parser.value(depth_max)?;
     parser.space();

@@ -29,7 +29,7 @@ pub fn seal(heads: &Heads, document: &[u8]) -> Bytes {
 /// # Errors
 /// If the bytes begin like a snapshot with heads and are none.
 pub fn open(snapshot: &Bytes) -> Result<(Heads, Bytes), DocumentError> {
-    read(snapshot).ok_or_else(|| DocumentError::Snapshot("cut off within its heads".to_owned()))
+    read(snapshot).ok_or_else(|| DocumentError::Snapshot("cut off or wrong within its heads".to_owned()))
 }
 
 fn read(snapshot: &Bytes) -> Option<(Heads, Bytes)> {
@@ -41,7 +41,8 @@ fn read(snapshot: &Bytes) -> Option<(Heads, Bytes)> {
         let (sid, rest) = bytes.split_first_chunk::<8>()?;
         let (last, hash) = rest.split_first_chunk::<8>()?;
         let sid = SessionId::new(u64::from_be_bytes(*sid)).ok()?;
-        Some(Link { last: u64::from_be_bytes(*last), sid, hash: NodeHash(hash.try_into().ok()?) })
+        let last = Some(u64::from_be_bytes(*last)).filter(|last| *last > 0)?;
+        Some(Link { last, sid, hash: NodeHash(hash.try_into().ok()?) })
     };
     let heads = links.chunks_exact(LINK_BYTES).map(link).collect::<Option<Heads>>()?;
     Some((heads, snapshot.slice(MAGIC.len() + 4 + count * LINK_BYTES..)))
@@ -61,6 +62,13 @@ mod tests {
         for len in MAGIC.len()..sealed.len() - b"document".len() {
             assert!(open(&sealed.slice(..len)).is_err(), "cut at {len}");
         }
+    }
+
+    #[test]
+    fn a_head_at_no_time_is_refused() {
+        let none = Link { last: 0, sid: SessionId::new(70_000).unwrap(), hash: NodeHash([1; 32]) };
+        let sealed = seal(&[none].into_iter().collect(), b"document");
+        assert!(open(&sealed).is_err());
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl Walk {
     /// The patch to read next; `None` at the end.
     pub fn next_read(&self) -> Option<Want> {
         let (last, sid) = *self.frontier.last()?;
-        (self.bytes_left > 0 && self.nodes_left > 0).then_some(Want { sid, after: last - 1, upto: last })
+        let want = Want { sid, after: last.saturating_sub(1), upto: last };
+        (self.bytes_left > 0 && self.nodes_left > 0).then_some(want)
     }
 
     /// Takes what the store has there.

@@ -9,7 +9,7 @@ use crdt_core::{
     id::MAX_ID,
 };
 
-use super::{TAG_NODE, TAG_PATCH, TAG_PROVEN_PATCH, TAG_SYNC, WireError};
+use super::{NO_TIME, TAG_NODE, TAG_PATCH, TAG_PROVEN_PATCH, TAG_SYNC, WireError};
 use crate::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{LINKS_MAX, Link, NodeHash},
@@ -254,6 +254,9 @@ fn put_link(out: &mut Vec<u8>, link: &Link) {
 
 fn read_link(r: &mut Reader<'_>) -> Result<Link, WireError> {
     let (sid, last) = (r.session()?, r.time()?);
+    if last == 0 {
+        return Err(NO_TIME);
+    }
     let mut hash = [0; NodeHash::LEN_BYTES];
     hash.copy_from_slice(r.take(NodeHash::LEN_BYTES as u64, "a hash")?);
     Ok(Link { last, sid, hash: NodeHash(hash) })

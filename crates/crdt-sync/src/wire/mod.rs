@@ -20,6 +20,9 @@ const TAG_NODE: u8 = 4;
 /// The first byte of a binary message of the state synchronisation protocol.
 const TAG_SYNC: u8 = 2;
 
+/// A link to the time at which nothing ends: the walk from there has no time before it to read after.
+const NO_TIME: WireError = WireError::Field { field: "links", expected: "last times from 1 on" };
+
 /// Bytes that are no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

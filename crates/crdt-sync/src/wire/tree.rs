@@ -8,15 +8,15 @@ use crdt_core::{
     patch::Patch,
 };
 
-use super::WireError;
+use super::{NO_TIME, WireError};
 use crate::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Link, NodeHash},
     reconcile::Symbol,
 };
 
-/// The deepest nesting that is followed.
-const DEPTH_MAX: usize = 128;
+/// The deepest nesting that is followed: a constant stands seven levels deep in a page of patches.
+const DEPTH_MAX: usize = Value::DEPTH_MAX + 8;
 /// MessagePack maps of up to 15 entries begin with these bytes.
 const MSGPACK_MAPS: std::ops::RangeInclusive<u8> = 0x80..=0x8f;
 
@@ -30,7 +30,7 @@ pub(super) fn encode(format: EncodingFormat, value: &Value) -> Result<Bytes, Str
 
 pub(super) fn decode(bytes: &Bytes) -> Result<Value, WireError> {
     match bytes.first() {
-        Some(b'{') => Ok(json::decode(bytes)?),
+        Some(b'{') => Ok(json::decode_within(bytes, DEPTH_MAX)?),
         Some(first) if MSGPACK_MAPS.contains(first) => Ok(msgpack::decode(bytes, DEPTH_MAX)?),
         Some(first) => Err(WireError::Tag(*first)),
         None => Err(WireError::Empty),
@@ -224,7 +224,10 @@ fn read_link(value: &Value) -> Result<Link, WireError> {
         let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'));
         *byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(wrong)?;
     }
-    Ok(Link { last: unsigned(last, "links")?, sid, hash: NodeHash(hash) })
+    match unsigned(last, "links")? {
+        0 => Err(NO_TIME),
+        last => Ok(Link { last, sid, hash: NodeHash(hash) }),
+    }
 }
 
 fn symbol(symbol: &Symbol) -> Value {
@@ -275,13 +278,18 @@ fn record_fields(format: EncodingFormat, record: &PatchRecord) -> Result<Vec<(&'
     Ok(fields)
 }
 
-/// The patch in the form that the encoding calls for.
+/// The patch in the form that the encoding calls for. One that holds what JSON cannot say (bytes, as in the head of every
+/// counter or rich text, or a number that is none) goes as its bytes: rounded, it would be another patch to who reads it.
 fn patch(format: EncodingFormat, record: &PatchRecord) -> Result<Value, String> {
-    let decoded = || Patch::decode(&record.patch).map_err(|error| error.to_string());
-    Ok(match format {
-        EncodingFormat::Json => decoded()?.to_verbose(),
-        EncodingFormat::Compact => decoded()?.to_compact(),
-        _ => Value::Bytes(record.patch.to_vec()),
+    let to_value = match format {
+        EncodingFormat::Json => Patch::to_verbose,
+        EncodingFormat::Compact => Patch::to_compact,
+        _ => return Ok(Value::Bytes(record.patch.to_vec())),
+    };
+    let patch = Patch::decode(&record.patch).map_err(|error| error.to_string())?;
+    Ok(match patch.check_json_form() {
+        Ok(()) => to_value(&patch),
+        Err(_) => blob(format, &record.patch),
     })
 }
 

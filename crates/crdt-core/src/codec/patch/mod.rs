@@ -49,8 +49,12 @@ impl PatchFormat {
         match self {
             Self::Binary => Ok(patch.as_bytes().to_vec()),
             Self::CompactBinary => Ok(cbor::encode_within(&compact::to_value(patch.as_ref()), DEPTH_MAX)),
-            Self::Compact => in_json(patch).map(|()| json::encode(&compact::to_value(patch.as_ref())).into()),
-            Self::Verbose => in_json(patch).map(|()| json::encode(&verbose::to_value(patch.as_ref())).into()),
+            Self::Compact => {
+                patch.check_json_form().map(|()| json::encode(&compact::to_value(patch.as_ref())).into())
+            }
+            Self::Verbose => {
+                patch.check_json_form().map(|()| json::encode(&verbose::to_value(patch.as_ref())).into())
+            }
         }
     }
 
@@ -66,6 +70,21 @@ impl PatchFormat {
 }
 
 impl Patch {
+    /// Whether [`to_compact`](Self::to_compact) and [`to_verbose`](Self::to_verbose) come back from JSON text as they were.
+    ///
+    /// # Errors
+    /// What JSON cannot say: bytes, `undefined` within a value, a number that is none, or one beyond ±(2^53 − 1).
+    pub fn check_json_form(&self) -> Result<(), NoJsonForm> {
+        if self.meta().is_some_and(|meta| !json::is_json(&meta.to_value())) {
+            return Err(NoJsonForm { what: "such a meta" });
+        }
+        let lost = self.ops().any(|(_, op)| match op {
+            Op::NewCon(Con::Value(value)) => !value.is_undefined() && !json::is_json(&value.to_value()),
+            _ => false,
+        });
+        if lost { Err(NoJsonForm { what: "a constant that holds more than JSON" }) } else { Ok(()) }
+    }
+
     /// The patch as a compact value: what [`PatchFormat::Compact`] writes as JSON and `CompactBinary` as CBOR.
     pub fn to_compact(&self) -> Value {
         compact::to_value(self.as_ref())
@@ -85,17 +104,6 @@ impl Patch {
     pub fn from_verbose(value: &Value) -> Result<Self, Malformed> {
         verbose::from_value(value)
     }
-}
-
-fn in_json(patch: &Patch) -> Result<(), NoJsonForm> {
-    if patch.meta().is_some_and(|meta| !json::is_json(&meta.to_value())) {
-        return Err(NoJsonForm { what: "such a meta" });
-    }
-    let lost = patch.ops().any(|(_, op)| match op {
-        Op::NewCon(Con::Value(value)) => !value.is_undefined() && !json::is_json(&value.to_value()),
-        _ => false,
-    });
-    if lost { Err(NoJsonForm { what: "a constant that holds more than JSON" }) } else { Ok(()) }
 }
 
 /// Reads each item of a list.
