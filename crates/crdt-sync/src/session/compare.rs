@@ -22,6 +22,9 @@ const SYMBOL_BYTES: usize = 24;
 const ENTRY_BYTES: usize = 14;
 /// How often a comparison begins anew because the peer's vector has changed under it. Then it is sent as it is.
 const RESTARTS_MAX: usize = 3;
+/// How many entries of state vectors are remembered of all peers together: some 16 MiB. Above it the words of those with
+/// the most are forgotten, and they are asked anew.
+const ENTRIES_MAX: usize = 1 << 20;
 /// How many pages of symbols are made for a peer in the time of `settle`. More requests are dropped.
 const SKETCHES_MAX: u32 = 16;
 
@@ -134,6 +137,7 @@ impl Session {
             peer.ahead = StateVector::new();
             peer.clear_probe();
         }
+        self.peers.forget_above(ENTRIES_MAX);
     }
 
     /// A peer said where it has more than we have.
@@ -145,7 +149,12 @@ impl Session {
         if let Some(peer) = self.peers.get_mut(from) {
             peer.ahead.merge(vector);
             peer.clear_probe();
+            // One message is bounded above; many small ones must not come to more.
+            if peer.ahead.len() > self.options.sessions_max {
+                return self.unhelpful(now, from, "said that it has more sessions than a document may have");
+            }
         }
+        self.peers.forget_above(ENTRIES_MAX);
         self.pull_next(now);
     }
 }

@@ -313,6 +313,7 @@ impl Session {
     pub fn status(&self) -> Status {
         Status {
             peers: self.peers.len(),
+            peer_entries: self.peers.entries(),
             parked: self.parked.len(),
             parked_bytes: self.parked.len_bytes(),
             storing: self.storing.len(),
@@ -501,6 +502,8 @@ impl Session {
 pub struct Status {
     /// How many peers are known.
     pub peers: usize,
+    /// How many entries of state vectors are remembered of them.
+    pub peer_entries: usize,
     /// How many patches wait for their causes.
     pub parked: usize,
     /// How many bytes they take.

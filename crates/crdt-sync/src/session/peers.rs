@@ -66,6 +66,11 @@ impl Peer {
         self.walk = false;
     }
 
+    /// How many entries of state vectors are held of it.
+    fn entries(&self) -> usize {
+        self.vector.as_ref().map_or(0, StateVector::len) + self.ahead.len()
+    }
+
     /// What it can be asked for on top of `accepted`.
     pub(super) fn wants(&self, accepted: &StateVector<SessionId>) -> Vec<Want> {
         let mut all = self.ahead.clone();
@@ -101,6 +106,21 @@ impl Peers {
 
     pub(super) fn get_mut(&mut self, id: &PeerId) -> Option<&mut Peer> {
         self.known.get_mut(id)
+    }
+
+    /// How many entries of state vectors are held of all.
+    pub(super) fn entries(&self) -> usize {
+        self.known.values().map(Peer::entries).sum()
+    }
+
+    /// Forgets what peers said until at most `max` entries of state vectors are left; the longest go first.
+    pub(super) fn forget_above(&mut self, max: usize) {
+        let mut entries = self.entries();
+        while entries > max {
+            let Some(peer) = self.known.values_mut().max_by_key(|peer| peer.entries()) else { return };
+            entries -= peer.entries();
+            (peer.vector, peer.ahead) = (None, StateVector::new());
+        }
     }
 
     /// Notes that a peer is there. If there are too many, the one heard longest ago is forgotten.
