@@ -4,7 +4,7 @@ mod support;
 
 use crdt_core::{
     Applied, Model, Patch, SessionId, Text, Value,
-    model::{ChangeSet, Delta, Diff, Origin, PathStep},
+    model::{ChangeSet, Delta, Diff, Origin, PathStep, UndoOptions},
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -339,4 +339,41 @@ proptest! {
         while watched.undo().unwrap().is_some() {}
         watched.document().check().unwrap();
     }
+}
+
+#[test]
+fn a_watcher_is_told_the_whole_view_when_the_document_is_replaced() {
+    let sid = |number| SessionId::new(70_000 + number).unwrap();
+    let mut model = Model::new(sid(1));
+    model.watch();
+    model.enable_undo(UndoOptions::STANDARD);
+    model.keep_history();
+    model.api().root(&json!({"text": "warp"})).unwrap();
+    let first = model.flush().unwrap();
+
+    // Another replica goes on with it, and its state takes the place of ours.
+    let mut ahead = Model::new(sid(2));
+    let _ = ahead.apply(&first).unwrap();
+    ahead.api().str("/text").unwrap().ins(4, " and weft").unwrap();
+    ahead.flush();
+    model.replace_document(ahead.document().clone());
+
+    assert_eq!(model.document().session(), sid(1));
+    let set = model.poll_changes().unwrap();
+    assert!(set.missed);
+    assert!(matches!(&set.changes[0].diff, Diff::Value { new, .. } if *new == model.view()));
+    assert_eq!(model.poll_changes(), None);
+    // What comes after it is told of as before.
+    model.api().str("/text").unwrap().ins(0, "the ").unwrap();
+    let patch = model.flush().unwrap();
+    assert!(patch.id().time > ahead.document().state_vector().get(&sid(2)));
+    let set = model.poll_changes().unwrap();
+    assert_eq!(set.changes[0].path.to_string(), "/text");
+    assert_eq!(model.history().unwrap().versions().len(), 1);
+    // And undo finds what it was about.
+    model.undo().unwrap().unwrap();
+    assert_eq!(model.view(), Value::from(&json!({"text": "warp and weft"})));
+    model.undo().unwrap().unwrap();
+    model.flush();
+    assert_eq!(model.view(), Value::Undefined);
 }

@@ -24,10 +24,9 @@ pub trait SyncDocument: Send + Sync {
         Vec::new()
     }
 
-    /// Takes over a snapshot that contains more than the document does, apart from `beyond`: the patches that are
-    /// stored here and not in the snapshot, in an order in which causes come before effects. What the application has
-    /// edited and not handed over yet must not be lost.
-    fn install(&self, snapshot: &[u8], beyond: &[PatchRecord]) -> Result<(), DocumentError>;
+    /// Takes over a snapshot that contains all that the document does, apart from what the application has edited and
+    /// not handed over yet: that must not be lost.
+    fn install(&self, snapshot: &[u8]) -> Result<(), DocumentError>;
 
     /// A snapshot of exactly `stored`, if the document that people edit is just that at the moment. It saves making one
     /// out of patches; `None` is always right.
@@ -45,6 +44,10 @@ pub trait SyncDocument: Send + Sync {
 pub trait Fold: Send {
     /// Adds a patch whose causes are in it.
     fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError>;
+
+    /// What is in it so far. Of a snapshot to begin with, what its bytes say, whatever anyone says about them: a peer that
+    /// claims more than it sends would have us never ask for the rest.
+    fn vector(&self) -> StateVector<SessionId>;
 
     /// The snapshot.
     fn finish(self: Box<Self>) -> Result<Bytes, DocumentError>;

@@ -129,16 +129,11 @@ impl SyncDocument for SharedModel {
         self.held().unsent.iter().take_while(|patch| patch.id().time < time).cloned().collect()
     }
 
-    fn install(&self, snapshot: &[u8], beyond: &[PatchRecord]) -> Result<(), DocumentError> {
+    fn install(&self, snapshot: &[u8]) -> Result<(), DocumentError> {
         let mut document = read_snapshot(snapshot)?;
-        for record in beyond {
-            // One that the document refuses is passed over, as everywhere.
-            if let Err(error) = check(record, document.apply_ref(patch_of(record)?)) {
-                tracing::warn!(%error, "passed over a patch");
-            }
-        }
         let mut held = self.held();
         document.set_session(held.model.document().session());
+        // What a failed edit has left open goes out with the others, before the next one.
         let open = held.model.flush();
         held.unsent.extend(open);
         for patch in &held.unsent {
@@ -146,7 +141,7 @@ impl SyncDocument for SharedModel {
                 return Err(DocumentError::Snapshot(error.to_string()));
             }
         }
-        held.model = document.into();
+        held.model.replace_document(document);
         drop(held);
         self.changes.send_modify(|count| *count += 1);
         Ok(())
@@ -156,9 +151,7 @@ impl SyncDocument for SharedModel {
         let held = self.held();
         let document = held.model.document();
         // Edits that were not handed over are in the document and not in `stored`, so the vectors tell.
-        let seen = document.state_vector();
-        let seen = seen.iter().filter(|(sid, _)| **sid >= SessionId::RESERVED_END);
-        seen.eq(stored.iter()).then(|| document.to_native(PACKING).into())
+        (seen(document) == *stored).then(|| document.to_native(PACKING).into())
     }
 
     fn fold(&self, base: Option<&[u8]>) -> Result<Box<dyn Fold>, DocumentError> {
@@ -183,11 +176,21 @@ pub(crate) fn from_snapshot(
     Ok(document)
 }
 
+/// What a document contains of what replicas send each other: nothing of reserved sessions.
+fn seen(document: &Document) -> StateVector<SessionId> {
+    let seen = document.state_vector();
+    seen.iter().filter(|(sid, _)| **sid >= SessionId::RESERVED_END).map(|(sid, time)| (*sid, time)).collect()
+}
+
 struct DocumentFold(Document);
 
 impl Fold for DocumentFold {
     fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError> {
         check(record, self.0.apply_ref(patch_of(record)?))
+    }
+
+    fn vector(&self) -> StateVector<SessionId> {
+        seen(&self.0)
     }
 
     fn finish(self: Box<Self>) -> Result<Bytes, DocumentError> {

@@ -2,12 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crdt_core::{EncodingFormat, Model, Patch, PatchBuilder, SessionId, Timestamp, Value, model::EditError};
+use bytes::Bytes;
+use crdt_core::{
+    EncodingFormat, Model, Patch, PatchBuilder, SessionId, StateVector, Timestamp, Value,
+    codec::Packing,
+    model::{EditError, UndoOptions},
+};
 use crdt_sync::{
-    CompactionPolicy, MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel,
-    SyncDocument as _, SyncError, SyncManager,
+    CompactionPolicy, Heard, MemoryPatchStore, PatchRecord, PatchStore, PeerId, PubSubBroadcaster,
+    PubSubSyncer, SharedModel, SnapshotHead, SyncDocument as _, SyncError, SyncManager, SyncMessage,
+    Syncer as _,
     discovery::{MemoryPeerDiscovery, MemoryPeers},
-    session::{SessionOptions, SyncMode, TrickleOptions},
+    session::{SessionEvent, SessionOptions, SyncMode, TrickleOptions},
 };
 use serde_json::json;
 use spot::{MemoryPubSub, PubSub, Topic};
@@ -49,8 +55,20 @@ impl Group {
         policy: CompactionPolicy,
     ) -> Replica {
         let session = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
-        let id = PeerId::new(format!("node-{number}")).unwrap();
         let document = Arc::new(SharedModel::new(session));
+        self.join_document(number, format, document, store, |manager| manager.with_compaction(policy)).await
+    }
+
+    async fn join_document(
+        &self,
+        number: u64,
+        format: EncodingFormat,
+        document: Arc<SharedModel>,
+        store: Arc<dyn PatchStore>,
+        with: impl FnOnce(SyncManager) -> SyncManager,
+    ) -> Replica {
+        let session = document.session();
+        let id = PeerId::new(format!("node-{number}")).unwrap();
         let topic = |name: &str| Topic::new(format!("example-doc-{name}")).unwrap();
         let broadcaster =
             PubSubBroadcaster::new(Arc::clone(&self.pubsub), topic("patches"), format).await.unwrap();
@@ -64,7 +82,7 @@ impl Group {
             Arc::new(discovery),
             store,
         );
-        let manager = manager.with_compaction(policy).with_options(SessionOptions {
+        let manager = with(manager).with_options(SessionOptions {
             sync: self.sync,
             settle: Duration::from_millis(20),
             request_timeout: Duration::from_millis(500),
@@ -171,7 +189,7 @@ async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(group: 
     first.sees(&both).await;
     late.sees(&both).await;
     while let Ok(event) = events.try_recv() {
-        assert!(!matches!(event, crdt_sync::session::SessionEvent::Refused(_)), "{event:?}");
+        assert!(!matches!(event, SessionEvent::Refused(_)), "{event:?}");
     }
 }
 
@@ -296,7 +314,7 @@ async fn a_session_used_twice_is_noticed() {
     let mut events = first.manager.events();
     twin.edit(|model| model.api().root(1)).await;
     let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event").unwrap();
-    let crdt_sync::session::SessionEvent::Refused(refusal) = event else { panic!("{event:?}") };
+    let SessionEvent::Refused(refusal) = event else { panic!("{event:?}") };
     assert_eq!(
         refusal.to_string(),
         "patch 65537.1 is not the one known here: its session is used by two replicas"
@@ -320,8 +338,135 @@ async fn two_patches_at_one_place_are_noticed_by_their_hashes() {
     let third = group.join_with(3, EncodingFormat::Binary, store).await;
     third.edit(|model| model.api().root(3)).await;
     let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event").unwrap();
-    let crdt_sync::session::SessionEvent::Refused(refusal) = event else { panic!("{event:?}") };
+    let SessionEvent::Refused(refusal) = event else { panic!("{event:?}") };
     assert!(refusal.to_string().contains("its session is used by two replicas"), "{refusal}");
+}
+
+/// A peer that offers a snapshot under a false head. If its word were taken, what the snapshot lacks would never be asked
+/// for again.
+async fn a_snapshot_that_lacks_what_its_head_says_is_refused_by(claim: impl Fn(u64) -> u64) {
+    let group = Group::new();
+    let author = SessionId::new(SessionId::USER_MIN.get() + 1).unwrap();
+    let mut model = Model::new(author);
+    model.api().root(json(json!({"a": 1}))).unwrap();
+    let first = model.flush().unwrap();
+    let bytes = Bytes::from(model.document().to_native(Packing::Plain));
+    model.api().obj("").unwrap().set([("b", 2)]).unwrap();
+    let second = model.flush().unwrap();
+
+    let victim = group.join(2, EncodingFormat::Binary).await;
+    let mut events = victim.manager.events();
+    let topic = Topic::new("example-doc-sync").unwrap();
+    let id = PeerId::new("liar").unwrap();
+    let liar = PubSubSyncer::new(Arc::clone(&group.pubsub), topic, id, EncodingFormat::Binary).await.unwrap();
+    let to = PeerId::new("node-2").unwrap();
+    let vector: StateVector<SessionId> = [(author, claim(second.next_time() - 1))].into_iter().collect();
+    let head = SnapshotHead::new(vector.clone(), &bytes);
+    let state = SyncMessage::State { vector, reply: false };
+    liar.send(Some(&to), &state).await.unwrap();
+    let lies = async {
+        loop {
+            let Some(Heard::Message((_, message))) = liar.next().await else { continue };
+            let answer = match message {
+                SyncMessage::Request { id, .. } => SyncMessage::Offer { id, snapshot: head.clone() },
+                SyncMessage::Fetch { id, hash, offset } => {
+                    SyncMessage::Part { id, hash, offset, bytes: bytes.clone() }
+                }
+                _ => continue,
+            };
+            liar.send(Some(&to), &answer).await.unwrap();
+        }
+    };
+    let noticed = async {
+        loop {
+            if let SessionEvent::Unhelpful { why, .. } = events.recv().await.unwrap() {
+                return why;
+            }
+        }
+    };
+    let why = tokio::time::timeout(PATIENCE, async {
+        tokio::select! { why = noticed => why, () = lies => unreachable!() }
+    });
+    assert_eq!(why.await.expect("the lie is noticed"), "sent a broken snapshot");
+    assert_eq!(victim.document.view(), Value::Undefined, "nothing is taken over");
+    assert_eq!(victim.manager.status().await.unwrap().counters.installed, 0);
+
+    // And all of it comes from one who has it.
+    let store = MemoryPatchStore::new();
+    let record =
+        |prev, patch: &Patch| PatchRecord::new(prev, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
+    store.append(&[record(0, &first), record(first.next_time() - 1, &second)]).await.unwrap();
+    let _honest = group.join_with(3, EncodingFormat::Binary, Arc::new(store)).await;
+    victim.sees(&json(json!({"a": 1, "b": 2}))).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_lacks_what_its_head_says_is_refused() {
+    a_snapshot_that_lacks_what_its_head_says_is_refused_by(|last| last).await;
+    a_snapshot_that_lacks_what_its_head_says_is_refused_by(|last| last + 1_000_000).await;
+}
+
+/// The application's view of the document goes on over the snapshot: it is told, and can undo what it did before.
+#[tokio::test]
+async fn watching_and_undo_survive_a_snapshot_that_is_taken_over() {
+    let group = Group::new();
+    let first = group.join(1, EncodingFormat::Binary).await;
+    first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+    for count in 1..100 {
+        first.edit(|model| model.api().obj("").unwrap().set([("count", count)])).await;
+    }
+    first.manager.compact().await.unwrap();
+
+    let apart = Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
+    let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+    let late = apart.join_with(2, EncodingFormat::Binary, Arc::clone(&store)).await;
+    late.document
+        .edit(|model| {
+            model.watch();
+            model.enable_undo(UndoOptions::STANDARD);
+            model.keep_history();
+            Ok::<_, EditError>(())
+        })
+        .unwrap();
+    late.edit(|model| model.api().root(json(json!({"mine": true})))).await;
+    let polled = late.document.edit(|model| Ok::<_, EditError>(while model.poll_changes().is_some() {}));
+    assert_eq!(polled.unwrap(), None);
+    // An edit that fails half way: what it did is not lost on the way, and not kept from the others either.
+    let failed = late.document.edit(|model| {
+        model.api().obj("")?.set([("half", 1)])?;
+        model.api().str("/nowhere")?.ins(0, "done")
+    });
+    failed.unwrap_err();
+    late.manager.stop().await;
+
+    // The same document, now with the others.
+    let late = group.join_document(2, EncodingFormat::Binary, late.document, store, |manager| manager).await;
+    let mut changes = late.document.changes();
+    tokio::time::timeout(PATIENCE, async {
+        while late.manager.status().await.unwrap().counters.installed == 0 {
+            changes.changed().await.unwrap();
+        }
+    })
+    .await
+    .expect("the snapshot is taken over");
+    let patch = late
+        .document
+        .edit(|model| {
+            let told = model.poll_changes().expect("a watcher is told");
+            assert!(told.missed);
+            assert!(model.can_undo(), "what was done before can be undone");
+            assert!(model.history().is_some());
+            model.api().root(1)
+        })
+        .unwrap()
+        .unwrap();
+    late.manager.apply_patch(&patch).await.unwrap();
+    first.sees(&late.document.view()).await;
+    assert_eq!(
+        first.document.with(crdt_core::Document::state_vector),
+        late.document.with(crdt_core::Document::state_vector),
+        "what the failed edit did has reached the others"
+    );
 }
 
 /// More authors than a state vector is sent for: the late one reconciles.

@@ -302,6 +302,26 @@ impl Model {
         result
     }
 
+    /// Goes on with another state of the same document, one that contains all that this one does: with a snapshot of a peer
+    /// that is far ahead, say. It is edited under the session that it was edited under before. [Flush](Self::flush) first:
+    /// edits that were not flushed go.
+    ///
+    /// Who [watches](Self::watch) is told the whole view next, as after too many changes. What can be
+    /// [undone](Self::enable_undo) stays, since it goes by ids. A [history](Self::keep_history) begins anew: the patches
+    /// between the two states are not known.
+    pub fn replace_document(&mut self, mut document: Document) {
+        document.set_session(self.doc.session());
+        self.patch = PatchBuilder::new(document.session(), document.time());
+        self.doc = document;
+        if let Some(watch) = &mut self.watch {
+            watch.replaced(&self.doc);
+        }
+        if self.history.is_some() {
+            self.history = None;
+            self.keep_history();
+        }
+    }
+
     /// A copy that another session edits. Open edits stay with this one.
     pub fn fork(&self, session: SessionId) -> Self {
         self.doc.fork(session).into()

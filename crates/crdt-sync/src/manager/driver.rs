@@ -71,6 +71,7 @@ struct Traffic {
     malformed: u64,
     gaps: u64,
     send_failures: u64,
+    read_failures: u64,
 }
 
 impl Driver {
@@ -87,7 +88,7 @@ impl Driver {
         if let Some((vector, bytes)) = snapshot {
             log.snapshot_bytes = bytes.len() as u64;
             let (contained, bytes) = snapshot::open(&bytes)?;
-            parts.document.install(&bytes, &[])?;
+            parts.document.install(&bytes)?;
             (have, heads) = (vector, contained);
         }
         let mut not_applied = 0;
@@ -132,6 +133,7 @@ impl Driver {
         // Whoever still waits is told that nothing more will come, by the drop of the senders.
         if let Err(error) = ended {
             tracing::error!(%error, "synchronisation stopped");
+            self.report(SessionEvent::Stopped { error: error.to_string() });
         }
     }
 
@@ -171,8 +173,8 @@ impl Driver {
                 self.heard_patch(heard);
             }
             self.settle().await?;
-            self.answer_repeated().await?;
-            self.fold_when_due().await?;
+            self.answer_repeated().await;
+            self.fold_when_due().await;
         }
     }
 
@@ -240,24 +242,27 @@ impl Driver {
     }
 
     /// Answers those whose patch is not beyond what was handed over: the store tells whether it was among that.
-    async fn answer_repeated(&mut self) -> Result<(), SyncError> {
+    async fn answer_repeated(&mut self) {
         for (patch, done) in std::mem::take(&mut self.repeated) {
             let (Timestamp { sid, time }, end) = (patch.id(), patch.next_time());
             let mut stored = self.handed.contains(&(time, end));
             if !stored {
                 let want = Want { sid, after: time.saturating_sub(1), upto: end.saturating_sub(1) };
-                stored = match self.parts.store.page(&[want], 1).await? {
-                    PatchPage::Records(records) => {
+                stored = match self.parts.store.page(&[want], 1).await {
+                    Ok(PatchPage::Records(records)) => {
                         records.first().is_some_and(|record| record.patch == patch.as_bytes())
                     }
                     // Nothing tells any more, and to say that it is stored could be wrong.
-                    PatchPage::Compacted => false,
+                    Ok(PatchPage::Compacted) => false,
+                    Err(error) => {
+                        let _ = done.send(Err(error.into()));
+                        continue;
+                    }
                 };
             }
             let answer = if stored { Ok(()) } else { Err(Refusal::OutOfOrder(patch.id()).into()) };
             let _ = done.send(answer);
         }
-        Ok(())
     }
 
     fn relay(&mut self, record: PatchRecord) -> Result<(), SyncError> {
@@ -316,6 +321,12 @@ impl Driver {
         checked.map_err(|reason| self.not_allowed(Refusal::NotAllowed { id: record.id, reason })).is_ok()
     }
 
+    /// The store could not be read for something that can be asked for again.
+    pub(super) fn read_failed(&mut self, error: &SyncError) {
+        tracing::warn!(%error, "could not read");
+        self.traffic.read_failures += 1;
+    }
+
     pub(super) fn not_allowed(&mut self, refusal: Refusal) {
         self.traffic.not_allowed += 1;
         self.report(SessionEvent::Refused(refusal));
@@ -349,7 +360,7 @@ impl Driver {
                 }
                 Some(Output::Read { peer, id, what }) => {
                     self.store(&mut batch).await?;
-                    let page = self.read(&peer, what).await?;
+                    let page = self.read_or_nothing(&peer, what).await;
                     self.input(Input::Page { peer, id, page });
                 }
                 Some(output) => self.carry_out(output).await?,
@@ -411,7 +422,7 @@ impl Driver {
         Ok(())
     }
 
-    fn report(&mut self, event: SessionEvent) {
+    pub(super) fn report(&mut self, event: SessionEvent) {
         if let SessionEvent::Refused(refusal) = &event {
             tracing::warn!(%refusal, "refused a patch");
         }
@@ -428,6 +439,7 @@ impl Driver {
             malformed,
             gaps,
             send_failures,
+            read_failures,
         } = self.traffic;
         SyncStatus {
             now: self.machine.status(),
@@ -440,6 +452,7 @@ impl Driver {
             malformed,
             gaps,
             send_failures,
+            read_failures,
             log_bytes: self.log.bytes,
             snapshot_bytes: self.log.snapshot_bytes,
             folded: self.folded,

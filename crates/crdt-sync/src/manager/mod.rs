@@ -205,6 +205,8 @@ pub struct SyncStatus {
     pub gaps: u64,
     /// How often a message could not be sent.
     pub send_failures: u64,
+    /// How often the store could not be read for a peer, or to fold.
+    pub read_failures: u64,
     /// About how many bytes the stored patches take that are not in a snapshot.
     pub log_bytes: u64,
     /// How many bytes the last snapshot takes that was made or taken over; 0 if there was none.

@@ -1,16 +1,17 @@
 //! What the driver reads for peers, and the snapshots that it makes, offers and takes over.
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector};
+use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::{
     SyncError,
     driver::{Driver, expect_whole, for_each_page, skip_bad},
+    policy::Log,
 };
 use crate::{
-    PatchStoreError, PeerId, SnapshotHead, Want,
-    dag::{Walk, snapshot},
-    session::{Input, Page, ReadWhat, Refusal, WALK_PAGE_NODES_MAX},
+    DocumentError, Fold, PatchStoreError, PeerId, SnapshotHead, Want,
+    dag::{Heads, Walk, snapshot},
+    session::{Input, Page, ReadWhat, Refusal, SessionEvent, WALK_PAGE_NODES_MAX},
     store::PatchPage,
 };
 
@@ -21,9 +22,27 @@ pub(super) struct Offered {
 }
 
 impl Driver {
+    /// Reads what a peer asked for; nothing if the store can't be read now. That costs the peer another question, to
+    /// somebody else: one bad page is no reason to stop taking in what all others send.
+    pub(super) async fn read_or_nothing(&mut self, peer: &PeerId, what: ReadWhat) -> Page {
+        let nothing = match &what {
+            ReadWhat::Part { hash, offset, .. } => {
+                Page::Part { hash: *hash, offset: *offset, bytes: Bytes::new() }
+            }
+            _ => Page::Records(Vec::new()),
+        };
+        match self.read(peer, what).await {
+            Ok(page) => page,
+            Err(error) => {
+                self.read_failed(&error);
+                nothing
+            }
+        }
+    }
+
     /// Reads what a peer asked for.
     #[tracing::instrument(level = "debug", skip_all, fields(%peer))]
-    pub(super) async fn read(&mut self, peer: &PeerId, what: ReadWhat) -> Result<Page, SyncError> {
+    async fn read(&mut self, peer: &PeerId, what: ReadWhat) -> Result<Page, SyncError> {
         match what {
             ReadWhat::Patches { want, bytes_max, offers } => {
                 if offers
@@ -160,15 +179,20 @@ impl Driver {
         Ok((contained, if dag { snapshot::seal(&heads, &bytes) } else { bytes }))
     }
 
-    /// Folds what all have, if the log has grown out of proportion.
-    pub(super) async fn fold_when_due(&mut self) -> Result<(), SyncError> {
+    /// Folds what all have, if the log has grown out of proportion. If that fails, it is tried again after a pause: until
+    /// then the log is longer than it should be.
+    pub(super) async fn fold_when_due(&mut self) {
         let (now, policy) = (self.now(), self.parts.compaction);
         if self.log.is_due(&policy, now) {
             self.log.next_look = now + policy.pause;
-            let contained = self.compact(policy.keep_ticks).await?;
-            tracing::debug!(sessions = contained.len(), bytes_left = self.log.bytes, "folded patches");
+            match self.compact(policy.keep_ticks).await {
+                Ok(contained) => {
+                    let sessions = contained.len();
+                    tracing::debug!(sessions, bytes_left = self.log.bytes, "folded patches");
+                }
+                Err(error) => self.read_failed(&error),
+            }
         }
-        Ok(())
     }
 
     /// Folds what all known peers have into a snapshot, apart from the last `keep_ticks`.
@@ -227,43 +251,64 @@ impl Driver {
             return Ok(Input::InstallFailed);
         }
         let vector = head.vector;
-        // Before anything is kept, the bytes must prove to be a snapshot that our own patches go on top of.
-        let (mut beyond, stored) = (Vec::new(), self.machine.stored().clone());
-        let keep = |records: &[crate::PatchRecord]| beyond.extend_from_slice(records);
-        if !for_each_page(&self.parts, vector.clone(), &stored, keep).await? {
+        // Before anything is kept, the bytes must prove to be a snapshot of what the head says, that our own patches go on
+        // top of. Of our own session nobody has more than we do.
+        let (session, stored) = (self.parts.options.session, self.machine.stored().clone());
+        if vector.get(&session) > stored.get(&session) {
+            let id = Timestamp::new(session, vector.get(&session));
+            self.report(SessionEvent::Refused(Refusal::SessionUsedTwice(id)));
             return Ok(Input::InstallFailed);
         }
-        let opened = snapshot::open(&bytes);
-        let checked = opened.and_then(|(heads, document)| {
-            let mut fold = self.parts.document.fold(Some(&document))?;
-            for record in &beyond {
-                skip_bad(fold.apply(record));
-            }
-            Ok((heads, document))
-        });
-        let (mut heads, document) = match checked {
+        let (mut fold, mut heads) = match self.open(&vector, &bytes) {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(%error, "a peer sent a broken snapshot");
                 return Ok(Input::InstallFailed);
             }
         };
+        let (mut log, dag) =
+            (Log { snapshot_bytes: head.len_bytes, ..self.log }, self.machine.heads().is_some());
+        (log.bytes, log.ticks) = (0, 0);
+        let on_top = for_each_page(&self.parts, vector.clone(), &stored, |records| {
+            for record in records {
+                skip_bad(fold.apply(record));
+                log.bytes += record.len_bytes() as u64;
+                log.ticks += record.last() - record.prev;
+                if dag {
+                    heads.add(record);
+                }
+            }
+        });
+        if !on_top.await? {
+            return Ok(Input::InstallFailed);
+        }
+        let whole = fold.finish()?;
         match self.parts.store.install(&vector, bytes).await {
             Ok(()) => {}
             Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
             Err(error) => return Err(error.into()),
         }
         self.stored.send_modify(|count| *count += 1);
-        self.parts.document.install(&document, &beyond)?;
-        self.log.bytes = beyond.iter().map(|record| record.len_bytes() as u64).sum();
-        self.log.ticks = beyond.iter().map(|record| record.last() - record.prev).sum();
-        self.log.snapshot_bytes = head.len_bytes;
-        if self.machine.heads().is_some() {
-            for record in &beyond {
-                heads.add(record);
-            }
-        }
+        self.parts.document.install(&whole)?;
+        self.log = log;
         Ok(Input::Installed { vector, heads })
+    }
+
+    /// A peer's snapshot, if it contains what its head says.
+    fn open(
+        &self,
+        vector: &StateVector<SessionId>,
+        bytes: &Bytes,
+    ) -> Result<(Box<dyn Fold>, Heads), DocumentError> {
+        let (heads, document) = snapshot::open(bytes)?;
+        let fold = self.parts.document.fold(Some(&document))?;
+        if fold.vector() != *vector {
+            return Err(DocumentError::Snapshot("it contains other patches than its head says".to_owned()));
+        }
+        if heads.iter().any(|link| vector.get(&link.sid) < link.last) {
+            return Err(DocumentError::Snapshot("it lacks nodes that it calls heads".to_owned()));
+        }
+        Ok((fold, heads))
     }
 }
 

@@ -12,6 +12,12 @@ pub enum SessionEvent {
     Refused(Refusal),
     /// Everything that the peers are known to have is here.
     CaughtUp,
+    /// The synchronisation has ended by itself: the store failed, and what it has can't be told any more. Nothing is
+    /// stored, sent or taken in until the manager is started again.
+    Stopped {
+        /// Why.
+        error: String,
+    },
     /// A peer did not answer in time, or did not deliver what it said it had; it is left alone for a while.
     Unhelpful {
         /// Which peer.

@@ -51,6 +51,11 @@ impl Watch {
         Self { links: Links::of(document), open: None, ready: VecDeque::new(), missed: false }
     }
 
+    /// The document is another one now: what waits to be fetched is not the way to it.
+    pub(in crate::model) fn replaced(&mut self, document: &Document) {
+        *self = Self { missed: true, ..Self::of(document) };
+    }
+
     /// Operations of a session begin, the first one at a time.
     pub(in crate::model) fn begin(&mut self, document: &Document, origin: Origin, start: Timestamp) {
         match &self.open {
