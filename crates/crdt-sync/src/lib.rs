@@ -68,6 +68,6 @@ pub use guard::Guard;
 pub use manager::{CompactionPolicy, SyncError, SyncManager, SyncStatus};
 pub use message::{InvalidPeerId, PeerId, SnapshotHead, SyncMessage, Want};
 pub use record::{InvalidRecord, PatchRecord};
-pub use shared::SharedModel;
+pub use shared::{SharedEditError, SharedModel};
 pub use store::{MemoryPatchStore, PatchStore, PatchStoreError};
 pub use syncer::{PubSubSyncer, Syncer};

@@ -6,7 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use crdt_core::{Applied, Document, Model, Patch, PatchRef, SessionId, StateVector, Value, codec::Packing};
+use crdt_core::{
+    Applied, Document, Model, Patch, PatchRef, SessionId, StateVector, Timestamp, Value, codec::Packing,
+};
 use tokio::sync::watch;
 
 use crate::{DocumentError, Fold, PatchRecord, SyncDocument};
@@ -39,6 +41,50 @@ struct Held {
     model: Model,
     /// Flushed, and not seen by the manager yet.
     unsent: VecDeque<Patch>,
+    unsent_bytes: usize,
+}
+
+impl Held {
+    fn new(model: Model) -> Self {
+        Self { model, unsent: VecDeque::new(), unsent_bytes: 0 }
+    }
+
+    fn await_hand_over(&mut self, patch: Option<Patch>) {
+        self.unsent_bytes += patch.as_ref().map_or(0, |patch| patch.as_bytes().len());
+        self.unsent.extend(patch);
+    }
+
+    fn handed_over(&mut self, id: Timestamp) {
+        if let Some(place) = self.unsent.iter().position(|patch| patch.id() == id)
+            && let Some(patch) = self.unsent.remove(place)
+        {
+            self.unsent_bytes -= patch.as_bytes().len();
+        }
+    }
+}
+
+/// How many patches may wait to be handed over; above it [`SharedModel::edit`] refuses to make more.
+const UNSENT_MAX: usize = 4096;
+/// How many bytes they may take before it does.
+const UNSENT_BYTES_MAX: usize = 64 << 20;
+
+/// Why an edit was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SharedEditError<E> {
+    /// The edit itself failed.
+    #[error(transparent)]
+    Edit(E),
+    /// Nobody hands over what was edited before: the manager refuses it, or has stopped.
+    #[error(
+        "{count} patches of {len_bytes} bytes wait to be handed over: at most {UNSENT_MAX}, or {UNSENT_BYTES_MAX} bytes, may"
+    )]
+    Unsent {
+        /// How many patches.
+        count: usize,
+        /// How many bytes they take.
+        len_bytes: usize,
+    },
 }
 
 /// The fastest form, and the one that stays the same for all time.
@@ -47,7 +93,7 @@ const PACKING: Packing = Packing::Plain;
 impl SharedModel {
     /// An empty document, edited under a session. Draw a new session at each start of the program.
     pub fn new(session: SessionId) -> Self {
-        let held = Held { model: Model::new(session), unsent: VecDeque::new() };
+        let held = Held::new(Model::new(session));
         Self { held: Mutex::new(held), changes: watch::channel(0).0, base: None }
     }
 
@@ -69,7 +115,7 @@ impl SharedModel {
             Ok(_) => {}
             Err(error) => return Err(refused(error.to_string())),
         }
-        let held = Held { model, unsent: VecDeque::new() };
+        let held = Held::new(model);
         Ok(Self { held: Mutex::new(held), changes: watch::channel(0).0, base: Some(base) })
     }
 
@@ -77,13 +123,24 @@ impl SharedModel {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Edits the document. Returns the patch to hand over, `None` if nothing was edited. If `edit` fails, what it has
-    /// edited before stays open, and goes out with the next patch.
-    pub fn edit<T, E>(&self, edit: impl FnOnce(&mut Model) -> Result<T, E>) -> Result<Option<Patch>, E> {
+    /// Edits the document. Returns the patch to hand over, `None` if nothing was edited.
+    ///
+    /// If `edit` fails, what it has edited before stays open, and goes out with the next patch. (Edits that must be made
+    /// all or not at all belong into a [transaction](Model::transaction).)
+    ///
+    /// # Errors
+    /// What `edit` returns, or that too much waits to be handed over; then nothing was edited.
+    pub fn edit<T, E>(
+        &self,
+        edit: impl FnOnce(&mut Model) -> Result<T, E>,
+    ) -> Result<Option<Patch>, SharedEditError<E>> {
         let mut held = self.held();
-        edit(&mut held.model)?;
+        if held.unsent.len() >= UNSENT_MAX || held.unsent_bytes >= UNSENT_BYTES_MAX {
+            return Err(SharedEditError::Unsent { count: held.unsent.len(), len_bytes: held.unsent_bytes });
+        }
+        edit(&mut held.model).map_err(SharedEditError::Edit)?;
         let patch = held.model.flush();
-        held.unsent.extend(patch.clone());
+        held.await_hand_over(patch.clone());
         Ok(patch)
     }
 
@@ -116,7 +173,7 @@ impl SyncDocument for SharedModel {
     fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError> {
         let mut held = self.held();
         if record.session() == held.model.document().session() {
-            held.unsent.retain(|patch| patch.id() != record.id);
+            held.handed_over(record.id);
         }
         let Held { model, .. } = &mut *held;
         let applied = model.apply_ref(patch_of(record)?);
@@ -135,7 +192,7 @@ impl SyncDocument for SharedModel {
         document.set_session(held.model.document().session());
         // What a failed edit has left open goes out with the others, before the next one.
         let open = held.model.flush();
-        held.unsent.extend(open);
+        held.await_hand_over(open);
         for patch in &held.unsent {
             if let Err(error) = document.apply(patch) {
                 return Err(DocumentError::Snapshot(error.to_string()));
@@ -214,4 +271,34 @@ fn check(record: &PatchRecord, applied: Result<Applied, crdt_core::ApplyError>) 
         Err(error) => error.to_string(),
     };
     Err(DocumentError::Patch { id: record.id, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_that_nobody_hands_over_are_refused_at_a_bound() {
+        let shared = SharedModel::new(SessionId::new(70_001).unwrap());
+        let first = shared.edit(|model| model.api().root(0)).unwrap().unwrap();
+        for count in 1..UNSENT_MAX {
+            shared.edit(|model| model.api().root(count as i64)).unwrap();
+        }
+        let error = shared.edit(|model| model.api().root("more")).unwrap_err();
+        assert!(matches!(error, SharedEditError::Unsent { count: UNSENT_MAX, .. }), "{error}");
+        assert_eq!(shared.view(), Value::from(UNSENT_MAX as i64 - 1), "nothing was edited");
+
+        // As soon as one is handed over, there is room again.
+        let record = PatchRecord::new(0, Bytes::copy_from_slice(first.as_bytes())).unwrap();
+        shared.apply(&record).unwrap();
+        shared.edit(|model| model.api().root("more")).unwrap();
+
+        let large = SharedModel::new(SessionId::new(70_001).unwrap());
+        let text = "x".repeat(UNSENT_BYTES_MAX);
+        large.edit(|model| model.api().root(text.as_str())).unwrap();
+        let error = large.edit(|model| model.api().root(1)).unwrap_err();
+        assert!(matches!(error, SharedEditError::Unsent { count: 1, .. }), "{error}");
+        let held = large.held();
+        assert_eq!(held.unsent_bytes, held.unsent[0].as_bytes().len());
+    }
 }
