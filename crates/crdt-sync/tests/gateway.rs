@@ -8,7 +8,7 @@ use crdt_sync::{
     ClientSocket, Gateway, MemoryPatchStore, PatchRecord, PatchStore, PeerId, PubSubBroadcaster,
     PubSubSyncer, SharedModel, SyncDocument as _, SyncManager, SyncMessage,
     discovery::{MemoryPeerDiscovery, MemoryPeers},
-    gateway::Parting,
+    gateway::{ClientOptions, Parting},
     presence::{PresenceMessage, PresenceOptions},
     wire,
 };
@@ -226,4 +226,33 @@ async fn what_all_start_from_survives_compaction() {
     let refused = SharedModel::with_base(sid(1), patch).unwrap_err().to_string();
     assert!(refused.contains("reserved session"), "{refused}");
     assert_eq!(again.document.session(), sid(3));
+}
+
+#[tokio::test]
+async fn a_socket_that_never_says_who_it_is_loses_its_place() {
+    let (pubsub, peers): (Arc<dyn PubSub>, _) = (Arc::new(MemoryPubSub::new()), MemoryPeers::new());
+    let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+    let Node { document, manager, .. } = node(&pubsub, &peers, 1, Arc::clone(&store)).await;
+    let presence = (pubsub, Topic::new("doc/presence").unwrap(), PresenceOptions::STANDARD);
+    let own = PeerId::new("node-1").unwrap();
+    let hello_max = Duration::from_millis(50);
+    let gateway = Gateway::new(own, manager, &document, store, presence).unwrap();
+    let gateway = gateway.with_options(ClientOptions { hello_max, ..ClientOptions::STANDARD });
+
+    // Its end stays open, and nothing comes.
+    let (_to, incoming) = mpsc::channel(1);
+    let (outgoing, _from) = mpsc::channel(1);
+    let mut socket = Socket { incoming, outgoing };
+    let parting = tokio::time::timeout(PATIENCE, gateway.serve(&mut socket)).await.expect("it ends");
+    assert!(matches!(parting, Parting::Silent(_)), "{parting}");
+    assert_eq!(gateway.clients(), 0);
+
+    // One who has said it may be silent for as long as it likes.
+    let gateway = Arc::new(gateway);
+    let mut client = Client::connect(&gateway, sid(100)).await;
+    client.types(0, "warp").await;
+    while client.acknowledged < client.own_last {
+        client.hear().await;
+    }
+    assert!(tokio::time::timeout(4 * hello_max, &mut client.served).await.is_err(), "it is still served");
 }

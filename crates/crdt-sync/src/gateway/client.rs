@@ -1,6 +1,9 @@
 //! The machine of one client's socket.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use crdt_core::{EncodingFormat, SessionId, StateVector};
@@ -19,22 +22,25 @@ pub struct ClientOptions {
     /// A page of patches, in bytes; at least one patch is in a page, however large it is. One page is made at a time,
     /// after the one before is written.
     pub page_bytes_max: usize,
-    /// A part of a snapshot, in bytes.
+    /// A part of a snapshot, in bytes. One part is made at a time, too.
     pub part_bytes_max: usize,
     /// A client that lacks more ticks than this gets a snapshot instead of patches.
     pub missing_ticks_max: u64,
     /// Sessions whose patches one socket may bring: its own, and those of windows that were closed too early. A patch
     /// of a further one ends the socket.
     pub sessions_max: usize,
+    /// How long a client may take to say who it is; then its place is given away.
+    pub hello_max: Duration,
 }
 
 impl ClientOptions {
-    /// Fits people at browsers: pages of 64 KiB, a snapshot above 20 000 ticks, 256 sessions.
+    /// Fits people at browsers: pages of 64 KiB, a snapshot above 20 000 ticks, 256 sessions, ten seconds to begin.
     pub const STANDARD: Self = Self {
         page_bytes_max: 64 << 10,
         part_bytes_max: 64 << 10,
         missing_ticks_max: 20_000,
         sessions_max: 256,
+        hello_max: Duration::from_secs(10),
     };
 }
 
@@ -121,13 +127,22 @@ pub struct ClientSession {
     owed: StateVector<SessionId>,
     /// All sessions that it sent patches of.
     brought: StateVector<SessionId>,
-    /// Whether an answer of the store is awaited.
+    /// Whether an answer of the store is awaited, or being sent.
     reading: bool,
     /// Whether the client shall be told when it has everything.
     tell_caught_up: bool,
     shown: BTreeMap<PeerId, Bytes>,
     presence_count: u64,
     outputs: VecDeque<ClientOutput>,
+    /// The snapshot that is being sent; the parts are made as they are asked for.
+    sending: Option<Sending>,
+}
+
+#[derive(Debug)]
+struct Sending {
+    hash: u64,
+    bytes: Bytes,
+    offset: usize,
 }
 
 /// The first byte of a presence message. Signed patches begin so on their own channel; over a socket they come in pages.
@@ -150,6 +165,7 @@ impl ClientSession {
             shown: BTreeMap::new(),
             presence_count: 0,
             outputs: VecDeque::new(),
+            sending: None,
         }
     }
 
@@ -163,7 +179,7 @@ impl ClientSession {
             }
             ClientInput::Stored(vector) => self.on_stored(vector),
             ClientInput::Page(page) => self.page(page),
-            ClientInput::Snapshot { vector, bytes } => self.snapshot(vector, &bytes),
+            ClientInput::Snapshot { vector, bytes } => self.snapshot(&vector, bytes),
             ClientInput::Others(others) => self.others(others),
         }
         self.send_missing();
@@ -171,7 +187,15 @@ impl ClientSession {
 
     /// The next thing to do, until there is none.
     pub fn poll_output(&mut self) -> Option<ClientOutput> {
+        if self.outputs.is_empty() {
+            self.send_part();
+        }
         self.outputs.pop_front()
+    }
+
+    /// Whether the client has said who it is.
+    pub fn has_joined(&self) -> bool {
+        self.client.is_some()
     }
 
     fn frame(&mut self, bytes: &Bytes) -> Result<(), ClientTrouble> {
@@ -309,21 +333,28 @@ impl ClientSession {
         }
     }
 
-    fn snapshot(&mut self, vector: StateVector<SessionId>, bytes: &Bytes) {
-        self.reading = false;
-        let head = SnapshotHead::new(vector.clone(), bytes);
-        let hash = head.hash;
+    fn snapshot(&mut self, vector: &StateVector<SessionId>, bytes: Bytes) {
+        let head = SnapshotHead::new(vector.clone(), &bytes);
+        self.has.merge(vector);
+        self.stored.merge(vector);
+        self.sending = Some(Sending { hash: head.hash, bytes, offset: 0 });
         self.send(&SyncMessage::Offer { id: 0, snapshot: head });
-        let mut offset = 0;
-        while offset < bytes.len() {
-            let end = (offset + self.options.part_bytes_max).min(bytes.len());
-            let part =
-                SyncMessage::Part { id: 0, hash, offset: offset as u64, bytes: bytes.slice(offset..end) };
-            self.send(&part);
-            offset = end;
+    }
+
+    /// Makes the next part of the snapshot. What else the client lacks comes after the last one.
+    fn send_part(&mut self) {
+        let Some(Sending { hash, bytes, offset }) = self.sending.take() else { return };
+        let end = (offset + self.options.part_bytes_max).min(bytes.len());
+        if offset < end {
+            let part = bytes.slice(offset..end);
+            self.send(&SyncMessage::Part { id: 0, hash, offset: offset as u64, bytes: part });
         }
-        self.has.merge(&vector);
-        self.stored.merge(&vector);
+        if end < bytes.len() {
+            self.sending = Some(Sending { hash, bytes, offset: end });
+        } else {
+            self.reading = false;
+            self.send_missing();
+        }
     }
 
     fn others(&mut self, mut others: BTreeMap<PeerId, Bytes>) {

@@ -112,6 +112,26 @@ fn a_client_with_nothing_or_far_behind_gets_a_snapshot() {
     }
 }
 
+/// A client that reads slowly costs a part at a time, and not the whole snapshot once more.
+#[test]
+fn the_parts_of_a_snapshot_are_made_one_by_one() {
+    let mut machine = machine(&[(1, 9)]);
+    outputs(&mut machine, state(&[]));
+    let bytes = Bytes::from(vec![7; 10 * OPTIONS.part_bytes_max]);
+    machine.handle_input(ClientInput::Snapshot { vector: vector(&[(1, 9)]), bytes });
+    assert!(matches!(machine.poll_output(), Some(ClientOutput::Send(_))), "the offer");
+    for part in 0..10 {
+        assert_eq!(machine.outputs.len(), 0, "before part {part}");
+        // What becomes durable meanwhile waits until the snapshot is there.
+        machine.handle_input(ClientInput::Stored(vector(&[(1, 12)])));
+        assert!(matches!(machine.poll_output(), Some(ClientOutput::Send(_))), "part {part}");
+    }
+    let want = vec![Want { sid: sid(1), after: 9, upto: 12 }];
+    let read = ClientOutput::Read { want, bytes_max: OPTIONS.page_bytes_max };
+    assert_eq!(machine.poll_output(), Some(read));
+    assert_eq!(machine.poll_output(), None);
+}
+
 #[test]
 fn what_is_left_in_a_snapshot_only_comes_as_one() {
     let mut machine = machine(&[(1, 9)]);

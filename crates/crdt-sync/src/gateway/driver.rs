@@ -1,6 +1,6 @@
 //! Runs the clients of one document.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use spot::{PubSub, Topic};
@@ -39,6 +39,9 @@ pub enum Parting {
     /// It took too long to read.
     #[error("the client did not read a message within {SEND_MAX:?}")]
     Slow,
+    /// It did not say who it is.
+    #[error("the client did not say who it is within {0:?}")]
+    Silent(Duration),
     /// There is no room for it now.
     #[error("{CLIENTS_MAX} clients are served already")]
     Full,
@@ -119,6 +122,8 @@ impl Gateway {
         let mut stored = self.manager.stored();
         stored.mark_changed();
         let mut others = None;
+        // A socket that says nothing holds a place that others wait for.
+        let mut hello = pin!(tokio::time::sleep(self.options.hello_max));
         loop {
             while let Some(output) = machine.poll_output() {
                 match output {
@@ -169,6 +174,9 @@ impl Gateway {
                     Ok(()) => ClientInput::Stored(self.store.vector().await.map_err(SyncError::from)?),
                     Err(_) => return Ok(()),
                 },
+                () = &mut hello, if !machine.has_joined() => {
+                    return Err(Parting::Silent(self.options.hello_max));
+                }
                 () = news => {
                     ClientInput::Others(presence.as_ref().map_or_else(BTreeMap::new, PubSubPresence::others))
                 }
