@@ -343,7 +343,7 @@ proptest! {
 
 #[test]
 fn a_watcher_is_told_the_whole_view_when_the_document_is_replaced() {
-    let sid = |number| SessionId::new(70_000 + number).unwrap();
+    let sid = |number: u64| SessionId::new(70_000 + number).unwrap();
     let mut model = Model::new(sid(1));
     model.watch();
     model.enable_undo(UndoOptions::STANDARD);

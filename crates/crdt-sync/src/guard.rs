@@ -1,5 +1,8 @@
 //! Who may write: the seam. [`crypto::Access`](crate::crypto) is the implementation with signatures.
 
+use bytes::Bytes;
+use crdt_core::{SessionId, StateVector};
+
 use crate::{PatchRecord, SnapshotHead};
 
 /// Decides whether patches and snapshots are what they claim to be, and makes the claim for this replica's own.
@@ -20,4 +23,15 @@ pub trait Guard: Send + Sync {
 
     /// Checks a snapshot of a peer.
     fn check_snapshot(&self, head: &SnapshotHead, bytes: &[u8]) -> Result<(), String>;
+
+    /// What has to be remembered of the sessions of a snapshot when their patches, and so their proofs, are gone: it is
+    /// kept and sent within the snapshot.
+    fn owners(&self, contained: &StateVector<SessionId>) -> Bytes;
+
+    /// Checks what a peer's snapshot says of its sessions against what is known here.
+    fn check_owners(&self, contained: &StateVector<SessionId>, owners: &[u8]) -> Result<(), String>;
+
+    /// Is told what a snapshot says of its sessions: of one that is taken over, and of the one that the store has at the
+    /// start.
+    fn note_owners(&self, owners: &[u8]);
 }

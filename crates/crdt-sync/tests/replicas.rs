@@ -1,6 +1,12 @@
 //! Whole replicas in one process: managers, channels, discovery, stores and real documents.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use crdt_core::{
@@ -9,11 +15,12 @@ use crdt_core::{
     model::{EditError, UndoOptions},
 };
 use crdt_sync::{
-    CompactionPolicy, Heard, MemoryPatchStore, PatchRecord, PatchStore, PeerId, PubSubBroadcaster,
-    PubSubSyncer, SharedModel, SnapshotHead, SyncDocument as _, SyncError, SyncManager, SyncMessage,
-    Syncer as _,
-    discovery::{MemoryPeerDiscovery, MemoryPeers},
+    CompactionPolicy, Heard, MemoryPatchStore, PatchRecord, PatchStore, PatchStoreError, PeerDiscovery,
+    PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, SnapshotHead, SyncDocument as _, SyncError,
+    SyncManager, SyncMessage, Syncer as _, Want,
+    discovery::{MemoryPeerDiscovery, MemoryPeers, StaticPeerDiscovery},
     session::{SessionEvent, SessionOptions, SyncMode, TrickleOptions},
+    store::PatchPage,
 };
 use serde_json::json;
 use spot::{MemoryPubSub, PubSub, Topic};
@@ -67,14 +74,26 @@ impl Group {
         store: Arc<dyn PatchStore>,
         with: impl FnOnce(SyncManager) -> SyncManager,
     ) -> Replica {
+        let id = PeerId::new(format!("node-{number}")).unwrap();
+        let discovery = MemoryPeerDiscovery::new(&self.peers, id);
+        self.join_found(number, format, document, store, discovery, with).await
+    }
+
+    async fn join_found(
+        &self,
+        number: u64,
+        format: EncodingFormat,
+        document: Arc<SharedModel>,
+        store: Arc<dyn PatchStore>,
+        discovery: impl PeerDiscovery + 'static,
+        with: impl FnOnce(SyncManager) -> SyncManager,
+    ) -> Replica {
         let session = document.session();
         let id = PeerId::new(format!("node-{number}")).unwrap();
         let topic = |name: &str| Topic::new(format!("example-doc-{name}")).unwrap();
         let broadcaster =
             PubSubBroadcaster::new(Arc::clone(&self.pubsub), topic("patches"), format).await.unwrap();
-        let syncer =
-            PubSubSyncer::new(Arc::clone(&self.pubsub), topic("sync"), id.clone(), format).await.unwrap();
-        let discovery = MemoryPeerDiscovery::new(&self.peers, id);
+        let syncer = PubSubSyncer::new(Arc::clone(&self.pubsub), topic("sync"), id, format).await.unwrap();
         let manager = SyncManager::new(
             Arc::<SharedModel>::clone(&document) as _,
             Arc::new(broadcaster),
@@ -429,7 +448,10 @@ async fn watching_and_undo_survive_a_snapshot_that_is_taken_over() {
         })
         .unwrap();
     late.edit(|model| model.api().root(json(json!({"mine": true})))).await;
-    let polled = late.document.edit(|model| Ok::<_, EditError>(while model.poll_changes().is_some() {}));
+    let polled = late.document.edit(|model| {
+        while model.poll_changes().is_some() {}
+        Ok::<_, EditError>(())
+    });
     assert_eq!(polled.unwrap(), None);
     // An edit that fails half way: what it did is not lost on the way, and not kept from the others either.
     let failed = late.document.edit(|model| {
@@ -462,9 +484,10 @@ async fn watching_and_undo_survive_a_snapshot_that_is_taken_over() {
         .unwrap();
     late.manager.apply_patch(&patch).await.unwrap();
     first.sees(&late.document.view()).await;
+    let session = late.document.session();
     assert_eq!(
-        first.document.with(crdt_core::Document::state_vector),
-        late.document.with(crdt_core::Document::state_vector),
+        first.document.with(|document| document.state_vector().get(&session)),
+        late.document.with(|document| document.state_vector().get(&session)),
         "what the failed edit did has reached the others"
     );
 }
@@ -520,6 +543,7 @@ async fn the_log_is_folded_by_policy_and_a_late_replica_gets_what_is_cheaper() {
             keep_ticks: 100,
             pause: Duration::from_millis(1),
             offer_bytes_min: 2_000,
+            offer_idle_max: Duration::from_millis(100),
         };
         let first = group.join_policy(1, EncodingFormat::Binary, Arc::clone(&store), policy).await;
         first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
@@ -540,5 +564,131 @@ async fn the_log_is_folded_by_policy_and_a_late_replica_gets_what_is_cheaper() {
         assert_eq!(status.counters.installed, 1);
         assert_eq!(status.peers.len(), 1);
         assert_eq!(status.peers[0].ahead_ticks, 0);
+
+        // The snapshot was held for its parts, and is let go when nobody asks for one any more.
+        tokio::time::timeout(PATIENCE, async {
+            while first.manager.status().await.unwrap().offered_bytes > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the offer ends");
     }
 }
+
+/// A store that can't be read, or written, when a test says so.
+#[derive(Default)]
+struct Failing {
+    kept: MemoryPatchStore,
+    pages_fail: AtomicBool,
+    appends_fail: AtomicBool,
+}
+
+impl Failing {
+    fn fails(flag: &AtomicBool) -> Result<(), PatchStoreError> {
+        match flag.load(Ordering::SeqCst) {
+            true => Err(PatchStoreError::Backend("as the test wants it".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl PatchStore for Failing {
+    async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
+        Self::fails(&self.appends_fail)?;
+        self.kept.append(records).await
+    }
+
+    async fn vector(&self) -> Result<StateVector<SessionId>, PatchStoreError> {
+        self.kept.vector().await
+    }
+
+    async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
+        Self::fails(&self.pages_fail)?;
+        self.kept.page(want, bytes_max).await
+    }
+
+    async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
+        self.kept.install(vector, snapshot).await
+    }
+
+    async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
+        self.kept.snapshot().await
+    }
+
+    async fn close(&self) -> Result<(), PatchStoreError> {
+        self.kept.close().await
+    }
+}
+
+/// What can be asked for again costs a page; what can't be kept ends the synchronisation, and that is told.
+#[tokio::test]
+async fn a_failed_read_costs_a_page_and_a_failed_append_is_told() {
+    let group = Group::new();
+    let store = Arc::new(Failing::default());
+    let first = group.join_with(1, EncodingFormat::Binary, Arc::clone(&store) as _).await;
+    first.edit(|model| model.api().root(json(json!({"a": 1})))).await;
+    store.pages_fail.store(true, Ordering::SeqCst);
+    let late = group.join(2, EncodingFormat::Binary).await;
+    tokio::time::timeout(PATIENCE, async {
+        while first.manager.status().await.expect("it goes on").read_failures == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the late one asks");
+    first.edit(|model| model.api().obj("").unwrap().set([("b", 2)])).await;
+    store.pages_fail.store(false, Ordering::SeqCst);
+    late.sees(&json(json!({"a": 1, "b": 2}))).await;
+
+    let mut events = first.manager.events();
+    store.appends_fail.store(true, Ordering::SeqCst);
+    let patch = first.document.edit(|model| model.api().root("not kept")).unwrap().unwrap();
+    let error = first.manager.apply_patch(&patch).await.unwrap_err();
+    assert!(matches!(error, SyncError::Stopped), "{error}");
+    let told = async {
+        loop {
+            if let SessionEvent::Stopped { error } = events.recv().await.unwrap() {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+    assert_eq!(error, "patch store failed: as the test wants it");
+}
+
+/// Peers from a list, and nobody who says that they come or go.
+#[tokio::test]
+async fn replicas_with_a_list_of_peers_agree() {
+    let group = Group::new();
+    let peers: Vec<PeerId> = [1, 2, 3].map(|number| PeerId::new(format!("node-{number}")).unwrap()).into();
+    let mut replicas = Vec::new();
+    for number in 1..=3 {
+        let session = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+        let discovery = StaticPeerDiscovery::new(peers.clone(), &peers[number as usize - 1]);
+        let store = Arc::new(MemoryPatchStore::new());
+        let document = Arc::new(SharedModel::new(session));
+        replicas.push(
+            group
+                .join_found(number, EncodingFormat::Binary, document, store, discovery, |manager| manager)
+                .await,
+        );
+        if number == 1 {
+            // Before the others are there: they find out by asking whom the list names.
+            replicas[0].edit(|model| model.api().root(json(json!({"by": 1})))).await;
+        }
+    }
+    for replica in &replicas {
+        replica.sees(&json(json!({"by": 1}))).await;
+    }
+    replicas[2].edit(|model| model.api().obj("").unwrap().set([("by", 3)])).await;
+    for replica in &replicas {
+        replica.sees(&json(json!({"by": 3}))).await;
+        replica.manager.stop().await;
+    }
+}
+
+#[cfg(feature = "crypto")]
+#[path = "replicas/guarded.rs"]
+mod guarded;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use crdt_core::{SessionId, Timestamp};
+use crdt_core::{SessionId, StateVector, Timestamp};
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 
 use crate::{Guard, PatchRecord, SnapshotHead, dag::NodeHash};
@@ -141,6 +141,9 @@ pub enum AccessError {
     /// Another author has written in this session.
     #[error("patch {0} is of a session that belongs to another author")]
     OtherAuthor(Timestamp),
+    /// A snapshot does not say whose a session in it is, so that anyone could go on with it.
+    #[error("the snapshot does not say whose session {0} is")]
+    NoOwner(SessionId),
 }
 
 impl Access {
@@ -275,4 +278,48 @@ impl Guard for Access {
             self.verify(&head.proof, &self.snapshot_message(head, bytes), || "a snapshot".to_owned());
         verified.map(drop).map_err(|error| error.to_string())
     }
+
+    fn owners(&self, contained: &StateVector<SessionId>) -> Bytes {
+        let list = self.list();
+        let mut out = BytesMut::with_capacity(contained.len() * OWNER_BYTES);
+        for (sid, _) in contained.iter() {
+            if let Some(owner) = list.sessions.get(sid) {
+                out.put_u64(sid.get());
+                out.put_slice(owner);
+            }
+        }
+        out.freeze()
+    }
+
+    fn check_owners(&self, contained: &StateVector<SessionId>, owners: &[u8]) -> Result<(), String> {
+        let said: BTreeMap<SessionId, [u8; KEY_ID_BYTES]> = read_owners(owners).collect();
+        let list = self.list();
+        for (sid, last) in contained.iter() {
+            match (said.get(sid), list.sessions.get(sid)) {
+                (None, _) => return Err(AccessError::NoOwner(*sid).to_string()),
+                (Some(said), Some(known)) if said != known => {
+                    return Err(AccessError::OtherAuthor(Timestamp::new(*sid, last)).to_string());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn note_owners(&self, owners: &[u8]) {
+        let mut list = self.list_mut();
+        for (sid, owner) in read_owners(owners) {
+            list.sessions.entry(sid).or_insert(owner);
+        }
+    }
+}
+
+/// A session, and the id of its author's key.
+const OWNER_BYTES: usize = 8 + KEY_ID_BYTES;
+
+fn read_owners(owners: &[u8]) -> impl Iterator<Item = (SessionId, [u8; KEY_ID_BYTES])> {
+    owners.chunks_exact(OWNER_BYTES).filter_map(|entry| {
+        let (sid, owner) = entry.split_first_chunk::<8>()?;
+        Some((SessionId::new(u64::from_be_bytes(*sid)).ok()?, owner.try_into().ok()?))
+    })
 }

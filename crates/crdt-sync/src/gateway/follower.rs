@@ -7,6 +7,7 @@ use crdt_core::{Applied, Document, Patch, SessionId, StateVector};
 
 use crate::{
     DocumentError, PatchStore, SyncError, Want, dag,
+    manager::owned,
     shared::{from_snapshot, patch_of},
     store::PatchPage,
 };
@@ -71,7 +72,7 @@ impl Follower {
                 }
                 PatchPage::Compacted => {
                     let Some((vector, bytes)) = self.store.snapshot().await? else { return Ok(()) };
-                    let (_, bytes) = dag::snapshot::open(&bytes)?;
+                    let (_, bytes) = dag::snapshot::open(&owned::open(&bytes)?.1)?;
                     self.document = from_snapshot(self.base.as_ref(), Some(&bytes))?;
                     self.contained = vector;
                 }

@@ -11,7 +11,7 @@ use crdt_core::{Patch, SessionId, StateVector, Timestamp};
 use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::{Parts, SyncError, SyncStatus, policy::Log, snapshots::Offered};
+use super::{Parts, SyncError, SyncStatus, owned, policy::Log, snapshots::Offered};
 use crate::{
     DocumentError, Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SyncMessage, Want,
     dag::{Heads, snapshot},
@@ -87,8 +87,10 @@ impl Driver {
         let mut log = Log::default();
         if let Some((vector, bytes)) = snapshot {
             log.snapshot_bytes = bytes.len() as u64;
+            let (owners, bytes) = owned::open(&bytes)?;
             let (contained, bytes) = snapshot::open(&bytes)?;
             parts.document.install(&bytes)?;
+            parts.guard.iter().for_each(|guard| guard.note_owners(&owners));
             (have, heads) = (vector, contained);
         }
         let mut not_applied = 0;
@@ -142,7 +144,8 @@ impl Driver {
         let discovery = Arc::clone(&self.parts.discovery);
         let mut peers_open = true;
         loop {
-            let wake = self.machine.wakes_at().saturating_sub(self.now());
+            let wakes_at = self.offer_ends_at().unwrap_or(Duration::MAX).min(self.machine.wakes_at());
+            let wake = wakes_at.saturating_sub(self.now());
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.command(command).await?,
@@ -175,6 +178,7 @@ impl Driver {
             self.settle().await?;
             self.answer_repeated().await;
             self.fold_when_due().await;
+            self.drop_idle_offer();
         }
     }
 
@@ -456,6 +460,7 @@ impl Driver {
             log_bytes: self.log.bytes,
             snapshot_bytes: self.log.snapshot_bytes,
             folded: self.folded,
+            offered_bytes: self.offered.as_ref().map_or(0, Offered::len_bytes),
             peers: self.machine.peer_statuses(self.now()),
         }
     }

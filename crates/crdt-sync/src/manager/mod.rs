@@ -1,6 +1,7 @@
 //! The synchronisation of one document, running.
 
 mod driver;
+pub(crate) mod owned;
 mod policy;
 mod snapshots;
 
@@ -213,6 +214,8 @@ pub struct SyncStatus {
     pub snapshot_bytes: u64,
     /// How often patches were folded into a snapshot.
     pub folded: u64,
+    /// How many bytes of a snapshot are held because a peer fetches it, part by part.
+    pub offered_bytes: u64,
     /// Each known peer.
     pub peers: Vec<PeerStatus>,
 }

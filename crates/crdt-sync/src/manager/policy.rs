@@ -18,16 +18,20 @@ pub struct CompactionPolicy {
     pub pause: Duration,
     /// Offers a snapshot instead of patches when they would take more bytes than this, and more than the snapshot.
     pub offer_bytes_min: u64,
+    /// A snapshot that was made for a peer is held for its parts until nobody has asked for one for so long.
+    pub offer_idle_max: Duration,
 }
 
 impl CompactionPolicy {
-    /// Folds from 4 MiB of patches on, four times the snapshot; keeps 10 000 ticks; offers from 512 KiB on.
+    /// Folds from 4 MiB of patches on, four times the snapshot; keeps 10 000 ticks; offers from 512 KiB on, and holds an
+    /// offer for a minute.
     pub const STANDARD: Self = Self {
         log_bytes_max: 4 << 20,
         log_per_snapshot: 4,
         keep_ticks: 10_000,
         pause: Duration::from_secs(10),
         offer_bytes_min: 512 << 10,
+        offer_idle_max: Duration::from_secs(60),
     };
 
     /// Folds only when told to. Offers snapshots all the same.

@@ -1,11 +1,14 @@
 //! What the driver reads for peers, and the snapshots that it makes, offers and takes over.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::{
     SyncError,
     driver::{Driver, expect_whole, for_each_page, skip_bad},
+    owned,
     policy::Log,
 };
 use crate::{
@@ -19,6 +22,13 @@ use crate::{
 pub(super) struct Offered {
     head: SnapshotHead,
     bytes: Bytes,
+    used_at: Duration,
+}
+
+impl Offered {
+    pub(super) const fn len_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
 }
 
 impl Driver {
@@ -70,8 +80,10 @@ impl Driver {
                 self.page_or_offer(peer, walk.finish(), true).await
             }
             ReadWhat::Part { hash, offset, bytes_max } => {
-                let offered = self.offered.as_ref().filter(|offered| offered.head.hash == hash);
-                let bytes = offered.map_or_else(Bytes::new, |Offered { bytes, .. }| {
+                let now = self.now();
+                let offered = self.offered.as_mut().filter(|offered| offered.head.hash == hash);
+                let bytes = offered.map_or_else(Bytes::new, |Offered { bytes, used_at, .. }| {
+                    *used_at = now;
                     let from = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
                     bytes.slice(from..from.saturating_add(bytes_max).min(bytes.len()))
                 });
@@ -130,13 +142,28 @@ impl Driver {
             Some(heads) => snapshot::seal(heads, &document),
             None => document,
         };
+        let bytes = self.with_owners(&stored, bytes);
         self.offer(stored, bytes)
     }
 
     /// The snapshot offered last, if it contains this.
-    fn offered_again(&self, vector: &StateVector<SessionId>) -> Option<SnapshotHead> {
-        let offered = self.offered.as_ref().filter(|offered| offered.head.vector == *vector);
-        offered.map(|offered| offered.head.clone())
+    fn offered_again(&mut self, vector: &StateVector<SessionId>) -> Option<SnapshotHead> {
+        let now = self.now();
+        let offered = self.offered.as_mut().filter(|offered| offered.head.vector == *vector)?;
+        offered.used_at = now;
+        Some(offered.head.clone())
+    }
+
+    /// When the snapshot offered last goes, if nobody asks for it before.
+    pub(super) fn offer_ends_at(&self) -> Option<Duration> {
+        self.offered.as_ref().map(|offered| offered.used_at + self.parts.compaction.offer_idle_max)
+    }
+
+    /// Lets go of the snapshot offered last when nobody asks for it any more.
+    pub(super) fn drop_idle_offer(&mut self) {
+        if self.offer_ends_at().is_some_and(|at| at <= self.now()) {
+            self.offered = None;
+        }
     }
 
     fn offer(&mut self, vector: StateVector<SessionId>, bytes: Bytes) -> Option<SnapshotHead> {
@@ -146,7 +173,8 @@ impl Driver {
             Some(guard) => guard.prove_snapshot(head, &bytes),
             None => Some(head),
         };
-        self.offered = head.clone().map(|head| Offered { head, bytes });
+        let used_at = self.now();
+        self.offered = head.clone().map(|head| Offered { head, bytes, used_at });
         head
     }
 
@@ -157,7 +185,7 @@ impl Driver {
         upto: &StateVector<SessionId>,
     ) -> Result<(StateVector<SessionId>, Bytes), SyncError> {
         let (have, base) = match self.parts.store.snapshot().await? {
-            Some((vector, bytes)) => (vector, Some(snapshot::open(&bytes)?)),
+            Some((vector, bytes)) => (vector, Some(snapshot::open(&owned::open(&bytes)?.1)?)),
             None => (StateVector::new(), None),
         };
         let (heads, base) = base.unzip();
@@ -176,7 +204,17 @@ impl Driver {
         });
         expect_whole(whole.await?)?;
         let bytes = fold.finish()?;
-        Ok((contained, if dag { snapshot::seal(&heads, &bytes) } else { bytes }))
+        let bytes = if dag { snapshot::seal(&heads, &bytes) } else { bytes };
+        let bytes = self.with_owners(&contained, bytes);
+        Ok((contained, bytes))
+    }
+
+    /// A snapshot with whose its sessions are: their proofs stand in the patches, which go.
+    fn with_owners(&self, contained: &StateVector<SessionId>, bytes: Bytes) -> Bytes {
+        match &self.parts.guard {
+            Some(guard) => owned::seal(&guard.owners(contained), bytes),
+            None => bytes,
+        }
     }
 
     /// Folds what all have, if the log has grown out of proportion. If that fails, it is tried again after a pause: until
@@ -259,13 +297,19 @@ impl Driver {
             self.report(SessionEvent::Refused(Refusal::SessionUsedTwice(id)));
             return Ok(Input::InstallFailed);
         }
-        let (mut fold, mut heads) = match self.open(&vector, &bytes) {
+        let (owners, mut fold, mut heads) = match self.open(&vector, &bytes) {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(%error, "a peer sent a broken snapshot");
                 return Ok(Input::InstallFailed);
             }
         };
+        if let Some(guard) = &self.parts.guard
+            && let Err(reason) = guard.check_owners(&vector, &owners)
+        {
+            self.not_allowed(Refusal::SnapshotNotAllowed { reason });
+            return Ok(Input::InstallFailed);
+        }
         let (mut log, dag) =
             (Log { snapshot_bytes: head.len_bytes, ..self.log }, self.machine.heads().is_some());
         (log.bytes, log.ticks) = (0, 0);
@@ -290,6 +334,7 @@ impl Driver {
         }
         self.stored.send_modify(|count| *count += 1);
         self.parts.document.install(&whole)?;
+        self.parts.guard.iter().for_each(|guard| guard.note_owners(&owners));
         self.log = log;
         Ok(Input::Installed { vector, heads })
     }
@@ -299,8 +344,9 @@ impl Driver {
         &self,
         vector: &StateVector<SessionId>,
         bytes: &Bytes,
-    ) -> Result<(Box<dyn Fold>, Heads), DocumentError> {
-        let (heads, document) = snapshot::open(bytes)?;
+    ) -> Result<(Bytes, Box<dyn Fold>, Heads), DocumentError> {
+        let (owners, rest) = owned::open(bytes)?;
+        let (heads, document) = snapshot::open(&rest)?;
         let fold = self.parts.document.fold(Some(&document))?;
         if fold.vector() != *vector {
             return Err(DocumentError::Snapshot("it contains other patches than its head says".to_owned()));
@@ -308,7 +354,7 @@ impl Driver {
         if heads.iter().any(|link| vector.get(&link.sid) < link.last) {
             return Err(DocumentError::Snapshot("it lacks nodes that it calls heads".to_owned()));
         }
-        Ok((fold, heads))
+        Ok((owners, fold, heads))
     }
 }
 

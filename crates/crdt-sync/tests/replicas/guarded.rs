@@ -1,0 +1,132 @@
+//! Managers with a guard: only what allowed authors signed is taken in, also after a compaction and a restart.
+
+use crdt_sync::{
+    Guard,
+    crypto::{Access, Role, Signer},
+};
+
+use super::*;
+
+const ALICE: [u8; 32] = [1; 32];
+const BOB: [u8; 32] = [2; 32];
+const MALLORY: [u8; 32] = [3; 32];
+
+/// Alice and Bob may write; everybody has a key.
+fn access(secret: [u8; 32]) -> Arc<Access> {
+    let access = Access::new("doc", Some(Signer::from_secret(&secret)));
+    for writer in [ALICE, BOB] {
+        access.allow(Signer::from_secret(&writer).author(), Role::Write).unwrap();
+    }
+    Arc::new(access)
+}
+
+impl Group {
+    async fn join_as(&self, number: u64, secret: [u8; 32], store: Arc<dyn PatchStore>) -> Replica {
+        let session = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+        let document = Arc::new(SharedModel::new(session));
+        let with = |manager: SyncManager| manager.with_guard(access(secret));
+        self.join_document(number, EncodingFormat::Binary, document, store, with).await
+    }
+}
+
+fn memory() -> Arc<dyn PatchStore> {
+    Arc::new(MemoryPatchStore::new())
+}
+
+/// Waits for a refusal, and returns its reason.
+async fn refusal(events: &mut tokio::sync::broadcast::Receiver<SessionEvent>) -> String {
+    let next = async {
+        loop {
+            if let SessionEvent::Refused(refusal) = events.recv().await.unwrap() {
+                return refusal.to_string();
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, next).await.expect("a refusal")
+}
+
+#[tokio::test]
+async fn only_what_allowed_authors_sign_is_taken_in() {
+    for group in [Group::new(), Group::with_dag()] {
+        let alice = group.join_as(1, ALICE, memory()).await;
+        let bob = group.join_as(2, BOB, memory()).await;
+        let mut events = alice.manager.events();
+        alice.edit(|model| model.api().root(json(json!({"by": "alice"})))).await;
+        bob.sees(&json(json!({"by": "alice"}))).await;
+        bob.edit(|model| model.api().obj("").unwrap().set([("too", "bob")])).await;
+        let both = json(json!({"by": "alice", "too": "bob"}));
+        alice.sees(&both).await;
+
+        // Mallory has a key, which is not on the list: her own manager tells her so, and nothing is sent.
+        let mallory = group.join_as(3, MALLORY, memory()).await;
+        mallory.sees(&both).await;
+        let patch = mallory.document.edit(|model| model.api().root("mine")).unwrap().unwrap();
+        let error = mallory.manager.apply_patch(&patch).await.unwrap_err();
+        assert!(error.to_string().contains("is not on the list"), "{error}");
+        // An outsider without a guard sends all the same, and is refused where it comes in.
+        let outsider = group.join(4, EncodingFormat::Binary).await;
+        outsider.sees(&both).await;
+        outsider.edit(|model| model.api().root("outside")).await;
+        let reason = refusal(&mut events).await;
+        assert!(reason.contains("is not signed"), "{reason}");
+        assert_eq!(alice.document.view(), both);
+        assert!(alice.manager.status().await.unwrap().not_allowed > 0);
+    }
+}
+
+/// The first author of a session is the only one. That is known from its patches, and has to be known without them too:
+/// after a compaction and a restart, and to who took a snapshot over.
+#[tokio::test]
+async fn a_session_stays_its_authors_when_its_patches_are_folded() {
+    for group in [Group::new(), Group::with_dag()] {
+        let store = memory();
+        let alice = group.join_as(1, ALICE, Arc::clone(&store)).await;
+        alice.edit(|model| model.api().root(json(json!({"by": "alice"})))).await;
+        let last = alice.manager.compact().await.unwrap().get(&alice.document.session());
+        assert_eq!(last, alice.manager.status().await.unwrap().stored.get(&alice.document.session()));
+        alice.manager.stop().await;
+
+        let again = group.join_as(5, ALICE, store).await;
+        let late = group.join_as(6, ALICE, memory()).await;
+        late.sees(&json(json!({"by": "alice"}))).await;
+        assert_eq!(late.manager.status().await.unwrap().counters.installed, 1);
+        let (mut again_events, mut late_events) = (again.manager.events(), late.manager.events());
+
+        // Bob may write, but not in Alice's session.
+        let mut builder = PatchBuilder::new(alice.document.session(), last + 1);
+        let text = builder.new_str();
+        builder.ins_val(Timestamp::ORIGIN, text);
+        let patch = Bytes::copy_from_slice(builder.finish().unwrap().as_bytes());
+        let record = access(BOB).prove(PatchRecord::new(last, patch).unwrap()).unwrap();
+        let topic = Topic::new("example-doc-patches").unwrap();
+        let bytes = crdt_sync::wire::encode_patch(EncodingFormat::Binary, &record).unwrap();
+        group.pubsub.publish(&topic, bytes).await.unwrap();
+        for events in [&mut again_events, &mut late_events] {
+            let reason = refusal(events).await;
+            assert!(reason.contains("belongs to another author"), "{reason}");
+        }
+        for replica in [&again, &late] {
+            assert_eq!(replica.document.view(), json(json!({"by": "alice"})));
+        }
+    }
+}
+
+/// A snapshot by one who may not write is not taken over.
+#[tokio::test]
+async fn a_snapshot_of_one_who_may_not_write_is_refused() {
+    let group = Group::new();
+    let store = memory();
+    let mallory = group.join_as(3, MALLORY, Arc::clone(&store)).await;
+    let alice = group.join_as(1, ALICE, memory()).await;
+    alice.edit(|model| model.api().root(json(json!({"by": "alice"})))).await;
+    mallory.sees(&json(json!({"by": "alice"}))).await;
+    alice.manager.stop().await;
+    mallory.manager.compact().await.unwrap();
+
+    let bob = group.join_as(2, BOB, memory()).await;
+    let mut events = bob.manager.events();
+    let reason = refusal(&mut events).await;
+    assert!(reason.contains("snapshot is not allowed"), "{reason}");
+    assert_eq!(bob.document.view(), Value::Undefined);
+    assert!(bob.manager.status().await.unwrap().not_allowed > 0);
+}
