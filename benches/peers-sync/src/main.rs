@@ -1,6 +1,6 @@
 //! The same edits, synchronised by Weft and by its peers: in one process and one thread, round by round in one run.
 //!
-//! `cargo run --release -- [ROUNDS]`. The rounds are interleaved and the median of each is shown. What every system does
+//! `cargo run --release -- [ROUNDS] [live|catch-up|all] [SYSTEM]`. The rounds are interleaved and the median of each is shown. What every system does
 //! for an edit: make it, write it to bytes, and read and apply it at every other replica. Ours keeps it in a store and
 //! goes through the session machine besides. Each run ends in an assertion on the text of all replicas.
 
@@ -9,7 +9,7 @@ mod weft;
 
 use std::time::{Duration, Instant};
 
-use systems::SYSTEMS;
+use systems::{SYSTEMS, System};
 
 /// One insertion of a character by one of the replicas.
 #[derive(Clone, Copy)]
@@ -66,36 +66,56 @@ fn median(runs: &mut [Run]) -> Run {
 }
 
 fn main() {
-    let rounds: usize = std::env::args().nth(1).map_or(5, |rounds| rounds.parse().expect("a number of rounds"));
+    let mut arguments = std::env::args().skip(1);
+    let rounds: usize = arguments.next().map_or(5, |rounds| rounds.parse().expect("a number of rounds"));
+    let what = arguments.next().unwrap_or_else(|| "all".to_owned());
+    let name = arguments.next();
+    let chosen: Vec<&System> =
+        SYSTEMS.iter().filter(|system| name.as_deref().is_none_or(|name| system.name == name)).collect();
+    assert!(!chosen.is_empty(), "no such system");
+    if what != "catch-up" {
+        live(rounds, &chosen);
+    }
+    if what != "live" {
+        catch_up(rounds, &chosen);
+    }
+}
+
+fn live(rounds: usize, chosen: &[&System]) {
     println!("live: each edit at once to all. Thousand patches applied per second, bytes per edit on the wire.");
     for (replicas, count) in [(2, 20_000), (8, 4_000), (64, 600)] {
-        let mut runs: Vec<Vec<Run>> = vec![Vec::new(); SYSTEMS.len()];
+        let mut runs: Vec<Vec<Run>> = vec![Vec::new(); chosen.len()];
         for _ in 0..rounds {
-            for (system, runs) in SYSTEMS.iter().zip(&mut runs) {
+            for (system, runs) in chosen.iter().zip(&mut runs) {
                 let (edits, text) = script(replicas, count / system.share, 1);
                 runs.push((system.live)(replicas, &edits, &text));
             }
         }
         println!("  {replicas} replicas, {count} edits");
-        for (system, runs) in SYSTEMS.iter().zip(&mut runs) {
+        for (system, runs) in chosen.iter().zip(&mut runs) {
             let run = median(runs);
             let edits = (count / system.share) as f64;
             let applied = edits * (replicas - 1) as f64 / run.time.as_secs_f64() / 1000.0;
             println!("    {:24} {applied:10.1} k/s {:8.1} B", system.name, run.bytes as f64 / edits);
         }
     }
+}
+
+fn catch_up(rounds: usize, chosen: &[&System]) {
     println!("catch-up: a replica with nothing takes over 100 000 edits. Milliseconds until its text is read, bytes.");
-    println!("(automerge: {} edits)", 100_000 / SYSTEMS[4].share);
-    let scripts = SYSTEMS.map(|system| script(2, 100_000 / system.share, 500));
-    let mut runs: Vec<Vec<Run>> = vec![Vec::new(); SYSTEMS.len()];
-    let sources = SYSTEMS.iter().zip(&scripts).map(|(system, (edits, _))| (system.source)(2, edits));
+    for system in chosen.iter().filter(|system| system.share > 1) {
+        println!("({}: {} edits)", system.name, 100_000 / system.share);
+    }
+    let scripts: Vec<_> = chosen.iter().map(|system| script(2, 100_000 / system.share, 500)).collect();
+    let mut runs: Vec<Vec<Run>> = vec![Vec::new(); chosen.len()];
+    let sources = chosen.iter().zip(&scripts).map(|(system, (edits, _))| (system.source)(2, edits));
     let mut sources: Vec<_> = sources.collect();
     for _ in 0..rounds {
         for ((source, runs), (_, text)) in sources.iter_mut().zip(&mut runs).zip(&scripts) {
             runs.push(source(text));
         }
     }
-    for (system, runs) in SYSTEMS.iter().zip(&mut runs) {
+    for (system, runs) in chosen.iter().zip(&mut runs) {
         let run = median(runs);
         println!("    {:24} {:10.2} ms {:10} B", system.name, run.time.as_secs_f64() * 1000.0, run.bytes);
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{EncodingFormat, Model, PatchRef, SessionId, StateVector};
+use crdt_core::{EncodingFormat, Model, SessionId, StateVector};
 use crdt_core::{Document, codec::Packing};
 use crdt_sync::{
     MemoryPatchStore, PatchRecord, PatchStore, PeerId, SnapshotHead,
@@ -26,6 +26,7 @@ pub struct Replica {
     pub model: Model,
     pub machine: Session,
     store: MemoryPatchStore,
+    batch: Vec<PatchRecord>,
     last: u64,
     offered: Option<(u64, Bytes)>,
     pub now: Duration,
@@ -43,6 +44,7 @@ impl Replica {
             model: Model::new(session),
             machine: Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, number),
             store: MemoryPatchStore::new(),
+            batch: Vec::new(),
             last: 0,
             offered: None,
             now: Duration::ZERO,
@@ -77,12 +79,11 @@ impl Replica {
 
     pub fn input(&mut self, input: Input) {
         self.machine.handle_input(self.now, input);
-        let mut batch = Vec::new();
         loop {
             match self.machine.poll_output() {
-                Some(Output::Store(record)) => batch.push(record),
-                None if batch.is_empty() => return,
-                None => self.keep(&mut batch),
+                Some(Output::Store(record)) => self.batch.push(record),
+                None if self.batch.is_empty() => return,
+                None => self.keep(),
                 Some(Output::Apply(record)) => self.apply(&record),
                 Some(Output::Broadcast(record)) => {
                     let bytes = wire::encode_patch(FORMAT, &record).expect("bytes");
@@ -93,12 +94,12 @@ impl Replica {
                     self.sent.push(Sent { to, patch: false, bytes });
                 }
                 Some(Output::Read { peer, id, what }) => {
-                    self.keep(&mut batch);
+                    self.keep();
                     let page = self.read(what);
                     self.machine.handle_input(self.now, Input::Page { peer, id, page });
                 }
                 Some(Output::Install { head, bytes }) => {
-                    self.keep(&mut batch);
+                    self.keep();
                     self.install(head, bytes);
                 }
                 Some(Output::Event(_)) => {}
@@ -106,13 +107,13 @@ impl Replica {
         }
     }
 
-    fn keep(&mut self, batch: &mut Vec<PatchRecord>) {
-        now(self.store.append(batch)).expect("room");
-        batch.drain(..).for_each(|_| self.machine.handle_input(self.now, Input::Stored));
+    fn keep(&mut self) {
+        self.store.append_at_once(&self.batch).expect("the memory store never waits").expect("room");
+        self.batch.drain(..).for_each(|_| self.machine.handle_input(self.now, Input::Stored));
     }
 
     fn apply(&mut self, record: &PatchRecord) {
-        self.model.apply_ref(PatchRef::decode(&record.patch).expect("a patch")).expect("a patch that applies");
+        self.model.apply_bytes(&record.patch).expect("a patch that applies");
     }
 
     fn read(&mut self, what: ReadWhat) -> Page {

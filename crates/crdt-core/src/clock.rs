@@ -35,13 +35,18 @@ impl<W: Ord> StateVector<W> {
 
     /// Notes that everything of `writer` up to `count` has been seen. Returns whether that was news.
     pub fn advance(&mut self, writer: W, count: u64) -> bool {
+        count > self.raise(writer, count)
+    }
+
+    /// [`advance`](Self::advance) that returns what had been seen before; 0 for nothing.
+    pub fn raise(&mut self, writer: W, count: u64) -> u64 {
         if count == 0 {
-            return false;
+            return self.get(&writer);
         }
         let seen = self.0.entry(writer).or_insert(0);
-        let news = count > *seen;
-        *seen = count.max(*seen);
-        news
+        let before = *seen;
+        *seen = count.max(before);
+        before
     }
 
     /// Takes over everything that `other` has seen (the join of the two).

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use bytes::Bytes;
 use crdt_core::{Patch, PatchRef, SessionId, Timespan, Timestamp, codec::Malformed, id::MAX_ID};
+use smallvec::SmallVec;
 
 use crate::dag::{LINKS_MAX, Link};
 
@@ -21,7 +22,7 @@ pub struct PatchRecord {
     /// The last time of the session's previous patch; 0 for its first.
     pub prev: u64,
     /// The ids of other sessions that the patch names. They are read from the patch and are not on the wire.
-    pub needs: Box<[Timestamp]>,
+    pub needs: Needs,
     /// The patch in json-joy's binary encoding.
     pub patch: Bytes,
     /// Its author's signature; empty where patches are not signed. What it is, the `crypto` module says.
@@ -29,6 +30,9 @@ pub struct PatchRecord {
     /// The nodes that it follows, in their order, where a group synchronises by the [DAG](crate::dag); else empty.
     pub links: Box<[Link]>,
 }
+
+/// The ids that a patch names. One is in the record itself: what people type names one other session at the most.
+pub type Needs = SmallVec<[Timestamp; 1]>;
 
 /// A record that no replica can have made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -128,20 +132,20 @@ impl PatchRecord {
         let not_a_patch = |error: Malformed| InvalidRecord::Patch(error.to_string());
         // A patch in an unusual spelling is kept in the usual one, so that equal patches are equal bytes everywhere.
         let usual = match PatchRef::decode(&patch) {
-            Ok(read) => return Self::enveloped(read, patch.clone(), prev),
+            Ok(read) => {
+                let envelope = Self::envelope(read, prev)?;
+                return Ok(Self { patch, ..envelope });
+            }
             Err(Malformed::NotCanonical) => Patch::decode(&patch).map_err(not_a_patch)?,
             Err(error) => return Err(not_a_patch(error)),
         };
-        Self::enveloped(usual.as_ref(), Bytes::copy_from_slice(usual.as_bytes()), prev)
+        let patch = Bytes::copy_from_slice(usual.as_bytes());
+        Ok(Self { patch, ..Self::envelope(usual.as_ref(), prev)? })
     }
 
-    /// The envelope of a patch that has been read.
-    fn enveloped(
-        read: PatchRef<'_>,
-        patch: Bytes,
-        prev: impl FnOnce(u64) -> Option<u64>,
-    ) -> Result<Self, InvalidRecord> {
-        let mut needs: Vec<Timestamp> = Vec::new();
+    /// The envelope of a patch that has been read, without the patch.
+    fn envelope(read: PatchRef<'_>, prev: impl FnOnce(u64) -> Option<u64>) -> Result<Self, InvalidRecord> {
+        let mut needs = Needs::new();
         read.for_each_foreign(|Timespan { start, span }| {
             // Reserved sessions make the same contents on every replica, and send nothing.
             if start.sid < SessionId::RESERVED_END {
@@ -154,12 +158,14 @@ impl PatchRecord {
                 None => needs.push(Timestamp::new(start.sid, last)),
             }
         });
-        needs.sort_unstable_by_key(|need| (need.sid, Reverse(need.time)));
-        needs.dedup_by_key(|need| need.sid);
+        if needs.len() > 1 {
+            needs.sort_unstable_by_key(|need| (need.sid, Reverse(need.time)));
+            needs.dedup_by_key(|need| need.sid);
+        }
         let (id, span) = (read.id(), read.span());
         let prev = prev(id.time).ok_or(InvalidRecord::Order { id, prev: 0 })?;
         let record =
-            Self { id, span, prev, needs: needs.into(), patch, proof: Bytes::new(), links: Box::default() };
+            Self { id, span, prev, needs, patch: Bytes::new(), proof: Bytes::new(), links: Box::default() };
         record.check()?;
         Ok(record)
     }

@@ -175,8 +175,7 @@ impl SyncDocument for SharedModel {
         if record.session() == held.model.document().session() {
             held.handed_over(record.id);
         }
-        let Held { model, .. } = &mut *held;
-        let applied = model.apply_ref(patch_of(record)?);
+        let applied = held.model.apply_bytes(&record.patch);
         drop(held);
         self.changes.send_modify(|count| *count += 1);
         check(record, applied)
@@ -243,7 +242,7 @@ struct DocumentFold(Document);
 
 impl Fold for DocumentFold {
     fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError> {
-        check(record, self.0.apply_ref(patch_of(record)?))
+        check(record, self.0.apply_bytes(&record.patch))
     }
 
     fn vector(&self) -> StateVector<SessionId> {
@@ -264,7 +263,10 @@ pub(crate) fn patch_of(record: &PatchRecord) -> Result<PatchRef<'_>, DocumentErr
     PatchRef::decode(&record.patch).map_err(wrong)
 }
 
-fn check(record: &PatchRecord, applied: Result<Applied, crdt_core::ApplyError>) -> Result<(), DocumentError> {
+fn check(
+    record: &PatchRecord,
+    applied: Result<Applied, crdt_core::document::ReceiveError>,
+) -> Result<(), DocumentError> {
     let reason = match applied {
         Ok(Applied::Parked { missing }) => format!("{missing} has not come"),
         Ok(_) => return Ok(()),

@@ -4,7 +4,7 @@
 //! A patch that is unusual in any way is left to the general reader, which finds what is wrong with it, if anything is.
 
 use super::{Head, op::code};
-use crate::{SessionId, Timestamp, codec::wire::Foreign, id::MAX_ID, text::Wtf8};
+use crate::{SessionId, Timespan, Timestamp, codec::wire::Foreign, id::MAX_ID, text::Wtf8};
 
 /// A patch of one operation. Plain fields without variants stay in registers when they are handed on; a copy through
 /// memory costs more than all the reading.
@@ -26,6 +26,16 @@ pub(crate) struct Keystroke<'a> {
 }
 
 impl Keystroke<'_> {
+    /// The ids of other sessions that it names, in their order.
+    pub(super) fn for_each_foreign(&self, mut each: impl FnMut(Timespan)) {
+        let spans = [(self.obj, 1), (self.at, self.deleted.max(1))];
+        for (start, span) in spans {
+            if start.sid != self.id.sid && start.sid != SessionId::SYSTEM {
+                each(Timespan { start, span });
+            }
+        }
+    }
+
     pub(super) fn head(&self) -> Head {
         let Self { id, span, foreign, ops_at, .. } = *self;
         let mut named = Foreign::None;
@@ -190,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Patch, PatchBuilder, PatchRef, Timespan, patch::Op};
+    use crate::{Patch, PatchBuilder, PatchRef, patch::Op};
 
     fn number() -> impl Strategy<Value = u64> {
         (1..=MAX_ID, 0..53u32).prop_map(|(number, shift)| (number >> shift).max(1))
@@ -225,6 +235,14 @@ mod tests {
         assert!(canonical);
         assert_eq!(keystroke.head(), patch.head);
         let ops: Vec<_> = patch.ops().collect();
+        let (mut foreign, mut expected) = (Vec::new(), Vec::new());
+        patch.for_each_foreign(|span| foreign.push(span));
+        ops[0].1.for_each_dependency(|span| {
+            if span.start.sid != patch.id().sid && span.start.sid != SessionId::SYSTEM {
+                expected.push(span);
+            }
+        });
+        assert_eq!(foreign, expected);
         let [(_, op)] = ops[..] else { panic!("{} operations", ops.len()) };
         let Keystroke { obj, at, text, deleted, span, .. } = keystroke;
         match op {

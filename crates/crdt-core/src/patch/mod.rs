@@ -151,6 +151,9 @@ impl<'a> PatchRef<'a> {
         if self.head.foreign == Foreign::None {
             return;
         }
+        if let Some(keystroke) = keystroke::read(self.bytes) {
+            return keystroke.for_each_foreign(each);
+        }
         for (_, op) in self.ops() {
             op.for_each_dependency(|span| {
                 if span.start.sid != own && span.start.sid != SessionId::SYSTEM && span.span > 0 {

@@ -60,6 +60,8 @@ pub(super) struct Driver {
     /// How often patches were folded into a snapshot.
     pub(super) folded: u64,
     traffic: Traffic,
+    /// What goes to the store next; empty between two steps, and kept for its room.
+    batch: Vec<PatchRecord>,
 }
 
 #[derive(Default)]
@@ -127,6 +129,7 @@ impl Driver {
             log,
             folded: 0,
             traffic,
+            batch: Vec::new(),
         })
     }
 
@@ -353,36 +356,42 @@ impl Driver {
 
     /// Carries out what the machine wants until it wants nothing more.
     async fn settle(&mut self) -> Result<(), SyncError> {
-        let mut batch = Vec::new();
         loop {
             match self.machine.poll_output() {
-                Some(Output::Store(record)) => batch.push(record),
+                Some(Output::Store(record)) => self.batch.push(record),
                 Some(Output::Install { head, bytes }) => {
-                    self.store(&mut batch).await?;
+                    self.store().await?;
                     let input = self.install(head, bytes).await?;
                     self.input(input);
                 }
                 Some(Output::Read { peer, id, what }) => {
-                    self.store(&mut batch).await?;
+                    self.store().await?;
                     let page = self.read_or_nothing(&peer, what).await;
                     self.input(Input::Page { peer, id, page });
                 }
                 Some(output) => self.carry_out(output).await?,
-                None if batch.is_empty() => return Ok(()),
-                None => self.store(&mut batch).await?,
+                None if self.batch.is_empty() => return Ok(()),
+                None => self.store().await?,
             }
         }
     }
 
-    async fn store(&mut self, batch: &mut Vec<PatchRecord>) -> Result<(), SyncError> {
-        if !batch.is_empty() {
-            self.parts.store.append(batch).await?;
-            for record in &*batch {
-                self.log.bytes += record.len_bytes() as u64;
-                self.log.ticks += record.last() - record.prev;
-            }
-            self.stored.send_modify(|count| *count += 1);
-            batch.drain(..).for_each(|_| self.input(Input::Stored));
+    async fn store(&mut self) -> Result<(), SyncError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        match self.parts.store.append_at_once(&self.batch) {
+            Some(kept) => kept?,
+            None => self.parts.store.append(&self.batch).await?,
+        }
+        for record in &self.batch {
+            self.log.bytes += record.len_bytes() as u64;
+            self.log.ticks += record.last() - record.prev;
+        }
+        self.stored.send_modify(|count| *count += 1);
+        let now = self.now();
+        for _ in self.batch.drain(..) {
+            self.machine.handle_input(now, Input::Stored);
         }
         Ok(())
     }

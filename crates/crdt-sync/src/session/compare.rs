@@ -136,6 +136,7 @@ impl Session {
             peer.vector = Some(vector);
             peer.ahead = StateVector::new();
             peer.clear_probe();
+            self.peers.may_be_ahead();
         }
         self.peers.forget_above(ENTRIES_MAX);
     }
@@ -153,6 +154,7 @@ impl Session {
             if peer.ahead.len() > self.options.sessions_max {
                 return self.unhelpful(now, from, "said that it has more sessions than a document may have");
             }
+            self.peers.may_be_ahead();
         }
         self.peers.forget_above(ENTRIES_MAX);
         self.pull_next(now);

@@ -367,9 +367,8 @@ impl Session {
             return false;
         }
         let mut news = false;
-        // What it releases was heard from peers, or will be asked for by those who lack it.
-        let mut work = vec![(record, origin)];
-        while let Some((record, origin)) = work.pop() {
+        let (mut next, mut work) = (Some((record, origin)), Vec::new());
+        while let Some((record, origin)) = next.take() {
             match readiness(&record, &self.accepted) {
                 Readiness::Ready if self.storing.len() >= self.options.storing_max => {
                     self.counters.shed += 1;
@@ -378,9 +377,7 @@ impl Session {
                 Readiness::Ready => {
                     let sid = record.session();
                     self.accept(record, origin);
-                    work.extend(
-                        self.parked.released_by(sid).into_iter().map(|record| (record, Origin::Remote)),
-                    );
+                    work.extend(self.parked.released_by(sid));
                     news = true;
                 }
                 Readiness::Waits(on) => {
@@ -391,11 +388,12 @@ impl Session {
                 Readiness::Known => {
                     self.counters.known += 1;
                     // What was parked behind it may have come another way, too.
-                    let released = self.parked.released_by(record.session());
-                    work.extend(released.into_iter().map(|record| (record, Origin::Remote)));
+                    work.extend(self.parked.released_by(record.session()));
                 }
                 Readiness::Forked => self.refuse(Refusal::SessionUsedTwice(record.id)),
             }
+            // What it releases was heard from peers, or will be asked for by those who lack it.
+            next = work.pop().map(|record| (record, Origin::Remote));
         }
         news
     }
@@ -469,8 +467,8 @@ impl Session {
     }
 
     fn note_stored(&mut self, sid: SessionId, last: u64) {
-        let before = self.stored.get(&sid);
-        if self.stored.advance(sid, last) {
+        let before = self.stored.raise(sid, last);
+        if last > before {
             let change = digest::entry(sid, last).wrapping_sub(digest::entry(sid, before));
             self.digest = self.digest.wrapping_add(change);
         }

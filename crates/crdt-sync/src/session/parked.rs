@@ -95,6 +95,9 @@ impl Parked {
 
     /// Takes out the first parked records that `advanced` may have made ready. The caller looks at each again.
     pub(super) fn released_by(&mut self, advanced: SessionId) -> Vec<PatchRecord> {
+        if self.count == 0 {
+            return Vec::new();
+        }
         let lowest = (advanced, SessionId::SYSTEM);
         let waiters = self.waiting.range(lowest..).take_while(|((on, _), _)| *on == advanced);
         let waiters: Vec<SessionId> = waiters.map(|((_, sid), _)| *sid).collect();

@@ -89,11 +89,16 @@ impl Peer {
 pub(super) struct Peers {
     known: BTreeMap<PeerId, Peer>,
     max: usize,
+    /// Whether a peer may have something that is missing here: comparing vectors at each patch would cost more than the
+    /// patch.
+    maybe_ahead: bool,
+    /// No peer is to be asked before that.
+    probes_from: Duration,
 }
 
 impl Peers {
     pub(super) fn new(max: usize) -> Self {
-        Self { known: BTreeMap::new(), max }
+        Self { known: BTreeMap::new(), max, maybe_ahead: false, probes_from: Duration::MAX }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -135,7 +140,33 @@ impl Peers {
     }
 
     pub(super) fn wakes_at(&self) -> Option<Duration> {
-        self.known.values().filter_map(|peer| peer.probe.map(|(at, _)| at)).min()
+        (self.probes_from < Duration::MAX).then_some(self.probes_from)
+    }
+
+    /// Notes that a peer's word is to be looked into at some time.
+    fn probe(&mut self, id: &PeerId, at: Duration, digest: u64) {
+        if let Some(peer) = self.known.get_mut(id) {
+            peer.probe = Some((at, digest));
+            self.probes_from = self.probes_from.min(at);
+        }
+    }
+
+    /// The peers whose word is due to be looked into.
+    fn due(&mut self, now: Duration) -> Vec<PeerId> {
+        if now < self.probes_from {
+            return Vec::new();
+        }
+        let due = |peer: &Peer| peer.probe.is_some_and(|(at, _)| at <= now);
+        let ids = self.known.iter().filter(|(_, peer)| due(peer)).map(|(id, _)| id.clone()).collect();
+        let later = self.known.values().filter(|peer| !due(peer));
+        self.probes_from =
+            later.filter_map(|peer| peer.probe.map(|(at, _)| at)).min().unwrap_or(Duration::MAX);
+        ids
+    }
+
+    /// Notes that a peer has said something new of what it has.
+    pub(super) fn may_be_ahead(&mut self) {
+        self.maybe_ahead = true;
     }
 
     /// What every known peer, apart from `without`, and `own` have.
@@ -186,7 +217,11 @@ impl Peers {
     }
 
     /// The peers that may be asked now and have something that `accepted` lacks.
-    pub(super) fn ahead_of(&self, accepted: &StateVector<SessionId>, now: Duration) -> Vec<PeerId> {
+    pub(super) fn ahead_of(&mut self, accepted: &StateVector<SessionId>, now: Duration) -> Vec<PeerId> {
+        if !self.maybe_ahead {
+            return Vec::new();
+        }
+        self.maybe_ahead = self.known.values().any(|peer| peer.is_ahead_of(accepted));
         self.trusted(now).filter(|(_, peer)| peer.is_ahead_of(accepted)).map(|(id, _)| id.clone()).collect()
     }
 }
@@ -199,7 +234,7 @@ impl Session {
         let peer = self.peers.heard(&id, now);
         if peer.vector.is_none() && peer.probe.is_none() {
             // Nothing is known of it yet, which is as good as a difference.
-            peer.probe = Some((at, digest));
+            self.peers.probe(&id, at, digest);
         }
     }
 
@@ -256,11 +291,13 @@ impl Session {
         if same {
             self.trickle.consistent();
             if peer.agreed.replace(digest) != Some(digest) {
+                // What is here already, so that it is not ahead by that.
                 peer.vector = Some(self.stored.clone());
                 peer.heads.clear();
             }
         } else {
-            peer.probe = Some((peer.probe.map_or(at, |(at, _)| at), digest));
+            let at = peer.probe.map_or(at, |(at, _)| at);
+            self.peers.probe(from, at, digest);
         }
     }
 
@@ -291,10 +328,7 @@ impl Session {
 
     /// Looks at the peers whose difference has had time to go away.
     pub(super) fn tick_peers(&mut self, now: Duration) {
-        let due = |peer: &Peer| peer.probe.is_some_and(|(at, _)| at <= now);
-        let due: Vec<PeerId> =
-            self.peers.known.iter().filter(|(_, peer)| due(peer)).map(|(id, _)| id.clone()).collect();
-        for id in due {
+        for id in self.peers.due(now) {
             let probe = self.peers.get_mut(&id).and_then(|peer| peer.probe.take());
             let Some((_, digest)) = probe else { continue };
             if digest == self.own_digest() || digest == self.digest {

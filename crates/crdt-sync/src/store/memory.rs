@@ -18,10 +18,24 @@ pub struct MemoryPatchStore {
 
 #[derive(Debug, Default)]
 struct Kept {
-    vector: StateVector<SessionId>,
-    /// By session and last time.
-    records: BTreeMap<(SessionId, u64), PatchRecord>,
+    logs: BTreeMap<SessionId, Log>,
     snapshot: Option<(StateVector<SessionId>, Bytes)>,
+}
+
+/// What is kept of a session.
+#[derive(Debug, Default)]
+struct Log {
+    /// The last time that is kept or in the snapshot.
+    last: u64,
+    /// In the order of their times.
+    records: Vec<PatchRecord>,
+}
+
+impl Log {
+    /// The place of the first record that ends after `time`.
+    fn place_after(&self, time: u64) -> usize {
+        self.records.partition_point(|record| record.last() <= time)
+    }
 }
 
 impl MemoryPatchStore {
@@ -37,16 +51,20 @@ impl MemoryPatchStore {
 
 impl Kept {
     fn append(&mut self, record: &PatchRecord) -> Result<(), PatchStoreError> {
-        let (sid, last) = (record.session(), self.vector.get(&record.session()));
-        if record.last() <= last {
+        let log = self.logs.entry(record.session()).or_default();
+        if record.last() <= log.last {
             return Ok(());
         }
-        if record.prev != last {
-            return Err(PatchStoreError::Order { id: record.id, last });
+        if record.prev != log.last {
+            return Err(PatchStoreError::Order { id: record.id, last: log.last });
         }
-        self.vector.advance(sid, record.last());
-        self.records.insert((sid, record.last()), record.clone());
+        log.last = record.last();
+        log.records.push(record.clone());
         Ok(())
+    }
+
+    fn vector(&self) -> StateVector<SessionId> {
+        self.logs.iter().map(|(sid, log)| (*sid, log.last)).collect()
     }
 
     fn page(&self, want: &[Want], bytes_max: usize) -> PatchPage {
@@ -55,27 +73,24 @@ impl Kept {
         {
             return PatchPage::Compacted;
         }
-        // The wanted ranges, merged in the order of (last time, session).
-        let mut next: BTreeMap<(u64, SessionId), u64> = BTreeMap::new();
-        let first = |sid: SessionId, after: u64, upto: u64| {
-            let mut range = self.records.range((sid, after + 1)..=(sid, upto.max(after + 1)));
-            range.next().map(|((_, last), _)| *last).filter(|last| *last <= upto)
-        };
+        // The next of each wanted range, merged in the order of (last time, session).
+        let mut next: BTreeMap<(u64, SessionId), &[PatchRecord]> = BTreeMap::new();
         for want in want {
-            if let Some(last) = first(want.sid, want.after, want.upto) {
-                next.insert((last, want.sid), want.upto);
+            let Some(log) = self.logs.get(&want.sid) else { continue };
+            let (from, to) = (log.place_after(want.after), log.place_after(want.upto));
+            if let Some(wanted @ [first, ..]) = log.records.get(from..to) {
+                next.insert((first.last(), want.sid), wanted);
             }
         }
         let (mut records, mut bytes) = (Vec::new(), 0);
-        while let Some(((last, sid), upto)) = next.pop_first() {
-            let record = &self.records[&(sid, last)];
+        while let Some(((_, sid), [record, rest @ ..])) = next.pop_first() {
             bytes += record.len_bytes();
             if bytes > bytes_max && !records.is_empty() {
                 break;
             }
             records.push(record.clone());
-            if let Some(last) = first(sid, last, upto) {
-                next.insert((last, sid), upto);
+            if let [first, ..] = rest {
+                next.insert((first.last(), sid), rest);
             }
         }
         PatchPage::Records(records)
@@ -90,8 +105,11 @@ impl Kept {
                 return Err(PatchStoreError::Diverged { sid: *sid, upto });
             }
         }
-        self.vector.merge(vector);
-        self.records.retain(|(sid, last), _| *last > vector.get(sid));
+        for (sid, last) in vector.iter() {
+            let log = self.logs.entry(*sid).or_default();
+            log.last = log.last.max(last);
+            log.records.drain(..log.place_after(last));
+        }
         self.snapshot = Some((vector.clone(), snapshot));
         Ok(())
     }
@@ -100,12 +118,16 @@ impl Kept {
 #[async_trait]
 impl PatchStore for MemoryPatchStore {
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
+        self.append_at_once(records).unwrap_or(Ok(()))
+    }
+
+    fn append_at_once(&self, records: &[PatchRecord]) -> Option<Result<(), PatchStoreError>> {
         let mut kept = self.kept();
-        records.iter().try_for_each(|record| kept.append(record))
+        Some(records.iter().try_for_each(|record| kept.append(record)))
     }
 
     async fn vector(&self) -> Result<StateVector<SessionId>, PatchStoreError> {
-        Ok(self.kept().vector.clone())
+        Ok(self.kept().vector())
     }
 
     async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {

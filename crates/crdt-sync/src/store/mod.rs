@@ -33,6 +33,12 @@ pub trait PatchStore: Send + Sync {
     /// there already is left alone.
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError>;
 
+    /// [`append`](Self::append) of a store that never waits; `None`, and nothing is done, from all others.
+    fn append_at_once(&self, records: &[PatchRecord]) -> Option<Result<(), PatchStoreError>> {
+        let _ = records;
+        None
+    }
+
     /// What is kept.
     async fn vector(&self) -> Result<StateVector<SessionId>, PatchStoreError>;
 

@@ -56,7 +56,10 @@ pub(super) fn read_patch(bytes: &Bytes) -> Result<PatchRecord, WireError> {
     let mut r = Reader::new(bytes);
     let tag = r.u8("a tag")?;
     let gap = r.vu57("the ticks since the session's previous patch")?;
-    let proof = if tag == TAG_PATCH { Bytes::new() } else { read_blob(&mut r, bytes)? };
+    if tag == TAG_PATCH {
+        return Ok(PatchRecord::with_gap(gap, bytes.slice(r.offset()..))?);
+    }
+    let proof = read_blob(&mut r, bytes)?;
     let links = if tag == TAG_NODE { read_list(&mut r, LINK_BYTES_MIN, read_link)? } else { Vec::new() };
     Ok(PatchRecord::with_gap(gap, bytes.slice(r.offset()..))?.with_proof(proof)?.with_links(links.into())?)
 }
