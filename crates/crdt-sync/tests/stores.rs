@@ -12,10 +12,11 @@ use std::{
 use async_trait::async_trait;
 use crdt_core::{SessionId, Timestamp};
 use crdt_sync::{
-    PatchRecord, Want,
+    Needs, PatchRecord, Want,
     store::{
         EmbeddedPatchStores, MemoryPatchStore, PatchPage, PatchStore, PatchStoreError,
-        conformance::StoreMaker, embedded::OpenError,
+        conformance::StoreMaker,
+        embedded::{OpenError, Salvaged, SalvagedDocument},
     },
 };
 use tempfile::TempDir;
@@ -58,7 +59,7 @@ fn record(session: u64, prev: u64) -> PatchRecord {
         id: Timestamp::new(sid, prev + 1),
         span: 1,
         prev,
-        needs: Box::default(),
+        needs: Needs::new(),
         patch,
         proof: Bytes::new(),
         links: Box::default(),
@@ -208,4 +209,127 @@ async fn acknowledged_patches_survive_kill_9() {
         }
     }
     assert!(answered.iter().all(|last| *last > 50), "{answered:?}");
+}
+
+/// The engine's journal, and how much of it has been written: behind that is room that was never used.
+fn journal(folder: &Path) -> (std::path::PathBuf, u64) {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let journal = files.filter(|file| file.extension() == Some("jnl".as_ref())).max().unwrap();
+    let bytes = std::fs::read(&journal).unwrap();
+    (journal, bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
+}
+
+#[tokio::test]
+async fn a_lost_end_of_the_journal_is_noticed_and_what_is_left_can_be_salvaged() {
+    let folder = TempDir::new().unwrap();
+    let stores = EmbeddedPatchStores::open(folder.path()).await.unwrap();
+    let store = stores.document("doc").await.unwrap();
+    for prev in 0..20 {
+        store.append(&[record(1, prev)]).await.unwrap();
+    }
+    drop((store, stores));
+    let (journal, written) = journal(folder.path());
+    std::fs::OpenOptions::new().write(true).open(journal).unwrap().set_len(written / 2).unwrap();
+    for _ in 0..2 {
+        // The second time too, although the engine has mended its journal by then.
+        let refused = EmbeddedPatchStores::open(folder.path()).await;
+        let Err(OpenError::Lost { durable: 21, found }) = refused else { panic!("not noticed") };
+        assert!((1..21).contains(&found));
+    }
+    let salvaged = EmbeddedPatchStores::salvage(folder.path()).await.unwrap();
+    assert!(salvaged.batches_lost > 0);
+    assert_eq!(salvaged.documents, []);
+    let stores = EmbeddedPatchStores::open(folder.path()).await.unwrap();
+    let store = stores.document("doc").await.unwrap();
+    let sid = record(1, 0).session();
+    let left = store.vector().await.unwrap().get(&sid);
+    assert!((1..20).contains(&left), "{left}");
+    // A peer brings the rest.
+    let missing: Vec<_> = (left..20).map(|prev| record(1, prev)).collect();
+    store.append(&missing).await.unwrap();
+    let want = [Want { sid, after: 0, upto: 20 }];
+    let whole: Vec<_> = (0..20).map(|prev| record(1, prev)).collect();
+    assert_eq!(store.page(&want, usize::MAX).await.unwrap(), PatchPage::Records(whole));
+}
+
+/// A patch of session 2 that names what session 1 had made at the time before.
+fn effect(prev: u64) -> PatchRecord {
+    PatchRecord { needs: [Timestamp::new(record(1, 0).session(), prev)].into(), ..record(2, prev) }
+}
+
+/// Session 1 has 20 patches of which the 7th is broken, and each of session 2 names the one of session 1 before it.
+async fn damaged(folder: &Path) {
+    let stores = EmbeddedPatchStores::open(folder).await.unwrap();
+    let store = stores.document("doc").await.unwrap();
+    let (causes, mut effects): (Vec<_>, Vec<_>) = (0..20).map(|prev| (record(1, prev), effect(prev))).unzip();
+    effects[0].needs = Needs::new();
+    store.append(&causes).await.unwrap();
+    store.append(&effects).await.unwrap();
+    stores.document("whole").await.unwrap().append(&causes).await.unwrap();
+    drop((store, stores));
+    let database = fjall::Database::builder(folder).open().unwrap();
+    let table = database.keyspace("patches", fjall::KeyspaceCreateOptions::default).unwrap();
+    let (key, value) = table.iter().nth(6).unwrap().into_inner().unwrap();
+    table.insert(key, [&value, &b"x"[..]].concat()).unwrap();
+    database.persist(fjall::PersistMode::SyncAll).unwrap();
+}
+
+/// What is left of it: six patches of session 1, and of session 2 those that name no later one.
+async fn check_mended(folder: &Path) {
+    let stores = EmbeddedPatchStores::open(folder).await.unwrap();
+    let store = stores.document("doc").await.unwrap();
+    let vector = store.vector().await.unwrap();
+    let lasts = [1, 2].map(|session| vector.get(&record(session, 0).session()));
+    assert_eq!(lasts, [6, 7]);
+    let want = [1, 2].map(|session| Want { sid: record(session, 0).session(), after: 0, upto: 20 });
+    let PatchPage::Records(page) = store.page(&want, usize::MAX).await.unwrap() else { panic!() };
+    assert_eq!(page.len(), 13);
+    let whole = stores.document("whole").await.unwrap().vector().await.unwrap();
+    assert_eq!(whole.get(&record(1, 0).session()), 20);
+}
+
+#[tokio::test]
+async fn salvage_keeps_what_has_all_its_causes_and_sets_the_rest_aside() {
+    let folder = TempDir::new().unwrap();
+    damaged(folder.path()).await;
+    let stores = EmbeddedPatchStores::open(folder.path()).await.unwrap();
+    assert!(stores.document("doc").await.is_err());
+    drop(stores);
+    let salvaged = EmbeddedPatchStores::salvage(folder.path()).await.unwrap();
+    let mended =
+        SalvagedDocument { name: "doc".to_owned(), kept: 13, set_aside: 27, snapshot_set_aside: false };
+    assert_eq!(salvaged, Salvaged { batches_lost: 0, documents: vec![mended] });
+    check_mended(folder.path()).await;
+    let again = EmbeddedPatchStores::salvage(folder.path()).await.unwrap();
+    assert_eq!(again, Salvaged { batches_lost: 0, documents: vec![] });
+    let database = fjall::Database::builder(folder.path()).open().unwrap();
+    let aside = database.keyspace("set_aside", fjall::KeyspaceCreateOptions::default).unwrap();
+    assert_eq!(aside.iter().count(), 27);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_salvage_is_begun_again() {
+    if let Some(folder) = env::var_os(CRASH_DIR) {
+        println!("begun");
+        drop(EmbeddedPatchStores::salvage(folder).await.unwrap());
+        return;
+    }
+    for round in 0..8 {
+        let folder = TempDir::new().unwrap();
+        damaged(folder.path()).await;
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "a_killed_salvage_is_begun_again", "--nocapture"])
+            .env(CRASH_DIR, folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.into_iter().any(|line| line.ends_with("begun")));
+        // The pause is the moment of the kill: from before the first write to after the last.
+        tokio::time::sleep(std::time::Duration::from_millis(round * 2)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        EmbeddedPatchStores::salvage(folder.path()).await.unwrap();
+        check_mended(folder.path()).await;
+    }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Document, Tables, backend, corrupt,
     layout::{self, DocumentNumber},
+    watermark::Watermark,
 };
 use crate::{PatchRecord, store::PatchStoreError};
 
@@ -40,43 +41,128 @@ pub(super) enum Job {
     },
 }
 
-/// Works until all senders are gone. After a failed write nothing is written any more: whether the failed one is on
-/// the disk is not known, and a later one must not build on it.
-pub(super) fn run(tables: &Tables, mut jobs: mpsc::Receiver<Job>) {
-    let mut failed: Option<String> = None;
-    let mut next = jobs.blocking_recv();
-    while let Some(job) = next.take() {
-        if let Some(reason) = &failed {
-            refuse(job, reason);
-        } else {
-            let done = match job {
-                Job::Append { document, records, answer } => {
-                    let mut group = Group::new(tables);
-                    group.append(document, records, answer);
-                    while group.bytes < GROUP_BYTES_MAX {
-                        match jobs.try_recv() {
-                            Ok(Job::Append { document, records, answer }) => {
-                                group.append(document, records, answer);
+/// What the thread has for itself.
+pub(super) struct Writer {
+    pub(super) tables: Tables,
+    /// The number of the last batch.
+    pub(super) batch: u64,
+    pub(super) watermark: Watermark,
+}
+
+impl Writer {
+    /// Works until all senders are gone. After a failed write nothing is written any more: whether the failed one is on
+    /// the disk is not known, and a later one must not build on it.
+    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut failed: Option<String> = None;
+        let mut next = jobs.blocking_recv();
+        while let Some(job) = next.take() {
+            if let Some(reason) = &failed {
+                refuse(job, reason);
+            } else {
+                let done = match job {
+                    Job::Append { document, records, answer } => {
+                        let mut group = Group::new(&self.tables);
+                        group.append(document, records, answer);
+                        while group.bytes < GROUP_BYTES_MAX {
+                            match jobs.try_recv() {
+                                Ok(Job::Append { document, records, answer }) => {
+                                    group.append(document, records, answer);
+                                }
+                                Ok(other) => {
+                                    next = Some(other);
+                                    break;
+                                }
+                                Err(_) => break,
                             }
-                            Ok(other) => {
-                                next = Some(other);
-                                break;
-                            }
-                            Err(_) => break,
                         }
+                        let Group { batch, answers, advances, .. } = group;
+                        // Of what was there already, nothing is written.
+                        let written = if advances.is_empty() { Ok(()) } else { self.commit(batch) };
+                        let written = written.map_err(|error| error.to_string());
+                        tell(&written, answers, advances);
+                        written
                     }
-                    group.commit()
-                }
-                Job::Name { name, answer } => settle(tables.number(&name), answer),
-                Job::Install { document, vector, snapshot, answer } => {
-                    settle(tables.install(&document, &vector, &snapshot), answer)
-                }
-            };
-            failed = done.err();
+                    Job::Name { name, answer } => settle(self.number(&name), answer),
+                    Job::Install { document, vector, snapshot, answer } => {
+                        settle(self.install(&document, &vector, &snapshot), answer)
+                    }
+                };
+                failed = done.err();
+            }
+            if next.is_none() {
+                next = jobs.blocking_recv();
+            }
         }
-        if next.is_none() {
-            next = jobs.blocking_recv();
+    }
+
+    /// Makes a batch durable, and has it witnessed.
+    fn commit(&mut self, mut batch: OwnedWriteBatch) -> Result<(), PatchStoreError> {
+        let number = self.batch + 1;
+        batch.insert(&self.tables.batches, layout::BATCH_KEY, layout::write_batch(number));
+        batch.commit().map_err(backend)?;
+        self.batch = number;
+        self.watermark.note(number).map_err(backend)
+    }
+
+    fn number(&mut self, name: &str) -> Result<DocumentNumber, PatchStoreError> {
+        let read =
+            |key: &[u8], value: &[u8]| layout::read_name(key, value).map_err(|damage| corrupt(key, damage));
+        let key = layout::name_key(name);
+        if let Some(value) = self.tables.names.get(&key).map_err(backend)? {
+            return read(&key, &value);
         }
+        // New names are rare, and there is no second place where a count could be wrong.
+        let mut highest = 0;
+        for entry in self.tables.names.iter() {
+            let (key, value) = entry.into_inner().map_err(backend)?;
+            if &*key != layout::VERSION_KEY {
+                highest = highest.max(read(&key, &value)?);
+            }
+        }
+        let number = highest.checked_add(1).ok_or_else(|| backend("no document number is left"))?;
+        let mut batch = self.tables.database.batch().durability(Some(PersistMode::SyncData));
+        let value = layout::write_name(&key, number);
+        batch.insert(&self.tables.names, key, value);
+        self.commit(batch)?;
+        Ok(number)
+    }
+
+    fn install(
+        &mut self,
+        document: &Document,
+        vector: &StateVector<SessionId>,
+        snapshot: &[u8],
+    ) -> Result<(), PatchStoreError> {
+        {
+            let state = document.state();
+            // An empty vector contains nothing, and no snapshot holds as much as that.
+            if state.contained.contains(vector) && (!vector.is_empty() || self.has_snapshot(document)?) {
+                return Ok(());
+            }
+            if let Some((sid, _, upto)) = vector.missing_from(&state.contained).next() {
+                return Err(PatchStoreError::Diverged { sid: *sid, upto });
+            }
+        }
+        let mut batch = self.tables.database.batch().durability(Some(PersistMode::SyncData));
+        let key = document.number.to_be_bytes();
+        batch.insert(&self.tables.snapshots, key, layout::write_snapshot(&key, vector, snapshot));
+        for (sid, last) in vector.iter() {
+            let record = |last| layout::record_key(document.number, *sid, last);
+            for entry in self.tables.patches.range(record(0)..=record(last)) {
+                batch.remove(&self.tables.patches, entry.key().map_err(backend)?);
+            }
+        }
+        let _no_page = document.compaction.write().unwrap_or_else(PoisonError::into_inner);
+        self.commit(batch)?;
+        let mut state = document.state();
+        state.accepted.merge(vector);
+        state.vector.merge(vector);
+        state.contained = vector.clone();
+        Ok(())
+    }
+
+    fn has_snapshot(&self, document: &Document) -> Result<bool, PatchStoreError> {
+        self.tables.snapshots.contains_key(document.number.to_be_bytes()).map_err(backend)
     }
 }
 
@@ -141,84 +227,24 @@ impl<'a> Group<'a> {
         self.advances.push((Arc::clone(document), record.session(), record.last()));
         Ok(())
     }
-
-    fn commit(self) -> Written {
-        let written = self.batch.commit().map_err(|error| error.to_string());
-        if written.is_ok() {
-            for (document, sid, last) in self.advances {
-                document.state().vector.advance(sid, last);
-            }
-        }
-        for (answer, result) in self.answers {
-            let result = match &written {
-                Ok(()) => result,
-                Err(reason) => Err(PatchStoreError::Backend(reason.clone())),
-            };
-            let _ = answer.send(result); // Or the caller gave up waiting; it is done all the same.
-        }
-        written
-    }
 }
 
-impl Tables {
-    fn number(&self, name: &str) -> Result<DocumentNumber, PatchStoreError> {
-        let read =
-            |key: &[u8], value: &[u8]| layout::read_name(key, value).map_err(|damage| corrupt(key, damage));
-        let key = layout::name_key(name);
-        if let Some(value) = self.names.get(&key).map_err(backend)? {
-            return read(&key, &value);
+/// Tells everybody what became of a group.
+fn tell(
+    written: &Written,
+    answers: Vec<(Answer<()>, Result<(), PatchStoreError>)>,
+    advances: Vec<(Arc<Document>, SessionId, u64)>,
+) {
+    if written.is_ok() {
+        for (document, sid, last) in advances {
+            document.state().vector.advance(sid, last);
         }
-        // New names are rare, and there is no second place where a count could be wrong.
-        let mut highest = 0;
-        for entry in self.names.iter() {
-            let (key, value) = entry.into_inner().map_err(backend)?;
-            if &*key != layout::VERSION_KEY {
-                highest = highest.max(read(&key, &value)?);
-            }
-        }
-        let number = highest.checked_add(1).ok_or_else(|| backend("no document number is left"))?;
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
-        let value = layout::write_name(&key, number);
-        batch.insert(&self.names, key, value);
-        batch.commit().map_err(backend)?;
-        Ok(number)
     }
-
-    fn install(
-        &self,
-        document: &Document,
-        vector: &StateVector<SessionId>,
-        snapshot: &[u8],
-    ) -> Result<(), PatchStoreError> {
-        {
-            let state = document.state();
-            // An empty vector contains nothing, and no snapshot holds as much as that.
-            if state.contained.contains(vector) && (!vector.is_empty() || self.has_snapshot(document)?) {
-                return Ok(());
-            }
-            if let Some((sid, _, upto)) = vector.missing_from(&state.contained).next() {
-                return Err(PatchStoreError::Diverged { sid: *sid, upto });
-            }
-        }
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
-        let key = document.number.to_be_bytes();
-        batch.insert(&self.snapshots, key, layout::write_snapshot(&key, vector, snapshot));
-        for (sid, last) in vector.iter() {
-            let record = |last| layout::record_key(document.number, *sid, last);
-            for entry in self.patches.range(record(0)..=record(last)) {
-                batch.remove(&self.patches, entry.key().map_err(backend)?);
-            }
-        }
-        let _no_page = document.compaction.write().unwrap_or_else(PoisonError::into_inner);
-        batch.commit().map_err(backend)?;
-        let mut state = document.state();
-        state.accepted.merge(vector);
-        state.vector.merge(vector);
-        state.contained = vector.clone();
-        Ok(())
-    }
-
-    fn has_snapshot(&self, document: &Document) -> Result<bool, PatchStoreError> {
-        self.snapshots.contains_key(document.number.to_be_bytes()).map_err(backend)
+    for (answer, result) in answers {
+        let result = match written {
+            Ok(()) => result,
+            Err(reason) => Err(PatchStoreError::Backend(reason.clone())),
+        };
+        let _ = answer.send(result); // Or the caller gave up waiting; it is done all the same.
     }
 }

@@ -157,6 +157,20 @@ pub(super) fn read_name(key: &[u8], value: &[u8]) -> Result<u32, Damage> {
     Ok(u32::from_be_bytes(unseal(key, value)?.try_into().map_err(|_| Damage::Length)?))
 }
 
+/// In the table of batches: where the number of the last one stands.
+pub(super) const BATCH_KEY: &[u8] = &[0];
+
+pub(super) fn write_batch(number: u64) -> Vec<u8> {
+    let mut value = vec![0; 4];
+    value.extend_from_slice(&number.to_be_bytes());
+    seal(BATCH_KEY, &mut value);
+    value
+}
+
+pub(super) fn read_batch(key: &[u8], value: &[u8]) -> Result<u64, Damage> {
+    Ok(u64::from_be_bytes(unseal(key, value)?.try_into().map_err(|_| Damage::Length)?))
+}
+
 fn checksum(key: &[u8], contents: &[u8]) -> [u8; 4] {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&(key.len() as u32).to_be_bytes());
@@ -213,7 +227,7 @@ mod tests {
             id: Timestamp::new(SessionId::new(70_001).unwrap(), 301),
             span: 2,
             prev: 7,
-            needs: Box::new([needed]),
+            needs: [needed].into(),
             patch: Bytes::from_static(b"patch"),
             proof: Bytes::from_static(b"sig"),
             links: Box::default(),

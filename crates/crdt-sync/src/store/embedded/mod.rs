@@ -5,6 +5,8 @@
 
 mod committer;
 mod layout;
+mod salvage;
+mod watermark;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -25,8 +27,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{PatchPage, PatchStore, PatchStoreError};
 use crate::{PatchRecord, Want};
-use committer::Job;
+use committer::{Job, Writer};
 use layout::{Damage, DocumentNumber};
+pub use salvage::{Salvaged, SalvagedDocument};
+use watermark::Watermark;
 
 /// A folder with the patches of many documents. Clones are the same folder.
 #[derive(Clone)]
@@ -48,6 +52,17 @@ pub enum OpenError {
         found: u32,
         /// The newest one known here.
         known: u32,
+    },
+    /// Patches that were durable are gone: the end of its journal is damaged.
+    #[error(
+        "patch store lost batches: {durable} were durable, {found} are here; \
+         `EmbeddedPatchStores::salvage` opens the way to what is left"
+    )]
+    Lost {
+        /// How many batches had been durable.
+        durable: u64,
+        /// How many there are.
+        found: u64,
     },
     /// A document's name is empty or too long.
     #[error("document name of {len} bytes: 1 to {max} are allowed", max = EmbeddedPatchStores::NAME_BYTES_MAX)]
@@ -77,6 +92,10 @@ struct Tables {
     names: Keyspace,
     patches: Keyspace,
     snapshots: Keyspace,
+    /// The number of the last batch.
+    batches: Keyspace,
+    /// What [`EmbeddedPatchStores::salvage`] has taken out of the other tables.
+    set_aside: Keyspace,
 }
 
 /// What is known of an open document.
@@ -114,15 +133,30 @@ impl EmbeddedPatchStores {
         blocking(move || Self::open_blocking(&path)).await?
     }
 
+    /// Mends a folder that can't be opened, or a document of which that is true, by setting aside what is damaged and
+    /// what can't be without it. Of a whole folder nothing is touched.
+    ///
+    /// What was acknowledged and is set aside is missing afterwards: a manager gets it back from peers that have it.
+    /// A session whose patches were set aside must not be used any more, as after any restart.
+    pub async fn salvage(path: impl AsRef<Path>) -> Result<Salvaged, OpenError> {
+        salvage::salvage(path.as_ref()).await
+    }
+
     fn open_blocking(path: &Path) -> Result<Self, OpenError> {
         let tables = Tables::open(path)?;
+        // The engine's folder is locked from here on, and the watermark with it.
+        let (mut watermark, seen) = Watermark::open(path).map_err(backend)?;
+        let found = tables.batch_number()?;
+        if let Some(durable) = seen.filter(|durable| *durable > found) {
+            return Err(OpenError::Lost { durable, found });
+        }
+        // What is read here is what is answered, so it counts as much as what was answered before.
+        watermark.note(found).map_err(backend)?;
+        let writer = Writer { tables: tables.clone(), batch: found, watermark };
         let (jobs, queue) = mpsc::channel(committer::JOBS_MAX);
         let committer = std::thread::Builder::new()
             .name("patch-committer".to_owned())
-            .spawn({
-                let tables = tables.clone();
-                move || committer::run(&tables, queue)
-            })
+            .spawn(move || writer.run(queue))
             .map_err(backend)?;
         let shared = Shared { tables, jobs: Some(jobs), committer: Some(committer), open: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
@@ -172,6 +206,8 @@ impl Tables {
             // Large values that are read whole: they need not move when the tree is compacted.
             KeyspaceCreateOptions::default().with_kv_separation(Some(KvSeparationOptions::default()))
         })?;
+        let batches = table("batches", KeyspaceCreateOptions::default)?;
+        let set_aside = table("set_aside", KeyspaceCreateOptions::default)?;
         match names.get(layout::VERSION_KEY).map_err(backend)? {
             None => {
                 let version = layout::write_name(layout::VERSION_KEY, layout::VERSION);
@@ -187,7 +223,14 @@ impl Tables {
                 }
             }
         }
-        Ok(Self { database, names, patches, snapshots })
+        Ok(Self { database, names, patches, snapshots, batches, set_aside })
+    }
+
+    /// How many batches have been written.
+    fn batch_number(&self) -> Result<u64, PatchStoreError> {
+        let key = layout::BATCH_KEY;
+        let value = self.batches.get(key).map_err(backend)?;
+        value.map_or(Ok(0), |value| layout::read_batch(key, &value).map_err(|damage| corrupt(key, damage)))
     }
 
     /// Reads a document and checks that each session's patches follow each other.
