@@ -1,6 +1,11 @@
 //! Peers find each other, and notice who is gone, whatever carries the news.
 
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use crdt_sync::{
     DiscoveryError, PeerChange, PeerDiscovery, PeerId,
@@ -10,7 +15,8 @@ use crdt_sync::{
     presence::{PresenceOptions, PubSubPresence},
 };
 use spot::{
-    MemoryPubSub, PubSub, RedisOptions, RedisPubSub, Topic,
+    MemoryPubSub, PubSub, RedisOptions, RedisPubSub, Spot, SpotOptions, Topic,
+    cluster::SpotPubSub,
     conformance::{DEADLINE, RedisServer},
 };
 
@@ -105,6 +111,28 @@ async fn over_a_topic() {
     let hub: Arc<dyn PubSub> = Arc::new(MemoryPubSub::new());
     peers_find_each_other_and_notice_who_is_gone(|name| {
         Arc::new(PubSubPeerDiscovery::new(Arc::clone(&hub), topic(), id(name), quick()))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_topic_of_a_spot_cluster() {
+    // A node of its own for each, which goes with it. Whoever comes knows the first one only.
+    let mut nodes: BTreeMap<&str, Vec<Arc<dyn PubSub>>> = BTreeMap::new();
+    let mut first: Option<String> = None;
+    for name in ["a", "b", "b", "c"] {
+        let spot = Spot::new(SpotOptions::standard());
+        let own = spot.bind("tcp://127.0.0.1:*").await.unwrap();
+        match &first {
+            Some(first) => spot.cluster_add(first).await.unwrap(),
+            None => first = Some(own),
+        }
+        nodes.entry(name).or_default().push(Arc::new(SpotPubSub::new(spot)));
+    }
+    let nodes = Mutex::new(nodes);
+    peers_find_each_other_and_notice_who_is_gone(|name| {
+        let node = nodes.lock().unwrap().get_mut(name).and_then(Vec::pop).expect("a node for each");
+        Arc::new(PubSubPeerDiscovery::new(node, topic(), id(name), quick()))
     })
     .await;
 }
