@@ -302,3 +302,66 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn places_are_forgotten_at_the_bound_and_conflicts_last() {
+    let (mut first, start) = begun();
+    let mut second = first.fork(session(2));
+    let mut conflicts = Conflicts::new(Rules::new().with("/*", Strategy::MultiValue));
+    for patch in [&start, &edited(&mut first, "a", 1), &edited(&mut second, "a", 2)] {
+        conflicts.observe(patch.as_ref());
+    }
+    let open = conflicts.open(first.document());
+    assert_eq!(open.len(), 1);
+    let mut written = 3;
+    while conflicts.places_forgotten() == 0 {
+        let keys: Vec<(String, i32)> = (0..4096).map(|key| (format!("key {}", written + key), 0)).collect();
+        let set = |model: &mut Model| {
+            model.api().obj("")?.set(keys.iter().map(|(key, value)| (key.as_str(), *value)))
+        };
+        conflicts.observe(stamped(&mut first, set).unwrap().unwrap().as_ref());
+        written += keys.len();
+        assert!(conflicts.places() <= Conflicts::PLACES_MAX);
+        assert!(written <= Conflicts::PLACES_MAX + 2 * 4096, "nothing is forgotten");
+    }
+    assert_eq!(conflicts.places(), Conflicts::PLACES_MAX / 16 * 15);
+    assert_eq!(conflicts.open(first.document())[0].writes, open[0].writes);
+}
+
+/// What a fuzz target does with any bytes; see `sync_conflicts` in `fuzz/`.
+fn observe_any(patches: &[Vec<u8>]) {
+    let rules = Rules::new()
+        .with("/*", Strategy::MultiValue)
+        .with("/list/*", Strategy::merge(|writes| writes[0].value.clone()))
+        .with("", Strategy::authority([session(2)]));
+    let mut conflicts = Conflicts::new(rules);
+    let mut model = Model::new(session(9));
+    for bytes in patches {
+        if let Ok(patch) = Patch::decode(bytes) {
+            conflicts.observe(patch.as_ref());
+            let _ = model.apply(&patch);
+        }
+    }
+    let _ = conflicts.view(model.document());
+    assert!(conflicts.open(model.document()).iter().all(|open| open.writes.len() > 1));
+    while let Some(report) = conflicts.poll_report() {
+        assert!(report.kept.node >= report.other.node);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_observed_without_harm(
+        any in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..4),
+        changes in prop::collection::vec((0usize..4, any::<Index>(), any::<u8>()), 0..6),
+    ) {
+        let (_, patches) = three_writes();
+        let mut bytes: Vec<Vec<u8>> = patches.iter().map(|patch| patch.as_bytes().to_vec()).collect();
+        for (patch, at, by) in changes {
+            let at = at.index(bytes[patch].len());
+            bytes[patch][at] ^= by;
+        }
+        bytes.extend(any);
+        observe_any(&bytes);
+    }
+}

@@ -93,7 +93,7 @@ pub struct ConflictReport {
 ///
 /// Give it every patch, one's own too, in any order, as often as you like. Without rules it keeps nothing and looks at
 /// nothing. With rules it keeps for each place that was written the writes that no later one has seen, at most one for
-/// each session that writes there, and one state vector.
+/// each session that writes there, and one state vector, up to [`PLACES_MAX`](Self::PLACES_MAX) places.
 #[derive(Debug)]
 pub struct Conflicts {
     rules: Rules,
@@ -101,12 +101,18 @@ pub struct Conflicts {
     tracked: BTreeMap<(Timestamp, Place), Tracked>,
     reports: VecDeque<ConflictReport>,
     reports_dropped: u64,
+    places_forgotten: u64,
 }
 
 impl Conflicts {
     /// How many reports wait for [`poll_report`](Self::poll_report). Beyond that the oldest is dropped and counted; what
     /// is in conflict at the moment is not lost by it, [`open`](Self::open) tells.
     pub const REPORTS_MAX: usize = 1024;
+
+    /// How many places are remembered. Beyond that a sixteenth of them is forgotten and counted: first places where
+    /// nothing is in conflict, and first those written longest ago, by the times of their writes. What is written there
+    /// at the same time as a forgotten write is not seen as a conflict; the document is not touched by it.
+    pub const PLACES_MAX: usize = 1 << 16;
 
     /// Nothing seen yet.
     pub fn new(rules: Rules) -> Self {
@@ -116,6 +122,7 @@ impl Conflicts {
             tracked: BTreeMap::new(),
             reports: VecDeque::new(),
             reports_dropped: 0,
+            places_forgotten: 0,
         }
     }
 
@@ -138,6 +145,37 @@ impl Conflicts {
                 self.reports.push_back(ConflictReport { container, place: place.clone(), kept, other });
             }
         }
+        if self.tracked.len() > Self::PLACES_MAX {
+            self.make_room();
+        }
+    }
+
+    fn make_room(&mut self) {
+        let mut ranks: Vec<(bool, u64)> = self.tracked.values().map(Tracked::rank).collect();
+        let mut left = ranks.len() - Self::PLACES_MAX / 16 * 15;
+        self.places_forgotten += left as u64;
+        let (below, last, _) = ranks.select_nth_unstable(left - 1);
+        let last = *last;
+        // Of those of the same rank, which one patch may make many of, only so many.
+        left -= below.iter().filter(|rank| **rank < last).count();
+        self.tracked.retain(|_, tracked| match tracked.rank().cmp(&last) {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal if left > 0 => {
+                left -= 1;
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// How many places are remembered.
+    pub fn places(&self) -> usize {
+        self.tracked.len()
+    }
+
+    /// How many places were forgotten because there were too many.
+    pub const fn places_forgotten(&self) -> u64 {
+        self.places_forgotten
     }
 
     /// The oldest conflict not reported yet, as this replica came to see it: one that a later write had settled before

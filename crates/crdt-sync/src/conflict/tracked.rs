@@ -32,6 +32,12 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
+    /// How much would be lost with it: whether there is a conflict, and how late the last write was.
+    pub(super) fn rank(&self) -> (bool, u64) {
+        let latest = self.live.values().map(|write| write.id.time).max();
+        (self.live.len() > 1, latest.unwrap_or(0))
+    }
+
     /// Takes in a write. Returns those that it is concurrent with; `None` if it is known, or another's author had seen it.
     pub(super) fn add(&mut self, write: &Write, decides: bool) -> Option<Vec<Write>> {
         if decides && self.decided.get(&write.author()).is_none_or(|held| rank(held) < rank(write)) {
