@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{EncodingFormat, Model, SessionId, StateVector};
+use crdt_core::{Applied, EncodingFormat, Model, SessionId, StateVector};
 use crdt_core::{Document, codec::Packing};
 use crdt_sync::{
     MemoryPatchStore, PatchRecord, PatchStore, PeerId, SnapshotHead,
@@ -14,9 +14,8 @@ use crdt_sync::{
 };
 use futures_util::FutureExt as _;
 
-/// What goes over a wire: to whom (`None` is all), on the patch channel or the other one, and the bytes.
+/// What goes over a wire: on the patch channel or the other one, and the bytes.
 pub struct Sent {
-    pub to: Option<PeerId>,
     pub patch: bool,
     pub bytes: Bytes,
 }
@@ -87,11 +86,11 @@ impl Replica {
                 Some(Output::Apply(record)) => self.apply(&record),
                 Some(Output::Broadcast(record)) => {
                     let bytes = wire::encode_patch(FORMAT, &record).expect("bytes");
-                    self.sent.push(Sent { to: None, patch: true, bytes });
+                    self.sent.push(Sent { patch: true, bytes });
                 }
-                Some(Output::Send { to, message }) => {
+                Some(Output::Send { message, .. }) => {
                     let bytes = wire::encode_sync(FORMAT, &self.id, &message).expect("bytes");
-                    self.sent.push(Sent { to, patch: false, bytes });
+                    self.sent.push(Sent { patch: false, bytes });
                 }
                 Some(Output::Read { peer, id, what }) => {
                     self.keep();
@@ -113,7 +112,8 @@ impl Replica {
     }
 
     fn apply(&mut self, record: &PatchRecord) {
-        self.model.apply_bytes(&record.patch).expect("a patch that applies");
+        let applied = self.model.apply_bytes(&record.patch).expect("a patch that applies");
+        assert!(!matches!(applied, Applied::Parked { .. }), "its causes are here");
     }
 
     fn read(&mut self, what: ReadWhat) -> Page {

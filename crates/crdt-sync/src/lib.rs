@@ -67,7 +67,7 @@ pub use gateway::{ClientSocket, Gateway};
 pub use guard::Guard;
 pub use manager::{CompactionPolicy, SyncError, SyncManager, SyncStatus};
 pub use message::{InvalidPeerId, PeerId, SnapshotHead, SyncMessage, Want};
-pub use record::{InvalidRecord, Needs, PatchRecord};
+pub use record::{Envelope, InvalidRecord, Needs, PatchRecord};
 pub use shared::{SharedEditError, SharedModel};
 pub use store::{MemoryPatchStore, PatchStore, PatchStoreError};
 pub use syncer::{PubSubSyncer, Syncer};

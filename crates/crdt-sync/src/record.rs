@@ -1,6 +1,10 @@
 //! A patch in its envelope: what stores keep and channels carry.
 
-use std::cmp::Reverse;
+use std::{
+    cmp::Reverse,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use crdt_core::{Patch, PatchRef, SessionId, Timespan, Timestamp, codec::Malformed, id::MAX_ID};
@@ -8,13 +12,18 @@ use smallvec::SmallVec;
 
 use crate::dag::{LINKS_MAX, Link};
 
+/// A patch in its envelope. Clones share it, so that the session, the store and the channels hold one; who changes one
+/// that is shared gets a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatchRecord(Arc<Envelope>);
+
 /// A patch with what a receiver must know to apply it neither too early nor twice.
 ///
 /// json-joy's patches carry no list of their causes, and the times of a session have gaps by nature, so that a hole
 /// can't be seen from times alone. The envelope closes both: `prev` says where the session's previous patch ended, and
 /// `needs` names what the patch refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PatchRecord {
+pub struct Envelope {
     /// The id of the patch: its session, and the time of its first operation.
     pub id: Timestamp,
     /// How many ticks it takes.
@@ -95,6 +104,26 @@ pub enum InvalidRecord {
     Patch(String),
 }
 
+impl From<Envelope> for PatchRecord {
+    fn from(envelope: Envelope) -> Self {
+        Self(Arc::new(envelope))
+    }
+}
+
+impl Deref for PatchRecord {
+    type Target = Envelope;
+
+    fn deref(&self) -> &Envelope {
+        &self.0
+    }
+}
+
+impl DerefMut for PatchRecord {
+    fn deref_mut(&mut self) -> &mut Envelope {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
 impl PatchRecord {
     /// The largest patch that is taken from outside: 4 MiB.
     pub const PATCH_BYTES_MAX: usize = 4 << 20;
@@ -107,17 +136,18 @@ impl PatchRecord {
     }
 
     /// The same with its author's signature.
-    pub fn with_proof(self, proof: Bytes) -> Result<Self, InvalidRecord> {
+    pub fn with_proof(mut self, proof: Bytes) -> Result<Self, InvalidRecord> {
         if proof.len() > Self::PROOF_BYTES_MAX {
             return Err(InvalidRecord::Proof { len_bytes: proof.len() });
         }
-        Ok(Self { proof, ..self })
+        self.proof = proof;
+        Ok(self)
     }
 
     /// The same as a node that follows others.
-    pub fn with_links(self, links: Box<[Link]>) -> Result<Self, InvalidRecord> {
-        let record = Self { links, ..self };
-        record.check_links().map(|()| record)
+    pub fn with_links(mut self, links: Box<[Link]>) -> Result<Self, InvalidRecord> {
+        self.links = links;
+        self.check_links().map(|()| self)
     }
 
     /// Puts a patch in its envelope. `gap` is how far its first time is above the last of the session's previous patch.
@@ -133,18 +163,20 @@ impl PatchRecord {
         // A patch in an unusual spelling is kept in the usual one, so that equal patches are equal bytes everywhere.
         let usual = match PatchRef::decode(&patch) {
             Ok(read) => {
-                let envelope = Self::envelope(read, prev)?;
-                return Ok(Self { patch, ..envelope });
+                let envelope = Envelope::of(read, prev)?;
+                return Ok(Envelope { patch, ..envelope }.into());
             }
             Err(Malformed::NotCanonical) => Patch::decode(&patch).map_err(not_a_patch)?,
             Err(error) => return Err(not_a_patch(error)),
         };
         let patch = Bytes::copy_from_slice(usual.as_bytes());
-        Ok(Self { patch, ..Self::envelope(usual.as_ref(), prev)? })
+        Ok(Envelope { patch, ..Envelope::of(usual.as_ref(), prev)? }.into())
     }
+}
 
+impl Envelope {
     /// The envelope of a patch that has been read, without the patch.
-    fn envelope(read: PatchRef<'_>, prev: impl FnOnce(u64) -> Option<u64>) -> Result<Self, InvalidRecord> {
+    fn of(read: PatchRef<'_>, prev: impl FnOnce(u64) -> Option<u64>) -> Result<Self, InvalidRecord> {
         let mut needs = Needs::new();
         read.for_each_foreign(|Timespan { start, span }| {
             // Reserved sessions make the same contents on every replica, and send nothing.

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use crdt_core::{SessionId, Timestamp};
 use crdt_sync::{
-    Needs, PatchRecord, Want,
+    Envelope, Needs, PatchRecord, Want,
     store::{
         EmbeddedPatchStores, MemoryPatchStore, PatchPage, PatchStore, PatchStoreError,
         conformance::StoreMaker,
@@ -55,7 +55,7 @@ mod embedded {
 fn record(session: u64, prev: u64) -> PatchRecord {
     let sid = SessionId::new(70_000 + session).unwrap();
     let patch = format!("patch {session} {prev}").into();
-    PatchRecord {
+    Envelope {
         id: Timestamp::new(sid, prev + 1),
         span: 1,
         prev,
@@ -64,6 +64,7 @@ fn record(session: u64, prev: u64) -> PatchRecord {
         proof: Bytes::new(),
         links: Box::default(),
     }
+    .into()
 }
 
 #[tokio::test]
@@ -254,7 +255,9 @@ async fn a_lost_end_of_the_journal_is_noticed_and_what_is_left_can_be_salvaged()
 
 /// A patch of session 2 that names what session 1 had made at the time before.
 fn effect(prev: u64) -> PatchRecord {
-    PatchRecord { needs: [Timestamp::new(record(1, 0).session(), prev)].into(), ..record(2, prev) }
+    let mut effect = record(2, prev);
+    effect.needs = [Timestamp::new(record(1, 0).session(), prev)].into();
+    effect
 }
 
 /// Session 1 has 20 patches of which the 7th is broken, and each of session 2 names the one of session 1 before it.

@@ -179,11 +179,11 @@ impl Access {
         self.list_mut().authors.remove(&author.id());
     }
 
-    fn sign(&self, record: PatchRecord) -> Result<PatchRecord, AccessError> {
+    fn sign(&self, mut record: PatchRecord) -> Result<PatchRecord, AccessError> {
         let what = || format!("patch {}", record.id);
         let signer = self.signer.as_ref().ok_or_else(|| AccessError::ReadOnly { what: what() })?;
         let proof = signer.proof(&self.patch_message(&record));
-        let record = PatchRecord { proof, ..record };
+        record.proof = proof;
         self.check_patch(&record).map(|()| record)
     }
 
@@ -222,7 +222,8 @@ impl Access {
 
     fn patch_message(&self, record: &PatchRecord) -> Vec<u8> {
         if !record.links.is_empty() {
-            let bare = PatchRecord { proof: Bytes::new(), ..record.clone() };
+            let mut bare = record.clone();
+            bare.proof = Bytes::new();
             let mut message = self.message(NODE_CONTEXT, NodeHash::LEN_BYTES);
             message.put_slice(&NodeHash::of(&bare).0);
             return message;

@@ -317,7 +317,9 @@ impl ClientSession {
                 for record in &mut records {
                     self.has.advance(record.session(), record.last());
                     // Of no use to a client, which has one source only.
-                    record.links = Box::default();
+                    if !record.links.is_empty() {
+                        record.links = Box::default();
+                    }
                 }
                 if records.is_empty() {
                     self.reading = true;

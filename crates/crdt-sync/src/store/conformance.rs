@@ -8,7 +8,7 @@ use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::{MemoryPatchStore, PatchPage, PatchStore, PatchStoreError};
 use crate::{
-    PatchRecord, Want,
+    Envelope, PatchRecord, Want,
     dag::{Link, NodeHash},
 };
 
@@ -62,7 +62,7 @@ fn record(session: u64, prev: u64, pause: u64, span: u64) -> PatchRecord {
     let proof = vec![5; (session % 2) as usize * 72].into();
     let link = Link { last: prev, sid: sid(session), hash: NodeHash([session as u8; 32]) };
     let links = if prev % 3 == 1 { Box::new([link]) as Box<[Link]> } else { Box::default() };
-    PatchRecord { id, span, prev, needs: needs.into(), patch, proof, links }
+    Envelope { id, span, prev, needs: needs.into(), patch, proof, links }.into()
 }
 
 /// The first `count` patches of a session, of one tick each.
@@ -98,7 +98,8 @@ pub async fn what_was_appended_is_there(maker: &mut impl StoreMaker) {
     let (store, _) = maker.open().await;
     assert!(store.vector().await.expect("vector").is_empty());
     assert_eq!(store.snapshot().await.expect("snapshot"), None);
-    let large = PatchRecord { patch: vec![7; 1 << 20].into(), ..record(2, 5, 0, 1) };
+    let mut large = record(2, 5, 0, 1);
+    large.patch = vec![7; 1 << 20].into();
     let written = [record(1, 0, 0, 3), record(1, 3, 10, 1), record(2, 0, 4, 1), large, record(1, 14, 0, 2)];
     append(&store, &written[..1]).await;
     append(&store, &written[1..]).await;

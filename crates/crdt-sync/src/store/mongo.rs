@@ -28,7 +28,7 @@ use nodestorage::{
 
 use super::{PatchPage, PatchStore, PatchStoreError};
 use crate::{
-    PatchRecord, Want,
+    Envelope, PatchRecord, Want,
     dag::{Link, NodeHash},
 };
 
@@ -310,7 +310,7 @@ fn read(row: &Bsons) -> Result<PatchRecord, PatchStoreError> {
         Ok(Link { last: number(link, "t")?, sid: sid(link, "s")?, hash: NodeHash(hash) })
     };
     let time = last.checked_sub(span).ok_or_else(|| corrupt("a patch is longer than its time"))? + 1;
-    Ok(PatchRecord {
+    let envelope = Envelope {
         id: Timestamp::new(session, time),
         span,
         prev: number(row, "prev")?,
@@ -318,7 +318,8 @@ fn read(row: &Bsons) -> Result<PatchRecord, PatchStoreError> {
         patch: blob(row, "patch")?,
         proof: blob(row, "proof")?,
         links: array("links")?.iter().map(link).collect::<Result<_, PatchStoreError>>()?,
-    })
+    };
+    Ok(envelope.into())
 }
 
 fn fields(name: &str, vector: &StateVector<SessionId>) -> Bsons {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector, Timestamp};
 use crdt_sync::{
-    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    Envelope, PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Heads, Link, Walk, snapshot},
     session::{
         Input, Output, Page, ReadWhat, Session, SessionOptions, SyncMode, TrickleOptions, WALK_PAGE_NODES_MAX,
@@ -167,7 +167,7 @@ impl Replica {
         wishes: &mut Vec<Wish>,
     ) -> Result<PatchRecord, String> {
         let latest = self.doc.vector.iter().map(|(_, time)| time).max().unwrap_or(0);
-        let record = PatchRecord {
+        let record: PatchRecord = Envelope {
             id: Timestamp::new(self.session, latest + 1),
             span,
             prev: self.doc.vector.get(&self.session),
@@ -175,7 +175,8 @@ impl Replica {
             patch: Bytes::from(vec![0; (span % 60) as usize]),
             proof: Bytes::new(),
             links: self.machine.links(latest + 1),
-        };
+        }
+        .into();
         self.doc.apply(&record)?;
         self.input(now, Input::Local(record.clone()), wishes)?;
         Ok(record)

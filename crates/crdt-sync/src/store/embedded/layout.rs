@@ -4,7 +4,7 @@ use bytes::Bytes;
 use crdt_core::{SessionId, StateVector, Timestamp};
 
 use crate::{
-    PatchRecord,
+    Envelope, PatchRecord,
     dag::{Link, NodeHash},
 };
 
@@ -99,7 +99,7 @@ pub(super) fn read_record(key: &[u8], value: &[u8]) -> Result<PatchRecord, Damag
     let links = read_links(&mut rest)?;
     let (proof, patch) = (Bytes::copy_from_slice(proof), Bytes::copy_from_slice(rest));
     let time = last.checked_sub(span).ok_or(Damage::Range)? + 1;
-    Ok(PatchRecord { id: Timestamp::new(sid, time), span, prev, needs, patch, proof, links })
+    Ok(Envelope { id: Timestamp::new(sid, time), span, prev, needs, patch, proof, links }.into())
 }
 
 fn read_links(rest: &mut &[u8]) -> Result<Box<[Link]>, Damage> {
@@ -223,7 +223,7 @@ mod tests {
 
     fn record() -> PatchRecord {
         let needed = Timestamp::new(SessionId::new(70_000).unwrap(), 300);
-        PatchRecord {
+        Envelope {
             id: Timestamp::new(SessionId::new(70_001).unwrap(), 301),
             span: 2,
             prev: 7,
@@ -232,6 +232,7 @@ mod tests {
             proof: Bytes::from_static(b"sig"),
             links: Box::default(),
         }
+        .into()
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -245,7 +246,8 @@ mod tests {
         assert_eq!(hex(&key), "000000010000000000011171000000000000012e");
         assert_eq!(hex(&write_record(&key, &record)[4..]), "020701f0a204ac0203736967007061746368");
         let link = Link { last: 300, sid: SessionId::new(70_000).unwrap(), hash: NodeHash([0xab; 32]) };
-        let linked = PatchRecord { links: Box::new([link]), ..record.clone() };
+        let mut linked = record.clone();
+        linked.links = Box::new([link]);
         let written = hex(&write_record(&key, &linked)[4..]);
         assert_eq!(written, format!("020701f0a204ac020373696701f0a204ac02{}7061746368", "ab".repeat(32)));
         let vector = StateVector::from_iter([(record.session(), 302)]);
@@ -265,11 +267,11 @@ mod tests {
             let span = span.min(last);
             let timestamp = |(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time);
             let link = |(sid, last, hash)| Link { last, sid: SessionId::new(sid).unwrap(), hash: NodeHash(hash) };
-            let record = PatchRecord {
+            let record: PatchRecord = Envelope {
                 id: Timestamp::new(sid, last - span + 1), span, prev,
                 needs: needs.into_iter().map(timestamp).collect(), patch: patch.into(), proof: proof.into(),
                 links: links.into_iter().map(link).collect(),
-            };
+            }.into();
             let key = record_key(9, sid, last);
             prop_assert_eq!(read_record(&key, &write_record(&key, &record)), Ok(record));
         }
