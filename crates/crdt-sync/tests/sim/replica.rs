@@ -232,7 +232,11 @@ impl Replica {
             }
         }
         let status = self.machine.status();
-        if status.parked > self.options.parked_max || status.storing > self.options.storing_max + 16 {
+        let within = status.parked <= self.options.parked_max
+            && status.parked_bytes <= self.options.parked_bytes_max
+            && status.storing <= self.options.storing_max + 16
+            && status.peers <= self.options.peers_max;
+        if !within {
             return Err(format!("bounds exceeded: {status:?}"));
         }
         Ok(())

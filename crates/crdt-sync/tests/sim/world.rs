@@ -48,6 +48,8 @@ pub(crate) struct World {
     /// The last one tells lies when it has one.
     liar: bool,
     trouble: Trouble,
+    /// One whose messages take so many times longer, both ways.
+    slow: Option<(usize, u64)>,
     /// Made durable by its author: must be everywhere in the end.
     acknowledged: BTreeSet<Timestamp>,
     sessions: u64,
@@ -103,12 +105,16 @@ impl World {
             side: vec![0; count],
             liar: count > 2 && random.percent(20),
             trouble,
+            slow: None,
             acknowledged: BTreeSet::new(),
             sessions: 0,
             members: count,
             trace: 0,
             random,
         };
+        if count > 2 && world.random.percent(30) {
+            world.slow = Some((world.random.below(count as u64) as usize, 2 + world.random.below(9)));
+        }
         // Most groups use one way to synchronise; a mixed one gets there too.
         let group = world.random.below(10);
         for index in 0..count {
@@ -366,6 +372,13 @@ impl World {
                 vector.advance(ghost, 1 + self.random.below(1000));
                 SyncMessage::Ahead { vector }
             }
+            SyncMessage::Offer { id, mut snapshot } => {
+                let whose = snapshot.vector.iter().next().map(|(sid, last)| (*sid, last));
+                if let Some((sid, last)) = whose {
+                    snapshot.vector.advance(sid, last + 1 + self.random.below(100));
+                }
+                SyncMessage::Offer { id, snapshot }
+            }
             SyncMessage::Part { id, hash, offset, bytes } => {
                 SyncMessage::Part { id, hash, offset: offset + 1, bytes }
             }
@@ -379,7 +392,9 @@ impl World {
         }
         let copies = if self.random.percent(self.trouble.repeat) { 2 } else { 1 };
         for _ in 0..copies {
-            let delay = self.random.ms(self.trouble.delay_max_ms);
+            let slow = self.slow.filter(|(index, _)| [from, to].contains(index));
+            let times = slow.map_or(1, |(_, times)| times);
+            let delay = self.random.ms(self.trouble.delay_max_ms * times);
             self.plan(self.now + delay, What::Deliver { to, input: Box::new(input.clone()) });
         }
     }
