@@ -2,13 +2,19 @@
 //!
 //! `--nocapture` prints the table of `docs/benchmarks-sync.md`.
 
-use crdt_core::{EncodingFormat, SessionId, StateVector};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crdt_core::{EncodingFormat, SessionId, StateVector, Timestamp};
 use crdt_sync::{
-    PeerId, SyncMessage,
-    dag::{Link, NodeHash},
+    Envelope, MemoryPatchStore, Needs, PatchRecord, PatchStore, PeerId, SyncMessage,
+    dag::{Heads, Link, NodeHash, Walk},
     reconcile::{Progress, Reconciler, sketch},
+    session::{Input, Output, Page, ReadWhat, Session, SessionOptions, SyncMode, WALK_PAGE_NODES_MAX},
+    store::PatchPage,
     wire::encode_sync,
 };
+use futures_util::FutureExt as _;
 
 /// Session ids as they are drawn: anywhere in 53 bits.
 fn vector(authors: u64) -> StateVector<SessionId> {
@@ -89,4 +95,163 @@ fn heads_cost_what_their_number_is() {
         len(&SyncMessage::Digest { digest: 7 })
     );
     assert!(heads(1) < 64 && heads(64) < 64 * 48);
+}
+
+/// Session ids of authors; those of the two replicas are others.
+fn author(number: u64) -> SessionId {
+    SessionId::new(SessionId::USER_MIN.get() + (number + 1) * 0x1_0000_0001).unwrap()
+}
+
+/// Patches of many authors in turn, each of whom has seen all before it.
+struct History {
+    records: Vec<PatchRecord>,
+    vector: StateVector<SessionId>,
+    heads: Heads,
+}
+
+impl History {
+    fn of(count: u64, authors: u64) -> Self {
+        let mut history =
+            Self { records: Vec::new(), vector: StateVector::new(), heads: Heads::new() };
+        history.go_on(count, authors);
+        history
+    }
+
+    fn go_on(&mut self, count: u64, authors: u64) {
+        for turn in 0..count {
+            let sid = author(turn % authors);
+            let record = PatchRecord::from(Envelope {
+                id: Timestamp::new(sid, self.records.len() as u64 + 1),
+                span: 1,
+                prev: self.vector.get(&sid),
+                needs: Needs::new(),
+                patch: Bytes::from_static(&[7; PATCH_BYTES]),
+                proof: Bytes::new(),
+                links: self.heads.latest(sid),
+            });
+            self.heads.add(&record);
+            self.vector.advance(sid, record.last());
+            self.records.push(record);
+        }
+    }
+}
+
+const PATCH_BYTES: usize = 24;
+
+/// The production machine over a store in memory. What it would do with a document is of no interest here.
+struct Node {
+    id: PeerId,
+    machine: Session,
+    store: MemoryPatchStore,
+    sent: Vec<SyncMessage>,
+}
+
+impl Node {
+    fn new(number: u64, sync: SyncMode, history: &History) -> Self {
+        let store = MemoryPatchStore::new();
+        store.append_at_once(&history.records).unwrap().unwrap();
+        let own = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+        let options = SessionOptions { sync, ..SessionOptions::standard(own) };
+        let (vector, heads) = (history.vector.clone(), history.heads.clone());
+        Self {
+            id: PeerId::new(format!("node-{number}")).unwrap(),
+            machine: Session::new(options, vector, heads, Duration::ZERO, number),
+            store,
+            sent: Vec::new(),
+        }
+    }
+
+    fn input(&mut self, now: Duration, input: Input) {
+        self.machine.handle_input(now, input);
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Store(record) => {
+                    self.store.append_at_once(&[record]).unwrap().unwrap();
+                    self.machine.handle_input(now, Input::Stored);
+                }
+                Output::Send { message, .. } => self.sent.push(message),
+                Output::Read { peer, id, what } => {
+                    let page = self.read(what);
+                    self.machine.handle_input(now, Input::Page { peer, id, page });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn read(&self, what: ReadWhat) -> Page {
+        let page = |want: &[_], bytes_max| {
+            self.store.page(want, bytes_max).now_or_never().expect("it never waits").unwrap()
+        };
+        let found = match what {
+            ReadWhat::Patches { want, bytes_max, .. } => page(&want, bytes_max),
+            ReadWhat::Walk { want, have, bytes_max } => {
+                let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
+                while let Some(want) = walk.next_read() {
+                    walk.read(page(&[want], bytes_max));
+                }
+                walk.finish()
+            }
+            ReadWhat::Part { .. } => panic!("nobody offered a snapshot"),
+        };
+        let PatchPage::Records(records) = found else { panic!("nothing is compacted") };
+        Page::Records(records)
+    }
+}
+
+/// Lets a replica catch up that lacks the end of a history. Returns the bytes on the wire beside the patches
+/// themselves, and how many times it asked for something.
+fn catch_up(sync: SyncMode, behind: &History, ahead: &History) -> (usize, usize) {
+    let (mut late, mut source) = (Node::new(1, sync, behind), Node::new(2, sync, ahead));
+    let (mut now, mut bytes, mut asked) = (Duration::ZERO, 0, 0);
+    late.input(now, Input::PeerUp(source.id.clone()));
+    source.input(now, Input::PeerUp(late.id.clone()));
+    while late.machine.stored() != source.machine.stored() {
+        assert!(now < Duration::from_secs(600), "no end of it");
+        now = now.max(late.machine.wakes_at().min(source.machine.wakes_at()));
+        late.input(now, Input::Tick);
+        source.input(now, Input::Tick);
+        while !late.sent.is_empty() || !source.sent.is_empty() {
+            for message in std::mem::take(&mut late.sent) {
+                bytes += len(&message);
+                asked += usize::from(matches!(
+                    message,
+                    SyncMessage::Request { .. } | SyncMessage::Walk { .. } | SyncMessage::Compare { .. }
+                ));
+                source.input(now, Input::Message { from: late.id.clone(), message });
+            }
+            for message in std::mem::take(&mut source.sent) {
+                bytes += len(&message);
+                if let SyncMessage::Patches { records, .. } = &message {
+                    bytes -= records.len() * PATCH_BYTES;
+                }
+                late.input(now, Input::Message { from: source.id.clone(), message });
+            }
+        }
+    }
+    (bytes, asked)
+}
+
+#[test]
+fn each_way_to_synchronise_is_cheaper_somewhere() {
+    println!("| authors | patches behind | vectors | requests | DAG | requests |");
+    println!("|---|---|---|---|---|---|");
+    let mut costs = Vec::new();
+    for (authors, missing, writers) in
+        [(4, 1, 1), (4, 100, 4), (4, 5000, 4), (200, 1, 1), (2000, 1, 1), (2000, 100, 10), (2000, 5000, 2000)]
+    {
+        let behind = History::of(4000, authors);
+        let mut ahead = History::of(4000, authors);
+        ahead.go_on(missing, writers);
+        let (vectors, asked) = catch_up(SyncMode::Vectors, &behind, &ahead);
+        let (dag, walked) = catch_up(SyncMode::Dag, &behind, &ahead);
+        println!("| {authors} | {missing} | {vectors} B | {asked} | {dag} B | {walked} |");
+        assert!(vectors <= 16_000 + 16 * missing as usize, "{vectors} B");
+        assert!(dag <= 16_000 + 48 * missing as usize, "{dag} B");
+        costs.push((vectors, dag));
+    }
+    // One patch behind: with many authors the DAG's heads say it shortest, with few the vector does.
+    let [few, .., many, _, _] = costs[..] else { panic!() };
+    assert!(many.1 < many.0, "{many:?}");
+    assert!(few.0 < few.1, "{few:?}");
 }
