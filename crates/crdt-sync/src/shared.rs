@@ -11,7 +11,10 @@ use crdt_core::{
 };
 use tokio::sync::watch;
 
-use crate::{DocumentError, Fold, PatchRecord, SyncDocument};
+use crate::{
+    DocumentError, Fold, PatchRecord, SyncDocument,
+    conflict::{ConflictReport, Conflicts, Open, Rules, stamp},
+};
 
 /// A [`Model`] that the application edits while the manager brings the others' patches.
 ///
@@ -42,11 +45,13 @@ struct Held {
     /// Flushed, and not seen by the manager yet.
     unsent: VecDeque<Patch>,
     unsent_bytes: usize,
+    /// Sees every patch, where rules say what is to become of concurrent writes.
+    conflicts: Option<Conflicts>,
 }
 
 impl Held {
     fn new(model: Model) -> Self {
-        Self { model, unsent: VecDeque::new(), unsent_bytes: 0 }
+        Self { model, unsent: VecDeque::new(), unsent_bytes: 0, conflicts: None }
     }
 
     fn await_hand_over(&mut self, patch: Option<Patch>) {
@@ -119,6 +124,15 @@ impl SharedModel {
         Ok(Self { held: Mutex::new(held), changes: watch::channel(0).0, base: Some(base) })
     }
 
+    /// The same with rules for what several write at the same time. From then on each edit is stamped with what its author
+    /// had seen, and each patch is looked at: [`resolved`](Self::resolved), [`open_conflicts`](Self::open_conflicts) and
+    /// [`poll_conflict`](Self::poll_conflict) tell. All replicas of a document take the same rules.
+    #[must_use]
+    pub fn with_conflicts(self, rules: Rules) -> Self {
+        self.held().conflicts = Some(Conflicts::new(rules));
+        self
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -138,8 +152,14 @@ impl SharedModel {
         if held.unsent.len() >= UNSENT_MAX || held.unsent_bytes >= UNSENT_BYTES_MAX {
             return Err(SharedEditError::Unsent { count: held.unsent.len(), len_bytes: held.unsent_bytes });
         }
+        let seen = held.conflicts.is_some().then(|| held.model.document().state_vector());
         edit(&mut held.model).map_err(SharedEditError::Edit)?;
-        let patch = held.model.flush();
+        let mut patch = held.model.flush();
+        let held = &mut *held;
+        if let (Some(made), Some(seen), Some(conflicts)) = (&mut patch, seen, &mut held.conflicts) {
+            *made = stamp(made, &seen);
+            conflicts.observe(made.as_ref());
+        }
         held.await_hand_over(patch.clone());
         Ok(patch)
     }
@@ -159,6 +179,24 @@ impl SharedModel {
         self.held().model.view()
     }
 
+    /// The document as a JSON value, with concurrent writes as the rules say; without rules as it is.
+    pub fn resolved(&self) -> Value {
+        let held = self.held();
+        let document = held.model.document();
+        held.conflicts.as_ref().map_or_else(|| document.view(), |conflicts| conflicts.view(document))
+    }
+
+    /// What is in conflict at the moment in the places that the rules name.
+    pub fn open_conflicts(&self) -> Vec<Open> {
+        let held = self.held();
+        held.conflicts.as_ref().map_or_else(Vec::new, |conflicts| conflicts.open(held.model.document()))
+    }
+
+    /// The oldest conflict that has not been reported yet.
+    pub fn poll_conflict(&self) -> Option<ConflictReport> {
+        self.held().conflicts.as_mut()?.poll_report()
+    }
+
     /// Tells when something has come from others.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -176,6 +214,9 @@ impl SyncDocument for SharedModel {
             held.handed_over(record.id);
         }
         let applied = held.model.apply_bytes(&record.patch);
+        if let (Ok(Applied::Merged | Applied::Known), Some(conflicts)) = (&applied, &mut held.conflicts) {
+            conflicts.observe(patch_of(record)?);
+        }
         drop(held);
         self.changes.send_modify(|count| *count += 1);
         check(record, applied)

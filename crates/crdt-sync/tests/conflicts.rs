@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use crdt_core::{Applied, Model, Patch, SessionId, Timestamp, Value, patch::Op};
-use crdt_sync::conflict::{Conflicts, Place, Rules, Strategy, Write, stamped};
+use crdt_sync::{
+    PatchRecord, SharedModel, SyncDocument,
+    conflict::{Conflicts, Place, Rules, Strategy, Write, stamped},
+};
 use proptest::{prelude::*, sample::Index, strategy::Strategy as Draw};
 use serde_json::{Value as Json, json};
 
@@ -300,6 +304,40 @@ proptest! {
             prop_assert_eq!(&other_view, &view);
             prop_assert_eq!(conflicts.open(all.document()), open.clone());
         }
+    }
+}
+
+#[test]
+fn shared_models_with_rules_stamp_and_observe_by_themselves() {
+    let rules = Rules::new().with("/a", Strategy::MultiValue);
+    let shared = |number| SharedModel::new(session(number)).with_conflicts(rules.clone());
+    let (alice, bob) = (shared(1), shared(2));
+    let mut lasts = BTreeMap::new();
+    let mut record = |patch: &Patch| {
+        let prev = lasts.insert(patch.id().sid, patch.next_time() - 1).unwrap_or(0);
+        PatchRecord::new(prev, Bytes::copy_from_slice(patch.as_bytes())).unwrap()
+    };
+    let set = |on: &SharedModel, value: i32| {
+        on.edit(|model| model.api().obj("")?.set([("a", value)])).unwrap().unwrap()
+    };
+    let start = alice.edit(|model| model.api().root(Value::from(&json!({"a": 0})))).unwrap().unwrap();
+    bob.apply(&record(&start)).unwrap();
+    let (one, two) = (record(&set(&alice, 1)), record(&set(&bob, 2)));
+    bob.apply(&one).unwrap();
+    alice.apply(&two).unwrap();
+    for replica in [&alice, &bob] {
+        assert_eq!(Json::from(&replica.resolved()), json!({"a": [1, 2]}));
+        assert_eq!(replica.open_conflicts().len(), 1);
+        let report = replica.poll_conflict().unwrap();
+        assert_eq!((report.other.author(), report.kept.author()), (session(1), session(2)));
+        assert_eq!(replica.poll_conflict(), None);
+    }
+    // Whoever writes next has seen both.
+    let settled = record(&set(&alice, 3));
+    bob.apply(&settled).unwrap();
+    for replica in [&alice, &bob] {
+        assert_eq!(Json::from(&replica.resolved()), json!({"a": [3]}));
+        assert_eq!(replica.open_conflicts(), []);
     }
 }
 

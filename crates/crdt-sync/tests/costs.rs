@@ -111,8 +111,7 @@ struct History {
 
 impl History {
     fn of(count: u64, authors: u64) -> Self {
-        let mut history =
-            Self { records: Vec::new(), vector: StateVector::new(), heads: Heads::new() };
+        let mut history = Self { records: Vec::new(), vector: StateVector::new(), heads: Heads::new() };
         history.go_on(count, authors);
         history
     }
