@@ -153,11 +153,11 @@ pub async fn pages_have_causes_before_effects_and_a_size(maker: &mut impl StoreM
     written.sort_by_key(|record| (record.last(), record.session()));
     let mut wants = [want(1, 0, 50), want(2, 0, 50), want(3, 0, 50)];
     let mut read = Vec::new();
-    let bytes_max = written[..10].iter().map(PatchRecord::len_bytes).sum();
+    let bytes_max = written[..10].iter().map(|record| record.len_bytes()).sum();
     while read.len() < written.len() {
         let page = records(&store, &wants, bytes_max).await;
         assert!(!page.is_empty());
-        assert!(page.iter().map(PatchRecord::len_bytes).sum::<usize>() <= bytes_max);
+        assert!(page.iter().map(|record| record.len_bytes()).sum::<usize>() <= bytes_max);
         for record in &page {
             let want = wants.iter_mut().find(|want| want.sid == record.session()).expect("wanted");
             want.after = record.last();
