@@ -88,7 +88,7 @@ impl Mending<'_> {
             }
             Err(error) => return Err(error),
         };
-        let (mut vector, mut behind_snapshot) = (contained.clone(), BTreeSet::new());
+        let (mut vector, mut behind_snapshot) = (contained, BTreeSet::new());
         let mut aside = Aside { tables: self.tables, moved: Vec::new(), bytes: 0 };
         // Causes have lower times than their effects: in this order all that a patch needs comes before it.
         let mut sessions = self.sessions()?;
