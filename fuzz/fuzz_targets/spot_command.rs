@@ -25,6 +25,7 @@ fuzz_target!(|input: &[u8]| {
         pings: true,
         sealed: false,
         principal: String::new(),
+        shown: false,
     });
     let mut bytes = BytesMut::new();
     let hello =

@@ -43,6 +43,7 @@ impl Pair {
             pings: true,
             sealed: false,
             principal: String::new(),
+            shown: false,
         };
         let links = nodes.each_mut().map(|node| node.link_up(info.clone()));
         let decoders = [(); 2].map(|()| Decoder::plain(DecoderLimits::STANDARD));

@@ -127,6 +127,7 @@ fn node_with_link() -> (Node, usize) {
         pings: true,
         sealed: false,
         principal: String::new(),
+        shown: false,
     };
     let link = node.link_up(info);
     let hello =

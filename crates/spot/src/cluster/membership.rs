@@ -1,6 +1,9 @@
 //! The nodes that we were told to be connected to: how it stands with each, and when to try again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::node::LinkId;
 
@@ -41,7 +44,12 @@ pub struct Target {
 pub struct Membership {
     /// In a fixed order, so that a simulation replays.
     pub targets: BTreeMap<String, Target>,
+    /// Endpoints that were removed by name, the latest last; gossip does not bring them back.
+    removed: VecDeque<String>,
 }
+
+/// Removed endpoints at most that gossip may not bring back; beyond, the one that was removed first is forgotten.
+pub const REMOVED_MAX: usize = 1024;
 
 /// Exponential from `min` to `max`, with full jitter: `chance` is any number.
 pub fn backoff(min: Duration, max: Duration, failures: u32, chance: u64) -> Duration {
@@ -53,6 +61,12 @@ pub fn backoff(min: Duration, max: Duration, failures: u32, chance: u64) -> Dura
 impl Membership {
     /// Adds an endpoint to be dialed. False if it is known.
     pub fn add(&mut self, endpoint: &str, gossiped: bool, now: Duration) -> bool {
+        let removed = self.removed.iter().position(|removed| removed == endpoint);
+        match removed {
+            Some(_) if gossiped => return false,
+            Some(at) => drop(self.removed.remove(at)),
+            None => {}
+        }
         if let Some(target) = self.targets.get_mut(endpoint) {
             // Whom gossip brought may be added by name as well; then it stays.
             return !gossiped && std::mem::take(&mut target.gossiped);
@@ -61,6 +75,16 @@ impl Membership {
         let target = Target { state, link: None, retry_at: Some(now), failures: 0, gossiped };
         self.targets.insert(endpoint.to_owned(), target);
         true
+    }
+
+    /// Removes an endpoint for good, until it is added by name again.
+    pub fn remove(&mut self, endpoint: &str) -> Option<Target> {
+        let target = self.targets.remove(endpoint)?;
+        self.removed.push_back(endpoint.to_owned());
+        if self.removed.len() > REMOVED_MAX {
+            self.removed.pop_front();
+        }
+        Some(target)
     }
 
     /// The endpoints whose time to be dialed has come.
@@ -83,6 +107,22 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gossip_does_not_bring_back_what_was_removed() {
+        let mut all = Membership::default();
+        assert!(all.add("a", true, Duration::ZERO) && all.remove("a").is_some());
+        assert!(!all.add("a", true, Duration::ZERO) && all.targets.is_empty());
+        // By name it may come back, and then gossip may tell of it again.
+        assert!(all.add("a", false, Duration::ZERO));
+        assert!(all.targets.remove("a").is_some() && all.add("a", true, Duration::ZERO));
+        for n in 0..=REMOVED_MAX {
+            let endpoint = format!("many {n}");
+            assert!(all.add(&endpoint, false, Duration::ZERO) && all.remove(&endpoint).is_some());
+        }
+        assert_eq!(all.removed.len(), REMOVED_MAX);
+        assert!(all.add("many 0", true, Duration::ZERO), "it was removed longest ago");
+    }
 
     #[test]
     fn backoff_doubles_up_to_its_bound() {

@@ -31,6 +31,9 @@ pub struct Outbox {
     in_flight_messages: usize,
     /// Bytes that were taken last.
     usual: usize,
+    /// Of the bytes, those of commands.
+    queued_command_bytes: usize,
+    in_flight_command_bytes: usize,
     scheduled: bool,
     /// Whether every segment must hold whole frames, because they are sealed one by one.
     pub contiguous: bool,
@@ -51,6 +54,11 @@ impl Outbox {
         self.queued_bytes + self.in_flight_bytes
     }
 
+    /// Those of them that are commands, not messages.
+    pub fn command_bytes(&self) -> usize {
+        self.queued_command_bytes + self.in_flight_command_bytes
+    }
+
     /// Whether nothing waits to be taken.
     pub fn is_empty(&self) -> bool {
         self.queued_bytes == 0
@@ -62,6 +70,7 @@ impl Outbox {
         let before = self.tail.len();
         command.put(&mut self.tail, delimited);
         self.queued_bytes += self.tail.len() - before;
+        self.queued_command_bytes += self.tail.len() - before;
         self.queued_messages += 1;
     }
 
@@ -150,6 +159,7 @@ impl Outbox {
         self.seal();
         self.in_flight_bytes = std::mem::take(&mut self.queued_bytes);
         self.in_flight_messages = std::mem::take(&mut self.queued_messages);
+        self.in_flight_command_bytes = std::mem::take(&mut self.queued_command_bytes);
         into.append(&mut self.segments);
         // With what is left of its room: that would keep the whole buffer for as long as nothing is sent.
         let tail = std::mem::take(&mut self.tail);

@@ -65,7 +65,8 @@ const MOVES_SHIFT: u32 = 40;
 
 /// The epoch of the next owner of a partition whose last one had `before`, 0 if there was none.
 pub fn next_epoch(before: u64, node: NodeId, incarnation: u64) -> u64 {
-    let moves = (before >> MOVES_SHIFT) + 1;
+    // A peer may name any epoch; the last count stays the last.
+    let moves = ((before >> MOVES_SHIFT) + 1).min(u64::MAX >> MOVES_SHIFT);
     let claim = mix(fnv(&[&node.0.to_le_bytes(), &incarnation.to_le_bytes()]));
     moves << MOVES_SHIFT | claim >> (64 - MOVES_SHIFT)
 }

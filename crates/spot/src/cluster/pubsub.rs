@@ -54,9 +54,8 @@ impl PubSub for SpotPubSub {
             return Err(PubSubError::Closed);
         }
         let listening = self.spot.listening(options, true);
-        listening.add_pattern(pattern).map_err(from_spot)?;
-        // The answer to a question that was asked after the interest was told.
-        match self.spot.cluster_sync(SUBSCRIBE_TIMEOUT).await {
+        listening.add_pattern(pattern.clone()).map_err(from_spot)?;
+        match listening.wait_pattern_live(&pattern, SUBSCRIBE_TIMEOUT).await {
             Ok(_) | Err(SpotError::Timeout(_)) => Ok(Subscription::new(SpotDelivery { listening })),
             Err(error) => Err(from_spot(error)),
         }
@@ -71,6 +70,7 @@ fn from_spot(error: SpotError) -> PubSubError {
     match error {
         SpotError::Closed => PubSubError::Closed,
         SpotError::Timeout(after) => PubSubError::Timeout(after),
+        SpotError::Refused { .. } => PubSubError::Refused(error.to_string()),
         other => PubSubError::Disconnected(other.to_string()),
     }
 }

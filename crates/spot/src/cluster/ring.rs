@@ -267,7 +267,7 @@ impl Ring {
                 Some(Held::Run { lossless: true, .. }) if fit == Fit::Lossy => return false,
                 Some(Held::Run { count, .. }) => {
                     self.bytes -= self.spans.pop_front().map_or(0, |span| span.len as usize);
-                    self.missed += 1;
+                    self.missed = self.missed.saturating_add(1);
                     self.dropped += 1;
                     *count -= 1;
                     if *count == 0 {
@@ -276,11 +276,11 @@ impl Ring {
                 }
                 // A gap is as good a reason as any to look at the topic again.
                 Some(Held::Gap { .. }) => {
-                    self.missed += 1;
+                    self.missed = self.missed.saturating_add(1);
                     self.queue.pop_front();
                 }
                 Some(Held::Lagged { missed }) => {
-                    self.missed += *missed;
+                    self.missed = self.missed.saturating_add(*missed);
                     self.queue.pop_front();
                 }
                 None => return true,
@@ -340,7 +340,7 @@ impl Ring {
 
     fn push_lagged(&mut self, more: u64) -> bool {
         match self.queue.back_mut() {
-            Some(Held::Lagged { missed }) => *missed += more,
+            Some(Held::Lagged { missed }) => *missed = missed.saturating_add(more),
             _ => {
                 self.len += 1;
                 self.queue.push_back(Held::Lagged { missed: more });
@@ -353,7 +353,7 @@ impl Ring {
     pub fn take(&mut self, max: usize, into: &mut Taken) -> usize {
         let before = self.len;
         let missed = std::mem::take(&mut self.missed);
-        into.missed += missed;
+        into.missed = into.missed.saturating_add(missed);
         if self.len <= max && into.is_empty() {
             std::mem::swap(&mut self.queue, &mut into.queue);
             std::mem::swap(&mut self.spans, &mut into.spans);

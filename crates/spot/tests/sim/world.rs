@@ -260,6 +260,7 @@ impl World {
             pings: false,
             sealed: false,
             principal: String::new(),
+            shown: false,
         };
         let roles = [(from, Role::Dialed(endpoint.to_owned())), (to, Role::Accepted)];
         let ends = roles.map(|(place, role)| {

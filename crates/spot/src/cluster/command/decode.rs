@@ -3,8 +3,8 @@
 use bytes::{Buf, Bytes};
 
 use super::{
-    Command, ENDPOINT_LEN_MAX, ENDPOINTS_MAX, Handover, Hello, NodeId, Refused, Resume, SEQUENCE_MAX, Status,
-    code, u64_at,
+    Command, ENDPOINT_LEN_MAX, ENDPOINTS_MAX, Handover, Hello, NodeId, REFUSED_TO_HEAR, REFUSED_TO_PUBLISH,
+    Refused, Resume, SEQUENCE_MAX, Status, code, u64_at,
 };
 use crate::{
     Topic, TopicPattern,
@@ -113,6 +113,12 @@ impl<'a> Command<'a> {
                     .filter(|n| b.len() == 17 && n.1 <= SEQUENCE_MAX)
                     .ok_or(field("acknowledgement"))?;
                 let (lossless, continues) = (flags & 1 == 1, flags & 2 == 2);
+                if flags & (REFUSED_TO_HEAR | REFUSED_TO_PUBLISH) != 0 {
+                    return Ok(Self::Refusal {
+                        topic: pattern(0)?,
+                        publish: flags & REFUSED_TO_PUBLISH != 0,
+                    });
+                }
                 Self::SubAck { topic: pattern(0)?, epoch, next, lossless, continues }
             }
             code::PING | code::PONG => {

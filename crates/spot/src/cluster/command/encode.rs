@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Command, ENDPOINTS_MAX, Handover, Hello, code};
+use super::{Command, ENDPOINTS_MAX, Handover, Hello, REFUSED_TO_HEAR, REFUSED_TO_PUBLISH, code};
 use crate::cluster::zmtp::decoder::put_message;
 
 impl Command<'_> {
@@ -54,6 +54,12 @@ impl Command<'_> {
                 let mut body = epoch.to_le_bytes().to_vec();
                 body.extend(next.to_le_bytes());
                 body.push(u8::from(*lossless) | u8::from(*continues) << 1);
+                put(code::SUB_ACK, &[topic.as_bytes(), &body]);
+            }
+            Self::Refusal { topic, publish } => {
+                // Epoch 0 and no position: earlier versions see an acknowledgement that means nothing.
+                let mut body = vec![0; 16];
+                body.push(if *publish { REFUSED_TO_PUBLISH } else { REFUSED_TO_HEAR });
                 put(code::SUB_ACK, &[topic.as_bytes(), &body]);
             }
             Self::Ping(nonce) => put(code::PING, &[&nonce.to_le_bytes()]),

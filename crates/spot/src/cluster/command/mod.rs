@@ -14,6 +14,9 @@ pub const ENDPOINTS_MAX: usize = 1024;
 
 /// The greatest sequence number that a peer may name: so far away that counting on from it never ends.
 pub const SEQUENCE_MAX: u64 = 1 << 62;
+/// Flags of a SUB_ACK that is none.
+const REFUSED_TO_HEAR: u8 = 4;
+const REFUSED_TO_PUBLISH: u8 = 8;
 
 /// The longest endpoint.
 pub const ENDPOINT_LEN_MAX: usize = 512;
@@ -175,6 +178,13 @@ pub enum Command<'a> {
         lossless: bool,
         /// Whether the numbers go on from the epoch that the subscriber named.
         continues: bool,
+    },
+    /// On the wire a SUB_ACK: what was asked for is not allowed, or there is no room for it.
+    Refusal {
+        /// Which topic or pattern.
+        topic: &'a str,
+        /// Whether publishing to it is meant, or hearing it.
+        publish: bool,
     },
     /// Are you there?
     Ping(u64),

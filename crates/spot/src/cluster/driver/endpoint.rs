@@ -18,6 +18,14 @@ pub enum Endpoint {
 #[error("endpoint `{0}`: expected tcp://host:port, ipc://path or inproc://name")]
 pub struct InvalidEndpoint(pub String);
 
+impl Endpoint {
+    /// Whether it stands for all addresses of a machine: a place to listen at, but none to be reached at by others.
+    pub fn is_everywhere(&self) -> bool {
+        let Self::Tcp(host, _) = self else { return false };
+        host == "*" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_unspecified())
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = InvalidEndpoint;
 
@@ -55,6 +63,14 @@ impl fmt::Display for Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_addresses_are_none_to_be_reached_at() {
+        let everywhere = |text: &str| text.parse::<Endpoint>().unwrap().is_everywhere();
+        assert!(["tcp://*:1", "tcp://0.0.0.0:1", "tcp://[::]:1"].iter().all(|text| everywhere(text)));
+        let others = ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://host:1", "ipc:///*", "inproc://*"];
+        assert!(!others.iter().any(|text| everywhere(text)));
+    }
 
     #[test]
     fn endpoints_are_read_as_written() {

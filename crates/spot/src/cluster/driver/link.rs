@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,8 +18,8 @@ use super::{Shared, buffers::BUFFER_LEN, stream::Stream};
 use crate::cluster::{
     node::{LinkId, LinkInfo, Role},
     zmtp::{
-        DecoderLimits, Encoder, Established, Handshake, HandshakeOptions, Properties, Security, SocketType,
-        handshake::ENTROPY_LEN,
+        Credentials, DecoderLimits, Encoder, Established, Handshake, HandshakeOptions, Properties, Security,
+        SocketType, handshake::ENTROPY_LEN,
     },
 };
 
@@ -29,6 +29,9 @@ const READ_LEN_MIN: usize = 1 << 10;
 const READ_LEN_MAX: usize = BUFFER_LEN / 2;
 /// Slices of one write.
 const SLICES_MAX: usize = 128;
+/// Bytes of the engine's commands that may wait for a peer that does not read. More PINGs and PONGs are left out: who asks
+/// and does not read would otherwise make us hold an answer for every question.
+const CONTROL_LEN_MAX: usize = 16 << 10;
 /// A writer that has had nothing to do for this long lets publishers write themselves: it saves them a hop.
 const IDLE: Duration = Duration::from_micros(20);
 
@@ -48,7 +51,8 @@ pub(super) struct LinkIo {
 struct WriteState {
     encoder: Encoder,
     pending: VecDeque<Bytes>,
-    control: Vec<Bytes>,
+    /// At most [`CONTROL_LEN_MAX`] bytes.
+    control: BytesMut,
     segments: Vec<Bytes>,
     written_at: Instant,
 }
@@ -81,9 +85,13 @@ impl LinkIo {
         self.wake.notify_one();
     }
 
-    /// Sends a command of the engine.
-    pub(super) fn control(&self, command: Bytes) {
-        self.write.lock().control.push(command);
+    /// Sends commands of the engine, unless too many wait already.
+    pub(super) fn control(&self, commands: &[u8]) {
+        let mut state = self.write.lock();
+        if state.control.len() + commands.len() <= CONTROL_LEN_MAX {
+            state.control.extend_from_slice(commands);
+        }
+        drop(state);
         self.wake.notify_one();
     }
 
@@ -107,8 +115,9 @@ impl LinkIo {
     fn write_some(&self, shared: &Shared, id: LinkId, state: &mut WriteState) -> io::Result<Written> {
         loop {
             if state.pending.is_empty() {
-                for command in std::mem::take(&mut state.control) {
-                    let wire = state.encoder.encode(command);
+                if !state.control.is_empty() {
+                    let commands = state.control.split().freeze();
+                    let wire = state.encoder.encode(commands);
                     state.pending.push_back(wire);
                 }
                 let mut segments = std::mem::take(&mut state.segments);
@@ -186,7 +195,7 @@ pub(super) async fn run(
     let timeout = shared.options.handshake_timeout;
     let shaken = {
         // On the heap for as long as it lasts: its state would be part of this task for ever.
-        let handshake = Box::pin(handshake(&shared, &stream, &role, security));
+        let handshake = Box::pin(handshake(&shared, &stream, &role, security.clone()));
         tokio::time::timeout(timeout, handshake).await
     };
     let (established, mut buffer) = match shaken {
@@ -196,7 +205,14 @@ pub(super) async fn run(
     };
     // Not a stranger any more.
     drop(permit);
-    let Established { properties, version, principal, mut decoder, encoder } = established;
+    let Established { properties, version, mut principal, mut decoder, encoder } = established;
+    if let (Security::CurveClient { server, .. }, Security::CurveServer { authenticate, .. }) =
+        (&security, &shared.options.server)
+    {
+        // The peer's key has one name, whichever side dialed.
+        principal = authenticate(Credentials::Curve(*server)).unwrap_or(principal);
+    }
+    let shown = matches!(security, Security::PlainClient { .. } | Security::CurveClient { .. });
     let extended = properties.get("X-Spot").and_then(|v| std::str::from_utf8(v).ok()?.parse::<u32>().ok());
     let info = LinkInfo {
         role,
@@ -206,6 +222,7 @@ pub(super) async fn run(
         pings: version >= (3, 1),
         sealed: encoder.is_sealed(),
         principal,
+        shown,
     };
     #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
     let written_at = Instant::now();
@@ -222,11 +239,12 @@ pub(super) async fn run(
     let writing = tokio::spawn(writer(shared.clone(), io.clone(), id));
 
     let mut read_len = READ_LEN_MIN;
+    let mut unfinished = Unfinished { shared: &shared, held: 0 };
     let reason = 'reading: loop {
         match decoder.decode(&mut buffer) {
             Ok(batch) => {
                 if let Some(replies) = decoder.take_replies() {
-                    io.control(replies);
+                    io.control(&replies);
                 }
                 let now = shared.now();
                 let mut held = shared.with(|node| {
@@ -243,6 +261,10 @@ pub(super) async fn run(
                 }
             }
             Err(error) => break error.to_string(),
+        }
+        if !unfinished.hold(buffer.len() + decoder.held_bytes()) {
+            let max = shared.options.unfinished_bytes_max;
+            break format!("the unfinished messages of all peers are more than {max} bytes");
         }
         // What a peer only claims to send is not allocated before it comes: at most as much again as is there.
         let wanted = decoder.bytes_wanted(&buffer).min(buffer.len().max(READ_LEN_MAX));
@@ -271,11 +293,40 @@ pub(super) async fn run(
     };
     let reason = io.reason.lock().clone().unwrap_or(reason);
     io.close(reason.clone());
+    drop(unfinished);
     writing.abort();
     // Only when its writer has ended may the number go to another connection.
     drop(writing.await);
     shared.link_closed(id, &reason);
     reason
+}
+
+/// What a connection holds of a message that is not whole, counted for all connections together.
+struct Unfinished<'a> {
+    shared: &'a Shared,
+    held: usize,
+}
+
+impl Unfinished<'_> {
+    /// So much it is now. False if that is too much.
+    fn hold(&mut self, bytes: usize) -> bool {
+        // What one read brings is not worth counting.
+        let bytes = if bytes > READ_LEN_MAX { bytes } else { 0 };
+        let before = std::mem::replace(&mut self.held, bytes);
+        if bytes <= before {
+            self.shared.unfinished.fetch_sub(before - bytes, Ordering::Relaxed);
+            return true;
+        }
+        let more = bytes - before;
+        let all = self.shared.unfinished.fetch_add(more, Ordering::Relaxed) + more;
+        all <= self.shared.options.unfinished_bytes_max
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.hold(0);
+    }
 }
 
 async fn handshake(

@@ -39,8 +39,15 @@ impl Listening {
     /// Waits until a topic or pattern is live: nothing published from then on is missed silently.
     pub async fn wait_live(&self, pattern: &str, timeout: Duration) -> Result<(), SpotError> {
         let pattern = TopicPattern::new(pattern)?;
-        let live = self.spot.shared().wait(timeout, |node| node.is_live(self.sub, &pattern).then_some(()));
-        live.await.ok_or(SpotError::Timeout(timeout))
+        self.wait_pattern_live(&pattern, timeout).await
+    }
+
+    pub(crate) async fn wait_pattern_live(
+        &self,
+        pattern: &TopicPattern,
+        timeout: Duration,
+    ) -> Result<(), SpotError> {
+        self.spot.shared().wait_live(self.sub, pattern, timeout).await
     }
 
     /// The next arrival; `None` when the node is closed and all is read. Cancel-safe.

@@ -8,7 +8,11 @@ mod options;
 mod spot;
 mod stream;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -54,6 +58,8 @@ pub(crate) struct Shared {
     handshakes: Arc<Semaphore>,
     /// How to talk to endpoints that differ from the rest.
     securities: Mutex<HashMap<String, Security>>,
+    /// Bytes that connections hold of messages that are not whole yet.
+    unfinished: AtomicUsize,
     /// Endpoints to be dialed.
     dials: Mutex<Vec<String>>,
     /// Of all connections.
@@ -113,7 +119,7 @@ impl Shared {
         }
         for output in rest {
             match output {
-                Rest::Ping(io) => io.control(Encoder::ping(self.ttl())),
+                Rest::Ping(io) => io.control(&Encoder::ping(self.ttl())),
                 Rest::Close(io, reason) => io.close(reason),
                 Rest::Dial(endpoint) => {
                     self.dials.lock().push(endpoint);

@@ -30,6 +30,8 @@ pub struct SpotOptions {
     pub handshakes_max: usize,
     /// The largest message from a peer, lists of topics included; more closes the connection.
     pub message_len_max: usize,
+    /// Bytes of messages that have not come to their ends, of all peers together; a connection that wants more is closed.
+    pub unfinished_bytes_max: usize,
     /// How long [`Spot::publish`](super::Spot::publish) waits for the owner of a remote topic.
     pub publish_timeout: Duration,
     /// How long [`Spot::cluster_add`](super::Spot::cluster_add) waits.
@@ -61,6 +63,7 @@ impl SpotOptions {
             handshake_timeout: Duration::from_secs(5),
             handshakes_max: 128,
             message_len_max: 64 << 20,
+            unfinished_bytes_max: 256 << 20,
             publish_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             inbox: SubscriptionOptions { messages_max: 16 << 10, bytes_max: 16 << 20 },
@@ -97,6 +100,14 @@ pub enum SpotError {
         "{0} can be reached by other machines, and nobody has to show who they are: set security or `public`"
     )]
     Unsafe(String),
+    /// EACCES: a peer does not let this node hear it, or has no room for one more pattern.
+    #[error("{peer} does not let this node subscribe to `{what}`")]
+    Refused {
+        /// A topic or pattern.
+        what: String,
+        /// Which peer.
+        peer: String,
+    },
     /// EINVAL.
     #[error(transparent)]
     Endpoint(#[from] InvalidEndpoint),

@@ -1,6 +1,9 @@
 //! The node as an application uses it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -90,6 +93,22 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Waits until a subscription is live, or a peer says that it will not be.
+    pub(super) async fn wait_live(
+        &self,
+        sub: SubId,
+        pattern: &TopicPattern,
+        timeout: Duration,
+    ) -> Result<(), SpotError> {
+        let live = |node: &mut Node| match node.refused_by(sub, pattern) {
+            Some(peer) => Some(Err(SpotError::Refused { what: pattern.to_string(), peer })),
+            None => node.is_live(sub, pattern).then_some(Ok(())),
+        };
+        self.wait(timeout, live).await.unwrap_or(Err(SpotError::Timeout(timeout)))
+    }
+}
+
 impl Spot {
     /// A node that knows nobody. Must be called in a tokio runtime.
     pub fn new(options: SpotOptions) -> Self {
@@ -106,6 +125,7 @@ impl Spot {
             events: broadcast::Sender::new(EVENTS_MAX),
             handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
             securities: Mutex::default(),
+            unfinished: AtomicUsize::new(0),
             dials: Mutex::default(),
             buffers: Default::default(),
             closing: watch::Sender::new(false),
@@ -147,7 +167,7 @@ impl Spot {
         }
         let text = bound.to_string();
         *slot = Some(bound);
-        if !text.contains('*') {
+        if !slot.as_ref().is_some_and(Endpoint::is_everywhere) {
             let told = text.clone();
             shared.with(|node| {
                 if node.options().advertise.is_empty() {
@@ -161,12 +181,21 @@ impl Spot {
 
     /// Connects to a node and stays connected. Returns when the node's topics are known.
     pub async fn cluster_add(&self, endpoint: &str) -> Result<(), SpotError> {
+        self.add(endpoint, None).await
+    }
+
+    async fn add(&self, endpoint: &str, security: Option<Security>) -> Result<(), SpotError> {
         let _: Endpoint = endpoint.parse()?;
         let shared = self.shared();
         let now = shared.now();
         let added = shared.with(|node| {
             node.set_now(now);
-            node.target_add(endpoint)
+            let added = node.target_add(endpoint);
+            // Before it is dialed, which is when this call has returned.
+            if let Some(security) = security.filter(|_| added) {
+                shared.securities.lock().insert(endpoint.to_owned(), security);
+            }
+            added
         });
         if !added {
             return Err(SpotError::AlreadyAdded(endpoint.to_owned()));
@@ -191,23 +220,34 @@ impl Spot {
 
     /// As [`cluster_add`](Self::cluster_add), with its own security: the CURVE key of this server, for example.
     pub async fn cluster_add_secured(&self, endpoint: &str, security: Security) -> Result<(), SpotError> {
-        self.shared().securities.lock().insert(endpoint.to_owned(), security);
-        self.cluster_add(endpoint).await
+        self.add(endpoint, Some(security)).await
     }
 
     /// Ends the connection to a node. Its topics go with it.
     pub fn cluster_remove(&self, endpoint: &str) -> Result<(), SpotError> {
-        match self.shared().with(|node| node.target_remove(endpoint)) {
+        let shared = self.shared();
+        let removed = shared.with(|node| {
+            shared.securities.lock().remove(endpoint);
+            node.target_remove(endpoint)
+        });
+        match removed {
             true => Ok(()),
             false => Err(SpotError::NotAdded(endpoint.to_owned())),
         }
+    }
+
+    /// Waits until the topics of all nodes are known that are in the cluster, those too that gossip told of, or until it is
+    /// known that they cannot be reached. False if the time was not enough.
+    pub async fn cluster_settled(&self, timeout: Duration) -> bool {
+        self.shared().wait(timeout, |node| node.is_settled_with_all().then_some(())).await.is_some()
     }
 
     /// Asks every connected node for its topics. An error only if there are nodes and none answered in time. With a
     /// timeout of zero, only what has already come counts.
     pub async fn cluster_sync(&self, timeout: Duration) -> Result<SyncReport, SpotError> {
         let shared = self.shared();
-        let sync = shared.with(Node::sync_begin);
+        let syncing = Syncing { shared, sync: shared.with(Node::sync_begin) };
+        let sync = syncing.sync;
         let done = |node: &mut Node| {
             let (answered, timed_out) = node.sync_status(sync);
             timed_out.is_empty().then_some(SyncReport { answered, timed_out })
@@ -216,7 +256,7 @@ impl Spot {
             let (answered, timed_out) = shared.with(|node| node.sync_status(sync));
             SyncReport { answered, timed_out }
         });
-        shared.with(|node| node.sync_end(sync));
+        drop(syncing);
         if report.answered.is_empty() && !report.timed_out.is_empty() && !timeout.is_zero() {
             return Err(SpotError::Timeout(timeout));
         }
@@ -340,9 +380,7 @@ impl Spot {
     /// Waits until a subscription is live: nothing published from then on is missed silently.
     pub async fn wait_live(&self, id: &str, timeout: Duration) -> Result<(), SpotError> {
         let pattern = TopicPattern::new(id)?;
-        let sub = self.handle.inbox_sub;
-        let live = self.shared().wait(timeout, |node| node.is_live(sub, &pattern).then_some(())).await;
-        live.ok_or(SpotError::Timeout(timeout))
+        self.shared().wait_live(self.handle.inbox_sub, &pattern, timeout).await
     }
 
     /// Publishes, waiting for room as long as the topic's policy says. Cancelled, the message may or may not be taken.
@@ -517,6 +555,18 @@ impl Spot {
     /// Ends all connections. What has been received can still be read.
     pub fn close(&self) {
         self.shared().close();
+    }
+}
+
+/// A sync that is under way; whoever stops waiting for it ends it.
+struct Syncing<'a> {
+    shared: &'a Shared,
+    sync: u64,
+}
+
+impl Drop for Syncing<'_> {
+    fn drop(&mut self) {
+        self.shared.with(|node| node.sync_end(self.sync));
     }
 }
 

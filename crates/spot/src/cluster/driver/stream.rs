@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{self, IoSlice},
+    os::unix::fs::FileTypeExt,
     sync::LazyLock,
 };
 
@@ -120,8 +121,9 @@ impl Listener {
             Endpoint::Ipc(path) => {
                 let listener = match UnixListener::bind(path) {
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                        // A socket that nobody answers was left by a process that died.
-                        if UnixStream::connect(path).await.is_ok() {
+                        // A socket that nobody answers was left by a process that died. Anything else is somebody's file.
+                        let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
+                        if !is_socket || UnixStream::connect(path).await.is_ok() {
                             return Err(error);
                         }
                         std::fs::remove_file(path)?;

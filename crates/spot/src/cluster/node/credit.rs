@@ -4,9 +4,11 @@
 //! began on this connection, so that nothing has to be answered and nothing is counted twice. A message that is larger than
 //! what is left goes when all before it has arrived.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use super::{Amount, LinkId, Node, Output, Policy, Publish, TopicId, inward::NotFollowed};
+use super::{Amount, LinkId, Node, Output, Policy, Publish, Publisher, TopicId, inward::NotFollowed};
 use crate::cluster::{
     command::{Command, NodeId},
     log::{COPIED_LEN_MAX, Payload},
@@ -26,29 +28,13 @@ impl super::Cursor {
     }
 }
 
-/// Publishers of a topic that are away and are remembered at most, so that what they send again is known again. Beyond it the
-/// one that was heard of longest ago is forgotten: should it come back, what was not acknowledged to it comes twice.
-const PUBLISHERS_ABSENT_MAX: usize = 1024;
-
-impl super::Local {
-    /// Forgets publishers that are away, beyond their bound.
-    pub(super) fn forget_publishers(&mut self, is_here: impl Fn(NodeId) -> bool) {
-        if self.publishers.len() <= PUBLISHERS_ABSENT_MAX {
-            return;
-        }
-        let away = |(node, publisher): (&NodeId, &super::Publisher)| {
-            (!is_here(*node) && publisher.waiting.messages == 0).then_some((publisher.heard_at, *node))
-        };
-        let mut away: Vec<_> = self.publishers.iter().filter_map(away).collect();
-        away.sort_unstable();
-        for (_, node) in away.iter().rev().skip(PUBLISHERS_ABSENT_MAX) {
-            self.publishers.remove(node);
-        }
-    }
-}
-
 /// Payloads of peers below this length are copied before they are kept for long.
 const SMALL_LEN_MAX: usize = 16 << 10;
+/// After so long a publisher that is not connected is forgotten. If it comes back later and sends again what it was not told
+/// has been taken, that comes twice.
+pub(super) const PUBLISHER_GRACE: Duration = Duration::from_secs(600);
+/// Publishers that are not connected and that a topic remembers all the same; beyond, who is away longest is forgotten.
+pub(super) const PUBLISHERS_AWAY_MAX: usize = 1024;
 /// A log that is longer than this keeps its messages for long: somebody is slow.
 const LOG_LEN_QUICK: usize = 1024;
 
@@ -58,6 +44,51 @@ impl super::Local {
     fn copies(&self, len: usize) -> bool {
         let stays = self.options.replay > 0 || self.log.len() > LOG_LEN_QUICK;
         stays && (COPIED_LEN_MAX + 1..SMALL_LEN_MAX).contains(&len)
+    }
+
+    /// Lets go of publishers that stay away.
+    pub(super) fn forget_publishers(&mut self, now: Duration, is_connected: impl Fn(&NodeId) -> bool) {
+        let mut away = Vec::new();
+        self.publishers.retain(|node, publisher| {
+            if is_connected(node) {
+                publisher.heard_at = now;
+            } else if publisher.waiting.messages == 0 {
+                away.push((publisher.heard_at, *node));
+                return now.saturating_sub(publisher.heard_at) < PUBLISHER_GRACE;
+            }
+            true
+        });
+        if away.len() > PUBLISHERS_AWAY_MAX {
+            away.sort_unstable();
+            for (_, node) in &away[..away.len() - PUBLISHERS_AWAY_MAX] {
+                self.publishers.remove(node);
+            }
+        }
+    }
+
+    /// A publisher begins a new stream while messages of its last one wait for room. It will not send them again, so they
+    /// stay, as messages that nobody numbered, within the bounds of those. How many there is no room for.
+    fn begin_anew(&mut self, node: NodeId, messages_max: usize, bytes_max: usize) -> u64 {
+        if self.publishers.get(&node).is_none_or(|publisher| publisher.waiting.messages == 0) {
+            return 0;
+        }
+        let mut unnumbered = self.backlog.iter().filter(|(from, ..)| from.is_none()).count();
+        let (bytes, mut dropped) = (&mut self.backlog_bytes, 0);
+        self.backlog.retain_mut(|(from, sequence, data)| {
+            if *from != Some(node) {
+                return true;
+            }
+            let fits = unnumbered < messages_max && *bytes + data.len() <= bytes_max;
+            if fits {
+                (*from, *sequence) = (None, 0);
+                unnumbered += 1;
+                *bytes += data.len();
+            } else {
+                dropped += 1;
+            }
+            fits
+        });
+        dropped
     }
 }
 
@@ -70,7 +101,7 @@ impl super::Uplink {
 
     /// The stream begins on a connection.
     pub(super) fn begin(&mut self) {
-        self.defined = false;
+        (self.defined, self.refused_at) = (false, None);
         self.next = self.log.first();
         self.limit = self.next - 1 + UPLINK_WINDOW.messages;
         (self.sent_bytes, self.limit_bytes) = (0, UPLINK_WINDOW.bytes);
@@ -272,9 +303,12 @@ impl Node {
             return self
                 .close(link, "a topic that was to move stays here: what was not taken has to come again");
         }
-        let publisher = local.publishers.entry(node).or_default();
+        let (messages_max, bytes_max) = (self.options.retained_messages_max, self.options.retained_bytes_max);
+        let mut publisher = local.publishers.entry(node).or_default();
         if publisher.epoch != stream.epoch {
-            (publisher.epoch, publisher.taken) = (stream.epoch, 0);
+            self.counters.dropped += local.begin_anew(node, messages_max, bytes_max);
+            publisher = local.publishers.entry(node).or_default();
+            *publisher = Publisher { epoch: stream.epoch, ..Publisher::default() };
         }
         (publisher.link, publisher.received_bytes) = (link, stream.received_bytes);
         publisher.heard_at = now;
@@ -412,7 +446,7 @@ impl Node {
             // It will send again what is not acknowledged, and be answered then.
             return;
         }
-        let acked = publisher.taken - publisher.waiting.messages;
+        let acked = publisher.taken.saturating_sub(publisher.waiting.messages);
         let limit = acked + UPLINK_WINDOW.messages;
         let limit_bytes =
             publisher.received_bytes.saturating_sub(publisher.waiting.bytes) + UPLINK_WINDOW.bytes;
@@ -433,12 +467,12 @@ mod tests {
         node.topic_create("t", TopicOptions::STANDARD).expect("a good name");
         let topic = node.names["t"];
         let local = node.topics[topic].local.as_mut().expect("it is ours");
-        let count = PUBLISHERS_ABSENT_MAX as u64 + 10;
+        let count = PUBLISHERS_AWAY_MAX as u64 + 10;
         for n in 0..count {
-            let heard_at = Duration::from_secs(n);
+            let heard_at = Duration::from_millis(n);
             local.publishers.insert(NodeId(n.into()), Publisher { heard_at, ..Publisher::default() });
         }
-        local.forget_publishers(|node| node.0 < 3);
+        local.forget_publishers(Duration::from_millis(count), |node| node.0 < 3);
         // Of those away, the ones heard of longest ago: 3 to 9.
         let mut left: Vec<u128> = local.publishers.keys().map(|node| node.0).collect();
         left.sort_unstable();

@@ -106,6 +106,7 @@ impl Node {
             limit_bytes: window.bytes,
             defined: false,
             lost: None,
+            dropped: 0,
             stalled: false,
             moved_at: self.now,
         };
@@ -152,6 +153,8 @@ impl Node {
                 let (last, missed) = (local.log.first() - 1, local.log.first() - cursor.next);
                 cursor.lost = Some((first, last));
                 cursor.next = local.log.first();
+                cursor.dropped += missed;
+                self.dropping.insert(id);
                 self.links[link].dropped += missed;
                 self.counters.dropped += missed;
                 continue;

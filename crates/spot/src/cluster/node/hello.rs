@@ -1,6 +1,9 @@
 //! Who peers are, and of whom they tell.
 
-use super::{LinkId, Node, links::Role};
+use super::{
+    LinkId, Node, PeerId,
+    links::{LinkInfo, Role},
+};
 use crate::cluster::command::{Command, Hello};
 
 /// Endpoints at most that we stay connected to; gossip adds none beyond.
@@ -36,6 +39,10 @@ impl Node {
         }
         if self.links[id].peer.is_none() {
             let known = self.by_node.get(&hello.node).copied();
+            if known.is_some_and(|peer| !self.may_be(id, peer, hello.incarnation)) {
+                self.counters.refused += 1;
+                return self.close(id, "its node is connected, and known by another name");
+            }
             let peer = match known {
                 Some(peer) if self.peers[peer].incarnation == hello.incarnation => peer,
                 known => {
@@ -68,15 +75,41 @@ impl Node {
         }
         self.dial_due();
         if news {
-            let others: Vec<LinkId> = self
-                .peers
-                .iter()
-                .filter(|(p, other)| *p != peer && other.node.is_some())
-                .filter_map(|(_, p)| p.links.first().copied())
-                .collect();
-            for link in others {
-                self.send_hello(link);
-            }
+            self.gossip_stale = true;
+            self.gossip_on();
+        }
+    }
+
+    /// Tells all what was learned, at most once per heartbeat: a peer that changes its mind all the time costs no more.
+    pub(super) fn gossip_on(&mut self) {
+        if !self.gossip_stale || self.gossiped_at.is_some_and(|at| self.now < at + self.options.heartbeat) {
+            return;
+        }
+        (self.gossip_stale, self.gossiped_at) = (false, Some(self.now));
+        let all: Vec<LinkId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.node.is_some())
+            .filter_map(|(_, peer)| peer.links.first().copied())
+            .collect();
+        for link in all {
+            self.send_hello(link);
+        }
+    }
+
+    /// Whether a connection can be one of a node that is connected already, or of its next life: nobody speaks for another.
+    fn may_be(&self, id: LinkId, peer: PeerId, incarnation: u64) -> bool {
+        let new = &self.links[id].info;
+        let mut others = self.peers[peer].links.iter().map(|link| &self.links[*link].info);
+        if self.peers[peer].incarnation == incarnation {
+            // Whom we dial we have chosen, and it may have another key to be dialed with.
+            let accepted = |info: &&LinkInfo| info.role == Role::Accepted;
+            return !accepted(&new) || others.filter(accepted).all(|other| other.principal == new.principal);
+        }
+        // A restart ends the connections of the earlier life.
+        match new.principal.is_empty() {
+            true => others.all(|other| other.principal.is_empty()),
+            false => others.any(|other| other.principal == new.principal),
         }
     }
 }

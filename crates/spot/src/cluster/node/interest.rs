@@ -1,6 +1,9 @@
 //! Who here listens to what, and who elsewhere is told of it.
 
-use super::{Amount, LinkId, Node, Output, SubId, TopicId, topics::TopicError};
+use super::{
+    Amount, Event, LinkId, Node, Output, PeerId, Right, SubId, TopicId, inward::NotFollowed,
+    topics::TopicError,
+};
 use crate::{
     TopicPattern,
     cluster::{
@@ -122,26 +125,38 @@ impl Node {
 
     fn send_open_interest(&mut self, pattern: &TopicPattern, begins: bool) {
         let text = pattern.to_string();
-        let links: Vec<LinkId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.node.is_some())
-            .filter_map(|(_, p)| p.links.first().copied())
-            .collect();
-        for link in links {
-            let resume = Resume { open: true, ..Resume::default() };
-            self.send(
-                link,
-                &match begins {
-                    true => Command::Subscribe { topic: &text, resume: Some(resume) },
-                    false => Command::Unsubscribe { topic: &text, open: true },
-                },
-            );
+        let peers: Vec<PeerId> =
+            self.peers.iter().filter(|(_, p)| p.node.is_some()).map(|(peer, _)| peer).collect();
+        for peer in peers {
+            match begins {
+                true => self.tell_open_interest(peer, &text),
+                false => {
+                    self.peers[peer].refused.remove(&text);
+                    for link in self.peers[peer].links.clone() {
+                        if self.links[link].told.remove(&text).is_some() {
+                            self.send(link, &Command::Unsubscribe { topic: &text, open: true });
+                        }
+                    }
+                }
+            }
         }
     }
 
-    /// Sends all open interest to a peer that has just come up.
-    pub(super) fn send_open_interests(&mut self, link: LinkId) {
+    /// Tells a peer of an open interest, on one connection only: it would send everything twice.
+    fn tell_open_interest(&mut self, peer: PeerId, text: &str) {
+        let state = &mut self.peers[peer];
+        let Some(&link) = state.links.first() else { return };
+        if state.links.iter().any(|link| self.links[*link].told.contains_key(text)) {
+            return;
+        }
+        state.refused.remove(text);
+        self.links[link].told.insert(text.to_owned(), false);
+        let resume = Resume { open: true, ..Resume::default() };
+        self.send(link, &Command::Subscribe { topic: text, resume: Some(resume) });
+    }
+
+    /// Sends all open interest to a peer that has just come up, or that knows us better now.
+    pub(super) fn send_open_interests(&mut self, peer: PeerId) {
         let all: std::collections::BTreeSet<String> = self
             .subs
             .iter()
@@ -149,9 +164,93 @@ impl Node {
             .flat_map(|(_, sub)| sub.patterns.iter().map(TopicPattern::to_string))
             .collect();
         for text in all {
-            let resume = Resume { open: true, ..Resume::default() };
-            self.send(link, &Command::Subscribe { topic: &text, resume: Some(resume) });
+            self.tell_open_interest(peer, &text);
         }
+    }
+
+    /// A peer has taken in an open interest.
+    pub(super) fn open_interest_acked(&mut self, id: LinkId, text: &str) {
+        if let Some(acked) = self.links[id].told.get_mut(text) {
+            *acked = true;
+        }
+        self.changed = true;
+    }
+
+    /// A peer does not let us do what we asked for on this connection. If it knows us by another name on another one, we ask
+    /// there.
+    pub(super) fn refused(&mut self, id: LinkId, text: &str, publish: bool) -> Result<(), NotFollowed> {
+        let peer = self.links[id].peer.ok_or(NotFollowed)?;
+        let better = self.peers[peer].links.first().is_some_and(|first| *first != id);
+        let told = !publish && self.links[id].told.remove(text).is_some();
+        if told {
+            match better {
+                true => self.tell_open_interest(peer, text),
+                false => drop(self.peers[peer].refused.insert(text.to_owned())),
+            }
+        }
+        let topic = self.names.get(text).copied();
+        let now = self.now;
+        let known = topic.and_then(|topic| {
+            let state = &mut self.topics[topic];
+            match (publish, &mut state.uplink) {
+                (false, _) if state.upstream.link == Some(id) => {
+                    state.upstream.refused = true;
+                    Some(topic)
+                }
+                (true, Some(uplink)) if uplink.link == Some(id) => {
+                    if !better {
+                        // It will never be taken.
+                        self.counters.dropped += uplink.log.len() as u64;
+                        uplink.log.trim_to(uplink.log.next());
+                        uplink.begin();
+                        uplink.refused_at = Some(now);
+                    }
+                    Some(topic)
+                }
+                _ => None,
+            }
+        });
+        let open = self.open_names.get(text).filter(|_| publish).copied();
+        let open = open.filter(|topic| self.links[id].cursors.contains(topic));
+        if let Some(topic) = open {
+            self.links[id].cursors.remove(&topic);
+            self.links[id].lagging.remove(&topic);
+            if let Some(local) = &mut self.topics[topic].local {
+                local.cursors.retain(|cursor| cursor.link != id);
+            }
+        }
+        if !told && known.is_none() && open.is_none() {
+            return Err(NotFollowed);
+        }
+        match known.filter(|_| better) {
+            Some(topic) => self.reroute(topic),
+            None if told && better => {}
+            None => {
+                let right = if publish { Right::Publish } else { Right::Subscribe };
+                let (topic, peer) = (text.to_owned(), self.links[id].info.name.clone());
+                self.outputs.push_back(Output::Event(Event::Refused { topic, peer, right }));
+            }
+        }
+        self.room();
+        self.changed = true;
+        Ok(())
+    }
+
+    /// The peer that does not let a subscription hear something of a pattern, if there is one.
+    pub fn refused_by(&self, sub: SubId, pattern: &TopicPattern) -> Option<String> {
+        let state = self.subs.get(sub)?;
+        let peer = if state.open {
+            let text = pattern.to_string();
+            self.peers.iter().find(|(_, peer)| peer.refused.contains(&text)).map(|(peer, _)| peer)
+        } else {
+            let refused = |id: &&TopicId| {
+                let topic = &self.topics[**id];
+                topic.upstream.refused && pattern.matches(&topic.name)
+            };
+            state.topics.iter().find(refused).and_then(|id| self.remote_owner(*id))
+        };
+        let link = *self.peers.get(peer?)?.links.first()?;
+        Some(self.links[link].info.name.clone())
     }
 
     /// Whether every subscription of `sub` is live where its topics are owned: nothing published from now on is missed.
@@ -159,7 +258,10 @@ impl Node {
     pub fn is_live(&self, sub: SubId, pattern: &TopicPattern) -> bool {
         let Some(state) = self.subs.get(sub) else { return false };
         if state.open {
-            return true;
+            let text = pattern.to_string();
+            let acked = |link: &LinkId| self.links[*link].told.get(&text) == Some(&true);
+            return state.patterns.contains(pattern)
+                && self.peers.iter().all(|(_, peer)| peer.node.is_none() || peer.links.iter().any(acked));
         }
         let live = |id: &TopicId| {
             let topic = &self.topics[*id];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{Amount, LinkId, Node, Output, PeerId, Protocol, Publish, Right, SubId, TopicId};
+use super::{Amount, LinkId, Node, Output, PeerId, Protocol, Publish, Right, Role, SubId, TopicId};
 use crate::{
     Topic, TopicPattern,
     cluster::{
@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// Bytes of commands that may wait for a peer when it asks for more; then it is closed. The last answer may be larger: a list
+/// of many topics has to fit.
+const ANSWERS_LEN_MAX: usize = 8 << 20;
 /// Patterns at most that a peer may be interested in; more are refused.
 const INTEREST_MAX: usize = 1 << 14;
 
@@ -110,18 +113,29 @@ impl Node {
         {
             link.protocol = Protocol::Notifying;
         }
+        if matches!(command, Command::Query | Command::Subscribe { .. } | Command::Ping(_) | Command::Status)
+        {
+            self.expect_reader(id)?;
+        }
         match command {
             Command::Query => {
                 self.answer(id);
                 Ok(())
             }
-            Command::QueryResp { topics, epochs } => self.answered(peer, &topics, &epochs),
+            Command::QueryResp { topics, epochs } => {
+                self.answered(id, peer, &topics, &epochs);
+                Ok(())
+            }
             Command::Subscribe { topic, resume } => self.subscribed(id, topic, resume),
             Command::Unsubscribe { topic, open } => self.unsubscribed(id, topic, open),
             Command::Publish { topic, data } => self.plain(id, code::PUBLISH, topic, Payload::Shared(&data)),
             Command::Message { topic, data } => self.plain(id, code::MESSAGE, topic, Payload::Shared(&data)),
-            Command::Announce { topic, epoch } => Ok(self.owner_add(peer, topic, epoch)?),
+            Command::Announce { topic, epoch } => {
+                self.allowed(id, Right::Own, topic)?;
+                Ok(self.owner_add(peer, topic, epoch)?)
+            }
             Command::Remove { topic, .. } => {
+                self.allowed(id, Right::Own, topic)?;
                 let topic = *self.names.get(topic).ok_or(NotFollowed)?;
                 self.owner_remove(peer, topic, true);
                 Ok(())
@@ -130,6 +144,7 @@ impl Node {
             Command::SubAck { topic, epoch, next, lossless, continues } => {
                 self.sub_acked(id, topic, epoch, next, lossless, continues)
             }
+            Command::Refusal { topic, publish } => self.refused(id, topic, publish),
             Command::Ping(nonce) => {
                 self.send(id, &Command::Pong(nonce));
                 Ok(())
@@ -152,10 +167,32 @@ impl Node {
         }
     }
 
+    /// Closes the connection to a peer that asks and does not read.
+    pub(super) fn expect_reader(&mut self, id: LinkId) -> Result<(), NotFollowed> {
+        if self.links[id].outbox.command_bytes() <= ANSWERS_LEN_MAX {
+            return Ok(());
+        }
+        self.close(id, "it does not read: too many answers wait for it");
+        Err(NotFollowed)
+    }
+
     pub(super) fn allowed(&self, id: LinkId, right: Right, topic: &str) -> Result<(), NotFollowed> {
-        match &self.options.rights {
-            Some(rights) if !rights(&self.links[id].info.principal, right, topic) => Err(NotFollowed),
-            _ => Ok(()),
+        let Some(rights) = &self.options.rights else { return Ok(()) };
+        let link = &self.links[id];
+        // Between two nodes there may be two connections, and only on one of them it showed who it is. Whom gossip made us
+        // dial may be anybody, though, as long as it has proved nothing.
+        let chosen = match &link.info.role {
+            Role::Dialed(endpoint) => {
+                let gossiped = self.membership.targets.get(endpoint).is_none_or(|target| target.gossiped);
+                !gossiped || !link.info.principal.is_empty()
+            }
+            Role::Accepted => false,
+        };
+        let others = link.peer.filter(|_| chosen).map(|peer| &self.peers[peer].links);
+        let mut names = others.into_iter().flatten().map(|link| self.links[*link].info.principal.as_str());
+        match rights(&link.info.principal, right, topic) || names.any(|name| rights(name, right, topic)) {
+            true => Ok(()),
+            false => Err(NotFollowed),
         }
     }
 
@@ -166,12 +203,9 @@ impl Node {
             .filter(|(_, topic)| !topic.open)
             .filter_map(|(_, topic)| Some((topic.name.clone(), topic.local.as_ref()?.epoch)))
             .collect();
-        if let Some(rights) = self.options.rights.clone() {
-            let principal = &self.links[id].info.principal;
-            owned.retain(|(topic, _)| {
-                rights(principal, Right::Subscribe, topic.as_str())
-                    || rights(principal, Right::Publish, topic.as_str())
-            });
+        if self.options.rights.is_some() {
+            let may = |right, topic: &Topic| self.allowed(id, right, topic.as_str()).is_ok();
+            owned.retain(|(topic, _)| may(Right::Subscribe, topic) || may(Right::Publish, topic));
         }
         let topics = owned.iter().map(|(topic, _)| topic.as_str()).collect();
         let epochs = match self.links[id].protocol {
@@ -181,13 +215,18 @@ impl Node {
         self.send(id, &Command::QueryResp { topics, epochs });
     }
 
-    fn answered(&mut self, peer: PeerId, topics: &[&str], epochs: &[u64]) -> Result<(), NotFollowed> {
+    fn answered(&mut self, id: LinkId, peer: PeerId, topics: &[&str], epochs: &[u64]) {
         let mut before: Vec<TopicId> = self.peers[peer].topics.keys().copied().collect();
         for (i, topic) in topics.iter().enumerate() {
-            self.owner_add(peer, topic, epochs.get(i).copied().unwrap_or(0))?;
+            let epoch = epochs.get(i).copied().unwrap_or(0);
+            let added =
+                self.allowed(id, Right::Own, topic).is_ok() && self.owner_add(peer, topic, epoch).is_ok();
+            if !added {
+                self.refuse(id);
+            }
         }
-        // What vanished at its owner vanishes here.
-        if !before.is_empty() {
+        // What vanished at its owner vanishes here. On another connection it may let us see less.
+        if self.peers[peer].links.first() == Some(&id) {
             let named: std::collections::HashSet<TopicId> =
                 topics.iter().filter_map(|topic| self.names.get(*topic).copied()).collect();
             before.retain(|id| !named.contains(id));
@@ -197,23 +236,29 @@ impl Node {
             }
         }
         let state = &mut self.peers[peer];
-        state.answers += 1;
-        if std::mem::take(&mut state.query_again) {
-            self.query(peer);
+        let link = &mut self.links[id];
+        // What nobody asked for is no answer.
+        if link.unanswered > 0 {
+            link.unanswered -= 1;
+            state.answers += 1;
+            if std::mem::take(&mut state.query_again) {
+                self.query(peer);
+            }
         }
         self.changed = true;
-        Ok(())
     }
 
     fn subscribed(&mut self, id: LinkId, text: &str, resume: Option<Resume>) -> Result<(), NotFollowed> {
-        self.allowed(id, Right::Subscribe, text)?;
         let extended = self.links[id].protocol == Protocol::Extended;
+        if self.allowed(id, Right::Subscribe, text).is_err() {
+            return self.tell_refusal(id, text, false);
+        }
         match resume {
             Some(resume) if !extended || (!resume.open && text.ends_with('*')) => return Err(NotFollowed),
             Some(resume) if resume.open => {
                 let pattern = TopicPattern::new(text).map_err(|_| NotFollowed)?;
                 if self.links[id].interest.len() >= INTEREST_MAX {
-                    return Err(NotFollowed);
+                    return self.tell_refusal(id, text, false);
                 }
                 self.links[id].interest.insert(text.to_owned());
                 let matching: Vec<(TopicId, u64)> = self
@@ -258,6 +303,15 @@ impl Node {
         self.cursor_add(topic, id, next, window);
         self.changed = true;
         Ok(())
+    }
+
+    /// Tells a node of our kind that it may not, or that there is no room; always an error, so that it is counted.
+    pub(super) fn tell_refusal(&mut self, id: LinkId, topic: &str, publish: bool) -> Result<(), NotFollowed> {
+        self.expect_reader(id)?;
+        if self.links[id].protocol == Protocol::Extended {
+            self.send(id, &Command::Refusal { topic, publish });
+        }
+        Err(NotFollowed)
     }
 
     fn unsubscribed(&mut self, id: LinkId, text: &str, open: bool) -> Result<(), NotFollowed> {
@@ -359,7 +413,8 @@ impl Node {
             .copied()
             .filter(|sub| self.subs[*sub].ring.push_gap(&pattern, first, last))
             .collect();
-        self.counters.gaps += last.map_or(1, |last| last - first + 1);
+        let missing = last.map_or(1, |last| last - first + 1);
+        self.counters.gaps = self.counters.gaps.saturating_add(missing);
         self.outputs.extend(woken.into_iter().map(Output::Readable));
     }
 }

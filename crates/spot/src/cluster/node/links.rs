@@ -1,7 +1,7 @@
 //! Connections and peers: who is there, since when, and for how long nothing was heard.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     time::Duration,
 };
@@ -34,8 +34,10 @@ pub struct LinkInfo {
     pub pings: bool,
     /// Whether each segment must hold whole frames.
     pub sealed: bool,
-    /// The name that authentication gave the peer.
+    /// The name that authentication gave the peer; empty if it showed nothing.
     pub principal: String,
+    /// Whether we showed the peer who we are: it is there that it lets us do what we may.
+    pub shown: bool,
 }
 
 /// How it stands with a connection.
@@ -63,6 +65,13 @@ pub struct LinkStatus {
     pub silence: Duration,
 }
 
+impl Peer {
+    /// Whether what it owns is known.
+    pub(super) fn is_known(&self) -> bool {
+        self.answers >= self.known_with
+    }
+}
+
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("info", &self.info).field("peer", &self.peer).finish_non_exhaustive()
@@ -79,7 +88,7 @@ impl Node {
 
     /// Ends the connection to an endpoint; the peer's topics go with it. False if there was none.
     pub fn target_remove(&mut self, endpoint: &str) -> bool {
-        let Some(target) = self.membership.targets.remove(endpoint) else { return false };
+        let Some(target) = self.membership.remove(endpoint) else { return false };
         self.routes_end(endpoint);
         if let Some(link) = target.link {
             self.close(link, "removed from the cluster");
@@ -92,8 +101,15 @@ impl Node {
     pub fn targets(&self) -> impl Iterator<Item = (&str, &PeerState, bool)> {
         self.membership.targets.iter().map(|(endpoint, target)| {
             let peer = target.link.and_then(|link| self.links.get(link)?.peer);
-            (endpoint.as_str(), &target.state, peer.is_some_and(|peer| self.peers[peer].answers > 0))
+            (endpoint.as_str(), &target.state, peer.is_some_and(|peer| self.peers[peer].is_known()))
         })
+    }
+
+    /// Whether of each endpoint it is known what it owns, or that it cannot be reached.
+    pub fn is_settled_with_all(&self) -> bool {
+        let down = |state: &PeerState| matches!(state, PeerState::Down { .. });
+        let failed = |endpoint: &str| self.membership.targets.get(endpoint).is_some_and(|t| t.failures > 0);
+        self.targets().all(|(endpoint, state, known)| known || down(state) || failed(endpoint))
     }
 
     /// How it stands with each connection.
@@ -127,6 +143,8 @@ impl Node {
         let extended = info.extended;
         self.outputs.push_back(Output::Timer);
         let role = info.role.clone();
+        let full = role == Role::Accepted && self.accepted >= self.options.links_max;
+        self.accepted += usize::from(role == Role::Accepted);
         let id = self.links.insert(Link {
             info,
             protocol: Protocol::Founding,
@@ -139,6 +157,8 @@ impl Node {
             closing: false,
             inbound: HashMap::new(),
             interest: BTreeSet::new(),
+            told: BTreeMap::new(),
+            unanswered: 0,
             lagging: BTreeSet::new(),
             cursors: BTreeSet::new(),
             held_by: BTreeSet::new(),
@@ -155,6 +175,11 @@ impl Node {
                 }
             }
         }
+        if full {
+            self.counters.refused += 1;
+            self.close(id, "too many connections");
+            return id;
+        }
         if extended {
             self.links[id].protocol = Protocol::Extended;
             self.send_hello(id);
@@ -166,7 +191,7 @@ impl Node {
     }
 
     pub(super) fn peer_new(&mut self, node: Option<super::NodeId>, incarnation: u64) -> PeerId {
-        let (links, topics, endpoints) = Default::default();
+        let (links, topics, endpoints, refused) = Default::default();
         let peer = self.peers.insert(Peer {
             node,
             incarnation,
@@ -175,6 +200,8 @@ impl Node {
             endpoints,
             answers: 0,
             queries: 0,
+            known_with: 1,
+            refused,
             query_again: false,
             asked: 0,
             told: 0,
@@ -188,14 +215,26 @@ impl Node {
 
     pub(super) fn peer_link(&mut self, peer: PeerId, id: LinkId) {
         self.links[id].peer = Some(peer);
-        self.peers[peer].links.push(id);
-        let first = self.peers[peer].links.len() == 1;
-        if first {
+        // What we ask goes over the first: where the peer knows who we are, if there is such a one.
+        let (links, state) = (&self.links, &mut self.peers[peer]);
+        let at = match links[id].info.shown {
+            true => state.links.iter().take_while(|link| links[**link].info.shown).count(),
+            false => state.links.len(),
+        };
+        state.links.insert(at, id);
+        if at == 0 {
             if self.links[id].protocol == Protocol::Extended {
-                self.open_gaps();
-                self.send_open_interests(id);
+                if self.peers[peer].links.len() == 1 {
+                    self.open_gaps();
+                }
+                self.send_open_interests(peer);
             }
-            self.query(peer);
+            self.peers[peer].known_with = self.query(peer);
+            let mut topics: Vec<TopicId> = self.peers[peer].topics.keys().copied().collect();
+            topics.sort_unstable();
+            for topic in topics {
+                self.reroute(topic);
+            }
         }
         if let Role::Dialed(endpoint) = self.links[id].info.role.clone() {
             if let Some(target) = self.membership.targets.get_mut(&endpoint) {
@@ -245,13 +284,18 @@ impl Node {
 
     /// A connection is closed, for whatever reason. The number may be given to another one from now on.
     pub fn link_closed(&mut self, id: LinkId, reason: &str) {
+        // Before it is forgotten for whom it was.
+        self.tell_drops();
         let Some(link) = self.links.try_remove(id) else { return };
         self.held_links -= usize::from(!link.held_by.is_empty());
+        self.accepted -= usize::from(link.info.role == Role::Accepted);
         let peer = link.peer;
         let node = peer.and_then(|peer| self.peers[peer].node);
         // First, because what follows makes room, and with it answers to peers.
         if let Some(peer) = peer {
             self.peers[peer].links.retain(|l| *l != id);
+            // Nobody has to wait for an answer that was to come on it.
+            self.peers[peer].answers += link.unanswered;
         }
         for topic in link.cursors.iter().copied() {
             self.cursor_remove(topic, id, node);
@@ -276,10 +320,9 @@ impl Node {
                 }
                 self.peers.remove(peer);
             } else if self.links[self.peers[peer].links[0]].protocol == Protocol::Extended {
-                let link = self.peers[peer].links[0];
                 self.open_lost += 1;
                 self.open_gaps();
-                self.send_open_interests(link);
+                self.send_open_interests(peer);
                 self.query(peer);
             }
         }
@@ -305,6 +348,20 @@ impl Node {
             local.absent.push(Absent { node, acked: cursor.acked, since: now });
         }
         self.acked_changed(id);
+    }
+
+    /// Tells the application what was dropped for whom since it was told last.
+    pub(super) fn tell_drops(&mut self) {
+        for id in std::mem::take(&mut self.dropping) {
+            let Some(topic) = self.topics.get_mut(id) else { continue };
+            for cursor in topic.local.iter_mut().flat_map(|local| &mut local.cursors) {
+                let messages = std::mem::take(&mut cursor.dropped);
+                if messages > 0 {
+                    let (topic, peer) = (topic.name.clone(), self.links[cursor.link].info.name.clone());
+                    self.outputs.push_back(Output::Event(Event::Dropped { topic, peer, messages }));
+                }
+            }
+        }
     }
 
     /// Whether a peer has open interest in a topic.

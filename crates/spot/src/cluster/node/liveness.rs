@@ -69,7 +69,7 @@ impl Node {
             if local.absent.len() != before {
                 changed.push(id);
             }
-            local.forget_publishers(|node| self.by_node.contains_key(&node));
+            local.forget_publishers(self.now, |node| self.by_node.contains_key(node));
             if let (Some(since), Policy::Block { timeout }) = (local.blocked_since, local.options.policy)
                 && self.now.saturating_sub(since) >= timeout
             {
@@ -93,6 +93,8 @@ impl Node {
             }
         }
         self.sweep_moves();
+        self.gossip_on();
+        self.tell_drops();
     }
 
     /// When [`advance`](Self::advance) has something to do at the latest.

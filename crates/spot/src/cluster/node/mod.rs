@@ -20,6 +20,8 @@ mod retention;
 mod state;
 mod status;
 mod syncs;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod uplink;
 
@@ -69,10 +71,13 @@ pub struct Node {
     topics: Slab<TopicState>,
     names: Names,
     open_names: Names,
+    /// Those without an owner, the oldest first.
     open_order: VecDeque<TopicId>,
     generations: u64,
     subs: Slab<Sub>,
     links: Slab<Link>,
+    /// Those of them that peers made.
+    accepted: usize,
     peers: Slab<Peer>,
     by_node: HashMap<NodeId, PeerId>,
     membership: Membership,
@@ -88,6 +93,8 @@ pub struct Node {
     fresh: Vec<SubId>,
     /// Whether a batch is at hand.
     in_batch: bool,
+    /// Topics of ours with drops that the application has not been told of.
+    dropping: BTreeSet<TopicId>,
     /// Topics of ours with a backlog.
     blocked: BTreeSet<TopicId>,
     /// Links that are not to be read from.
@@ -102,6 +109,9 @@ pub struct Node {
     /// Peers that were lost and not replaced by another connection since.
     open_lost: u32,
     swept_at: Duration,
+    /// Something was learned that was not told to all yet, and when all were told last.
+    gossip_stale: bool,
+    gossiped_at: Option<Duration>,
 }
 
 /// Acknowledgements that nobody hurries are sent after this time.
@@ -120,6 +130,7 @@ impl Node {
             generations: 0,
             subs: Slab::new(),
             links: Slab::new(),
+            accepted: 0,
             peers: Slab::new(),
             by_node: HashMap::new(),
             membership: Membership::default(),
@@ -131,6 +142,7 @@ impl Node {
             touched: Vec::new(),
             fresh: Vec::new(),
             in_batch: false,
+            dropping: BTreeSet::new(),
             blocked: BTreeSet::new(),
             held_links: 0,
             partitions: partitions::Partitions::default(),
@@ -140,6 +152,8 @@ impl Node {
             syncs_begun: 0,
             open_lost: 0,
             swept_at: Duration::ZERO,
+            gossip_stale: false,
+            gossiped_at: None,
             options,
         }
     }

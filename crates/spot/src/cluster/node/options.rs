@@ -29,7 +29,8 @@ pub enum Policy {
 pub struct TopicOptions {
     /// When a subscriber is slow.
     pub policy: Policy,
-    /// How many of the latest messages a new subscriber gets first.
+    /// How many of the latest messages a new subscriber gets first; fewer, if their payloads do not fit
+    /// [`NodeOptions::retained_bytes_max`].
     pub replay: usize,
 }
 
@@ -45,9 +46,13 @@ pub enum Right {
     Publish,
     /// Receive messages.
     Subscribe,
+    /// Say that it owns the topic.
+    Own,
 }
 
-/// Decides what a peer, by the name that its authentication gave it, may do with a topic or pattern.
+/// Decides what a peer may do with a topic or pattern. The peer goes by the name that its authentication gave it; one that we
+/// dialed with CURVE by the name that we would give its key, or the key in Z85 if we would not let it in; any other by the
+/// empty name. A topic in partitions is asked for by the names of the topics that it is made of, `t#0` and `t@8/…`.
 pub type Rights = Arc<dyn Fn(&str, Right, &str) -> bool + Send + Sync>;
 
 /// Decides by endpoint.
@@ -82,7 +87,8 @@ pub struct NodeOptions {
     pub resume_grace: Duration,
     /// The largest payload.
     pub payload_len_max: usize,
-    /// Topics that a node may know; more are refused and counted.
+    /// Topics that peers may make a node know; more are refused and counted. As many again it may create and subscribe to
+    /// itself, so that peers cannot use up its own room.
     pub topics_max: usize,
     /// Whether to connect to nodes that others tell of.
     pub gossip: bool,
@@ -90,6 +96,8 @@ pub struct NodeOptions {
     pub gossip_allow: Option<Allow>,
     /// Who may do what; none means all may do all.
     pub rights: Option<Rights>,
+    /// Connections that peers may have made to us at the same time; one more is closed at once, and counted as refused.
+    pub links_max: usize,
     /// For jitter only.
     pub seed: u64,
 }
@@ -115,6 +123,7 @@ impl NodeOptions {
             gossip: true,
             gossip_allow: None,
             rights: None,
+            links_max: 4096,
             seed: id.0 as u64 ^ incarnation,
         }
     }

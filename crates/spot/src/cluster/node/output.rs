@@ -1,6 +1,6 @@
 //! What a node tells its driver and its application.
 
-use super::{LinkId, SubId};
+use super::{LinkId, Right, SubId};
 use crate::{Topic, cluster::membership::PeerState};
 
 /// Something that the application may want to know.
@@ -21,7 +21,16 @@ pub enum Event {
         /// Its epoch.
         epoch: u64,
     },
-    /// A subscribed node was too slow and lost messages.
+    /// A peer does not let us do something, or has no room for it.
+    Refused {
+        /// With which topic or pattern.
+        topic: String,
+        /// Which peer.
+        peer: String,
+        /// What: to publish, or to subscribe.
+        right: Right,
+    },
+    /// A subscribed node was too slow and lost messages; told at most once per heartbeat for a topic and peer.
     Dropped {
         /// Of which topic.
         topic: Topic,

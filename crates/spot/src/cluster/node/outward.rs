@@ -9,9 +9,6 @@ use super::{
 };
 use crate::cluster::{log::Payload, record::Kind, ring::Fit};
 
-/// Streams without an owner at most; the oldest is forgotten, and numbered anew if it comes back.
-const OPEN_TOPICS_MAX: usize = 1 << 16;
-
 /// What became of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Report {
@@ -40,6 +37,9 @@ pub enum PublishError {
     /// ENOENT.
     #[error("topic `{0}` is not known")]
     NotFound(String),
+    /// EACCES.
+    #[error("its owner does not let this node publish to topic `{0}`")]
+    NotAllowed(String),
     /// EMSGSIZE.
     #[error("payload of {len} bytes: at most {max} are allowed")]
     TooLarge {
@@ -60,6 +60,9 @@ impl Node {
         self.check_len(payload)?;
         let id = self.names.get(name).copied();
         let published = match id.map(|id| (id, self.remote_owner(id))) {
+            Some((id, Some(_))) if self.is_publish_refused(id) => {
+                return Err(PublishError::NotAllowed(name.to_owned()));
+            }
             Some((id, Some(_))) => self.publish_remote(id, payload),
             Some((id, None)) if self.topics[id].local.is_some() => {
                 self.publish_local(id, Payload::Shared(payload), force)
@@ -79,10 +82,7 @@ impl Node {
     /// Publishes to whoever is interested in the name, without an owner.
     pub fn publish_open(&mut self, name: &str, payload: &Bytes) -> Result<Publish, PublishError> {
         self.check_len(payload)?;
-        let id = match self.open_names.get(name) {
-            Some(&id) => id,
-            None => self.topic_id(name, true)?,
-        };
+        let id = self.open_topic_id(name)?;
         if self.topics[id].local.is_none() {
             self.open_create(id);
         }
@@ -100,29 +100,18 @@ impl Node {
         }
     }
 
+    /// Whether the owner has said no, not long ago: rights may change.
+    fn is_publish_refused(&self, id: TopicId) -> bool {
+        let refused_at = self.topics[id].uplink.as_ref().and_then(|uplink| uplink.refused_at);
+        refused_at.is_some_and(|at| self.now.saturating_sub(at) < self.options.heartbeat)
+    }
+
     fn check_len(&self, payload: &Bytes) -> Result<(), PublishError> {
         let (len, max) = (payload.len(), self.options.payload_len_max);
         if len > max { Err(PublishError::TooLarge { len, max }) } else { Ok(()) }
     }
 
-    /// Counts a stream without an owner among those that are bounded.
-    pub(super) fn open_remember(&mut self, id: TopicId) {
-        if std::mem::replace(&mut self.topics[id].remembered, true) {
-            return;
-        }
-        if self.open_order.len() >= OPEN_TOPICS_MAX
-            && let Some(oldest) = self.open_order.pop_front()
-        {
-            match self.topics.get(oldest).is_some_and(|topic| topic.open && topic.subs.is_empty()) {
-                true => self.topic_forget(oldest),
-                false => self.open_order.push_back(oldest),
-            }
-        }
-        self.open_order.push_back(id);
-    }
-
     fn open_create(&mut self, id: TopicId) {
-        self.open_remember(id);
         self.generations += 1;
         let epoch = self.options.incarnation.wrapping_add(self.generations);
         let options = super::TopicOptions { policy: Policy::DropNewest, replay: 0 };
@@ -146,9 +135,12 @@ impl Node {
             return Publish::Full;
         }
         let lossless = matches!(local.options.policy, Policy::Block { .. });
+        if lossless {
+            local.trim_replay(self.options.retained_bytes_max);
+        }
         if lossless && !force {
             let full = local.log.next() - 1 - local.acked >= self.options.retained_messages_max as u64
-                || local.unacked_bytes() >= self.options.retained_bytes_max
+                || local.log.bytes() >= self.options.retained_bytes_max
                 || topic.subs.iter().any(|sub| !self.subs[*sub].ring.has_room(payload.len()));
             if full {
                 return Publish::Full;
@@ -173,12 +165,14 @@ impl Node {
         };
         for &id in &topic.subs {
             let ring = &mut self.subs[id].ring;
+            let dropped = ring.dropped;
             if self.in_batch && !ring.is_fresh() {
                 self.fresh.push(id);
             }
             if ring.push_within(&topic.name, body, range.clone(), fit, self.in_batch) {
                 self.outputs.push_back(Output::Readable(id));
             }
+            self.counters.dropped += ring.dropped - dropped;
             report.delivered += 1;
         }
         self.counters.delivered += report.delivered as u64;
@@ -214,6 +208,8 @@ impl Node {
                     cursor.lost = Some((first, sequence));
                     cursor.next = sequence + 1;
                     cursor.acked = sequence;
+                    cursor.dropped += 1;
+                    self.dropping.insert(id);
                     report.dropped += 1;
                     link.dropped += 1;
                     if local.options.policy == Policy::Disconnect {
@@ -255,12 +251,10 @@ impl Local {
         }
     }
 
-    /// Payload bytes that have not arrived everywhere. What is kept for replay does not count.
-    fn unacked_bytes(&self) -> usize {
-        if self.acked + 1 > self.log.first() && self.acked + 1 == self.log.next() {
-            0
-        } else {
-            self.log.bytes()
+    /// What is kept only for replay gives way to what has not arrived everywhere.
+    fn trim_replay(&mut self, bytes_max: usize) {
+        while self.log.bytes() >= bytes_max && self.log.first() <= self.acked && !self.log.is_empty() {
+            self.log.trim_to(self.log.first() + 1);
         }
     }
 }
@@ -284,6 +278,7 @@ mod tests {
             pings: true,
             sealed: false,
             principal: String::new(),
+            shown: false,
         };
         let [stuck, slow] = [(); 2].map(|()| node.link_up(info.clone()));
         for link in [stuck, slow] {

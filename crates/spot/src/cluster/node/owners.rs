@@ -113,7 +113,7 @@ impl Node {
         let name = topic.name.clone();
         if topic.upstream.link != wanted {
             let old = std::mem::replace(&mut topic.upstream.link, wanted);
-            topic.upstream.live = false;
+            (topic.upstream.live, topic.upstream.refused) = (false, false);
             topic.upstream.len_max = 0;
             let (epoch, have) = (topic.upstream.epoch, topic.upstream.have);
             self.grant_ends(id);
@@ -152,7 +152,7 @@ impl Node {
 
     /// Takes in that a peer owns a topic.
     pub(super) fn owner_add(&mut self, peer: PeerId, name: &str, epoch: u64) -> Result<(), TopicError> {
-        let id = self.topic_id(name, false)?;
+        let id = self.topic_id_for_peer(name)?;
         let node = self.peers[peer].node;
         self.peers[peer].topics.insert(id, epoch);
         let owners = &mut self.topics[id].owners;

@@ -240,7 +240,7 @@ impl Node {
         local.backlog_bytes = 0;
         local.blocked_since = None;
         for publisher in local.publishers.values_mut() {
-            publisher.taken -= publisher.waiting.messages;
+            publisher.taken = publisher.taken.saturating_sub(publisher.waiting.messages);
             publisher.waiting = Default::default();
         }
         let first = (local.acked + 1).max(local.log.first()).min(local.log.next());
@@ -341,11 +341,11 @@ impl Node {
         let from_peer = upstream.link.is_some_and(|link| self.peers[peer].links.contains(&link));
         if from_peer && upstream.epoch == handover.from_epoch && upstream.live {
             let have = upstream.have;
-            if have + 1 < handover.first {
+            if have.saturating_add(1) < handover.first {
                 missing = Some((have + 1, handover.first - 1));
             }
             let fit = if upstream.lossless { Fit::Lossless } else { Fit::Lossy };
-            let from = (have + 1).max(handover.first);
+            let from = have.saturating_add(1).max(handover.first);
             let rest: Vec<Bytes> = (from..next).filter_map(|n| Some(local.log.get(n)?.to_bytes())).collect();
             if let Some((first, last)) = missing {
                 self.deliver_gap(topic, first, Some(last));

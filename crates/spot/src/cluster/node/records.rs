@@ -4,7 +4,9 @@ use std::{collections::HashMap, ops::Range};
 
 use bytes::Bytes;
 
-use super::{Amount, Inbound, LinkId, Node, PeerId, Protocol, Right, TopicId, inward::NotFollowed};
+use super::{
+    Amount, Inbound, LinkId, Node, PeerId, Protocol, Right, TopicId, TopicState, inward::NotFollowed,
+};
 use crate::cluster::{
     log::Payload,
     record::{Kind, Record, next_record},
@@ -12,7 +14,7 @@ use crate::cluster::{
 };
 
 /// Streams at most that a peer may define; more are refused.
-const INBOUND_MAX: usize = 1 << 20;
+const INBOUND_MAX: usize = 1 << 17;
 
 impl Node {
     pub(super) fn handle_records(&mut self, id: LinkId, body: Bytes) -> Result<(), NotFollowed> {
@@ -68,7 +70,10 @@ impl Node {
                     self.counters.received += 1;
                     if self.topics.get(stream.topic).is_none_or(|topic| topic.generation != stream.generation)
                     {
-                        continue;
+                        // Many others came since, and it was forgotten: what nobody owns begins anew.
+                        let Some(name) = &stream.open else { continue };
+                        let Ok(topic) = self.open_topic_id(name.as_str()) else { continue };
+                        (stream.topic, stream.generation) = (topic, self.topics[topic].generation);
                     }
                     match stream.kind {
                         Kind::Open => self.deliver(stream.topic, body, range, Fit::Lossy),
@@ -101,23 +106,19 @@ impl Node {
         next: u64,
         name: &str,
     ) -> Result<Inbound, NotFollowed> {
+        if kind != Kind::Message && self.allowed(id, Right::Publish, name).is_err() {
+            self.tell_refusal(id, name, true)?;
+        }
         let topic = match kind {
-            Kind::Open => {
-                let topic = self.topic_id(name, true)?;
-                // Streams of others are bounded like our own.
-                self.open_remember(topic);
-                topic
-            }
+            Kind::Open => self.open_topic_id(name)?,
             _ => *self.names.get(name).ok_or(NotFollowed)?,
         };
-        if kind == Kind::Publish {
-            self.allowed(id, Right::Publish, name)?;
-            if self.topics[topic].local.is_none() {
-                return Err(NotFollowed);
-            }
+        if kind == Kind::Publish && self.topics[topic].local.is_none() {
+            return Err(NotFollowed);
         }
-        let generation = self.topics[topic].generation;
-        Ok(Inbound { topic, generation, kind, epoch, next, received_bytes: 0, broken: false })
+        let TopicState { generation, name, open, .. } = &self.topics[topic];
+        let (generation, open) = (*generation, open.then(|| name.clone()));
+        Ok(Inbound { topic, generation, open, kind, epoch, next, received_bytes: 0, broken: false })
     }
 
     /// A message from the owner, with its number.
@@ -154,7 +155,7 @@ impl Node {
         continues: bool,
     ) -> Result<(), NotFollowed> {
         if epoch == 0 {
-            self.changed = true;
+            self.open_interest_acked(id, text);
             return Ok(());
         }
         let topic = *self.names.get(text).ok_or(NotFollowed)?;
@@ -194,6 +195,11 @@ impl Node {
             (_, Some(&topic)) => topic,
             _ => return Err(NotFollowed),
         };
+        let state = &self.topics[topic];
+        if !state.open && !state.upstream.live {
+            // Before its SUB_ACK there is no position that it could be about.
+            return Err(NotFollowed);
+        }
         for stream in
             self.links[id].inbound.values_mut().filter(|s| s.topic == topic && s.kind != Kind::Publish)
         {

@@ -1,7 +1,7 @@
 //! What a node knows: of topics, of subscriptions, of connections, of peers.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Cursor {
     pub(super) defined: bool,
     /// Messages that were dropped for it and that it has not been told of.
     pub(super) lost: Option<(u64, u64)>,
+    /// Messages that were dropped for it and that the application has not been told of.
+    pub(super) dropped: u64,
     /// It lost its place in a lossless topic; until it moves again it is not waited for.
     pub(super) stalled: bool,
     /// When it last acknowledged something new.
@@ -71,7 +73,7 @@ pub(super) struct Publisher {
     pub(super) link: LinkId,
     /// Bytes of payload that came since its stream began on this connection.
     pub(super) received_bytes: u64,
-    /// When it was last heard of.
+    /// When it last sent something, or was seen to be connected.
     pub(super) heard_at: Duration,
 }
 
@@ -107,6 +109,8 @@ pub(super) struct Upstream {
     pub(super) live: bool,
     /// Peers that acknowledge nothing answer a QUERY after the SUBSCRIBE: then it is live.
     pub(super) barrier: u64,
+    /// The owner does not let us hear it.
+    pub(super) refused: bool,
     pub(super) lossless: bool,
     /// What to resume from: the node that owned it,
     pub(super) owner: Option<NodeId>,
@@ -139,6 +143,8 @@ pub(super) struct Uplink {
     pub(super) sent_bytes: u64,
     /// So many may be sent.
     pub(super) limit_bytes: u64,
+    /// When the owner said that we may not publish.
+    pub(super) refused_at: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -146,8 +152,6 @@ pub(super) struct TopicState {
     pub(super) name: Topic,
     /// Without an owner: each publisher sends to whoever is interested.
     pub(super) open: bool,
-    /// Whether it is in the order in which streams without an owner are forgotten.
-    pub(super) remembered: bool,
     pub(super) generation: u64,
     /// Where its owner is, whatever is announced.
     pub(super) route: Option<String>,
@@ -177,6 +181,8 @@ pub(super) type OpenInterest = BTreeSet<String>;
 pub(super) struct Inbound {
     pub(super) topic: TopicId,
     pub(super) generation: u64,
+    /// Its name, where nobody owns it: it may be forgotten while it goes on.
+    pub(super) open: Option<Topic>,
     pub(super) kind: Kind,
     pub(super) epoch: u64,
     pub(super) next: u64,
@@ -214,6 +220,10 @@ pub(super) struct Link {
     /// By alias.
     pub(super) inbound: HashMap<u32, Inbound>,
     pub(super) interest: OpenInterest,
+    /// Patterns that we told it of, and whether it has acknowledged them.
+    pub(super) told: BTreeMap<String, bool>,
+    /// QUERYs that it has not answered.
+    pub(super) unanswered: u64,
     /// Topics with messages that wait for room in the outbox.
     pub(super) lagging: BTreeSet<TopicId>,
     /// Topics that this link is subscribed to.
@@ -235,6 +245,10 @@ pub(super) struct Peer {
     pub(super) answers: u64,
     /// QUERYs that were sent.
     pub(super) queries: u64,
+    /// With this answer what it owns is known.
+    pub(super) known_with: u64,
+    /// Patterns of ours that it does not let us hear.
+    pub(super) refused: BTreeSet<String>,
     /// Another QUERY is wanted after the one that is under way.
     pub(super) query_again: bool,
     /// How often it was asked what it counts, how often it has answered, and its last answer.

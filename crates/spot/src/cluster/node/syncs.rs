@@ -9,6 +9,7 @@ impl Node {
     pub(super) fn query(&mut self, peer: PeerId) -> u64 {
         if let Some(&link) = self.peers[peer].links.first() {
             self.peers[peer].queries += 1;
+            self.links[link].unanswered += 1;
             self.send(link, &Command::Query);
         }
         self.peers[peer].queries

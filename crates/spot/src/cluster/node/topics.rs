@@ -23,6 +23,8 @@ pub struct TopicInfo {
     pub topic: Topic,
     /// Where it was created.
     pub origin: TopicOrigin,
+    /// The node that owns it, if it says who it is.
+    pub owner: Option<super::NodeId>,
     /// The epoch of its owner; 0 if the owner has none.
     pub epoch: u64,
     /// Nodes subscribed to it, where it is local.
@@ -74,6 +76,10 @@ pub enum TopicError {
     },
 }
 
+/// Streams without an owner that a node knows at most, its own and those of its peers. The oldest is forgotten, and numbered
+/// anew when something is published to it again; no message is lost by that.
+pub(super) const OPEN_TOPICS_MAX: usize = 1 << 16;
+
 impl TopicState {
     /// Whether another node owns it, or is said to.
     fn is_elsewhere(&self) -> bool {
@@ -88,14 +94,14 @@ impl Node {
             return Ok(id);
         }
         let name = Topic::new(name)?;
-        if self.topics.len() >= self.options.topics_max {
-            return Err(TopicError::TooMany { max: self.options.topics_max });
+        let max = self.options.topics_max.saturating_mul(2);
+        if self.topics.len() >= max {
+            return Err(TopicError::TooMany { max });
         }
         self.generations += 1;
         let id = self.topics.insert(TopicState {
             name: name.clone(),
             open,
-            remembered: false,
             generation: self.generations,
             route: None,
             local: None,
@@ -118,6 +124,30 @@ impl Node {
         for sub in matching {
             self.topics[id].subs.push(sub);
             self.subs[sub].topics.insert(id);
+        }
+        Ok(id)
+    }
+
+    /// As [`topic_id`](Self::topic_id), on behalf of a peer: half of the room is not for them.
+    pub(super) fn topic_id_for_peer(&mut self, name: &str) -> Result<TopicId, TopicError> {
+        let max = self.options.topics_max;
+        if self.topics.len() >= max && !self.names.contains_key(name) {
+            return Err(TopicError::TooMany { max });
+        }
+        self.topic_id(name, false)
+    }
+
+    /// The stream without an owner of this name, whoever publishes to it first: we or a peer.
+    pub(super) fn open_topic_id(&mut self, name: &str) -> Result<TopicId, TopicError> {
+        if let Some(&id) = self.open_names.get(name) {
+            return Ok(id);
+        }
+        let id = self.topic_id(name, true)?;
+        self.open_order.push_back(id);
+        if self.open_order.len() > OPEN_TOPICS_MAX
+            && let Some(oldest) = self.open_order.pop_front()
+        {
+            self.topic_forget(oldest);
         }
         Ok(id)
     }
@@ -177,7 +207,7 @@ impl Node {
             return Err(TopicError::Exists(topic.name.clone()));
         }
         // Later than any owner that we know of, so that the same name created twice in a row does not flap.
-        let later = topic.owners.last().map_or(0, |owner| owner.epoch + 1).max(epoch_min);
+        let later = topic.owners.last().map_or(0, |owner| owner.epoch.saturating_add(1)).max(epoch_min);
         let epoch = epoch.unwrap_or(later);
         topic.local = Some(Local::new(epoch, options));
         let name = topic.name.clone();
@@ -233,6 +263,10 @@ impl Node {
             .map(|(_, topic)| TopicInfo {
                 topic: topic.name.clone(),
                 origin: if topic.local.is_some() { TopicOrigin::Local } else { TopicOrigin::Remote },
+                owner: match &topic.local {
+                    Some(local) if !local.ceded => Some(self.options.id),
+                    _ => topic.owners.last().and_then(|owner| owner.node),
+                },
                 epoch: topic
                     .local
                     .as_ref()

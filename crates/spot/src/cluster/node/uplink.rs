@@ -47,6 +47,7 @@ impl Node {
             limit: UPLINK_WINDOW.messages,
             sent_bytes: 0,
             limit_bytes: UPLINK_WINDOW.bytes,
+            refused_at: None,
         });
         if uplink.log.len() >= self.options.retained_messages_max
             || uplink.log.bytes() >= self.options.retained_bytes_max

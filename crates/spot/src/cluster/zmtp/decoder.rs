@@ -109,6 +109,11 @@ impl Decoder {
         }
     }
 
+    /// Bytes that it holds of a message that is not whole yet, beside what is left in the buffer.
+    pub fn held_bytes(&self) -> usize {
+        self.plain.len() + self.partial.len() * size_of::<Frame>()
+    }
+
     /// Commands to send back: PONGs.
     pub fn take_replies(&mut self) -> Option<Bytes> {
         (!self.replies.is_empty()).then(|| self.replies.split().freeze())

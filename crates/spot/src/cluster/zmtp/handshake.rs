@@ -133,7 +133,7 @@ pub struct Established {
     pub properties: Properties,
     /// Its ZMTP version: 3.0 peers know no PING.
     pub version: (u8, u8),
-    /// The name that [`Authenticate`] gave it; empty with NULL and on the client's side.
+    /// The name that [`Authenticate`] gave it; for a client of CURVE the server's key in Z85; otherwise empty.
     pub principal: String,
     /// Inwards.
     pub decoder: Decoder,
@@ -254,10 +254,14 @@ impl Handshake {
             }
             (Security::PlainClient { username, password }, _) => {
                 let mut data = Vec::new();
-                for word in [username, password] {
-                    let word = &word.as_bytes()[..word.len().min(255)];
-                    data.push(word.len() as u8);
-                    data.extend(word);
+                for (what, word) in [("user name", username), ("password", password)] {
+                    let len = u8::try_from(word.len()).map_err(|_| ZmtpError::TooLarge {
+                        what,
+                        len: word.len() as u64,
+                        max: u8::MAX.into(),
+                    })?;
+                    data.push(len);
+                    data.extend(word.as_bytes());
                 }
                 Command { name: b"HELLO", data: &data }.put(&mut self.output);
                 Step::Welcome
@@ -283,14 +287,12 @@ impl Handshake {
             (Step::Ready, b"READY") => match &mut self.mechanism {
                 Mechanism::Client(client) => {
                     let (properties, sealer, opener) = client.ready(command.data)?;
+                    if let Security::CurveClient { server, .. } = &self.options.security {
+                        self.principal = server.to_z85();
+                    }
                     return Ok(Some((properties, Some((sealer, opener)))));
                 }
-                _ => {
-                    if matches!(self.options.security, Security::Null) {
-                        self.principal = String::new();
-                    }
-                    return Ok(Some((Properties::decode(command.data)?, None)));
-                }
+                _ => return Ok(Some((Properties::decode(command.data)?, None))),
             },
             (Step::Welcome, b"WELCOME") => {
                 let properties = self.own_properties();
