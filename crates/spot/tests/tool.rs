@@ -98,11 +98,57 @@ fn a_node_that_was_killed_and_started_again_is_listened_to_again() {
 #[test]
 fn lines_of_standard_input_are_published() {
     let (_node, [at]) = bind(&["--topic", "log"], ["bound to "]);
-    let mut publisher = spot(&["publish", &at, "log"]).stdin(Stdio::piped()).spawn().unwrap();
-    let mut input = publisher.stdin.take().unwrap();
-    writeln!(input, "one\ntwo").unwrap();
-    drop(input);
-    assert!(publisher.wait().unwrap().success());
+    let mut listener = spot(&["subscribe", &at, "log", "--count", "4"]);
+    let mut listener = Running(listener.stdout(Stdio::piped()).spawn().unwrap());
+    let mut rounds = 0;
+    while listener.0.try_wait().unwrap().is_none() {
+        let mut publisher = spot(&["publish", &at, "log"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut input = publisher.stdin.take().unwrap();
+        writeln!(input, "one\ntwo").unwrap();
+        drop(input);
+        assert!(publisher.wait().unwrap().success());
+        rounds += 1;
+        assert!(rounds < 500, "the listener hears nothing");
+    }
+    let heard: Vec<_> =
+        BufReader::new(listener.0.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
+    // It may have come in the middle of a round.
+    let begins = usize::from(heard[0] == "log two");
+    assert_eq!(heard, ["log one", "log two", "log one", "log two", "log one"][begins..begins + 4]);
+}
+
+/// Document 004's two nodes, whichever is started first; through either one the topics of both are seen.
+#[test]
+fn two_nodes_that_are_started_in_any_order_find_each_other() {
+    let (first, [at_first]) = bind(&["--topic", "one"], ["bound to "]);
+    drop(first);
+    let (_second, [at_second, _]) =
+        bind(&["--topic", "two", "--add", &at_first], ["bound to ", &format!("{at_first} is not reached")]);
+    let (_first, _) = bind_at(&at_first, &["--topic", "one"], ["bound to "]);
+    for at in [&at_first, &at_second] {
+        // The second dials again after a pause, of some seconds at the most.
+        let all = (0..2000).any(|_| text(&run(&["topics", at]).stdout) == "one\ntwo\n");
+        assert!(all, "{at}: {}", text(&run(&["topics", at, "--long"]).stdout));
+    }
+    let long = text(&run(&["topics", &at_first, "--long"]).stdout);
+    let owners: Vec<_> = long.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert!(owners.len() == 2 && owners[0] != owners[1], "{long}");
+}
+
+#[test]
+fn a_node_says_where_it_is_reached_when_it_listens_everywhere() {
+    let (seed, [at]) = bind_at("tcp://0.0.0.0:0", &["--public", "--topic", "one"], ["bound to "]);
+    let at = at.replace("0.0.0.0", "127.0.0.1");
+    drop(seed);
+    let (_seed, _) = bind_at(
+        &at.replace("127.0.0.1", "0.0.0.0"),
+        &["--public", "--advertise", &at, "--topic", "one"],
+        ["bound to "],
+    );
+    // Known to the second, who was told by the first, is what the first advertises.
+    let (_second, [at_second, _]) = bind(&["--add", &at, "--topic", "two"], ["bound to ", "connected to "]);
+    let both = (0..200).any(|_| text(&run(&["topics", &at_second]).stdout) == "one\ntwo\n");
+    assert!(both, "{}", text(&run(&["topics", &at_second]).stdout));
 }
 
 #[test]
@@ -112,6 +158,9 @@ fn status_shows_peers_and_topics() {
     let shown = text(&shown.stdout);
     assert!(shown.contains(&at) && shown.contains("Up"), "{shown}");
     assert!(shown.contains("all 2 topics"), "{shown}");
+    for column in ["QUEUED", "DROPPED", "PUBLISHED/s", "DELIVERED/s", "MESSAGES/s", "MISSED"] {
+        assert!(shown.contains(column), "{column}: {shown}");
+    }
 }
 
 #[test]
@@ -119,6 +168,13 @@ fn curve_and_plain_are_asked_for_and_shown() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).unwrap();
+    let secret_z85 = folder.path().join("secret.z85");
+    // A pair that ZeroMQ's documentation shows.
+    std::fs::write(&secret_z85, "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs\n").unwrap();
+    let z85 = ["--topic", "t", "--curve-secret", secret_z85.to_str().unwrap()];
+    let (_node, [at, key]) = bind(&z85, ["bound to ", "public key "]);
+    assert_eq!(key, "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID");
+    assert_eq!(text(&run(&["topics", &at, "--curve-server", &key]).stdout), "t\n");
     let secret = secret.to_str().unwrap();
     let (_node, [at, key]) = bind(&["--topic", "t", "--curve-secret", secret], ["bound to ", "public key "]);
     assert_eq!(text(&run(&["topics", &at, "--curve-server", &key]).stdout), "t\n");

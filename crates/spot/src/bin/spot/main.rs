@@ -12,16 +12,27 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use spot::{
     SubscriptionOptions,
-    cluster::{Arrival, Event, Listening, Spot, SpotError, SpotOptions},
+    cluster::{Arrival, Endpoint, Event, Listening, Spot, SpotError, SpotOptions},
 };
 use tokio::sync::mpsc;
 
 use security::SecurityArgs;
 use table::Table;
 
+const EXAMPLES: &str = "\
+Examples:
+  spot bind tcp://127.0.0.1:5555 --topic news
+  spot bind tcp://127.0.0.1:5556 --topic chat --add tcp://127.0.0.1:5555
+  spot subscribe tcp://127.0.0.1:5555 news 'game:*'
+  spot publish tcp://127.0.0.1:5556 news 'hello, all'
+  tail -f log | spot publish tcp://127.0.0.1:5555 news
+  spot topics tcp://127.0.0.1:5555 --long
+  spot status tcp://127.0.0.1:5555
+  spot bind 'tcp://*:5555' --advertise tcp://10.0.0.7:5555 --curve-secret key --topic news";
+
 /// Look into a running SPOT cluster, and talk to it.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -39,6 +50,10 @@ enum Command {
         /// A node to connect to; may be given several times.
         #[arg(long = "add", value_name = "ENDPOINT")]
         add: Vec<String>,
+        /// Where others reach it, such as tcp://10.0.0.7:5555; needed where it listens at all addresses. May be given several
+        /// times.
+        #[arg(long, value_name = "ENDPOINT")]
+        advertise: Vec<String>,
         /// Listen on other addresses than the loopback although nobody has to show who they are.
         #[arg(long)]
         public: bool,
@@ -69,13 +84,16 @@ enum Command {
     Topics {
         #[command(flatten)]
         cluster: Cluster,
+        /// Show the node that owns each, too, and the epoch since when.
+        #[arg(long, short)]
+        long: bool,
     },
     /// Show peers, topics, rates and drops, until Ctrl-C.
     Status {
         #[command(flatten)]
         cluster: Cluster,
         /// Count the messages of these topics or prefixes, by subscribing to them.
-        #[arg(long = "count", value_name = "PATTERN", default_value = "*")]
+        #[arg(long = "topics", alias = "count", value_name = "PATTERN", default_value = "*")]
         patterns: Vec<String>,
         /// Seconds between two looks.
         #[arg(long, default_value_t = 1.0, value_parser = seconds)]
@@ -148,17 +166,22 @@ fn broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Bind { endpoint, topics, add, public, security } => {
-            bind(&endpoint, &topics, &add, public, &security).await
+        Command::Bind { endpoint, topics, add, advertise, public, security } => {
+            let mut options = SpotOptions { public, ..SpotOptions::standard() };
+            options.node.advertise = advertise;
+            bind(&endpoint, &topics, &add, options, &security).await
         }
         Command::Publish { cluster, topic, messages } => publish(&cluster, &topic, messages).await,
         Command::Subscribe { cluster, patterns, count } => subscribe(&cluster, &patterns, count).await,
-        Command::Topics { cluster } => topics(&cluster).await,
+        Command::Topics { cluster, long } => topics(&cluster, long).await,
         Command::Status { cluster, patterns, interval, once } => {
             status(&cluster, &patterns, Duration::from_secs_f64(interval), once).await
         }
     }
 }
+
+/// How long nodes are waited for that others told of. One that is down must not hold up a look at the rest.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Cluster {
     /// Connects to all nodes.
@@ -169,6 +192,8 @@ impl Cluster {
         for node in [&self.node].into_iter().chain(&self.add) {
             spot.cluster_add(node).await?;
         }
+        // Who was found through them, too.
+        spot.cluster_settled(connect_timeout.min(OTHERS_TIMEOUT)).await;
         Ok(spot)
     }
 }
@@ -177,12 +202,15 @@ async fn bind(
     endpoint: &str,
     topics: &[String],
     add: &[String],
-    public: bool,
+    options: SpotOptions,
     security: &SecurityArgs,
 ) -> Result<(), Failure> {
+    for endpoint in &options.node.advertise {
+        let _: Endpoint = endpoint.parse()?;
+    }
     let (server, public_key) = security.server()?;
     let client = security.client()?;
-    let spot = Spot::new(SpotOptions { server, client, public, ..SpotOptions::standard() });
+    let spot = Spot::new(SpotOptions { server, client, ..options });
     for topic in topics {
         spot.topic_create(topic)?;
     }
@@ -192,8 +220,14 @@ async fn bind(
         println!("public key {key}");
     }
     for node in add {
-        spot.cluster_add(node).await?;
-        println!("connected to {node}");
+        match spot.cluster_add(node).await {
+            Ok(()) => println!("connected to {node}"),
+            // Nodes may be started in any order.
+            Err(error @ SpotError::HostUnreachable { .. }) => {
+                println!("{error}; it is tried again and again");
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     loop {
         match events.recv().await {
@@ -282,11 +316,20 @@ async fn subscribe(cluster: &Cluster, patterns: &[String], count: Option<u64>) -
     Ok(())
 }
 
-async fn topics(cluster: &Cluster) -> Result<(), Failure> {
+async fn topics(cluster: &Cluster, long: bool) -> Result<(), Failure> {
     let spot = cluster.connect().await?;
     let mut out = io::stdout();
+    if long {
+        writeln!(out, "{:<32} {:<10} {:>18}", "TOPIC", "OWNER", "EPOCH")?;
+    }
     for info in spot.list_topics() {
-        writeln!(out, "{}", info.topic)?;
+        match (long, info.owner) {
+            (false, _) => writeln!(out, "{}", info.topic)?,
+            (true, Some(owner)) => {
+                writeln!(out, "{:<32} {owner:<10} {:>18}", info.topic.as_str(), info.epoch)?;
+            }
+            (true, None) => writeln!(out, "{:<32} {:<10} {:>18}", info.topic.as_str(), "-", info.epoch)?,
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
-use spot::cluster::{Credentials, CurveKeys, CurvePublic, Security};
+use spot::cluster::{Credentials, CurveKeys, CurvePublic, CurveSecret, Security};
 
 use super::Failure;
 
@@ -16,7 +16,8 @@ pub(super) struct SecurityArgs {
     /// CURVE: the public key of the nodes to connect to, 40 characters of Z85.
     #[arg(long, value_name = "KEY")]
     curve_server: Option<String>,
-    /// CURVE: a file with the own secret key, 64 hexadecimal digits. Needed by `bind`; others draw a new one.
+    /// CURVE: a file with the own secret key, 40 characters of Z85 or 64 hexadecimal digits. Needed by `bind`; others draw
+    /// a new one.
     #[arg(long, value_name = "FILE")]
     curve_secret: Option<PathBuf>,
     /// CURVE: for `bind`, a public key that is let in; may be given several times. Without it, every key is.
@@ -71,7 +72,15 @@ impl SecurityArgs {
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
                 let text = text.trim();
-                let wrong = || format!("{}: a secret key is 64 hexadecimal digits", path.display());
+                if let Some(keys) = CurveSecret::from_z85(text) {
+                    return Ok(CurveKeys::from_secret(keys.0));
+                }
+                let wrong = || {
+                    format!(
+                        "{}: a secret key is 40 characters of Z85 or 64 hexadecimal digits",
+                        path.display()
+                    )
+                };
                 if text.len() != 64 || !text.is_ascii() {
                     return Err(wrong().into());
                 }
