@@ -17,6 +17,7 @@ Examples:
   games --listen 127.0.0.1:0               a free port, printed when ready
   games --data /var/lib/games --log warn   another folder, less to read
   games --store mongodb://db/games         in a MongoDB database, which several of these can share
+  games --cache redis://127.0.0.1          games that were read are kept in Redis
   RUST_LOG=eventsync=debug games           more to read
 
 Press ctrl-c, or send SIGTERM, to stop: requests under way are answered, clients are told to come back."
@@ -38,9 +39,47 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URI", conflicts_with = "data", value_parser = mongodb_uri)]
     pub(crate) store: Option<String>,
 
+    /// What keeps games that were read, so that they are not read again: `memory`, `none`, or a `redis://` URI.
+    ///
+    /// In a folder it is `memory` if nothing is said. Over a database it is `none`: with a cache, what another program
+    /// has written shows a moment later, when the database has told of it.
+    #[arg(long, value_name = "CACHE", value_parser = cache)]
+    pub(crate) cache: Option<Cache>,
+
     /// What to write to standard error: a level (error, warn, info, debug, trace) or a list like `info,eventsync=debug`.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     pub(crate) log: String,
+}
+
+/// What keeps games that were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cache {
+    None,
+    Memory,
+    /// At this URI.
+    Redis(String),
+}
+
+impl Options {
+    /// The cache that was asked for, or the one that is right for the store.
+    pub(crate) fn cache(&self) -> Cache {
+        match (&self.cache, &self.store) {
+            (Some(cache), _) => cache.clone(),
+            (None, None) => Cache::Memory,
+            (None, Some(_)) => Cache::None,
+        }
+    }
+}
+
+fn cache(name: &str) -> Result<Cache, String> {
+    match name {
+        "none" => Ok(Cache::None),
+        "memory" => Ok(Cache::Memory),
+        uri if uri.starts_with("redis://") || uri.starts_with("rediss://") => {
+            Ok(Cache::Redis(uri.to_owned()))
+        }
+        _ => Err("memory, none, or a URI that begins with redis://".to_owned()),
+    }
 }
 
 fn mongodb_uri(uri: &str) -> Result<String, String> {
@@ -67,5 +106,19 @@ mod tests {
         let options = Options::parse_from(["games"]);
         assert_eq!(options.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(options.data, PathBuf::from("./weft-data"));
+    }
+
+    #[test]
+    fn a_cache_is_named_or_the_one_that_is_right_for_the_store() {
+        let cache = |more: &[&str]| {
+            let options = Options::try_parse_from(["games"].iter().chain(more));
+            options.map(|options| options.cache()).map_err(|error| error.to_string())
+        };
+        assert_eq!(cache(&[]), Ok(Cache::Memory));
+        assert_eq!(cache(&["--store", "mongodb://db/games"]), Ok(Cache::None));
+        assert_eq!(cache(&["--store", "mongodb://db/games", "--cache", "memory"]), Ok(Cache::Memory));
+        assert_eq!(cache(&["--cache", "none"]), Ok(Cache::None));
+        assert_eq!(cache(&["--cache", "redis://h:1"]), Ok(Cache::Redis("redis://h:1".to_owned())));
+        assert!(cache(&["--cache", "moka"]).unwrap_err().contains("memory, none"));
     }
 }

@@ -1,6 +1,6 @@
 //! From the command line to a running server, and down again in order.
 
-use std::{future::Future, io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{future::Future, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::serve::ListenerExt;
 use eventsync::{
@@ -9,12 +9,17 @@ use eventsync::{
     shelf::{EmbeddedShelf, MongoShelf, Shelf},
 };
 use nodestorage::{
-    MongoOptions, MongoStore, Storage, StorageError, StorageOptions, Store,
+    CachedStorage, CachedStore, MemoryCache, MongoOptions, MongoStore, RedisCache, RedisCacheOptions,
+    Storage, StorageError, StorageOptions, Store,
     embedded::{EmbeddedOptions, EmbeddedStore},
 };
 use tokio::{net::TcpListener, time::timeout};
 
-use crate::{game, options::Options, page};
+use crate::{
+    game,
+    options::{Cache, Options},
+    page,
+};
 
 /// How long requests and connections may take to end after a goodbye; then they are cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -26,9 +31,9 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
         .await
         .map_err(|e| format!("can't listen on {}: {e}; --listen takes another address", options.listen))?;
     let address = listener.local_addr().map_err(|e| format!("no address: {e}"))?;
-    let (store, service) = match &options.store {
-        Some(uri) => open_database(uri).await?,
-        None => open(&options.data).await?,
+    let Opened { store, service, cached } = match &options.store {
+        Some(uri) => open_database(uri, options).await?,
+        None => open(options).await?,
     };
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "NO AUTHENTICATION: whoever can reach this address can read and write all games");
@@ -36,6 +41,11 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
 
     let router = http::router(service.clone(), HttpOptions::new("games"))
         .merge(page::router())
+        .merge(http::metrics(service.clone(), move |page| {
+            if let Some(cached) = &cached {
+                page.cache(&cached.stats(), cached.is_cache_trusted());
+            }
+        }))
         .fallback(http::not_found);
     let nodelay = listener.tap_io(|stream| {
         // Live events are small and must not wait for each other.
@@ -71,7 +81,16 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-async fn open(data: &Path) -> Result<(Arc<dyn Store>, SyncService), String> {
+/// Everything that is open while it serves.
+struct Opened {
+    store: Arc<dyn Store>,
+    service: SyncService,
+    /// The games, if there is a cache in front of them.
+    cached: Option<Arc<CachedStorage>>,
+}
+
+async fn open(options: &Options) -> Result<Opened, String> {
+    let data = &options.data;
     let at = |what: &str, e: &dyn std::fmt::Display| format!("{what} in {}: {e}", data.display());
     std::fs::create_dir_all(data).map_err(|e| at("can't keep data", &e))?;
     let documents = data.join("documents");
@@ -80,23 +99,47 @@ async fn open(data: &Path) -> Result<(Arc<dyn Store>, SyncService), String> {
         tokio::task::spawn_blocking(move || EmbeddedStore::open(documents, EmbeddedOptions::default()));
     let store = opening.await.map_err(|e| at("can't open the store", &e))?;
     let store = store.map_err(|e| at("can't open the store", &e))?;
-    let games = store.collection("games", StorageOptions::default()).await;
-    let games = Arc::new(games.map_err(|e| at("can't open the games", &e))?);
     let shelf = EmbeddedShelf::open(data.join("shelf")).map_err(|e| at("can't open the shelf", &e))?;
-    let shelf: Arc<dyn Shelf> = Arc::new(shelf);
-    let service = serve(games, shelf).await.map_err(|e| at("can't follow the games", &e))?;
-    Ok((Arc::new(store), service))
+    wire(Arc::new(store), Arc::new(shelf), options.cache(), &at).await
 }
 
-async fn open_database(uri: &str) -> Result<(Arc<dyn Store>, SyncService), String> {
+async fn open_database(uri: &str, options: &Options) -> Result<Opened, String> {
     let at = |what: &str, e: &dyn std::fmt::Display| format!("{what} in the database: {e}");
     let store = MongoStore::connect(uri, MongoOptions::default()).await;
     let store = store.map_err(|e| at("can't keep data", &e))?;
-    let games = store.collection("games", StorageOptions::default()).await;
-    let games = Arc::new(games.map_err(|e| at("can't open the games", &e))?);
     let shelf = Arc::new(MongoShelf::new(&store));
+    wire(Arc::new(store), shelf, options.cache(), &at).await
+}
+
+/// From a store and what is kept beside it to the service. `at` says where something went wrong.
+async fn wire(
+    store: Arc<dyn Store>,
+    shelf: Arc<dyn Shelf>,
+    cache: Cache,
+    at: &impl Fn(&str, &dyn std::fmt::Display) -> String,
+) -> Result<Opened, String> {
+    let opened = |e: StorageError| at("can't open the games", &e);
+    let cache: Option<Arc<dyn nodestorage::Cache>> = match cache {
+        Cache::None => None,
+        Cache::Memory => Some(Arc::new(MemoryCache::default())),
+        Cache::Redis(uri) => {
+            let cache = RedisCache::new(&uri, "games", RedisCacheOptions::default());
+            Some(Arc::new(cache.map_err(|e| format!("can't use the cache: {e}"))?))
+        }
+    };
+    let (store, games, cached): (Arc<dyn Store>, Arc<dyn Storage>, _) = match cache {
+        None => {
+            let games = store.collection("games", StorageOptions::default()).await.map_err(opened)?;
+            (store, games, None)
+        }
+        Some(cache) => {
+            let store = CachedStore::new(store, move |_| Arc::clone(&cache));
+            let games = Arc::new(store.cached("games", StorageOptions::default()).await.map_err(opened)?);
+            (Arc::new(store), Arc::clone(&games) as _, Some(games))
+        }
+    };
     let service = serve(games, shelf).await.map_err(|e| at("can't follow the games", &e))?;
-    Ok((Arc::new(store), service))
+    Ok(Opened { store, service, cached })
 }
 
 async fn serve(games: Arc<dyn Storage>, shelf: Arc<dyn Shelf>) -> Result<SyncService, StorageError> {

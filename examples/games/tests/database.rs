@@ -12,10 +12,10 @@ use tokio::{
     time::timeout,
 };
 
-async fn start(server: &TestServer) -> Games {
+async fn start(server: &TestServer, more: &[&str]) -> Games {
     let (head, query) = server.uri().split_once("/?").unwrap_or((server.uri(), ""));
     let uri = format!("{}/{}?{query}", head.trim_end_matches('/'), server.database());
-    let arguments = ["--listen", "127.0.0.1:0", "--store", &uri, "--log", "warn"];
+    let arguments = [&["--listen", "127.0.0.1:0", "--store", &uri, "--log", "warn"], more].concat();
     let mut child = command(&arguments).stderr(Stdio::inherit()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = timeout(DEADLINE, lines.next_line()).await.expect("ready in time").unwrap();
@@ -35,7 +35,7 @@ async fn put(client: &Client, name: &str, game: Value) -> u64 {
 #[ignore = "needs secantusd"]
 async fn two_programs_over_one_database_see_each_others_writes() {
     let server = TestServer::start();
-    let (one, other) = (start(&server).await, start(&server).await);
+    let (one, other) = (start(&server, &[]).await, start(&server, &[]).await);
     let (here, there) = (one.client(), other.client());
     assert_eq!(put(&here, "go", json!({"name": "Go"})).await, 1);
     assert_eq!(there.get("/api/games/go").await["state"]["name"], "Go");
@@ -67,10 +67,47 @@ async fn two_programs_over_one_database_see_each_others_writes() {
     // One is killed, the other goes on, and a third finds everything.
     one.kill().await;
     assert_eq!(put(&there, "go", json!({"name": "Go", "n": "last"})).await, 22);
-    let third = start(&server).await;
+    let third = start(&server, &[]).await;
     let page = third.client().get("/api/events/go?after=0").await;
     let numbers: Vec<u64> =
         page["events"].as_array().unwrap().iter().map(|e| e["sequenceNum"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (1..=22).collect::<Vec<_>>());
     assert_eq!(third.client().get("/api/games/go").await["state"]["n"], "last");
+}
+
+/// The number of a metric of a program.
+async fn metric(client: &Client, name: &str) -> f64 {
+    let (status, _, body) = client.file("/metrics").await;
+    assert_eq!(status, 200);
+    let body = String::from_utf8(body).unwrap();
+    let line = body.lines().find(|line| line.starts_with(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("no {name} in {body}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn what_one_program_writes_leaves_the_memory_of_the_other() {
+    const HITS: &str = "weft_cache_reads_total{result=\"hit\"}";
+    let server = TestServer::start();
+    let cached = ["--cache", "memory"];
+    let (one, other) = (start(&server, &cached).await, start(&server, &cached).await);
+    let (here, there) = (one.client(), other.client());
+    put(&here, "go", json!({"name": "Go", "n": 0})).await;
+    for n in 1..=5 {
+        // It is read until it is served from memory,
+        let reading = async {
+            let before = metric(&there, HITS).await;
+            while metric(&there, HITS).await <= before {
+                there.get("/api/games/go").await;
+            }
+        };
+        timeout(DEADLINE, reading).await.expect("it is served from memory in time");
+        // and then written by the other program.
+        let told = metric(&there, "weft_cache_invalidated_total").await;
+        put(&here, "go", json!({"name": "Go", "n": n})).await;
+        let showing = async { while there.get("/api/games/go").await["state"]["n"] != n {} };
+        timeout(DEADLINE, showing).await.expect("the new one shows in time");
+        assert!(metric(&there, "weft_cache_invalidated_total").await > told, "the feed told of it");
+    }
+    assert!(metric(&there, "weft_cache_hit_ratio").await > 0.0);
 }

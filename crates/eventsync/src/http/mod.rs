@@ -3,6 +3,8 @@
 mod catch_up;
 mod documents;
 mod input;
+mod metrics;
+mod openapi;
 mod output;
 mod socket;
 mod sse;
@@ -16,6 +18,7 @@ use axum::{
     routing::{get, post},
 };
 
+pub use self::metrics::{MetricsPage, metrics};
 use crate::{
     protocol::{MESSAGE_BYTES_MAX, Problem, ProblemType},
     service::SyncService,
@@ -81,6 +84,7 @@ pub fn router(service: SyncService, options: HttpOptions) -> Router {
         .route("/events/{id}", get(sse::document))
         .route("/sync", get(socket::without_document))
         .route("/sync/{id}", get(socket::of_document))
+        .route("/openapi.json", get(openapi::show))
         .route("/livez", get(output::alive))
         .route("/readyz", get(catch_up::ready))
         .method_not_allowed_fallback(method_not_allowed)
