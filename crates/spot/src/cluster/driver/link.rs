@@ -63,6 +63,20 @@ enum Written {
 }
 
 impl LinkIo {
+    fn new(stream: Stream, encoder: Encoder) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+        let written_at = Instant::now();
+        let (pending, control, segments) = Default::default();
+        Self {
+            stream,
+            write: Mutex::new(WriteState { encoder, pending, control, segments, written_at }),
+            wake: Notify::new(),
+            resume: Notify::new(),
+            close: Notify::new(),
+            reason: Mutex::new(None),
+        }
+    }
+
     /// Something is in the outbox: write it here and now if nobody else does and it has been quiet, or wake the task.
     pub(super) fn write_now(&self, shared: &Shared, id: LinkId) {
         if let Some(mut state) = self.write.try_lock() {
@@ -224,17 +238,7 @@ pub(super) async fn run(
         principal,
         shown,
     };
-    #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
-    let written_at = Instant::now();
-    let (pending, control, segments) = Default::default();
-    let io = Arc::new(LinkIo {
-        stream,
-        write: Mutex::new(WriteState { encoder, pending, control, segments, written_at }),
-        wake: Notify::new(),
-        resume: Notify::new(),
-        close: Notify::new(),
-        reason: Mutex::new(None),
-    });
+    let io = Arc::new(LinkIo::new(stream, encoder));
     let Some(id) = shared.link_up(info, &io) else { return "the node is closed".to_owned() };
     let writing = tokio::spawn(writer(shared.clone(), io.clone(), id));
 
@@ -368,5 +372,22 @@ async fn handshake(
             Ok(_) => {}
             Err(error) => return Err(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_to_who_does_not_read_are_left_out_beyond_their_bound() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().expect("a pair of sockets");
+        let io = LinkIo::new(Stream::Unix(ours), Encoder::plain());
+        let ping = Encoder::ping(30);
+        for _ in 0..100_000 {
+            io.control(&ping);
+        }
+        let waiting = io.write.lock().control.len();
+        assert!((CONTROL_LEN_MAX - ping.len()..=CONTROL_LEN_MAX).contains(&waiting), "{waiting}");
     }
 }
