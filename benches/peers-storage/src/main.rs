@@ -8,7 +8,7 @@
 //!
 //! PoloDB makes `serde_json` keep the order of members, which makes ours slower here than it is without.
 //!
-//! A row for the raw `mongodb` driver belongs here too, with the server that the tests use.
+//! The store over MongoDB has a program of its own, `mongodb`.
 
 use std::{
     convert::Infallible,

@@ -92,7 +92,8 @@ pub trait Storage: Send + Sync {
         self.find_one_and_update(id, Box::new(edit), options).await
     }
 
-    /// Changes a document by an aggregation pipeline, as one change. Only MongoDB has them.
+    /// Changes a document by an aggregation pipeline, as one change, compared and recorded as any other. Only MongoDB has
+    /// them.
     async fn update_one_with_pipeline(
         &self,
         id: &DocumentId,

@@ -162,7 +162,12 @@ impl Reader {
                     _ = self.closed.wait_for(|closed| *closed) => return Ok(None),
                 }
             }
-            let page = self.log.read(self.cursor.after, PAGE_MAX).await?;
+            // A reading may wait for a server that is away; closing does not.
+            let page = tokio::select! {
+                page = self.log.read(self.cursor.after, PAGE_MAX) => page?,
+                _ = self.closed.wait_for(|closed| *closed) => return Ok(None),
+                _ = self.tide.wait_for(|tide| tide.closed) => return Ok(None),
+            };
             self.ready = self.cursor.take(page)?;
         }
     }

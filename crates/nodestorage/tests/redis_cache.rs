@@ -93,6 +93,27 @@ mod over_memory {
     );
 }
 
+#[cfg(feature = "mongodb")]
+mod over_mongodb {
+    use nodestorage::{MongoOptions, MongoStore, mongo::testing::TestServer};
+
+    use super::*;
+
+    async fn store() -> (CachedStore, (Arc<Redis>, TestServer)) {
+        let (redis, server) = (Arc::new(Redis::start()), TestServer::start());
+        let options =
+            MongoOptions { database: Some(server.database().to_owned()), ..MongoOptions::default() };
+        let store = MongoStore::connect(server.uri(), options).await.unwrap();
+        let of = redis.clone();
+        (CachedStore::new(Arc::new(store), move |name| of.cache(name)), (redis, server))
+    }
+
+    nodestorage::conformance_tests!(
+        #[ignore = "needs redis-server and secantusd"]
+        store
+    );
+}
+
 mod over_embedded {
     use super::*;
 

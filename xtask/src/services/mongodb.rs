@@ -1,7 +1,7 @@
 //! The server that stands in for MongoDB: SecantusDB, run as a program of its own and never linked (GPL).
 //!
-//! A real server named by `MONGODB_URI` wins. Else the pinned binary, built once into the user's cache; else the
-//! wheel, which takes seconds to install and is slower.
+//! A real server named by `MONGODB_URI` wins, except for the tests that kill theirs or stand it behind a proxy. Else the
+//! pinned binary, built once into the user's cache; else the wheel, which takes seconds to install and is slower.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,16 +22,19 @@ const BUILD_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// The variables that tell the tests which server to start.
 pub(super) fn find_or_install(workspace: &Workspace) -> Result<Vec<(&'static str, OsString)>> {
-    for variable in ["MONGODB_URI", "WEFT_SECANTUSD"] {
-        if let Some(value) = std::env::var_os(variable) {
-            return Ok(vec![(variable, value)]);
-        }
+    let mut found = Vec::new();
+    if let Some(uri) = std::env::var_os("MONGODB_URI") {
+        found.push(("MONGODB_URI", uri));
     }
-    let server = match binary(workspace) {
-        Ok(server) => server,
-        Err(error) => wheel(workspace).context(error)?,
+    let server = match std::env::var_os("WEFT_SECANTUSD") {
+        Some(server) => server,
+        None => match binary(workspace) {
+            Ok(server) => server.into(),
+            Err(error) => wheel(workspace).context(error)?.into(),
+        },
     };
-    Ok(vec![("WEFT_SECANTUSD", server.into())])
+    found.push(("WEFT_SECANTUSD", server));
+    Ok(found)
 }
 
 /// Built for speed of building: link-time optimisation would double the five minutes.

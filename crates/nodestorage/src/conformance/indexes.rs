@@ -116,9 +116,10 @@ pub async fn a_query_answers_the_same_with_an_index(store: Arc<dyn Store>) {
             assert_eq!(with, without, "{filter:?} by {sort:?}, {limit} at a time", filter = query.filter);
             let explained = indexed.explain(query.clone()).await.unwrap();
             let uses = matches!(explained.plan, Plan::Index { .. });
-            // Which index a database server takes is its own planner's choice.
-            let planned_here = indexed.backend() != "MongoDB";
-            assert!(!planned_here || uses == helped, "{:?} by {sort:?}: {explained:?}", query.filter);
+            // A database server has its own planner, and can read an index only as a whole forwards or backwards. But
+            // where a filter names the first field, there is nothing better than the index.
+            let certain = indexed.backend() != "MongoDB" || helped && query.filter != Filter::all();
+            assert!(!certain || uses == helped, "{:?} by {sort:?}: {explained:?}", query.filter);
             assert!(matches!(plain.explain(query).await.unwrap().plan, Plan::Scan));
         }
     }
@@ -137,6 +138,10 @@ pub async fn an_index_reads_only_what_is_found(store: Arc<dyn Store>) {
     let explained = games.explain(ranks).await.unwrap();
     assert!(matches!(&explained.plan, Plan::Index { name, .. } if *name == index.name()), "{explained:?}");
     assert_eq!((explained.examined, explained.returned), (5, 5));
+    let least = sort(&[("rank", Direction::Ascending)]);
+    let explained = games.explain(Query { sort: least, limit: 3, ..Query::default() }).await.unwrap();
+    assert!(explained.returned == 3 && explained.examined <= 4, "{explained:?}");
+    // Those that are alike come in the order of their ids, which an index of a database server has only forwards.
     let best = sort(&[("rank", Direction::Descending)]);
     let explained = games.explain(Query { sort: best, limit: 3, ..Query::default() }).await.unwrap();
     assert_eq!(explained.returned, 3);

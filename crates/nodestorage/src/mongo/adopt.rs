@@ -98,7 +98,7 @@ impl MongoStorage {
             events.push(event);
             let key = self.key(&change.document_id);
             tracing::debug!(document = %change.document_id, version, "recorded what another program wrote");
-            self.shared().relay.take(Moved { key, events }).await;
+            self.shared().relay.take(Moved { key, events });
         }
         Ok(())
     }

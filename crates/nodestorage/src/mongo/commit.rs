@@ -10,7 +10,9 @@ use mongodb::{
 
 use super::{
     failure::{Failure, is_duplicate, is_passing, is_too_large},
-    record::{Mark, Stored, WriteId, digest, encode_event, encode_mark, encode_marks, event_version},
+    record::{
+        Mark, Stored, WriteId, check_event, digest, encode_event, encode_mark, encode_marks, event_version,
+    },
     relay::{Key, Moved},
     storage::{CUT_PAUSE, MongoStorage},
     value::{self, count, escape, escape_field, fields_of},
@@ -25,8 +27,12 @@ use crate::{
 /// How many events an outbox may hold before a writer moves them to the log itself.
 pub const OUTBOX_MAX: usize = 64;
 
-/// What a verb is asked for, as often as it takes.
-pub(super) type Verb<'v> = dyn FnMut(Option<&Document>) -> Result<Step, StorageError> + Send + 'v;
+/// What is asked what to do with the document that was found, as often as it takes.
+pub(super) enum Verb<'v> {
+    Here(&'v mut (dyn FnMut(Option<&Document>) -> Result<Step, StorageError> + Send)),
+    /// The server, which computes by a pipeline.
+    Pipeline(Vec<Bsons>),
+}
 
 /// A write that was sent and not answered.
 struct Unsure {
@@ -56,11 +62,11 @@ impl MongoStorage {
         &self,
         id: &DocumentId,
         options: EditOptions,
-        verb: &mut Verb<'_>,
+        mut verb: Verb<'_>,
     ) -> Result<Outcome, StorageError> {
         rules::check_metadata(id, &options.metadata, &self.options)?;
         self.check_open()?;
-        retry::within(self.options.operation_timeout, self.attempts(id, &options, verb)).await
+        retry::within(self.options.operation_timeout, self.attempts(id, &options, &mut verb)).await
     }
 
     async fn attempts(
@@ -75,6 +81,7 @@ impl MongoStorage {
         // One id for all attempts: whichever of them the server has applied, it is this write, and it is once.
         let write = WriteId::new();
         let mut unsure: Option<Unsure> = None;
+        let mut made_room = false;
         let mut backoff = Backoff::new(&self.options);
         loop {
             match self.attempt(&key, options, write, &mut unsure, verb).await {
@@ -84,7 +91,16 @@ impl MongoStorage {
                         return Err(StorageError::RetriesExhausted { attempts: backoff.attempts() });
                     }
                 }
-                Err(Failure::Driver(error)) if is_passing(&error) => tokio::time::sleep(CUT_PAUSE).await,
+                Err(Failure::Driver(error)) if is_passing(&error) => {
+                    tracing::debug!(%error, document = %id, "sending it again");
+                    tokio::time::sleep(CUT_PAUSE).await;
+                }
+                Err(Failure::Driver(error)) if is_too_large(&error) && !made_room => {
+                    // Events that are in the log leave the outbox with the next try, which may be all it takes.
+                    made_room = true;
+                    unsure = None;
+                    self.place_outbox(id).await?;
+                }
                 Err(Failure::Driver(error)) if is_too_large(&error) => {
                     let reason =
                         format!("the document with its event is more than the server takes: {error}");
@@ -110,7 +126,7 @@ impl MongoStorage {
         };
         if let Some(sent) = unsure.take() {
             match self.what_became_of(&sent, write, &found).await? {
-                Fate::Applied => return Ok(Some(self.applied(key, sent.planned, &found).await)),
+                Fate::Applied => return Ok(Some(self.applied(key, sent.planned, &found))),
                 // The very same again: should both arrive, the version check lets one through.
                 Fate::Open => return self.send(key, sent.planned, found, unsure).await,
                 Fate::Overtaken => {}
@@ -120,6 +136,7 @@ impl MongoStorage {
             self.adopt(found, false).await?;
             return Ok(None);
         }
+        self.shared().relay.make_room().await?;
         if found.outbox.len() >= OUTBOX_MAX {
             self.shared().relay.place_now(Moved { key: key.clone(), events: found.outbox.clone() }).await?;
         }
@@ -138,7 +155,14 @@ impl MongoStorage {
             None
         };
         rules::expect_version(&key.id, options, document.as_ref().map_or(0, |document| document.version))?;
-        match verb(document.as_ref())? {
+        let step = match verb {
+            Verb::Here(verb) => verb(document.as_ref())?,
+            Verb::Pipeline(stages) => match self.step_by_pipeline(&found, document.as_ref(), stages).await? {
+                Some(step) => step,
+                None => return Ok(None),
+            },
+        };
+        match step {
             Step::Keep => match producer.sequence {
                 Some(sequence) => {
                     let noted = self.note(None, &found, &producer.client_id, sequence).await?;
@@ -152,6 +176,7 @@ impl MongoStorage {
                 }
                 let spilled = self.shared().spill(key, &found).await?;
                 let planned = self.plan(key, &found, (operation, after), sequence, options, write, &spilled);
+                check_event(&key.id, &planned.event)?;
                 self.send(key, planned, found, unsure).await
             }
         }
@@ -293,7 +318,7 @@ impl MongoStorage {
             }
         };
         match sent {
-            Ok(true) => Ok(Some(self.applied(key, planned, &found).await)),
+            Ok(true) => Ok(Some(self.applied(key, planned, &found))),
             Ok(false) => Ok(None),
             Err(error) => {
                 *unsure = Some(Unsure { base: found.version, planned });
@@ -332,7 +357,7 @@ impl MongoStorage {
     }
 
     /// A change was written: its event goes to the log.
-    async fn applied(&self, key: &Key, planned: Planned, found: &Stored) -> Outcome {
+    fn applied(&self, key: &Key, planned: Planned, found: &Stored) -> Outcome {
         if self.options.record_changes {
             let placed = self.shared().relay.placed(key);
             let waiting = found.outbox.iter().filter(|event| {
@@ -340,7 +365,7 @@ impl MongoStorage {
             });
             let mut events: Vec<Bsons> = waiting.cloned().collect();
             events.push(planned.event);
-            self.shared().relay.take(Moved { key: key.clone(), events }).await;
+            self.shared().relay.take(Moved { key: key.clone(), events });
         }
         let document = planned.after.or(planned.before).expect("it is there now or was before");
         Outcome::Changed { document, change: planned.change }

@@ -74,6 +74,11 @@ pub(super) fn is_duplicate(error: &Error) -> bool {
     matches!(code(error), Some(11_000 | 11_001))
 }
 
+/// There is an index of this name with other fields.
+pub(super) fn is_other_index(error: &Error) -> bool {
+    matches!(code(error), Some(85 | 86))
+}
+
 /// What was sent is larger than the server takes: a document of more than 16 MiB, or deeper than it reads.
 pub(super) fn is_too_large(error: &Error) -> bool {
     matches!(code(error), Some(10_334 | 17_280 | 17_419 | 17_420 | 15))
@@ -93,5 +98,10 @@ pub(super) fn has_no_streams(error: &Error) -> bool {
 
 /// This server has no transactions.
 pub(super) fn has_no_transactions(error: &Error) -> bool {
-    code(error) == Some(20) || matches!(&*error.kind, ErrorKind::SessionsNotSupported)
+    match &*error.kind {
+        // The driver says so before it asks the server.
+        ErrorKind::Transaction { message, .. } => message.contains("not supported"),
+        ErrorKind::SessionsNotSupported => true,
+        _ => code(error) == Some(20),
+    }
 }

@@ -192,7 +192,7 @@ impl MongoStorage {
             "deleted": mongodb::bson::DateTime::from_millis(count(change.timestamp_ms)), "outbox": [event.clone()],
         }};
         match self.documents.insert_one(tombstone).await {
-            Ok(_) => shared.relay.take(Moved { key: self.key(id), events: vec![event] }).await,
+            Ok(_) => shared.relay.take(Moved { key: self.key(id), events: vec![event] }),
             // It is there again, and whoever made it has continued the numbers.
             Err(error) if super::failure::is_duplicate(&error) => {}
             Err(error) => return Err(error.into()),
@@ -286,7 +286,7 @@ impl MongoStorage {
             if let Err(error) = looked.await {
                 tracing::debug!(?error, collection = &*self.name, "the collection can't be looked at");
             }
-            tokio::time::sleep(self.shared().poll_interval()).await;
+            tokio::time::sleep(self.shared().options.poll_interval).await;
         }
     }
 }

@@ -12,7 +12,7 @@ use mongodb::{
 
 use super::{
     Shared,
-    failure::{has_no_streams, of_driver},
+    failure::{Failure, has_no_streams, is_passing},
     record::{decode_event, event_version, id_of, whole},
     relay::Key,
     value::count,
@@ -29,16 +29,27 @@ pub(super) const STREAM_PAUSE: Duration = Duration::from_millis(200);
 impl Log for Shared {
     async fn read(&self, after: u64, limit: usize) -> Result<LogPage, StorageError> {
         loop {
+            match self.read_once(after, limit).await {
+                // A watch goes on when the server is back, however long that takes; closing the store ends it.
+                Err(Failure::Driver(error)) if is_passing(&error) => tokio::time::sleep(STREAM_PAUSE).await,
+                read => return Ok(read?),
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn read_once(&self, after: u64, limit: usize) -> Result<LogPage, Failure> {
+        loop {
             let find = self.events().find(doc! {"position": {"$gt": count(after)}});
-            let found =
-                find.sort(doc! {"position": 1}).limit(limit as i64).await.map_err(|e| of_driver(&e))?;
-            let found: Vec<Bsons> = found.try_collect().await.map_err(|e| of_driver(&e))?;
+            let found = find.sort(doc! {"position": 1}).limit(limit as i64).await?;
+            let found: Vec<Bsons> = found.try_collect().await?;
             let mut entries = Vec::with_capacity(found.len());
             for event in &found {
                 entries.push(self.entry(event)?);
             }
             let Some(first) = entries.first().map(|entry: &LogEntry| entry.position) else {
-                let last = self.relay.last_position().await.map_err(|e| of_driver(&e))?;
+                let last = self.relay.last_position().await?;
                 return Ok(LogPage { floor: 0, last, entries });
             };
             let floor = first - 1;
@@ -52,9 +63,7 @@ impl Log for Shared {
             return Ok(LogPage { floor: if floor > after { floor } else { 0 }, last, entries });
         }
     }
-}
 
-impl Shared {
     fn entry(&self, event: &Bsons) -> Result<LogEntry, StorageError> {
         let position = event.get("position").and_then(whole).unwrap_or(0);
         let corrupt = |reason: &str| StorageError::Corrupt {
@@ -70,9 +79,9 @@ impl Shared {
         Ok(LogEntry { position, collection: self.number(collection), id, change })
     }
 
-    async fn is_taken(&self, position: u64) -> Result<bool, StorageError> {
+    async fn is_taken(&self, position: u64) -> Result<bool, Failure> {
         let found = self.events().find_one(doc! {"position": count(position)}).projection(doc! {"_id": 1});
-        Ok(found.await.map_err(|e| of_driver(&e))?.is_some())
+        Ok(found.await?.is_some())
     }
 
     /// Tells the watchers when any process has put something into the log, for as long as the store is open.
@@ -126,7 +135,8 @@ impl Shared {
                 Ok(position) => self.relay.rise(position),
                 Err(error) => tracing::debug!(%error, "the log can't be read"),
             }
-            tokio::time::sleep(self.poll_interval()).await;
+            let interval = *self.log_interval.lock();
+            tokio::time::sleep(interval).await;
         }
     }
 }

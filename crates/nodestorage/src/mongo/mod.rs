@@ -25,6 +25,7 @@ mod query;
 mod storage;
 mod commit;
 mod adopt;
+mod pipeline;
 mod transaction;
 mod tombstones;
 #[cfg(feature = "conformance")]
@@ -96,8 +97,13 @@ pub struct MongoOptions {
     pub connections_max: u32,
     /// Whether what other programs write directly is seen and recorded.
     pub listen: bool,
-    /// How often it is looked for what change streams would tell, where the server has none.
+    /// How often it is looked for what other programs wrote directly, where the server has no change streams. It reads
+    /// the whole collection. How often a watch looks for other processes' changes there is the collection's
+    /// [`watch_poll_interval`](StorageOptions::watch_poll_interval).
     pub poll_interval: Duration,
+    /// How many writes may wait for their places in the log. At the bound a writer first moves what waits, and fails with
+    /// what keeps it from that.
+    pub queue_max: usize,
     /// For how long a deleted document leaves its tombstone where it was.
     pub tombstones_kept: Duration,
     /// The time that changes carry.
@@ -105,13 +111,14 @@ pub struct MongoOptions {
 }
 
 impl Default for MongoOptions {
-    /// The URI's database, 32 connections, a listener, a look every two seconds, tombstones for a day.
+    /// The URI's database, 32 connections, a listener, a look every two seconds, [`QUEUE_MAX`], tombstones for a day.
     fn default() -> Self {
         Self {
             database: None,
             connections_max: 32,
             listen: true,
             poll_interval: Duration::from_secs(2),
+            queue_max: QUEUE_MAX,
             tombstones_kept: Duration::from_secs(24 * 60 * 60),
             clock: clock::system(),
         }
@@ -147,6 +154,9 @@ struct Shared {
     names: Mutex<Vec<Arc<str>>>,
     /// A writer holds the gate of its document, so that writers of one process don't make each other try again.
     gates: Vec<tokio::sync::Mutex<()>>,
+    /// How often the log is looked at where there are no change streams: as often as the most impatient of the
+    /// collections asks for. Held for a look.
+    log_interval: Mutex<Duration>,
     /// The latest time that was recorded here.
     time_ms: Mutex<u64>,
 }
@@ -179,7 +189,7 @@ impl MongoStore {
             (None, None) => return Err(StorageError::Backend("the URI names no database".to_owned())),
         };
         let (tide, _) = watch::channel(Tide { position: 0, closed: false });
-        let relay = Arc::new(Relay::new(database.clone(), tide.clone()));
+        let relay = Arc::new(Relay::new(database.clone(), tide.clone(), options.queue_max));
         let shared = Arc::new(Shared {
             options,
             client,
@@ -190,6 +200,7 @@ impl MongoStore {
             tide,
             names: Mutex::default(),
             gates: (0..GATES).map(|_| tokio::sync::Mutex::default()).collect(),
+            log_interval: Mutex::new(Duration::MAX),
             time_ms: Mutex::new(0),
         });
         shared.prepare().await.map_err(|e| of_driver(&e))?;
@@ -230,6 +241,9 @@ impl MongoStore {
         let storage = MongoStorage::new(self.handle.clone(), name, number, options);
         storage.create_indexes().await?;
         if recorded {
+            let mut interval = shared.log_interval.lock();
+            *interval = storage.options.watch_poll_interval.min(*interval);
+            drop(interval);
             self.handle.follow();
             if shared.options.listen && self.handle.listening.lock().insert(name.to_owned()) {
                 self.handle.tasks.lock().spawn(storage.for_task().listen());
@@ -319,10 +333,6 @@ impl Shared {
 
     fn own(&self, name: &str) -> Collection<Bsons> {
         self.database.collection(&format!("{}.{name}", value::OWN))
-    }
-
-    fn poll_interval(&self) -> Duration {
-        self.options.poll_interval
     }
 
     /// The indexes of the store. Creating one that is there is nothing.

@@ -7,8 +7,8 @@ use mongodb::{
 };
 
 use super::{
-    failure::Failure,
-    record::{Stored, whole},
+    failure::{Failure, is_other_index},
+    record::{Stored, is_ours, whole},
     storage::MongoStorage,
     value::{to_bson, unescape},
 };
@@ -29,13 +29,19 @@ impl MongoStorage {
         }
     }
 
-    /// Whether the server's order is not the one that all storages have: an empty array stands before `null` there.
+    /// Whether the server's order is not the one that all storages have: an empty array stands before `null` there, and
+    /// what is behind an array on the way is seen otherwise.
     async fn sorts_otherwise(&self, query: &Query) -> Result<bool, Failure> {
-        let places = query.sort.iter().filter_map(|(by, _)| match by {
-            SortBy::Field(path) if path.names() != [self.version_field()] => {
-                Some(Bsons::from_iter([(name(path, Some(self.version_field())), Bson::Array(Vec::new()))]))
-            }
-            _ => None,
+        let of_field = |path: &FieldPath| {
+            let place = name(path, Some(self.version_field()));
+            let on_the_way = place.match_indices('.').map(|(at, _)| &place[..at]);
+            let arrays = on_the_way.map(|prefix| doc! {prefix: {"$type": "array"}}).collect::<Vec<_>>();
+            let empty = Bsons::from_iter([(place.clone(), Bson::Array(Vec::new()))]);
+            arrays.into_iter().chain([empty]).collect::<Vec<_>>()
+        };
+        let places = query.sort.iter().flat_map(|(by, _)| match by {
+            SortBy::Field(path) if path.names() != [self.version_field()] => of_field(path),
+            _ => Vec::new(),
         });
         let places: Vec<Bsons> = places.collect();
         if places.is_empty() {
@@ -56,6 +62,9 @@ impl MongoStorage {
         let mut found: Vec<(Cursor, Found)> = Vec::new();
         let mut more = false;
         while let Some(raw) = documents.try_next().await? {
+            if !is_ours(&raw) {
+                continue;
+            }
             let Some(document) = Stored::decode(raw, self.version_field())?.document() else { continue };
             let keys = query.keys(&document, self.version_field());
             let at = Cursor { keys, id: document.id.clone() };
@@ -75,10 +84,14 @@ impl MongoStorage {
 
     /// What the query asks for, as far as the server can tell it from what it has shown already.
     fn filter(&self, query: &Query) -> Bsons {
-        let mut all = vec![
-            doc! {"_id": {"$type": "string"}, "_weft.deleted": {"$exists": false}},
-            query.filter.to_bson(self.version_field()),
-        ];
+        let mut all = vec![query.filter.to_bson(self.version_field())];
+        // Side by side where they can be: the simplest form is the one that every planner understands.
+        let own = doc! {"_id": {"$type": "string"}, "_weft.deleted": {"$exists": false}};
+        if all[0].contains_key("_id") {
+            all.push(own)
+        } else {
+            all[0].extend(own)
+        }
         if let Some(after) = &query.after {
             match (query.sort.first(), after.keys.first()) {
                 (Some((SortBy::Field(path), direction)), Some(key)) => {
@@ -96,7 +109,11 @@ impl MongoStorage {
                 _ => all.push(doc! {"_id": {"$gt": after.id.as_str()}}),
             }
         }
-        doc! {"$and": all}
+        if all.len() == 1 {
+            all.remove(0)
+        } else {
+            doc! {"$and": all}
+        }
     }
 
     fn sort(&self, query: &Query) -> Bsons {
@@ -148,14 +165,23 @@ impl MongoStorage {
 
     pub(super) async fn create_native_index(&self, index: &Index) -> Result<(), StorageError> {
         let fields = index.fields().iter();
-        let keys: Bsons = fields
+        let mut keys: Bsons = fields
             .map(|(path, direction)| (name(path, Some(self.version_field())), Bson::Int32(order(*direction))))
             .collect();
-        let options = mongodb::options::IndexOptions::builder();
-        let options = options.name(format!("{INDEX_PREFIX}{}", index.name())).build();
+        // Documents that are alike come in the order of their ids.
+        keys.insert("_id", 1);
+        let name = format!("{INDEX_PREFIX}{}", index.name());
+        let options = mongodb::options::IndexOptions::builder().name(name.clone()).build();
         let model = IndexModel::builder().keys(keys).options(options).build();
         self.reading(|| async {
-            self.documents.create_index(model.clone()).await?;
+            match self.documents.create_index(model.clone()).await {
+                // One of an earlier release, without the ids.
+                Err(error) if is_other_index(&error) => {
+                    self.documents.drop_index(&name).await?;
+                    self.documents.create_index(model.clone()).await?;
+                }
+                created => drop(created?),
+            }
             Ok(())
         })
         .await
@@ -189,7 +215,7 @@ impl MongoStorage {
     }
 
     fn index_of(&self, keys: &Bsons) -> Option<Index> {
-        let fields = keys.iter().map(|(name, order)| {
+        let fields = keys.iter().filter(|(name, _)| *name != "_id").map(|(name, order)| {
             let names: Vec<_> = name.split('.').map(|name| unescape(name).into_owned()).collect();
             let path = FieldPath::new(&names.join(".")).ok()?;
             let descending = matches!(order, Bson::Int32(-1) | Bson::Int64(-1));
@@ -225,7 +251,7 @@ fn index_in(plan: &Bson) -> Option<(String, usize)> {
             if let Ok(name) = stage.get_str("indexName") {
                 let bounds = stage.get_document("indexBounds").ok().into_iter().flatten();
                 let all = |bound: &Bson| bound.to_string().contains("MinKey, MaxKey");
-                let narrowed = bounds.filter(|(_, bound)| !all(bound)).count();
+                let narrowed = bounds.filter(|(name, bound)| *name != "_id" && !all(bound)).count();
                 let name = name.strip_prefix(INDEX_PREFIX)?;
                 return Some((name.to_owned(), narrowed));
             }

@@ -144,6 +144,24 @@ pub(super) fn encode_event(write: WriteId, change: &Change) -> Bsons {
     event
 }
 
+/// How large an event may be. Less than the server takes, because the log adds its place and whose it is.
+const EVENT_BYTES_MAX: usize = (16 << 20) - (16 << 10);
+
+/// How large an event is, but for names and numbers.
+pub(super) fn event_bytes(event: &Bsons) -> usize {
+    ["diff", "metadata"].iter().filter_map(|field| event.get_str(field).ok()).map(str::len).sum()
+}
+
+/// An event that the log would refuse would stay in its outbox for good, and all behind it too.
+pub(super) fn check_event(id: &DocumentId, event: &Bsons) -> Result<(), StorageError> {
+    let bytes = event_bytes(event);
+    if bytes <= EVENT_BYTES_MAX {
+        return Ok(());
+    }
+    let reason = format!("its event of {bytes} bytes is more than the server takes, {EVENT_BYTES_MAX} bytes");
+    Err(StorageError::InvalidDocument { id: id.clone(), reason })
+}
+
 /// The version that an event made.
 pub(super) fn event_version(event: &Bsons) -> u64 {
     event.get("sequenceNum").and_then(whole).unwrap_or(0)
@@ -232,6 +250,17 @@ pub(super) fn id_of(id: Option<&Bson>) -> Result<DocumentId, StorageError> {
     let foreign = |reason: String| StorageError::Corrupt { place: format!("document {id:?}"), reason };
     let name = id.and_then(Bson::as_str).ok_or_else(|| foreign("its id is no text".to_owned()))?;
     DocumentId::new(name).map_err(|e| foreign(e.to_string()))
+}
+
+/// Whether a document can be one of a storage. Other programs may give theirs ids that are no names here.
+pub(super) fn is_ours(raw: &Bsons) -> bool {
+    match id_of(raw.get("_id")) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!(%error, "a document that is none of ours");
+            false
+        }
+    }
 }
 
 #[cfg(test)]

@@ -25,12 +25,13 @@ use tokio::{
 
 use super::{
     failure::is_duplicate,
-    record::{event_version, whole},
+    record::{event_bytes, event_version, whole},
     value::count,
 };
 use crate::{DocumentId, watch::Tide};
 
-/// How many writes may wait for the relay of their own process. At the bound a writer moves events itself.
+/// How many writes may wait for the relay of their own process, if [`MongoOptions`](super::MongoOptions) does not say
+/// otherwise.
 pub const QUEUE_MAX: usize = 4_096;
 
 /// How many events are inserted by one command.
@@ -47,6 +48,14 @@ const CLEAR_AFTER: Duration = Duration::from_millis(500);
 
 /// How many documents are cleared by one command.
 const CLEAR_STEP: usize = 256;
+
+/// After an insert the relay rests for so many times as long as the insert took, so that most of the server's time is for
+/// writers; meanwhile events gather, and go by one insert. An event that comes when the relay has rested goes at once, and
+/// so does one that somebody asks for.
+const REST: u32 = 8;
+
+/// The longest rest.
+const REST_MAX: Duration = Duration::from_millis(20);
 
 /// The longest pause before it is tried again after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -70,6 +79,7 @@ pub(super) struct Relay {
     events: Collection<Bsons>,
     // Held for a push or a pop.
     queue: Mutex<VecDeque<Moved>>,
+    queue_max: usize,
     filled: Notify,
     /// Up to which version the events of a document are known to be in the log. Held for a look-up.
     placed: Mutex<HashMap<Key, u64>>,
@@ -94,8 +104,9 @@ impl End {
 }
 
 impl Relay {
-    pub(super) fn new(database: Database, tide: watch::Sender<Tide>) -> Self {
+    pub(super) fn new(database: Database, tide: watch::Sender<Tide>, queue_max: usize) -> Self {
         Self {
+            queue_max,
             events: database.collection("events"),
             database,
             queue: Mutex::default(),
@@ -121,18 +132,16 @@ impl Relay {
         *known = version.max(*known);
     }
 
+    /// Sees to it that there is room for one more. Writers that are let in at once may each bring one over the bound.
+    pub(super) async fn make_room(&self) -> Result<(), Error> {
+        let full = self.queue.lock().len() >= self.queue_max;
+        if full { self.settle().await } else { Ok(()) }
+    }
+
     /// Takes events that were just written.
-    pub(super) async fn take(&self, moved: Moved) {
-        let full = {
-            let mut queue = self.queue.lock();
-            queue.push_back(moved);
-            queue.len() >= QUEUE_MAX
-        };
+    pub(super) fn take(&self, moved: Moved) {
+        self.queue.lock().push_back(moved);
         self.filled.notify_one();
-        if full {
-            // What fails here waits in the outbox, and for the relay.
-            let _ = self.settle().await;
-        }
     }
 
     /// Moves everything that was taken before the call.
@@ -178,12 +187,20 @@ impl Relay {
                 () = self.filled.notified() => {}
                 () = tokio::time::sleep(CLEAR_AFTER) => {}
             }
+            let started = super::now();
+            let waited = !self.queue.lock().is_empty();
             let moved = match self.settle().await {
-                Ok(()) => self.clear(CLEAR_AFTER).await,
+                Ok(()) => {
+                    let rest = if waited { started.elapsed() * REST } else { Duration::ZERO };
+                    self.clear(CLEAR_AFTER).await.map(|()| rest.min(REST_MAX))
+                }
                 Err(error) => Err(error),
             };
             match moved {
-                Ok(()) => pause = Duration::from_millis(10),
+                Ok(rest) => {
+                    pause = Duration::from_millis(10);
+                    tokio::time::sleep(rest).await;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "events wait in their outboxes: the log can't be written");
                     tokio::time::sleep(pause).await;
@@ -231,7 +248,7 @@ impl Relay {
             let mut bytes = 0;
             let mut batch: Vec<Bsons> = Vec::new();
             for ((_, row), position) in rows.iter().take(BATCH_MAX).zip(last + 1..) {
-                bytes += row.get_str("diff").map_or(0, str::len);
+                bytes += event_bytes(row);
                 if bytes > BATCH_BYTES_MAX && !batch.is_empty() {
                     break;
                 }

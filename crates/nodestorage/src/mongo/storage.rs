@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use super::{
     Handle, Shared,
+    commit::Verb,
     failure::{Failure, is_passing, of_driver},
-    record::{Mark, Stored, decode_event},
+    record::{Mark, Stored, decode_event, is_ours},
     relay::{Key, Moved},
     value::count,
 };
@@ -117,7 +118,7 @@ impl MongoStorage {
     }
 
     /// Sees to it that all events of a document up to its version are in the log.
-    async fn place_outbox(&self, id: &DocumentId) -> Result<u64, Failure> {
+    pub(super) async fn place_outbox(&self, id: &DocumentId) -> Result<u64, Failure> {
         let Some(stored) = self.stored(id).await? else {
             self.shared().relay.settle().await?;
             return Ok(0);
@@ -177,20 +178,28 @@ impl Storage for MongoStorage {
             return self.check_open().map(|()| Vec::new());
         }
         self.reading(|| async {
-            let mut filter = doc! {"_weft.deleted": {"$exists": false}};
-            if let Some(after) = after {
-                filter.insert("_id", doc! {"$gt": after.as_str()});
-            }
-            let find = self.documents.find(filter).sort(doc! {"_id": 1});
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let mut found = find.projection(doc! {"_weft.outbox": 0}).limit(limit).await?;
-            let mut documents = Vec::new();
-            while let Some(raw) = found.try_next().await? {
-                if raw.get_str("_id").is_ok() {
-                    documents.extend(Stored::decode(raw, self.version_field())?.document());
+            let mut after = after.map(ToString::to_string);
+            loop {
+                let mut filter = doc! {"_id": {"$type": "string"}, "_weft.deleted": {"$exists": false}};
+                if let Some(after) = &after {
+                    filter.insert("_id", doc! {"$gt": after, "$type": "string"});
+                }
+                let find = self.documents.find(filter).sort(doc! {"_id": 1});
+                let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+                let mut found = find.projection(doc! {"_weft.outbox": 0}).limit(rows).await?;
+                let (mut documents, mut read) = (Vec::new(), 0);
+                while let Some(raw) = found.try_next().await? {
+                    read += 1;
+                    after = raw.get_str("_id").ok().map(str::to_owned);
+                    if is_ours(&raw) {
+                        documents.extend(Stored::decode(raw, self.version_field())?.document());
+                    }
+                }
+                // An empty page would mean the end.
+                if !documents.is_empty() || read < limit {
+                    return Ok(documents);
                 }
             }
-            Ok(documents)
         })
         .await
     }
@@ -221,7 +230,7 @@ impl Storage for MongoStorage {
         body: Body,
         options: EditOptions,
     ) -> Result<Upserted, StorageError> {
-        self.run(id, options, &mut |found| Ok(verbs::upsert(found, body.clone())))
+        self.run(id, options, Verb::Here(&mut |found| Ok(verbs::upsert(found, body.clone()))))
             .await
             .map(Outcome::upserted)
     }
@@ -233,7 +242,20 @@ impl Storage for MongoStorage {
         options: EditOptions,
     ) -> Result<Edited, StorageError> {
         let mut verb = |found: Option<&Document>| verbs::update(id, found, Box::new(&mut edit));
-        self.run(id, options, &mut verb).await.map(Outcome::edited)
+        self.run(id, options, Verb::Here(&mut verb)).await.map(Outcome::edited)
+    }
+
+    /// The server computes what becomes of the document, and the change is written as any other: compared with the version
+    /// that was read, with its diff in its event. Stages are those that MongoDB has for updates. The pipeline sees names
+    /// as they are in the database, and what it makes is taken as JSON: a date becomes a text.
+    async fn update_one_with_pipeline(
+        &self,
+        id: &DocumentId,
+        pipeline: &[serde_json::Value],
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        let stages = super::pipeline::parse(pipeline)?;
+        self.run(id, options, Verb::Pipeline(stages)).await.map(Outcome::edited)
     }
 
     async fn with_transaction(
@@ -254,11 +276,11 @@ impl Storage for MongoStorage {
         let mut verb = |found: Option<&Document>| {
             verbs::update_section(id, found, section, Box::new(&mut edit), &versions)
         };
-        self.run(id, options, &mut verb).await.map(Outcome::edited)
+        self.run(id, options, Verb::Here(&mut verb)).await.map(Outcome::edited)
     }
 
     async fn delete_one(&self, id: &DocumentId, options: EditOptions) -> Result<Deleted, StorageError> {
-        self.run(id, options, &mut |found| Ok(verbs::delete(found))).await.map(Outcome::deleted)
+        self.run(id, options, Verb::Here(&mut |found| Ok(verbs::delete(found)))).await.map(Outcome::deleted)
     }
 
     async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {

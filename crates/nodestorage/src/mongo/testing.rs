@@ -35,6 +35,15 @@ impl TestServer {
         if let Ok(uri) = std::env::var("MONGODB_URI") {
             return Self { running: None, address: uri, database };
         }
+        Self::launched(database)
+    }
+
+    /// Starts a server of the test's own, also when `MONGODB_URI` names one: to be killed, or to stand behind a proxy.
+    pub fn own() -> Self {
+        Self::launched(format!("weft_test_{}_own", std::process::id()))
+    }
+
+    fn launched(database: String) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (child, port) = launch(folder.path(), 0);
         let running = Running { child, folder, port };
@@ -46,9 +55,12 @@ impl TestServer {
         &self.address
     }
 
-    /// The port of a server that was started here; `None` for one that `MONGODB_URI` names.
-    pub fn port(&self) -> Option<u16> {
-        self.running.as_ref().map(|running| running.port)
+    /// The port of an [`own`](Self::own) server.
+    ///
+    /// # Panics
+    /// When it is one that `MONGODB_URI` names.
+    pub fn port(&self) -> u16 {
+        self.running.as_ref().expect("a server that was started here").port
     }
 
     /// The same server at another port: that of a proxy.

@@ -13,7 +13,7 @@ use mongodb::{
 use super::{
     commit::Planned,
     failure::{Failure, has_no_transactions, is_duplicate},
-    record::{Stored, WriteId},
+    record::{Stored, WriteId, check_event},
     relay::Moved,
     storage::MongoStorage,
     value::count,
@@ -131,6 +131,7 @@ impl MongoStorage {
             let key = self.key(&change.id);
             let mut planned =
                 self.plan(&key, &found[&change.id], what, change.sequence, &change.options, write, &[]);
+            check_event(&change.id, &planned.event)?;
             if !self.write_in(session, &mut planned).await? {
                 return overtaken(session, &change.id).await;
             }

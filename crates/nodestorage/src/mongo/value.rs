@@ -92,6 +92,17 @@ pub(crate) fn to_bson(value: &Value) -> Bson {
     }
 }
 
+/// A value that is in the server's own language: its names are not escaped.
+pub(super) fn verbatim(value: &Value) -> Bson {
+    match value {
+        Value::Array(elements) => Bson::Array(elements.iter().map(verbatim).collect()),
+        Value::Object(members) => {
+            Bson::Document(members.iter().map(|(k, v)| (k.clone(), verbatim(v))).collect())
+        }
+        plain => to_bson(plain),
+    }
+}
+
 pub(super) fn number_to_bson(number: &Number) -> Bson {
     match (number.as_i64(), number.as_u64()) {
         (Some(whole), _) => Bson::Int64(whole),

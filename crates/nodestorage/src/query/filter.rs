@@ -173,7 +173,9 @@ impl<'v> At<'v> {
 impl Test {
     fn holds(&self, at: &At<'_>) -> bool {
         let within_kind = |wanted: &Value, holds: fn(std::cmp::Ordering) -> bool| {
-            at.any(|value| kind(value) == kind(wanted) && holds(compare(value, wanted)))
+            // What is missing is `null` here too: neither less nor greater than it.
+            wanted.is_null() && at.missing && holds(std::cmp::Ordering::Equal)
+                || at.any(|value| kind(value) == kind(wanted) && holds(compare(value, wanted)))
         };
         match self {
             Self::Equal(wanted) => at.is(wanted),

@@ -66,6 +66,12 @@ fn an_array_matches_by_itself_or_by_an_element() {
     check(json!({"a.1.b": 2}), json!({"a": [{"b": 1}, {"b": 2}]}), true);
     check(json!({"a.0.b": 2}), json!({"a": [{"b": 1}, {"b": 2}]}), false);
     check(json!({"a.b": 1, "a.c": 2}), json!({"a": [{"b": 1}, {"c": 2}]}), true);
+    // What is missing is `null`, also when it is compared.
+    for (operator, found) in [("$gte", true), ("$lte", true), ("$gt", false), ("$lt", false)] {
+        check(json!({"b": {operator: null}}), json!({"a": 1}), found);
+        check(json!({"a": {operator: null}}), json!({"a": [1, null]}), found);
+        check(json!({"a": {operator: null}}), json!({"a": 1}), false);
+    }
     // An element that is an array is not spread once more.
     check(json!({"a": {"$elemMatch": {"$gt": 1}}}), json!({"a": [[2]]}), false);
     check(json!({"a": {"$elemMatch": {"$eq": [2]}}}), json!({"a": [[2]]}), true);

@@ -121,7 +121,9 @@ impl Operator {
             Self::Minimum(value) => choose(path, body, "$min", value, std::cmp::Ordering::is_lt)?,
             Self::Maximum(value) => choose(path, body, "$max", value, std::cmp::Ordering::is_gt)?,
             Self::Rename(target) => {
-                if let Some(value) = take(path, body) {
+                if renamed(path, body)? {
+                    renamed(target, body)?;
+                    let value = take(path, body).expect("it was just seen");
                     *place(target, body, "$rename")? = value;
                 }
             }
@@ -205,6 +207,27 @@ fn place<'b>(
         };
     }
     Ok(value)
+}
+
+/// Whether there is something at a place that can be renamed, or renamed to: elements of arrays can't, and neither can what
+/// would be in a value that holds no others.
+fn renamed(path: &FieldPath, body: &Body) -> Result<bool, UpdateError> {
+    let (first, rest) = path.names().split_first().expect("a path has a name");
+    let mut found = body.get(first);
+    for name in rest {
+        found = match found {
+            Some(Value::Object(members)) => members.get(name),
+            // Behind the end of an array is nothing, which is no element either.
+            Some(Value::Array(elements))
+                if name.parse::<usize>().is_ok_and(|index| index >= elements.len()) =>
+            {
+                return Ok(false);
+            }
+            Some(other) => return Err(wrong_kind("$rename", path, other)),
+            None => return Ok(false),
+        };
+    }
+    Ok(found.is_some())
 }
 
 /// What a missing place holds at first: an object if something follows.

@@ -16,6 +16,19 @@ fn check(before: Value, update: Value, after: Value) {
     assert_eq!(Value::Object(body), after, "{update} of {before}");
 }
 
+#[test]
+fn elements_of_arrays_are_not_renamed() {
+    let rename = json!({"$rename": {"a.b": "c"}});
+    check_refused(json!({"a": [{"b": 1}]}), rename.clone(), "$rename of a.b, which is an array");
+    check_refused(json!({"a": null}), rename.clone(), "$rename of a.b, which is null");
+    check(json!({"a": {"c": 1}}), rename, json!({"a": {"c": 1}}));
+    check_refused(
+        json!({"a": 1, "b": [1]}),
+        json!({"$rename": {"a": "b.0"}}),
+        "$rename of b.0, which is an array",
+    );
+}
+
 fn check_refused(before: Value, update: Value, message: &str) {
     let error = Update::parse(&update).unwrap().apply(&mut body(before)).unwrap_err();
     assert_eq!(error.to_string(), message);

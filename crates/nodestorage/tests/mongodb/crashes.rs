@@ -98,10 +98,23 @@ async fn check(games: &MongoStorage, acknowledged: &Acknowledged) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
-    let mut server = TestServer::start();
+    let mut server = TestServer::own();
     let store = open(&server).await;
     let games = games(&store).await;
     let mut acknowledged = Acknowledged::new();
+    // One that watches through all of it.
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+    let watching = tokio::spawn(async move {
+        let mut positions = Vec::new();
+        loop {
+            let event = watch.next().await.expect("a crash does not end it").unwrap();
+            let WatchEvent::Change(change) = event else { panic!("{event:?}") };
+            positions.push(change.position);
+            if change.document_id == id("end") {
+                return positions;
+            }
+        }
+    });
     for round in 0..ROUNDS {
         let stop = Arc::new(AtomicBool::new(false));
         let writers = (0..WRITERS).map(|writer| {
@@ -137,6 +150,11 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     }
     assert!(acknowledged.len() as u64 > 4 * ROUNDS, "hardly anything was written: {}", acknowledged.len());
     check(&games, &acknowledged).await;
+    // The watch has seen everything, in order and nothing twice.
+    let end = games.find_one_and_upsert(&id("end"), Body::new(), by("server")).await.unwrap();
+    assert!(matches!(end, Upserted::Created { .. }));
+    let watched = tokio::time::timeout(PATIENCE, watching).await.expect("in time").unwrap();
+    assert!(watched.iter().copied().eq(1..=games.position().await.unwrap()), "a gap or a repeat");
     println!("{ROUNDS} crashes of the server, {} acknowledged writes", acknowledged.len());
 }
 

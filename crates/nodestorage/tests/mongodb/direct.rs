@@ -248,3 +248,31 @@ async fn two_stores_over_one_database_see_each_others_changes() {
     let WatchEvent::Change(change) = next(&mut watch).await else { panic!("a change") };
     assert_eq!((change.version, change.position), (1, 1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_document_whose_id_is_no_name_here_is_left_alone() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    let other = direct(&games);
+    let long = "x".repeat(300);
+    for foreign in ["", "a\nb", &long] {
+        other.insert_one(doc! {"_id": foreign, "gold": 1}).await.unwrap();
+    }
+    other.insert_one(doc! {"_id": 7, "gold": 1}).await.unwrap();
+    for name in ["a", "b"] {
+        games.find_one_and_upsert(&id(name), body(json!({"gold": 1})), by("s")).await.unwrap();
+    }
+    let mut listed = Vec::new();
+    loop {
+        let page = games.list(listed.last(), 1).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        listed.extend(page.into_iter().map(|document| document.id));
+    }
+    assert_eq!(listed, [id("a"), id("b")]);
+    let found = games.find_many(nodestorage::Query::default()).await.unwrap().found;
+    assert!(found.iter().map(|found| &found.id).eq(&listed));
+}

@@ -14,14 +14,14 @@ use nodestorage::{
 };
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
 
-use super::{body, by, counted, games, id, open, options};
+use super::{body, by, counted, games, id, open, options, proxy::message};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -64,16 +64,6 @@ impl Proxy {
 
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let _ = tokio::io::copy(&mut from, &mut to).await;
-}
-
-/// One message of the wire protocol: its length stands in front.
-async fn message(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length).await.ok()?;
-    let mut message = vec![0; u32::from_le_bytes(length) as usize];
-    message[..4].copy_from_slice(&length);
-    from.read_exact(&mut message[4..]).await.ok()?;
-    Some(message)
 }
 
 fn contains(message: &[u8], word: &str) -> bool {
@@ -126,8 +116,8 @@ async fn requests(
 async fn each_write_is_applied_once(fault: Fault) {
     const WRITERS: u64 = 4;
     const WRITES: u64 = 40;
-    let server = TestServer::start();
-    let Some(port) = server.port() else { return };
+    let server = TestServer::own();
+    let port = server.port();
     // Prepared without faults.
     open(&server).await.close().await.unwrap();
     let proxy = Proxy::start(port, fault, 7).await;

@@ -1,8 +1,11 @@
-//! The server answers filters as the memory store does.
+//! The server answers queries as the memory store does: filters, sorts and projections, drawn at random.
 
 use nodestorage::{
     Body, Filter, MemoryStorage, MongoStorage, Query, Storage, Upserted,
-    mongo::testing::TestServer,
+    mongo::{
+        driver::bson::{Bson, Document, doc},
+        testing::TestServer,
+    },
     query::{Direction, FieldPath, Projection, SortBy},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -10,73 +13,63 @@ use serde_json::{Value, json};
 
 use super::{by, games, id, open};
 
-fn value(rng: &mut StdRng, depth: u32) -> Value {
+/// Chance, another one each time, unless `WEFT_SEED` names it.
+pub(crate) fn chance() -> StdRng {
+    let seed = std::env::var("WEFT_SEED").map(|seed| seed.parse().expect("WEFT_SEED is a number"));
+    let seed: u64 = seed.unwrap_or_else(|_| rand::rng().random());
+    println!("WEFT_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+pub(crate) fn value(rng: &mut StdRng, depth: u32) -> Value {
     match rng.random_range(0..if depth == 0 { 6 } else { 9 }) {
         0 => json!(null),
         1 => json!(rng.random_range(-2..3)),
         2 => json!(f64::from(rng.random_range(-4..5)) / 2.0),
         3 => json!(["", "a", "b", "ab"][rng.random_range(0..4)]),
         4 => json!(rng.random_bool(0.5)),
-        5 => json!(u64::MAX - rng.random_range(0..2)),
-        6 | 7 => (0..rng.random_range(0..3)).map(|_| element(rng, depth - 1)).collect(),
-        _ => Value::Object(fields(rng, depth - 1)),
+        5 => json!(i64::MAX - rng.random_range(0..2)),
+        6 | 7 => (0..rng.random_range(0..3)).map(|_| value(rng, depth - 1)).collect(),
+        _ => Value::Object(fields(rng, depth - 1, &["a", "b", "c.d", "$e"])),
     }
 }
 
-/// No array: what a path finds in an array of arrays, the two see differently.
-fn element(rng: &mut StdRng, depth: u32) -> Value {
-    loop {
-        let value = value(rng, depth);
-        if !value.is_array() {
-            return value;
-        }
-    }
-}
-
-fn fields(rng: &mut StdRng, depth: u32) -> Body {
-    let names = ["a", "b", "c.d", "$e"];
+pub(crate) fn fields(rng: &mut StdRng, depth: u32, names: &[&str]) -> Body {
     (0..rng.random_range(0..3))
-        .map(|_| (names[rng.random_range(0..4)].to_owned(), value(rng, depth)))
+        .map(|_| (names[rng.random_range(0..names.len())].to_owned(), value(rng, depth)))
         .collect()
 }
 
 fn path(rng: &mut StdRng) -> &'static str {
-    ["a", "b", "a.b", "a.0", "b.a", "a.b.0"][rng.random_range(0..6)]
+    ["a", "b", "a.b", "a.0", "b.a", "a.b.0", "a.0.b", "a.0.0"][rng.random_range(0..8)]
 }
 
-/// Plain values compare the same everywhere; what whole arrays and objects are greater than is left out.
 fn scalar(rng: &mut StdRng) -> Value {
-    operand(rng, 0)
-}
-
-/// Not `null`: whether something is missing behind an array without objects, the two see differently.
-fn operand(rng: &mut StdRng, depth: u32) -> Value {
-    loop {
-        let value = value(rng, depth);
-        if !value.is_null() {
-            return value;
-        }
+    match rng.random_range(0..12) {
+        0 => json!(u64::MAX - rng.random_range(0..2)),
+        _ => value(rng, 0),
     }
 }
 
 fn test(rng: &mut StdRng, depth: u32) -> Value {
-    match rng.random_range(0..if depth == 0 { 9 } else { 12 }) {
-        0 => json!({"$eq": operand(rng, 1)}),
-        1 => json!({"$ne": operand(rng, 1)}),
+    match rng.random_range(0..if depth == 0 { 10 } else { 13 }) {
+        0 => json!({"$eq": value(rng, 2)}),
+        1 => json!({"$ne": value(rng, 2)}),
         2 => json!({"$gt": scalar(rng)}),
         3 => json!({"$lte": scalar(rng)}),
         4 => json!({"$gte": scalar(rng), "$lt": scalar(rng)}),
-        5 => json!({"$in": [scalar(rng), scalar(rng)]}),
-        6 => json!({"$nin": [scalar(rng), scalar(rng)]}),
+        5 => json!({"$in": [scalar(rng), value(rng, 1)]}),
+        6 => json!({"$nin": [scalar(rng), value(rng, 1)]}),
         7 => json!({"$exists": rng.random_bool(0.5)}),
         8 => json!({"$size": rng.random_range(0..3)}),
-        9 => json!({"$not": test(rng, 0)}),
-        10 => json!({"$elemMatch": {"$gte": scalar(rng), "$ne": scalar(rng)}}),
+        9 => json!({"$all": [scalar(rng), scalar(rng)]}),
+        10 => json!({"$not": test(rng, 0)}),
+        11 => json!({"$elemMatch": {"$gte": scalar(rng), "$ne": scalar(rng)}}),
         _ => json!({"$elemMatch": filter(rng, 0)}),
     }
 }
 
-fn filter(rng: &mut StdRng, depth: u32) -> Value {
+pub(crate) fn filter(rng: &mut StdRng, depth: u32) -> Value {
     match rng.random_range(0..if depth == 0 { 3 } else { 6 }) {
         0..=2 => {
             let (first, second) = (path(rng), path(rng));
@@ -86,6 +79,17 @@ fn filter(rng: &mut StdRng, depth: u32) -> Value {
         4 => json!({"$or": [filter(rng, depth - 1), filter(rng, depth - 1)]}),
         _ => json!({"$nor": [filter(rng, depth - 1), filter(rng, depth - 1)]}),
     }
+}
+
+fn sort(rng: &mut StdRng) -> Vec<(SortBy, Direction)> {
+    let by = |rng: &mut StdRng| match rng.random_range(0..6) {
+        0 => SortBy::Id,
+        1 => SortBy::Field(FieldPath::new("_version").unwrap()),
+        _ => SortBy::Field(FieldPath::new(path(rng)).unwrap()),
+    };
+    let direction =
+        |rng: &mut StdRng| if rng.random_bool(0.5) { Direction::Ascending } else { Direction::Descending };
+    (0..rng.random_range(0..3)).map(|_| (by(rng), direction(rng))).collect()
 }
 
 async fn pages(storage: &dyn Storage, mut query: Query) -> Vec<(String, Body)> {
@@ -110,32 +114,121 @@ async fn both(memory: &MemoryStorage, games: &MongoStorage, name: &str, body: Bo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn the_server_and_the_memory_store_find_the_same() {
-    let seed = std::env::var("WEFT_SEED").map_or(1, |seed| seed.parse().expect("WEFT_SEED is a number"));
-    println!("WEFT_SEED={seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = chance();
     let server = TestServer::start();
     let store = open(&server).await;
     let (memory, games) = (MemoryStorage::default(), games(&store).await);
     for n in 0..60 {
-        both(&memory, &games, &format!("d{n:02}"), fields(&mut rng, 3)).await;
+        let body = fields(&mut rng, 3, &["a", "b", "c.d", "$e"]);
+        both(&memory, &games, &format!("d{n:02}"), body).await;
     }
     memory.delete_one(&id("d07"), by("s")).await.unwrap();
     games.delete_one(&id("d07"), by("s")).await.unwrap();
     let mut differ = Vec::new();
-    for _ in 0..400 {
-        let written = filter(&mut rng, 2);
-        let query = Query { filter: Filter::parse(&written).unwrap(), limit: 25, ..Query::default() };
-        let (here, there) = (pages(&memory, query.clone()).await, pages(&games, query).await);
+    for n in 0..500 {
+        let written = if n % 5 == 0 { json!({}) } else { filter(&mut rng, 2) };
+        let (filter, sort) = (Filter::parse(&written).unwrap(), sort(&mut rng));
+        let limit = [3, 25, 100][n % 3];
+        let query = Query { filter, sort: sort.clone(), limit, ..Query::default() };
+        let (mut here, mut there) = (pages(&memory, query.clone()).await, pages(&games, query).await);
+        if written.to_string().contains(".0") {
+            // SecantusDB takes what an index of an empty array names for `null`, where MongoDB finds nothing. And an array
+            // that an index names stands for its elements here, and only for itself there.
+            let told = |found: &(String, Body)| {
+                let text = Value::Object(found.1.clone()).to_string();
+                !["[]", "[[", ",["].iter().any(|arrays| text.contains(arrays))
+            };
+            here.retain(told);
+            there.retain(told);
+        }
         if here != there {
-            let here: Vec<_> = here.into_iter().filter(|found| !there.contains(found)).collect();
-            differ.push(format!("{written} only in memory: {here:?}, all there: {}", there.len()));
+            let of = |one: &[(String, Body)], other: &[(String, Body)]| -> Vec<_> {
+                one.iter().filter(|found| !other.contains(found)).cloned().collect()
+            };
+            let (here, there) = (of(&here, &there), of(&there, &here));
+            differ.push(format!("{written} by {sort:?}: in memory {here:?}, on the server {there:?}"));
         }
     }
     assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ[..differ.len().min(8)].join("\n"));
-    for direction in [Direction::Ascending, Direction::Descending] {
-        let sort = SortBy::Field(FieldPath::new(path(&mut rng)).unwrap());
-        let projection = Projection::Only(vec![FieldPath::new("a").unwrap()]);
-        let query = Query { sort: vec![(sort, direction)], limit: 7, projection, ..Query::default() };
-        assert_eq!(pages(&memory, query.clone()).await, pages(&games, query.clone()).await, "{query:?}");
+}
+
+/// What the server shows of documents that are in it as they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn the_server_and_the_memory_store_show_the_same_fields() {
+    let mut rng = chance();
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let memory = MemoryStorage::default();
+    let plain = store.database().collection::<Document>("plain");
+    for n in 0..40 {
+        let body = plain_fields(&mut rng);
+        let mut raw = doc! {"_id": format!("d{n:02}")};
+        raw.extend(to_bson(&body));
+        plain.insert_one(raw).await.unwrap();
+        memory.find_one_and_upsert(&id(&format!("d{n:02}")), body, by("s")).await.unwrap();
     }
+    for _ in 0..60 {
+        let mut paths: Vec<FieldPath> = Vec::new();
+        for _ in 0..rng.random_range(1..4) {
+            let path = FieldPath::new(["a", "b", "c", "a.b", "a.c", "b.a", "a.b.c"][rng.random_range(0..7)])
+                .unwrap();
+            if !paths.iter().any(|other| other.overlaps(&path)) {
+                paths.push(path);
+            }
+        }
+        for shown in [1, 0] {
+            let native: Document = paths.iter().map(|path| (path.to_string(), Bson::Int32(shown))).collect();
+            let projection = match shown {
+                1 => Projection::Only(paths.clone()),
+                _ => Projection::Without(paths.clone()),
+            };
+            let here = pages(&memory, Query { projection, ..Query::default() }).await;
+            for (name, fields) in here {
+                let there = plain.find_one(doc! {"_id": &name}).projection(native.clone()).await.unwrap();
+                let mut there = there.unwrap();
+                there.remove("_id");
+                let whole = plain.find_one(doc! {"_id": &name}).await.unwrap().unwrap();
+                assert_eq!(Value::Object(fields), to_json(there), "{native} of {whole}");
+            }
+        }
+    }
+}
+
+/// Fields that need no other names on the server.
+pub(crate) fn plain_fields(rng: &mut StdRng) -> Body {
+    fn renamed(value: Value) -> Value {
+        match value {
+            Value::Object(members) => Value::Object(
+                members.into_iter().map(|(name, value)| (plain_name(&name), renamed(value))).collect(),
+            ),
+            Value::Array(elements) => elements.into_iter().map(renamed).collect(),
+            value => value,
+        }
+    }
+    fn plain_name(name: &str) -> String {
+        if name.contains(['.', '$']) { "c".to_owned() } else { name.to_owned() }
+    }
+    fields(rng, 3, &["a", "b", "c"]).into_iter().map(|(name, value)| (name, renamed(value))).collect()
+}
+
+pub(crate) fn to_bson(body: &Body) -> Document {
+    nodestorage::mongo::driver::bson::serialize_to_document(body).unwrap()
+}
+
+pub(crate) fn to_json(document: Document) -> Value {
+    fn json(value: Bson) -> Value {
+        match value {
+            Bson::Null => Value::Null,
+            Bson::Boolean(value) => json!(value),
+            Bson::Int32(number) => json!(number),
+            Bson::Int64(number) => json!(number),
+            Bson::Double(number) => json!(number),
+            Bson::String(text) => json!(text),
+            Bson::Array(elements) => elements.into_iter().map(json).collect(),
+            Bson::Document(members) => to_json(members),
+            other => panic!("{other:?} is nothing that these tests write"),
+        }
+    }
+    Value::Object(document.into_iter().map(|(name, value)| (name, json(value))).collect())
 }

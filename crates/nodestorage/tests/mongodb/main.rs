@@ -5,6 +5,10 @@ mod crashes;
 mod direct;
 mod faults;
 mod filters;
+mod otherwise;
+mod pipelines;
+mod proxy;
+mod updates;
 
 use crdt_core::ClientId;
 use nodestorage::{
@@ -48,6 +52,22 @@ async fn games(store: &MongoStore) -> MongoStorage {
 async fn store() -> (MongoStore, TestServer) {
     let server = TestServer::start();
     (open(&server).await, server)
+}
+
+mod laws_behind_a_cache {
+    use std::sync::Arc;
+
+    use nodestorage::{CachedStore, MemoryCache, mongo::testing::TestServer};
+
+    async fn store() -> (CachedStore, TestServer) {
+        let (store, server) = super::store().await;
+        (CachedStore::new(Arc::new(store), |_| Arc::new(MemoryCache::default())), server)
+    }
+
+    nodestorage::conformance_tests!(
+        #[ignore = "needs secantusd"]
+        store
+    );
 }
 
 mod laws {

@@ -60,8 +60,15 @@ fn operator(test: &Test) -> (&'static str, Bson) {
         Test::GreaterOrEqual(value) => ("$gte", to_bson(value)),
         // Every character for itself, whatever it means in a pattern.
         Test::Prefix(start) => {
-            let escaped: String = start.chars().map(|c| format!("\\x{{{:x}}}", u32::from(c))).collect();
-            ("$regex", Bson::String(format!("^{escaped}")))
+            let mut pattern = "^".to_owned();
+            for c in start.chars() {
+                match c {
+                    '\0' => pattern.push_str("\\x00"),
+                    c if c.is_ascii_punctuation() => pattern.extend(['\\', c]),
+                    c => pattern.push(c),
+                }
+            }
+            ("$regex", Bson::String(pattern))
         }
         Test::Exists(wanted) => ("$exists", Bson::Boolean(*wanted)),
         Test::Size(size) => ("$size", Bson::Int64(count(*size as u64))),

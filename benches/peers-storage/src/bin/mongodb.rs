@@ -1,0 +1,157 @@
+//! Updates per second of the store over MongoDB beside the raw `mongodb` driver on the same server.
+//!
+//! Both do the same compare-and-swap on documents of about 300 bytes: read the document, count a field up, write it back
+//! with one `findOneAndUpdate` that asks for the version that was read. Ours also leaves the change's event in the same
+//! write, and its relay moves the events to the log meanwhile; the second time of ours is the one until the log has all
+//! of them. The last row of the raw driver leaves the read out, as a program may that remembers the version.
+//!
+//! The server is the one that `MONGODB_URI` names, else one that `WEFT_SECANTUSD` starts. Every run ends by comparing what
+//! is stored with what was asked for.
+
+use std::{convert::Infallible, time::Instant};
+
+use crdt_core::ClientId;
+use nodestorage::{
+    Body, DocumentId, EditOptions, MongoOptions, MongoStore, Storage, StorageExt, StorageOptions, Store,
+    mongo::{
+        driver::{
+            Client, Collection,
+            bson::{Document, doc},
+            options::{Acknowledgment, ClientOptions, ReadConcern, WriteConcern},
+        },
+        testing::TestServer,
+    },
+};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+/// Runs of each row, taken in turn so that a noisy moment hits all; the best counts.
+const ROUNDS: usize = 3;
+
+/// How many updates one run of a row makes, shared by its writers.
+const UPDATES: u64 = 1_024;
+
+/// As many connections as the store has by default.
+const CONNECTIONS: u32 = 32;
+
+/// How the raw driver knows which version it follows.
+#[derive(Clone, Copy)]
+enum Version {
+    Read,
+    Remembered,
+}
+
+fn name(writer: u64) -> String {
+    format!("game {writer}")
+}
+
+/// Updates per second of the driver alone.
+async fn raw(server: &TestServer, round: usize, version: Version, writers: u64) -> f64 {
+    let mut options = ClientOptions::parse(server.uri()).await.unwrap();
+    options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
+    options.read_concern = Some(ReadConcern::majority());
+    options.max_pool_size = Some(CONNECTIONS);
+    let client = Client::with_options(options).unwrap();
+    let database = client.database(&format!("{}_raw_{round}_{writers}", server.database()));
+    let games: Collection<Document> = database.collection("games");
+    for writer in 0..writers {
+        let items: Vec<_> = (0..8).map(|n| doc! {"id": n, "name": format!("item {n}")}).collect();
+        let game = doc! {"_id": name(writer), "name": "a game", "gold": 0i64, "items": items, "_version": 1i64};
+        games.insert_one(game).await.unwrap();
+    }
+    let each = UPDATES / writers;
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for writer in 0..writers {
+        let games = games.clone();
+        tasks.spawn(async move {
+            let (mut at, mut gold) = (1i64, 0i64);
+            for _ in 0..each {
+                if let Version::Read = version {
+                    let found = games.find_one(doc! {"_id": name(writer)}).await.unwrap().unwrap();
+                    (at, gold) = (found.get_i64("_version").unwrap(), found.get_i64("gold").unwrap());
+                }
+                let unless = doc! {"_id": name(writer), "_version": at};
+                let update = doc! {"$set": {"gold": gold + 1, "_version": at + 1}};
+                let swapped = games.find_one_and_update(unless, update).projection(doc! {"_id": 1});
+                assert!(swapped.await.unwrap().is_some());
+                (at, gold) = (at + 1, gold + 1);
+            }
+        });
+    }
+    tasks.join_all().await;
+    let took = start.elapsed().as_secs_f64();
+    for writer in 0..writers {
+        let game = games.find_one(doc! {"_id": name(writer)}).await.unwrap().unwrap();
+        assert_eq!(game.get_i64("gold").unwrap(), i64::try_from(each).unwrap());
+    }
+    database.drop().await.unwrap();
+    (writers * each) as f64 / took
+}
+
+/// Updates per second until each is answered, and until the log has all of them.
+async fn ours(server: &TestServer, round: usize, writers: u64) -> (f64, f64) {
+    let database = format!("{}_own_{round}_{writers}", server.database());
+    let options = MongoOptions { database: Some(database), ..MongoOptions::default() };
+    let store = MongoStore::connect(server.uri(), options).await.unwrap();
+    let games = store.collection("games", StorageOptions::default()).await.unwrap();
+    let by = || EditOptions::by(ClientId::new("bench").unwrap());
+    let id = |writer: u64| DocumentId::new(name(writer)).unwrap();
+    for writer in 0..writers {
+        let items: Vec<_> = (0..8).map(|n| json!({"id": n, "name": format!("item {n}")})).collect();
+        let game = json!({"name": "a game", "gold": 0, "items": items});
+        games.find_one_and_upsert(&id(writer), game.as_object().unwrap().clone(), by()).await.unwrap();
+    }
+    assert_eq!(games.position().await.unwrap(), writers);
+    let each = UPDATES / writers;
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for writer in 0..writers {
+        let games = games.clone();
+        tasks.spawn(async move {
+            for _ in 0..each {
+                let earn = |body: &mut Body| {
+                    body["gold"] = json!(body["gold"].as_u64().unwrap() + 1);
+                    Ok::<_, Infallible>(())
+                };
+                games.edit(&id(writer), earn, by()).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    let answered = start.elapsed().as_secs_f64();
+    assert_eq!(games.position().await.unwrap(), writers + writers * each);
+    let logged = start.elapsed().as_secs_f64();
+    for writer in 0..writers {
+        let game = games.find_one(&id(writer)).await.unwrap().unwrap();
+        assert_eq!((game.version, &game.body["gold"]), (1 + each, &json!(each)));
+    }
+    store.close().await.unwrap();
+    store.database().drop().await.ok();
+    let updates = (writers * each) as f64;
+    (updates / answered, updates / logged)
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    if std::env::var_os("MONGODB_URI").is_none() && std::env::var_os("WEFT_SECANTUSD").is_none() {
+        println!("skipped: no server; `cargo xtask services` installs one and says where it is");
+        return;
+    }
+    let server = TestServer::start();
+    println!("updates per second   raw driver   MongoStorage   and logged   time, times   logged, times   raw, no read");
+    for writers in [1, 16, 256] {
+        let (mut driver, mut blind, mut answered, mut logged) = (0f64, 0f64, 0f64, 0f64);
+        for round in 0..ROUNDS {
+            driver = driver.max(raw(&server, round, Version::Read, writers).await);
+            let own = ours(&server, round, writers).await;
+            (answered, logged) = (answered.max(own.0), logged.max(own.1));
+            blind = blind.max(raw(&server, round, Version::Remembered, writers).await);
+        }
+        println!(
+            "{writers:>3} in flight {driver:>17.0} {answered:>14.0} {logged:>12.0} {:>13.2} {:>15.2} {blind:>14.0}",
+            driver / answered,
+            driver / logged,
+        );
+    }
+}

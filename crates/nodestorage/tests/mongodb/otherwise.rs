@@ -1,0 +1,316 @@
+//! Servers that are set up otherwise, and answers that hardly ever come: by a proxy that gives them in the server's place.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use nodestorage::{
+    Body, Edited, MongoOptions, MongoStorage, MongoStore, Storage, StorageError, StorageExt, StorageOptions,
+    Store, Upserted, Watch, WatchEvent, WatchFilter, WatchFrom,
+    mongo::{
+        OUTBOX_MAX,
+        driver::bson::{Bson, Document, doc},
+        testing::TestServer,
+    },
+};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::{
+    PATIENCE, body, by, games, id, open, options,
+    proxy::{self, Manner, refusal},
+};
+
+/// A server that is no member of a replica set, as mongod is when it is started without `--replSet`.
+struct Standalone;
+
+impl Manner for Standalone {
+    fn answer(&self, command: &Document) -> Option<Document> {
+        if command.contains_key("txnNumber") {
+            let reason = "Transaction numbers are only allowed on a replica set member or mongos";
+            return Some(refusal(20, reason));
+        }
+        without_streams(command)
+    }
+
+    fn change(&self, mut reply: Document) -> Document {
+        for name in ["setName", "setVersion", "hosts", "primary", "me", "electionId", "secondary"] {
+            reply.remove(name);
+        }
+        reply
+    }
+}
+
+fn without_streams(command: &Document) -> Option<Document> {
+    let first = command.get_array("pipeline").ok()?.first()?.as_document()?;
+    let reason = "The $changeStream stage is only supported on replica sets";
+    first.contains_key("$changeStream").then(|| refusal(40_573, reason))
+}
+
+/// A store whose commands go by a proxy.
+async fn behind(port: u16, options: MongoOptions) -> MongoStore {
+    MongoStore::connect(&TestServer::uri_at(port), options).await.unwrap()
+}
+
+async fn next(watch: &mut Watch) -> WatchEvent {
+    timeout(PATIENCE, watch.next()).await.expect("an event in time").expect("no end").unwrap()
+}
+
+async fn count_up(games: &MongoStorage, name: &str) -> Result<Edited, StorageError> {
+    let increment = |body: &mut Body| {
+        body["n"] = json!(body["n"].as_u64().unwrap() + 1);
+        Ok::<_, Infallible>(())
+    };
+    games.edit(&id(name), increment, by("server")).await
+}
+
+async fn create(games: &MongoStorage, name: &str) {
+    let made = games.find_one_and_upsert(&id(name), body(json!({"n": 0})), by("server")).await.unwrap();
+    assert!(matches!(made, Upserted::Created { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn without_change_streams_a_watch_looks_for_itself() {
+    let server = TestServer::own();
+    let port = server.port();
+    let looks = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
+    let mut stores = Vec::new();
+    for (looks, interval) in looks.iter().zip([Duration::from_millis(20), Duration::from_secs(3_600)]) {
+        let looks = Arc::clone(looks);
+        let counted = move |command: &Document| {
+            let sort = command.get_document("sort").ok();
+            let of_events = command.get_str("find").is_ok_and(|name| name == "events");
+            if of_events && sort.is_some_and(|sort| *sort == doc! {"position": -1}) {
+                looks.fetch_add(1, Ordering::Relaxed);
+            }
+            without_streams(command)
+        };
+        let port = proxy::start(port, counted).await;
+        let options = MongoOptions { poll_interval: Duration::from_millis(20), ..options(&server) };
+        let store = behind(port, options).await;
+        let watched = StorageOptions { watch_poll_interval: interval, ..StorageOptions::default() };
+        let games = store.collection("games", watched).await.unwrap();
+        stores.push((store, games));
+    }
+    let (_, watching) = &stores[0];
+    let mut watch = watching.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+
+    // What another process writes, and then what another program writes directly.
+    let other = open(&server).await;
+    let writing = games(&other).await;
+    create(&writing, "a").await;
+    for _ in 0..20 {
+        count_up(&writing, "a").await.unwrap();
+    }
+    for version in 1..=21 {
+        let WatchEvent::Change(change) = next(&mut watch).await else { panic!("no change") };
+        assert_eq!((change.document_id.as_str(), change.version), ("a", version));
+    }
+    other.close().await.unwrap();
+    let direct = stores[0].0.database().collection::<Document>("games");
+    direct.insert_one(doc! {"_id": "b", "by": "hand"}).await.unwrap();
+    let WatchEvent::Change(change) = next(&mut watch).await else { panic!("no change") };
+    assert_eq!((change.document_id.as_str(), change.version), ("b", 1));
+    assert_eq!(change.producer.client_id.as_str(), nodestorage::mongo::DIRECT);
+
+    // The option says how often.
+    let before = [&looks[0], &looks[1]].map(|looks| looks.load(Ordering::Relaxed));
+    let looked = async {
+        while looks[0].load(Ordering::Relaxed) < before[0] + 50 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, looked).await.expect("it looks often");
+    // Not by the clock; the other store may still be moving an event.
+    assert!(looks[1].load(Ordering::Relaxed) < before[1] + 5, "an hour has not passed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_standalone_server_does_all_but_transactions_and_says_so() {
+    let server = TestServer::own();
+    let port = server.port();
+    let store = behind(proxy::start(port, Standalone).await, options(&server)).await;
+    let games = games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+    create(&games, "a").await;
+    count_up(&games, "a").await.unwrap();
+    games.delete_one(&id("a"), by("server")).await.unwrap();
+    for version in 1..=3 {
+        let WatchEvent::Change(change) = next(&mut watch).await else { panic!("no change") };
+        assert_eq!(change.version, version);
+    }
+    let failed = games
+        .transact(|t| {
+            Box::pin(async move {
+                t.find_one_and_upsert(&id("b"), body(json!({})), by("server")).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap_err();
+    let message = "a transaction on a server that is no member of a replica set is not supported by MongoDB";
+    assert_eq!(failed.to_string(), message);
+    assert_eq!(games.find_one(&id("b")).await.unwrap(), None);
+    assert_eq!(games.last_version(&id("b")).await.unwrap(), 0);
+}
+
+/// The server takes documents of 16 MiB, and the event is a part of the document.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn what_is_too_large_for_the_server_is_refused_and_nothing_is_applied() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    let of = |letter: &str, megabytes: usize| body(json!({"text": letter.repeat(megabytes << 20)}));
+    let too_large = |error: StorageError| {
+        let message = error.to_string();
+        assert!(matches!(error, StorageError::InvalidDocument { .. }), "{message}");
+        assert!(message.contains("more than the server takes") && message.len() < 1_000, "{message}");
+    };
+    too_large(games.find_one_and_upsert(&id("a"), of("a", 9), by("server")).await.unwrap_err());
+    assert_eq!(games.find_one(&id("a")).await.unwrap(), None);
+    assert_eq!((games.last_version(&id("a")).await.unwrap(), games.position().await.unwrap()), (0, 0));
+
+    // Each change fits beside the document, although two of them would not: the one before makes room.
+    games.find_one_and_upsert(&id("a"), of("a", 5), by("server")).await.unwrap();
+    for letter in ["b", "c", "d"] {
+        let write = |body: &mut Body| {
+            *body = of(letter, 5);
+            Ok::<_, Infallible>(())
+        };
+        let edited = games.edit(&id("a"), write, by("server")).await.unwrap();
+        assert!(matches!(edited, Edited::Changed { .. }));
+    }
+    let grow = |body: &mut Body| {
+        *body = of("e", 9);
+        Ok::<_, Infallible>(())
+    };
+    too_large(games.edit(&id("a"), grow, by("server")).await.unwrap_err());
+    let mut large = by("server");
+    large.metadata = of("m", 15);
+    large.metadata.insert("more".to_owned(), json!("m".repeat((1 << 20) - 2_000)));
+    too_large(games.delete_one(&id("a"), large).await.unwrap_err());
+    let kept = games.find_one(&id("a")).await.unwrap().unwrap();
+    assert_eq!((kept.version, *kept.body == of("d", 5)), (4, true));
+    assert_eq!(games.position().await.unwrap(), 4);
+
+    // And the log goes on.
+    games.delete_one(&id("a"), by("server")).await.unwrap();
+    let versions = games.changes(&id("a"), 0, 10).await.unwrap().changes;
+    assert!(versions.iter().map(|change| change.version).eq(1..=5));
+}
+
+/// A log that refuses everything for as long as it is told to.
+fn log_that_fails(failing: &Arc<AtomicBool>) -> impl Manner + use<> {
+    let failing = Arc::clone(failing);
+    move |command: &Document| {
+        let refused =
+            command.get_str("insert").is_ok_and(|name| name == "events") && failing.load(Ordering::Relaxed);
+        refused.then(|| refusal(14_031, "the disk is full"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn an_outbox_takes_so_many_events_and_no_more() {
+    let server = TestServer::own();
+    let port = server.port();
+    let failing = Arc::new(AtomicBool::new(true));
+    let port = proxy::start(port, log_that_fails(&failing)).await;
+    let store = behind(port, options(&server)).await;
+    let games = games(&store).await;
+    create(&games, "a").await;
+    for _ in 1..OUTBOX_MAX {
+        count_up(&games, "a").await.unwrap();
+    }
+    let refused = count_up(&games, "a").await.unwrap_err();
+    assert!(refused.to_string().contains("the disk is full"), "{refused}");
+    let found = games.find_one(&id("a")).await.unwrap().unwrap();
+    assert_eq!(found.version, OUTBOX_MAX as u64);
+    let raw = store.database().collection::<Document>("games").find_one(doc! {"_id": "a"}).await.unwrap();
+    let raw = raw.unwrap();
+    assert_eq!(raw.get_document("_weft").unwrap().get_array("outbox").unwrap().len(), OUTBOX_MAX);
+
+    // Nothing is lost by it.
+    failing.store(false, Ordering::Relaxed);
+    count_up(&games, "a").await.unwrap();
+    let changes = games.changes(&id("a"), 0, 1_000).await.unwrap().changes;
+    assert!(changes.iter().map(|change| (change.version, change.position)).eq((1..=65).map(|n| (n, n))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn so_many_writes_wait_for_the_relay_and_no_more() {
+    let server = TestServer::own();
+    let port = server.port();
+    let failing = Arc::new(AtomicBool::new(true));
+    let port = proxy::start(port, log_that_fails(&failing)).await;
+    let store = behind(port, MongoOptions { queue_max: 5, ..options(&server) }).await;
+    let games = games(&store).await;
+    for n in 0..5 {
+        create(&games, &format!("d{n}")).await;
+    }
+    let refused = games.find_one_and_upsert(&id("d5"), body(json!({})), by("server")).await.unwrap_err();
+    assert!(refused.to_string().contains("the disk is full"), "{refused}");
+    assert_eq!(games.find_one(&id("d5")).await.unwrap(), None);
+    failing.store(false, Ordering::Relaxed);
+    create(&games, "d5").await;
+    assert_eq!(games.position().await.unwrap(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_writer_that_always_loses_gives_up_after_so_many_tries() {
+    let server = TestServer::own();
+    let port = server.port();
+    let tries = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&tries);
+    // As when another writer was faster each time.
+    let port = proxy::start(port, move |command: &Document| {
+        command.contains_key("findAndModify").then(|| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            doc! {"ok": 1.0, "value": Bson::Null, "lastErrorObject": {"n": 0, "updatedExisting": false}}
+        })
+    });
+    let store = behind(port.await, options(&server)).await;
+    let impatient =
+        StorageOptions { retries_max: 3, retry_delay: Duration::from_millis(1), ..StorageOptions::default() };
+    let games = store.collection("games", impatient).await.unwrap();
+    create(&games, "a").await;
+    let refused = count_up(&games, "a").await.unwrap_err();
+    assert!(matches!(refused, StorageError::RetriesExhausted { attempts: 4 }), "{refused:?}");
+    assert_eq!(tries.load(Ordering::Relaxed), 4);
+    assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().version, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn an_error_of_the_server_is_told_as_it_is_and_the_store_goes_on() {
+    let server = TestServer::own();
+    let port = server.port();
+    let forbidden = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&forbidden);
+    let port = proxy::start(port, move |command: &Document| {
+        let refused = command.contains_key("findAndModify") && asked.load(Ordering::Relaxed);
+        refused.then(|| refusal(13, "not authorized on games to execute command"))
+    });
+    let store = behind(port.await, options(&server)).await;
+    let games = games(&store).await;
+    create(&games, "a").await;
+    forbidden.store(true, Ordering::Relaxed);
+    let refused = count_up(&games, "a").await.unwrap_err();
+    let StorageError::Backend(message) = &refused else { panic!("{refused:?}") };
+    assert!(message.contains("not authorized"), "{message}");
+    assert!(!refused.is_retryable());
+    forbidden.store(false, Ordering::Relaxed);
+    let Edited::Changed { document, .. } = count_up(&games, "a").await.unwrap() else { panic!("no change") };
+    assert_eq!((document.version, &document.body["n"]), (2, &json!(1)));
+}
