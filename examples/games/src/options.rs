@@ -18,6 +18,8 @@ Examples:
   games --data /var/lib/games --log warn   another folder, less to read
   games --store mongodb://db/games         in a MongoDB database, which several of these can share
   games --cache redis://127.0.0.1          games that were read are kept in Redis
+  games --store mongodb://db/games --wake redis://cache
+                                           and these wake each other by way of Redis
   RUST_LOG=eventsync=debug games           more to read
 
 Press ctrl-c, or send SIGTERM, to stop: requests under way are answered, clients are told to come back."
@@ -45,6 +47,13 @@ pub(crate) struct Options {
     /// has written shows a moment later, when the database has told of it.
     #[arg(long, value_name = "CACHE", value_parser = cache)]
     pub(crate) cache: Option<Cache>,
+
+    /// A Redis server over which the programs that share a database wake each other at each write.
+    ///
+    /// Without it each finds the others' writes by what the database tells, which takes a little longer, or by looking now
+    /// and then where it tells nothing. Nothing is lost when Redis is away, and no game goes over it.
+    #[arg(long, value_name = "URL", requires = "store", value_parser = redis_url)]
+    pub(crate) wake: Option<String>,
 
     /// What to write to standard error: a level (error, warn, info, debug, trace) or a list like `info,eventsync=debug`.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
@@ -90,6 +99,14 @@ fn mongodb_uri(uri: &str) -> Result<String, String> {
     }
 }
 
+fn redis_url(url: &str) -> Result<String, String> {
+    if url.starts_with("redis://") {
+        Ok(url.to_owned())
+    } else {
+        Err("a URL that begins with redis://".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -120,5 +137,17 @@ mod tests {
         assert_eq!(cache(&["--cache", "none"]), Ok(Cache::None));
         assert_eq!(cache(&["--cache", "redis://h:1"]), Ok(Cache::Redis("redis://h:1".to_owned())));
         assert!(cache(&["--cache", "moka"]).unwrap_err().contains("memory, none"));
+    }
+
+    #[test]
+    fn only_programs_that_share_a_database_wake_each_other() {
+        let parse = |arguments: &[&str]| Options::try_parse_from([&["games"], arguments].concat());
+        let store = "mongodb://db/games";
+        assert_eq!(
+            parse(&["--store", store, "--wake", "redis://h"]).unwrap().wake.as_deref(),
+            Some("redis://h")
+        );
+        assert!(parse(&["--wake", "redis://h"]).is_err());
+        assert!(parse(&["--store", store, "--wake", "h"]).is_err());
     }
 }

@@ -13,6 +13,7 @@ use nodestorage::{
     Storage, StorageError, StorageOptions, Store,
     embedded::{EmbeddedOptions, EmbeddedStore},
 };
+use spot::{RedisOptions, RedisPubSub, Topic};
 use tokio::{net::TcpListener, time::timeout};
 
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
 
 /// How long requests and connections may take to end after a goodbye; then they are cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Where those meet that share a database. Two databases on one Redis are told apart by its own numbers: `redis://host/1`.
+const WAKE_TOPIC: &str = "games/wake";
 
 /// Serves until it is told to stop. An error is one line for the user.
 pub(crate) async fn run(options: &Options) -> Result<(), String> {
@@ -35,6 +39,9 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
         Some(uri) => open_database(uri, options).await?,
         None => open(options).await?,
     };
+    if let Some(url) = &options.wake {
+        wake_others(&service, url).await?;
+    }
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "NO AUTHENTICATION: whoever can reach this address can read and write all games");
     }
@@ -140,6 +147,15 @@ async fn wire(
     };
     let service = serve(games, shelf).await.map_err(|e| at("can't follow the games", &e))?;
     Ok(Opened { store, service, cached })
+}
+
+/// Joins those over the same database.
+async fn wake_others(service: &SyncService, url: &str) -> Result<(), String> {
+    // Not the URL, which may hold a password.
+    let at = |e: &dyn std::fmt::Display| format!("can't wake others over Redis: {e}");
+    let redis = RedisPubSub::connect(url, RedisOptions::standard()).await.map_err(|e| at(&e))?;
+    let topic = Topic::new(WAKE_TOPIC).map_err(|e| at(&e))?;
+    service.wake_others(Arc::new(redis), topic).await.map_err(|e| at(&e))
 }
 
 async fn serve(games: Arc<dyn Storage>, shelf: Arc<dyn Shelf>) -> Result<SyncService, StorageError> {

@@ -6,6 +6,9 @@ use std::process::Stdio;
 
 use nodestorage::mongo::testing::TestServer;
 use serde_json::{Value, json};
+use spot::{
+    PubSub, Received, RedisOptions, RedisPubSub, SubscriptionOptions, Topic, conformance::RedisServer,
+};
 use support::{Client, DEADLINE, Games, command};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -110,4 +113,67 @@ async fn what_one_program_writes_leaves_the_memory_of_the_other() {
         assert!(metric(&there, "weft_cache_invalidated_total").await > told, "the feed told of it");
     }
     assert!(metric(&there, "weft_cache_hit_ratio").await > 0.0);
+}
+
+/// Whatever is written through one of them, the others are told over Redis; and Redis may go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd and redis-server"]
+async fn two_programs_wake_each_other_over_redis() {
+    let (server, mut redis) = (TestServer::start(), RedisServer::start().await);
+    let url = redis.url();
+    let listening = RedisPubSub::connect(&url, RedisOptions::standard()).await.unwrap();
+    let topic = Topic::new("games/wake").unwrap();
+    let mut heard = listening.subscribe(topic.into(), SubscriptionOptions::STANDARD).await.unwrap();
+    let wake = ["--wake", url.as_str()];
+    let (one, other) = (start(&server, &wake).await, start(&server, &wake).await);
+    for (program, name) in [(&one, "go"), (&other, "chess")] {
+        put(&program.client(), name, json!({"name": name})).await;
+        let hint = timeout(DEADLINE, heard.recv()).await.expect("a hint in time").expect("no end");
+        let Received::Message(hint) = hint else { panic!("{hint:?}") };
+        assert!(hint.payload.ends_with(name.as_bytes()), "{hint:?}");
+        assert!(hint.payload.len() < 64, "a hint is no event");
+    }
+    let mut socket =
+        other.client().socket("reader", json!({"documents": {"go": {"cursor": 1}}})).await.expect("a socket");
+    while socket.next().await.expect("a message")["type"] != "live" {}
+    put(&one.client(), "go", json!({"name": "Go", "n": 1})).await;
+    let next = socket.next().await.expect("a message");
+    assert_eq!(next["events"][0]["sequenceNum"], 2, "{next}");
+
+    // Without Redis the database tells.
+    redis.kill();
+    assert_eq!(put(&one.client(), "go", json!({"name": "Go", "n": 2})).await, 3);
+    let next = socket.next().await.expect("a message");
+    assert_eq!(next["events"][0]["sequenceNum"], 3, "{next}");
+}
+
+/// The same named requests come to both at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_named_request_to_two_programs_is_done_once() {
+    const REQUESTS: usize = 40;
+    let server = TestServer::start();
+    let programs = [start(&server, &[]).await, start(&server, &[]).await];
+    for n in 0..REQUESTS {
+        let tasks: Vec<_> = programs
+            .iter()
+            .map(|program| {
+                let client = program.client();
+                let headers = [("Idempotency-Key", format!("request-{n}"))];
+                tokio::spawn(async move {
+                    let game = json!({"name": format!("game {n}")});
+                    client.request("POST", "/api/games", &headers, &game).await.expect("an answer")
+                })
+            })
+            .collect();
+        let mut games = Vec::new();
+        for task in tasks {
+            let (status, body) = task.await.unwrap();
+            assert_eq!(status, 201, "{body}");
+            games.push(body["id"].as_str().expect("an id").to_owned());
+        }
+        assert_eq!(games[0], games[1], "two games of one request");
+    }
+    let all = programs[0].client().get("/api/games?limit=100").await;
+    assert_eq!(all["items"].as_array().map_or(0, Vec::len), REQUESTS, "{all}");
 }

@@ -48,6 +48,7 @@ impl IdempotencyKey {
 ///
 /// It is written, durably, before the write that it names. Should the server die between the two, the repeat finds it
 /// without an answer and looks for the name in the document's events from `base` on: the write is there or it is not.
+/// docs/decisions/0154 says why two processes may do so at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
@@ -58,6 +59,13 @@ pub(super) struct Record {
     /// The version that the write produced.
     pub(super) done: Option<u64>,
     pub(super) created_at: u64,
+    /// How often somebody set out to do it: after a crash, or in two processes at once.
+    #[serde(default = "once")]
+    pub(super) claims: u32,
+}
+
+fn once() -> u32 {
+    1
 }
 
 pub(super) struct Table {
@@ -66,7 +74,7 @@ pub(super) struct Table {
     under_way: Arc<Mutex<HashSet<String>>>,
 }
 
-/// The right to carry out a named request; there is one at a time.
+/// The right to carry out a named request in this process; there is one at a time.
 pub(super) struct Claim {
     name: String,
     under_way: Arc<Mutex<HashSet<String>>>,
@@ -94,17 +102,32 @@ impl Table {
         Ok(Claim { name: name.to_owned(), under_way: Arc::clone(&self.under_way) })
     }
 
-    pub(super) async fn find(&self, key: &IdempotencyKey, now_ms: u64) -> Result<Option<Record>, Problem> {
-        let Some(bytes) = self.shelf.get(&place(&key.name)).await? else { return Ok(None) };
-        let Some(record) = shelf::decode::<Record>("idempotency key", &bytes) else { return Ok(None) };
-        if now_ms.saturating_sub(record.created_at) > IdempotencyKey::KEPT_MS {
-            return Ok(None);
+    /// Notes that the request is set out for, by whoever does so first among all processes with `fresh`, and returns what
+    /// is known of it from then on.
+    pub(super) async fn open(
+        &self,
+        key: &IdempotencyKey,
+        fresh: Record,
+        now_ms: u64,
+    ) -> Result<Record, Problem> {
+        loop {
+            let bytes = self.shelf.get(&place(&key.name)).await?;
+            let known = bytes.as_deref().and_then(|bytes| shelf::decode::<Record>("idempotency key", bytes));
+            let known =
+                known.filter(|known| now_ms.saturating_sub(known.created_at) <= IdempotencyKey::KEPT_MS);
+            let opened = match known {
+                Some(known) if known.fingerprint != key.fingerprint => {
+                    let detail = format!("Idempotency-Key {:?} was used for another request", key.name);
+                    return Err(Problem::new(ProblemType::IdempotencyKeyReused, detail));
+                }
+                Some(known) if known.done.is_some() => return Ok(known),
+                Some(known) => Record { claims: known.claims.saturating_add(1), ..known },
+                None => fresh.clone(),
+            };
+            if self.shelf.swap(place(&key.name), bytes, Some(shelf::encode(&opened)?)).await? {
+                return Ok(opened);
+            }
         }
-        if record.fingerprint != key.fingerprint {
-            let detail = format!("Idempotency-Key {:?} was used for another request", key.name);
-            return Err(Problem::new(ProblemType::IdempotencyKeyReused, detail));
-        }
-        Ok(Some(record))
     }
 
     pub(super) async fn keep(
@@ -116,8 +139,13 @@ impl Table {
         Ok(self.shelf.put(place(&key.name), shelf::encode(record)?, durability).await?)
     }
 
-    pub(super) async fn forget(&self, key: &IdempotencyKey) -> Result<(), Problem> {
-        Ok(self.shelf.remove(place(&key.name)).await?)
+    /// Forgets a request that was refused, unless somebody else has set out for it as well: they may be writing, and if
+    /// they die their write is found by this record.
+    pub(super) async fn forget(&self, key: &IdempotencyKey, opened: &Record) -> Result<(), Problem> {
+        if opened.claims == 1 {
+            self.shelf.swap(place(&key.name), Some(shelf::encode(opened)?), None).await?;
+        }
+        Ok(())
     }
 
     /// Forgets records that are older than they need to be.

@@ -1,5 +1,7 @@
 //! Writes: one path for REST, WebSocket and the application's own code.
 
+use std::time::Duration;
+
 use crdt_core::ClientId;
 use nodestorage::{
     Body, Deleted, Document, DocumentId, EditOptions, Edited, Producer, Storage, StorageError, Upserted,
@@ -11,6 +13,9 @@ use crate::{
     service::IdempotencyKey,
     shelf::Durability,
 };
+
+/// Under which key of its metadata an event carries the name of its request.
+const NAME: &str = "idempotencyKey";
 
 /// Who writes, and under which conditions.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +84,10 @@ impl Refusal {
 impl SyncService {
     /// How often a replace tries again when the document comes and goes under it.
     const REPLACE_TRIES_MAX: usize = 8;
+    /// How often a named request is tried against others who write.
+    const NAMED_TRIES_MAX: u32 = 32;
+    /// The pause after the first of these tries; each further one is longer by as much.
+    const NAMED_PAUSE: Duration = Duration::from_millis(2);
 
     /// Writes. Answered only after document and event are durable.
     pub async fn write(
@@ -111,7 +120,7 @@ impl SyncService {
     }
 
     /// Writes a request that has a name: repeated under the same name, it changes nothing and is answered again, also
-    /// when the server died in the middle of the first time.
+    /// when the server died in the middle of the first time, or when it comes to two servers over one store at once.
     pub async fn write_once(
         &self,
         key: &IdempotencyKey,
@@ -119,35 +128,19 @@ impl SyncService {
         op: &PushOp,
         mut options: WriteOptions,
     ) -> Result<Written, Refusal> {
-        const NAME: &str = "idempotencyKey";
         let table = &self.0.idempotency;
         let _claim = table.claim(&key.name)?;
-        let mut id = id.clone();
-        let mut record = match table.find(key, now_ms()).await? {
-            Some(record) => {
-                // The name of the first time counts: a create without an id draws another one for each try.
-                id = record.document_id.clone();
-                if let Some(version) = record.done {
-                    return Ok(self.replay(&id, version).await?);
-                }
-                let carries_it = |change: &nodestorage::Change| {
-                    change.metadata.get(NAME).and_then(|name| name.as_str()) == Some(&key.name)
-                };
-                if let Some(version) = self.find_change(&id, record.base, carries_it).await? {
-                    return Ok(self.replay(&id, version).await?);
-                }
-                record
-            }
-            None => {
-                let base = self.0.storage.last_version(&id).await?;
-                let document_id = id.clone();
-                let fingerprint = key.fingerprint;
-                Record { fingerprint, document_id, base, done: None, created_at: now_ms() }
-            }
-        };
-        table.keep(key, &record, Durability::Synced).await?;
+        let base = self.0.storage.last_version(id).await?;
+        let (fingerprint, created_at) = (key.fingerprint, now_ms());
+        let fresh = Record { fingerprint, document_id: id.clone(), base, done: None, created_at, claims: 1 };
+        let mut record = table.open(key, fresh, now_ms()).await?;
+        // The name of the first time counts: a create without an id draws another one for each try.
+        let id = record.document_id.clone();
+        if let Some(version) = record.done {
+            return Ok(self.replay(&id, version).await?);
+        }
         options.metadata.insert(NAME.into(), key.name.clone().into());
-        match self.write(&id, op, options).await {
+        match self.write_named(key, &record, op, &options).await {
             Ok(written) => {
                 record.done = Some(written.version);
                 // A write that made an event can be found by it; one that changed nothing has only this record.
@@ -156,10 +149,64 @@ impl SyncService {
                 Ok(written)
             }
             Err(refusal) => {
-                table.forget(key).await?;
+                table.forget(key, &record).await?;
                 Err(refusal)
             }
         }
+    }
+
+    /// Writes, unless the events since the record's base have the name already. Each try looks at the document first, then
+    /// for the name, and writes only on what it has looked at: so of two processes that are at it, one finds the other's.
+    async fn write_named(
+        &self,
+        key: &IdempotencyKey,
+        record: &Record,
+        op: &PushOp,
+        options: &WriteOptions,
+    ) -> Result<Written, Refusal> {
+        let id = &record.document_id;
+        for tries in 1..=Self::NAMED_TRIES_MAX {
+            let found = self.0.storage.find_one(id).await?.map(|document| document.version);
+            let last = match found {
+                Some(version) => version,
+                None => self.0.storage.last_version(id).await?,
+            };
+            if let Some(version) = self.find_named(key, record, last).await? {
+                return Ok(self.replay(id, version).await?);
+            }
+            let seen = Some(options.base_version.unwrap_or(found.unwrap_or(0)));
+            let refused =
+                match self.write(id, op, WriteOptions { base_version: seen, ..options.clone() }).await {
+                    Ok(written) => return Ok(written),
+                    Err(refused) => refused,
+                };
+            let last = self.0.storage.last_version(id).await?;
+            if let Some(version) = self.find_named(key, record, last).await? {
+                return Ok(self.replay(id, version).await?);
+            }
+            // Somebody wrote in between, which the request itself has nothing against.
+            if options.base_version.is_some() || !refused.problem.is(ProblemType::VersionMismatch) {
+                return Err(refused);
+            }
+            tokio::time::sleep(Self::NAMED_PAUSE * tries).await;
+        }
+        Err(StorageError::RetriesExhausted { attempts: Self::NAMED_TRIES_MAX }.into())
+    }
+
+    /// The version that a named request made, if it is among the events.
+    async fn find_named(
+        &self,
+        key: &IdempotencyKey,
+        record: &Record,
+        last: u64,
+    ) -> Result<Option<u64>, StorageError> {
+        if last <= record.base {
+            return Ok(None);
+        }
+        let carries_it = |change: &nodestorage::Change| {
+            change.metadata.get(NAME).and_then(|name| name.as_str()) == Some(&key.name)
+        };
+        self.find_change(&record.document_id, record.base, carries_it).await
     }
 
     /// What is there now.

@@ -1,9 +1,10 @@
 //! A shelf in a folder.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 
 use super::{Durability, ScanRange, Shelf, ShelfError};
@@ -13,6 +14,8 @@ use super::{Durability, ScanRange, Shelf, ShelfError};
 pub struct EmbeddedShelf {
     database: Database,
     entries: Keyspace,
+    /// Held from looking at a value to setting it.
+    swapping: Arc<Mutex<()>>,
 }
 
 impl From<fjall::Error> for ShelfError {
@@ -29,7 +32,7 @@ impl EmbeddedShelf {
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, ShelfError> {
         let database = Database::builder(folder).cache_size(Self::CACHE_BYTES).open()?;
         let entries = database.keyspace("entries", KeyspaceCreateOptions::default)?;
-        Ok(Self { database, entries })
+        Ok(Self { database, entries, swapping: Arc::default() })
     }
 
     /// Runs engine code where it may wait for the disk.
@@ -62,6 +65,28 @@ impl Shelf for EmbeddedShelf {
 
     async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError> {
         self.blocking(move |shelf| Ok(shelf.entries.remove(key)?)).await
+    }
+
+    async fn swap(
+        &self,
+        key: Vec<u8>,
+        expected: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+    ) -> Result<bool, ShelfError> {
+        self.blocking(move |shelf| {
+            let swapping = shelf.swapping.lock();
+            if shelf.entries.get(&key)?.map(|value| value.to_vec()) != expected {
+                return Ok(false);
+            }
+            match value {
+                Some(value) => shelf.entries.insert(key, value)?,
+                None => shelf.entries.remove(key)?,
+            }
+            drop(swapping);
+            shelf.database.persist(PersistMode::SyncAll)?;
+            Ok(true)
+        })
+        .await
     }
 
     async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {

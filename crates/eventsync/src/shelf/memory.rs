@@ -36,6 +36,23 @@ impl Shelf for MemoryShelf {
         Ok(())
     }
 
+    async fn swap(
+        &self,
+        key: Vec<u8>,
+        expected: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+    ) -> Result<bool, ShelfError> {
+        let mut entries = self.entries.write();
+        if entries.get(&key) != expected.as_ref() {
+            return Ok(false);
+        }
+        match value {
+            Some(value) => drop(entries.insert(key, value)),
+            None => drop(entries.remove(&key)),
+        }
+        Ok(true)
+    }
+
     async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
         if range.from >= range.to {
             return Ok(Vec::new());

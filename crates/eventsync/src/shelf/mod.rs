@@ -30,6 +30,15 @@ pub trait Shelf: Send + Sync {
     /// Removes a key; one that is not there is no error.
     async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError>;
 
+    /// Gives a key a value, or none, if it holds what is expected: one step among all who share the shelf, and durable
+    /// once this returns. Returns whether it did. Whoever swaps a key relies on nobody setting it otherwise meanwhile.
+    async fn swap(
+        &self,
+        key: Vec<u8>,
+        expected: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+    ) -> Result<bool, ShelfError>;
+
     /// The entries from `from` (inclusive) to `to` (exclusive) in the order of the keys or against it, at most `limit`.
     async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError>;
 }

@@ -7,7 +7,7 @@ use nodestorage::{
     mongo::driver::{
         Collection, Database,
         bson::{Document as Bsons, doc},
-        error::Error,
+        error::{Error, ErrorKind, WriteFailure},
     },
 };
 
@@ -65,6 +65,16 @@ fn about(key: &[u8]) -> String {
     String::from_utf8_lossy(key.split(|byte| *byte == 0).nth(1).unwrap_or_default()).into_owned()
 }
 
+fn text(value: Vec<u8>) -> Result<String, ShelfError> {
+    String::from_utf8(value).map_err(|_| ShelfError("a value that is no text".to_owned()))
+}
+
+/// Another process was faster.
+fn is_duplicate(error: &Error) -> bool {
+    const DUPLICATE_KEY: i32 = 11_000;
+    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE_KEY)
+}
+
 fn value(row: &Bsons) -> Result<Vec<u8>, ShelfError> {
     let unreadable =
         || ShelfError(format!("row {} has no value", row.get("_id").cloned().unwrap_or_default()));
@@ -80,8 +90,7 @@ impl Shelf for MongoShelf {
 
     /// Every write is as durable as the connection says: there is no cheaper one.
     async fn put(&self, key: Vec<u8>, value: Vec<u8>, _: Durability) -> Result<(), ShelfError> {
-        let text = String::from_utf8(value).map_err(|_| ShelfError("a value that is no text".to_owned()))?;
-        let row = doc! {"$set": {"about": about(&key), "value": text}};
+        let row = doc! {"$set": {"about": about(&key), "value": text(value)?}};
         self.collection(&key).update_one(doc! {"_id": id(&key)}, row).upsert(true).await?;
         Ok(())
     }
@@ -89,6 +98,35 @@ impl Shelf for MongoShelf {
     async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError> {
         self.collection(&key).delete_one(doc! {"_id": id(&key)}).await?;
         Ok(())
+    }
+
+    async fn swap(
+        &self,
+        key: Vec<u8>,
+        expected: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+    ) -> Result<bool, ShelfError> {
+        let rows = self.collection(&key);
+        let row = match expected {
+            Some(expected) => doc! {"_id": id(&key), "value": text(expected)?},
+            None => doc! {"_id": id(&key)},
+        };
+        match (row.contains_key("value"), value) {
+            (true, Some(value)) => {
+                let set = doc! {"$set": {"value": text(value)?}};
+                Ok(rows.update_one(row, set).await?.matched_count > 0)
+            }
+            (true, None) => Ok(rows.delete_one(row).await?.deleted_count > 0),
+            (false, Some(value)) => {
+                let row = doc! {"_id": id(&key), "about": about(&key), "value": text(value)?};
+                match rows.insert_one(row).await {
+                    Ok(_) => Ok(true),
+                    Err(error) if is_duplicate(&error) => Ok(false),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            (false, None) => Ok(rows.find_one(row).await?.is_none()),
+        }
     }
 
     async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {

@@ -88,9 +88,9 @@ impl MongoStorage {
         // Side by side where they can be: the simplest form is the one that every planner understands.
         let own = doc! {"_id": {"$type": "string"}, "_weft.deleted": {"$exists": false}};
         if all[0].contains_key("_id") {
-            all.push(own)
+            all.push(own);
         } else {
-            all[0].extend(own)
+            all[0].extend(own);
         }
         if let Some(after) = &query.after {
             match (query.sort.first(), after.keys.first()) {
