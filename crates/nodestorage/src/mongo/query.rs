@@ -29,9 +29,13 @@ impl MongoStorage {
         }
     }
 
-    /// Whether the server's order is not the one that all storages have: an empty array stands before `null` there, and
-    /// what is behind an array on the way is seen otherwise.
+    /// Whether the server's order is not the one that all storages have: an empty array stands before `null` there,
+    /// what is behind an array on the way is seen otherwise, and nothing is sorted both ways.
     async fn sorts_otherwise(&self, query: &Query) -> Result<bool, Failure> {
+        let by = |nth: usize| &query.sort[nth].0;
+        if (1..query.sort.len()).any(|nth| (0..nth).any(|before| by(before) == by(nth))) {
+            return Ok(true);
+        }
         let of_field = |path: &FieldPath| {
             let place = name(path, Some(self.version_field()));
             let on_the_way = place.match_indices('.').map(|(at, _)| &place[..at]);
@@ -94,6 +98,8 @@ impl MongoStorage {
         }
         if let Some(after) = &query.after {
             match (query.sort.first(), after.keys.first()) {
+                // To the server an array field is of the type of arrays, whatever it is sorted by: all is read again.
+                (Some((SortBy::Field(_), _)), Some(key)) if key.is_array() => {}
                 (Some((SortBy::Field(path), direction)), Some(key)) => {
                     // Everything from the cursor on, and what is of another kind, whose order is told here.
                     let operator = if *direction == Direction::Ascending { "$gte" } else { "$lte" };

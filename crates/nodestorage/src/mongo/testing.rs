@@ -123,7 +123,7 @@ fn launch(folder: &Path, port: u16) -> (Child, u16) {
         let config = folder.join("secantusd.toml");
         let text = format!(
             "[server]\nhost = \"127.0.0.1\"\nport = {port}\nstorage_path = {data:?}\nenable_test_commands = true\n\
-             [storage]\ncache_size = \"64M\"\nlog_file_max = \"16MB\"\nsync_on_commit = true\nttl_sweep_seconds = 1\n"
+             [storage]\ncache_size = \"256M\"\nlog_file_max = \"16MB\"\nsync_on_commit = true\nttl_sweep_seconds = 1\n"
         );
         std::fs::write(&config, text).expect("the folder is writable");
         command.arg("--config").arg(config);

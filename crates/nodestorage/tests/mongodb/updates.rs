@@ -163,6 +163,9 @@ async fn the_server_and_this_crate_update_alike() {
                 update.entry(name).or_insert_with(|| json!({}))[path] = argument;
             }
         }
+        if update.is_empty() {
+            continue;
+        }
         // What is not supported, or contradicts itself, is refused before it meets a document.
         let Ok(parsed) = Update::parse(&Value::Object(update.clone())) else { continue };
         let mut after = before.clone();
