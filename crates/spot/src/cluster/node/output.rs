@@ -45,9 +45,9 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
-    /// Connect, and say [`Node::link_up`] or [`Node::dial_failed`].
+    /// Connect, and say [`Node::link_up`](super::Node::link_up) or [`Node::dial_failed`](super::Node::dial_failed).
     Dial(String),
-    /// Close, and say [`Node::link_closed`].
+    /// Close, and say [`Node::link_closed`](super::Node::link_closed).
     Close(LinkId, String),
     /// There is something in the link's outbox.
     Write(LinkId),
@@ -55,11 +55,11 @@ pub enum Output {
     Ping(LinkId),
     /// There is something in the subscription's ring.
     Readable(SubId),
-    /// A publisher that was told [`Publish::Full`] may try again.
+    /// A publisher that was told [`Publish::Full`](super::Publish::Full) may try again.
     Room,
-    /// There is room for what the link publishes: see [`Node::is_held`].
+    /// There is room for what the link publishes: see [`Node::is_held`](super::Node::is_held).
     Resume(LinkId),
-    /// [`Node::poll_timeout`] may be earlier than it was.
+    /// [`Node::poll_timeout`](super::Node::poll_timeout) may be earlier than it was.
     Timer,
     /// Something that a call may wait for has changed: a peer, a topic, a subscription, a sync.
     Changed,
