@@ -147,18 +147,24 @@ impl Relay {
     /// Moves everything that was taken before the call.
     pub(super) async fn settle(&self) -> Result<(), Error> {
         let mut end = self.end.lock().await;
+        self.settle_at(&mut end).await
+    }
+
+    async fn settle_at(&self, end: &mut End) -> Result<(), Error> {
         loop {
             let batch = self.batch();
             if batch.is_empty() {
                 return Ok(());
             }
-            self.place(&mut end, batch).await?;
+            self.place(end, batch).await?;
         }
     }
 
-    /// Moves events that may have been moved already.
+    /// Moves events that may have been moved already, behind everything that was taken before: what this process wrote
+    /// first has the lower position, whichever document somebody looks at.
     pub(super) async fn place_now(&self, moved: Moved) -> Result<(), Error> {
         let mut end = self.end.lock().await;
+        self.settle_at(&mut end).await?;
         self.place(&mut end, vec![moved]).await
     }
 

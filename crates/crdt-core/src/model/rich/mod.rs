@@ -80,7 +80,7 @@ pub struct Block {
 /// alice.apply(&bob.flush().unwrap())?;
 ///
 /// let spans = alice.api().rich_text("/note")?.spans()?;
-/// assert_eq!(spans[0].text, "The brown fox".into());
+/// assert_eq!(spans[0].text, "The brown fox");
 /// assert_eq!(spans[0].marks, [("bold".into(), Value::from(true))]);
 /// assert!(spans[1].marks.is_empty());
 /// # Ok::<_, Box<dyn std::error::Error>>(())
