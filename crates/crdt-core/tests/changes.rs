@@ -3,7 +3,7 @@
 mod support;
 
 use crdt_core::{
-    Applied, Model, Patch, SessionId, Text, Value,
+    Applied, Document, Model, Patch, SessionId, Text, Value,
     model::{ChangeSet, Delta, Diff, Origin, PathStep, UndoOptions},
 };
 use proptest::prelude::*;
@@ -229,6 +229,14 @@ fn a_remote_patch_tells_who_made_it() {
     let set = model.poll_changes().unwrap();
     assert_eq!((set.origin, set.by.start, set.by.span), (Origin::Remote, patch.id(), patch.span()));
     assert_eq!(set.changes[0].diff, Diff::Text(vec![Delta::Delete("ab".into())]));
+    // Also when the clock here is far ahead of the author's.
+    model.api().str("/text").unwrap().ins(0, "a long insertion").unwrap();
+    other.api().str("/text").unwrap().ins(1, "!").unwrap();
+    assert!(model.poll_changes().is_some());
+    let late = other.flush().unwrap();
+    assert_eq!(model.apply(&late).unwrap(), Applied::Merged);
+    let set = model.poll_changes().unwrap();
+    assert_eq!((set.by.start, set.by.span), (late.id(), late.span()));
     // A patch that is known already changes nothing.
     assert_eq!(model.apply(&patch).unwrap(), Applied::Known);
     assert_eq!(model.poll_changes(), None);
@@ -338,6 +346,45 @@ proptest! {
         }
         while watched.undo().unwrap().is_some() {}
         watched.document().check().unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Repeated patches are known to both alike, in either order of operations, also when tombstones are gone.
+    #[test]
+    fn watching_changes_nothing_in_server_order_and_after_compaction(
+        is_server in any::<bool>(),
+        rounds in prop::collection::vec((edits(1..6), any::<bool>(), any::<prop::sample::Index>()), 1..12),
+    ) {
+        let document = || match is_server {
+            true => Document::new_server(),
+            false => Document::new(SessionId::new(70_000).unwrap()),
+        };
+        let mut author = Model::from(document());
+        if !is_server {
+            author = author.fork(SessionId::new(70_001).unwrap());
+        }
+        let (mut plain, mut watched) = (Model::from(document()), Model::from(document()));
+        watched.watch();
+        let mut patches = Vec::new();
+        author.api().root(support::edits::start()).unwrap();
+        for (edits, compacts, repeated) in &rounds {
+            edits.iter().for_each(|one| edit(&mut author, one));
+            patches.extend(author.flush());
+            let repeated = repeated.get(&patches).clone();
+            for patch in [patches.last().unwrap().clone(), repeated] {
+                prop_assert_eq!(plain.apply(&patch), watched.apply(&patch));
+            }
+            if *compacts {
+                let stable = plain.document().state_vector();
+                prop_assert_eq!(plain.compact(&stable), watched.compact(&stable));
+            }
+            watched.document().check().unwrap();
+            prop_assert_eq!(plain.document().to_binary(), watched.document().to_binary());
+            prop_assert_eq!(plain.view(), author.view());
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    Document, Order,
+    Document, Observer, Order,
     node::{Form, NIL},
     sequence::{Id, SPAN_MAX, Sids},
     sessions::SESSIONS_MAX,
@@ -133,7 +133,7 @@ impl Document {
     /// [`apply`](Self::apply) without a look at what is usual.
     fn apply_any(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
         match self.outlook(patch) {
-            Ok(seen) => self.take_in(patch, seen),
+            Ok(seen) => self.take_in(patch, seen, None),
             Err(known_or_parked) => Ok(known_or_parked),
         }
     }
@@ -198,11 +198,17 @@ impl Document {
     /// # Errors
     /// [`ApplyError`]; then nothing has changed.
     pub fn merge(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
-        self.take_in(patch, None)
+        self.take_in(patch, None, None)
     }
 
-    /// Runs the operations of a patch that end after a time.
-    fn take_in(&mut self, patch: PatchRef<'_>, seen: Option<u64>) -> Result<Applied, ApplyError> {
+    /// Runs the operations of a patch that end after a time, and tells who watches what each one changed.
+    #[inline]
+    pub(super) fn take_in(
+        &mut self,
+        patch: PatchRef<'_>,
+        seen: Option<u64>,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<Applied, ApplyError> {
         let (id, end) = (patch.id(), patch.next_time());
         self.admit(id, patch.as_bytes().len() as u64)?;
         if self.compacted_to > 0 && id.time <= self.compacted_to && self.has_seen_all(patch) {
@@ -216,10 +222,9 @@ impl Document {
         let mut changed = false;
         self.store.reserve_nodes(patch.op_count() as usize);
         let mut ops = patch.ops();
+        let plain = seen.is_none() && observer.is_none();
         loop {
-            if seen.is_none()
-                && let Some(op) = ops.next_text()
-            {
+            if plain && let Some(op) = ops.next_text() {
                 changed |= self.insert_text(Id::new(session, op.id.time), &op).unwrap_or(false);
                 continue;
             }
@@ -227,7 +232,11 @@ impl Document {
             if seen.is_some_and(|seen| id.time + op.span() <= seen + 1) {
                 continue;
             }
-            changed |= self.run(Id::new(session, id.time), id.sid, &op);
+            let at = Id::new(session, id.time);
+            changed |= match &mut observer {
+                None => self.run(at, id.sid, &op),
+                Some(observer) => self.run_observed(at, id, &op, *observer),
+            };
         }
         self.store.tidy();
         Ok(if known && !changed { Applied::Known } else { Applied::Merged })

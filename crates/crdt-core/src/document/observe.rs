@@ -64,24 +64,10 @@ impl Document {
         patch: PatchRef<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Applied, ApplyError> {
-        let seen = match self.outlook(patch) {
-            Ok(seen) => seen,
-            Err(known_or_parked) => return Ok(known_or_parked),
-        };
-        let (id, end) = (patch.id(), patch.next_time());
-        self.admit(id, patch.as_bytes().len() as u64)?;
-        self.admit_late(patch, seen)?;
-        let session = self.store.sessions.enter(id.sid.get());
-        let known = end > 0 && self.has_seen(Timestamp::new(id.sid, end - 1));
-        self.observe(session, end.max(1) - 1);
-        let mut changed = false;
-        for (id, op) in patch.ops() {
-            if seen.is_none_or(|seen| id.time + op.span() > seen + 1) {
-                changed |= self.run_observed(Id::new(session, id.time), id, &op, observer);
-            }
+        match self.outlook(patch) {
+            Ok(seen) => self.take_in(patch, seen, Some(observer)),
+            Err(known_or_parked) => Ok(known_or_parked),
         }
-        self.tidy();
-        Ok(if known && !changed { Applied::Known } else { Applied::Merged })
     }
 
     /// [`edit_ops`](Self::edit_ops), watched.
@@ -93,7 +79,14 @@ impl Document {
         }
     }
 
-    fn run_observed(&mut self, id: Id, ts: Timestamp, op: &Op<'_>, observer: &mut dyn Observer) -> bool {
+    /// Lets an operation have its effect, and tells of it.
+    pub(super) fn run_observed(
+        &mut self,
+        id: Id,
+        ts: Timestamp,
+        op: &Op<'_>,
+        observer: &mut dyn Observer,
+    ) -> bool {
         let before = self.before(op);
         let changed = self.run(id, ts.sid, op);
         if changed {

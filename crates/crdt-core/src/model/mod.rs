@@ -149,7 +149,7 @@ impl Model {
             return self.doc.apply_ref(patch);
         }
         let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo: None };
-        sinks.begin(&self.doc, Origin::Remote, patch.id());
+        sinks.begin(&self.doc, Origin::Remote, patch.id(), Some(patch.next_time()));
         let applied = self.doc.apply_observed(patch, &mut sinks);
         sinks.close(&self.doc);
         applied
@@ -341,7 +341,7 @@ impl Model {
             let ops = self.patch.ops_since(mark);
             let undo = self.undo.as_deref_mut().map(|undo| (undo, self.origin));
             let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo };
-            sinks.begin(&self.doc, self.origin, self.patch.id_since(mark));
+            sinks.begin(&self.doc, self.origin, self.patch.id_since(mark), None);
             self.doc.edit_ops_observed(ops, &mut sinks);
         } else {
             self.doc.edit_ops(self.patch.ops_since(mark));
@@ -376,9 +376,9 @@ struct Sinks<'m> {
 }
 
 impl Sinks<'_> {
-    fn begin(&mut self, doc: &Document, origin: Origin, start: Timestamp) {
+    fn begin(&mut self, doc: &Document, origin: Origin, start: Timestamp, end: Option<u64>) {
         if let Some(watch) = &mut self.watch {
-            watch.begin(doc, origin, start);
+            watch.begin(doc, origin, start, end);
         }
         if let Some((undo, _)) = &mut self.undo {
             undo.begin(start);

@@ -27,6 +27,8 @@ pub(in crate::model) struct Watch {
 struct OpenSet {
     origin: Origin,
     start: Timestamp,
+    /// The end of the patch that is taken in; the session's own edits go on until the set is closed.
+    end: Option<u64>,
     /// From this time on nodes of the same session are new in this set.
     new_from: u64,
     nodes: Vec<(Timestamp, NodeDiff)>,
@@ -56,13 +58,19 @@ impl Watch {
         *self = Self { missed: true, ..Self::of(document) };
     }
 
-    /// Operations of a session begin, the first one at a time.
-    pub(in crate::model) fn begin(&mut self, document: &Document, origin: Origin, start: Timestamp) {
+    /// Operations of a session begin, the first one at a time. Those of a patch have an end.
+    pub(in crate::model) fn begin(
+        &mut self,
+        document: &Document,
+        origin: Origin,
+        start: Timestamp,
+        end: Option<u64>,
+    ) {
         match &self.open {
             Some(open) if open.origin == origin && open.start.sid == start.sid => {}
             _ => {
                 self.close(document);
-                self.open = Some(OpenSet::new(origin, start));
+                self.open = Some(OpenSet::new(origin, start, end));
             }
         }
     }
@@ -70,7 +78,9 @@ impl Watch {
     /// Nothing more belongs to the changes so far.
     pub(in crate::model) fn close(&mut self, document: &Document) {
         let Some(open) = self.open.take() else { return };
-        let by = Timespan { start: open.start, span: document.time().saturating_sub(open.start.time) };
+        // The document's clock can be far ahead of a patch that comes in: it says where own edits end, no others.
+        let end = open.end.unwrap_or_else(|| document.time());
+        let by = Timespan { start: open.start, span: end.saturating_sub(open.start.time) };
         let origin = open.origin;
         let changes = open.finish(document, &self.links);
         if changes.is_empty() || self.missed {
@@ -116,7 +126,7 @@ impl Watch {
         let Some(open) = &mut self.open else { return };
         open.effect(document, effect);
         if open.pieces >= PIECES_MAX {
-            let mut next = OpenSet::new(open.origin, open.start);
+            let mut next = OpenSet::new(open.origin, open.start, open.end);
             // What was made up to here has been told of.
             next.new_from = id.time + 1;
             self.close(document);
@@ -132,10 +142,11 @@ fn slots(document: &Document, node: Timestamp, ids: Timespan) -> impl Iterator<I
 }
 
 impl OpenSet {
-    fn new(origin: Origin, start: Timestamp) -> Self {
+    fn new(origin: Origin, start: Timestamp, end: Option<u64>) -> Self {
         Self {
             origin,
             start,
+            end,
             new_from: start.time,
             nodes: Vec::new(),
             by_node: HashMap::new(),
