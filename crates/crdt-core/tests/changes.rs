@@ -3,85 +3,17 @@
 mod support;
 
 use crdt_core::{
-    Applied, Document, Model, Patch, SessionId, Text, Value,
-    model::{ChangeSet, Delta, Diff, Origin, PathStep, UndoOptions},
+    Applied, Document, Model, Patch, SessionId, Value,
+    model::{Delta, Diff, Origin, UndoOptions},
 };
 use proptest::prelude::*;
 use serde_json::json;
-use support::edits::{Edit, edit, edits};
+use support::{
+    edits::{Edit, edit, edits},
+    mirror::mirror,
+};
 
 const SESSIONS: usize = 4;
-
-fn at<'v>(value: &'v mut Value, path: &[PathStep]) -> &'v mut Value {
-    path.iter().fold(value, |value, step| match (value, step) {
-        (Value::Map(entries), PathStep::Key(key)) => {
-            &mut entries.iter_mut().find(|(here, _)| here == key).expect("a key on the way").1
-        }
-        (Value::Array(items), PathStep::Index(index)) => &mut items[*index],
-        (value, step) => panic!("no {step:?} in {value:?}"),
-    })
-}
-
-/// Does what a delta says, and checks that what is told to be gone was there.
-fn splice<T: Clone + PartialEq + std::fmt::Debug, L>(
-    list: &mut Vec<T>,
-    delta: &[Delta<L>],
-    items: impl Fn(&L) -> Vec<T>,
-    is_same: impl Fn(&[T], &[T]) -> bool,
-) {
-    let mut at = 0;
-    for step in delta {
-        match step {
-            Delta::Retain(len) => at += len,
-            Delta::Insert(new) => {
-                let new = items(new);
-                let len = new.len();
-                list.splice(at..at, new);
-                at += len;
-            }
-            Delta::Delete(old) => {
-                let old = items(old);
-                let gone: Vec<T> = list.drain(at..at + old.len()).collect();
-                assert!(is_same(&gone, &old), "{gone:?} is gone, told was {old:?}");
-            }
-        }
-    }
-    assert!(at <= list.len());
-}
-
-/// Changes a copy of the view as a set tells.
-fn mirror(view: &mut Value, set: &ChangeSet) {
-    for change in &set.changes {
-        let here = at(view, &change.path.0);
-        match (&change.diff, here) {
-            (Diff::Value { new, .. }, here) => *here = new.clone(),
-            (Diff::Map(keys), Value::Map(entries)) => {
-                for change in keys {
-                    entries.retain(|(key, _)| *key != change.key);
-                    if !change.new.is_undefined() {
-                        entries.push((change.key.clone(), change.new.clone()));
-                    }
-                }
-            }
-            (Diff::Tuple(places), Value::Array(items)) => {
-                for change in places {
-                    let at = usize::from(change.index);
-                    items.resize(items.len().max(at + 1), Value::Undefined);
-                    items[at] = change.new.clone();
-                }
-            }
-            (Diff::Text(delta), Value::Text(text)) => {
-                let mut units: Vec<u16> = text.as_wtf8().utf16().collect();
-                splice(&mut units, delta, |text| text.as_wtf8().utf16().collect(), |a, b| a == b);
-                *text = Text::from_utf16(units);
-            }
-            (Diff::Bytes(delta), Value::Bytes(bytes)) => splice(bytes, delta, Clone::clone, |a, b| a == b),
-            // An element can have been edited inside before it went, in the same set.
-            (Diff::Array(delta), Value::Array(items)) => splice(items, delta, Clone::clone, |_, _| true),
-            (diff, here) => panic!("{diff:?} of {here:?}"),
-        }
-    }
-}
 
 struct Replica {
     model: Model,

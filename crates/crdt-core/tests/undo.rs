@@ -314,6 +314,36 @@ fn bytes_above_the_bound_are_forgotten() {
 }
 
 #[test]
+fn one_big_step_that_was_undone_leaves_those_before_it() {
+    let mut model = model(70_001, "x".repeat(1_000));
+    model.enable_undo(UndoOptions { bytes_max: 30_000, ..UndoOptions::STANDARD });
+    for _ in 0..5 {
+        model.api().str("").unwrap().del(0, 100).unwrap();
+        model.flush();
+    }
+    model.api().str("").unwrap().ins(0, "y".repeat(50_000).as_str()).unwrap();
+    model.flush();
+    // What the paste put there is too much to be kept for a redo; the older steps are as they were.
+    model.undo().unwrap().unwrap();
+    assert!(!model.can_redo());
+    assert_eq!(std::iter::from_fn(|| model.undo().unwrap()).count(), 5);
+    assert_eq!(model.view(), "x".repeat(1_000).as_str().into());
+}
+
+#[test]
+fn what_can_be_redone_is_within_the_bound_too() {
+    let mut model = model(70_001, "");
+    model.enable_undo(UndoOptions { bytes_max: 30_000, ..UndoOptions::STANDARD });
+    for _ in 0..4 {
+        model.api().str("").unwrap().ins(0, "y".repeat(12_000).as_str()).unwrap();
+        model.flush();
+    }
+    assert_eq!(std::iter::from_fn(|| model.undo().unwrap()).count(), 4);
+    assert_eq!(std::iter::from_fn(|| model.redo().unwrap()).count(), 2);
+    assert_eq!(model.view().as_str().map(str::len), Some(24_000));
+}
+
+#[test]
 fn text_inside_of_something_that_came_back_can_still_be_undone() {
     let mut model = model(70_001, &json!({"notes": ["abcdef"]}));
     model.api().str("/notes/0").unwrap().del(1, 2).unwrap();

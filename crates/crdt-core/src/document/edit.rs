@@ -142,11 +142,11 @@ impl Document {
         spans
     }
 
-    /// Runs operations of the document's own session that start at its time.
+    /// Runs operations of the document's own session that are later than what it has made.
     pub(crate) fn edit_ops(&mut self, ops: Ops<'_>) {
         for (id, op) in ops {
-            self.time = self.time.max(id.time + op.span());
-            self.made = self.time - 1;
+            let end = id.time + op.span();
+            (self.time, self.made) = (self.time.max(end), end - 1);
             self.run(Id::new(self.own, id.time), id.sid, &op);
         }
     }

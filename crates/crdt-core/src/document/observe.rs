@@ -73,8 +73,8 @@ impl Document {
     /// [`edit_ops`](Self::edit_ops), watched.
     pub(crate) fn edit_ops_observed(&mut self, ops: Ops<'_>, observer: &mut dyn Observer) {
         for (id, op) in ops {
-            self.time = self.time.max(id.time + op.span());
-            self.made = self.time - 1;
+            let end = id.time + op.span();
+            (self.time, self.made) = (self.time.max(end), end - 1);
             self.run_observed(Id::new(self.own, id.time), id, &op, observer);
         }
     }

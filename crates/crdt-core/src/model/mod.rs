@@ -10,6 +10,7 @@ mod path;
 mod position;
 mod rich;
 pub mod schema;
+mod transaction;
 mod undo;
 
 pub use change::{Change, ChangePath, ChangeSet, Delta, Diff, KeyChange, Origin, PlaceChange};
@@ -25,6 +26,7 @@ pub use undo::{UndoOptions, Undone};
 use std::time::Duration;
 
 use change::Watch;
+use transaction::Spare;
 use undo::Undo;
 
 use crate::{
@@ -63,6 +65,8 @@ pub struct Model {
     now: Option<Duration>,
     /// What the edits that are being made are.
     origin: Origin,
+    /// What transactions go back to.
+    spare: Spare,
 }
 
 /// An edit that cannot be made. The document is as it was.
@@ -144,14 +148,18 @@ impl Model {
     }
 
     fn apply_watched(&mut self, patch: crate::PatchRef<'_>) -> Result<Applied, ApplyError> {
+        self.follow(patch.as_bytes().len());
         // Undo goes by ids: it need not know what others do.
         if self.watch.is_none() {
-            return self.doc.apply_ref(patch);
+            let applied = self.doc.apply_ref(patch);
+            self.follow_patch(patch, &applied);
+            return applied;
         }
         let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo: None };
         sinks.begin(&self.doc, Origin::Remote, patch.id(), Some(patch.next_time()));
         let applied = self.doc.apply_observed(patch, &mut sinks);
         sinks.close(&self.doc);
+        self.follow_patch(patch, &applied);
         applied
     }
 
@@ -210,7 +218,16 @@ impl Model {
     /// Drops tombstones that nobody can refer to any more: [`Document::compact`]. Edits that were not flushed are ahead of
     /// what everyone has reached.
     pub fn compact(&mut self, stable: &StateVector) -> Compaction {
-        self.doc.compact(stable)
+        let (own, last) = (self.doc.session(), self.patch.next_id().time - 1);
+        let is_behind = || self.doc.state_vector().missing_from(stable).next().is_some();
+        if self.has_edits() && stable.get(&own) >= last && !is_behind() {
+            return Compaction::Ahead { extra: Timestamp::new(own, last) };
+        }
+        let compaction = self.doc.compact(stable);
+        if let Compaction::Done { .. } = compaction {
+            self.follow_document();
+        }
+        compaction
     }
 
     /// [`apply`](Self::apply) for borrowed bytes.
@@ -230,7 +247,7 @@ impl Model {
     /// # Errors
     /// [`ReceiveError`]; then nothing has changed.
     pub fn apply_bytes(&mut self, bytes: &[u8]) -> Result<Applied, ReceiveError> {
-        if self.watch.is_none() && self.history.is_none() {
+        if self.watch.is_none() && self.history.is_none() && self.spare.is_none() {
             return self.doc.apply_bytes(bytes);
         }
         Ok(self.apply(&Patch::decode(bytes)?)?)
@@ -241,10 +258,15 @@ impl Model {
         Api { model: self }
     }
 
-    /// Ends the open patch and returns it; `None` if there were no edits.
+    /// Ends the open patch and returns it; `None` if there were no edits, and within a
+    /// [transaction](Self::transaction), whose edits may yet be taken back.
     pub fn flush(&mut self) -> Option<Patch> {
+        if self.in_transaction() {
+            return None;
+        }
         self.end_edits();
         let patch = self.patch.take();
+        self.follow_flush();
         if self.history.is_some()
             && let Some(patch) = &patch
         {
@@ -253,11 +275,11 @@ impl Model {
         patch
     }
 
-    /// Ends the open patch and appends its binary form to a buffer. Returns how many bytes that took, 0 if there were no
-    /// edits. For who sends many small patches: it takes no allocation of its own.
+    /// [Ends](Self::flush) the open patch and appends its binary form to a buffer. Returns how many bytes that took, 0 if
+    /// there was nothing to be ended. For who sends many small patches: it takes no allocation of its own.
     #[inline]
     pub fn flush_into(&mut self, out: &mut Vec<u8>) -> usize {
-        if self.history.is_some() {
+        if self.history.is_some() || self.spare.is_some() {
             let patch = self.flush();
             let bytes = patch.as_ref().map_or(&[][..], Patch::as_bytes);
             out.extend_from_slice(bytes);
@@ -269,6 +291,7 @@ impl Model {
 
     #[inline]
     fn end_edits(&mut self) {
+        self.follow(0);
         if let Some(watch) = &mut self.watch {
             watch.close(&self.doc);
         }
@@ -282,26 +305,6 @@ impl Model {
         !self.patch.is_empty()
     }
 
-    /// Makes several edits or none: if `edit` fails, the document and the open patch are as they were.
-    ///
-    /// Costs a copy of the document.
-    ///
-    /// # Errors
-    /// What `edit` returns.
-    pub fn transaction<T, E>(&mut self, edit: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
-        let before = self.clone();
-        if let Some(undo) = &mut self.undo {
-            undo.enter();
-        }
-        let result = edit(self);
-        match &mut self.undo {
-            _ if result.is_err() => *self = before,
-            Some(undo) => undo.leave(),
-            None => {}
-        }
-        result
-    }
-
     /// Goes on with another state of the same document, one that contains all that this one does: with a snapshot of a peer
     /// that is far ahead, say. It is edited under the session that it was edited under before. [Flush](Self::flush) first:
     /// edits that were not flushed go.
@@ -313,6 +316,7 @@ impl Model {
         document.set_session(self.doc.session());
         self.patch = PatchBuilder::new(document.session(), document.time());
         self.doc = document;
+        self.follow_document();
         if let Some(watch) = &mut self.watch {
             watch.replaced(&self.doc);
         }
@@ -365,7 +369,16 @@ impl Model {
 impl From<Document> for Model {
     fn from(doc: Document) -> Self {
         let patch = PatchBuilder::new(doc.session(), doc.time());
-        Self { doc, patch, watch: None, undo: None, history: None, now: None, origin: Origin::Local }
+        Self {
+            doc,
+            patch,
+            watch: None,
+            undo: None,
+            history: None,
+            now: None,
+            origin: Origin::Local,
+            spare: Spare::default(),
+        }
     }
 }
 

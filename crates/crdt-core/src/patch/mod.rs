@@ -11,7 +11,7 @@ mod rewrite;
 use std::{fmt, sync::Arc};
 
 pub use builder::PatchBuilder;
-pub(crate) use builder::js_order;
+pub(crate) use builder::{Mark, js_order};
 pub use op::{Con, Entries, Ids, Op, Slots, Spans};
 pub use rewrite::RewriteError;
 

@@ -6,7 +6,7 @@ mod watch;
 use std::fmt;
 
 pub use delta::Delta;
-pub(super) use watch::{SETS_MAX, Watch};
+pub(super) use watch::{Rewind, SETS_MAX, Watch};
 
 use super::{EditError, Path, PathStep, Step};
 use crate::{Text, Timespan, Timestamp, Value, document::Kind};

@@ -21,6 +21,15 @@ pub(in crate::model) struct Watch {
     open: Option<OpenSet>,
     ready: VecDeque<ChangeSet>,
     missed: bool,
+    /// How many sets have been closed.
+    closed: u64,
+}
+
+/// What has been gathered up to the start of a transaction.
+#[derive(Debug)]
+pub(in crate::model) struct Rewind {
+    open: Option<OpenSet>,
+    closed: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -50,12 +59,29 @@ enum NodeDiff {
 
 impl Watch {
     pub(in crate::model) fn of(document: &Document) -> Self {
-        Self { links: Links::of(document), open: None, ready: VecDeque::new(), missed: false }
+        Self { links: Links::of(document), open: None, ready: VecDeque::new(), missed: false, closed: 0 }
     }
 
     /// The document is another one now: what waits to be fetched is not the way to it.
     pub(in crate::model) fn replaced(&mut self, document: &Document) {
-        *self = Self { missed: true, ..Self::of(document) };
+        *self = Self { missed: true, closed: self.closed + 1, ..Self::of(document) };
+    }
+
+    /// A transaction begins.
+    pub(in crate::model) fn rewind(&self) -> Rewind {
+        Rewind { open: self.open.clone(), closed: self.closed }
+    }
+
+    /// The edits since then have been taken back. If some of them were told of, or other changes were told of as they are
+    /// among them, the way back is the whole view.
+    pub(in crate::model) fn rewound(&mut self, document: &Document, before: Option<Rewind>) {
+        match before.filter(|before| before.closed == self.closed) {
+            Some(before) => {
+                self.open = before.open;
+                self.links = Links::of(document);
+            }
+            None => self.replaced(document),
+        }
     }
 
     /// Operations of a session begin, the first one at a time. Those of a patch have an end.
@@ -78,6 +104,7 @@ impl Watch {
     /// Nothing more belongs to the changes so far.
     pub(in crate::model) fn close(&mut self, document: &Document) {
         let Some(open) = self.open.take() else { return };
+        self.closed += 1;
         // The document's clock can be far ahead of a patch that comes in: it says where own edits end, no others.
         let end = open.end.unwrap_or_else(|| document.time());
         let by = Timespan { start: open.start, span: end.saturating_sub(open.start.time) };

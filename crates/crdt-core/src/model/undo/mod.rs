@@ -11,7 +11,7 @@
 
 mod ids;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ids::IdMap;
 
@@ -26,7 +26,8 @@ use crate::{
 pub struct UndoOptions {
     /// The most steps that can be undone. Above it the oldest is forgotten.
     pub steps_max: usize,
-    /// The most bytes that removed content takes in all steps together, roughly. Above it the oldest steps are forgotten.
+    /// The most bytes that removed content takes in all steps together, roughly. Above it steps are forgotten, the furthest
+    /// of those that can be undone or of those that can be redone, whichever take more.
     pub bytes_max: usize,
     /// Edits with a pause of at most this between them are one step, if the model is told the time
     /// ([`Model::set_now`]). Without time a step ends at each flush.
@@ -49,14 +50,14 @@ pub struct Undone {
     pub selections: Vec<Selection>,
 }
 
-/// What can be undone and redone.
+/// What can be undone and redone. Copies share the steps, so that a transaction can go back to one.
 #[derive(Debug, Clone)]
 pub(super) struct Undo {
     options: UndoOptions,
-    done: VecDeque<Step>,
-    undone: Vec<Step>,
+    done: VecDeque<Arc<Step>>,
+    undone: VecDeque<Arc<Step>>,
     open: Option<Step>,
-    ids: IdMap,
+    ids: Arc<IdMap>,
     bytes: usize,
     now: Option<Duration>,
     selections: Vec<Selection>,
@@ -91,9 +92,9 @@ impl Undo {
         Self {
             options,
             done: VecDeque::new(),
-            undone: Vec::new(),
+            undone: VecDeque::new(),
             open: None,
-            ids: IdMap::default(),
+            ids: Arc::default(),
             bytes: 0,
             now: None,
             selections: Vec::new(),
@@ -131,7 +132,7 @@ impl Undo {
             }
             if self.open.is_none() {
                 let last = self.done.back().is_some_and(|last| self.goes_on(last, true));
-                self.open = if last { self.done.pop_back() } else { None };
+                self.open = if last { self.done.pop_back().map(Arc::unwrap_or_clone) } else { None };
             }
         }
         let mut open = self.open.take().unwrap_or_else(|| self.step());
@@ -150,9 +151,9 @@ impl Undo {
     pub(super) fn end_step(&mut self, sealed: bool) {
         if let Some(mut step) = self.open.take() {
             step.sealed = sealed;
-            self.done.push_back(step);
-        } else if sealed && let Some(last) = self.done.back_mut() {
-            last.sealed = true;
+            self.done.push_back(Arc::new(step));
+        } else if sealed && let Some(last) = self.done.back_mut().filter(|last| !last.sealed) {
+            Arc::make_mut(last).sealed = true;
         }
         self.trim();
     }
@@ -165,12 +166,13 @@ impl Undo {
     }
 
     fn trim(&mut self) {
-        while self.done.len() > self.options.steps_max
-            || self.bytes > self.options.bytes_max && !self.done.is_empty()
-        {
-            if let Some(step) = self.done.pop_front() {
-                self.bytes -= step.bytes;
-            }
+        while self.done.len() > self.options.steps_max {
+            self.forget(false);
+        }
+        while self.bytes > self.options.bytes_max && !(self.done.is_empty() && self.undone.is_empty()) {
+            // The side that takes more gives way, so that one big step on one side does not take all of the other with it.
+            let sum = |steps: &VecDeque<Arc<Step>>| steps.iter().map(|step| step.bytes).sum::<usize>();
+            self.forget(sum(&self.undone) > sum(&self.done));
         }
         if self.ids.len() > UndoOptions::IDS_MAX {
             self.done.clear();
@@ -178,7 +180,15 @@ impl Undo {
             self.bytes = 0;
         }
         if self.done.is_empty() && self.undone.is_empty() && self.open.is_none() {
-            self.ids = IdMap::default();
+            self.ids = Arc::default();
+        }
+    }
+
+    /// Forgets the step of a side that is furthest away.
+    fn forget(&mut self, undone: bool) {
+        let side = if undone { &mut self.undone } else { &mut self.done };
+        if let Some(step) = side.pop_front() {
+            self.bytes -= step.bytes;
         }
     }
 
@@ -190,7 +200,8 @@ impl Undo {
     }
 
     pub(super) fn leave(&mut self) {
-        self.depth -= 1;
+        // Undo can have been enabled within the transaction.
+        self.depth = self.depth.saturating_sub(1);
         if self.depth == 0 {
             self.end_step(true);
         }
@@ -325,7 +336,7 @@ impl Model {
         loop {
             let Some(undo) = &mut self.undo else { return Ok(None) };
             undo.end_step(true);
-            let step = if origin == Origin::Undo { undo.done.pop_back() } else { undo.undone.pop() };
+            let step = if origin == Origin::Undo { undo.done.pop_back() } else { undo.undone.pop_back() };
             let Some(step) = step else { return Ok(None) };
             undo.bytes -= step.bytes;
             self.origin = origin;
@@ -340,9 +351,9 @@ impl Model {
             reverse.sealed = true;
             let selections = step.selections.iter().map(|selection| undo.selection_now(selection)).collect();
             if origin == Origin::Undo {
-                undo.undone.push(reverse);
+                undo.undone.push_back(Arc::new(reverse));
             } else {
-                undo.done.push_back(reverse);
+                undo.done.push_back(Arc::new(reverse));
             }
             undo.trim();
             result?;
@@ -425,10 +436,11 @@ impl Model {
         })?;
         if let Some(undo) = &mut self.undo {
             let elements = renamed.pop();
-            renamed.into_iter().for_each(|(old, new)| undo.ids.put(old, new, false));
-            elements.into_iter().for_each(|(old, new)| undo.ids.put(old, new, beside));
+            let ids = Arc::make_mut(&mut undo.ids);
+            renamed.into_iter().for_each(|(old, new)| ids.put(old, new, false));
+            elements.into_iter().for_each(|(old, new)| ids.put(old, new, beside));
             if let Removed::Nodes(nodes) = removed {
-                nodes.iter().for_each(|node| left_out(node, &mut undo.ids));
+                nodes.iter().for_each(|node| left_out(node, ids));
             }
         }
         Ok(())
@@ -453,8 +465,9 @@ impl Model {
             };
         })?;
         if let Some(undo) = &mut self.undo {
-            renamed.into_iter().for_each(|(old, new)| undo.ids.put(old, new, false));
-            was.into_iter().for_each(|was| left_out(was, &mut undo.ids));
+            let ids = Arc::make_mut(&mut undo.ids);
+            renamed.into_iter().for_each(|(old, new)| ids.put(old, new, false));
+            was.into_iter().for_each(|was| left_out(was, ids));
         }
         Ok(())
     }
