@@ -1,6 +1,6 @@
 //! The same edits, synchronised by Weft and by its peers: in one process and one thread, round by round in one run.
 //!
-//! `cargo run --release -- [ROUNDS] [live|catch-up|all] [SYSTEM]`. The rounds are interleaved and the median of each is shown. What every system does
+//! `cargo run --release -- [ROUNDS] [live|catch-up|all|REPLICAS] [SYSTEM]`. The rounds are interleaved and the median of each is shown. What every system does
 //! for an edit: make it, write it to bytes, and read and apply it at every other replica. Ours keeps it in a store and
 //! goes through the session machine besides. Each run ends in an assertion on the text of all replicas.
 
@@ -52,12 +52,27 @@ pub fn script(authors: usize, count: usize, turn: usize) -> (Vec<Edit>, String) 
 pub struct Run {
     pub time: Duration,
     pub bytes: usize,
+    /// The same until one more edit of the source, made after the text was read, is in it: what a system has put off for
+    /// later is done by then.
+    pub taking_part: Duration,
 }
 
 pub fn timed(work: impl FnOnce() -> usize) -> Run {
     let start = Instant::now();
     let bytes = work();
-    Run { time: start.elapsed(), bytes }
+    let time = start.elapsed();
+    Run { time, bytes, taking_part: time }
+}
+
+impl Run {
+    /// With one more edit of the source, taken in.
+    pub fn and_then(self, work: impl FnOnce()) -> Self {
+        let Run { time: more, .. } = timed(|| {
+            work();
+            0
+        });
+        Self { taking_part: self.time + more, ..self }
+    }
 }
 
 fn median(runs: &mut [Run]) -> Run {
@@ -73,17 +88,23 @@ fn main() {
     let chosen: Vec<&System> =
         SYSTEMS.iter().filter(|system| name.as_deref().is_none_or(|name| system.name == name)).collect();
     assert!(!chosen.is_empty(), "no such system");
+    let only: Option<usize> = what.parse().ok();
     if what != "catch-up" {
-        live(rounds, &chosen);
+        live(rounds, only, &chosen);
     }
-    if what != "live" {
+    if what != "live" && only.is_none() {
         catch_up(rounds, &chosen);
     }
 }
 
-fn live(rounds: usize, chosen: &[&System]) {
-    println!("live: each edit at once to all. Thousand patches applied per second, bytes per edit on the wire.");
-    for (replicas, count) in [(2, 20_000), (8, 4_000), (64, 600)] {
+fn live(rounds: usize, only: Option<usize>, chosen: &[&System]) {
+    println!(
+        "live: each edit at once to all. Thousand patches applied per second, bytes per edit on the wire."
+    );
+    let sizes = [(2, 20_000), (8, 4_000), (64, 600)];
+    for (replicas, count) in
+        sizes.into_iter().filter(|(replicas, _)| only.is_none_or(|only| only == *replicas))
+    {
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); chosen.len()];
         for _ in 0..rounds {
             for (system, runs) in chosen.iter().zip(&mut runs) {
@@ -102,21 +123,31 @@ fn live(rounds: usize, chosen: &[&System]) {
 }
 
 fn catch_up(rounds: usize, chosen: &[&System]) {
-    println!("catch-up: a replica with nothing takes over 100 000 edits. Milliseconds until its text is read, bytes.");
+    println!(
+        "catch-up: a replica with nothing takes over 100 000 edits. Milliseconds until its text is read: when nothing"
+    );
+    println!(
+        "was edited since the last one came, and when one edit was; until the next edit of the source is in it too. Bytes."
+    );
     for system in chosen.iter().filter(|system| system.share > 1) {
         println!("({}: {} edits)", system.name, 100_000 / system.share);
     }
     let scripts: Vec<_> = chosen.iter().map(|system| script(2, 100_000 / system.share, 500)).collect();
-    let mut runs: Vec<Vec<Run>> = vec![Vec::new(); chosen.len()];
+    let mut runs: Vec<[Vec<Run>; 2]> = vec![[Vec::new(), Vec::new()]; chosen.len()];
     let sources = chosen.iter().zip(&scripts).map(|(system, (edits, _))| (system.source)(2, edits));
     let mut sources: Vec<_> = sources.collect();
-    for _ in 0..rounds {
-        for ((source, runs), (_, text)) in sources.iter_mut().zip(&mut runs).zip(&scripts) {
-            runs.push(source(text));
+    // First the source stands still: what a system keeps from one who comes late to the next counts. Then it goes on.
+    for goes_on in [false, true] {
+        for _ in 0..rounds {
+            for ((source, runs), (_, text)) in sources.iter_mut().zip(&mut runs).zip(&scripts) {
+                runs[usize::from(goes_on)].push(source(text, goes_on));
+            }
         }
     }
-    for (system, runs) in chosen.iter().zip(&mut runs) {
-        let run = median(runs);
-        println!("    {:24} {:10.2} ms {:10} B", system.name, run.time.as_secs_f64() * 1000.0, run.bytes);
+    for (system, [still, runs]) in chosen.iter().zip(&mut runs) {
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let (still, run) = (median(still), median(runs));
+        let (unedited, edited, part) = (ms(still.time), ms(run.time), ms(run.taking_part));
+        println!("    {:24} {unedited:9.2} ms {edited:9.2} ms {part:9.2} ms {:9} B", system.name, run.bytes);
     }
 }

@@ -1,6 +1,8 @@
 //! Each system, doing the same.
 
-use automerge::{ActorId, AutoCommit, Change, ObjId, ObjType, ROOT, ReadDoc, sync::SyncDoc, transaction::Transactable};
+use automerge::{
+    ActorId, AutoCommit, Change, ObjId, ObjType, ROOT, ReadDoc, sync::SyncDoc, transaction::Transactable,
+};
 use crdt_sync::session::{Input, SyncMode};
 use loro::{ExportMode, LoroDoc};
 use yrs::{
@@ -15,7 +17,8 @@ use crate::{Edit, Run, timed, weft::Replica};
 pub const ID_MIN: u64 = 0x0012_3456_789a_bc00;
 
 /// Brings a new replica up to a prepared one, and checks its text.
-pub type Source = Box<dyn FnMut(&str) -> Run>;
+/// With one more edit of the prepared one behind, or without.
+pub type Source = Box<dyn FnMut(&str, bool) -> Run>;
 
 pub struct System {
     pub name: &'static str,
@@ -28,8 +31,18 @@ pub struct System {
 }
 
 pub const SYSTEMS: [System; 5] = [
-    System { name: "weft", share: 1, live: |n, e, t| weft_live(SyncMode::Vectors, n, e, t), source: |n, e| weft_source(SyncMode::Vectors, n, e) },
-    System { name: "weft, DAG", share: 1, live: |n, e, t| weft_live(SyncMode::Dag, n, e, t), source: |n, e| weft_source(SyncMode::Dag, n, e) },
+    System {
+        name: "weft",
+        share: 1,
+        live: |n, e, t| weft_live(SyncMode::Vectors, n, e, t),
+        source: |n, e| weft_source(SyncMode::Vectors, n, e),
+    },
+    System {
+        name: "weft, DAG",
+        share: 1,
+        live: |n, e, t| weft_live(SyncMode::Dag, n, e, t),
+        source: |n, e| weft_source(SyncMode::Dag, n, e),
+    },
     System { name: "yrs, y-sync", share: 1, live: yrs_live, source: yrs_source },
     System { name: "loro", share: 1, live: loro_live, source: loro_source },
     System { name: "automerge", share: 20, live: automerge_live, source: automerge_source },
@@ -64,7 +77,12 @@ fn weft_deliver(group: &mut [Replica], from: usize) -> usize {
 fn weft_edit(group: &mut [Replica], edit: &Edit) -> usize {
     let author = &mut group[edit.author];
     let text = one_character(edit.character, &mut [0; 4]).to_owned();
-    author.model.api().str("").and_then(|mut root| root.ins(edit.position, text.as_str())).expect("in the text");
+    author
+        .model
+        .api()
+        .str("")
+        .and_then(|mut root| root.ins(edit.position, text.as_str()))
+        .expect("in the text");
     author.flush();
     weft_deliver(group, edit.author)
 }
@@ -84,9 +102,10 @@ fn weft_source(sync: SyncMode, replicas: usize, edits: &[Edit]) -> Source {
         weft_edit(&mut group, edit);
     }
     let mut source = group.swap_remove(0);
-    let mut number = 1000;
-    Box::new(move |text| {
+    let (mut number, mut more) = (1000, String::new());
+    Box::new(move |text, goes_on| {
         number += 1;
+        let text = format!("{text}{more}");
         let mut late = Replica::new(number, sync);
         let name = late.id.clone();
         let run = timed(|| {
@@ -108,9 +127,23 @@ fn weft_source(sync: SyncMode, replicas: usize, edits: &[Edit]) -> Source {
                     }
                 }
             }
-            assert_eq!(late.model.view().as_str(), Some(text));
+            assert_eq!(late.model.view().as_str(), Some(&*text));
             len
         });
+        if !goes_on {
+            source.input(Input::PeerDown(name));
+            return run;
+        }
+        let run = run.and_then(|| {
+            let end = text.len();
+            source.model.api().str("").and_then(|mut root| root.ins(end, "x")).expect("in the text");
+            source.flush();
+            for sent in std::mem::take(&mut source.sent).into_iter().filter(|sent| sent.patch) {
+                late.heard(&sent.bytes);
+            }
+        });
+        more.push('x');
+        assert_eq!(late.model.view().as_str(), Some(&*format!("{text}x")));
         source.input(Input::PeerDown(name));
         run
     })
@@ -131,11 +164,14 @@ fn yrs_message(txn: &TransactionMut<'_>) -> Vec<u8> {
 }
 
 fn yrs_receive(doc: &Doc, message: &[u8]) {
-    let Ok(Message::Sync(SyncMessage::Update(update) | SyncMessage::SyncStep2(update))) = Message::decode_v1(message)
+    let Ok(Message::Sync(SyncMessage::Update(update) | SyncMessage::SyncStep2(update))) =
+        Message::decode_v1(message)
     else {
         panic!("not an update");
     };
-    doc.transact_mut().apply_update(Update::decode_v1(&update).expect("an update")).expect("an update that applies");
+    doc.transact_mut()
+        .apply_update(Update::decode_v1(&update).expect("an update"))
+        .expect("an update that applies");
 }
 
 fn yrs_edit(group: &[Doc], edit: &Edit) -> usize {
@@ -173,9 +209,14 @@ fn yrs_source(replicas: usize, edits: &[Edit]) -> Source {
     for edit in edits {
         yrs_edit(&group, edit);
     }
-    Box::new(move |text| {
-        timed(|| {
-            let late = Doc::with_options(yrs::Options { offset_kind: yrs::OffsetKind::Utf16, ..yrs::Options::default() });
+    let mut more = String::new();
+    Box::new(move |text, goes_on| {
+        let text = format!("{text}{more}");
+        let late = Doc::with_options(yrs::Options {
+            offset_kind: yrs::OffsetKind::Utf16,
+            ..yrs::Options::default()
+        });
+        let run = timed(|| {
             let ask = Message::Sync(SyncMessage::SyncStep1(late.transact().state_vector())).encode_v1();
             let Ok(Message::Sync(SyncMessage::SyncStep1(vector))) = Message::decode_v1(&ask) else {
                 panic!("not a vector");
@@ -185,7 +226,22 @@ fn yrs_source(replicas: usize, edits: &[Edit]) -> Source {
             yrs_receive(&late, &answer);
             assert_eq!(yrs_text(&late), text);
             ask.len() + answer.len()
-        })
+        });
+        if !goes_on {
+            return run;
+        }
+        let run = run.and_then(|| {
+            let root = group[0].get_or_insert_text("text");
+            let message = {
+                let mut txn = group[0].transact_mut();
+                root.insert(&mut txn, text.len() as u32, "x");
+                yrs_message(&txn)
+            };
+            yrs_receive(&late, &message);
+        });
+        more.push('x');
+        assert_eq!(yrs_text(&late), format!("{text}x"));
+        run
     })
 }
 
@@ -226,14 +282,29 @@ fn loro_source(replicas: usize, edits: &[Edit]) -> Source {
         loro_edit(&group, edit);
     }
     let source = group.swap_remove(0);
-    Box::new(move |text| {
-        timed(|| {
-            let late = LoroDoc::new();
+    let mut more = String::new();
+    Box::new(move |text, goes_on| {
+        let text = format!("{text}{more}");
+        let late = LoroDoc::new();
+        let run = timed(|| {
             let snapshot = source.export(ExportMode::Snapshot).expect("a snapshot");
             late.import(&snapshot).expect("a snapshot that loads");
             assert_eq!(late.get_text("text").to_string(), text);
             snapshot.len()
-        })
+        });
+        if !goes_on {
+            return run;
+        }
+        let run = run.and_then(|| {
+            let before = source.oplog_vv();
+            source.get_text("text").insert(text.len(), "x").expect("in the text");
+            source.commit();
+            late.import(&source.export(ExportMode::updates(&before)).expect("an update"))
+                .expect("it applies");
+        });
+        more.push('x');
+        assert_eq!(late.get_text("text").to_string(), format!("{text}x"));
+        run
     })
 }
 
@@ -251,7 +322,9 @@ fn automerge_group(replicas: usize) -> (Vec<AutoCommit>, ObjId) {
 
 fn automerge_edit(group: &mut [AutoCommit], object: &ObjId, edit: &Edit) -> usize {
     let author = &mut group[edit.author];
-    author.splice_text(object, edit.position, 0, one_character(edit.character, &mut [0; 4])).expect("in the text");
+    author
+        .splice_text(object, edit.position, 0, one_character(edit.character, &mut [0; 4]))
+        .expect("in the text");
     author.commit();
     let bytes = author.get_last_local_change().expect("a change").raw_bytes().to_vec();
     for (to, doc) in group.iter_mut().enumerate() {
@@ -276,9 +349,12 @@ fn automerge_source(replicas: usize, edits: &[Edit]) -> Source {
         automerge_edit(&mut group, &object, edit);
     }
     let mut source = group.swap_remove(0);
-    Box::new(move |text| {
-        timed(|| {
-            let (mut late, mut len) = (AutoCommit::new(), 0);
+    let mut more = String::new();
+    Box::new(move |text, goes_on| {
+        let text = format!("{text}{more}");
+        let mut late = AutoCommit::new();
+        let run = timed(|| {
+            let mut len = 0;
             let (mut ours, mut theirs) = (automerge::sync::State::new(), automerge::sync::State::new());
             loop {
                 let ask = late.sync().generate_sync_message(&mut ours);
@@ -302,6 +378,19 @@ fn automerge_source(replicas: usize, edits: &[Edit]) -> Source {
             }
             assert_eq!(late.text(&object).expect("a text"), text);
             len
-        })
+        });
+        if !goes_on {
+            return run;
+        }
+        let run = run.and_then(|| {
+            source.splice_text(&object, text.len(), 0, "x").expect("in the text");
+            source.commit();
+            let bytes = source.get_last_local_change().expect("a change").raw_bytes().to_vec();
+            late.apply_changes([Change::from_bytes(bytes).expect("a change")])
+                .expect("a change that applies");
+        });
+        more.push('x');
+        assert_eq!(late.text(&object).expect("a text"), format!("{text}x"));
+        run
     })
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crdt_core::{Applied, EncodingFormat, Model, SessionId, StateVector};
 use crdt_core::{Document, codec::Packing};
 use crdt_sync::{
-    MemoryPatchStore, PatchRecord, PatchStore, PeerId, SnapshotHead,
+    MemoryPatchStore, PatchRecord, PatchStore, PeerId, SnapshotHead, Want,
     dag::{Heads, Walk, snapshot},
     session::{Input, Output, Page, ReadWhat, Session, SessionOptions, SyncMode, WALK_PAGE_NODES_MAX},
     store::PatchPage,
@@ -27,12 +27,15 @@ pub struct Replica {
     store: MemoryPatchStore,
     batch: Vec<PatchRecord>,
     last: u64,
-    offered: Option<(u64, Bytes)>,
+    offered: Option<(SnapshotHead, Bytes)>,
     pub now: Duration,
     pub sent: Vec<Sent>,
 }
 
 const FORMAT: EncodingFormat = EncodingFormat::Binary;
+/// About what a patch takes for each of its ticks, and from where on the manager looks for a snapshot.
+const PATCH_BYTES: u64 = 40;
+const OFFER_BYTES_MIN: u64 = 512 << 10;
 
 impl Replica {
     pub fn new(number: u64, sync: SyncMode) -> Self {
@@ -118,8 +121,8 @@ impl Replica {
 
     fn read(&mut self, what: ReadWhat) -> Page {
         match what {
-            // As the manager decides: here all is wanted, and that takes more than a snapshot.
-            ReadWhat::Patches { offers: true, .. } => self.offer(),
+            // As the manager decides: a snapshot where the patches would take more.
+            ReadWhat::Patches { offers: true, ref want, .. } if self.takes_more(want) => self.offer(),
             ReadWhat::Patches { want, bytes_max, .. } => {
                 self.or_offer(now(self.store.page(&want, bytes_max)).expect("a page"))
             }
@@ -132,7 +135,8 @@ impl Replica {
                 self.or_offer(walk.finish())
             }
             ReadWhat::Part { hash, offset, bytes_max } => {
-                let (_, bytes) = self.offered.as_ref().filter(|(offered, _)| *offered == hash).expect("offered");
+                let (_, bytes) =
+                    self.offered.as_ref().filter(|(head, _)| head.hash == hash).expect("offered");
                 let from = offset as usize;
                 Page::Part { hash, offset, bytes: bytes.slice(from..(from + bytes_max).min(bytes.len())) }
             }
@@ -146,14 +150,28 @@ impl Replica {
         }
     }
 
+    fn takes_more(&self, want: &[Want]) -> bool {
+        want.iter().map(|want| want.upto - want.after).sum::<u64>() * PATCH_BYTES > OFFER_BYTES_MIN
+    }
+
+    /// As the manager does it: the snapshot made last is offered again while little has come since.
     fn offer(&mut self) -> Page {
+        let stored = self.machine.stored();
+        let since = |head: &SnapshotHead| {
+            head.vector.missing_from(stored).map(|(_, from, to)| to - from).sum::<u64>()
+        };
+        if let Some((head, _)) =
+            self.offered.as_ref().filter(|(head, _)| since(head) * PATCH_BYTES * 16 <= head.len_bytes)
+        {
+            return Page::Snapshot(head.clone());
+        }
         let document = self.model.document().to_native(Packing::Plain);
         let bytes = match self.machine.heads() {
             Some(heads) => snapshot::seal(heads, &document),
             None => document.into(),
         };
-        let head = SnapshotHead::new(self.machine.stored().clone(), &bytes);
-        self.offered = Some((head.hash, bytes));
+        let head = SnapshotHead::new(stored.clone(), &bytes);
+        self.offered = Some((head.clone(), bytes));
         Page::Snapshot(head)
     }
 

@@ -1,7 +1,7 @@
 //! What the manager asks of a document.
 
 use bytes::Bytes;
-use crdt_core::{Patch, SessionId, StateVector};
+use crdt_core::{Document, Patch, SessionId, StateVector};
 
 use crate::PatchRecord;
 
@@ -28,6 +28,12 @@ pub trait SyncDocument: Send + Sync {
     /// not handed over yet: that must not be lost.
     fn install(&self, snapshot: &[u8]) -> Result<(), DocumentError>;
 
+    /// [Installs](Self::install) a snapshot that this document has [begun to read](Self::fold), with what was put on top.
+    /// One that can take it over as it is need not write it and read it again.
+    fn take_over(&self, fold: Box<dyn Fold>) -> Result<(), DocumentError> {
+        self.install(&fold.finish()?)
+    }
+
     /// A snapshot of exactly `stored`, if the document that people edit is just that at the moment. It saves making one
     /// out of patches; `None` is always right.
     fn snapshot(&self, stored: &StateVector<SessionId>) -> Option<Bytes> {
@@ -48,6 +54,11 @@ pub trait Fold: Send {
     /// What is in it so far. Of a snapshot to begin with, what its bytes say, whatever anyone says about them: a peer that
     /// claims more than it sends would have us never ask for the rest.
     fn vector(&self) -> StateVector<SessionId>;
+
+    /// The document itself, for a [`SyncDocument::take_over`] that can use it; none is left then.
+    fn take_document(&mut self) -> Option<Document> {
+        None
+    }
 
     /// The snapshot.
     fn finish(self: Box<Self>) -> Result<Bytes, DocumentError>;

@@ -212,9 +212,12 @@ pub struct SnapshotHead {
 impl SnapshotHead {
     /// The head of a snapshot that contains `vector`.
     pub fn new(vector: StateVector<SessionId>, bytes: &[u8]) -> Self {
-        // FNV-1a, 64 bits.
-        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, step);
+        // After FNV-1a, but by words: nobody but the sender makes it, and it is over all bytes of a document.
+        let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+        let (words, rest) = bytes.as_chunks();
+        let hash =
+            words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| step(hash, u64::from_le_bytes(*word)));
+        let hash = rest.iter().fold(hash, |hash, byte| step(hash, u64::from(*byte)));
         Self { vector, len_bytes: bytes.len() as u64, hash, proof: Bytes::new() }
     }
 }

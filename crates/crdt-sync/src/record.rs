@@ -161,69 +161,81 @@ impl PatchRecord {
         }
         let not_a_patch = |error: Malformed| InvalidRecord::Patch(error.to_string());
         // A patch in an unusual spelling is kept in the usual one, so that equal patches are equal bytes everywhere.
-        let usual = match PatchRef::decode(&patch) {
-            Ok(read) => {
-                let envelope = Envelope::of(read, prev)?;
-                return Ok(Envelope { patch, ..envelope }.into());
+        let ((id, span, needs), patch) = match PatchRef::decode(&patch) {
+            Ok(read) => (facts(read), patch),
+            Err(Malformed::NotCanonical) => {
+                let usual = Patch::decode(&patch).map_err(not_a_patch)?;
+                (facts(usual.as_ref()), Bytes::copy_from_slice(usual.as_bytes()))
             }
-            Err(Malformed::NotCanonical) => Patch::decode(&patch).map_err(not_a_patch)?,
             Err(error) => return Err(not_a_patch(error)),
         };
-        let patch = Bytes::copy_from_slice(usual.as_bytes());
-        Ok(Envelope { patch, ..Envelope::of(usual.as_ref(), prev)? }.into())
+        let prev = prev(id.time).ok_or(InvalidRecord::Order { id, prev: 0 })?;
+        check(id, span, prev, &needs)?;
+        let (proof, links) = (Bytes::new(), Box::default());
+        Ok(Self(Arc::new(Envelope { id, span, prev, needs, patch, proof, links })))
+    }
+}
+
+/// What the envelope says of a patch: its id, how many ticks it takes, and what it names.
+fn facts(read: PatchRef<'_>) -> (Timestamp, u64, Needs) {
+    let mut needs = Needs::new();
+    // Reserved sessions make the same contents on every replica, and send nothing.
+    let counts = |sid: SessionId| sid >= SessionId::RESERVED_END;
+    if let Some(last) = read.last_foreign() {
+        // What people type names one other session, and what was read of it is still known.
+        if counts(last.sid) {
+            needs.push(last);
+        }
+        return (read.id(), read.span(), needs);
+    }
+    read.for_each_foreign(|Timespan { start, span }| {
+        if !counts(start.sid) {
+            return;
+        }
+        let last = start.time + span - 1;
+        // Patches name few sessions, mostly the same one again.
+        match needs.last_mut().filter(|need| need.sid == start.sid) {
+            Some(need) => need.time = need.time.max(last),
+            None => needs.push(Timestamp::new(start.sid, last)),
+        }
+    });
+    if needs.len() > 1 {
+        needs.sort_unstable_by_key(|need| (need.sid, Reverse(need.time)));
+        needs.dedup_by_key(|need| need.sid);
+    }
+    (read.id(), read.span(), needs)
+}
+
+fn check(id: Timestamp, span: u64, prev: u64, needs: &[Timestamp]) -> Result<(), InvalidRecord> {
+    if span == 0 {
+        return Err(InvalidRecord::Empty { id });
+    }
+    if id.time <= prev {
+        return Err(InvalidRecord::Order { id, prev });
+    }
+    if span > MAX_ID || id.time > MAX_ID - (span - 1) {
+        return Err(InvalidRecord::Time { id, span });
+    }
+    // Lamport's rule: a replica's next time is above all that it has seen. It makes (time, session) an order in
+    // which causes come before effects, which paging relies on, and keeps two patches from waiting for each other.
+    match needs.iter().find(|needed| needed.time >= id.time + span) {
+        Some(&needed) => Err(InvalidRecord::Cause { id, needed }),
+        None => Ok(()),
     }
 }
 
 impl Envelope {
-    /// The envelope of a patch that has been read, without the patch.
-    fn of(read: PatchRef<'_>, prev: impl FnOnce(u64) -> Option<u64>) -> Result<Self, InvalidRecord> {
-        let mut needs = Needs::new();
-        read.for_each_foreign(|Timespan { start, span }| {
-            // Reserved sessions make the same contents on every replica, and send nothing.
-            if start.sid < SessionId::RESERVED_END {
-                return;
-            }
-            let last = start.time + span - 1;
-            // Patches name few sessions, mostly the same one again.
-            match needs.last_mut().filter(|need| need.sid == start.sid) {
-                Some(need) => need.time = need.time.max(last),
-                None => needs.push(Timestamp::new(start.sid, last)),
-            }
-        });
-        if needs.len() > 1 {
-            needs.sort_unstable_by_key(|need| (need.sid, Reverse(need.time)));
-            needs.dedup_by_key(|need| need.sid);
-        }
-        let (id, span) = (read.id(), read.span());
-        let prev = prev(id.time).ok_or(InvalidRecord::Order { id, prev: 0 })?;
-        let record =
-            Self { id, span, prev, needs, patch: Bytes::new(), proof: Bytes::new(), links: Box::default() };
-        record.check()?;
-        Ok(record)
-    }
-
     /// Checks what every record must be, whoever made it.
     pub fn check(&self) -> Result<(), InvalidRecord> {
-        let Self { id, span, prev, .. } = *self;
-        if span == 0 {
-            return Err(InvalidRecord::Empty { id });
-        }
-        if id.time <= prev {
-            return Err(InvalidRecord::Order { id, prev });
-        }
-        if span > MAX_ID || id.time > MAX_ID - (span - 1) {
-            return Err(InvalidRecord::Time { id, span });
-        }
-        // Lamport's rule: a replica's next time is above all that it has seen. It makes (time, session) an order in
-        // which causes come before effects, which paging relies on, and keeps two patches from waiting for each other.
-        match self.needs.iter().find(|needed| needed.time >= id.time + span) {
-            Some(&needed) => Err(InvalidRecord::Cause { id, needed }),
-            None => self.check_links(),
-        }
+        check(self.id, self.span, self.prev, &self.needs)?;
+        self.check_links()
     }
 
     fn check_links(&self) -> Result<(), InvalidRecord> {
         let links = &self.links;
+        if links.is_empty() {
+            return Ok(());
+        }
         let rising = links.windows(2).all(|pair| pair[0] < pair[1]);
         if links.len() <= LINKS_MAX && rising && links.last().is_none_or(|link| link.last < self.id.time) {
             return Ok(());

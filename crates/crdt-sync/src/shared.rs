@@ -197,6 +197,24 @@ impl SharedModel {
         self.held().conflicts.as_mut()?.poll_report()
     }
 
+    /// Puts another document in place of this one, and on top of it what was edited and not handed over.
+    fn replace(&self, mut document: Document) -> Result<(), DocumentError> {
+        let mut held = self.held();
+        document.set_session(held.model.document().session());
+        // What a failed edit has left open goes out with the others, before the next one.
+        let open = held.model.flush();
+        held.await_hand_over(open);
+        for patch in &held.unsent {
+            if let Err(error) = document.apply(patch) {
+                return Err(DocumentError::Snapshot(error.to_string()));
+            }
+        }
+        held.model.replace_document(document);
+        drop(held);
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
     /// Tells when something has come from others.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -227,21 +245,14 @@ impl SyncDocument for SharedModel {
     }
 
     fn install(&self, snapshot: &[u8]) -> Result<(), DocumentError> {
-        let mut document = read_snapshot(snapshot)?;
-        let mut held = self.held();
-        document.set_session(held.model.document().session());
-        // What a failed edit has left open goes out with the others, before the next one.
-        let open = held.model.flush();
-        held.await_hand_over(open);
-        for patch in &held.unsent {
-            if let Err(error) = document.apply(patch) {
-                return Err(DocumentError::Snapshot(error.to_string()));
-            }
+        self.replace(read_snapshot(snapshot)?)
+    }
+
+    fn take_over(&self, mut fold: Box<dyn Fold>) -> Result<(), DocumentError> {
+        match fold.take_document() {
+            Some(document) => self.replace(document),
+            None => self.install(&fold.finish()?),
         }
-        held.model.replace_document(document);
-        drop(held);
-        self.changes.send_modify(|count| *count += 1);
-        Ok(())
     }
 
     fn snapshot(&self, stored: &StateVector<SessionId>) -> Option<Bytes> {
@@ -288,6 +299,10 @@ impl Fold for DocumentFold {
 
     fn vector(&self) -> StateVector<SessionId> {
         seen(&self.0)
+    }
+
+    fn take_document(&mut self) -> Option<Document> {
+        Some(std::mem::replace(&mut self.0, Document::new(SessionId::LOCAL)))
     }
 
     fn finish(self: Box<Self>) -> Result<Bytes, DocumentError> {

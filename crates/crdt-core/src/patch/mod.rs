@@ -163,8 +163,9 @@ impl<'a> PatchRef<'a> {
         }
     }
 
-    /// The last id of the one other session that it names ids of, if that is known.
-    pub(crate) const fn last_foreign(&self) -> Option<Timestamp> {
+    /// The last id of the one other session that it names ids of, if that is known from reading it: nothing is read again.
+    /// (`None` also where several are named: [`for_each_foreign`](Self::for_each_foreign) tells all.)
+    pub const fn last_foreign(&self) -> Option<Timestamp> {
         match self.head.foreign {
             Foreign::UpTo(last) => Some(last),
             _ => None,

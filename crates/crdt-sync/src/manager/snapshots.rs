@@ -31,6 +31,9 @@ impl Offered {
     }
 }
 
+/// A snapshot is offered again while the patches that came after it take no more than this part of its bytes.
+const OFFERED_PER_NEWS: u64 = 16;
+
 impl Driver {
     /// Reads what a peer asked for; nothing if the store can't be read now. That costs the peer another question, to
     /// somebody else: one bad page is no reason to stop taking in what all others send.
@@ -134,7 +137,7 @@ impl Driver {
         if self.machine.stable_without(peer) != stored {
             return None;
         }
-        if let Some(head) = self.offered_again(&stored) {
+        if let Some(head) = self.offered_nearly(&stored) {
             return Some(head);
         }
         let document = self.parts.document.snapshot(&stored)?;
@@ -150,6 +153,20 @@ impl Driver {
     fn offered_again(&mut self, vector: &StateVector<SessionId>) -> Option<SnapshotHead> {
         let now = self.now();
         let offered = self.offered.as_mut().filter(|offered| offered.head.vector == *vector)?;
+        offered.used_at = now;
+        Some(offered.head.clone())
+    }
+
+    /// The snapshot offered last, if little has come since: a few patches on top of it are less work for both than another
+    /// snapshot, and many that come late one after the other get the same.
+    fn offered_nearly(&mut self, stored: &StateVector<SessionId>) -> Option<SnapshotHead> {
+        let now = self.now();
+        let since = self.offered.as_ref().map(|offered| ticks(&offered.head.vector, stored))?;
+        let little = self.log.estimate(since);
+        let offered = self.offered.as_mut()?;
+        if little.saturating_mul(OFFERED_PER_NEWS) > offered.head.len_bytes {
+            return None;
+        }
         offered.used_at = now;
         Some(offered.head.clone())
     }
@@ -326,14 +343,13 @@ impl Driver {
         if !on_top.await? {
             return Ok(Input::InstallFailed);
         }
-        let whole = fold.finish()?;
         match self.parts.store.install(&vector, bytes).await {
             Ok(()) => {}
             Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
             Err(error) => return Err(error.into()),
         }
         self.stored.send_modify(|count| *count += 1);
-        self.parts.document.install(&whole)?;
+        self.parts.document.take_over(fold)?;
         self.parts.guard.iter().for_each(|guard| guard.note_owners(&owners));
         self.log = log;
         Ok(Input::Installed { vector, heads })

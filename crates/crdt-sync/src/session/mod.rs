@@ -274,7 +274,16 @@ impl Session {
             Input::PeerDown(peer) => self.peer_down(&peer),
             Input::Tick => {}
         }
-        self.tick(now);
+        if !self.is_quiet(now) {
+            self.tick(now);
+        }
+    }
+
+    /// Whether nothing is due, under way or to be asked for: most patches come in such a time, and a look at every timer
+    /// would cost as much as taking one in.
+    fn is_quiet(&self, now: Duration) -> bool {
+        let idle = self.pull.is_none() && self.ask_at.is_none() && self.ends.is_none();
+        idle && self.peers.are_quiet(now) && now < self.trickle.wakes_at()
     }
 
     /// The next thing to do, if there is one.
@@ -337,9 +346,8 @@ impl Session {
 
     /// Why a patch of the application would be refused, if it would be.
     pub fn local_refusal(&self, record: &PatchRecord) -> Option<Refusal> {
-        let next = || {
-            record.session() == self.options.session && readiness(record, &self.accepted) == Readiness::Ready
-        };
+        let (sid, own) = (record.session(), self.options.session);
+        let next = || sid == own && self.readiness(record) == Readiness::Ready;
         match record.check() {
             Ok(()) => (!next()).then_some(Refusal::OutOfOrder(record.id)),
             Err(invalid) => Some(Refusal::Invalid(invalid)),
@@ -353,23 +361,29 @@ impl Session {
 
     /// Why a patch from outside would be refused, if it would be.
     pub fn refusal(&self, record: &PatchRecord) -> Option<Refusal> {
-        let forked = || match readiness(record, &self.accepted) {
+        let forked = || match self.readiness(record) {
             Readiness::Forked => Err(Refusal::SessionUsedTwice(record.id)),
             _ => Ok(()),
         };
-        self.admissible(record).and_then(|()| forked()).err()
+        let seen = self.accepted.get(&record.session());
+        self.admissible(record, seen).and_then(|()| forked()).err()
+    }
+
+    fn readiness(&self, record: &PatchRecord) -> Readiness {
+        readiness(record, self.accepted.get(&record.session()), &self.accepted)
     }
 
     /// Takes in a patch from outside. Returns whether it was news.
     fn take_in(&mut self, now: Duration, record: PatchRecord, origin: Origin) -> bool {
-        if let Err(refusal) = self.admissible(&record) {
+        let mut seen = self.accepted.get(&record.session());
+        if let Err(refusal) = self.admissible(&record, seen) {
             self.refuse(refusal);
             return false;
         }
         let mut news = false;
         let (mut next, mut work) = (Some((record, origin)), Vec::new());
         while let Some((record, origin)) = next.take() {
-            match readiness(&record, &self.accepted) {
+            match readiness(&record, seen, &self.accepted) {
                 Readiness::Ready if self.storing.len() >= self.options.storing_max => {
                     self.counters.shed += 1;
                     self.ask_soon(now);
@@ -394,13 +408,17 @@ impl Session {
             }
             // What it releases was heard from peers, or will be asked for by those who lack it.
             next = work.pop().map(|record| (record, Origin::Remote));
+            if let Some((record, _)) = &next {
+                seen = self.accepted.get(&record.session());
+            }
         }
         news
     }
 
-    fn admissible(&self, record: &PatchRecord) -> Result<(), Refusal> {
+    /// Whether a patch may be looked at; `seen` is the last time taken in of its session.
+    fn admissible(&self, record: &PatchRecord, seen: u64) -> Result<(), Refusal> {
         record.check().map_err(Refusal::Invalid)?;
-        let (sid, seen) = (record.session(), self.accepted.get(&record.session()));
+        let sid = record.session();
         if sid == self.options.session && record.last() > seen {
             return Err(Refusal::SessionUsedTwice(record.id));
         }

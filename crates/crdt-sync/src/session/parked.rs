@@ -35,10 +35,9 @@ pub(super) enum Readiness {
     Forked,
 }
 
-/// Whether a record can be taken in on top of `vector`.
-pub(super) fn readiness(record: &PatchRecord, vector: &StateVector<SessionId>) -> Readiness {
+/// Whether a record can be taken in on top of `vector`, in which `seen` is the time of its session.
+pub(super) fn readiness(record: &PatchRecord, seen: u64, vector: &StateVector<SessionId>) -> Readiness {
     let sid = record.session();
-    let seen = vector.get(&sid);
     if record.last() <= seen {
         return Readiness::Known;
     }
@@ -48,9 +47,10 @@ pub(super) fn readiness(record: &PatchRecord, vector: &StateVector<SessionId>) -
     if record.prev < seen {
         return Readiness::Forked;
     }
-    let causes = record.needs.iter().map(|need| (need.sid, need.time));
-    let parents = record.links.iter().map(|link| (link.sid, link.last));
-    match causes.chain(parents).find(|(sid, time)| vector.get(sid) < *time) {
+    let mut causes = record.needs.iter().map(|need| (need.sid, need.time));
+    let mut parents = record.links.iter().map(|link| (link.sid, link.last));
+    let lacks = |(sid, time): &(SessionId, u64)| vector.get(sid) < *time;
+    match causes.find(lacks).or_else(|| parents.find(lacks)) {
         Some((sid, _)) => Readiness::Waits(sid),
         None => Readiness::Ready,
     }

@@ -143,6 +143,11 @@ impl Peers {
         (self.probes_from < Duration::MAX).then_some(self.probes_from)
     }
 
+    /// Whether no peer is to be asked for anything now.
+    pub(super) fn are_quiet(&self, now: Duration) -> bool {
+        !self.maybe_ahead && now < self.probes_from
+    }
+
     /// Notes that a peer's word is to be looked into at some time.
     fn probe(&mut self, id: &PeerId, at: Duration, digest: u64) {
         if let Some(peer) = self.known.get_mut(id) {
