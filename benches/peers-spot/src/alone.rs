@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const SUBSCRIBERS: usize = 100;
 /// Connections of the memory run; fewer than file handles that a process has by default.
 const CONNECTIONS: usize = 400;
+/// Those before them that are not counted: with them come the program's own pages, stacks and tables.
+const CONNECTIONS_BEFORE: usize = 50;
 const TOPICS: usize = 100_000;
 /// Messages of the paced run, and the pause between two.
 const PACED: usize = 2000;
@@ -81,10 +83,11 @@ fn lines(of: &mut Running) -> BufReader<std::process::ChildStdout> {
 
 // ---- memory ----
 
-/// Resident memory of this process, in bytes.
+/// Resident memory of this process in bytes, without the pages of its program file.
 fn resident() -> u128 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split_whitespace().nth(1).unwrap().parse::<u128>().unwrap() * 4096
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u128>().unwrap() * 1024
 }
 
 /// The topics' owner: says what it takes before and after connections, then before and after topics.
@@ -92,16 +95,10 @@ async fn memory_owner(job: &Job) {
     let node = node();
     node.topic_create("t").unwrap();
     node.bind(&at(job)).await.unwrap();
+    connections_used(&node, CONNECTIONS_BEFORE).await;
     let before = resident();
-    subscribed(&node, CONNECTIONS).await;
-    // Each connection has been used.
-    for _ in 0..100 {
-        node.publish("t", vec![7; 64]).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    while node.status().iter().any(|link| link.queued_bytes > 0) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    say(&[before]);
+    connections_used(&node, CONNECTIONS_BEFORE + CONNECTIONS).await;
     let connections = resident() - before;
     // A node of its own: announcements to so many peers would be measured too.
     let alone = self::node();
@@ -115,9 +112,28 @@ async fn memory_owner(job: &Job) {
     tokio::time::sleep(PATIENCE).await;
 }
 
+/// Waits for so many subscribed connections, and for each to have been used.
+async fn connections_used(node: &Spot, count: usize) {
+    subscribed(node, count).await;
+    for _ in 0..100 {
+        node.publish("t", vec![7; 64]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    while node.status().iter().any(|link| link.queued_bytes > 0) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Acknowledgements are on their way.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
 async fn memory_peers(job: &Job) {
     let mut nodes = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for n in 0..CONNECTIONS_BEFORE + CONNECTIONS {
+        if n == CONNECTIONS_BEFORE {
+            // The starter says when.
+            let line = || std::io::stdin().read_line(&mut String::new());
+            tokio::task::spawn_blocking(line).await.unwrap().unwrap();
+        }
         let node = reach(job).await;
         node.subscribe("t").unwrap();
         nodes.push(node);
@@ -128,8 +144,11 @@ async fn memory_peers(job: &Job) {
 pub fn memory() {
     let job = Job { mode: "memory".into(), size: 0, count: 0, receivers: 0, port: free_port() };
     let mut owner = Running::start("owner", "spot", &job);
-    let peers = Running::start("peers", "spot", &job);
-    let [connections, topics, created] = told(&mut lines(&mut owner))[..] else { return };
+    let mut peers = Running::start("peers", "spot", &job);
+    let mut heard = lines(&mut owner);
+    told(&mut heard);
+    writeln!(peers.0.stdin.as_mut().unwrap()).unwrap();
+    let [connections, topics, created] = told(&mut heard)[..] else { return };
     drop(peers);
     println!("memory: {:.0} B a connection ({CONNECTIONS}, each used)", connections / CONNECTIONS as f64);
     println!(

@@ -63,7 +63,7 @@ impl Entry {
 }
 
 /// A run of messages without a gap. It is bounded by those who push.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Log {
     first: u64,
     messages: VecDeque<Entry>,
@@ -75,8 +75,8 @@ pub struct Log {
 
 impl Log {
     /// An empty log whose first message will be `first`.
-    pub fn new(first: u64) -> Self {
-        Self { first, ..Self::default() }
+    pub const fn new(first: u64) -> Self {
+        Self { first, messages: VecDeque::new(), bytes: 0, chunk_first: 0, chunks: VecDeque::new() }
     }
 
     /// The sequence number of the oldest message, or of the next if there is none.
@@ -121,6 +121,12 @@ impl Log {
         let (start, len) = (into.len() as u32, payload.len() as u32);
         into.extend_from_slice(&payload);
         self.messages.push_back(Entry::Copied { chunk, start, len });
+    }
+
+    /// Counts one that nobody will ask for; none may be held.
+    pub fn skip(&mut self) {
+        debug_assert!(self.is_empty(), "those before it have gone");
+        self.first += 1;
     }
 
     /// A message.

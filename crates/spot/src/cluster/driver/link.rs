@@ -18,8 +18,8 @@ use super::{Shared, buffers::BUFFER_LEN, stream::Stream};
 use crate::cluster::{
     node::{LinkId, LinkInfo, Role},
     zmtp::{
-        Credentials, DecoderLimits, Encoder, Established, Handshake, HandshakeOptions, Properties, Security,
-        SocketType, handshake::ENTROPY_LEN,
+        Credentials, Decoder, DecoderLimits, Encoder, Established, Handshake, HandshakeOptions, Properties,
+        Security, SocketType, handshake::ENTROPY_LEN,
     },
 };
 
@@ -198,28 +198,54 @@ async fn writer(shared: Arc<Shared>, io: Arc<LinkIo>, id: LinkId) {
 }
 
 /// Runs a connection until it ends; the reason why.
-pub(super) async fn run(
+pub(super) fn run(
     shared: Arc<Shared>,
     stream: Stream,
     role: Role,
     name: String,
     security: Security,
     permit: Option<OwnedSemaphorePermit>,
-) -> String {
+) -> impl Future<Output = String> + Send {
+    // On the heap for as long as it lasts: its state would be part of the connection's task for ever.
+    let establishing = Box::pin(establish(shared.clone(), stream, role, name, security, permit));
+    async move {
+        match establishing.await {
+            Ok(ready) => serve(shared, ready).await,
+            Err(reason) => reason,
+        }
+    }
+}
+
+/// A connection that the node knows.
+struct Ready {
+    id: LinkId,
+    io: Arc<LinkIo>,
+    decoder: Decoder,
+    /// What has come after the handshake.
+    buffer: BytesMut,
+}
+
+/// From a socket to a connection that the node knows.
+async fn establish(
+    shared: Arc<Shared>,
+    stream: Stream,
+    role: Role,
+    name: String,
+    security: Security,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Result<Ready, String> {
     let timeout = shared.options.handshake_timeout;
-    let shaken = {
-        // On the heap for as long as it lasts: its state would be part of this task for ever.
-        let handshake = Box::pin(handshake(&shared, &stream, &role, security.clone()));
-        tokio::time::timeout(timeout, handshake).await
-    };
-    let (established, mut buffer) = match shaken {
+    let handshake = Box::pin(handshake(&shared, &stream, &role, security.clone()));
+    let (established, buffer) = match tokio::time::timeout(timeout, handshake).await {
         Ok(Ok(done)) => done,
-        Ok(Err(reason)) => return shared.handshake_failed(&role, &name, reason),
-        Err(_) => return shared.handshake_failed(&role, &name, format!("no handshake within {timeout:?}")),
+        Ok(Err(reason)) => return Err(shared.handshake_failed(&role, &name, reason)),
+        Err(_) => {
+            return Err(shared.handshake_failed(&role, &name, format!("no handshake within {timeout:?}")));
+        }
     };
     // Not a stranger any more.
     drop(permit);
-    let Established { properties, version, mut principal, mut decoder, encoder } = established;
+    let Established { properties, version, mut principal, decoder, encoder } = established;
     if let (Security::CurveClient { server, .. }, Security::CurveServer { authenticate, .. }) =
         (&security, &shared.options.server)
     {
@@ -239,7 +265,13 @@ pub(super) async fn run(
         shown,
     };
     let io = Arc::new(LinkIo::new(stream, encoder));
-    let Some(id) = shared.link_up(info, &io) else { return "the node is closed".to_owned() };
+    let id = shared.link_up(info, &io).ok_or_else(|| "the node is closed".to_owned())?;
+    Ok(Ready { id, io, decoder, buffer })
+}
+
+/// Reads until the end.
+async fn serve(shared: Arc<Shared>, ready: Ready) -> String {
+    let Ready { id, io, mut decoder, mut buffer } = ready;
     let writing = tokio::spawn(writer(shared.clone(), io.clone(), id));
 
     let mut read_len = READ_LEN_MIN;
@@ -269,6 +301,17 @@ pub(super) async fn run(
         if !unfinished.hold(buffer.len() + decoder.held_bytes()) {
             let max = shared.options.unfinished_bytes_max;
             break format!("the unfinished messages of all peers are more than {max} bytes");
+        }
+        if buffer.is_empty() && read_len == READ_LEN_MIN {
+            // A quiet connection keeps no buffer.
+            buffer = BytesMut::new();
+            tokio::select! {
+                biased;
+                ready = io.stream.readable() => if let Err(error) = ready {
+                    break error.to_string();
+                },
+                () = io.close.notified() => break "closed".to_owned(),
+            }
         }
         // What a peer only claims to send is not allocated before it comes: at most as much again as is there.
         let wanted = decoder.bytes_wanted(&buffer).min(buffer.len().max(READ_LEN_MAX));

@@ -246,12 +246,13 @@ impl Shared {
             };
             match accepted {
                 Ok((stream, name)) => {
-                    let shared = self.clone();
+                    let mut closing = self.closing.subscribe();
+                    let security = self.options.server.clone();
+                    let running =
+                        link::run(self.clone(), stream, Role::Accepted, name, security, permit.ok());
                     tokio::spawn(async move {
-                        let mut closing = shared.closing.subscribe();
-                        let security = shared.options.server.clone();
                         tokio::select! {
-                            _ = link::run(shared.clone(), stream, Role::Accepted, name, security, permit.ok()) => {}
+                            _ = running => {}
                             _ = closing.wait_for(|closed| *closed) => {}
                         }
                     });

@@ -42,10 +42,12 @@ impl super::Local {
     /// Whether a payload of a peer has to be copied before it is kept: a slice of a receive buffer keeps all of it alive.
     /// The log copies the smallest anyway.
     fn copies(&self, len: usize) -> bool {
-        let stays = self.options.replay > 0 || self.log.len() > LOG_LEN_QUICK;
+        let stays = self.options.replay > 0 || self.flow.log.len() > LOG_LEN_QUICK;
         stays && (COPIED_LEN_MAX + 1..SMALL_LEN_MAX).contains(&len)
     }
+}
 
+impl super::Flow {
     /// Lets go of publishers that stay away.
     pub(super) fn forget_publishers(&mut self, now: Duration, is_connected: impl Fn(&NodeId) -> bool) {
         let mut away = Vec::new();
@@ -117,9 +119,9 @@ impl Node {
         limit: u64,
         limit_bytes: u64,
     ) -> Result<(), NotFollowed> {
-        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        let topic = self.named(name).ok_or(NotFollowed)?;
         let local = self.topics[topic].local.as_mut().ok_or(NotFollowed)?;
-        let cursor = local.cursors.iter_mut().find(|cursor| cursor.link == id).ok_or(NotFollowed)?;
+        let cursor = local.flow.cursors.iter_mut().find(|cursor| cursor.link == id).ok_or(NotFollowed)?;
         if acked >= cursor.next {
             return Err(NotFollowed);
         }
@@ -143,7 +145,7 @@ impl Node {
         limit: u64,
         limit_bytes: u64,
     ) -> Result<(), NotFollowed> {
-        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        let topic = self.named(name).ok_or(NotFollowed)?;
         let uplink = self.topics[topic].uplink.as_mut().ok_or(NotFollowed)?;
         if uplink.link != Some(id) || acked >= uplink.next {
             return Err(NotFollowed);
@@ -160,7 +162,7 @@ impl Node {
     pub(super) fn window(&self, id: TopicId) -> Amount {
         let topic = &self.topics[id];
         let mut window = Amount { messages: u64::MAX >> 1, bytes: u64::MAX >> 1 };
-        for &sub in &topic.subs {
+        for &sub in topic.subs.iter() {
             let sub = &self.subs[sub];
             let share = sub.ring.share(sub.topics.len(), topic.upstream.granted);
             window.messages = window.messages.min(share.messages);
@@ -177,7 +179,7 @@ impl Node {
         // A promise cannot be taken back.
         let after =
             Amount { messages: window.messages.max(before.messages), bytes: window.bytes.max(before.bytes) };
-        for &sub in &topic.subs {
+        for &sub in topic.subs.iter() {
             let sub = &mut self.subs[sub];
             sub.ring.promise(before, after);
             let full = sub.ring.share_max(sub.topics.len());
@@ -196,7 +198,7 @@ impl Node {
     pub(super) fn grant_ends(&mut self, id: TopicId) {
         let topic = &mut self.topics[id];
         let before = std::mem::take(&mut topic.upstream.granted);
-        for &sub in &topic.subs {
+        for &sub in topic.subs.iter() {
             let sub = &mut self.subs[sub];
             sub.ring.promise(before, Amount::default());
             sub.starved.remove(&id);
@@ -215,7 +217,7 @@ impl Node {
             bytes: before.bytes.saturating_sub(used.bytes),
         };
         topic.upstream.granted = after;
-        for &sub in &topic.subs {
+        for &sub in topic.subs.iter() {
             self.subs[sub].ring.promise(before, after);
         }
     }
@@ -304,10 +306,10 @@ impl Node {
                 .close(link, "a topic that was to move stays here: what was not taken has to come again");
         }
         let (messages_max, bytes_max) = (self.options.retained_messages_max, self.options.retained_bytes_max);
-        let mut publisher = local.publishers.entry(node).or_default();
+        let mut publisher = local.flow.publishers.entry(node).or_default();
         if publisher.epoch != stream.epoch {
-            self.counters.dropped += local.begin_anew(node, messages_max, bytes_max);
-            publisher = local.publishers.entry(node).or_default();
+            self.counters.dropped += local.flow.begin_anew(node, messages_max, bytes_max);
+            publisher = local.flow.publishers.entry(node).or_default();
             *publisher = Publisher { epoch: stream.epoch, ..Publisher::default() };
         }
         (publisher.link, publisher.received_bytes) = (link, stream.received_bytes);
@@ -323,18 +325,18 @@ impl Node {
             return self.close(link, "it published more than it was told to");
         }
         publisher.taken = sequence;
-        if local.backlog.is_empty()
+        if local.flow.backlog.is_empty()
             && let Publish::Done(_) = self.publish_owned(stream.topic, data)
         {
             return;
         }
         let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
-        if let Some(publisher) = local.publishers.get_mut(&node) {
+        if let Some(publisher) = local.flow.publishers.get_mut(&node) {
             publisher.waiting.messages += 1;
             publisher.waiting.bytes += len;
         }
-        local.blocked_since.get_or_insert(now);
-        local.backlog.push_back((Some(node), sequence, Bytes::copy_from_slice(&data)));
+        local.flow.blocked_since.get_or_insert(now);
+        local.flow.backlog.push_back((Some(node), sequence, Bytes::copy_from_slice(&data)));
         self.blocked.insert(stream.topic);
     }
 
@@ -344,19 +346,19 @@ impl Node {
         let (messages_max, bytes_max) = (self.options.retained_messages_max, self.options.retained_bytes_max);
         let now = self.now;
         let local = self.topics[id].local.as_ref().ok_or(NotFollowed)?;
-        if local.backlog.is_empty()
+        if local.flow.backlog.is_empty()
             && let Publish::Done(_) = self.publish_owned(id, data)
         {
             return Ok(());
         }
         let local = self.topics[id].local.as_mut().ok_or(NotFollowed)?;
-        if local.backlog.len() >= messages_max || local.backlog_bytes + data.len() > bytes_max {
+        if local.flow.backlog.len() >= messages_max || local.flow.backlog_bytes + data.len() > bytes_max {
             self.counters.dropped += 1;
             return Err(NotFollowed);
         }
-        let since = *local.blocked_since.get_or_insert(now);
-        local.backlog_bytes += data.len();
-        local.backlog.push_back((None, 0, Bytes::copy_from_slice(&data)));
+        let since = *local.flow.blocked_since.get_or_insert(now);
+        local.flow.backlog_bytes += data.len();
+        local.flow.backlog.push_back((None, 0, Bytes::copy_from_slice(&data)));
         self.blocked.insert(id);
         let waits = match local.options.policy {
             Policy::Block { timeout } => now.saturating_sub(since) < timeout,
@@ -400,25 +402,25 @@ impl Node {
     pub(super) fn drain_backlog(&mut self, id: TopicId) {
         let mut nodes = Vec::new();
         while let Some(local) = self.topics.get_mut(id).and_then(|topic| topic.local.as_mut()) {
-            let Some((node, sequence, data)) = local.backlog.pop_front() else {
-                local.blocked_since = None;
+            let Some((node, sequence, data)) = local.flow.backlog.pop_front() else {
+                local.flow.blocked_since = None;
                 break;
             };
             // With an empty backlog in place, so that the room that this makes does not bring us here again.
-            let rest = std::mem::take(&mut local.backlog);
+            let rest = std::mem::take(&mut local.flow.backlog);
             let done = self.publish_local(id, Payload::Shared(&data), false);
             let Some(local) = self.topics[id].local.as_mut() else { break };
-            local.backlog = rest;
+            local.flow.backlog = rest;
             if done == Publish::Full {
-                local.backlog.push_front((node, sequence, data));
+                local.flow.backlog.push_front((node, sequence, data));
                 break;
             }
-            local.blocked_since = Some(self.now);
+            local.flow.blocked_since = Some(self.now);
             let Some(node) = node else {
-                local.backlog_bytes -= data.len();
+                local.flow.backlog_bytes -= data.len();
                 continue;
             };
-            if let Some(publisher) = local.publishers.get_mut(&node) {
+            if let Some(publisher) = local.flow.publishers.get_mut(&node) {
                 publisher.waiting.messages -= 1;
                 publisher.waiting.bytes -= data.len() as u64;
             }
@@ -426,7 +428,12 @@ impl Node {
                 nodes.push(node);
             }
         }
-        if self.topics.get(id).and_then(|topic| topic.local.as_ref()).is_none_or(|l| l.backlog.is_empty()) {
+        if self
+            .topics
+            .get(id)
+            .and_then(|topic| topic.local.as_ref())
+            .is_none_or(|l| l.flow.backlog.is_empty())
+        {
             self.blocked.remove(&id);
             self.release(id);
         }
@@ -438,7 +445,7 @@ impl Node {
     /// Tells a publisher what has been published for it, and how much more it may send.
     pub(super) fn ack_publisher(&mut self, id: TopicId, node: NodeId) {
         let topic = &self.topics[id];
-        let Some(publisher) = topic.local.as_ref().and_then(|local| local.publishers.get(&node)) else {
+        let Some(publisher) = topic.local.as_ref().and_then(|local| local.flow.publishers.get(&node)) else {
             return;
         };
         let link = publisher.link;
@@ -465,16 +472,16 @@ mod tests {
     fn publishers_that_are_away_are_forgotten_beyond_the_bound_and_those_here_are_not() {
         let mut node = Node::new(NodeOptions::standard(NodeId(0), 1));
         node.topic_create("t", TopicOptions::STANDARD).expect("a good name");
-        let topic = node.names["t"];
+        let topic = node.named("t").expect("it is known");
         let local = node.topics[topic].local.as_mut().expect("it is ours");
         let count = PUBLISHERS_AWAY_MAX as u64 + 10;
         for n in 0..count {
             let heard_at = Duration::from_millis(n);
-            local.publishers.insert(NodeId(n.into()), Publisher { heard_at, ..Publisher::default() });
+            local.flow.publishers.insert(NodeId(n.into()), Publisher { heard_at, ..Publisher::default() });
         }
-        local.forget_publishers(Duration::from_millis(count), |node| node.0 < 3);
+        local.flow.forget_publishers(Duration::from_millis(count), |node| node.0 < 3);
         // Of those away, the ones heard of longest ago: 3 to 9.
-        let mut left: Vec<u128> = local.publishers.keys().map(|node| node.0).collect();
+        let mut left: Vec<u128> = local.flow.publishers.keys().map(|node| node.0).collect();
         left.sort_unstable();
         let expected: Vec<u128> = (0..3).chain(10..count.into()).collect();
         assert_eq!(left, expected);

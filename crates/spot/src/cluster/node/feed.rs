@@ -110,9 +110,10 @@ impl Node {
             stalled: false,
             moved_at: self.now,
         };
-        match local.cursors.iter_mut().find(|cursor| cursor.link == link) {
+        let cursors = &mut local.flow.cursors;
+        match cursors.iter_mut().find(|cursor| cursor.link == link) {
             Some(old) => *old = cursor,
-            None => local.cursors.push(cursor),
+            None => cursors.push(cursor),
         }
         self.links[link].cursors.insert(id);
         self.acked_changed(id);
@@ -130,7 +131,8 @@ impl Node {
         }
         let Some(topic) = self.topics.get_mut(id) else { return };
         let Some(local) = topic.local.as_mut() else { return };
-        let Some(cursor) = local.cursors.iter_mut().find(|cursor| cursor.link == link) else { return };
+        let Some(flow) = local.flow.get_mut() else { return };
+        let Some(cursor) = flow.cursors.iter_mut().find(|cursor| cursor.link == link) else { return };
         let feed = Feed {
             alias: alias_of(id, false),
             kind: if topic.open { Kind::Open } else { Kind::Message },
@@ -141,18 +143,18 @@ impl Node {
         };
         let mut write = false;
         let mut behind = false;
-        while cursor.next < local.log.next() || cursor.lost.is_some() {
+        while cursor.next < flow.log.next() || cursor.lost.is_some() {
             let outbox = &mut self.links[link].outbox;
-            let len = local.log.get(cursor.next).map_or(0, |payload| payload.len());
+            let len = flow.log.get(cursor.next).map_or(0, |payload| payload.len());
             if !outbox.has_room(len, feed.bytes_max, feed.messages_max) {
                 behind = true;
                 break;
             }
-            if cursor.next < local.log.first() {
+            if cursor.next < flow.log.first() {
                 let first = cursor.lost.map_or(cursor.next, |(first, _)| first);
-                let (last, missed) = (local.log.first() - 1, local.log.first() - cursor.next);
+                let (last, missed) = (flow.log.first() - 1, flow.log.first() - cursor.next);
                 cursor.lost = Some((first, last));
-                cursor.next = local.log.first();
+                cursor.next = flow.log.first();
                 cursor.dropped += missed;
                 self.dropping.insert(id);
                 self.links[link].dropped += missed;
@@ -160,7 +162,7 @@ impl Node {
                 continue;
             }
             let sequence = cursor.next;
-            let Some(payload) = local.log.get(sequence).filter(|_| cursor.may_send(len)) else {
+            let Some(payload) = flow.log.get(sequence).filter(|_| cursor.may_send(len)) else {
                 if let Some((first, last)) = cursor.lost.take() {
                     let link = &mut self.links[link];
                     if link.protocol == Protocol::Extended {

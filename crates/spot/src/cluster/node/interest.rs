@@ -101,10 +101,11 @@ impl Node {
         else {
             return;
         };
-        let first = local.log.next().saturating_sub(local.options.replay as u64).max(local.log.first());
+        let first =
+            local.flow.log.next().saturating_sub(local.options.replay as u64).max(local.flow.log.first());
         let mut wake = false;
-        for sequence in first..local.log.next() {
-            if let Some(payload) = local.log.get(sequence) {
+        for sequence in first..local.flow.log.next() {
+            if let Some(payload) = local.flow.log.get(sequence) {
                 wake |= self.subs[sub].ring.push(&topic.name, &payload.to_bytes(), Fit::Lossy);
             }
         }
@@ -188,7 +189,7 @@ impl Node {
                 false => drop(self.peers[peer].refused.insert(text.to_owned())),
             }
         }
-        let topic = self.names.get(text).copied();
+        let topic = self.named(text);
         let now = self.now;
         let known = topic.and_then(|topic| {
             let state = &mut self.topics[topic];
@@ -210,13 +211,13 @@ impl Node {
                 _ => None,
             }
         });
-        let open = self.open_names.get(text).filter(|_| publish).copied();
+        let open = self.open_named(text).filter(|_| publish);
         let open = open.filter(|topic| self.links[id].cursors.contains(topic));
         if let Some(topic) = open {
             self.links[id].cursors.remove(&topic);
             self.links[id].lagging.remove(&topic);
             if let Some(local) = &mut self.topics[topic].local {
-                local.cursors.retain(|cursor| cursor.link != id);
+                local.flow.cursors.retain(|cursor| cursor.link != id);
             }
         }
         if !told && known.is_none() && open.is_none() {
@@ -274,7 +275,7 @@ impl Node {
             }
         };
         match pattern {
-            TopicPattern::Exact(topic) => self.names.get(topic).is_some_and(live),
+            TopicPattern::Exact(topic) => self.named(topic.as_str()).is_some_and(|id| live(&id)),
             TopicPattern::Prefix(_) => {
                 state.topics.iter().filter(|id| pattern.matches(&self.topics[**id].name)).all(live)
             }

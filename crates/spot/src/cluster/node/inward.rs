@@ -136,7 +136,7 @@ impl Node {
             }
             Command::Remove { topic, .. } => {
                 self.allowed(id, Right::Own, topic)?;
-                let topic = *self.names.get(topic).ok_or(NotFollowed)?;
+                let topic = self.named(topic).ok_or(NotFollowed)?;
                 self.owner_remove(peer, topic, true);
                 Ok(())
             }
@@ -228,7 +228,7 @@ impl Node {
         // What vanished at its owner vanishes here. On another connection it may let us see less.
         if self.peers[peer].links.first() == Some(&id) {
             let named: std::collections::HashSet<TopicId> =
-                topics.iter().filter_map(|topic| self.names.get(*topic).copied()).collect();
+                topics.iter().filter_map(|topic| self.named(*topic)).collect();
             before.retain(|id| !named.contains(id));
             before.sort_unstable();
             for id in before {
@@ -263,9 +263,9 @@ impl Node {
                 self.links[id].interest.insert(text.to_owned());
                 let matching: Vec<(TopicId, u64)> = self
                     .open_names
-                    .iter()
-                    .filter(|(topic, _)| pattern.matches(topic))
-                    .filter_map(|(_, id)| Some((*id, self.topics[*id].local.as_ref()?.log.next())))
+                    .ids()
+                    .filter(|id| pattern.matches(&self.topics[*id].name))
+                    .filter_map(|id| Some((id, self.topics[id].local.as_ref()?.flow.log.next())))
                     .filter(|(topic, _)| !self.links[id].cursors.contains(topic))
                     .collect();
                 for (topic, next) in matching {
@@ -278,19 +278,19 @@ impl Node {
             }
             _ => {}
         }
-        let topic = *self.names.get(text).ok_or(NotFollowed)?;
+        let topic = self.named(text).ok_or(NotFollowed)?;
         let node = self.links[id].peer.and_then(|peer| self.peers[peer].node);
         let local = self.topics[topic].local.as_mut().ok_or(NotFollowed)?;
         let unbounded = Resume { window: u64::MAX >> 1, window_bytes: u64::MAX, ..Resume::default() };
         let resume = resume.unwrap_or(unbounded);
         if let Some(node) = node {
-            local.absent.retain(|absent| absent.node != node);
+            local.flow.absent.retain(|absent| absent.node != node);
         }
-        let replayed = local.log.next().saturating_sub(local.options.replay as u64);
-        let continues = local.inherited == Some((resume.owner, resume.epoch));
+        let replayed = local.flow.log.next().saturating_sub(local.options.replay as u64);
+        let continues = local.flow.inherited == Some((resume.owner, resume.epoch));
         let resumes = continues || (self.options.id, local.epoch) == (resume.owner, resume.epoch);
         let from = if resumes { resume.have.saturating_add(1) } else { replayed };
-        let next = from.clamp(local.log.first(), local.log.next());
+        let next = from.clamp(local.flow.log.first(), local.flow.log.next());
         let lossless = matches!(local.options.policy, super::Policy::Block { .. });
         let window = match lossless {
             true => Amount { messages: resume.window, bytes: resume.window_bytes },
@@ -323,13 +323,13 @@ impl Node {
                 self.links[id].cursors.iter().copied().filter(|t| self.topics[*t].open).collect();
             topics.into_iter().filter(|t| !self.has_interest(id, &self.topics[*t].name)).collect()
         } else {
-            vec![*self.names.get(text).ok_or(NotFollowed)?]
+            vec![self.named(text).ok_or(NotFollowed)?]
         };
         for topic in matching {
             self.links[id].cursors.remove(&topic);
             self.links[id].lagging.remove(&topic);
             if let Some(local) = self.topics[topic].local.as_mut() {
-                local.cursors.retain(|cursor| cursor.link != id);
+                local.flow.cursors.retain(|cursor| cursor.link != id);
             }
             self.acked_changed(topic);
         }
@@ -353,7 +353,7 @@ impl Node {
 
     /// 0x01: to us as the owner, or in protocol 1 from the owner.
     fn published(&mut self, id: LinkId, name: &str, data: Payload<'_>) -> Result<(), NotFollowed> {
-        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        let topic = self.named(name).ok_or(NotFollowed)?;
         let from_owner = self.topics[topic].upstream.link == Some(id);
         if self.topics[topic].local.is_none() || from_owner {
             return self.message(id, name, data);
@@ -375,7 +375,7 @@ impl Node {
 
     /// From the owner, unnumbered.
     fn message(&mut self, id: LinkId, name: &str, data: Payload<'_>) -> Result<(), NotFollowed> {
-        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        let topic = self.named(name).ok_or(NotFollowed)?;
         if self.topics[topic].upstream.link != Some(id) {
             return Err(NotFollowed);
         }
@@ -390,7 +390,7 @@ impl Node {
     #[inline]
     pub(super) fn deliver(&mut self, id: TopicId, body: &Bytes, range: Range<usize>, fit: Fit) {
         let topic = &self.topics[id];
-        for &sub in &topic.subs {
+        for &sub in topic.subs.iter() {
             let ring = &mut self.subs[sub].ring;
             let dropped = ring.dropped;
             if self.in_batch && !ring.is_fresh() {

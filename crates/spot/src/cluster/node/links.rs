@@ -338,14 +338,14 @@ impl Node {
     fn cursor_remove(&mut self, id: TopicId, link: LinkId, node: Option<super::NodeId>) {
         let now = self.now;
         let Some(local) = self.topics.get_mut(id).and_then(|topic| topic.local.as_mut()) else { return };
-        let Some(at) = local.cursors.iter().position(|cursor| cursor.link == link) else { return };
-        let cursor = local.cursors.remove(at);
+        let Some(at) = local.flow.cursors.iter().position(|cursor| cursor.link == link) else { return };
+        let cursor = local.flow.cursors.remove(at);
         // Between two nodes there may be two connections; it may have moved to the other one before.
         let of_node = |link: &Link| link.peer.and_then(|peer| self.peers[peer].node) == node;
-        let moved = local.cursors.iter().any(|cursor| self.links.get(cursor.link).is_some_and(of_node));
+        let moved = local.flow.cursors.iter().any(|cursor| self.links.get(cursor.link).is_some_and(of_node));
         if let (Some(node), Policy::Block { .. }) = (node.filter(|_| !moved), local.options.policy) {
-            local.absent.retain(|absent| absent.node != node);
-            local.absent.push(Absent { node, acked: cursor.acked, since: now });
+            local.flow.absent.retain(|absent| absent.node != node);
+            local.flow.absent.push(Absent { node, acked: cursor.acked, since: now });
         }
         self.acked_changed(id);
     }
@@ -354,7 +354,7 @@ impl Node {
     pub(super) fn tell_drops(&mut self) {
         for id in std::mem::take(&mut self.dropping) {
             let Some(topic) = self.topics.get_mut(id) else { continue };
-            for cursor in topic.local.iter_mut().flat_map(|local| &mut local.cursors) {
+            for cursor in topic.local.iter_mut().flat_map(|local| &mut local.flow.cursors) {
                 let messages = std::mem::take(&mut cursor.dropped);
                 if messages > 0 {
                     let (topic, peer) = (topic.name.clone(), self.links[cursor.link].info.name.clone());

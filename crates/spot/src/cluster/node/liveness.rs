@@ -64,13 +64,14 @@ impl Node {
         let mut blocked = Vec::new();
         for (id, topic) in &mut self.topics {
             let Some(local) = &mut topic.local else { continue };
-            let before = local.absent.len();
-            local.absent.retain(|absent| self.now.saturating_sub(absent.since) < grace);
-            if local.absent.len() != before {
+            let Some(flow) = local.flow.get_mut() else { continue };
+            let before = flow.absent.len();
+            flow.absent.retain(|absent| self.now.saturating_sub(absent.since) < grace);
+            if flow.absent.len() != before {
                 changed.push(id);
             }
-            local.forget_publishers(self.now, |node| self.by_node.contains_key(node));
-            if let (Some(since), Policy::Block { timeout }) = (local.blocked_since, local.options.policy)
+            flow.forget_publishers(self.now, |node| self.by_node.contains_key(node));
+            if let (Some(since), Policy::Block { timeout }) = (flow.blocked_since, local.options.policy)
                 && self.now.saturating_sub(since) >= timeout
             {
                 blocked.push(id);

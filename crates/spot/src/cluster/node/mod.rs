@@ -8,8 +8,10 @@ mod feed;
 mod hello;
 mod interest;
 mod inward;
+mod lazy;
 mod links;
 mod liveness;
+mod names;
 mod options;
 mod output;
 mod outward;
@@ -27,6 +29,7 @@ mod uplink;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -48,9 +51,11 @@ pub use outward::{Publish, PublishError, Report};
 pub use status::PeerStatus;
 pub use topics::{TopicError, TopicInfo, TopicOrigin};
 
+use lazy::Lazy;
+use names::Names;
 use state::{
-    Absent, Cursor, Inbound, Link, Links, Local, Names, Owner, Peer, Protocol, Publisher, Sub, TopicState,
-    Uplink, Upstream,
+    Absent, Cursor, Flow, Inbound, Link, Links, Local, Owner, Peer, Protocol, Publisher, Sub, TopicState,
+    Uplink,
 };
 
 /// A connection. A number is used again only after the driver has said that the connection is closed.
@@ -74,6 +79,8 @@ pub struct Node {
     /// Those without an owner, the oldest first.
     open_order: VecDeque<TopicId>,
     generations: u64,
+    /// Those of the topic that was created last, shared with all that have the same.
+    usual_options: Arc<TopicOptions>,
     subs: Slab<Sub>,
     links: Slab<Link>,
     /// Those of them that peers made.
@@ -128,6 +135,7 @@ impl Node {
             open_names: Names::default(),
             open_order: VecDeque::new(),
             generations: 0,
+            usual_options: Arc::new(TopicOptions::STANDARD),
             subs: Slab::new(),
             links: Slab::new(),
             accepted: 0,

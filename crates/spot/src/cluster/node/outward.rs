@@ -1,9 +1,11 @@
 //! From publishers to outboxes and rings.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{
-    Local, Log, Node, Output, Policy, TopicId,
+    Flow, Lazy, Local, Node, Output, Policy, TopicId, TopicOptions,
     feed::{Feed, alias_of, emit},
     inward::UNBOUNDED,
 };
@@ -58,7 +60,7 @@ impl Node {
     /// lossless topic loses its place.
     pub fn publish(&mut self, name: &str, payload: &Bytes, force: bool) -> Result<Publish, PublishError> {
         self.check_len(payload)?;
-        let id = self.names.get(name).copied();
+        let id = self.named(name);
         let published = match id.map(|id| (id, self.remote_owner(id))) {
             Some((id, Some(_))) if self.is_publish_refused(id) => {
                 return Err(PublishError::NotAllowed(name.to_owned()));
@@ -67,7 +69,9 @@ impl Node {
             Some((id, None)) if self.topics[id].local.is_some() => {
                 self.publish_local(id, Payload::Shared(payload), force)
             }
-            _ if self.awaits_owner(name) || id.is_some_and(|id| self.topics[id].route.is_some()) => {
+            _ if self.awaits_owner(name)
+                || id.is_some_and(|id| self.topics[id].elsewhere.route.is_some()) =>
+            {
                 Publish::Full
             }
             _ => return Err(PublishError::NotFound(name.to_owned())),
@@ -93,7 +97,7 @@ impl Node {
 
     /// How long a publisher of a topic of ours waits for slow subscribers; none if the topic is not ours or never waits.
     pub fn block_timeout(&self, name: &str) -> Option<std::time::Duration> {
-        let id = *self.names.get(name)?;
+        let id = self.named(name)?;
         match self.topics[id].local.as_ref().filter(|local| !local.ceded)?.options.policy {
             Policy::Block { timeout } => Some(timeout),
             _ => None,
@@ -111,10 +115,18 @@ impl Node {
         if len > max { Err(PublishError::TooLarge { len, max }) } else { Ok(()) }
     }
 
+    /// The options, held once by all topics that have them, if they are created one after the other.
+    pub(super) fn shared_options(&mut self, options: TopicOptions) -> Arc<TopicOptions> {
+        if *self.usual_options != options {
+            self.usual_options = Arc::new(options);
+        }
+        self.usual_options.clone()
+    }
+
     fn open_create(&mut self, id: TopicId) {
         self.generations += 1;
         let epoch = self.options.incarnation.wrapping_add(self.generations);
-        let options = super::TopicOptions { policy: Policy::DropNewest, replay: 0 };
+        let options = self.shared_options(TopicOptions { policy: Policy::DropNewest, replay: 0 });
         self.topics[id].local = Some(Local::new(epoch, options));
         let name = self.topics[id].name.clone();
         for link in self.links.iter().map(|(link, _)| link).collect::<Vec<_>>() {
@@ -139,8 +151,9 @@ impl Node {
             local.trim_replay(self.options.retained_bytes_max);
         }
         if lossless && !force {
-            let full = local.log.next() - 1 - local.acked >= self.options.retained_messages_max as u64
-                || local.log.bytes() >= self.options.retained_bytes_max
+            let full = local.flow.log.next() - 1 - local.flow.acked
+                >= self.options.retained_messages_max as u64
+                || local.flow.log.bytes() >= self.options.retained_bytes_max
                 || topic.subs.iter().any(|sub| !self.subs[*sub].ring.has_room(payload.len()));
             if full {
                 return Publish::Full;
@@ -163,7 +176,7 @@ impl Node {
                 (&copied, 0..bytes.len())
             }
         };
-        for &id in &topic.subs {
+        for &id in topic.subs.iter() {
             let ring = &mut self.subs[id].ring;
             let dropped = ring.dropped;
             if self.in_batch && !ring.is_fresh() {
@@ -176,9 +189,19 @@ impl Node {
             report.delivered += 1;
         }
         self.counters.delivered += report.delivered as u64;
-
-        let sequence = local.log.next();
-        local.log.push(payload);
+        let flow = &mut *local.flow;
+        if flow.log.is_empty()
+            && flow.cursors.is_empty()
+            && flow.absent.is_empty()
+            && local.options.replay == 0
+        {
+            // It has a number, but nobody elsewhere will ask for it.
+            flow.log.skip();
+            self.acked_changed(id);
+            return Publish::Done(report);
+        }
+        let sequence = flow.log.next();
+        flow.log.push(payload);
         let feed = Feed {
             alias: alias_of(id, false),
             kind: if topic.open { Kind::Open } else { Kind::Message },
@@ -189,7 +212,7 @@ impl Node {
         };
         self.heads.clear();
         let mut disconnect = Vec::new();
-        for cursor in &mut local.cursors {
+        for cursor in &mut flow.cursors {
             let outbox = &self.links[cursor.link].outbox;
             let room = outbox.has_room(payload.len(), feed.bytes_max, feed.messages_max);
             if cursor.next == sequence && cursor.may_send(payload.len()) && room {
@@ -221,7 +244,7 @@ impl Node {
         }
         self.counters.sent += report.queued as u64;
         self.counters.dropped += report.dropped as u64;
-        wake |= local.cursors.iter().any(|cursor| cursor.acked == sequence) || local.cursors.is_empty();
+        wake |= flow.cursors.iter().any(|cursor| cursor.acked == sequence) || flow.cursors.is_empty();
         for link in disconnect {
             self.close(link, "it was too slow for a topic that disconnects slow nodes");
         }
@@ -233,28 +256,15 @@ impl Node {
 }
 
 impl Local {
-    pub(super) fn new(epoch: u64, options: super::TopicOptions) -> Self {
-        Self {
-            epoch,
-            options,
-            log: Log::new(1),
-            cursors: Vec::new(),
-            absent: Vec::new(),
-            acked: 0,
-            backlog: Default::default(),
-            backlog_bytes: 0,
-            blocked_since: None,
-            publishers: Default::default(),
-            ceded: false,
-            moving: false,
-            inherited: None,
-        }
+    pub(super) fn new(epoch: u64, options: Arc<TopicOptions>) -> Self {
+        Self { epoch, options, flow: Lazy::new(), ceded: false, moving: false }
     }
 
     /// What is kept only for replay gives way to what has not arrived everywhere.
     fn trim_replay(&mut self, bytes_max: usize) {
-        while self.log.bytes() >= bytes_max && self.log.first() <= self.acked && !self.log.is_empty() {
-            self.log.trim_to(self.log.first() + 1);
+        let Some(Flow { log, acked, .. }) = self.flow.get_mut() else { return };
+        while log.bytes() >= bytes_max && log.first() <= *acked && !log.is_empty() {
+            log.trim_to(log.first() + 1);
         }
     }
 }
@@ -270,7 +280,7 @@ mod tests {
         let mut node = Node::new(NodeOptions::standard(NodeId(0), 1));
         let policy = Policy::Block { timeout: Duration::from_secs(1) };
         node.topic_create("t", TopicOptions { policy, replay: 0 }).expect("a good name");
-        let topic = node.names["t"];
+        let topic = node.named("t").expect("it is known");
         let info = LinkInfo {
             role: Role::Accepted,
             name: "peer".into(),
@@ -293,7 +303,7 @@ mod tests {
         node.set_now(Duration::from_millis(2000));
         let stalled = |node: &Node| {
             let local = node.topics[topic].local.as_ref().expect("it is ours");
-            local.cursors.iter().map(|cursor| cursor.stalled).collect::<Vec<_>>()
+            local.flow.cursors.iter().map(|cursor| cursor.stalled).collect::<Vec<_>>()
         };
         node.evict(topic);
         assert_eq!(stalled(&node), [true, false]);

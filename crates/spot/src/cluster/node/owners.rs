@@ -21,7 +21,7 @@ impl Node {
         if topic.local.is_some() {
             return Err(TopicError::Exists(topic.name.clone()));
         }
-        topic.route = Some(endpoint.to_owned());
+        topic.elsewhere.route = Some(endpoint.to_owned());
         self.routed.insert(id);
         self.reroute(id);
         self.room();
@@ -31,10 +31,10 @@ impl Node {
 
     /// Ends a route; the topic is where it is announced again. False if there was none.
     pub fn topic_unroute(&mut self, name: &str) -> bool {
-        let Some(id) = self.names.get(name).copied().filter(|id| self.routed.remove(id)) else {
+        let Some(id) = self.named(name).filter(|id| self.routed.remove(id)) else {
             return false;
         };
-        self.topics[id].route = None;
+        self.topics[id].elsewhere.route = None;
         self.reroute(id);
         self.topic_gc(id);
         self.changed = true;
@@ -50,7 +50,7 @@ impl Node {
 
     /// An endpoint is not in the cluster any more.
     pub(super) fn routes_end(&mut self, endpoint: &str) {
-        let over = |id: &&TopicId| self.topics[**id].route.as_deref() == Some(endpoint);
+        let over = |id: &&TopicId| self.topics[**id].elsewhere.route.as_deref() == Some(endpoint);
         for id in self.routed.iter().filter(over).copied().collect::<Vec<_>>() {
             let name = self.topics[id].name.clone();
             self.topic_unroute(name.as_str());
@@ -59,11 +59,15 @@ impl Node {
 
     /// The node that owns a topic in our view, if it says who it is.
     pub fn topic_owner(&self, name: &str) -> Option<(u64, Option<super::NodeId>)> {
-        let id = *self.names.get(name)?;
+        let id = self.named(name)?;
         match self.remote_owner(id) {
-            Some(peer) => {
-                self.topics[id].owners.iter().rev().find(|o| o.peer == peer).map(|o| (o.epoch, o.node))
-            }
+            Some(peer) => self.topics[id]
+                .elsewhere
+                .owners
+                .iter()
+                .rev()
+                .find(|o| o.peer == peer)
+                .map(|o| (o.epoch, o.node)),
             None => self.topics[id].local.as_ref().map(|local| (local.epoch, Some(self.options.id))),
         }
     }
@@ -71,10 +75,10 @@ impl Node {
     /// The peer that owns the topic in our view; none if it is us or nobody.
     pub(super) fn remote_owner(&self, id: TopicId) -> Option<PeerId> {
         let topic = &self.topics[id];
-        if let Some(endpoint) = &topic.route {
+        if let Some(endpoint) = &topic.elsewhere.route {
             return self.links.get(self.membership.targets.get(endpoint)?.link?)?.peer;
         }
-        let best = topic.owners.last()?;
+        let best = topic.elsewhere.owners.last()?;
         match &topic.local {
             Some(local) if (local.epoch, Some(self.options.id)) >= (best.epoch, best.node) => None,
             _ => Some(best.peer),
@@ -94,13 +98,13 @@ impl Node {
         if let Some(local) = &mut topic.local {
             if ceded && !local.ceded {
                 if !moving {
-                    let epoch = topic.owners.last().map_or(0, |owner| owner.epoch);
+                    let epoch = topic.elsewhere.owners.last().map_or(0, |owner| owner.epoch);
                     let topic = topic.name.clone();
                     self.outputs.push_back(Output::Event(Event::OwnerLost { topic, epoch }));
                 }
                 // Who listens here has had all that was published here.
                 topic.upstream.owner = Some(self.options.id);
-                (topic.upstream.epoch, topic.upstream.have) = (local.epoch, local.log.next() - 1);
+                (topic.upstream.epoch, topic.upstream.have) = (local.epoch, local.flow.log.next() - 1);
                 self.blocked.remove(&id);
             }
             local.ceded = ceded;
@@ -155,7 +159,7 @@ impl Node {
         let id = self.topic_id_for_peer(name)?;
         let node = self.peers[peer].node;
         self.peers[peer].topics.insert(id, epoch);
-        let owners = &mut self.topics[id].owners;
+        let owners = &mut self.topics[id].elsewhere.owners;
         if owners.iter().any(|owner| owner.peer == peer && owner.epoch == epoch) {
             return Ok(());
         }
@@ -173,13 +177,16 @@ impl Node {
         self.peers[peer].topics.remove(&id);
         let node = self.peers[peer].node;
         let topic = &mut self.topics[id];
-        topic.owners.retain(|owner| owner.peer != peer);
+        topic.elsewhere.owners.retain(|owner| owner.peer != peer);
         let name = topic.name.clone();
         self.owner_changed(name.as_str(), node, None);
         let topic = &mut self.topics[id];
-        if destroyed && topic.owners.is_empty() {
+        if destroyed
+            && topic.elsewhere.owners.is_empty()
+            && let Some(upstream) = topic.upstream.get_mut()
+        {
             // There is nothing to resume.
-            (topic.upstream.epoch, topic.upstream.have) = (0, 0);
+            (upstream.epoch, upstream.have) = (0, 0);
         }
         self.reroute(id);
         self.topic_gc(id);

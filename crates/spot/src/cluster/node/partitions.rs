@@ -176,12 +176,12 @@ impl Node {
             for k in 0..membership.count {
                 let winner = partition::winner(name, k, members.into_iter().flatten().copied());
                 let partition = partition::partition_name(name, k);
-                let id = self.names.get(partition.as_str()).copied();
+                let id = self.named(partition.as_str());
                 let local = id.and_then(|id| self.topics[id].local.as_ref());
                 owned += u32::from(local.is_some());
                 match (winner, local) {
                     (Some(node), None) if node == self.options.id => {
-                        let vacant = id.is_none_or(|id| self.topics[id].owners.is_empty());
+                        let vacant = id.is_none_or(|id| self.topics[id].elsewhere.owners.is_empty());
                         if vacant && membership.awaits.is_empty() {
                             claims.push((partition, membership.epochs[k as usize], membership.options));
                         }
@@ -236,30 +236,32 @@ impl Node {
         let Some(local) = topic.local.as_mut() else { return };
         local.moving = true;
         // What waits for room and has a number will be sent again, to the next owner; the rest we pass on.
-        let backlog = std::mem::take(&mut local.backlog);
-        local.backlog_bytes = 0;
-        local.blocked_since = None;
-        for publisher in local.publishers.values_mut() {
+        let backlog = std::mem::take(&mut local.flow.backlog);
+        local.flow.backlog_bytes = 0;
+        local.flow.blocked_since = None;
+        for publisher in local.flow.publishers.values_mut() {
             publisher.taken = publisher.taken.saturating_sub(publisher.waiting.messages);
             publisher.waiting = Default::default();
         }
-        let first = (local.acked + 1).max(local.log.first()).min(local.log.next());
-        let keep = (local.log.next() - first).max(local.options.replay as u64);
-        let first = (local.log.next() - keep.min(local.log.next() - 1)).max(local.log.first());
-        let messages = (first..local.log.next()).filter_map(|n| Some(local.log.get(n)?.to_bytes())).collect();
+        let first = (local.flow.acked + 1).max(local.flow.log.first()).min(local.flow.log.next());
+        let keep = (local.flow.log.next() - first).max(local.options.replay as u64);
+        let first = (local.flow.log.next() - keep.min(local.flow.log.next() - 1)).max(local.flow.log.first());
+        let messages =
+            (first..local.flow.log.next()).filter_map(|n| Some(local.flow.log.get(n)?.to_bytes())).collect();
         let mut publishers: Vec<_> =
-            local.publishers.iter().map(|(node, p)| (*node, p.epoch, p.taken)).collect();
+            local.flow.publishers.iter().map(|(node, p)| (*node, p.epoch, p.taken)).collect();
         publishers.sort_unstable();
         let of_link = |link: LinkId| self.links.get(link)?.peer.and_then(|peer| self.peers[peer].node);
         let mut subscribers: Vec<_> = local
+            .flow
             .cursors
             .iter()
             .filter_map(|cursor| Some((of_link(cursor.link)?, cursor.acked)))
-            .chain(local.absent.iter().map(|absent| (absent.node, absent.acked)))
+            .chain(local.flow.absent.iter().map(|absent| (absent.node, absent.acked)))
             .filter(|(node, _)| *node != to)
             .collect();
         if listens {
-            subscribers.push((self.options.id, local.log.next() - 1));
+            subscribers.push((self.options.id, local.flow.log.next() - 1));
         }
         let handover = Handover {
             epoch: partition::next_epoch(local.epoch, to, self.options.incarnation),
@@ -297,12 +299,13 @@ impl Node {
         handover: Handover,
     ) -> Result<(), NotFollowed> {
         let peer = self.links[id].peer.ok_or(NotFollowed)?;
-        let topic = *self.names.get(name).ok_or(NotFollowed)?;
+        let topic = self.named(name).ok_or(NotFollowed)?;
         let state = &self.topics[topic];
         let (parent, k) = partition::parse_partition(name).ok_or(NotFollowed)?;
         let membership = self.partitions.own.get(parent).filter(|m| !m.leaving).ok_or(NotFollowed)?;
         // Only from its owner, and only once.
-        let owner = state.owners.last().filter(|o| o.peer == peer && o.epoch == handover.from_epoch);
+        let owner =
+            state.elsewhere.owners.last().filter(|o| o.peer == peer && o.epoch == handover.from_epoch);
         if owner.is_none()
             || handover.epoch <= handover.from_epoch
             || state.local.is_some()
@@ -311,14 +314,16 @@ impl Node {
             return Err(NotFollowed);
         }
         let options = membership.options;
-        let mut local = Local::new(handover.epoch, options);
-        local.inherited = self.peers[peer].node.map(|node| (node, handover.from_epoch));
-        local.log = Log::new(handover.first);
+        let shared = self.shared_options(options);
+        let state = &self.topics[topic];
+        let mut local = Local::new(handover.epoch, shared);
+        local.flow.inherited = self.peers[peer].node.map(|node| (node, handover.from_epoch));
+        local.flow.log = Log::new(handover.first);
         for message in &handover.messages {
             // What stays must not keep the rest of the command alive.
-            local.log.push(Payload::Shared(&Bytes::copy_from_slice(message)));
+            local.flow.log.push(Payload::Shared(&Bytes::copy_from_slice(message)));
         }
-        let next = local.log.next();
+        let next = local.flow.log.next();
         let (own, since) = (self.options.id, self.now);
         let mut taken_of_own = 0;
         for (node, epoch, taken) in handover.publishers {
@@ -327,12 +332,12 @@ impl Node {
                 taken_of_own = if epoch == stream { taken } else { 0 };
             } else {
                 let publisher = Publisher { epoch, taken, heard_at: since, ..Publisher::default() };
-                local.publishers.insert(node, publisher);
+                local.flow.publishers.insert(node, publisher);
             }
         }
         if matches!(options.policy, Policy::Block { .. }) {
             let away = handover.subscribers.into_iter().filter(|(node, _)| *node != own);
-            local.absent =
+            local.flow.absent =
                 away.map(|(node, acked)| Absent { node, acked: acked.min(next - 1), since }).collect();
         }
         // What has not come here before the hand-over comes out of it.
@@ -346,7 +351,8 @@ impl Node {
             }
             let fit = if upstream.lossless { Fit::Lossless } else { Fit::Lossy };
             let from = have.saturating_add(1).max(handover.first);
-            let rest: Vec<Bytes> = (from..next).filter_map(|n| Some(local.log.get(n)?.to_bytes())).collect();
+            let rest: Vec<Bytes> =
+                (from..next).filter_map(|n| Some(local.flow.log.get(n)?.to_bytes())).collect();
             if let Some((first, last)) = missing {
                 self.deliver_gap(topic, first, Some(last));
             }
@@ -365,13 +371,14 @@ impl Node {
         if let Some(uplink) = uplink {
             for n in uplink.log.first().max(taken_of_own + 1)..uplink.log.next() {
                 let Some(payload) = uplink.log.get(n).map(Payload::to_bytes) else { break };
-                let waits = self.topics[topic].local.as_ref().is_some_and(|local| !local.backlog.is_empty());
+                let waits =
+                    self.topics[topic].local.as_ref().is_some_and(|local| !local.flow.backlog.is_empty());
                 if (waits || self.publish_local(topic, Payload::Shared(&payload), false) == Publish::Full)
                     && let Some(local) = &mut self.topics[topic].local
                 {
-                    local.blocked_since.get_or_insert(since);
-                    local.backlog_bytes += payload.len();
-                    local.backlog.push_back((None, 0, payload.clone()));
+                    local.flow.blocked_since.get_or_insert(since);
+                    local.flow.backlog_bytes += payload.len();
+                    local.flow.backlog.push_back((None, 0, payload.clone()));
                     self.blocked.insert(topic);
                 }
             }

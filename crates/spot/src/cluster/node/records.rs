@@ -111,7 +111,7 @@ impl Node {
         }
         let topic = match kind {
             Kind::Open => self.open_topic_id(name)?,
-            _ => *self.names.get(name).ok_or(NotFollowed)?,
+            _ => self.named(name).ok_or(NotFollowed)?,
         };
         if kind == Kind::Publish && self.topics[topic].local.is_none() {
             return Err(NotFollowed);
@@ -158,7 +158,7 @@ impl Node {
             self.open_interest_acked(id, text);
             return Ok(());
         }
-        let topic = *self.names.get(text).ok_or(NotFollowed)?;
+        let topic = self.named(text).ok_or(NotFollowed)?;
         let upstream = &mut self.topics[topic].upstream;
         if upstream.link != Some(id) || next == 0 {
             return Err(NotFollowed);
@@ -190,9 +190,9 @@ impl Node {
     }
 
     pub(super) fn gap(&mut self, id: LinkId, name: &str, first: u64, last: u64) -> Result<(), NotFollowed> {
-        let topic = match (self.names.get(name), self.open_names.get(name)) {
-            (Some(&topic), _) if self.topics[topic].upstream.link == Some(id) => topic,
-            (_, Some(&topic)) => topic,
+        let topic = match (self.named(name), self.open_named(name)) {
+            (Some(topic), _) if self.topics[topic].upstream.link == Some(id) => topic,
+            (_, Some(topic)) => topic,
             _ => return Err(NotFollowed),
         };
         let state = &self.topics[topic];

@@ -6,25 +6,25 @@ impl Node {
     /// Finds out again what has arrived everywhere, and lets go of it.
     pub(super) fn acked_changed(&mut self, id: TopicId) {
         let Some(local) = self.topics.get_mut(id).and_then(|topic| topic.local.as_mut()) else { return };
-        let next = local.log.next();
-        let acked =
-            local.cursors.iter().map(|cursor| cursor.acked).chain(local.absent.iter().map(|a| a.acked));
-        local.acked = acked.min().unwrap_or(next - 1).min(next - 1);
-        let wanted = local.cursors.iter().map(|cursor| cursor.next).min().unwrap_or(next);
+        let Some(flow) = local.flow.get_mut() else { return };
+        let next = flow.log.next();
+        let acked = flow.cursors.iter().map(|cursor| cursor.acked).chain(flow.absent.iter().map(|a| a.acked));
+        flow.acked = acked.min().unwrap_or(next - 1).min(next - 1);
+        let wanted = flow.cursors.iter().map(|cursor| cursor.next).min().unwrap_or(next);
         let mut floor = match local.options.policy {
-            Policy::Block { .. } => local.acked + 1,
+            Policy::Block { .. } => flow.acked + 1,
             Policy::DropOldest => wanted.max(next.saturating_sub(self.options.retained_messages_max as u64)),
             Policy::Conflate => wanted.max(next - 1),
             Policy::DropNewest | Policy::Disconnect => next,
         };
         floor = floor.min(next.saturating_sub(local.options.replay as u64));
-        local.log.trim_to(floor);
+        flow.log.trim_to(floor);
         if !matches!(local.options.policy, Policy::Block { .. }) {
-            while local.log.bytes() > self.options.retained_bytes_max && local.log.len() > 1 {
-                local.log.trim_to(local.log.first() + 1);
+            while flow.log.bytes() > self.options.retained_bytes_max && flow.log.len() > 1 {
+                flow.log.trim_to(flow.log.first() + 1);
             }
         }
-        if local.backlog.is_empty() {
+        if flow.backlog.is_empty() {
             if self.wants_room {
                 self.room();
             }
@@ -38,8 +38,9 @@ impl Node {
     pub(super) fn evict(&mut self, id: TopicId) {
         let Some(topic) = self.topics.get_mut(id) else { return };
         let Some(local) = topic.local.as_mut() else { return };
-        local.absent.clear();
-        let Some(slowest) = local.cursors.iter().map(|cursor| cursor.acked).min() else {
+        let flow = &mut *local.flow;
+        flow.absent.clear();
+        let Some(slowest) = flow.cursors.iter().map(|cursor| cursor.acked).min() else {
             return self.acked_changed(id);
         };
         let patience = match local.options.policy {
@@ -47,12 +48,12 @@ impl Node {
             _ => std::time::Duration::ZERO,
         };
         let now = self.now;
-        let last = local.log.next() - 1;
+        let last = flow.log.next() - 1;
         let floor = last + 1 - (last - slowest) / 2;
         let stuck =
             |cursor: &Cursor| cursor.acked + 1 < floor && now.saturating_sub(cursor.moved_at) >= patience;
-        let some_are_stuck = local.cursors.iter().any(stuck);
-        for cursor in &mut local.cursors {
+        let some_are_stuck = flow.cursors.iter().any(stuck);
+        for cursor in &mut flow.cursors {
             let in_the_way = match some_are_stuck {
                 true => stuck(cursor),
                 false => cursor.acked + 1 < floor && cursor.acked == slowest,

@@ -2,12 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use slab::Slab;
 
-use super::{LinkId, PeerId, SubId, TopicId, TopicOptions, links::LinkInfo};
+use super::{
+    LinkId, PeerId, SubId, TopicId, TopicOptions,
+    lazy::{Blank, Lazy},
+    links::LinkInfo,
+};
 use crate::{
     Topic, TopicPattern,
     cluster::{
@@ -81,7 +86,18 @@ pub(super) struct Publisher {
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) epoch: u64,
-    pub(super) options: TopicOptions,
+    /// Most topics of a node have the same.
+    pub(super) options: Arc<TopicOptions>,
+    pub(super) flow: Lazy<Flow>,
+    /// Another node has a higher epoch.
+    pub(super) ceded: bool,
+    /// It is given to another node; nothing is taken any more.
+    pub(super) moving: bool,
+}
+
+/// What flows through a topic of ours, once another node listens or publishes, or something is kept.
+#[derive(Debug)]
+pub(super) struct Flow {
     pub(super) log: Log,
     pub(super) cursors: Vec<Cursor>,
     pub(super) absent: Vec<Absent>,
@@ -93,17 +109,40 @@ pub(super) struct Local {
     pub(super) backlog_bytes: usize,
     /// Since when the backlog waits.
     pub(super) blocked_since: Option<Duration>,
-    pub(super) publishers: HashMap<NodeId, Publisher>,
-    /// Another node has a higher epoch.
-    pub(super) ceded: bool,
-    /// It is given to another node; nothing is taken any more.
-    pub(super) moving: bool,
+    pub(super) publishers: BTreeMap<NodeId, Publisher>,
     /// The owner that gave it to us, and its epoch: our numbers go on from there.
     pub(super) inherited: Option<(NodeId, u64)>,
 }
 
+impl Flow {
+    const fn new() -> Self {
+        Self {
+            log: Log::new(1),
+            cursors: Vec::new(),
+            absent: Vec::new(),
+            acked: 0,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            blocked_since: None,
+            publishers: BTreeMap::new(),
+            inherited: None,
+        }
+    }
+}
+
+impl Blank for Flow {
+    const BLANK: &'static Self = {
+        static BLANK: Flow = Flow::new();
+        &BLANK
+    };
+
+    fn blank() -> Self {
+        Self::new()
+    }
+}
+
 /// A topic as a subscribed node sees it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) link: Option<LinkId>,
     pub(super) live: bool,
@@ -130,6 +169,39 @@ pub(super) struct Upstream {
     pub(super) touched: bool,
 }
 
+impl Upstream {
+    const fn new() -> Self {
+        const NONE: Amount = Amount { messages: 0, bytes: 0 };
+        Self {
+            link: None,
+            live: false,
+            barrier: 0,
+            refused: false,
+            lossless: false,
+            owner: None,
+            epoch: 0,
+            have: 0,
+            granted: NONE,
+            window: NONE,
+            received_bytes: 0,
+            unacked_bytes: 0,
+            len_max: 0,
+            touched: false,
+        }
+    }
+}
+
+impl Blank for Upstream {
+    const BLANK: &'static Self = {
+        static BLANK: Upstream = Upstream::new();
+        &BLANK
+    };
+
+    fn blank() -> Self {
+        Self::new()
+    }
+}
+
 /// A topic as a publishing node that does not own it sees it.
 #[derive(Debug)]
 pub(super) struct Uplink {
@@ -147,20 +219,50 @@ pub(super) struct Uplink {
     pub(super) refused_at: Option<Duration>,
 }
 
+/// Where a topic is, if not here.
+#[derive(Debug, Default)]
+pub(super) struct Elsewhere {
+    /// Where its owner is, whatever is announced.
+    pub(super) route: Option<String>,
+    /// Best last.
+    pub(super) owners: Vec<Owner>,
+}
+
+impl Blank for Elsewhere {
+    const BLANK: &'static Self = {
+        static BLANK: Elsewhere = Elsewhere { route: None, owners: Vec::new() };
+        &BLANK
+    };
+
+    fn blank() -> Self {
+        Self::default()
+    }
+}
+
+/// Subscriptions here.
+impl Blank for Vec<SubId> {
+    const BLANK: &'static Self = {
+        static BLANK: Vec<SubId> = Vec::new();
+        &BLANK
+    };
+
+    fn blank() -> Self {
+        Self::default()
+    }
+}
+
+/// There may be a million of them, most of them quiet: what only some need is on the heap.
 #[derive(Debug)]
 pub(super) struct TopicState {
     pub(super) name: Topic,
     /// Without an owner: each publisher sends to whoever is interested.
     pub(super) open: bool,
     pub(super) generation: u64,
-    /// Where its owner is, whatever is announced.
-    pub(super) route: Option<String>,
     pub(super) local: Option<Local>,
-    /// Best last.
-    pub(super) owners: Vec<Owner>,
-    pub(super) subs: Vec<SubId>,
-    pub(super) upstream: Upstream,
-    pub(super) uplink: Option<Uplink>,
+    pub(super) elsewhere: Lazy<Elsewhere>,
+    pub(super) subs: Lazy<Vec<SubId>>,
+    pub(super) upstream: Lazy<Upstream>,
+    pub(super) uplink: Option<Box<Uplink>>,
 }
 
 #[derive(Debug)]
@@ -203,9 +305,6 @@ pub(super) enum Protocol {
 }
 
 pub(super) type Links = Slab<Link>;
-
-/// Looked at for each message that is published. Seeded, because names come from peers.
-pub(super) type Names = HashMap<Topic, TopicId, foldhash::fast::RandomState>;
 
 pub(super) struct Link {
     pub(super) info: LinkInfo,

@@ -190,7 +190,7 @@ fn a_gap_before_its_subscription_is_acknowledged_is_refused() {
     let sub = node.sub_open(SubscriptionOptions::STANDARD, false);
     node.subscribe(sub, TopicPattern::new("t").unwrap()).unwrap();
     tell(&mut node, founding, &[Command::QueryResp { topics: vec!["t"], epochs: vec![] }]);
-    assert_eq!(node.topics[node.names["t"]].upstream.have, u64::MAX);
+    assert_eq!(node.topics[node.named("t").expect("it is known")].upstream.have, u64::MAX);
     let link = joined(&mut node, ANN, 1);
     tell(&mut node, link, &[Command::Announce { topic: "t", epoch: 5 }]);
     let refused = node.counters().refused;
@@ -200,7 +200,7 @@ fn a_gap_before_its_subscription_is_acknowledged_is_refused() {
     let ack = Command::SubAck { topic: "t", epoch: 5, next: 1, lossless: true, continues: false };
     tell(&mut node, link, &[ack, Command::Gap { topic: "t", first: 1, last: 2 }]);
     assert_eq!(node.counters().refused, refused + 1);
-    assert_eq!(node.topics[node.names["t"]].upstream.have, 2);
+    assert_eq!(node.topics[node.named("t").expect("it is known")].upstream.have, 2);
 }
 
 /// A topic of ours that is full: nobody reads what it has, so what others publish to it waits.
@@ -230,9 +230,9 @@ fn a_publisher_that_restarts_while_its_messages_wait_loses_none() {
     let link = joined(&mut node, ANN, 2);
     tell(&mut node, link, &[stream(1, Kind::Publish, 2, 1, "t", &[b"d"])]);
     assert_eq!(texts(arrivals(&mut node, sub)), ["first", "a", "b", "c", "d"]);
-    let topic = node.topics[node.names["t"]].local.as_ref().unwrap();
-    let publisher = &topic.publishers[&ANN];
-    assert_eq!((publisher.taken, publisher.waiting, topic.backlog_bytes), (1, Amount::default(), 0));
+    let topic = node.topics[node.named("t").expect("it is known")].local.as_ref().unwrap();
+    let publisher = &topic.flow.publishers[&ANN];
+    assert_eq!((publisher.taken, publisher.waiting, topic.flow.backlog_bytes), (1, Amount::default(), 0));
     assert_eq!(node.counters().dropped, 0);
 }
 
@@ -245,7 +245,8 @@ fn a_publisher_that_restarts_again_and_again_cannot_fill_the_memory() {
         tell(&mut node, link, &[stream(1, Kind::Publish, life, 1, "t", &[b"a", b"b", b"c"])]);
         node.link_closed(link, "it was killed");
     }
-    let backlog = node.topics[node.names["t"]].local.as_ref().unwrap().backlog.len();
+    let backlog =
+        node.topics[node.named("t").expect("it is known")].local.as_ref().unwrap().flow.backlog.len();
     assert_eq!(backlog, 10 + 3);
     assert_eq!(node.counters().dropped, 99 * 3 - 13);
     assert_eq!(arrivals(&mut node, sub).len(), 14);
@@ -263,7 +264,9 @@ fn publishers_that_stay_away_are_forgotten() {
         tell(&mut node, link, &[stream(1, Kind::Publish, 1, 1, "t", &[b"x"])]);
         node.link_closed(link, "it goes");
     }
-    let remembered = |node: &Node| node.topics[node.names["t"]].local.as_ref().unwrap().publishers.len();
+    let remembered = |node: &Node| {
+        node.topics[node.named("t").expect("it is known")].local.as_ref().unwrap().flow.publishers.len()
+    };
     assert_eq!(remembered(&node), count as usize + 1);
     let mut now = Duration::from_secs(2);
     node.advance(now);
@@ -602,7 +605,10 @@ fn replay_gives_way_to_what_has_to_arrive() {
     tell(&mut node, link, &[Command::Subscribe { topic: "t", resume: Some(resume) }]);
     for n in 1..=100 {
         assert!(matches!(node.publish("t", &vec![0; 100].into(), false), Ok(Publish::Done(_))), "{n}");
-        assert!(node.topics[node.names["t"]].local.as_ref().unwrap().log.bytes() <= 1000);
+        assert!(
+            node.topics[node.named("t").expect("it is known")].local.as_ref().unwrap().flow.log.bytes()
+                <= 1000
+        );
         sent(&mut node, link);
         // It acknowledges a little late, as peers do.
         let acked = u64::saturating_sub(n, 5);

@@ -1,6 +1,6 @@
 //! Which topics there are, who owns them, and who here listens.
 
-use super::{Amount, LinkId, Local, Node, SubId, TopicId, TopicOptions, TopicState, Upstream};
+use super::{Amount, Lazy, LinkId, Local, Node, SubId, TopicId, TopicOptions, TopicState};
 use crate::{
     Topic, TopicPattern,
     cluster::{command::Command, node::Protocol},
@@ -83,14 +83,14 @@ pub(super) const OPEN_TOPICS_MAX: usize = 1 << 16;
 impl TopicState {
     /// Whether another node owns it, or is said to.
     fn is_elsewhere(&self) -> bool {
-        !self.owners.is_empty() || self.route.is_some()
+        !self.elsewhere.owners.is_empty() || self.elsewhere.route.is_some()
     }
 }
 
 impl Node {
     pub(super) fn topic_id(&mut self, name: &str, open: bool) -> Result<TopicId, TopicError> {
-        let names = if open { &self.open_names } else { &self.names };
-        if let Some(&id) = names.get(name) {
+        let known = if open { self.open_named(name) } else { self.named(name) };
+        if let Some(id) = known {
             return Ok(id);
         }
         let name = Topic::new(name)?;
@@ -100,18 +100,17 @@ impl Node {
         }
         self.generations += 1;
         let id = self.topics.insert(TopicState {
-            name: name.clone(),
+            name,
             open,
             generation: self.generations,
-            route: None,
             local: None,
-            owners: Vec::new(),
-            subs: Vec::new(),
-            upstream: Upstream::default(),
+            elsewhere: Lazy::new(),
+            subs: Lazy::new(),
+            upstream: Lazy::new(),
             uplink: None,
         });
         let names = if open { &mut self.open_names } else { &mut self.names };
-        names.insert(name, id);
+        names.insert(&self.topics, id);
         // Patterns follow announcements.
         let matching: Vec<SubId> = self
             .subs
@@ -131,7 +130,7 @@ impl Node {
     /// As [`topic_id`](Self::topic_id), on behalf of a peer: half of the room is not for them.
     pub(super) fn topic_id_for_peer(&mut self, name: &str) -> Result<TopicId, TopicError> {
         let max = self.options.topics_max;
-        if self.topics.len() >= max && !self.names.contains_key(name) {
+        if self.topics.len() >= max && self.named(name).is_none() {
             return Err(TopicError::TooMany { max });
         }
         self.topic_id(name, false)
@@ -139,7 +138,7 @@ impl Node {
 
     /// The stream without an owner of this name, whoever publishes to it first: we or a peer.
     pub(super) fn open_topic_id(&mut self, name: &str) -> Result<TopicId, TopicError> {
-        if let Some(&id) = self.open_names.get(name) {
+        if let Some(id) = self.open_named(name) {
             return Ok(id);
         }
         let id = self.topic_id(name, true)?;
@@ -163,7 +162,8 @@ impl Node {
         // A place to resume from: what is missed meanwhile has to be told.
         let wanted = wanted || !topic.subs.is_empty() && topic.upstream.epoch != 0;
         let sending = topic.uplink.as_ref().is_some_and(|uplink| !uplink.log.is_empty());
-        let owned = topic.local.is_some() || !topic.owners.is_empty() || topic.route.is_some();
+        let owned =
+            topic.local.is_some() || !topic.elsewhere.owners.is_empty() || topic.elsewhere.route.is_some();
         if owned || wanted || sending || topic.open {
             return;
         }
@@ -173,15 +173,15 @@ impl Node {
     pub(super) fn topic_forget(&mut self, id: TopicId) {
         let Some(topic) = self.topics.try_remove(id) else { return };
         let names = if topic.open { &mut self.open_names } else { &mut self.names };
-        names.remove(&topic.name);
-        for sub in topic.subs {
+        names.remove(id, topic.name.as_str());
+        for &sub in topic.subs.iter() {
             if let Some(sub) = self.subs.get_mut(sub) {
                 sub.topics.remove(&id);
                 sub.starved.remove(&id);
                 sub.ring.promise(topic.upstream.granted, Amount::default());
             }
         }
-        for cursor in topic.local.iter().flat_map(|local| &local.cursors) {
+        for cursor in topic.local.iter().flat_map(|local| &local.flow.cursors) {
             if let Some(link) = self.links.get_mut(cursor.link) {
                 link.cursors.remove(&id);
                 link.lagging.remove(&id);
@@ -203,14 +203,16 @@ impl Node {
         let id = self.topic_id(name, false)?;
         let epoch_min = self.options.incarnation;
         let topic = &mut self.topics[id];
-        if topic.local.is_some() || topic.route.is_some() {
+        if topic.local.is_some() || topic.elsewhere.route.is_some() {
             return Err(TopicError::Exists(topic.name.clone()));
         }
         // Later than any owner that we know of, so that the same name created twice in a row does not flap.
-        let later = topic.owners.last().map_or(0, |owner| owner.epoch.saturating_add(1)).max(epoch_min);
+        let later =
+            topic.elsewhere.owners.last().map_or(0, |owner| owner.epoch.saturating_add(1)).max(epoch_min);
         let epoch = epoch.unwrap_or(later);
-        topic.local = Some(Local::new(epoch, options));
         let name = topic.name.clone();
+        let options = self.shared_options(options);
+        self.topics[id].local = Some(Local::new(epoch, options));
         self.announce(&Command::Announce { topic: name.as_str(), epoch });
         self.owner_changed(name.as_str(), Some(self.options.id), Some(epoch));
         self.reroute(id);
@@ -221,16 +223,16 @@ impl Node {
 
     /// Removes a topic that this node owns, and tells all peers.
     pub fn topic_destroy(&mut self, name: &str) -> Result<(), TopicError> {
-        let id = *self.names.get(name).ok_or_else(|| TopicError::NotFound(name.to_owned()))?;
+        let id = self.named(name).ok_or_else(|| TopicError::NotFound(name.to_owned()))?;
         let topic = &mut self.topics[id];
         let Some(local) = topic.local.take() else {
-            return Err(match topic.owners.is_empty() {
+            return Err(match topic.elsewhere.owners.is_empty() {
                 true => TopicError::NotFound(name.to_owned()),
                 false => TopicError::Remote(topic.name.clone()),
             });
         };
         let name = topic.name.clone();
-        for cursor in &local.cursors {
+        for cursor in &local.flow.cursors {
             if let Some(link) = self.links.get_mut(cursor.link) {
                 link.cursors.remove(&id);
                 link.lagging.remove(&id);
@@ -265,15 +267,15 @@ impl Node {
                 origin: if topic.local.is_some() { TopicOrigin::Local } else { TopicOrigin::Remote },
                 owner: match &topic.local {
                     Some(local) if !local.ceded => Some(self.options.id),
-                    _ => topic.owners.last().and_then(|owner| owner.node),
+                    _ => topic.elsewhere.owners.last().and_then(|owner| owner.node),
                 },
                 epoch: topic
                     .local
                     .as_ref()
                     .map(|l| l.epoch)
-                    .or(topic.owners.last().map(|o| o.epoch))
+                    .or(topic.elsewhere.owners.last().map(|o| o.epoch))
                     .unwrap_or(0),
-                nodes: topic.local.as_ref().map_or(0, |local| local.cursors.len()),
+                nodes: topic.local.as_ref().map_or(0, |local| local.flow.cursors.len()),
                 subscriptions: topic.subs.len(),
             })
             .collect()
@@ -281,7 +283,7 @@ impl Node {
 
     /// Where a topic was created, if it is known.
     pub fn topic_origin(&self, name: &str) -> Option<TopicOrigin> {
-        let topic = &self.topics[*self.names.get(name)?];
+        let topic = &self.topics[self.named(name)?];
         match (&topic.local, topic.is_elsewhere()) {
             (Some(_), _) => Some(TopicOrigin::Local),
             (None, true) => Some(TopicOrigin::Remote),

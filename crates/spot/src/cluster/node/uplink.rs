@@ -39,15 +39,17 @@ impl Node {
             }
             return Publish::Done(report);
         }
-        let uplink = self.topics[id].uplink.get_or_insert_with(|| Uplink {
-            link: Some(link),
-            log: Log::new(1),
-            next: 1,
-            defined: false,
-            limit: UPLINK_WINDOW.messages,
-            sent_bytes: 0,
-            limit_bytes: UPLINK_WINDOW.bytes,
-            refused_at: None,
+        let uplink = self.topics[id].uplink.get_or_insert_with(|| {
+            Box::new(Uplink {
+                link: Some(link),
+                log: Log::new(1),
+                next: 1,
+                defined: false,
+                limit: UPLINK_WINDOW.messages,
+                sent_bytes: 0,
+                limit_bytes: UPLINK_WINDOW.bytes,
+                refused_at: None,
+            })
         });
         if uplink.log.len() >= self.options.retained_messages_max
             || uplink.log.bytes() >= self.options.retained_bytes_max
