@@ -20,7 +20,7 @@ pub mod driver;
 pub mod pubsub;
 
 pub use command::NodeId;
-pub use driver::{Endpoint, Listening, Spot, SpotError, SpotOptions, SyncReport};
+pub use driver::{Endpoint, Listening, Spot, SpotError, SpotOptions};
 pub use membership::PeerState;
 pub use node::{
     Counters, Event, LinkStatus, NodeOptions, PeerStatus, Policy, PublishError, Report, Right, Rights,

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::stream::{BoxStream, StreamExt};
 use tokio::sync::Notify;
 
 use super::{Spot, SpotError, spot::TAKE_MAX};
@@ -85,6 +86,12 @@ impl Listening {
             into.extend(self.buffer.by_ref().take(max));
             return into.len() - before;
         }
+    }
+
+    /// As a stream, which ends when the node is closed and all is read.
+    pub fn into_stream(self) -> BoxStream<'static, Arrival> {
+        let next = async |mut listening: Self| listening.recv().await.map(|arrival| (arrival, listening));
+        futures_util::stream::unfold(self, next).boxed()
     }
 
     fn refill(&mut self, max: usize) -> usize {

@@ -22,7 +22,7 @@ use tokio::{
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use listening::Listening;
-pub use options::{SpotError, SpotOptions, SyncReport};
+pub use options::{SpotError, SpotOptions};
 pub use spot::Spot;
 
 use super::{

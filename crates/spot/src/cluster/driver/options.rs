@@ -138,12 +138,3 @@ pub enum SpotError {
         source: io::Error,
     },
 }
-
-/// What a [`Spot::cluster_sync`](super::Spot::cluster_sync) brought.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SyncReport {
-    /// Peers that told their topics.
-    pub answered: Vec<String>,
-    /// Peers that did not, in time.
-    pub timed_out: Vec<String>,
-}

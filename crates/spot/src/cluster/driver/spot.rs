@@ -6,20 +6,21 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore, broadcast, watch},
     time::Instant,
 };
 
-use super::{Endpoint, Inner, Listening, Shared, SpotError, SpotOptions, SyncReport, stream::Listener};
+use super::{Endpoint, Inner, Listening, Shared, SpotError, SpotOptions, stream::Listener};
 use crate::{
     SubscriptionOptions, TopicPattern,
     cluster::{
         command::NodeId,
         node::{
-            Counters, Event, LinkStatus, Node, PeerStatus, Publish, PublishError, Report, SubId, TopicError,
-            TopicInfo, TopicOptions, TopicOrigin,
+            Counters, Event, LinkStatus, Node, PeerStatus, Publish, PublishError, Report, SubId, SyncReport,
+            TopicError, TopicInfo, TopicOptions, TopicOrigin,
         },
         partition::{partition_name, partition_of},
         ring::{Arrival, Taken},
@@ -218,6 +219,17 @@ impl Spot {
         })
     }
 
+    /// As [`cluster_add`](Self::cluster_add), but a node that is not reached in time is not tried any more. A node that
+    /// [`cluster_add`](Self::cluster_add) keeps trying is given up with [`cluster_remove`](Self::cluster_remove).
+    pub async fn cluster_try(&self, endpoint: &str) -> Result<(), SpotError> {
+        let reached = self.cluster_add(endpoint).await;
+        if let Err(SpotError::HostUnreachable { .. }) = reached {
+            // Somebody else may have given it up meanwhile.
+            let _ = self.cluster_remove(endpoint);
+        }
+        reached
+    }
+
     /// As [`cluster_add`](Self::cluster_add), with its own security: the CURVE key of this server, for example.
     pub async fn cluster_add_secured(&self, endpoint: &str, security: Security) -> Result<(), SpotError> {
         self.add(endpoint, Some(security)).await
@@ -248,14 +260,8 @@ impl Spot {
         let shared = self.shared();
         let syncing = Syncing { shared, sync: shared.with(Node::sync_begin) };
         let sync = syncing.sync;
-        let done = |node: &mut Node| {
-            let (answered, timed_out) = node.sync_status(sync);
-            timed_out.is_empty().then_some(SyncReport { answered, timed_out })
-        };
-        let report = shared.wait(timeout, done).await.unwrap_or_else(|| {
-            let (answered, timed_out) = shared.with(|node| node.sync_status(sync));
-            SyncReport { answered, timed_out }
-        });
+        shared.wait(timeout, |node| node.is_synced(sync).then_some(())).await;
+        let report = shared.with(|node| node.sync_report(sync));
         drop(syncing);
         if report.answered.is_empty() && !report.timed_out.is_empty() && !timeout.is_zero() {
             return Err(SpotError::Timeout(timeout));
@@ -472,7 +478,14 @@ impl Spot {
         inbox.next()
     }
 
-    /// A stream of its own for some topics and patterns, with its own bounds.
+    /// What [`recv`](Self::recv) gives, as a stream; it ends when the node is closed. It holds no arrival back: what it has
+    /// not yielded, the next call of [`recv`](Self::recv) or another stream does.
+    pub fn stream(&self) -> BoxStream<'static, Arrival> {
+        let next = async |spot: Self| spot.recv().await.map(|arrival| (arrival, spot));
+        futures_util::stream::unfold(self.clone(), next).boxed()
+    }
+
+    /// A subscription of its own for some topics and patterns, with its own bounds.
     pub fn listen<'a>(
         &self,
         patterns: impl IntoIterator<Item = &'a str>,

@@ -228,7 +228,7 @@ impl Node {
         // What vanished at its owner vanishes here. On another connection it may let us see less.
         if self.peers[peer].links.first() == Some(&id) {
             let named: std::collections::HashSet<TopicId> =
-                topics.iter().filter_map(|topic| self.named(*topic)).collect();
+                topics.iter().filter_map(|topic| self.named(topic)).collect();
             before.retain(|id| !named.contains(id));
             before.sort_unstable();
             for id in before {

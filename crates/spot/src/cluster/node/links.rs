@@ -156,6 +156,7 @@ impl Node {
             suspect: false,
             closing: false,
             inbound: HashMap::new(),
+            inbound_of: HashMap::new(),
             interest: BTreeSet::new(),
             told: BTreeMap::new(),
             unanswered: 0,

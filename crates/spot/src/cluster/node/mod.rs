@@ -49,6 +49,7 @@ pub use options::{Allow, NodeOptions, Policy, Right, Rights, TopicOptions};
 pub use output::{Counters, Event, Output};
 pub use outward::{Publish, PublishError, Report};
 pub use status::PeerStatus;
+pub use syncs::{SyncAnswer, SyncReport};
 pub use topics::{TopicError, TopicInfo, TopicOrigin};
 
 use lazy::Lazy;
@@ -111,7 +112,7 @@ pub struct Node {
     routed: BTreeSet<TopicId>,
     /// When the next CREDITs are due that nobody hurried.
     credit_at: Option<Duration>,
-    syncs: BTreeMap<u64, BTreeMap<PeerId, u64>>,
+    syncs: BTreeMap<u64, BTreeMap<PeerId, syncs::Awaited>>,
     syncs_begun: u64,
     /// Peers that were lost and not replaced by another connection since.
     open_lost: u32,

@@ -46,11 +46,19 @@ impl Node {
                     current = None;
                     match self.define(id, kind, epoch, next, topic) {
                         Ok(stream) if streams.len() < INBOUND_MAX => {
-                            streams.insert(alias, stream);
+                            let (topic, publishes) = (stream.topic, kind == Kind::Publish);
+                            if let Some(old) = streams.insert(alias, stream) {
+                                self.stream_ends(id, old.topic, alias);
+                            }
+                            if !publishes {
+                                self.links[id].inbound_of.insert(topic, alias);
+                            }
                         }
                         _ => {
                             // What follows under this alias is nothing to us.
-                            streams.remove(&alias);
+                            if let Some(old) = streams.remove(&alias) {
+                                self.stream_ends(id, old.topic, alias);
+                            }
                             self.refuse(id);
                         }
                     }
@@ -73,6 +81,8 @@ impl Node {
                         // Many others came since, and it was forgotten: what nobody owns begins anew.
                         let Some(name) = &stream.open else { continue };
                         let Ok(topic) = self.open_topic_id(name.as_str()) else { continue };
+                        self.stream_ends(id, stream.topic, alias);
+                        self.links[id].inbound_of.insert(topic, alias);
                         (stream.topic, stream.generation) = (topic, self.topics[topic].generation);
                     }
                     match stream.kind {
@@ -96,6 +106,14 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// An alias does not stand for this topic any more.
+    fn stream_ends(&mut self, id: LinkId, topic: TopicId, alias: u32) {
+        let known = &mut self.links[id].inbound_of;
+        if known.get(&topic) == Some(&alias) {
+            known.remove(&topic);
+        }
     }
 
     fn define(
@@ -200,9 +218,9 @@ impl Node {
             // Before its SUB_ACK there is no position that it could be about.
             return Err(NotFollowed);
         }
-        for stream in
-            self.links[id].inbound.values_mut().filter(|s| s.topic == topic && s.kind != Kind::Publish)
-        {
+        let link = &mut self.links[id];
+        let stream = link.inbound_of.get(&topic).and_then(|alias| link.inbound.get_mut(alias));
+        if let Some(stream) = stream.filter(|s| s.topic == topic && s.kind != Kind::Publish) {
             stream.next = last + 1;
         }
         let state = &mut self.topics[topic];

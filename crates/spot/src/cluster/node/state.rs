@@ -318,6 +318,8 @@ pub(super) struct Link {
     pub(super) closing: bool,
     /// By alias.
     pub(super) inbound: HashMap<u32, Inbound>,
+    /// Aliases of streams that come from owners and publishers without one, by topic.
+    pub(super) inbound_of: HashMap<TopicId, u32>,
     pub(super) interest: OpenInterest,
     /// Patterns that we told it of, and whether it has acknowledged them.
     pub(super) told: BTreeMap<String, bool>,

@@ -1,9 +1,39 @@
 //! Questions for topics, and their answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Node, PeerId};
-use crate::cluster::command::Command;
+use crate::{Topic, cluster::command::Command};
+
+/// What a sync brought.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SyncReport {
+    /// Peers that told their topics.
+    pub answered: Vec<SyncAnswer>,
+    /// Peers that did not, in time.
+    pub timed_out: Vec<String>,
+}
+
+/// What a sync brought from one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncAnswer {
+    /// Its endpoint, or its address if it connected to us.
+    pub peer: String,
+    /// How many topics it owns.
+    pub topics: usize,
+    /// Those of them that were not known to be its own when it was asked, by name.
+    pub added: Vec<Topic>,
+    /// Those that it owned then and does not any more.
+    pub removed: Vec<Topic>,
+}
+
+/// A peer that was asked.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    /// Which of its answers counts.
+    answer: u64,
+    before: BTreeSet<Topic>,
+}
 
 impl Node {
     pub(super) fn query(&mut self, peer: PeerId) -> u64 {
@@ -26,26 +56,52 @@ impl Node {
         state.queries + 1
     }
 
-    /// Asks all peers for their topics; see [`sync_status`](Self::sync_status).
+    /// Asks all peers for their topics; see [`sync_report`](Self::sync_report).
     pub fn sync_begin(&mut self) -> u64 {
         let peers: Vec<PeerId> =
             self.peers.iter().filter(|(_, p)| !p.links.is_empty()).map(|(id, _)| id).collect();
-        let awaited: BTreeMap<PeerId, u64> = peers.into_iter().map(|peer| (peer, self.query(peer))).collect();
+        let mut awaited = BTreeMap::new();
+        for peer in peers {
+            let before = self.topics_of(peer);
+            awaited.insert(peer, Awaited { answer: self.query(peer), before });
+        }
         self.syncs_begun += 1;
         self.syncs.insert(self.syncs_begun, awaited);
         self.syncs_begun
     }
 
-    /// Which peers have answered, and which have not.
-    pub fn sync_status(&self, sync: u64) -> (Vec<String>, Vec<String>) {
-        let (mut answered, mut pending) = (Vec::new(), Vec::new());
-        for (&peer, &wanted) in self.syncs.get(&sync).into_iter().flatten() {
+    /// Whether every peer has answered that was asked and is still there.
+    pub fn is_synced(&self, sync: u64) -> bool {
+        let answered = |(peer, awaited): (&PeerId, &Awaited)| {
+            self.peers.get(*peer).is_none_or(|state| state.answers >= awaited.answer)
+        };
+        self.syncs.get(&sync).into_iter().flatten().all(answered)
+    }
+
+    /// What the peers have answered until now, and which have not.
+    pub fn sync_report(&self, sync: u64) -> SyncReport {
+        let mut report = SyncReport::default();
+        for (&peer, awaited) in self.syncs.get(&sync).into_iter().flatten() {
             let Some(state) = self.peers.get(peer) else { continue };
             let name =
                 state.links.first().map(|link| self.links[*link].info.name.clone()).unwrap_or_default();
-            if state.answers >= wanted { answered.push(name) } else { pending.push(name) }
+            if state.answers < awaited.answer {
+                report.timed_out.push(name);
+                continue;
+            }
+            let (before, now) = (&awaited.before, self.topics_of(peer));
+            report.answered.push(SyncAnswer {
+                peer: name,
+                topics: now.len(),
+                added: now.difference(before).cloned().collect(),
+                removed: before.difference(&now).cloned().collect(),
+            });
         }
-        (answered, pending)
+        report
+    }
+
+    fn topics_of(&self, peer: PeerId) -> BTreeSet<Topic> {
+        self.peers[peer].topics.keys().map(|id| self.topics[*id].name.clone()).collect()
     }
 
     /// Forgets a sync.
