@@ -240,7 +240,7 @@ fn run(phases: Vec<(Vec<Step>, u8)>) {
         })
         .collect();
     let mut logs: Vec<Vec<Patch>> = vec![Vec::new(); SESSIONS];
-    let mut typed = [0; SESSIONS];
+    let (mut typed, mut put) = ([0; SESSIONS], [0; SESSIONS]);
 
     for (steps, compacting) in phases {
         for step in steps {
@@ -260,8 +260,18 @@ fn run(phases: Vec<(Vec<Step>, u8)>) {
                         }
                         _ => {
                             let mut arr = model.api().arr("/arr").unwrap();
-                            let at = place % (arr.len() + 1);
-                            arr.ins(at, text.chars().map(|c| Value::from(c.to_string()))).unwrap();
+                            // Every other one where this session put some last.
+                            let at = if place % 2 == 0 {
+                                put[session].min(arr.len())
+                            } else {
+                                place % (arr.len() + 1)
+                            };
+                            if place % 3 == 0 {
+                                arr.ins(at, text.chars().map(|c| Value::from(c.to_string()))).unwrap();
+                            } else {
+                                arr.ins_con(at, text.chars().map(u32::from)).unwrap();
+                            }
+                            put[session] = at + text.chars().count();
                         }
                     });
                     logs[session].extend(patch);

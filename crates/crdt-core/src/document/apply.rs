@@ -112,7 +112,7 @@ impl Document {
     /// # Errors
     /// [`ApplyError`]; then nothing has changed.
     pub fn apply_ref(&mut self, patch: PatchRef<'_>) -> Result<Applied, ApplyError> {
-        if self.apply_keystroke(patch.as_bytes()) { Ok(Applied::Merged) } else { self.apply_any(patch) }
+        if self.apply_usual(patch.as_bytes()) { Ok(Applied::Merged) } else { self.apply_any(patch) }
     }
 
     /// Reads a patch of anyone and [applies](Self::apply) it: the fastest way for bytes as they come from a peer.
@@ -120,7 +120,7 @@ impl Document {
     /// # Errors
     /// [`ReceiveError`]; then nothing has changed.
     pub fn apply_bytes(&mut self, bytes: &[u8]) -> Result<Applied, ReceiveError> {
-        if self.apply_keystroke(bytes) {
+        if self.apply_usual(bytes) {
             return Ok(Applied::Merged);
         }
         match PatchRef::decode(bytes) {
@@ -128,6 +128,12 @@ impl Document {
             Err(Malformed::NotCanonical) => Ok(self.apply_any(Patch::decode(bytes)?.as_ref())?),
             Err(malformed) => Err(malformed.into()),
         }
+    }
+
+    /// Applies a patch that is of a usual kind. `false`, and nothing has changed, if the general rules have to look at it.
+    #[inline]
+    fn apply_usual(&mut self, patch: &[u8]) -> bool {
+        self.apply_keystroke(patch) || self.apply_elements(patch)
     }
 
     /// [`apply`](Self::apply) without a look at what is usual.
@@ -310,7 +316,7 @@ impl Document {
         Some(node)
     }
 
-    fn target_of(&mut self, id: Timestamp, form: Form) -> Option<u32> {
+    pub(super) fn target_of(&mut self, id: Timestamp, form: Form) -> Option<u32> {
         self.target(id).filter(|&node| self.store.form(node) == form)
     }
 
@@ -333,7 +339,13 @@ impl Document {
     }
 
     /// The element that an insertion follows: `Some(None)` for the beginning.
-    fn anchor(&self, obj: Timestamp, after: Timestamp, id: Id, sid: SessionId) -> Option<Option<Id>> {
+    pub(super) fn anchor(
+        &self,
+        obj: Timestamp,
+        after: Timestamp,
+        id: Id,
+        sid: SessionId,
+    ) -> Option<Option<Id>> {
         if after == obj {
             return Some(None);
         }

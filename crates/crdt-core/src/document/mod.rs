@@ -13,6 +13,7 @@ mod check;
 mod compact;
 mod content;
 mod edit;
+mod elements;
 mod keys;
 mod keystroke;
 mod links;

@@ -1,6 +1,7 @@
 //! The nodes of a document and everything that hangs on them.
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::{
     content::Contents,
@@ -9,7 +10,7 @@ use super::{
     sequence::{Id, Sequence, Sids},
     sessions::Sessions,
 };
-use crate::{SessionId, Timestamp, codec::RawValue};
+use crate::{SessionId, Timestamp, codec::RawValue, patch::elements::Constants};
 
 /// Nodes by number and by id, their contents, and the sessions that their ids name.
 #[derive(Debug, Clone, Default)]
@@ -141,6 +142,27 @@ impl Store {
         put_len(&mut self.heap, bytes.len());
         self.heap.extend_from_slice(bytes);
         Node::new(id, Form::Con, at)
+    }
+
+    /// Creates constants at consecutive times that no node has, each of them referred to once.
+    pub(super) fn enter_constants(&mut self, id: Id, values: Constants<'_>) -> SmallVec<[u32; 8]> {
+        let (first, len) = (self.nodes.len() as u32, values.span());
+        if !self.ghosts.is_empty() || !self.free.is_empty() {
+            let entered = values.zip(0..).map(|(value, ticks)| {
+                let mut node = self.con_node(id.tick(ticks), value);
+                node.link();
+                self.enter(node)
+            });
+            return entered.collect();
+        }
+        self.nodes.reserve(len as usize);
+        for (value, ticks) in values.zip(0..) {
+            let mut node = self.con_node(id.tick(ticks), value);
+            node.link();
+            self.nodes.push(node);
+        }
+        self.sessions.at_mut(id.session).nodes.insert_run(id.time, first, len);
+        (first..first + len).collect()
     }
 
     /// Creates a constant that is a timestamp. `None` if there is a node with the id.

@@ -115,6 +115,17 @@ impl Page {
         }
     }
 
+    /// Puts so many values behind the only one, each one more than the one before. Not if there are others.
+    const fn take_run(&mut self, more: u32) -> bool {
+        if self.class > 0 || !self.bits.is_power_of_two() {
+            return false;
+        }
+        // As many ones in a row as there are values then.
+        self.bits |= ((self.bits << more) - self.bits) << 1;
+        self.step = 1;
+        true
+    }
+
     fn get(&self, bit: u32, blocks: &Blocks) -> Option<u32> {
         (self.bits >> bit & 1 == 1).then(|| self.value(self.rank(bit), blocks))
     }
@@ -301,6 +312,24 @@ impl TimeIndex {
             return self.insert_at(slot, bit, value);
         }
         self.far.entry(key).or_default().insert(bit, value, &mut self.blocks)
+    }
+
+    /// Puts consecutive values at as many times that have none, nor has any behind them.
+    pub(super) fn insert_run(&mut self, time: u64, value: u32, len: u32) {
+        let mut done = 0;
+        while done < len {
+            let (at, first) = (time + u64::from(done), value + done);
+            self.insert(at, first);
+            done += 1;
+            // What else goes to the page, if it is alone there.
+            let more = (PAGE_MASK - (at & PAGE_MASK)).min(u64::from(len - done)) as u32;
+            if more > 0
+                && let Some(page) = self.slot(at >> PAGE_BITS).and_then(|slot| self.window.get_mut(slot))
+                && page.take_run(more)
+            {
+                done += more;
+            }
+        }
     }
 
     /// The value at a time.
@@ -569,6 +598,29 @@ mod tests {
                 prop_assert_eq!(index.remove(time), Some(value));
             }
             prop_assert_eq!(index.iter().count(), 0);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_is_what_its_entries_are_one_by_one(
+            before in prop::collection::vec((times(), any::<u32>()), 0..20),
+            gap in 1..200u64,
+            value in 0..u32::MAX / 2,
+            len in 1..400u32,
+        ) {
+            let (mut index, mut oracle) = (TimeIndex::default(), BTreeMap::new());
+            for (time, value) in before {
+                index.insert(time, value);
+                oracle.insert(time, value);
+            }
+            let start = oracle.keys().next_back().map_or(0, |last| last + gap);
+            index.insert_run(start, value, len);
+            oracle.extend((start..).zip(value..value + len));
+            prop_assert!(index.iter().eq(oracle.iter().map(|(&time, &value)| (time, value))));
+            prop_assert_eq!(index.get(start + u64::from(len) / 2), Some(value + len / 2));
+            prop_assert_eq!(index.remove(start + u64::from(len) - 1), Some(value + len - 1));
+            prop_assert_eq!(index.remove(start + u64::from(len)), None);
         }
     }
 

@@ -321,7 +321,31 @@ impl ArrCursor<'_> {
         index: usize,
         values: impl IntoIterator<Item = V>,
     ) -> Result<(), EditError> {
-        self.ins_made(index, |patch| values.into_iter().map(|value| patch.new_con(&value.into())).collect())
+        let values = values.into_iter();
+        if self.model.is_observed() {
+            return self.ins_made(index, |patch| values.map(|value| patch.new_con(&value.into())).collect());
+        }
+        self.check()?;
+        if index > self.len() {
+            return Err(EditError::OutOfRange { position: index, len: self.len() });
+        }
+        let Model { doc, patch, .. } = &mut *self.model;
+        let mark = patch.mark();
+        patch.skip_to(doc.time());
+        let constants = patch.mark();
+        values.for_each(|value| _ = patch.new_con(&value.into()));
+        // Each takes two bytes at least and two ticks.
+        if let Err(refused) = room(doc, patch.len_since(constants)) {
+            patch.truncate(mark);
+            return Err(refused);
+        }
+        let constants = patch.constants_since(constants);
+        let len = constants.span();
+        let after = if len == 0 { None } else { doc.edit_elements(self.node, index as u32, constants) };
+        if let Some(after) = after {
+            patch.ins_arr_made(self.id, after, len);
+        }
+        Ok(())
     }
 
     /// Inserts the nodes that `make` makes at an index.

@@ -2,6 +2,7 @@
 
 use super::{
     Ops, Patch,
+    elements::Constants,
     op::{self, Con, code, put_index, put_len},
     put_head,
 };
@@ -9,7 +10,7 @@ use crate::{
     SessionId, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{Burst, Reader, brief, burst, put_patch_id, put_vu57},
+        wire::{Burst, Bursts, Reader, brief, burst, put_patch_id, put_vu57},
     },
     id::MAX_ID,
     text::{Key, Text, Wtf8},
@@ -348,6 +349,35 @@ impl PatchBuilder {
         self.took(values.len() as u64)
     }
 
+    /// [`ins_arr`](Self::ins_arr) for the nodes of the last so many operations, which took one tick each.
+    pub(crate) fn ins_arr_made(&mut self, obj: Timestamp, after: Timestamp, len: u32) -> Timestamp {
+        let (own, target, first) = (self.start.sid, self.target_of(obj), self.next - u64::from(len));
+        burst(&mut self.body, |op| {
+            if len < 8 {
+                op.u8(code::INS_ARR << 3 | len as u8);
+            } else {
+                op.u8(code::INS_ARR << 3);
+                op.vu57(len.into());
+            }
+            op.block(&target.block, target.len.into());
+            op.patch_id(own, after);
+            if len == 1 {
+                op.b1vu56(false, first);
+            }
+        });
+        if len > 1 {
+            let mut ids = Bursts::new();
+            (first..self.next).for_each(|time| ids.put(&mut self.body, |id| id.b1vu56(false, time)));
+            ids.flush(&mut self.body);
+        }
+        self.took(len.into())
+    }
+
+    /// The constants that the operations since a mark make, if those do nothing else.
+    pub(crate) fn constants_since(&self, mark: Mark) -> Constants<'_> {
+        Constants::trusted(&self.body[mark.len_bytes..], (self.op_count - mark.op_count) as u32)
+    }
+
     /// Replaces what a slot of an array holds.
     pub fn upd_arr(&mut self, obj: Timestamp, slot: Timestamp, value: Timestamp) -> Timestamp {
         self.body.push(code::UPD_ARR << 3);
@@ -536,7 +566,7 @@ impl PatchBuilder {
         }
         self.checked_span();
         let before = out.len();
-        if self.op_count == 1 && self.meta.is_none() && self.body.len() <= Burst::SOME_MAX {
+        if self.meta.is_none() && self.body.len() <= Burst::SOME_MAX {
             if self.sid.len == 0 {
                 self.sid = Short::of(|sid| sid.vu57(self.start.sid.get()));
             }
@@ -544,7 +574,8 @@ impl PatchBuilder {
                 patch.block(&self.sid.block, self.sid.len.into());
                 patch.vu57(self.start.time);
                 patch.u8(0xf7);
-                patch.u8(1);
+                // Each takes a byte at least.
+                patch.u8(self.op_count as u8);
                 patch.some(&self.body);
             });
         } else {

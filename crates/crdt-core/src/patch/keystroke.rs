@@ -53,9 +53,8 @@ impl Keystroke<'_> {
 /// Reads a patch, if it is a keystroke in its canonical spelling.
 #[inline(always)]
 pub(crate) fn read(bytes: &[u8]) -> Option<Keystroke<'_>> {
-    let mut r = Words { bytes, last: u64::from_le_bytes(*bytes.last_chunk()?), at: 0 };
-    let sid = SessionId::new(r.vu57()?).ok().filter(|&sid| sid != SessionId::SYSTEM)?;
-    let time = r.vu57().filter(|&time| time <= MAX_ID)?;
+    let mut r = Words::new(bytes)?;
+    let Timestamp { sid, time } = r.patch_id()?;
     // No meta, one operation.
     let &[0xf7, 1, octet] = bytes.get(r.at..r.at + 3)? else { return None };
     let ops_at = r.at + 2;
@@ -84,15 +83,37 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Keystroke<'_>> {
     Some(Keystroke { id: Timestamp::new(sid, time), span, obj, at, text, deleted, foreign, ops_at })
 }
 
-/// Reads numbers by words of eight bytes.
-struct Words<'a> {
+/// Reads numbers by words of eight bytes, in their canonical spelling only.
+pub(super) struct Words<'a> {
     bytes: &'a [u8],
     /// The last eight bytes.
     last: u64,
-    at: usize,
+    pub(super) at: usize,
 }
 
-impl Words<'_> {
+impl<'a> Words<'a> {
+    /// Starts at the first byte. `None` if there are not eight.
+    #[inline(always)]
+    pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
+        Some(Self { bytes, last: u64::from_le_bytes(*bytes.last_chunk()?), at: 0 })
+    }
+
+    /// The next byte.
+    #[inline(always)]
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        let byte = *self.bytes.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    /// The id of a patch.
+    #[inline(always)]
+    pub(super) fn patch_id(&mut self) -> Option<Timestamp> {
+        let sid = SessionId::new(self.vu57()?).ok().filter(|&sid| sid != SessionId::SYSTEM)?;
+        let time = self.vu57().filter(|&time| time <= MAX_ID)?;
+        Some(Timestamp::new(sid, time))
+    }
+
     /// The next eight bytes; zeros stand for what is behind the end.
     #[inline(always)]
     fn word(&self) -> u64 {
@@ -113,7 +134,7 @@ impl Words<'_> {
     }
 
     #[inline(always)]
-    fn vu57(&mut self) -> Option<u64> {
+    pub(super) fn vu57(&mut self) -> Option<u64> {
         let word = self.word();
         if let Some((number, len)) = near(word) {
             return self.step(len, number >> (7 * (len - 1))).map(|()| number);
@@ -128,7 +149,7 @@ impl Words<'_> {
 
     /// A timestamp: another session's has a flag and the session behind it.
     #[inline(always)]
-    fn id(&mut self, own: SessionId, foreign: &mut bool) -> Option<Timestamp> {
+    pub(super) fn id(&mut self, own: SessionId, foreign: &mut bool) -> Option<Timestamp> {
         let word = self.word();
         let (flag, low) = (word & 0x80 != 0, word & 0x3f);
         self.step(1, 0)?;

@@ -4,6 +4,7 @@
 //! they are walked, without allocation. [`PatchBuilder`] writes those bytes.
 
 mod builder;
+pub(crate) mod elements;
 pub(crate) mod keystroke;
 pub(crate) mod op;
 mod rewrite;

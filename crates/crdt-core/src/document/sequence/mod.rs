@@ -148,8 +148,9 @@ impl Sequence {
             let chunk = storage_ref!(&self.storage, runs => runs.get(at));
             let last = Id::new(chunk.session, chunk.end() - 1);
             let join = chunk.session == id.session && chunk.end() == id.time;
-            if join {
-                return Some((Some(last), Spot { left: Some(at), join: true }));
+            // A chunk of its own needs room beside the other.
+            if join || !self.is_full() {
+                return Some((Some(last), Spot { left: Some(at), join }));
             }
         }
         self.cursor = None;

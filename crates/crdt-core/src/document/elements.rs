@@ -1,0 +1,87 @@
+//! Constants that are put into an array, by an edit or by a patch from elsewhere: made, found their place and put there in
+//! one go. What is unusual in any way is left to the general rules.
+
+use super::{
+    Document,
+    node::Form,
+    sequence::{At, Id, Spot},
+    store::Store,
+};
+use crate::{
+    Timestamp,
+    patch::elements::{self, Constants, Elements},
+};
+
+impl Document {
+    /// Applies a patch, if it puts constants into an array. `false`, and nothing has changed, if the general rules have to
+    /// look at it.
+    #[inline]
+    pub(super) fn apply_elements(&mut self, patch: &[u8]) -> bool {
+        self.is_roomy(patch.len() as u64)
+            && elements::read(patch).and_then(|elements| self.put_read(&elements)).is_some()
+    }
+
+    fn put_read(&mut self, elements: &Elements<'_>) -> Option<()> {
+        let Elements { id, obj, after, values } = *elements;
+        let session = self.store.sessions.look_up(id.sid.get()).filter(|&session| session != self.own)?;
+        let author = self.store.sessions.at(session);
+        if id.time <= author.seen?.max(self.compacted_to) || author.nodes.ceiling(id.time).is_some() {
+            return None;
+        }
+        if after != obj && after.sid != id.sid && !self.has_seen(after) {
+            return None;
+        }
+        let array = self.target_of(obj, Form::Arr)?;
+        let node = self.store.node(array);
+        if node.id().time >= id.time {
+            return None;
+        }
+        let payload = node.payload();
+        let after = self.anchor(obj, after, Id::new(session, id.time), id.sid)?;
+        let slot = Id::new(session, elements.slot().time);
+        let sequence = self.store.sequences.at_mut(payload);
+        let spot = sequence.place(after, slot, values.span(), &self.store.sessions)?;
+        self.store.put_constants(payload, spot, Id::new(session, id.time), values);
+        self.store.tidy();
+        let last = elements.last();
+        self.store.sessions.at_mut(session).seen = Some(last);
+        self.time = self.time.max(last + 1);
+        Some(())
+    }
+
+    /// Puts constants into an array at an index; they get the next times, and after them their slots. Returns the id of the
+    /// slot before them, or of the array at its start; `None` if the array is shorter.
+    pub(crate) fn edit_elements(
+        &mut self,
+        array: u32,
+        index: u32,
+        values: Constants<'_>,
+    ) -> Option<Timestamp> {
+        let len = u64::from(values.span());
+        let id = Id::new(self.own, self.time);
+        let payload = self.store.node(array).payload();
+        let sequence = self.store.sequences.at_mut(payload);
+        let (after, spot) = sequence.place_at(index, id.tick(len))?;
+        let at = self.store.put_constants(payload, spot, id, values);
+        self.store.sequences.at_mut(payload).set_cursor(at, index + values.span());
+        self.time += 2 * len;
+        self.made = self.time - 1;
+        Some(self.store.timestamp(after.unwrap_or_else(|| self.store.node(array).id())))
+    }
+}
+
+impl Store {
+    /// Makes constants, and puts them into the array of a sequence at a spot. Their ids start with `id`, and those of their
+    /// slots follow.
+    fn put_constants(&mut self, sequence: u32, spot: Spot, id: Id, values: Constants<'_>) -> At {
+        let len = values.span();
+        let nodes = self.enter_constants(id, values);
+        let sequence = self.sequences.at_mut(sequence);
+        let stored = self.contents.store_slots(sequence.joined(spot), &nodes);
+        if let Some(moved) = stored.moved {
+            sequence.relocate(spot, moved);
+        }
+        self.span += u64::from(len);
+        sequence.put(spot, id.tick(len.into()), stored.span, stored.offset)
+    }
+}

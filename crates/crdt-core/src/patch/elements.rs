@@ -1,0 +1,213 @@
+//! The patch of an insertion into an array: constants, then the operation that puts all of them in, in their order. That is
+//! what `ins_con` makes, one number at a time or thousands at once.
+//!
+//! As with a [keystroke](super::keystroke), a patch that is unusual in any way is left to the general reader.
+
+use super::{keystroke::Words, op::code};
+use crate::{
+    Timestamp,
+    codec::{RawValue, cbor, wire::Reader},
+    id::MAX_ID,
+};
+
+/// A patch that makes constants and puts them into an array.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elements<'a> {
+    /// The first constant's id. The others' follow, then those of the slots.
+    pub(crate) id: Timestamp,
+    pub(crate) obj: Timestamp,
+    /// The slot to insert after, or the array itself.
+    pub(crate) after: Timestamp,
+    pub(crate) values: Constants<'a>,
+}
+
+/// The values of operations that each make a constant, in their bytes, which were checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Constants<'a> {
+    bytes: &'a [u8],
+    len: u32,
+}
+
+impl<'a> Constants<'a> {
+    /// Takes the bytes of so many operations.
+    pub(super) const fn trusted(bytes: &'a [u8], len: u32) -> Self {
+        Self { bytes, len }
+    }
+
+    /// How many there are, which is how many ticks they take.
+    pub(crate) const fn span(&self) -> u32 {
+        self.len
+    }
+}
+
+impl<'a> Iterator for Constants<'a> {
+    type Item = RawValue<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<RawValue<'a>> {
+        self.len = self.len.checked_sub(1)?;
+        let mut reader = Reader::new(self.bytes.get(1..)?);
+        let value = cbor::scan(&mut reader).ok()?;
+        self.bytes = reader.rest();
+        Some(value)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len as usize, Some(self.len as usize))
+    }
+}
+
+impl ExactSizeIterator for Constants<'_> {}
+
+/// Reads a patch, if it inserts constants into an array, in its canonical spelling.
+#[inline]
+pub(crate) fn read(bytes: &[u8]) -> Option<Elements<'_>> {
+    let mut r = Words::new(bytes)?;
+    let id = r.patch_id()?;
+    if r.u8()? != 0xf7 {
+        return None;
+    }
+    let len = u32::try_from(r.vu57()?).ok()?.checked_sub(1).filter(|&len| len > 0)?;
+    let start = r.at;
+    for _ in 0..len {
+        if r.u8()? != code::NEW_CON << 3 {
+            return None;
+        }
+        let mut reader = Reader::new(bytes).at_offset(r.at);
+        cbor::scan(&mut reader).ok().filter(|_| reader.canonical)?;
+        r.at = reader.offset();
+    }
+    let values = Constants::trusted(&bytes[start..r.at], len);
+    let octet = r.u8()?;
+    let puts_all = octet >> 3 == code::INS_ARR
+        && match octet & 7 {
+            0 => len > 7 && r.vu57()? == u64::from(len),
+            bits => u32::from(bits) == len,
+        };
+    let (obj, after) = (r.id(id.sid, &mut false)?, r.id(id.sid, &mut false)?);
+    let (mut time, mut foreign) = (id.time, false);
+    while puts_all && time < id.time + u64::from(len) {
+        if r.id(id.sid, &mut foreign)?.time != time || foreign {
+            return None;
+        }
+        time += 1;
+    }
+    let end = id.time + 2 * u64::from(len);
+    (puts_all && r.at == bytes.len() && end <= MAX_ID).then_some(Elements { id, obj, after, values })
+}
+
+impl Elements<'_> {
+    /// The id of the first slot.
+    pub(crate) const fn slot(&self) -> Timestamp {
+        self.id.tick(self.values.len as u64)
+    }
+
+    /// The last time that it takes.
+    pub(crate) const fn last(&self) -> u64 {
+        self.id.time + 2 * self.values.len as u64 - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        Patch, PatchBuilder, PatchRef, SessionId, Value,
+        patch::{Con, Op},
+    };
+
+    fn number() -> impl Strategy<Value = u64> {
+        (1..=MAX_ID, 0..53u32).prop_map(|(number, shift)| (number >> shift).max(1))
+    }
+
+    fn id(own: u64) -> impl Strategy<Value = Timestamp> {
+        let sid = prop_oneof![Just(own), number()];
+        (sid, number()).prop_map(|(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time))
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            any::<i64>().prop_map(Value::from),
+            (0..70_000u64).prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            "[a한🙂]{0,12}".prop_map(|text| Value::from(&*text)),
+            Just(Value::from_iter([1, 2])),
+        ]
+    }
+
+    /// A patch as `ins_con` makes it, or one that another value or another order makes unusual.
+    fn patch() -> impl Strategy<Value = Patch> {
+        let values = prop::collection::vec(value(), 1..12).boxed();
+        let odd = prop::option::of(any::<prop::sample::Index>());
+        number().prop_flat_map(move |sid| {
+            (Just(sid), 0..MAX_ID / 2, id(sid), id(sid), values.clone(), odd.clone()).prop_map(
+                |(sid, time, obj, after, values, odd)| {
+                    let mut patch = PatchBuilder::new(SessionId::new(sid).unwrap(), time);
+                    let mut ids: Vec<_> = values.iter().map(|value| patch.new_con(value)).collect();
+                    if let Some(odd) = odd {
+                        let at = odd.index(ids.len());
+                        ids[at] = obj;
+                    }
+                    patch.ins_arr(obj, after, &ids);
+                    patch.finish().unwrap()
+                },
+            )
+        })
+    }
+
+    /// What was read at once says the same as what the general reader finds.
+    fn check(bytes: &[u8]) -> bool {
+        let Some(elements) = read(bytes) else { return false };
+        let patch = PatchRef::decode(bytes).unwrap();
+        let ops: Vec<_> = patch.ops().collect();
+        let ((slot, last), made) = ops.split_last().unwrap();
+        let ids: Vec<Timestamp> = made.iter().map(|(id, _)| *id).collect();
+        assert_eq!((patch.id(), patch.next_time()), (elements.id, elements.last() + 1));
+        assert_eq!((*slot, made.len()), (elements.slot(), elements.values.span() as usize));
+        for ((_, op), value) in made.iter().zip(elements.values) {
+            assert!(matches!(op, Op::NewCon(Con::Value(same)) if *same == value));
+        }
+        let Op::InsArr { obj, after, values } = *last else { panic!("{last:?}") };
+        assert_eq!((obj, after, values.collect::<Vec<_>>()), (elements.obj, elements.after, ids));
+        true
+    }
+
+    #[test]
+    fn numbers_put_in_are_read_at_once() {
+        for len in [1, 7, 8, 300] {
+            let mut patch = PatchBuilder::new(SessionId::new(70_001).unwrap(), 5);
+            let obj = Timestamp::new(SessionId::new(70_000).unwrap(), 3);
+            let ids: Vec<_> = (0..len).map(|n| patch.new_con(&Value::from(n * 1000))).collect();
+            patch.ins_arr(obj, obj, &ids);
+            assert!(check(patch.finish().unwrap().as_bytes()), "{len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_at_once_is_what_any_reader_finds(patch in patch()) {
+            check(patch.as_bytes());
+        }
+
+        #[test]
+        fn what_is_not_quite_it_is_left_alone(
+            patch in patch(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            cut in any::<prop::sample::Index>(),
+            cuts: bool,
+        ) {
+            let mut bytes = patch.as_bytes().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] ^= byte;
+            }
+            if cuts {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            check(&bytes);
+        }
+    }
+}
