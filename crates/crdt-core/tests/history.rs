@@ -116,6 +116,29 @@ fn the_number_of_saved_states_is_bounded() {
 }
 
 #[test]
+fn the_memory_of_saved_states_is_bounded() {
+    let mut typist = model(70_001, "x".repeat(50_000));
+    let mut history = History::new(typist.document().clone());
+    history.set_checkpoint_bytes(300_000);
+    let mut states = Vec::new();
+    for at in 0..10 * History::CHECKPOINT_PATCHES {
+        typist.api().str("").unwrap().ins(at, "y").unwrap();
+        let patch = typist.flush().unwrap();
+        states.push(patch.id());
+        history.push(patch, None);
+    }
+    let last = *states.last().unwrap();
+    assert_eq!(history.at(last).unwrap().root().unwrap().len(), 50_000 + states.len());
+    assert!((1..10).contains(&history.checkpoints_len()), "{}", history.checkpoints_len());
+    assert!(history.checkpoint_bytes() <= 300_000);
+    // Where not even one has room, each look begins at the start.
+    history.set_checkpoint_bytes(10_000);
+    assert_eq!((history.checkpoints_len(), history.checkpoint_bytes()), (0, 0));
+    assert_eq!(history.at(last).unwrap().root().unwrap().len(), 50_000 + states.len());
+    assert_eq!(history.checkpoints_len(), 0);
+}
+
+#[test]
 fn a_model_keeps_what_it_flushes_and_takes_in_with_the_time() {
     let mut alice = model(70_001, &json!({"text": "warp"}));
     let mut bob = alice.fork(SessionId::new(70_002).unwrap());

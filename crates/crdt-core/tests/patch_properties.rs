@@ -314,3 +314,15 @@ fn constants_keep_every_number() {
     let shown: Vec<_> = [1e21, 1.5e-9, 1e20, 123e-8, 0.1].map(|n| json::encode(&Value::from(n))).into();
     assert_eq!(shown, ["1e+21", "1.5e-9", "100000000000000000000", "0.00000123", "0.1"]);
 }
+
+#[test]
+fn a_patch_without_a_json_form_says_which_operation_it_is() {
+    let mut b = PatchBuilder::new(SessionId::USER_MIN, 7);
+    b.new_con(&Value::Null);
+    b.new_con(&Value::Bytes(vec![1]));
+    let error = PatchFormat::Compact.encode(&b.finish().unwrap()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a patch with a constant that holds more than JSON at 65536.8 has no form in JSON: take a binary form"
+    );
+}

@@ -8,7 +8,10 @@ use crdt_core::{
     Applied, Document, Model, Patch, SessionId, Text, Timestamp, Value,
     codec::json,
     document::Content,
-    model::{Expand, InvalidQuill, QuillOp, RelativePosition, RichTextCursor, Side, Stacking, UndoOptions},
+    model::{
+        EditError, Expand, InvalidQuill, QuillOp, RelativePosition, RichTextCursor, Side, Stacking,
+        UndoOptions,
+    },
 };
 use proptest::prelude::*;
 
@@ -120,6 +123,7 @@ fn comments_overlap_and_are_removed_one_by_one() {
         "[comment=[who?]:The ][comment=[who?,where?]:fox][comment=[where?]: jumped.]"
     );
     note(&mut bob).remove(first).unwrap();
+    assert_eq!(note(&mut bob).remove(first), Err(EditError::Removed(first)));
     exchange(&mut alice, &mut bob);
     assert_eq!(shown(&mut alice), "The [comment=[where?]:fox jumped.]");
 }

@@ -3,8 +3,11 @@
 mod support;
 
 use crdt_core::{
-    Applied, Document, Model, SessionId, Value,
-    model::schema::{arr, bin, con, counter, json, multi_value, obj, rich_text, str, val, vec},
+    Applied, ApplyError, Document, Model, SessionId, Value,
+    model::{
+        EditError,
+        schema::{arr, bin, con, counter, json, multi_value, obj, rich_text, str, val, vec},
+    },
 };
 use support::hex;
 
@@ -67,4 +70,20 @@ fn a_document_that_has_something_keeps_it() {
     let reloaded = Document::from_binary(&model.document().to_binary()).unwrap();
     let mut reloaded = Model::from(reloaded);
     assert_eq!(reloaded.set_defaults(&str("third")).unwrap(), Applied::Known);
+}
+
+#[test]
+fn a_tuple_that_is_too_long_is_refused() {
+    let long = obj([("places", vec((0..257).map(|n| con(n))))]);
+    let refused = ApplyError::TooLarge { what: "places of a tuple in a schema", value: 257, max: 256 };
+    assert_eq!(long.check(), Err(refused.clone()));
+    assert_eq!(Model::with_schema(SessionId::USER_MIN, &long).map(drop), Err(refused.clone()));
+    let mut model = Model::new(SessionId::USER_MIN);
+    assert_eq!(model.set_defaults(&long), Err(refused.clone()));
+    model.api().root(&serde_json::json!({"list": []})).unwrap();
+    let edit = Err(EditError::Refused(refused));
+    assert_eq!(model.api().obj("").unwrap().set_node("key", &long), edit);
+    assert_eq!(model.api().arr("/list").unwrap().ins_nodes(0, [&long]), edit);
+    let full = vec((0..256).map(|n| con(n)));
+    assert_eq!(Model::with_schema(SessionId::USER_MIN, &full).unwrap().view().as_array().unwrap().len(), 256);
 }

@@ -5,7 +5,10 @@ mod support;
 use crdt_core::{
     Model, SessionId, Value,
     codec::json,
-    model::json_patch::{self, JsonPatchFault},
+    model::{
+        EditError,
+        json_patch::{self, JsonPatchFault},
+    },
     patch::Op,
 };
 use proptest::prelude::*;
@@ -156,6 +159,23 @@ fn a_failed_patch_in_a_transaction_changes_nothing() {
     assert_eq!((error.index, error.fault), (1, JsonPatchFault::Differs { path: "/a".into() }));
     assert_eq!(json::encode(&model.view()), r#"{"a":1}"#);
     assert_eq!(model.flush(), None);
+}
+
+#[test]
+fn an_update_of_something_that_was_removed_says_so() {
+    let mut model = model(r#"{"text":"warp","list":[1]}"#);
+    model.api().obj("").unwrap().set([("bytes", Value::Bytes(vec![1, 2]))]).unwrap();
+    let mut text = model.api().str("/text").unwrap();
+    let id = text.id();
+    text.model().api().obj("").unwrap().del(["text"]).unwrap();
+    assert_eq!(text.update("weft"), Err(EditError::Removed(id)));
+    assert_eq!(text.ins(0, ""), Err(EditError::Removed(id)));
+    assert_eq!(text.del(0, 0), Err(EditError::Removed(id)));
+    let mut bytes = model.api().bin("/bytes").unwrap();
+    let id = bytes.id();
+    bytes.model().api().obj("").unwrap().del(["bytes"]).unwrap();
+    assert_eq!(bytes.update(&[3]), Err(EditError::Removed(id)));
+    assert_eq!(bytes.ins(0, &[]), Err(EditError::Removed(id)));
 }
 
 #[test]

@@ -32,8 +32,13 @@ pub enum LoadError {
         container: Timestamp,
     },
     /// A key that a map has twice.
-    #[error("key {0:?} occurs twice")]
-    DuplicateKey(String),
+    #[error("key {key:?} occurs twice in {map}")]
+    DuplicateKey {
+        /// The map.
+        map: Timestamp,
+        /// The key.
+        key: String,
+    },
     /// A node that does not hold what it is given.
     #[error("a node of another kind is needed at {0}")]
     Kind(Timestamp),
@@ -283,7 +288,8 @@ impl Loader {
         let obj = objs.at_mut(nodes[at as usize].payload());
         // A key that no map had before is new to this one too.
         if (number as usize) < before && obj.find(number).is_some() {
-            return Err(LoadError::DuplicateKey(key.to_str_lossy().into_owned()));
+            let map = self.doc.store.timestamp(self.doc.store.node(at).id());
+            return Err(LoadError::DuplicateKey { map, key: key.to_str_lossy().into_owned() });
         }
         obj.push(Entry { key: number, node: child.0 });
         self.link(child);

@@ -189,10 +189,10 @@ impl StrCursor<'_> {
     #[inline]
     pub fn ins<'t>(&mut self, position: usize, text: impl Into<Wtf8<'t>>) -> Result<(), EditError> {
         let text = text.into();
+        self.check()?;
         if text.is_empty() {
             return Ok(());
         }
-        self.check()?;
         if self.model.is_observed() {
             return self.ins_observed(position, text);
         }
@@ -259,10 +259,10 @@ impl BinCursor<'_> {
     /// # Errors
     /// [`EditError`]
     pub fn ins(&mut self, position: usize, bytes: &[u8]) -> Result<(), EditError> {
+        self.check()?;
         if bytes.is_empty() {
             return Ok(());
         }
-        self.check()?;
         if self.model.is_observed() {
             let (id, after) = (self.id, before(self.model, self.node, self.id, position)?);
             return self.model.write(|patch| _ = patch.ins_bin(id, after, bytes));

@@ -26,6 +26,22 @@ impl Api<'_> {
     /// Text is edited by character and arrays by element; keys that the target lacks are deleted. Where the kind of value
     /// changes, it is replaced.
     ///
+    /// ```
+    /// use crdt_core::{Model, SessionId, Value};
+    /// use serde_json::json;
+    ///
+    /// let mut alice = Model::new(SessionId::new(70_001).unwrap());
+    /// alice.api().root(&json!({"title": "The warp", "tags": ["loom"], "draft": true}))?;
+    /// let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    ///
+    /// // A form is saved, while Bob types.
+    /// alice.api().update("", &json!({"title": "The warp and weft", "tags": ["loom", "yarn"]}))?;
+    /// bob.api().str("/title")?.ins(0, "1. ")?;
+    /// bob.apply(&alice.flush().unwrap()).unwrap();
+    /// assert_eq!(bob.view(), Value::from(&json!({"title": "1. The warp and weft", "tags": ["loom", "yarn"]})));
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`EditError`]; then some of the edits have been made: see [`Model::transaction`].
     pub fn update(self, path: impl Path, target: impl Into<Value>) -> Result<(), EditError> {
@@ -56,8 +72,8 @@ impl StrCursor<'_> {
     /// # Errors
     /// [`EditError`]
     pub fn update<'t>(&mut self, target: impl Into<Wtf8<'t>>) -> Result<(), EditError> {
-        let target = target.into();
-        let Value::Text(text) = self.view() else { return Ok(()) };
+        let (id, target) = (self.node()?.id(), target.into());
+        let Value::Text(text) = self.view() else { return Err(EditError::Removed(id)) };
         if text.as_wtf8() == target {
             return Ok(());
         }
@@ -86,7 +102,8 @@ impl BinCursor<'_> {
     /// # Errors
     /// [`EditError`]
     pub fn update(&mut self, target: &[u8]) -> Result<(), EditError> {
-        let Value::Bytes(bytes) = self.view() else { return Ok(()) };
+        let id = self.node()?.id();
+        let Value::Bytes(bytes) = self.view() else { return Err(EditError::Removed(id)) };
         let start = bytes.iter().zip(target).take_while(|(a, b)| a == b).count();
         let rest = bytes[start..].iter().rev().zip(target[start..].iter().rev());
         let end = rest.take_while(|(a, b)| a == b).count();

@@ -85,6 +85,23 @@ impl PatchBuilder {
 }
 
 /// A counter: each session adds to a number of its own, and the sum is shown.
+///
+/// ```
+/// use crdt_core::{Model, SessionId};
+/// use serde_json::json;
+///
+/// let mut alice = Model::new(SessionId::new(70_001).unwrap());
+/// alice.api().root(&json!({}))?;
+/// alice.api().obj("")?.set_counter("likes", 1.0)?;
+/// let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+///
+/// // Both add at once, and nothing is lost.
+/// alice.api().counter("/likes")?.add(1.0)?;
+/// bob.api().counter("/likes")?.add(2.0)?;
+/// alice.apply(&bob.flush().unwrap()).unwrap();
+/// assert_eq!(alice.api().counter("/likes")?.value(), 4.0);
+/// # Ok::<_, crdt_core::model::EditError>(())
+/// ```
 #[derive(Debug)]
 pub struct CounterCursor<'m>(ObjCursor<'m>);
 
@@ -109,6 +126,25 @@ impl CounterCursor<'_> {
 }
 
 /// A register that keeps all values that were written at the same time.
+///
+/// ```
+/// use crdt_core::{Model, SessionId};
+/// use serde_json::json;
+///
+/// let mut alice = Model::new(SessionId::new(70_001).unwrap());
+/// alice.api().root(&json!({}))?;
+/// alice.api().obj("")?.set_multi_value("date", "Monday")?;
+/// let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+///
+/// alice.api().multi_value("/date")?.set("Tuesday")?;
+/// bob.api().multi_value("/date")?.set("Friday")?;
+/// alice.apply(&bob.flush().unwrap()).unwrap();
+/// // Nobody's choice is hidden; the next one who writes has seen both.
+/// assert_eq!(alice.api().multi_value("/date")?.values(), ["Tuesday".into(), "Friday".into()]);
+/// alice.api().multi_value("/date")?.set("Sunday")?;
+/// assert_eq!(alice.api().multi_value("/date")?.values(), ["Sunday".into()]);
+/// # Ok::<_, crdt_core::model::EditError>(())
+/// ```
 #[derive(Debug)]
 pub struct MultiValueCursor<'m>(ArrCursor<'m>);
 

@@ -35,8 +35,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct History {
     log: Log,
-    /// States at patches, in the order of ids.
-    checkpoints: BTreeMap<Timestamp, Document>,
+    /// States at patches, in the order of ids, each with the memory it takes.
+    checkpoints: BTreeMap<Timestamp, (Document, usize)>,
+    checkpoint_bytes_max: usize,
     /// When a patch was made or came, as far as somebody told.
     times: HashMap<Timestamp, Duration>,
     /// From the start of each patch of a session to its end.
@@ -57,12 +58,21 @@ pub struct Version {
 impl History {
     /// The most states that are saved on the way. When there are as many, every second one is dropped.
     pub const CHECKPOINTS_MAX: usize = 32;
+    /// The most bytes of memory that they take together, if [nothing else](Self::set_checkpoint_bytes) is said. Above it every
+    /// second one is dropped too; a document that is larger than that is always made from the start.
+    pub const CHECKPOINT_BYTES_MAX: usize = 64 << 20;
     /// The fewest patches between two saved states.
     pub const CHECKPOINT_PATCHES: usize = 256;
 
     /// A history that starts with a document.
     pub fn new(start: Document) -> Self {
         Log::new(start).into()
+    }
+
+    /// Bounds the memory of saved states: fewer of them, and a look into the past takes longer.
+    pub fn set_checkpoint_bytes(&mut self, bytes_max: usize) {
+        self.checkpoint_bytes_max = bytes_max;
+        self.thin_out();
     }
 
     /// What is written to a [log file](crate::codec::log).
@@ -107,7 +117,7 @@ impl History {
     pub fn at(&mut self, id: Timestamp) -> Result<Document, ApplyError> {
         let from = self.checkpoints.range(..=id).next_back();
         let (mut document, after) = match from {
-            Some((&at, document)) => (document.clone(), Some(at)),
+            Some((&at, (document, _))) => (document.clone(), Some(at)),
             None => (self.log.start().clone(), None),
         };
         let every = Self::CHECKPOINT_PATCHES.max(self.log.patches().len() / Self::CHECKPOINTS_MAX);
@@ -115,18 +125,25 @@ impl History {
         for (count, patch) in (1..).zip(self.log.patches_between(after, id)) {
             let _ = document.merge(patch.as_ref())?;
             if count % every == 0 {
-                saved.push((patch.id(), document.clone()));
+                saved.push((patch.id(), (document.clone(), document.size_bytes())));
             }
         }
         self.checkpoints.extend(saved);
-        while self.checkpoints.len() > Self::CHECKPOINTS_MAX {
-            let mut keep = false;
+        self.thin_out();
+        Ok(document)
+    }
+
+    /// Drops every second saved state until there is room for the others.
+    fn thin_out(&mut self) {
+        while self.checkpoints.len() > Self::CHECKPOINTS_MAX
+            || self.checkpoint_bytes() > self.checkpoint_bytes_max
+        {
+            let mut keep = self.checkpoints.len() == 1;
             self.checkpoints.retain(|_, _| {
                 keep = !keep;
                 keep
             });
         }
-        Ok(document)
     }
 
     /// The document with just the patches that a replica had seen, whatever others had made by then.
@@ -166,6 +183,11 @@ impl History {
         Ok(())
     }
 
+    /// How many bytes of memory the saved states take, roughly.
+    pub fn checkpoint_bytes(&self) -> usize {
+        self.checkpoints.values().map(|(_, bytes)| bytes).sum()
+    }
+
     /// How many states are saved on the way now.
     pub fn checkpoints_len(&self) -> usize {
         self.checkpoints.len()
@@ -175,7 +197,13 @@ impl History {
 impl From<Log> for History {
     fn from(log: Log) -> Self {
         let patches = log.patches().map(|patch| ((patch.id().sid, patch.id().time), patch.next_time()));
-        Self { patches: patches.collect(), log, checkpoints: BTreeMap::new(), times: HashMap::new() }
+        Self {
+            patches: patches.collect(),
+            log,
+            checkpoints: BTreeMap::new(),
+            checkpoint_bytes_max: Self::CHECKPOINT_BYTES_MAX,
+            times: HashMap::new(),
+        }
     }
 }
 
@@ -206,6 +234,23 @@ pub enum Part {
 
 impl Model {
     /// Begins to keep every patch that is flushed or applied from now on.
+    ///
+    /// ```
+    /// use crdt_core::{Model, SessionId};
+    ///
+    /// let mut model = Model::new(SessionId::new(70_001).unwrap());
+    /// model.keep_history();
+    /// let mut versions = Vec::new();
+    /// for text in ["warp", "weft", "cloth"] {
+    ///     model.api().root(text)?;
+    ///     versions.push(model.flush().unwrap().id());
+    /// }
+    ///
+    /// let history = model.history_mut().unwrap();
+    /// assert_eq!(history.versions().map(|version| version.id).collect::<Vec<_>>(), versions);
+    /// assert_eq!(history.at(versions[1]).unwrap().view(), "weft".into());
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
     pub fn keep_history(&mut self) {
         if self.history.is_none() {
             self.history = Some(Box::new(History::new(self.doc.clone())));

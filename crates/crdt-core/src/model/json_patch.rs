@@ -190,6 +190,20 @@ enum Place {
 impl Model {
     /// Does the operations of a JSON Patch, one after the other.
     ///
+    /// ```
+    /// use crdt_core::{Model, SessionId, Value, model::json_patch};
+    /// use serde_json::json;
+    ///
+    /// let mut model = Model::new(SessionId::new(70_001).unwrap());
+    /// model.api().root(&json!({"title": "warp", "tags": []}))?;
+    /// let ops = json_patch::decode(
+    ///     br#"[{"op": "test", "path": "/title", "value": "warp"}, {"op": "add", "path": "/tags/-", "value": "loom"}]"#,
+    /// )?;
+    /// model.transaction(|model| model.apply_json_patch(&ops))?;
+    /// assert_eq!(model.view(), Value::from(&json!({"title": "warp", "tags": ["loom"]})));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`JsonPatchError`]; the operations before the one it names have been done, and that one has changed nothing that
     /// is seen. For all or nothing, do it within a

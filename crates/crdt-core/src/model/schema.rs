@@ -68,7 +68,7 @@ pub fn obj<K: Into<Text>>(entries: impl IntoIterator<Item = (K, Schema)>) -> Sch
     Schema::Obj(entries.into_iter().map(|(key, schema)| (key.into(), schema)).collect())
 }
 
-/// A tuple of at most 256 places; more are left out.
+/// A tuple of at most 256 places.
 pub fn vec(places: impl IntoIterator<Item = Schema>) -> Schema {
     Schema::Vec(places.into_iter().map(Some).collect())
 }
@@ -114,8 +114,32 @@ pub fn quill(text: impl Into<Text>) -> Schema {
 }
 
 impl Schema {
+    /// The most places of a tuple.
+    pub const PLACES_MAX: usize = 256;
+
+    /// Whether it can be written.
+    ///
+    /// # Errors
+    /// [`ApplyError::TooLarge`] for a tuple of more than [`PLACES_MAX`](Self::PLACES_MAX) places.
+    pub fn check(&self) -> Result<(), ApplyError> {
+        match self {
+            Self::Vec(places) if places.len() > Self::PLACES_MAX => {
+                let (value, max) = (places.len() as u64, Self::PLACES_MAX as u64);
+                Err(ApplyError::TooLarge { what: "places of a tuple in a schema", value, max })
+            }
+            Self::Vec(places) => places.iter().flatten().try_for_each(Self::check),
+            Self::Arr(items) => items.iter().try_for_each(Self::check),
+            Self::Obj(entries) => entries.iter().try_for_each(|(_, schema)| schema.check()),
+            Self::Val(inner) => inner.check(),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the operations that create it, in the order of json-joy's. Returns the id of its node. What is nested deeper
     /// than [`Value::DEPTH_MAX`] becomes a constant without value.
+    ///
+    /// # Panics
+    /// If it [cannot be written](Self::check).
     pub fn write(&self, patch: &mut PatchBuilder) -> Timestamp {
         self.write_within(patch, Value::DEPTH_MAX)
     }
@@ -141,6 +165,12 @@ impl Schema {
             }
             Self::Vec(places) => {
                 let node = patch.new_vec();
+                assert!(
+                    places.len() <= Self::PLACES_MAX,
+                    "a tuple of {} places: at most {} are allowed",
+                    places.len(),
+                    Self::PLACES_MAX
+                );
                 let places = (0..=u8::MAX).zip(places);
                 let places: Vec<_> = places
                     .filter_map(|(at, place)| Some((at, place.as_ref()?.write_within(patch, deeper))))
@@ -176,6 +206,9 @@ impl Schema {
     }
 
     /// The first patch of a document with these contents, the same on every replica.
+    ///
+    /// # Panics
+    /// If it [cannot be written](Self::check).
     pub fn patch(&self) -> Patch {
         let mut patch = PatchBuilder::new(SessionId::GLOBAL, 1);
         let root = self.write(&mut patch);
@@ -191,6 +224,7 @@ impl Model {
     /// # Errors
     /// [`ApplyError`] if the contents are too large for a document.
     pub fn with_schema(session: SessionId, schema: &Schema) -> Result<Self, ApplyError> {
+        schema.check()?;
         let mut model = Self::new(session);
         let _ = model.apply(&schema.patch())?;
         Ok(model)
@@ -201,6 +235,7 @@ impl Model {
     /// # Errors
     /// [`ApplyError`] if the contents are too large for a document.
     pub fn set_defaults(&mut self, schema: &Schema) -> Result<Applied, ApplyError> {
+        schema.check()?;
         if self.doc.time() > 1 { Ok(Applied::Known) } else { self.apply(&schema.patch()) }
     }
 }
@@ -211,6 +246,7 @@ impl ObjCursor<'_> {
     /// # Errors
     /// [`EditError`]
     pub fn set_node(&mut self, key: impl Into<Text>, schema: &Schema) -> Result<(), EditError> {
+        schema.check()?;
         let (obj, key) = (self.node()?.id(), key.into());
         self.model().write(|patch| {
             let node = schema.write(patch);
@@ -229,6 +265,8 @@ impl ArrCursor<'_> {
         index: usize,
         schemas: impl IntoIterator<Item = &'s Schema>,
     ) -> Result<(), EditError> {
+        let schemas: Vec<&Schema> = schemas.into_iter().collect();
+        schemas.iter().try_for_each(|schema| schema.check())?;
         self.ins_made(index, |patch| schemas.into_iter().map(|schema| schema.write(patch)).collect())
     }
 }

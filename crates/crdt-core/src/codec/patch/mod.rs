@@ -33,8 +33,10 @@ const DEPTH_MAX: usize = Value::DEPTH_MAX + 4;
 
 /// A patch holds what JSON cannot say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a patch with {what} has no form in JSON: take a binary form")]
+#[error("a patch with {what} at {at} has no form in JSON: take a binary form")]
 pub struct NoJsonForm {
+    /// The operation that has it, or the first one if it is said of the whole patch.
+    pub at: Timestamp,
     /// What JSON lacks.
     pub what: &'static str,
 }
@@ -76,13 +78,13 @@ impl Patch {
     /// What JSON cannot say: bytes, `undefined` within a value, a number that is none, or one beyond ±(2^53 − 1).
     pub fn check_json_form(&self) -> Result<(), NoJsonForm> {
         if self.meta().is_some_and(|meta| !json::is_json(&meta.to_value())) {
-            return Err(NoJsonForm { what: "such a meta" });
+            return Err(NoJsonForm { at: self.id(), what: "a meta that holds more than JSON" });
         }
-        let lost = self.ops().any(|(_, op)| match op {
+        let lost = self.ops().find(|(_, op)| match op {
             Op::NewCon(Con::Value(value)) => !value.is_undefined() && !json::is_json(&value.to_value()),
             _ => false,
         });
-        if lost { Err(NoJsonForm { what: "a constant that holds more than JSON" }) } else { Ok(()) }
+        lost.map_or(Ok(()), |(at, _)| Err(NoJsonForm { at, what: "a constant that holds more than JSON" }))
     }
 
     /// The patch as a compact value: what [`PatchFormat::Compact`] writes as JSON and `CompactBinary` as CBOR.

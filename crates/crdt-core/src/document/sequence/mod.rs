@@ -1,6 +1,6 @@
 //! The order of elements in text, bytes and arrays: a replicated growable array (RGA) of run-length chunks.
 //!
-//! The rule, for one element at a time, is in `tests/oracle`; the rules for chunks (what joins, what splits) follow
+//! The rule, for one element at a time, is in `tests/sequence_oracle.rs`; the rules for chunks (what joins, what splits) follow
 //! the reference, because chunk borders can be seen in every snapshot. Contents lie elsewhere: a chunk knows where.
 
 mod chunk;

@@ -4,7 +4,8 @@
 //! character to beside another. So two people who make overlapping ranges bold get one bold range, what is typed into
 //! one belongs to it, and whether what is typed at its end belongs to it is the mark's own business. The rules are those
 //! of Litt, Lim, Kleppmann and van Hardenberg, "Peritext: A CRDT for Collaborative Rich Text Editing" (CSCW 2022); its
-//! examples are in `tests/rich_text.rs`. A mark that comes before the text that it stands on waits for it. In the document a rich text is json-joy's extension 2 (or 3 for the Quill editor).
+//! examples are in `tests/rich_text.rs`. A mark that comes before the text that it stands on waits for it. In the document a
+//! rich text is json-joy's extension 2 (or 3 for the Quill editor).
 
 mod quill;
 mod slice;
@@ -281,14 +282,14 @@ impl RichTextCursor<'_> {
     /// Removes one slice: a comment, by the id that marking returned.
     ///
     /// # Errors
-    /// [`EditError`]
+    /// [`EditError::Removed`] if there is no such slice, since someone has removed it, say.
     pub fn remove(&mut self, slice: Timestamp) -> Result<(), EditError> {
         let slices = self.model.doc.node(self.slices).ok_or(EditError::Removed(self.slices))?;
         let index = (0..slices.len()).find(|&at| slices.at(at).is_some_and(|node| node.id() == slice));
         let node = slices.index() as u32;
         match index {
             Some(index) => super::ArrCursor::new(self.model, node).del(index, 1),
-            None => Ok(()),
+            None => Err(EditError::Removed(slice)),
         }
     }
 
