@@ -74,7 +74,7 @@ fn a_document_that_has_something_keeps_it() {
 
 #[test]
 fn a_tuple_that_is_too_long_is_refused() {
-    let long = obj([("places", vec((0..257).map(|n| con(n))))]);
+    let long = obj([("places", vec((0..257).map(con)))]);
     let refused = ApplyError::TooLarge { what: "places of a tuple in a schema", value: 257, max: 256 };
     assert_eq!(long.check(), Err(refused.clone()));
     assert_eq!(Model::with_schema(SessionId::USER_MIN, &long).map(drop), Err(refused.clone()));
@@ -84,6 +84,6 @@ fn a_tuple_that_is_too_long_is_refused() {
     let edit = Err(EditError::Refused(refused));
     assert_eq!(model.api().obj("").unwrap().set_node("key", &long), edit);
     assert_eq!(model.api().arr("/list").unwrap().ins_nodes(0, [&long]), edit);
-    let full = vec((0..256).map(|n| con(n)));
+    let full = vec((0..256).map(con));
     assert_eq!(Model::with_schema(SessionId::USER_MIN, &full).unwrap().view().as_array().unwrap().len(), 256);
 }

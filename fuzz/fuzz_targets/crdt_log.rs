@@ -1,0 +1,10 @@
+//! Log files: whatever is read is written and read again, and can be walked.
+#![no_main]
+
+#[path = "../../crates/crdt-core/tests/support/hostile.rs"]
+#[expect(dead_code, reason = "each target is one of its functions")]
+mod hostile;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| hostile::log(bytes));
