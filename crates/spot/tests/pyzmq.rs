@@ -409,3 +409,48 @@ async fn libzmq_peers_without_the_right_to_are_kept_out() {
         }
     }
 }
+
+/// The other way around: the node dials, and the owner behind the ROUTER announces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs pyzmq"]
+async fn a_libzmq_router_announces_and_removes_topics() {
+    for_each_mechanism(node_as_client, async |mechanism, delimiter, mut python| {
+        let endpoint = python.open(SOCKET, "ROUTER", ("bind", "tcp://127.0.0.1:*"), &mechanism.libzmq);
+        let node = Spot::new(SpotOptions { client: mechanism.node.clone(), ..options() });
+        let adding = tokio::spawn({
+            let node = node.clone();
+            async move { node.cluster_add(&endpoint).await }
+        });
+        let mut first = python.receive(SOCKET);
+        let routing_id = Some(first.remove(0));
+        assert_eq!(first, frames(4, &[]));
+        let mut peer = Peer { python, routing_id, delimiter, topics: Vec::new() };
+        peer.tell_topics();
+        adding.await.unwrap().unwrap();
+        assert!(!node.topic_exists("news"));
+
+        peer.topics = vec!["news"];
+        peer.send(6, &[b"news", &7u64.to_le_bytes()]);
+        until("the topic is known", || node.topic_exists("news")).await;
+        node.subscribe("news").unwrap();
+        peer.expect(2, &[b"news"]);
+        peer.send(8, &[b"news", b"first"]);
+        assert_eq!(message(&node).await, ("news".into(), "first".into()));
+
+        node.topic_create("ours").unwrap();
+        let announced = peer.receive();
+        assert_eq!((&announced[0][..], &announced[1][..], announced[2].len()), (&[6][..], &b"ours"[..], 8));
+        peer.send(2, &[b"ours"]);
+        peer.query();
+        node.publish("ours", "to all").await.unwrap();
+        peer.expect(8, &[b"ours", b"to all"]);
+        node.topic_destroy("ours").unwrap();
+        let removed = peer.receive();
+        assert_eq!((&removed[0][..], &removed[1..]), (&[7][..], &announced[1..]));
+
+        peer.topics.clear();
+        peer.send(7, &[b"news", &7u64.to_le_bytes()]);
+        until("the topic is gone", || !node.topic_exists("news")).await;
+    })
+    .await;
+}

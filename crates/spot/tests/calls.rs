@@ -1,0 +1,310 @@
+//! What an application may call and set beyond the daily round: bounds, timeouts, reports, streams.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use spot::{
+    SubscriptionOptions,
+    cluster::{
+        Arrival, Security, Spot, SpotError, SpotOptions,
+        node::TopicError,
+        zmtp::{DecoderLimits, Handshake, HandshakeOptions, Properties, SocketType},
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+#[path = "../examples/cluster.rs"]
+#[expect(dead_code, reason = "its `main` is for people")]
+mod example;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const HERE: &str = "tcp://127.0.0.1:0";
+
+fn options() -> SpotOptions {
+    let mut options = SpotOptions::standard();
+    options.node.reconnect_min = Duration::from_millis(20);
+    options.node.reconnect_max = Duration::from_millis(200);
+    options
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+fn text(arrival: Option<Arrival>) -> String {
+    match arrival {
+        Some(Arrival::Message { topic, payload }) => format!("{topic} {}", payload.escape_ascii()),
+        other => panic!("a message was expected, not {other:?}"),
+    }
+}
+
+/// A founding peer that shook hands and answers nothing.
+async fn silent_peer(at: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(at.strip_prefix("tcp://").unwrap()).await.unwrap();
+    let (security, properties, limits) = (Security::Null, Properties::default(), DecoderLimits::STANDARD);
+    let options = HandshakeOptions { socket_type: SocketType::Dealer, security, properties, limits };
+    let mut machine = Handshake::new(options, &[7; 96]);
+    let mut buffer = BytesMut::new();
+    loop {
+        let done = machine.handle_input(&mut buffer).unwrap();
+        while let Some(output) = machine.poll_output() {
+            stream.write_all(&output).await.unwrap();
+        }
+        if done.is_some() {
+            return stream;
+        }
+        assert!(stream.read_buf(&mut buffer).await.unwrap() > 0);
+    }
+}
+
+#[tokio::test]
+async fn the_examples_of_document_004_show_what_they_promise() {
+    assert_eq!(
+        example::two_nodes().await.unwrap(),
+        [
+            "A received on chat:room1: hello from the owner",
+            "A received on chat:room1: hello through the owner"
+        ]
+    );
+    assert_eq!(
+        example::three_nodes().await.unwrap(),
+        ["A received on c: hello to all", "B received on c: hello to all"]
+    );
+}
+
+#[tokio::test]
+async fn a_sync_that_nobody_answers_times_out_and_one_without_time_counts_what_has_come() {
+    let node = Spot::new(options());
+    // Alone there is nobody to wait for.
+    let report = node.cluster_sync(PATIENCE).await.unwrap();
+    assert!(report.answered.is_empty() && report.timed_out.is_empty());
+
+    let at = node.bind(HERE).await.unwrap();
+    let _silent = silent_peer(&at).await;
+    until("the peer is there", || node.status().len() == 1).await;
+    let timeout = Duration::from_millis(100);
+    assert!(matches!(node.cluster_sync(timeout).await, Err(SpotError::Timeout(after)) if after == timeout));
+    let report = node.cluster_sync(Duration::ZERO).await.unwrap();
+    assert_eq!((report.answered.len(), report.timed_out.len()), (0, 1));
+
+    // One that answers is enough.
+    let other = Spot::new(options());
+    other.topic_create("theirs").unwrap();
+    other.cluster_add(&at).await.unwrap();
+    let report = node.cluster_sync(Duration::from_millis(500)).await.unwrap();
+    assert_eq!((report.answered.len(), report.timed_out.len()), (1, 1));
+    assert_eq!(report.answered[0].topics, 1);
+}
+
+#[tokio::test]
+async fn a_sync_tells_what_was_added_and_removed_at_each_peer() {
+    // Founding peers tell nothing on their own.
+    let founding = || Spot::new(SpotOptions { founding_only: true, ..options() });
+    let (node, [a, b]) = (founding(), [founding(), founding()]);
+    let mut at = Vec::new();
+    for (peer, name) in [(&a, "a"), (&b, "b")] {
+        peer.topic_create(&format!("{name} old")).unwrap();
+        peer.topic_create(&format!("{name} kept")).unwrap();
+        at.push(peer.bind(HERE).await.unwrap());
+        node.cluster_add(at.last().unwrap()).await.unwrap();
+    }
+    a.topic_destroy("a old").unwrap();
+    for name in ["new 2", "new 1"] {
+        b.topic_create(name).unwrap();
+    }
+    let mut report = node.cluster_sync(PATIENCE).await.unwrap();
+    report.answered.sort_by_key(|answer| at.iter().position(|at| *at == answer.peer));
+    let told: Vec<_> = report
+        .answered
+        .iter()
+        .map(|answer| {
+            (answer.peer.as_str(), answer.topics, format!("{:?} {:?}", answer.added, answer.removed))
+        })
+        .collect();
+    let (of_a, of_b) =
+        ("[] [Topic(\"a old\")]".to_owned(), "[Topic(\"new 1\"), Topic(\"new 2\")] []".to_owned());
+    assert_eq!(told, [(at[0].as_str(), 1, of_a), (at[1].as_str(), 4, of_b)]);
+    assert!(!node.topic_exists("a old"));
+}
+
+#[tokio::test]
+async fn who_is_not_reached_is_tried_on_or_given_up_as_the_call_says() {
+    let mut impatient = options();
+    impatient.connect_timeout = Duration::from_millis(200);
+    let node = Spot::new(impatient);
+    let at = {
+        let gone = Spot::new(options());
+        gone.bind(HERE).await.unwrap()
+    };
+    until("the port is free", || std::net::TcpListener::bind(at.strip_prefix("tcp://").unwrap()).is_ok())
+        .await;
+    assert!(matches!(node.cluster_try(&at).await, Err(SpotError::HostUnreachable { .. })));
+    assert!(matches!(node.cluster_remove(&at), Err(SpotError::NotAdded(_))));
+
+    assert!(matches!(node.cluster_add(&at).await, Err(SpotError::HostUnreachable { .. })));
+    assert!(matches!(node.cluster_add(&at).await, Err(SpotError::AlreadyAdded(_))));
+    let back = Spot::new(options());
+    back.topic_create("back").unwrap();
+    back.bind(&at).await.unwrap();
+    until("it is reached in the end", || node.topic_exists("back")).await;
+
+    let there = Spot::new(options());
+    let at_there = there.bind(HERE).await.unwrap();
+    node.cluster_try(&at_there).await.unwrap();
+    node.cluster_remove(&at_there).unwrap();
+}
+
+#[tokio::test]
+async fn gossip_connects_only_to_where_it_is_allowed() {
+    let (seed, allowed, other) = (Spot::new(options()), Spot::new(options()), Spot::new(options()));
+    let at_seed = seed.bind(HERE).await.unwrap();
+    let at_allowed = allowed.bind(HERE).await.unwrap();
+    let at_other = other.bind(HERE).await.unwrap();
+    for node in [&allowed, &other] {
+        node.cluster_add(&at_seed).await.unwrap();
+    }
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut options = options();
+    let (wanted, noted) = (at_allowed.clone(), asked.clone());
+    options.node.gossip_allow = Some(Arc::new(move |endpoint: &str| {
+        noted.lock().unwrap().insert(endpoint.to_owned());
+        endpoint == wanted
+    }));
+    let node = Spot::new(options);
+    node.cluster_add(&at_seed).await.unwrap();
+    let reaches = |at: &str| node.status().iter().any(|link| link.name == at);
+    until("the allowed one is connected", || reaches(&at_allowed)).await;
+    until("the other one was told of", || asked.lock().unwrap().contains(&at_other)).await;
+    assert!(node.cluster_settled(PATIENCE).await);
+    assert!(!reaches(&at_other));
+}
+
+#[tokio::test]
+async fn topics_beyond_the_bound_are_refused() {
+    let mut options = options();
+    options.node.topics_max = 2;
+    let node = Spot::new(options);
+    // As many for us as peers may make us know.
+    for n in 0..4 {
+        node.topic_create(&format!("t{n}")).unwrap();
+    }
+    let error = node.topic_create("one more").unwrap_err();
+    assert!(matches!(error, SpotError::Topic(TopicError::TooMany { max: 4 })), "{error}");
+    node.topic_destroy("t0").unwrap();
+    node.topic_create("one more").unwrap();
+}
+
+#[tokio::test]
+async fn a_publish_to_an_owner_that_is_away_waits_as_long_as_it_is_told() {
+    let mut options = options();
+    (options.connect_timeout, options.publish_timeout) =
+        (Duration::from_millis(50), Duration::from_millis(100));
+    let node = Spot::new(options);
+    let nowhere = "tcp://127.0.0.1:1";
+    assert!(node.cluster_add(nowhere).await.is_err());
+    node.topic_route("t", nowhere).unwrap();
+    let error = node.publish("t", "x").await.unwrap_err();
+    assert!(matches!(error, SpotError::Timeout(after) if after == Duration::from_millis(100)), "{error}");
+    assert!(matches!(node.try_publish("t", "x"), Err(SpotError::WouldBlock)));
+}
+
+#[tokio::test]
+async fn many_are_received_at_once_up_to_what_was_asked_for() {
+    let node = Spot::new(options());
+    node.topic_create("t").unwrap();
+    let mut listening = node.listen(["t"], SubscriptionOptions::STANDARD).unwrap();
+    for n in 0..10 {
+        node.publish("t", format!("{n}")).await.unwrap();
+    }
+    let mut all = Vec::new();
+    assert_eq!(listening.recv_many(4, &mut all).await, 4);
+    assert_eq!(listening.recv_many(100, &mut all).await, 6);
+    let all: Vec<String> = all.into_iter().map(|arrival| text(Some(arrival))).collect();
+    assert_eq!(all, (0..10).map(|n| format!("t {n}")).collect::<Vec<_>>());
+    node.close();
+    assert_eq!(listening.recv_many(100, &mut Vec::new()).await, 0);
+}
+
+#[tokio::test]
+async fn many_are_subscribed_to_up_to_the_first_that_is_wrong() {
+    let node = Spot::new(options());
+    for topic in ["a", "b", "c"] {
+        node.topic_create(topic).unwrap();
+    }
+    assert!(matches!(node.subscribe_many(["a", "b*", "*c", "c"]), Err(SpotError::Pattern(_))));
+    for topic in ["c", "b", "a"] {
+        node.publish(topic, "x").await.unwrap();
+    }
+    assert_eq!(text(node.try_recv()), "b x");
+    assert_eq!(text(node.try_recv()), "a x");
+    assert_eq!(node.try_recv(), None);
+}
+
+#[tokio::test]
+async fn received_messages_are_a_stream_that_ends_with_the_node() {
+    let node = Spot::new(options());
+    node.topic_create("t").unwrap();
+    node.subscribe("t").unwrap();
+    let listening = node.listen(["t"], SubscriptionOptions::STANDARD).unwrap();
+    for word in ["one", "two", "three"] {
+        node.publish("t", word).await.unwrap();
+    }
+    let mut own = listening.into_stream();
+    // What a stream has not yielded is not lost with it.
+    assert_eq!(text(node.stream().next().await), "t one");
+    assert_eq!(text(node.recv().await), "t two");
+    let mut inbox = node.stream();
+    assert_eq!(text(inbox.next().await), "t three");
+    assert_eq!(text(own.next().await), "t one");
+    node.close();
+    assert_eq!(inbox.next().await, None);
+    let rest: Vec<String> = own.map(|arrival| text(Some(arrival))).collect().await;
+    assert_eq!(rest, ["t two", "t three"]);
+}
+
+#[tokio::test]
+async fn unfinished_messages_of_all_peers_together_are_bounded() {
+    let mut options = options();
+    options.unfinished_bytes_max = 1 << 20;
+    let node = Spot::new(options);
+    node.topic_create("t").unwrap();
+    let at = node.bind(HERE).await.unwrap();
+    // The beginning of a message of 60 MB, which is allowed.
+    let begins = {
+        let mut bytes = vec![2];
+        bytes.extend((60_u64 << 20).to_be_bytes());
+        bytes.resize(700 << 10, 0);
+        bytes
+    };
+    let mut peers = [silent_peer(&at).await, silent_peer(&at).await];
+    until("both are there", || node.status().len() == 2).await;
+    for peer in &mut peers {
+        // One of them is closed, perhaps while it says this.
+        let _ = peer.write_all(&begins).await;
+    }
+    until("one is closed", || node.status().len() == 1).await;
+    let other = Spot::new(SpotOptions::standard());
+    other.cluster_add(&at).await.unwrap();
+    assert!(other.topic_exists("t"));
+    // What was held for them counts no more when they are gone.
+    drop(peers);
+    until("only the honest one is left", || node.status().len() == 1).await;
+    let mut third = silent_peer(&at).await;
+    third.write_all(&begins).await.unwrap();
+    until("the third is there", || node.status().len() == 2).await;
+    other.cluster_sync(PATIENCE).await.unwrap();
+    assert_eq!(node.status().len(), 2);
+}
