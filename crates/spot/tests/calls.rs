@@ -6,19 +6,19 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use spot::{
-    SubscriptionOptions,
+    PubSub, Received, Subscription, SubscriptionOptions, Topic, TopicPattern,
     cluster::{
-        Arrival, Security, Spot, SpotError, SpotOptions,
+        Arrival, Security, Spot, SpotError, SpotOptions, SpotPubSub,
         node::TopicError,
         zmtp::{DecoderLimits, Handshake, HandshakeOptions, Properties, SocketType},
     },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 #[path = "../examples/cluster.rs"]
@@ -307,4 +307,82 @@ async fn unfinished_messages_of_all_peers_together_are_bounded() {
     until("the third is there", || node.status().len() == 2).await;
     other.cluster_sync(PATIENCE).await.unwrap();
     assert_eq!(node.status().len(), 2);
+}
+
+/// A way to somewhere that can be cut.
+async fn cable(to: &str) -> (String, tokio::sync::watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("tcp://{}", listener.local_addr().unwrap());
+    let to = to.strip_prefix("tcp://").unwrap().to_owned();
+    let (cut, mut is_cut) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            let Ok((mut near, _)) = listener.accept().await else { return };
+            let (to, mut over) = (to.clone(), is_cut.clone());
+            if *is_cut.borrow_and_update() {
+                continue;
+            }
+            tokio::spawn(async move {
+                let Ok(mut far) = TcpStream::connect(&to).await else { return };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = over.wait_for(|cut| *cut) => {}
+                }
+            });
+        }
+    });
+    (at, cut)
+}
+
+async fn received(subscription: &mut Subscription) -> Received {
+    tokio::time::timeout(PATIENCE, subscription.recv()).await.expect("something in time").expect("it is open")
+}
+
+/// Publishes until it is heard; the gap comes first.
+async fn heard_after_a_gap(publisher: &SpotPubSub, subscription: &mut Subscription, word: &'static str) {
+    let topic = Topic::new("t").unwrap();
+    let heard = async {
+        let mut told = false;
+        loop {
+            publisher.publish(&topic, Bytes::from_static(word.as_bytes())).await.unwrap();
+            let next = tokio::time::timeout(Duration::from_millis(20), subscription.recv());
+            match next.await.map(|next| next.expect("it is open")) {
+                Ok(Received::Gap { .. }) => told = true,
+                Ok(Received::Message(message)) if message.payload == word => break told,
+                Ok(other) => panic!("{word}: {other:?}"),
+                Err(_) => {}
+            }
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, heard).await.expect("it is heard in time");
+    assert!(told, "{word}: in silence");
+}
+
+#[tokio::test]
+async fn a_subscription_over_the_cluster_is_told_of_a_cut_and_of_a_restart_and_goes_on() {
+    let (near, far) = (Spot::new(options()), Spot::new(options()));
+    let at = far.bind(HERE).await.unwrap();
+    let (through, cut) = cable(&at).await;
+    near.cluster_add(&through).await.unwrap();
+    let (near, publisher) = (SpotPubSub::new(near), SpotPubSub::new(far));
+    let (topic, pattern) = (Topic::new("t").unwrap(), TopicPattern::new("t").unwrap());
+    let mut subscription = near.subscribe(pattern, SubscriptionOptions::STANDARD).await.unwrap();
+    publisher.publish(&topic, Bytes::from_static(b"before")).await.unwrap();
+    assert!(matches!(received(&mut subscription).await, Received::Message(m) if m.payload == "before"));
+
+    cut.send(true).unwrap();
+    until("the cut is noticed", || publisher.spot().status().is_empty()).await;
+    publisher.publish(&topic, Bytes::from_static(b"lost")).await.unwrap();
+    cut.send(false).unwrap();
+    heard_after_a_gap(&publisher, &mut subscription, "mended").await;
+
+    publisher.close().await;
+    let again = Spot::new(options());
+    until("the port is free", || std::net::TcpListener::bind(at.strip_prefix("tcp://").unwrap()).is_ok())
+        .await;
+    again.bind(&at).await.unwrap();
+    let publisher = SpotPubSub::new(again);
+    // What was published before is read first.
+    while subscription.try_recv().is_some() {}
+    heard_after_a_gap(&publisher, &mut subscription, "restarted").await;
 }

@@ -57,6 +57,8 @@ struct End {
 pub(crate) struct Place {
     pub(crate) node: Option<Node>,
     pub(crate) sub: SubId,
+    /// Hears streams without an owner.
+    pub(crate) open_sub: SubId,
     pub(crate) frozen: bool,
     /// Arrivals that the application takes in one step; it is slow if they are few.
     pub(crate) takes: usize,
@@ -65,6 +67,9 @@ pub(crate) struct Place {
     /// What its machine takes for the time.
     clock: Clock,
     pub(crate) arrivals: Vec<Arrival>,
+    pub(crate) open_arrivals: Vec<Arrival>,
+    /// Speaks the founding protocol with everybody, in all its lives.
+    pub(crate) founding: bool,
 }
 
 /// The clocks of a machine: nobody's is right.
@@ -107,6 +112,9 @@ pub(crate) struct World {
     /// Pairs that do not hear each other.
     cuts: Vec<(usize, usize)>,
     pub(crate) options: fn(&mut NodeOptions),
+    /// All that happened but messages; printed when one seed is run again.
+    pub(crate) log: Vec<String>,
+    prints: bool,
 }
 
 impl World {
@@ -120,18 +128,23 @@ impl World {
             links: BTreeMap::new(),
             cuts: Vec::new(),
             options,
+            log: Vec::new(),
+            prints: std::env::var_os("WEFT_SIM_SEED").is_some(),
         };
         for _ in 0..nodes {
-            let arrivals = Vec::new();
+            let (arrivals, open_arrivals) = Default::default();
             let clock = Clock::new(&mut world.chance);
             world.places.push(Place {
                 node: None,
                 sub: 0,
+                open_sub: 0,
+                founding: false,
                 frozen: false,
                 takes: usize::MAX,
                 life: 0,
                 clock,
                 arrivals,
+                open_arrivals,
             });
         }
         for place in 0..nodes {
@@ -152,20 +165,51 @@ impl World {
         let mut node = Node::new(options);
         node.set_now(clock.monotonic(self.now));
         let bounds = SubscriptionOptions { messages_max: 256, bytes_max: 1 << 20 };
-        let sub = node.sub_open(bounds, false);
+        let (sub, open_sub) = (node.sub_open(bounds, false), node.sub_open(bounds, true));
         for other in 0..self.places.len() {
             if other != place {
                 node.target_add(&format!("sim://{other}"));
             }
         }
-        let arrivals = Vec::new();
-        self.places[place] =
-            Place { node: Some(node), sub, frozen: false, takes: usize::MAX, life, clock, arrivals };
+        let old = &self.places[place];
+        let (arrivals, open_arrivals) = Default::default();
+        self.places[place] = Place {
+            node: Some(node),
+            sub,
+            open_sub,
+            frozen: false,
+            takes: usize::MAX,
+            life,
+            clock,
+            arrivals,
+            open_arrivals,
+            founding: old.founding,
+        };
+        self.note(format_args!("{place} starts, life {life}"));
+    }
+
+    /// Something happened.
+    pub(crate) fn note(&mut self, what: std::fmt::Arguments<'_>) {
+        let line = format!("{:>9.3} s  {what}", self.now.as_secs_f64());
+        if self.prints {
+            println!("{line}");
+        }
+        self.log.push(line);
+    }
+
+    /// Stops a node, or lets it go on.
+    pub(crate) fn freeze(&mut self, place: usize, frozen: bool) {
+        if self.places[place].frozen != frozen {
+            self.places[place].frozen = frozen;
+            self.note(format_args!("{place} {}", if frozen { "freezes" } else { "thaws" }));
+        }
     }
 
     /// A node is gone without a word; the kernel closes its connections.
     pub(crate) fn crash(&mut self, place: usize) {
-        self.places[place].node = None;
+        if self.places[place].node.take().is_some() {
+            self.note(format_args!("{place} crashes"));
+        }
         let gone: Vec<u64> = self
             .wires
             .iter()
@@ -187,15 +231,20 @@ impl World {
     pub(crate) fn cut(&mut self, a: usize, b: usize) {
         if !self.is_cut(a, b) {
             self.cuts.push((a, b));
+            self.note(format_args!("{a} and {b} are cut off"));
         }
     }
 
     pub(crate) fn heal(&mut self, a: usize, b: usize) {
-        self.cuts.retain(|cut| *cut != (a, b) && *cut != (b, a));
+        if self.is_cut(a, b) {
+            self.cuts.retain(|cut| *cut != (a, b) && *cut != (b, a));
+            self.note(format_args!("{a} and {b} are connected again"));
+        }
     }
 
     pub(crate) fn heal_all(&mut self) {
         self.cuts.clear();
+        self.note(format_args!("all is mended"));
         for place in &mut self.places {
             (place.frozen, place.takes) = (false, usize::MAX);
         }
@@ -253,10 +302,11 @@ impl World {
             }
             return;
         }
+        let extended = !self.places[from].founding && !self.places[to].founding;
         let info = |role, name: &str| LinkInfo {
             role,
             name: name.to_owned(),
-            extended: true,
+            extended,
             pings: false,
             sealed: false,
             principal: String::new(),
@@ -308,6 +358,9 @@ impl World {
             let mut taken = Taken::default();
             node.take(state.sub, state.takes, &mut taken);
             state.arrivals.extend(taken);
+            let mut taken = Taken::default();
+            node.take(state.open_sub, state.takes, &mut taken);
+            state.open_arrivals.extend(taken);
             self.obey(place);
         }
         self.send();
@@ -317,7 +370,9 @@ impl World {
         while let Some(output) = self.node(place).and_then(Node::poll_output) {
             match output {
                 Output::Dial(endpoint) => self.dial(place, &endpoint),
+                Output::Event(event) => self.note(format_args!("{place}: {event:?}")),
                 Output::Close(link, reason) => {
+                    self.note(format_args!("{place} closes link {link}: {reason}"));
                     if let Some(&(id, side)) = self.links.get(&(place, link)) {
                         let other = self.wires[&id][1 - side].place;
                         let heard = !self.is_cut(place, other);
@@ -392,6 +447,18 @@ impl World {
             }
         }
         self.wires.retain(|_, ends| ends.iter().any(|end| end.open));
+    }
+
+    /// As [`arrivals`](Self::arrivals), of streams without an owner.
+    pub(crate) fn open_arrivals(&mut self, place: usize) -> Vec<Arrival> {
+        std::mem::take(&mut self.places[place].open_arrivals)
+    }
+
+    pub(crate) fn subscribe_open(&mut self, place: usize, pattern: &str) {
+        let sub = self.places[place].open_sub;
+        if let Some(node) = self.node(place) {
+            node.subscribe(sub, TopicPattern::new(pattern).unwrap()).unwrap();
+        }
     }
 
     /// What a place has received of a topic since it was last asked, and nothing else.

@@ -79,6 +79,9 @@ enum Command {
         /// Stop after so many messages.
         #[arg(long)]
         count: Option<u64>,
+        /// How many messages may wait here before their owners have to.
+        #[arg(long, default_value_t = SHOWN.messages_max)]
+        hwm: usize,
     },
     /// List the topics of the cluster.
     Topics {
@@ -172,7 +175,10 @@ async fn run(command: Command) -> Result<(), Failure> {
             bind(&endpoint, &topics, &add, options, &security).await
         }
         Command::Publish { cluster, topic, messages } => publish(&cluster, &topic, messages).await,
-        Command::Subscribe { cluster, patterns, count } => subscribe(&cluster, &patterns, count).await,
+        Command::Subscribe { cluster, patterns, count, hwm } => {
+            let bounds = SubscriptionOptions { messages_max: hwm.max(1), ..SHOWN };
+            subscribe(&cluster, &patterns, count, bounds).await
+        }
         Command::Topics { cluster, long } => topics(&cluster, long).await,
         Command::Status { cluster, patterns, interval, once } => {
             status(&cluster, &patterns, Duration::from_secs_f64(interval), once).await
@@ -280,8 +286,13 @@ const PEERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Fits a terminal that stops for a moment.
 const SHOWN: SubscriptionOptions = SubscriptionOptions { messages_max: 1 << 16, bytes_max: 64 << 20 };
 
-async fn listen(spot: &Spot, patterns: &[String], timeout: Duration) -> Result<Listening, Failure> {
-    let listening = spot.listen(patterns.iter().map(String::as_str), SHOWN)?;
+async fn listen(
+    spot: &Spot,
+    patterns: &[String],
+    bounds: SubscriptionOptions,
+    timeout: Duration,
+) -> Result<Listening, Failure> {
+    let listening = spot.listen(patterns.iter().map(String::as_str), bounds)?;
     for pattern in patterns {
         match listening.wait_live(pattern, timeout).await {
             Ok(()) => {}
@@ -292,9 +303,14 @@ async fn listen(spot: &Spot, patterns: &[String], timeout: Duration) -> Result<L
     Ok(listening)
 }
 
-async fn subscribe(cluster: &Cluster, patterns: &[String], count: Option<u64>) -> Result<(), Failure> {
+async fn subscribe(
+    cluster: &Cluster,
+    patterns: &[String],
+    count: Option<u64>,
+    bounds: SubscriptionOptions,
+) -> Result<(), Failure> {
     let spot = cluster.connect().await?;
-    let mut listening = listen(&spot, patterns, Duration::from_secs(1)).await?;
+    let mut listening = listen(&spot, patterns, bounds, Duration::from_secs(1)).await?;
     let mut left = count.unwrap_or(u64::MAX);
     let mut out = io::stdout();
     while left > 0 {
@@ -341,7 +357,7 @@ async fn status(
     once: bool,
 ) -> Result<(), Failure> {
     let spot = cluster.connect().await?;
-    let mut listening = listen(&spot, patterns, Duration::from_secs(1)).await?;
+    let mut listening = listen(&spot, patterns, SHOWN, Duration::from_secs(1)).await?;
     let mut table = Table::default();
     let mut ticks = tokio::time::interval(interval);
     ticks.tick().await; // The first one is at once.

@@ -22,6 +22,13 @@ impl Node {
         }
         let heartbeat = self.options.heartbeat;
         let silence_max = heartbeat * self.options.heartbeats_missed_max;
+        // Who was stopped, or had no turn, has heard nobody meanwhile: what peers said waits to be read.
+        let late = self.now.saturating_sub(self.swept_at + heartbeat);
+        if late > heartbeat {
+            for (_, link) in &mut self.links {
+                link.heard_at = (link.heard_at + late).min(self.now);
+            }
+        }
         for id in self.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             let link = &mut self.links[id];
             if !link.held_by.is_empty() {

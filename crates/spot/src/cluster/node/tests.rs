@@ -665,3 +665,27 @@ fn what_local_subscriptions_drop_is_counted() {
     }
     assert_eq!(node.counters().dropped, 15);
 }
+
+/// What peers said while a node was stopped waits to be read: it is not they who were silent.
+#[test]
+fn a_node_that_was_stopped_does_not_take_its_peers_for_dead() {
+    use std::time::Duration;
+    let second = Duration::from_secs(1);
+    let mut node = node_with(|_| {});
+    let link = joined(&mut node, ANN, 1);
+    let closed = |node: &mut Node| {
+        let mut all = std::iter::from_fn(|| node.poll_output());
+        all.any(|output| matches!(output, Output::Close(..)))
+    };
+    for now in 1..=2 {
+        node.heard(link);
+        node.advance(second * now);
+    }
+    node.advance(second * 60);
+    assert!(!closed(&mut node), "nobody had a chance to be heard");
+    // From here on it has its turns, and hears nothing.
+    node.advance(second * 61);
+    assert!(!closed(&mut node));
+    node.advance(second * 62);
+    assert!(closed(&mut node));
+}
