@@ -72,7 +72,7 @@ impl Peer for Automerge {
 
     fn type_all(&mut self, edits: &[Edit], mut sink: Option<Sink<'_>>) {
         for edit in edits {
-            self.doc.splice_text(&self.text, edit.at, edit.del as isize, &edit.ins).expect("in the text");
+            self.doc.splice_text(&self.text, edit.at, edit.del as isize, edit.ins).expect("in the text");
             self.doc.commit();
             if let Some(sink) = &mut sink {
                 sink(self.doc.get_last_local_change().expect("a change").raw_bytes());

@@ -33,7 +33,7 @@ impl Peer for Diamond {
                 self.doc.delete_without_content(self.agent, edit.at..edit.at + edit.del);
             }
             if !edit.ins.is_empty() {
-                self.doc.insert(self.agent, edit.at, &edit.ins);
+                self.doc.insert(self.agent, edit.at, edit.ins);
             }
             if let (Some(sink), Some(version)) = (&mut sink, version) {
                 sink(&self.doc.oplog.encode_from(ENCODE_PATCH, &version));

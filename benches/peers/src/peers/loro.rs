@@ -71,7 +71,7 @@ impl Peer for Loro {
                 text.delete(edit.at, edit.del).expect("in the text");
             }
             if !edit.ins.is_empty() {
-                text.insert(edit.at, &edit.ins).expect("in the text");
+                text.insert(edit.at, edit.ins).expect("in the text");
             }
             self.doc.commit();
             if let Some(sink) = &mut sink {

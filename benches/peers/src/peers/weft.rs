@@ -74,7 +74,7 @@ impl Peer for Weft {
                 text.del(edit.at, edit.del).expect("in the text");
             }
             if !edit.ins.is_empty() {
-                text.ins(edit.at, &*edit.ins).expect("in the text");
+                text.ins(edit.at, edit.ins).expect("in the text");
             }
             text.model().flush_into(&mut message);
             if let Some(sink) = &mut sink {

@@ -73,7 +73,7 @@ impl Peer for Yrs {
                 self.text.remove_range(&mut txn, edit.at as u32, edit.del as u32);
             }
             if !edit.ins.is_empty() {
-                self.text.insert(&mut txn, edit.at as u32, &edit.ins);
+                self.text.insert(&mut txn, edit.at as u32, edit.ins);
             }
             if let Some(sink) = &mut sink {
                 sink(&txn.encode_update_v1());

@@ -34,7 +34,7 @@ fn random_edits(seed: u64, start: usize, kind: u8) -> (Vec<Edit>, usize) {
         let at = numbers.below(len + 1);
         if kind == 2 && len > at && numbers.below(2) == 0 {
             let del = (1 + numbers.below(8)).min(len - at);
-            edits.push(Edit { at, del, ins: String::new() });
+            edits.push(Edit { at, del, ins: "" });
             len -= del;
             continue;
         }
@@ -126,7 +126,7 @@ pub fn b1(plan: &Plan) {
     text_to_other("B1.4 N characters at random places", "b1.4", &edits, len, plan);
     let (edits, len) = random_edits(2, 0, 1);
     text_to_other("B1.5 N words at random places", "b1.5", &edits, len, plan);
-    let both = [Edit::insert(0, &*long), Edit { at: 0, del: N, ins: String::new() }];
+    let both = [Edit::insert(0, &*long), Edit { at: 0, del: N, ins: "" }];
     text_to_other("B1.6 insert a text, then delete it", "b1.6", &both, 0, plan);
     let (edits, len) = random_edits(3, 0, 2);
     text_to_other("B1.7 insert and delete at random places", "b1.7", &edits, len, plan);

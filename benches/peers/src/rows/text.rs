@@ -50,7 +50,7 @@ fn edits(patches: &Value) -> Vec<Edit> {
     let edit = |patch: &Value| Edit {
         at: number(&patch[0]),
         del: number(&patch[1]),
-        ins: patch[2].as_str().expect("text").to_owned(),
+        ins: patch[2].as_str().expect("text").to_owned().leak(),
     };
     patches.as_array().expect("patches").iter().map(edit).collect()
 }
@@ -58,8 +58,15 @@ fn edits(patches: &Value) -> Vec<Edit> {
 pub fn trace(path: &str) -> Trace {
     let trace = read(path);
     let txns = trace["txns"].as_array().expect("transactions");
+    let apart: Vec<Edit> = txns.iter().flat_map(|txn| edits(&txn["patches"])).collect();
+    let mut text: &'static str = apart.iter().map(|edit| edit.ins).collect::<String>().leak();
+    let together = |edit: &Edit| {
+        let ins;
+        (ins, text) = text.split_at(edit.ins.len());
+        Edit { ins, ..*edit }
+    };
     Trace {
-        edits: txns.iter().flat_map(|txn| edits(&txn["patches"])).collect(),
+        edits: apart.iter().map(together).collect(),
         end: trace["endContent"].as_str().expect("the end").to_owned(),
     }
 }

@@ -339,13 +339,7 @@ impl Document {
     }
 
     /// The element that an insertion follows: `Some(None)` for the beginning.
-    pub(super) fn anchor(
-        &self,
-        obj: Timestamp,
-        after: Timestamp,
-        id: Id,
-        sid: SessionId,
-    ) -> Option<Option<Id>> {
+    fn anchor(&self, obj: Timestamp, after: Timestamp, id: Id, sid: SessionId) -> Option<Option<Id>> {
         if after == obj {
             return Some(None);
         }

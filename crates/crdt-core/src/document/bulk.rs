@@ -11,6 +11,7 @@ use super::{
     node::{Entry, Form, Kind, NIL, Node},
     sequence::{Chunk, Id, SPAN_MAX, Span},
     sessions::SESSIONS_MAX,
+    store::Store,
     time_index::{TimeIndex, UNITS_PER_PAGE},
 };
 use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
@@ -91,11 +92,7 @@ impl Bulk {
     }
 
     fn heap(&self, more: usize) -> Result<(), LoadError> {
-        let bytes = (self.doc.store.heap.len() + more) as u64;
-        if bytes > Document::HEAP_BYTES_MAX {
-            return Err(too_large("bytes of keys and constants", bytes, Document::HEAP_BYTES_MAX));
-        }
-        Ok(())
+        check_heap(&self.doc.store, more)
     }
 
     /// The first tree is the root's; others nothing refers to.
@@ -161,6 +158,48 @@ impl Bulk {
         let id = Id::new(self.sessions[id.session as usize], id.time);
         let node = self.doc.store.con_node(id, value);
         self.push(node).map(drop)
+    }
+
+    /// Constants of the map or array that was opened last, with ids that follow each other, as do the keys of a map; `next`
+    /// tells the values.
+    pub(crate) fn cons<'v, E: From<LoadError>>(
+        &mut self,
+        id: NativeId,
+        key: Option<u32>,
+        len: u64,
+        mut next: impl FnMut() -> Result<RawValue<'v>, E>,
+    ) -> Result<(), E> {
+        let first = Id::new(self.sessions[id.session as usize], id.time);
+        let Some(open) = self.open.last_mut() else { return Ok(()) };
+        let store = &mut self.doc.store;
+        if id.time <= open.time {
+            let container = store.timestamp(store.node(open.node).id());
+            return Err(LoadError::TooOld { child: store.timestamp(first), container }.into());
+        }
+        let at = store.nodes.len() as u32;
+        let made = at..at + len as u32;
+        store.nodes.reserve(len as usize);
+        for ticks in 0..len {
+            let value = next()?;
+            check_heap(store, value.as_bytes().len() + 8)?;
+            let mut node = store.con_node(first.tick(ticks), value);
+            node.link();
+            store.nodes.push(node);
+        }
+        match key {
+            Some(key) => {
+                let entries = (key..).zip(made.clone()).map(|(key, node)| Entry { key, node });
+                store.obj_mut(open.node).entries.extend(entries);
+            }
+            None => {
+                made.clone().zip(open.slot..).for_each(|(node, slot)| store.contents.slots.set(slot, node));
+                open.slot += len as u32;
+            }
+        }
+        if !self.numbers.is_empty() {
+            self.numbers.extend(made);
+        }
+        Ok(())
     }
 
     /// A constant that is a timestamp.
@@ -326,17 +365,18 @@ impl Bulk {
         let store = &mut self.doc.store;
         // For each session how many nodes it has, and the range of their times.
         let mut ranges = vec![(0usize, u64::MAX, 0u64); store.sessions.len()];
-        for id in store.nodes.iter().filter(|node| !node.is_dead()).map(Node::id) {
+        for Row { id, len, .. } in rows(&store.nodes) {
             let (count, min, max) = &mut ranges[id.session as usize];
-            (*count, *min, *max) = (*count + 1, id.time.min(*min), id.time.max(*max));
+            *count += len as usize;
+            (*min, *max) = (id.time.min(*min), (id.time + u64::from(len) - 1).max(*max));
         }
         for (&(count, min, max), session) in ranges.iter().zip(0..).filter(|((count, ..), _)| *count > 0) {
             // A page for each node at most.
             store.sessions.at_mut(session).nodes =
                 TimeIndex::with_range(min, max + 1, count * UNITS_PER_PAGE);
         }
-        for id in store.nodes.iter().filter(|node| !node.is_dead()).map(Node::id) {
-            store.sessions.at_mut(id.session).nodes.mark(id.time);
+        for Row { id, len, .. } in rows(&store.nodes) {
+            store.sessions.at_mut(id.session).nodes.mark_run(id.time, len);
         }
         for (&(count, ..), session) in ranges.iter().zip(0..).filter(|((count, ..), _)| *count > 0) {
             if store.sessions.at(session).nodes.marked() != count {
@@ -344,9 +384,8 @@ impl Bulk {
             }
             store.sessions.at_mut(session).nodes.lay_out();
         }
-        for (node, at) in store.nodes.iter().zip(0..).filter(|(node, _)| !node.is_dead()) {
-            let id = node.id();
-            store.sessions.at_mut(id.session).nodes.fill(id.time, at);
+        for Row { id, len, node } in rows(&store.nodes) {
+            store.sessions.at_mut(id.session).nodes.fill_run(id.time, node, len);
         }
         Ok(())
     }
@@ -360,6 +399,36 @@ impl Bulk {
         let twice = times.windows(2).find(|pair| pair[0] == pair[1]).map_or(0, |pair| pair[0]);
         store.timestamp(Id::new(session, twice))
     }
+}
+
+/// Nodes side by side whose ids follow each other.
+struct Row {
+    id: Id,
+    len: u32,
+    node: u32,
+}
+
+/// All nodes that are alive, in rows.
+fn rows(nodes: &[Node]) -> impl Iterator<Item = Row> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + nodes[at..].iter().position(|node| !node.is_dead())?;
+        let id = nodes[start].id();
+        let goes_on = |(ticks, node): (u64, &Node)| !node.is_dead() && node.id() == id.tick(ticks);
+        let len = (0..).zip(&nodes[start..]).take_while(|&node| goes_on(node)).count();
+        at = start + len;
+        Some(Row { id, len: len as u32, node: start as u32 })
+    })
+}
+
+/// Whether so many more bytes have room.
+#[inline]
+fn check_heap(store: &Store, more: usize) -> Result<(), LoadError> {
+    let bytes = (store.heap.len() + more) as u64;
+    if bytes > Document::HEAP_BYTES_MAX {
+        return Err(too_large("bytes of keys and constants", bytes, Document::HEAP_BYTES_MAX));
+    }
+    Ok(())
 }
 
 fn too_large(what: &'static str, value: u64, max: u64) -> LoadError {

@@ -23,9 +23,12 @@ impl Document {
 
     fn put_read(&mut self, elements: &Elements<'_>) -> Option<()> {
         let Elements { id, obj, after, values } = *elements;
-        let session = self.store.sessions.look_up(id.sid.get()).filter(|&session| session != self.own)?;
-        let author = self.store.sessions.at(session);
-        if id.time <= author.seen?.max(self.compacted_to) || author.nodes.ceiling(id.time).is_some() {
+        let known = self.store.sessions.look_up(id.sid.get());
+        if known == Some(self.own) || id.time <= self.compacted_to {
+            return None;
+        }
+        let author = known.map(|session| self.store.sessions.at(session));
+        if author.is_some_and(|at| at.seen >= Some(id.time) || at.nodes.ceiling(id.time).is_some()) {
             return None;
         }
         if after != obj && after.sid != id.sid && !self.has_seen(after) {
@@ -37,15 +40,21 @@ impl Document {
             return None;
         }
         let payload = node.payload();
-        let after = self.anchor(obj, after, Id::new(session, id.time), id.sid)?;
+        let after = if after == obj { None } else { Some(self.store.id(after)?) };
+        let session = match known {
+            Some(session) => session,
+            // Nothing may have changed if the place is not there; the slots of a new session are not there yet.
+            None => {
+                after.map_or(Some(()), |after| self.store.sequences.at(payload).find(after).map(drop))?;
+                self.store.sessions.enter(id.sid.get())
+            }
+        };
         let slot = Id::new(session, elements.slot().time);
         let sequence = self.store.sequences.at_mut(payload);
         let spot = sequence.place(after, slot, values.span(), &self.store.sessions)?;
         self.store.put_constants(payload, spot, Id::new(session, id.time), values);
         self.store.tidy();
-        let last = elements.last();
-        self.store.sessions.at_mut(session).seen = Some(last);
-        self.time = self.time.max(last + 1);
+        self.observe(session, elements.last());
         Some(())
     }
 

@@ -206,6 +206,17 @@ impl Page {
     }
 }
 
+/// So many times from one on, page by page: the page, the first bit in it, and how many.
+fn pages(time: u64, len: u32) -> impl Iterator<Item = (u64, u32, u32)> {
+    let (mut time, mut left) = (time, len);
+    std::iter::from_fn(move || {
+        let bit = (time & PAGE_MASK) as u32;
+        let (key, len) = (time >> PAGE_BITS, left.min((1 << PAGE_BITS) - bit));
+        (time, left) = (time + u64::from(len), left - len);
+        (len > 0).then_some((key, bit, len))
+    })
+}
+
 /// A map from times to `u32`, made for times that come close together and mostly in order, safe for any others.
 ///
 /// A window of pages without gaps serves the close ones: finding an entry costs a shift, a mask and a count of bits.
@@ -254,6 +265,20 @@ impl TimeIndex {
         }
     }
 
+    /// Enters so many times from one on, without their values.
+    pub(super) fn mark_run(&mut self, time: u64, len: u32) {
+        for (key, bit, len) in pages(time, len) {
+            let bits = u64::MAX >> (64 - len) << bit;
+            match self.slot(key).and_then(|slot| self.window.get_mut(slot)) {
+                Some(page) => page.bits |= bits,
+                None => {
+                    let page = self.far.entry(key).or_default();
+                    (bit..bit + len).for_each(|bit| _ = page.insert(bit, NIL, &mut self.blocks));
+                }
+            }
+        }
+    }
+
     /// How many different times were marked.
     pub(super) fn marked(&self) -> usize {
         self.window.iter().chain(self.far.values()).map(|page| page.bits.count_ones() as usize).sum()
@@ -284,6 +309,26 @@ impl TimeIndex {
         };
         let rank = page.rank(bit);
         page.set(rank, value, &mut self.blocks);
+    }
+
+    /// Gives so many marked times from one on values that follow each other.
+    pub(super) fn fill_run(&mut self, time: u64, value: u32, len: u32) {
+        let mut value = value;
+        for (key, bit, len) in pages(time, len) {
+            let page = match self.slot(key) {
+                Some(slot) if slot < self.window.len() => &mut self.window[slot],
+                _ => self.far.entry(key).or_default(),
+            };
+            let rank = page.rank(bit);
+            if page.class > 0 {
+                let start = page.start as usize + rank;
+                let values = &mut self.blocks.values[start..start + len as usize];
+                values.iter_mut().zip(value..).for_each(|(place, value)| *place = value);
+            } else {
+                (0..len).for_each(|at| page.set(rank + at as usize, value + at, &mut self.blocks));
+            }
+            value += len;
+        }
     }
 
     /// Puts a value at a time, in place of one that was there. Tells whether none was.

@@ -127,9 +127,21 @@ impl PatchBuilder {
     }
 
     /// Creates a constant. Parts nested deeper than [`Value::DEPTH_MAX`] become `null`.
+    #[inline]
     pub fn new_con(&mut self, value: &Value) -> Timestamp {
-        self.body.push(code::NEW_CON << 3);
-        cbor::write(&mut self.body, value);
+        const OP: u8 = code::NEW_CON << 3;
+        // The usual numbers are written at once.
+        match *value {
+            Value::Int(n @ 0..24) => self.body.extend_from_slice(&[OP, n as u8]),
+            Value::Int(n @ 24..0x100) => self.body.extend_from_slice(&[OP, 0x18, n as u8]),
+            Value::Int(n @ 0x100..0x1_0000) => {
+                self.body.extend_from_slice(&[OP, 0x19, (n >> 8) as u8, n as u8]);
+            }
+            _ => {
+                self.body.push(OP);
+                cbor::write(&mut self.body, value);
+            }
+        }
         self.took(1)
     }
 

@@ -60,6 +60,9 @@ impl Clock {
     }
 }
 
+/// How many bytes of a key are copied at once.
+const BLOCK: usize = 16;
+
 /// The keys of a document, sorted.
 pub(super) struct KeyList {
     pub(super) bytes: Vec<u8>,
@@ -81,10 +84,11 @@ impl KeyList {
             bytes: Vec::with_capacity(column.len()),
             ends: Vec::with_capacity((count as usize).min(column.len() / 2)),
         };
-        let (mut start, mut end) = (0, 0);
+        let (mut start, mut end, mut is_ascii) = (0, 0, true);
         for number in 0..count {
             let shared = r.vu57_up_to((end - start) as u64, "length of what keys share")? as usize;
             let rest_len = r.vu57("the length of a key")?;
+            let ahead: Option<&[u8; BLOCK]> = r.rest().first_chunk();
             let rest = r.take(rest_len, "a key")?;
             // Sorted: the first byte that differs is larger, or there was none.
             let in_order = match (keys.bytes.get(start + shared..end).and_then(<[u8]>::first), rest.first()) {
@@ -106,10 +110,24 @@ impl KeyList {
                     max,
                 });
             }
-            keys.bytes.extend_from_within(start..start + shared);
-            keys.bytes.extend_from_slice(rest);
-            (start, end) = (end, keys.bytes.len());
-            if !keys.bytes[start..].is_ascii() {
+            // Most are short: a copy of a fixed size is two instructions, and what is too much is cut off.
+            if shared <= BLOCK && start + BLOCK <= end {
+                keys.bytes.extend_from_within(start..start + BLOCK);
+                keys.bytes.truncate(end + shared);
+            } else {
+                keys.bytes.extend_from_within(start..start + shared);
+            }
+            match ahead {
+                Some(ahead) if rest.len() <= BLOCK => {
+                    keys.bytes.extend_from_slice(ahead);
+                    keys.bytes.truncate(total);
+                }
+                _ => keys.bytes.extend_from_slice(rest),
+            }
+            (start, end) = (end, total);
+            // What it shares with one that is ASCII is too.
+            is_ascii = is_ascii && rest.is_ascii() || keys.bytes[start..].is_ascii();
+            if !is_ascii {
                 Wtf8::new(&keys.bytes[start..])
                     .map_err(|_| Malformed::Text { at: r.offset() - rest.len() })?;
             }
@@ -130,6 +148,23 @@ impl KeyList {
 pub(super) trait Sink {
     /// A constant.
     fn con(&mut self, id: NativeId, value: RawValue<'_>) -> Result<(), LoadError>;
+    /// Constants of a map or an array, with ids that follow each other, as do the keys if it is a map; `next` tells the
+    /// values.
+    fn cons<'v>(
+        &mut self,
+        id: NativeId,
+        key: Option<u32>,
+        len: u64,
+        mut next: impl FnMut() -> Result<RawValue<'v>, NativeError>,
+    ) -> Result<(), NativeError> {
+        for at in 0..len {
+            if let Some(key) = key {
+                self.key(key + at as u32);
+            }
+            self.con(NativeId { time: id.time + at, ..id }, next()?)?;
+        }
+        Ok(())
+    }
     /// A constant that is a timestamp.
     fn con_id(&mut self, id: NativeId, named: Timestamp) -> Result<(), LoadError>;
     /// No node.
@@ -224,14 +259,18 @@ impl<'a> Walk<'a> {
             } else {
                 return Err(self.bad_kind("a node that nothing refers to, with a kind from 0 to 7"));
             }
-            while let Some(frame) = self.stack.last_mut() {
-                if frame.left == 0 {
+            while let Some(&Frame { kind, left }) = self.stack.last() {
+                if left == 0 {
                     self.stack.pop();
                     sink.close();
                     continue;
                 }
-                frame.left -= 1;
-                match frame.kind {
+                if left > 1 && kind != Kind::Vec && self.peek_kind()? == kind::CON {
+                    self.cons(sink, kind, left)?;
+                    continue;
+                }
+                self.passed(1);
+                match kind {
                     Kind::Obj => {
                         self.owed -= 1;
                         self.key(sink);
@@ -297,13 +336,49 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Reads as many constants of the map or array that was opened last as follow each other in every way.
     #[inline]
-    fn next_kind(&mut self) -> Result<u8, NativeError> {
+    fn cons<S: Sink>(&mut self, sink: &mut S, kind: Kind, left: u64) -> Result<(), NativeError> {
+        let keys = self.rows.last_mut().filter(|_| kind == Kind::Obj);
+        let most = keys.as_ref().map_or(left, |keys| left.min(keys.1.into())).min(self.row);
+        let (id, len) = self.ids.next_run(most)?;
+        let key = keys.map(|keys| {
+            let key = keys.0;
+            *keys = (key + len as u32, keys.1 - len as u32);
+            key
+        });
+        if key.is_some() && self.rows.last().is_some_and(|keys| keys.1 == 0) {
+            self.rows.pop();
+        }
+        self.row -= len;
+        self.count += len;
+        self.owed -= len;
+        self.passed(len);
+        sink.cons(id, key, len, || con(&mut self.values).map_err(column(Col::Values)))
+    }
+
+    /// So many nodes of what was opened last come now.
+    #[inline]
+    fn passed(&mut self, len: u64) {
+        if let Some(frame) = self.stack.last_mut() {
+            frame.left -= len;
+        }
+    }
+
+    /// The kind of the next node.
+    #[inline]
+    fn peek_kind(&mut self) -> Result<u8, NativeError> {
         if self.row == 0 {
             let head = self.kinds.vu57("the kind of a node").map_err(column(Col::Kinds))?;
             self.kind = (head & 15) as u8;
             self.row = (head >> 4) + 1;
         }
+        Ok(self.kind)
+    }
+
+    #[inline]
+    fn next_kind(&mut self) -> Result<u8, NativeError> {
+        self.peek_kind()?;
         self.row -= 1;
         Ok(self.kind)
     }

@@ -85,6 +85,18 @@ impl<'a> IdReader<'a> {
         Ok(id)
     }
 
+    /// The first of at most `max` ids that follow each other, and how many they are.
+    #[inline]
+    pub(super) fn next_run(&mut self, max: u64) -> Result<(NativeId, u64), NativeError> {
+        if self.left == 0 {
+            self.start_run().map_err(column(Col::Ids))?;
+        }
+        let (id, len) = (self.next, self.left.min(max));
+        self.next.time += len;
+        self.left -= len;
+        Ok((id, len))
+    }
+
     fn start_run(&mut self) -> Result<(), Malformed> {
         let head = self.r.vu57("a run of ids")?;
         if head & 1 != 0 {

@@ -30,6 +30,17 @@ impl Sink for Bulk {
         self.con(id, value)
     }
 
+    #[inline]
+    fn cons<'v>(
+        &mut self,
+        id: NativeId,
+        key: Option<u32>,
+        len: u64,
+        next: impl FnMut() -> Result<RawValue<'v>, NativeError>,
+    ) -> Result<(), NativeError> {
+        self.cons(id, key, len, next)
+    }
+
     fn con_id(&mut self, id: NativeId, named: Timestamp) -> Result<(), LoadError> {
         self.con_id(id, named)
     }

@@ -34,6 +34,27 @@ impl Tree {
         new
     }
 
+    /// Puts an empty leaf before all others, for who goes on inserting at the start: nothing moves then.
+    pub(super) fn lead_leaf(&mut self) -> u32 {
+        let first = self.head;
+        let parent = self.leaves[first as usize].parent;
+        if self.inner[parent as usize].len as usize == WIDTH {
+            // The left half stays where it is.
+            self.split_inner(parent);
+        }
+        let leaf = Leaf { next: first, parent, ..Leaf::new() };
+        let new = self.push_leaf(leaf);
+        self.leaves[first as usize].prev = new;
+        self.head = new;
+        let node = &mut self.inner[parent as usize];
+        let len = node.len as usize;
+        node.child.copy_within(..len, 1);
+        node.weight.copy_within(..len, 1);
+        (node.child[0], node.weight[0]) = (new, 0);
+        node.len += 1;
+        new
+    }
+
     /// Puts a child beside another one from which it took `weight` visible elements.
     fn insert_child(&mut self, parent: u32, left: u32, new: u32, weight: u32) {
         let mut parent = parent;

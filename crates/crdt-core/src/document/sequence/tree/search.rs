@@ -156,7 +156,10 @@ impl Runs for Tree {
             Some(at) => (at.leaf, at.slot as usize + 1),
             None => (self.head, 0),
         };
-        if self.leaves[leaf as usize].len as usize == WIDTH {
+        let Leaf { len, prev, .. } = self.leaves[leaf as usize];
+        if len as usize == WIDTH && slot == 0 && prev == NIL {
+            leaf = self.lead_leaf();
+        } else if len as usize == WIDTH {
             let right = self.split_leaf(leaf, slot);
             let kept = self.leaves[leaf as usize].len as usize;
             if slot > kept || kept == WIDTH {
