@@ -25,7 +25,8 @@ async fn service() -> SyncService {
     SyncService::start(SyncServiceOptions {
         storage: Arc::new(EventSyncStorage::new(Arc::new(MemoryStorage::default()))),
         shelf: Arc::new(MemoryShelf::new()),
-        snapshots: SnapshotPolicy { every: None, keep: 1 },
+        snapshots: SnapshotPolicy { every: None, age: None, keep: 1 },
+        compaction: None,
         rules: None,
     })
     .await

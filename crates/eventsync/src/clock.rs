@@ -151,8 +151,14 @@ impl<S: std::ops::Deref<Target: Shelf> + Send + Sync> PersistentVectorClockManag
     }
 
     async fn write(&self, document: &DocumentId, clock: &DocumentClock) -> Result<(), ShelfError> {
-        // The client ids are inside the value: whatever characters they hold, they break no key.
-        self.shelf.put(key(document), shelf::encode(clock)?, Durability::Lazy).await
+        // The client ids are inside the value: whatever characters they hold, they break no key. Another process may know
+        // more already, and what is written never goes back.
+        let grow = |known: Option<&[u8]>| {
+            let known = known.and_then(|bytes| shelf::decode::<DocumentClock>("vector clock", bytes));
+            let is_more = known.is_none_or(|known| known.version < clock.version);
+            Ok((is_more.then(|| shelf::encode(clock)).transpose()?, ()))
+        };
+        shelf::update(&*self.shelf, key(document), Durability::Lazy, grow).await
     }
 }
 

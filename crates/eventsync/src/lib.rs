@@ -12,7 +12,7 @@
 //!
 //! let storage = Arc::new(EventSyncStorage::new(Arc::new(MemoryStorage::default())));
 //! let (shelf, snapshots) = (Arc::new(MemoryShelf::default()), SnapshotPolicy::STANDARD);
-//! let options = SyncServiceOptions { storage, shelf, snapshots, rules: None };
+//! let options = SyncServiceOptions { storage, shelf, snapshots, compaction: None, rules: None };
 //! let service = SyncService::start(options).await?;
 //!
 //! // Whatever is written to the storage, a reader gets it once and in order, from wherever it was.
@@ -43,6 +43,8 @@ pub mod session;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod client;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 pub use broker::EventBroker;
 pub use client::{ConflictResolver, StateManager};

@@ -1,6 +1,9 @@
 //! What each client has of each document, as it last said.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use crdt_core::ClientId;
 use nodestorage::{DocumentId, StorageError};
@@ -35,8 +38,8 @@ pub struct ClientState {
 pub struct StateVectorManager {
     shelf: Arc<dyn Shelf>,
     events: Arc<dyn EventStore>,
-    // Orders the read and write of one update, so that two of one client do not lose one; held over shelf calls only.
-    updates: tokio::sync::Mutex<()>,
+    /// How many clients were seen for the first time.
+    newcomers: AtomicU32,
 }
 
 /// Why a look-up of missing events failed.
@@ -52,12 +55,15 @@ pub enum VectorError {
 }
 
 impl StateVectorManager {
-    /// How many clients are remembered per document. At the bound those longest silent are forgotten.
+    /// How many clients are remembered per document. Beyond it those longest silent are forgotten.
     pub const CLIENTS_PER_DOCUMENT_MAX: usize = 1024;
+
+    /// Every so many newcomers their document is counted, because that reads all of it; so many more may be there meanwhile.
+    pub const COUNTED_EVERY: u32 = 32;
 
     /// Keeps them on a shelf.
     pub fn new(shelf: Arc<dyn Shelf>, events: Arc<dyn EventStore>) -> Self {
-        Self { shelf, events, updates: tokio::sync::Mutex::new(()) }
+        Self { shelf, events, newcomers: AtomicU32::new(0) }
     }
 
     /// What a client has; `None` if it is not registered.
@@ -80,7 +86,8 @@ impl StateVectorManager {
         self.update(document, client, &ClientVector::new(), 0, now_ms).await
     }
 
-    /// Takes in what a client says it has. What it had before it still has: vectors and cursors only grow.
+    /// Takes in what a client says it has. What it had before it still has: vectors and cursors only grow, also when several
+    /// processes over one shelf hear of a client at once.
     pub async fn update(
         &self,
         document: &DocumentId,
@@ -89,22 +96,26 @@ impl StateVectorManager {
         cursor: u64,
         now_ms: u64,
     ) -> Result<ClientState, ShelfError> {
-        let _one_at_a_time = self.updates.lock().await;
-        let known = self.get(document, client).await?;
-        if known.is_none() {
-            self.make_room(document).await?;
+        let mut is_new = false;
+        let grow = |known: Option<&[u8]>| {
+            is_new = known.is_none();
+            let known = known.and_then(|bytes| shelf::decode("state vector", bytes));
+            let mut state: ClientState = known.unwrap_or_else(|| ClientState {
+                client_id: client.clone(),
+                document_id: document.clone(),
+                vector_clock: ClientVector::new(),
+                cursor: 0,
+                last_updated: 0,
+            });
+            state.vector_clock.merge(vector);
+            state.cursor = state.cursor.max(cursor);
+            state.last_updated = now_ms.max(state.last_updated);
+            Ok((Some(shelf::encode(&state)?), state))
+        };
+        let state = shelf::update(&*self.shelf, key(document, client), Durability::Lazy, grow).await?;
+        if is_new && self.newcomers.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::COUNTED_EVERY) {
+            self.make_room(document, client).await?;
         }
-        let mut state = known.unwrap_or_else(|| ClientState {
-            client_id: client.clone(),
-            document_id: document.clone(),
-            vector_clock: ClientVector::new(),
-            cursor: 0,
-            last_updated: 0,
-        });
-        state.vector_clock.merge(vector);
-        state.cursor = state.cursor.max(cursor);
-        state.last_updated = now_ms.max(state.last_updated);
-        self.shelf.put(key(document, client), shelf::encode(&state)?, Durability::Lazy).await?;
         Ok(state)
     }
 
@@ -134,18 +145,16 @@ impl StateVectorManager {
         Ok(self.events.events_missing(document, &vector, cursor, limit).await?)
     }
 
-    async fn make_room(&self, document: &DocumentId) -> Result<(), ShelfError> {
-        let range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
-        if self.shelf.scan(range, Self::CLIENTS_PER_DOCUMENT_MAX).await?.len()
-            < Self::CLIENTS_PER_DOCUMENT_MAX
-        {
-            return Ok(());
+    /// After a newcomer, which stays: others go if there are too many.
+    async fn make_room(&self, document: &DocumentId, newcomer: &ClientId) -> Result<(), ShelfError> {
+        let mut clients = self.clients(document, 2 * Self::CLIENTS_PER_DOCUMENT_MAX).await?;
+        let too_many = clients.len().saturating_sub(Self::CLIENTS_PER_DOCUMENT_MAX);
+        clients.retain(|state| state.client_id != *newcomer);
+        clients.sort_by_key(|state| state.last_updated);
+        for silent in &clients[..too_many.min(clients.len())] {
+            self.unregister(document, &silent.client_id).await?;
         }
-        let clients = self.clients(document, Self::CLIENTS_PER_DOCUMENT_MAX).await?;
-        match clients.iter().min_by_key(|state| state.last_updated) {
-            Some(silent) => self.unregister(document, &silent.client_id).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 

@@ -102,6 +102,7 @@ async fn run(seed: u64) {
         storage: Arc::new(EventSyncStorage::new(Arc::new(MemoryStorage::default()))),
         shelf: Arc::new(MemoryShelf::new()),
         snapshots: SnapshotPolicy::STANDARD,
+        compaction: None,
         rules: None,
     })
     .await

@@ -37,7 +37,8 @@ async fn service(storage: Arc<dyn Storage>) -> SyncService {
     SyncService::start(SyncServiceOptions {
         storage: Arc::new(EventSyncStorage::new(storage)),
         shelf: Arc::new(MemoryShelf::new()),
-        snapshots: SnapshotPolicy { every: Some(10), keep: 4 },
+        snapshots: SnapshotPolicy { every: Some(10), age: None, keep: 4 },
+        compaction: None,
         rules: None,
     })
     .await
@@ -167,7 +168,8 @@ async fn clocks_and_vectors_of_any_client_survive_and_only_grow() {
                 EventSyncStorage::new(storage.clone()).with_vector_clock_manager(Arc::new(clocks)),
             ),
             shelf: Arc::clone(&shelf),
-            snapshots: SnapshotPolicy { every: None, keep: 1 },
+            snapshots: SnapshotPolicy { every: None, age: None, keep: 1 },
+            compaction: None,
             rules: None,
         })
         .await
@@ -195,20 +197,6 @@ async fn clocks_and_vectors_of_any_client_survive_and_only_grow() {
         assert_eq!(all.events.len() as u64, latest.version);
         assert_eq!(vectors.clients(&go, 9).await.unwrap().len(), 1);
     }
-}
-
-#[tokio::test]
-async fn a_document_forgets_the_client_that_was_silent_longest() {
-    let shelf: Arc<dyn Shelf> = Arc::new(MemoryShelf::new());
-    let storage = EventSyncStorage::new(Arc::new(MemoryStorage::default()));
-    let vectors = StateVectorManager::new(shelf, Arc::clone(storage.events()));
-    let max = StateVectorManager::CLIENTS_PER_DOCUMENT_MAX;
-    for number in 0..=max as u64 {
-        let name = client(&format!("c{number}"));
-        vectors.register(&id("go"), &name, if number == 7 { 1 } else { 100 + number }).await.unwrap();
-    }
-    assert_eq!(vectors.clients(&id("go"), 2 * max).await.unwrap().len(), max);
-    assert_eq!(vectors.get(&id("go"), &client("c7")).await.unwrap(), None);
 }
 
 #[tokio::test]

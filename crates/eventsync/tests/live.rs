@@ -240,7 +240,7 @@ async fn a_reader_that_was_away_too_long_is_told_and_gets_the_latest_state() {
         merge(&server, "go", json!({"gold": gold})).await;
     }
     let go = nodestorage::DocumentId::new("go").unwrap();
-    assert_eq!(EventCompactor { keep: 5 }.compact(&server.service, &go).await.unwrap(), 16);
+    assert_eq!(EventCompactor::keeping(5).compact(&server.service, &go).await.unwrap(), 16);
     for resume in [json!({"cursor": 3}), json!({"stateVector": {"http": 3}})] {
         let mut late = server.client("late", json!({"documents": {"go": resume}})).await;
         let told = late.next().await;

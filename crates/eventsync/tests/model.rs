@@ -111,7 +111,8 @@ impl World {
         let service = SyncService::start(eventsync::SyncServiceOptions {
             storage: Arc::new(eventsync::EventSyncStorage::new(storage)),
             shelf: Arc::new(MemoryShelf::new()),
-            snapshots: eventsync::SnapshotPolicy { every: Some(7), keep: 3 },
+            snapshots: eventsync::SnapshotPolicy { every: Some(7), age: None, keep: 3 },
+            compaction: None,
             rules: None,
         })
         .await
@@ -351,7 +352,7 @@ async fn run(seed: u64) {
             90..92 => {
                 let document = rng.random_range(0..3);
                 let keep = rng.random_range(0..6);
-                let compactor = EventCompactor { keep };
+                let compactor = EventCompactor::keeping(keep);
                 compactor.compact(&world.service, &id(document)).await.unwrap();
                 let last = world.models[document].version();
                 world.compacted[document] = world.compacted[document].max(last.saturating_sub(keep));
@@ -421,7 +422,7 @@ async fn concurrent_writers_readers_and_compaction_agree_in_the_end() {
     let compacting = service.clone();
     let compaction = tokio::spawn(async move {
         loop {
-            EventCompactor { keep: 20 }.compact(&compacting, &id(0)).await.unwrap();
+            EventCompactor::keeping(20).compact(&compacting, &id(0)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     });

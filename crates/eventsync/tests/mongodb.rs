@@ -1,4 +1,4 @@
-//! Events, snapshots, state vectors and clocks in a MongoDB database do what those in memory do.
+//! Events, snapshots, state vectors and clocks in a MongoDB database outlive the server of clients.
 
 use std::sync::Arc;
 
@@ -6,9 +6,7 @@ use crdt_core::ClientId;
 use eventsync::{
     EventSyncStorage, FeedItem, MongoVectorClockManager, PageLimit, Resume, Scope, Snapshot, SnapshotPolicy,
     SnapshotStore, StateVectorManager, SyncService, SyncServiceOptions, VectorClockManager,
-    event::ClientVector,
-    shelf::{Durability, MemoryShelf, MongoShelf, ScanRange, Shelf},
-    snapshot::ShelfSnapshotStore,
+    event::ClientVector, shelf::MongoShelf, snapshot::ShelfSnapshotStore,
 };
 use nodestorage::{
     Body, DocumentId, EditOptions, MongoOptions, MongoStore, Storage, StorageExt, StorageOptions, Store,
@@ -27,48 +25,6 @@ fn id(name: &str) -> DocumentId {
 
 fn client(name: &str) -> ClientId {
     ClientId::new(name).unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs secantusd"]
-async fn the_shelf_keeps_what_the_one_in_memory_keeps() {
-    let server = TestServer::start();
-    let store = open(&server).await;
-    let (memory, shelf) = (MemoryShelf::new(), MongoShelf::new(&store));
-    let keys: [&[u8]; 9] = [
-        b"snapshot\0a\0\0\0\0\0\0\0\0\x01",
-        b"snapshot\0a\0\0\0\0\0\0\0\0\xff",
-        b"snapshot\0a\0\0\0\0\0\0\0\x01\0",
-        b"snapshot\0a b\0\0\0\0\0\0\0\0\x01",
-        b"snapshot\0b\0\0\0\0\0\0\0\0\x02",
-        b"vector\0a\0p.1\0",
-        b"vector\0a\0p\0",
-        b"clock\0a\0",
-        b"idempotency\0key\0",
-    ];
-    for (n, key) in keys.iter().enumerate() {
-        for shelf in [&memory as &dyn Shelf, &shelf] {
-            shelf.put(key.to_vec(), b"{}".to_vec(), Durability::Lazy).await.unwrap();
-            shelf.put(key.to_vec(), format!("{{\"n\":{n}}}").into_bytes(), Durability::Synced).await.unwrap();
-        }
-    }
-    for shelf in [&memory as &dyn Shelf, &shelf] {
-        shelf.remove(keys[1].to_vec()).await.unwrap();
-        shelf.remove(keys[1].to_vec()).await.unwrap();
-    }
-    for key in keys {
-        assert_eq!(memory.get(key).await.unwrap(), shelf.get(key).await.unwrap(), "{key:?}");
-    }
-    for (from, to) in
-        [(keys[0], keys[4]), (keys[2], keys[3]), (b"vector\0a\0", b"vector\0a\x01"), (keys[4], keys[0])]
-    {
-        for (backwards, limit) in [(false, 9), (true, 9), (true, 1), (false, 2), (false, 0)] {
-            let range = ScanRange { from: from.to_vec(), to: to.to_vec(), backwards };
-            let (here, there) =
-                (memory.scan(range.clone(), limit).await, shelf.scan(range.clone(), limit).await);
-            assert_eq!(here.unwrap(), there.unwrap(), "{range:?}");
-        }
-    }
 }
 
 /// Everything that the service keeps, over a restart.
@@ -122,7 +78,13 @@ async fn events_snapshots_vectors_and_clocks_are_there_after_a_restart() {
     let found = ShelfSnapshotStore::new(shelf.clone()).at_or_before(&id("go"), 129).await.unwrap();
     assert_eq!(found, Some(snapshot));
 
-    let options = SyncServiceOptions { storage, shelf, snapshots: SnapshotPolicy::STANDARD, rules: None };
+    let options = SyncServiceOptions {
+        storage,
+        shelf,
+        snapshots: SnapshotPolicy::STANDARD,
+        compaction: None,
+        rules: None,
+    };
     let service = SyncService::start(options).await.unwrap();
     let mut reader = service.follow(Scope::Document(id("go")), Resume::After(120), PageLimit::STANDARD);
     let FeedItem::Events(events) = reader.next().await.unwrap() else { panic!("events come first") };

@@ -28,7 +28,7 @@ async fn services() -> (Vec<SyncService>, MemoryStorage) {
     for _ in 0..2 {
         let storage = Arc::new(EventSyncStorage::new(Arc::new(storage.clone())));
         let (shelf, snapshots) = (shelf.clone(), SnapshotPolicy::STANDARD);
-        let options = SyncServiceOptions { storage, shelf, snapshots, rules: None };
+        let options = SyncServiceOptions { storage, shelf, snapshots, compaction: None, rules: None };
         services.push(SyncService::start(options).await.unwrap());
     }
     (services, storage)

@@ -22,7 +22,9 @@ fn topic() -> Topic {
 async fn service(storage: &MemoryStorage) -> SyncService {
     let storage = Arc::new(EventSyncStorage::new(Arc::new(storage.clone())));
     let (shelf, snapshots) = (Arc::new(MemoryShelf::default()), SnapshotPolicy::STANDARD);
-    SyncService::start(SyncServiceOptions { storage, shelf, snapshots, rules: None }).await.unwrap()
+    SyncService::start(SyncServiceOptions { storage, shelf, snapshots, compaction: None, rules: None })
+        .await
+        .unwrap()
 }
 
 async fn write(service: &SyncService, id: &DocumentId) {

@@ -165,6 +165,7 @@ async fn serve(games: Arc<dyn Storage>, shelf: Arc<dyn Shelf>) -> Result<SyncSer
         storage: Arc::new(storage),
         shelf,
         snapshots: SnapshotPolicy::STANDARD,
+        compaction: None,
         rules: Some(Arc::new(game::check)),
     })
     .await

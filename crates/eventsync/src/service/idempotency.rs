@@ -124,7 +124,8 @@ impl Table {
                 Some(known) => Record { claims: known.claims.saturating_add(1), ..known },
                 None => fresh.clone(),
             };
-            if self.shelf.swap(place(&key.name), bytes, Some(shelf::encode(&opened)?)).await? {
+            let value = Some(shelf::encode(&opened)?);
+            if self.shelf.swap(place(&key.name), bytes, value, Durability::Synced).await? {
                 return Ok(opened);
             }
         }
@@ -143,7 +144,8 @@ impl Table {
     /// they die their write is found by this record.
     pub(super) async fn forget(&self, key: &IdempotencyKey, opened: &Record) -> Result<(), Problem> {
         if opened.claims == 1 {
-            self.shelf.swap(place(&key.name), Some(shelf::encode(opened)?), None).await?;
+            let known = Some(shelf::encode(opened)?);
+            self.shelf.swap(place(&key.name), known, None, Durability::Synced).await?;
         }
         Ok(())
     }

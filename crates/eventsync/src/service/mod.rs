@@ -1,5 +1,6 @@
 //! The service: writes come in, every client gets every event once and in order.
 
+mod aging;
 mod edit;
 mod idempotency;
 mod pump;
@@ -17,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     broker::EventBroker,
+    compaction::EventCompactor,
     shelf::Shelf,
     snapshot::{ShelfSnapshotStore, SnapshotPolicy, SnapshotStore},
     storage::EventSyncStorage,
@@ -42,6 +44,8 @@ pub struct SyncServiceOptions {
     pub shelf: Arc<dyn Shelf>,
     /// When snapshots are made.
     pub snapshots: SnapshotPolicy,
+    /// What goes of the events of all documents that exist, looked at every hour; `None` keeps everything.
+    pub compaction: Option<EventCompactor>,
     /// What documents must look like; `None` for any JSON object.
     pub rules: Option<DocumentRules>,
 }
@@ -75,7 +79,7 @@ impl SyncService {
     /// Starts the service: from now on its broker hears of every change of the storage, whoever makes it.
     /// Must be called within a tokio runtime.
     pub async fn start(options: SyncServiceOptions) -> Result<Self, StorageError> {
-        let SyncServiceOptions { storage, shelf, snapshots: policy, rules } = options;
+        let SyncServiceOptions { storage, shelf, snapshots: policy, compaction, rules } = options;
         let service = Self(Arc::new(Parts {
             snapshots: Arc::new(ShelfSnapshotStore::new(Arc::clone(&shelf))),
             vectors: StateVectorManager::new(Arc::clone(&shelf), Arc::clone(storage.events())),
@@ -92,6 +96,9 @@ impl SyncService {
             rules,
         }));
         service.start_pump().await?;
+        if let Some(compactor) = compaction {
+            service.start_compaction(compactor);
+        }
         Ok(service)
     }
 
@@ -153,6 +160,15 @@ impl SyncService {
         self.0.tasks.wait().await;
         self.0.storage.close().await
     }
+}
+
+/// The time by which the service's tasks wait.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the service is the driver; its machines get this as a parameter"
+)]
+pub(crate) fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
 }
 
 /// The time in milliseconds since 1970 UTC.

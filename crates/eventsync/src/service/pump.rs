@@ -6,11 +6,17 @@ use futures_util::StreamExt;
 use nodestorage::{DocumentId, Storage, StorageError, WatchEvent, WatchFilter, WatchFrom};
 use tokio::sync::mpsc;
 
-use super::{SyncService, now_ms};
-use crate::event::Event;
+use super::{SyncService, aging::Aging, now, now_ms};
+use crate::{compaction::EventCompactor, event::Event, protocol::Problem};
 
 /// How many documents wait for their snapshot. At the bound one is left out, and made at its next interval.
 const SNAPSHOTS_WAITING_MAX: usize = 64;
+
+/// How often the service looks for events that may go.
+const COMPACT_EVERY: Duration = Duration::from_secs(3600);
+
+/// How many documents are read at a time for that.
+const COMPACT_PAGE: usize = 64;
 
 /// How long the pump waits before it watches again after a failure.
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
@@ -43,17 +49,33 @@ impl SyncService {
     /// so nothing is lost and nothing comes twice.
     async fn pump(&self, mut position: u64, due: mpsc::Sender<DocumentId>) {
         let mut failures = 0;
+        let mut aging = Aging::new(self.0.policy.age);
         loop {
             let before = position;
             let error = match self.0.storage.watch(WatchFilter::default(), WatchFrom::After(position)).await {
                 Ok(mut watch) => loop {
-                    match watch.next().await {
+                    let old_at = aging.next();
+                    let next = tokio::select! {
+                        next = watch.next() => next,
+                        () = tokio::time::sleep_until(old_at.unwrap_or_else(now)), if old_at.is_some() => {
+                            while let Some(document) = aging.take(now()) {
+                                if let Err(document) = demand(&due, document) {
+                                    // It waits once more.
+                                    aging.changed(&document, now());
+                                }
+                            }
+                            continue;
+                        }
+                    };
+                    match next {
                         Some(Ok(WatchEvent::Change(change) | WatchEvent::Full { change, .. })) => {
                             position = change.position;
                             if self.0.policy.is_due(change.version)
-                                && due.try_send(change.document_id.clone()).is_err()
+                                && demand(&due, change.document_id.clone()).is_ok()
                             {
-                                tracing::debug!(document = %change.document_id, "too many snapshots due, one is left out");
+                                aging.forget(&change.document_id);
+                            } else {
+                                aging.changed(&change.document_id, now());
                             }
                             self.0.broker.publish(&Event::new(change));
                         }
@@ -89,6 +111,35 @@ impl SyncService {
         }
     }
 
+    /// Compacts all documents from time to time.
+    pub(super) fn start_compaction(&self, compactor: EventCompactor) {
+        let (service, stopped) = (self.clone(), self.0.stopped.clone());
+        self.0.tasks.spawn(stopped.run_until_cancelled_owned(async move {
+            let mut every = tokio::time::interval(COMPACT_EVERY);
+            loop {
+                every.tick().await;
+                if let Err(problem) = service.compact_all(compactor).await {
+                    tracing::warn!(%problem, "old events not removed");
+                }
+            }
+        }));
+    }
+
+    async fn compact_all(&self, compactor: EventCompactor) -> Result<(), Problem> {
+        let mut after: Option<DocumentId> = None;
+        loop {
+            let page = self.0.storage.list(after.as_ref(), COMPACT_PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.id.clone());
+            for document in page {
+                let gone = compactor.compact(self, &document.id).await?;
+                if gone > 0 {
+                    tracing::debug!(document = %document.id, gone, "old events removed");
+                }
+            }
+        }
+    }
+
     async fn forget_old_keys(&self) {
         let mut every = tokio::time::interval(FORGET_EVERY);
         loop {
@@ -98,4 +149,13 @@ impl SyncService {
             }
         }
     }
+}
+
+/// Asks for a snapshot of a document; gives it back when too many are waiting.
+fn demand(due: &mpsc::Sender<DocumentId>, document: DocumentId) -> Result<(), DocumentId> {
+    due.try_send(document).map_err(|refused| {
+        let document = refused.into_inner();
+        tracing::debug!(%document, "too many snapshots due, one is left out");
+        document
+    })
 }

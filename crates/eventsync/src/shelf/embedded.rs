@@ -72,6 +72,7 @@ impl Shelf for EmbeddedShelf {
         key: Vec<u8>,
         expected: Option<Vec<u8>>,
         value: Option<Vec<u8>>,
+        durability: Durability,
     ) -> Result<bool, ShelfError> {
         self.blocking(move |shelf| {
             let swapping = shelf.swapping.lock();
@@ -83,7 +84,9 @@ impl Shelf for EmbeddedShelf {
                 None => shelf.entries.remove(key)?,
             }
             drop(swapping);
-            shelf.database.persist(PersistMode::SyncAll)?;
+            if durability == Durability::Synced {
+                shelf.database.persist(PersistMode::SyncAll)?;
+            }
             Ok(true)
         })
         .await

@@ -41,6 +41,7 @@ impl Shelf for MemoryShelf {
         key: Vec<u8>,
         expected: Option<Vec<u8>>,
         value: Option<Vec<u8>>,
+        _: Durability,
     ) -> Result<bool, ShelfError> {
         let mut entries = self.entries.write();
         if entries.get(&key) != expected.as_ref() {

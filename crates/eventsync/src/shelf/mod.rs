@@ -1,13 +1,15 @@
 //! Small durable things beside the documents: snapshots, state vectors, clocks, idempotency keys.
 //!
 //! All of them can be made again from the documents' history or are worth less than a commit, so they need no
-//! transaction with it. One seam with three operations serves them all.
+//! transaction with it. One seam serves them all.
 
 #[cfg(feature = "embedded")]
 mod embedded;
 mod memory;
 #[cfg(feature = "mongodb")]
 mod mongo;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,6 +19,12 @@ pub use embedded::EmbeddedShelf;
 pub use memory::MemoryShelf;
 #[cfg(feature = "mongodb")]
 pub use mongo::MongoShelf;
+
+/// How often [`update`] tries against others who change the same key: each time one of them got through.
+const TRIES_MAX: u32 = 256;
+
+/// The pause of [`update`] after a try that failed; each further one is longer by as much, up to sixteen times.
+const TRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Ordered keys with values.
 #[async_trait]
@@ -30,13 +38,15 @@ pub trait Shelf: Send + Sync {
     /// Removes a key; one that is not there is no error.
     async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError>;
 
-    /// Gives a key a value, or none, if it holds what is expected: one step among all who share the shelf, and durable
-    /// once this returns. Returns whether it did. Whoever swaps a key relies on nobody setting it otherwise meanwhile.
+    /// Gives a key a value, or none, if it holds what is expected: one step among all who share the shelf. Returns whether
+    /// it did; then, with [`Durability::Synced`], it survives a crash. Whoever swaps a key relies on nobody setting it
+    /// otherwise meanwhile.
     async fn swap(
         &self,
         key: Vec<u8>,
         expected: Option<Vec<u8>>,
         value: Option<Vec<u8>>,
+        durability: Durability,
     ) -> Result<bool, ShelfError>;
 
     /// The entries from `from` (inclusive) to `to` (exclusive) in the order of the keys or against it, at most `limit`.
@@ -90,6 +100,26 @@ pub(crate) fn key(parts: &[&str]) -> Vec<u8> {
 /// A value's bytes: JSON, so that an operator can read them.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, ShelfError> {
     serde_json::to_vec(value).map_err(|e| ShelfError(e.to_string()))
+}
+
+/// Reads a key, decides, and swaps, as often as it takes: no write of another handle or process is lost. `change` returns the
+/// new value and what to answer with; without a value nothing is written.
+pub(crate) async fn update<T>(
+    shelf: &(impl Shelf + ?Sized),
+    key: Vec<u8>,
+    durability: Durability,
+    mut change: impl FnMut(Option<&[u8]>) -> Result<(Option<Vec<u8>>, T), ShelfError> + Send,
+) -> Result<T, ShelfError> {
+    for tries in 1..=TRIES_MAX {
+        let known = shelf.get(&key).await?;
+        let (value, answer) = change(known.as_deref())?;
+        let Some(value) = value else { return Ok(answer) };
+        if shelf.swap(key.clone(), known, Some(value), durability).await? {
+            return Ok(answer);
+        }
+        tokio::time::sleep(TRY_PAUSE * tries.min(16)).await;
+    }
+    Err(ShelfError(format!("others changed the same key {TRIES_MAX} times in between")))
 }
 
 /// Reads a value. One that can't be read counts as absent, with a warning: everything here can be made again.

@@ -105,6 +105,7 @@ impl Shelf for MongoShelf {
         key: Vec<u8>,
         expected: Option<Vec<u8>>,
         value: Option<Vec<u8>>,
+        _: Durability,
     ) -> Result<bool, ShelfError> {
         let rows = self.collection(&key);
         let row = match expected {

@@ -42,7 +42,8 @@ pub async fn service(storage: Arc<dyn Storage>, shelf: Arc<dyn Shelf>, every: u6
     SyncService::start(SyncServiceOptions {
         storage: Arc::new(EventSyncStorage::new(storage)),
         shelf,
-        snapshots: SnapshotPolicy { every: Some(every), keep: 4 },
+        snapshots: SnapshotPolicy { every: Some(every), age: None, keep: 4 },
+        compaction: None,
         rules: Some(Arc::new(rules)),
     })
     .await
