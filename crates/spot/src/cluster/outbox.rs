@@ -12,9 +12,10 @@ use super::{
 const BATCH_LEN_MAX: usize = 64 << 10;
 /// Payloads of this length and more travel by reference.
 const LARGE_LEN_MIN: usize = 4 << 10;
-/// Room that a fresh buffer has: as much as was needed last, within these bounds. What is idle holds no buffer.
+/// Room that a fresh buffer has: as much as was needed last, within these bounds. What is idle holds no buffer. A batch goes
+/// on until it is full, so the last of its messages has to fit behind its bound: a buffer that grew for it would be copied.
 const TAIL_CAPACITY_MIN: usize = 512;
-const TAIL_CAPACITY_MAX: usize = 64 << 10;
+const TAIL_CAPACITY_MAX: usize = BATCH_LEN_MAX + 2 * LARGE_LEN_MIN;
 /// Before a batch's records: the command frame, and a long frame header.
 const BATCH_HEADER_LEN: usize = 3 + 9;
 
@@ -134,8 +135,12 @@ impl Outbox {
         if self.tail.len() >= BATCH_LEN_MAX && !self.contiguous {
             self.segments.push(self.tail.split().freeze());
         }
-        if self.tail.capacity() - self.tail.len() < BATCH_HEADER_LEN + 256 {
-            self.tail.reserve(self.usual.clamp(TAIL_CAPACITY_MIN, TAIL_CAPACITY_MAX));
+        let wanted = self.usual.clamp(TAIL_CAPACITY_MIN, TAIL_CAPACITY_MAX);
+        if self.tail.is_empty() && self.tail.capacity() < wanted {
+            // Not what is left of the last one's room: it would be full before the batch is, and copied.
+            self.tail = BytesMut::with_capacity(wanted);
+        } else if self.tail.capacity() - self.tail.len() < BATCH_HEADER_LEN + 256 {
+            self.tail.reserve(wanted);
         }
         self.batch = Some(self.tail.len());
         self.put_batch_header(0);

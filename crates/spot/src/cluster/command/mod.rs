@@ -61,7 +61,7 @@ pub struct Hello {
     pub node: NodeId,
     /// Which life of it; later ones are greater.
     pub incarnation: u64,
-    /// How often it lets us hear something, in milliseconds.
+    /// How often it asks whether we are there, in milliseconds. We ask in our own time, so nothing depends on it.
     pub heartbeat_ms: u32,
     /// Where it and the nodes that it knows can be reached.
     pub endpoints: Vec<(NodeId, String)>,
