@@ -3,9 +3,10 @@
 mod support;
 
 use crdt_core::{
-    Document, Model, SessionId, Value,
-    model::{EditError, Extension},
+    Document, Model, PatchBuilder, SessionId, Value,
+    model::{EditError, Expand, Extension},
 };
+use serde_json::json;
 use support::hex;
 
 fn pair() -> (Model, Model) {
@@ -71,4 +72,32 @@ fn ordinary_data_is_not_taken_for_an_extension() {
     let error = alice.api().counter("/x").map(drop).unwrap_err();
     assert_eq!(error, EditError::NotFound { path: "/x".into() });
     assert!(alice.api().counter("/name").is_err());
+}
+
+#[test]
+fn the_extended_view_shows_what_extensions_stand_for() {
+    let (mut alice, mut bob) = pair();
+    alice.api().obj("").unwrap().set_rich_text("note", "warp and weft").unwrap();
+    alice.api().rich_text("/note").unwrap().mark(0..4, "bold", true, Expand::After).unwrap();
+    alice.api().obj("").unwrap().set([("list", Value::from(&json!([1, {"a": "b"}])))]).unwrap();
+    alice.api().obj("").unwrap().set_extension("other", Extension::Other(77), PatchBuilder::new_obj).unwrap();
+    alice.api().multi_value("/name").unwrap().set("Ada").unwrap();
+    bob.api().multi_value("/name").unwrap().set(Value::from(&json!({"of": ["Bob"]}))).unwrap();
+    exchange(&mut alice, &mut bob);
+    let other = alice.view().get("other").cloned().unwrap();
+    assert!(matches!(&other, Value::Array(tuple) if tuple.len() == 2));
+    let mut expected = Value::from(&json!({
+        "likes": 5.0,
+        "name": ["Ada", {"of": ["Bob"]}],
+        "note": [{"insert": "warp", "attributes": {"bold": true}}, {"insert": " and weft"}],
+        "list": [1, {"a": "b"}],
+    }));
+    if let Value::Map(entries) = &mut expected {
+        entries.push(("other".into(), other));
+    }
+    assert_eq!(support::plain(&alice.document().view_extended()), support::plain(&expected));
+    assert_eq!(support::plain(&bob.document().view_extended()), support::plain(&expected));
+    // Without extensions it is the view.
+    alice.api().root(&json!({"a": [1]})).unwrap();
+    assert_eq!(alice.document().view_extended(), alice.view());
 }

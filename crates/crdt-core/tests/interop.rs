@@ -10,7 +10,7 @@
 mod support;
 
 use crdt_core::{
-    Applied, Document, Model, Patch, SessionId, Value,
+    Applied, Document, Model, Patch, SessionId, Timestamp, Value,
     codec::{
         DocumentFormat, PatchFormat, cbor,
         document::{
@@ -20,6 +20,7 @@ use crdt_core::{
     },
     document::{Content, Kind, NodeRef},
     model::schema::{con, json, vec},
+    patch::Op,
 };
 use support::{get, hex, items, node::JsonJoy, number, plain, text, unhex};
 
@@ -253,6 +254,7 @@ fn sessions_of_ours_become_the_same_documents_in_json_joy() {
     let mut joy = JsonJoy::start();
     let (first, count) = (setting("WEFT_SEED", 1), setting("WEFT_SESSIONS", 150));
     let (mut seen, mut excluded) = (0, 0);
+    let (mut reloads, mut later) = (0, 0_usize);
     for seed in first..first + count {
         let name = format!("seed {seed}");
         let mut random = Random(seed ^ 0xabcd);
@@ -277,27 +279,47 @@ fn sessions_of_ours_become_the_same_documents_in_json_joy() {
             let _: Applied = early.merge(patch.as_ref()).unwrap();
         }
         if early.root().is_some() && !has_half_in_a_text_of(8, &early) {
-            check_our_forms(&name, &mut joy, &early, &safe_after_a_reload(&early, &patches[cut..]));
+            let rest = safe_after_a_reload(&early, &patches[cut..]);
+            check_our_forms(&name, &mut joy, &early, &rest);
+            reloads += 1;
+            later += rest.len();
         }
         seen += patches.len();
     }
-    println!("{count} sessions of ours with {seen} patches, {excluded} of them excluded by H2");
+    println!(
+        "{count} sessions of ours with {seen} patches, {excluded} of them excluded by H2; {later} patches came after \
+         {reloads} reloads"
+    );
+    assert!(
+        later > 2 * reloads && 2 * reloads as u64 > count,
+        "{later} patches after {reloads} reloads of {count}"
+    );
     assert!(excluded * 5 <= count, "{excluded} of {count} sessions are excluded: the test sees too little");
 }
 
-/// The patches that json-joy takes alike before and after a reload: those after which our own reloaded document equals
-/// the live one in bytes. It forgets orphans (H6) and can join late insertions to a wrong chunk (H10), so only edits of a
-/// session that is new to the document are sent on.
+/// The patches that json-joy takes alike before and after a reload. It forgets orphans (H6): a patch after which our own
+/// reloaded document is not the live one in bytes is left out, and so is what needs it. And it can join late insertions of
+/// a session to a wrong chunk (H10): those that go on where an insertion of the session ends that the document has.
 fn safe_after_a_reload(document: &Document, rest: &[Patch]) -> Vec<Patch> {
-    let known: Vec<_> = document.peers().map(|peer| peer.sid).collect();
-    let mut fresh = Vec::new();
-    let mut state = document.clone();
-    for patch in rest.iter().filter(|patch| !known.contains(&patch.id().sid)) {
-        if matches!(state.apply(patch).unwrap(), Applied::Merged) {
-            fresh.push(patch.clone());
+    let reload = |document: &Document| Document::from_binary(&document.to_binary()).unwrap();
+    let (mut live, mut reloaded) = (document.clone(), reload(document));
+    let mut safe = Vec::new();
+    for patch in rest {
+        let (mut next_live, mut next_reloaded) = (live.clone(), reloaded.clone());
+        let applied = [&mut next_live, &mut next_reloaded].map(|document| document.apply(patch).unwrap());
+        let goes_on = patch.ops().any(|(id, op)| match op {
+            Op::InsStr { obj, .. } | Op::InsBin { obj, .. } | Op::InsArr { obj, .. } => {
+                let before = Timestamp::new(id.sid, id.time - 1);
+                document.locate(obj, before).is_some()
+            }
+            _ => false,
+        });
+        if applied == [Applied::Merged; 2] && !goes_on && next_live.to_binary() == next_reloaded.to_binary() {
+            (live, reloaded) = (next_live, next_reloaded);
+            safe.push(patch.clone());
         }
     }
-    fresh
+    safe
 }
 
 /// Half a character in a text or run of more units than json-joy keeps it in (H2): it writes those of less than 42, and
@@ -512,6 +534,8 @@ fn json_joy_takes_our_counters_and_multi_value_registers_for_its_own() {
     let view = value_of(get(&answer, "view"));
     assert_eq!(get(&view, "likes"), &17.into());
     assert_eq!(get(&view, "name"), &["Bob", "Ada"].into_iter().collect());
+    // What json-joy shows with its extensions registered is our extended view.
+    assert_eq!(plain(&view), plain(&alice.document().view_extended()));
     let theirs = Patch::decode(&unhex(text(get(&answer, "patch")))).unwrap();
     assert_eq!(alice.apply(&theirs), Ok(Applied::Merged));
     assert_eq!(alice.api().counter("/likes").unwrap().value(), 21.0);

@@ -41,6 +41,7 @@ pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Place
 pub(crate) use links::Links;
 pub(crate) use observe::{Effect, Observer, Place, Removed};
 pub(crate) use subtree::Subtree;
+pub(crate) use view::Shown;
 
 use store::Store;
 

@@ -25,13 +25,27 @@ impl Document {
     }
 
     pub(crate) fn view_of(&self, node: u32) -> Value {
-        View { store: &self.store, aliases: 0 }.value(node, Self::VIEW_DEPTH_MAX)
+        View { store: &self.store, aliases: 0, tuples: &|_| None }.value(node, Self::VIEW_DEPTH_MAX)
     }
+
+    /// The view with some tuples as something else.
+    pub(crate) fn view_with(&self, tuples: &dyn Fn(u32) -> Option<Shown>) -> Value {
+        let mut view = View { store: &self.store, aliases: 0, tuples };
+        self.root_node().map_or(Value::Undefined, |root| view.value(root, Self::VIEW_DEPTH_MAX))
+    }
+}
+
+/// What a tuple is shown as.
+pub(crate) enum Shown {
+    Value(Value),
+    /// Another node, in its place.
+    Node(u32),
 }
 
 struct View<'d> {
     store: &'d Store,
     aliases: usize,
+    tuples: &'d dyn Fn(u32) -> Option<Shown>,
 }
 
 impl View<'_> {
@@ -68,6 +82,11 @@ impl View<'_> {
                 Value::Map(shown.collect())
             }
             Form::Vec => {
+                match (self.tuples)(node) {
+                    Some(Shown::Value(value)) => return value,
+                    Some(Shown::Node(other)) => return self.value(other, deeper),
+                    None => {}
+                }
                 let places = store.vec(node).iter();
                 Value::Array(
                     places

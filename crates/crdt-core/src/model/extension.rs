@@ -4,11 +4,11 @@
 //! of the tuple's id, so that ordinary data is not taken for one), and the node that holds its data. Who does not know it
 //! sees a tuple.
 
-use super::{Api, ArrCursor, EditError, Model, ObjCursor, Path};
+use super::{Api, ArrCursor, EditError, Model, ObjCursor, Path, rich::Reading};
 use crate::{
-    PatchBuilder, SessionId, Text, Timestamp, Value,
+    Document, PatchBuilder, SessionId, Text, Timestamp, Value,
     codec::base36,
-    document::{Content, Kind, NodeRef},
+    document::{Content, Kind, NodeRef, Shown},
 };
 
 /// Which extension a tuple is.
@@ -69,6 +69,50 @@ impl<'d> NodeRef<'d> {
     }
 }
 
+impl Document {
+    /// The document as a JSON value like [`view`](Self::view), but with extensions as what they stand for: a counter as its
+    /// sum, a multi-value register as the array of its values, a rich text as a Quill delta. Extensions that are not known
+    /// here stay the tuples that they are. It is what [`json-joy`](https://www.npmjs.com/package/json-joy) shows once its
+    /// extensions are registered; `view` is what it shows before, and shows every document without loss.
+    ///
+    /// ```
+    /// use crdt_core::{Model, SessionId, Value};
+    /// use serde_json::json;
+    ///
+    /// let mut model = Model::new(SessionId::new(70_001).unwrap());
+    /// model.api().root(&json!({}))?;
+    /// model.api().obj("")?.set_counter("likes", 2.0)?;
+    /// model.api().counter("/likes")?.add(1.0)?;
+    /// assert_eq!(model.document().view_extended(), Value::from(&json!({"likes": 3.0})));
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
+    pub fn view_extended(&self) -> Value {
+        self.view_with(&|node| {
+            let node = self.node_at(node);
+            let (extension, data) = node.extension()?;
+            match (extension, data.kind()) {
+                (Extension::Counter, Kind::Obj) => Some(Shown::Value(sum(data).into())),
+                (Extension::MultiValue, Kind::Arr) => Some(Shown::Node(data.index() as u32)),
+                (Extension::Peritext | Extension::QuillDelta, Kind::Vec) => {
+                    let delta = Reading::of(self, node)?.to_quill().ok()?;
+                    Some(Shown::Value(delta.iter().map(super::QuillOp::to_value).collect()))
+                }
+                _ => None,
+            }
+        })
+    }
+}
+
+/// What the sessions have added to a counter.
+fn sum(parts: NodeRef<'_>) -> f64 {
+    let Content::Obj(entries) = parts.content() else { return 0.0 };
+    let part = |node: NodeRef<'_>| match super::past_registers(node)?.content() {
+        Content::Con(value) => value.to_value().as_f64(),
+        _ => None,
+    };
+    entries.filter_map(|(_, child)| part(child.node()?)).sum()
+}
+
 impl PatchBuilder {
     /// Creates an extension; `data` creates the node that holds its data.
     pub fn new_extension(
@@ -108,10 +152,7 @@ pub struct CounterCursor<'m>(ObjCursor<'m>);
 impl CounterCursor<'_> {
     /// The sum of what all sessions have added.
     pub fn value(&self) -> f64 {
-        match self.0.view() {
-            Value::Map(parts) => parts.iter().filter_map(|(_, part)| part.as_f64()).sum(),
-            _ => 0.0,
-        }
+        self.0.node().map_or(0.0, sum)
     }
 
     /// Adds a number, which may be negative.

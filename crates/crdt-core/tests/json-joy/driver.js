@@ -238,6 +238,20 @@ const handlers = {
     model.api.in(['likes']).asExt(cnt).inc(4);
     return {view: before, after: view(model), patch: hex(model.api.flush().toBinary())};
   },
+  /** The operations that a JSON Patch becomes, in binary, and what is shown then; nothing if it is refused. */
+  jsonPatch: ({sid, doc, ops}) => {
+    const {JsonPatch} = require('json-joy/lib/json-crdt/json-patch/JsonPatch');
+    const model = Model.create(undefined, sid);
+    model.api.root(doc);
+    model.api.flush();
+    try {
+      new JsonPatch(model, []).apply(ops);
+    } catch {
+      return {};
+    }
+    const patch = model.api.flush();
+    return {operations: patch && patch.ops.length ? hex(patch.toBinary()) : '', view: model.view() ?? null};
+  },
   /** What json-joy shows of a document whose root is a Quill text, before and after a delta of its own. */
   quill: ({data, delta}) => {
     const {ModelWithExt} = require('json-joy/lib/json-crdt-extensions');

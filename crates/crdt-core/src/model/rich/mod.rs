@@ -8,24 +8,19 @@
 //! rich text is json-joy's extension 2 (or 3 for the Quill editor).
 
 mod quill;
+mod read;
 mod slice;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::{collections::BTreeSet, ops::Range};
 
 pub use quill::{InvalidQuill, QuillOp};
+pub(super) use read::Reading;
 pub use slice::{Slice, Stacking};
 
 use super::{
     Api, EditError, Extension, Model, ObjCursor, Path, RelativePosition, Side, find_node, past_registers,
 };
-use crate::{
-    PatchBuilder, Text, Timestamp, Value,
-    document::{Content, Kind, NodeRef},
-    text::Wtf8,
-};
+use crate::{PatchBuilder, Text, Timestamp, Value, document::NodeRef, text::Wtf8};
 
 /// Which text typed at the borders of a mark belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,16 +96,9 @@ impl<'m> Api<'m> {
     pub fn rich_text(self, path: impl Path) -> Result<RichTextCursor<'m>, EditError> {
         let not_found = || EditError::NotFound { path: path.pointer() };
         let node = find_node(&self.model.doc, &path)?.and_then(past_registers).ok_or_else(not_found)?;
-        let (text, slices) = parts(node).ok_or_else(not_found)?;
+        let Reading { text, slices, .. } = Reading::of(&self.model.doc, node).ok_or_else(not_found)?;
         Ok(RichTextCursor { model: self.model, text, slices })
     }
-}
-
-/// The text and the slices of a rich text.
-fn parts(node: NodeRef<'_>) -> Option<(Timestamp, Timestamp)> {
-    let (Extension::Peritext | Extension::QuillDelta, data) = node.extension()? else { return None };
-    let (text, slices) = (data.at(0)?, data.at(1)?);
-    (text.kind() == Kind::Str && slices.kind() == Kind::Arr).then(|| (text.id(), slices.id()))
 }
 
 impl PatchBuilder {
@@ -163,8 +151,12 @@ impl ObjCursor<'_> {
 }
 
 impl RichTextCursor<'_> {
+    const fn read(&self) -> Reading<'_> {
+        Reading { doc: &self.model.doc, text: self.text, slices: self.slices }
+    }
+
     fn node(&self) -> Result<NodeRef<'_>, EditError> {
-        self.model.doc.node(self.text).ok_or(EditError::Removed(self.text))
+        self.read().node()
     }
 
     /// The id of the text, for [`RelativePosition`] and [`Selection`](super::Selection).
@@ -184,10 +176,7 @@ impl RichTextCursor<'_> {
 
     /// The text without its marks.
     pub fn text(&self) -> Text {
-        match self.node().map(|node| self.model.doc.view_of(node.index() as u32)) {
-            Ok(Value::Text(text)) => text,
-            _ => Text::new(),
-        }
+        self.read().text()
     }
 
     /// Inserts text at a position. It gets the marks of the text before it that grow.
@@ -354,17 +343,7 @@ impl RichTextCursor<'_> {
 
     /// All slices, in the order of their ids: of two that contradict each other the later one holds.
     pub fn slices(&self) -> Vec<Slice> {
-        let doc = &self.model.doc;
-        let Some(Content::Arr(chunks)) = doc.node(self.slices).map(|node| node.content()) else {
-            return Vec::new();
-        };
-        let mut slices = Vec::new();
-        for chunk in chunks.filter(|chunk| !chunk.is_tombstone()) {
-            let nodes = chunk.children().filter_map(|child| child.node());
-            slices.extend(nodes.filter_map(|node| Slice::read(doc, node, self.text)));
-        }
-        slices.sort_by_key(|slice| slice.id);
-        slices
+        self.read().slices()
     }
 
     /// The text in pieces under the same marks.
@@ -372,17 +351,7 @@ impl RichTextCursor<'_> {
     /// # Errors
     /// [`EditError::Removed`]
     pub fn spans(&self) -> Result<Vec<Span>, EditError> {
-        let units: Vec<u16> = self.text().as_wtf8().utf16().collect();
-        let mut spans: Vec<Span> = Vec::new();
-        for (range, marks) in self.marked(&self.slices())? {
-            match spans.last_mut() {
-                Some(last) if last.marks == marks => {
-                    last.text.push(Text::from_utf16(units[range].iter().copied()).as_wtf8());
-                }
-                _ => spans.push(Span { text: Text::from_utf16(units[range].iter().copied()), marks }),
-            }
-        }
-        Ok(spans)
+        self.read().spans()
     }
 
     /// The text in blocks.
@@ -390,127 +359,6 @@ impl RichTextCursor<'_> {
     /// # Errors
     /// [`EditError::Removed`]
     pub fn blocks(&self) -> Result<Vec<Block>, EditError> {
-        let slices = self.slices();
-        let units: Vec<u16> = self.text().as_wtf8().utf16().collect();
-        // Of two markers at one character the younger one holds. One whose character was deleted is none any more.
-        let markers: BTreeMap<usize, &Slice> = slices
-            .iter()
-            .filter(|slice| slice.stacking == Stacking::Marker)
-            .filter_map(|slice| {
-                let at = slice.start.resolve(&self.model.doc).filter(|at| !at.deleted)?;
-                Some((at.position, slice))
-            })
-            .collect();
-        let mut starts = vec![(0, None)];
-        starts.extend(markers.iter().map(|(&at, &marker)| (at, Some(marker))));
-        let marked = self.marked(&slices)?;
-        let mut blocks = Vec::new();
-        for (index, &(at, marker)) in starts.iter().enumerate() {
-            let end = starts.get(index + 1).map_or(units.len(), |&(next, _)| next);
-            let start = if marker.is_some() { (at + 1).min(end) } else { at };
-            if marker.is_none() && end == 0 && starts.len() > 1 {
-                // Nothing stands before the first marker.
-                continue;
-            }
-            let first = marked.partition_point(|(range, _)| range.end <= start);
-            let within = marked[first..].iter().take_while(|(range, _)| range.start < end);
-            let spans = within
-                .map(|(range, marks)| {
-                    let range = range.start.max(start)..range.end.min(end);
-                    Span { text: Text::from_utf16(units[range].iter().copied()), marks: marks.clone() }
-                })
-                .collect();
-            blocks.push(Block {
-                tag: marker.map(|marker| marker.tag.clone()),
-                data: marker.map_or(Value::Undefined, |marker| marker.data.clone()),
-                range: start..end,
-                spans,
-            });
-        }
-        Ok(blocks)
+        self.read().blocks()
     }
-
-    /// Ranges of positions with the marks that hold there. Together they are the whole text.
-    fn marked(&self, slices: &[Slice]) -> Result<Vec<(Range<usize>, Marks)>, EditError> {
-        let len = self.node()?.len();
-        let doc = &self.model.doc;
-        // By position: which slices begin (true) or end there.
-        let mut borders: BTreeMap<usize, Vec<(usize, bool)>> = BTreeMap::new();
-        for (at, slice) in slices.iter().enumerate() {
-            if matches!(slice.stacking, Stacking::Marker | Stacking::Cursor) {
-                continue;
-            }
-            let (Some(start), Some(end)) = (slice.start.resolve(doc), slice.end.resolve(doc)) else {
-                continue;
-            };
-            if start.position < end.position {
-                borders.entry(start.position).or_default().push((at, true));
-                borders.entry(end.position).or_default().push((at, false));
-            }
-        }
-        let mut active: BTreeMap<&Text, BTreeSet<usize>> = BTreeMap::new();
-        let (mut ranges, mut from) = (Vec::new(), 0);
-        for (position, changes) in borders {
-            if position > from {
-                ranges.push((from..position, marks(slices, &active)));
-                from = position;
-            }
-            for (at, begins) in changes {
-                let tag = active.entry(&slices[at].tag).or_default();
-                if begins {
-                    tag.insert(at);
-                } else {
-                    tag.remove(&at);
-                }
-            }
-        }
-        if from < len {
-            ranges.push((from..len, marks(slices, &active)));
-        }
-        Ok(ranges)
-    }
-
-    /// The marks that hold at a unit.
-    fn marks_at(&self, slices: &[Slice], position: usize) -> Marks {
-        let doc = &self.model.doc;
-        let mut active: BTreeMap<&Text, BTreeSet<usize>> = BTreeMap::new();
-        for (at, slice) in slices.iter().enumerate() {
-            let (Some(start), Some(end)) = (slice.start.resolve(doc), slice.end.resolve(doc)) else {
-                continue;
-            };
-            let formats = !matches!(slice.stacking, Stacking::Marker | Stacking::Cursor);
-            if formats && (start.position..end.position).contains(&position) {
-                active.entry(&slice.tag).or_default().insert(at);
-            }
-        }
-        marks(slices, &active)
-    }
-}
-
-/// What holds where some slices are active: those with greater numbers are younger.
-fn marks(slices: &[Slice], active: &BTreeMap<&Text, BTreeSet<usize>>) -> Marks {
-    let mut marks = Vec::new();
-    for (&tag, active) in active {
-        let mut many = Vec::new();
-        let mut one = None;
-        for &at in active.iter().rev() {
-            match slices[at].stacking {
-                Stacking::Erase => break,
-                Stacking::One => {
-                    one = Some(slices[at].value());
-                    break;
-                }
-                _ => many.push(slices[at].value()),
-            }
-        }
-        many.reverse();
-        match one {
-            Some(value) if many.is_empty() => marks.push((tag.clone(), value)),
-            one if one.is_some() || !many.is_empty() => {
-                marks.push((tag.clone(), one.into_iter().chain(many).collect()));
-            }
-            _ => {}
-        }
-    }
-    marks
 }

@@ -1,6 +1,6 @@
 //! Rich text in and out as a delta of the Quill editor.
 
-use super::{Expand, RichTextCursor, Stacking};
+use super::{Expand, RichTextCursor};
 use crate::{Text, Value, model::EditError};
 
 /// One step of a Quill delta. Lengths count UTF-16 code units.
@@ -34,7 +34,7 @@ pub enum InvalidQuill {
 }
 
 /// The tag under which json-joy keeps what an embed is; its character is a line feed.
-const EMBED_TAG: &str = "0";
+pub(super) const EMBED_TAG: &str = "0";
 
 impl QuillOp {
     /// Reads a delta: an array of operations, or a map that has one at `ops`.
@@ -90,42 +90,7 @@ impl RichTextCursor<'_> {
     /// # Errors
     /// [`EditError::Removed`]
     pub fn to_quill(&self) -> Result<Vec<QuillOp>, EditError> {
-        let slices = self.slices();
-        let units: Vec<u16> = self.text().as_wtf8().utf16().collect();
-        let doc = &self.model.doc;
-        let mut markers: std::collections::BTreeMap<usize, Vec<(Text, Value)>> = Default::default();
-        for slice in slices.iter().filter(|slice| slice.stacking == Stacking::Marker) {
-            if let Some(at) = slice.start.resolve(doc).filter(|at| !at.deleted) {
-                markers.insert(at.position, vec![(slice.tag.clone(), slice.value())]);
-            }
-        }
-        let mut ops: Vec<QuillOp> = Vec::new();
-        let mut push = |range: std::ops::Range<usize>, marks: Vec<(Text, Value)>| {
-            if range.is_empty() {
-                return;
-            }
-            let is_embed = |tag: &Text| tag.as_str() == Some(EMBED_TAG);
-            if let Some((_, embed)) = marks.iter().find(|(tag, _)| is_embed(tag)) {
-                let rest: Vec<_> = marks.iter().filter(|(tag, _)| !is_embed(tag)).cloned().collect();
-                ops.extend(range.map(|_| QuillOp::Embed(embed.clone(), rest.clone())));
-                return;
-            }
-            let text = Text::from_utf16(units[range].iter().copied());
-            match ops.last_mut() {
-                Some(QuillOp::Insert(last, attributes)) if *attributes == marks => last.push(text.as_wtf8()),
-                _ => ops.push(QuillOp::Insert(text, marks)),
-            }
-        };
-        for (range, marks) in self.marked(&slices)? {
-            let mut from = range.start;
-            for (&at, marker) in markers.range(range.clone()) {
-                push(from..at, marks.clone());
-                push(at..at + 1, marks.iter().chain(marker).cloned().collect());
-                from = at + 1;
-            }
-            push(from..range.end, marks);
-        }
-        Ok(ops)
+        self.read().to_quill()
     }
 
     /// Edits the text as a Quill delta says.
@@ -176,7 +141,7 @@ impl RichTextCursor<'_> {
             return Ok(());
         }
         let slices = self.slices();
-        let has = if slices.is_empty() { Vec::new() } else { self.marks_at(&slices, range.start) };
+        let has = if slices.is_empty() { Vec::new() } else { self.read().marks_at(&slices, range.start) };
         for (tag, _) in has.iter().filter(|(tag, _)| !wanted.iter().any(|(wanted, _)| wanted == tag)) {
             self.set_mark(range.clone(), tag, &Value::Null)?;
         }
