@@ -1,7 +1,7 @@
 //! Constants put into an array, which has a way of its own for who makes the edit and for who gets the patch, against a plain
 //! list, the general rules and the general writer of patches.
 
-use crdt_core::{Applied, Model, Patch, PatchBuilder, SessionId, Value, codec::Packing};
+use crdt_core::{Applied, Model, Patch, PatchBuilder, SessionId, Value, codec::Packing, model::EditError};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -192,7 +192,9 @@ fn a_place_behind_the_end_is_refused_and_changes_nothing() {
         if watches {
             model.watch();
         }
-        assert!(model.api().arr("").unwrap().ins_con(3, [3]).is_err());
+        let mut arr = model.api().arr("").unwrap();
+        assert_eq!(arr.ins_con(3, [3]), Err(EditError::OutOfRange { position: 3, len: 2 }));
+        assert_eq!(arr.ins(3, [3]), Err(EditError::OutOfRange { position: 3, len: 2 }));
         assert_eq!(model.flush(), None);
         assert_eq!(model.document().to_native(Packing::Plain), before);
     }

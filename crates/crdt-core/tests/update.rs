@@ -105,7 +105,7 @@ fn an_operation_that_cannot_be_done_says_which_and_why() {
     check_error(
         "[1]",
         r#"[{"op":"add","path":"/3","value":1}]"#,
-        "operation 0: position 2 is behind the end, 1",
+        "operation 0: position 3 is behind the end, 1",
     );
     check_error(
         "[1]",

@@ -98,8 +98,13 @@ impl Node {
 
     /// A constant of at most three bytes.
     pub(super) fn short(id: Id, bytes: &[u8]) -> Self {
-        let mut payload = [bytes.len() as u8, 0, 0, 0];
-        payload[1..=bytes.len()].copy_from_slice(bytes);
+        // A copy of a length that is not known calls for help; these are moves.
+        let payload = match *bytes {
+            [a] => [1, a, 0, 0],
+            [a, b] => [2, a, b, 0],
+            [a, b, c] => [3, a, b, c],
+            _ => [0; 4],
+        };
         Self { payload, ..Self::new(id, Form::ConShort, 0) }
     }
 

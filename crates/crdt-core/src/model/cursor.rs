@@ -326,9 +326,7 @@ impl ArrCursor<'_> {
             return self.ins_made(index, |patch| values.map(|value| patch.new_con(&value.into())).collect());
         }
         self.check()?;
-        if index > self.len() {
-            return Err(EditError::OutOfRange { position: index, len: self.len() });
-        }
+        self.check_index(index)?;
         let Model { doc, patch, .. } = &mut *self.model;
         let mark = patch.mark();
         patch.skip_to(doc.time());
@@ -355,6 +353,7 @@ impl ArrCursor<'_> {
         make: impl FnOnce(&mut PatchBuilder) -> Vec<Timestamp>,
     ) -> Result<(), EditError> {
         self.check()?;
+        self.check_index(index)?;
         let id = self.id;
         let after = match index.checked_sub(1) {
             None => id,
@@ -388,6 +387,12 @@ impl ArrCursor<'_> {
     pub fn del(&mut self, index: usize, len: usize) -> Result<(), EditError> {
         self.check()?;
         delete(self.model, self.node, self.id, index, len)
+    }
+
+    /// Whether something can be put in at an index.
+    fn check_index(&self, index: usize) -> Result<(), EditError> {
+        let len = self.len();
+        if index > len { Err(EditError::OutOfRange { position: index, len }) } else { Ok(()) }
     }
 
     /// The id of the slot at an index.
