@@ -104,7 +104,7 @@ impl Replica {
                     self.keep();
                     self.install(head, bytes);
                 }
-                Some(Output::Event(_)) => {}
+                Some(Output::Event(_) | Output::Mend(_) | Output::RepairEnds { .. }) => {}
             }
         }
     }

@@ -28,8 +28,9 @@ use tokio::runtime::{Builder, Runtime};
 
 /// How many edits are under way at the same time.
 const BURST: usize = 128;
-/// How many edits a replica that comes late has missed.
+/// How many edits a replica that comes late has missed, in words at places all over the text.
 const HISTORY: usize = 100_000;
+const WORD: usize = 8;
 /// How many bytes an edit may take on the patch channel: a character with its place, its author and its cause.
 const EDIT_BYTES_MAX: usize = 40;
 /// How many idle documents are measured, and what each may take.
@@ -130,6 +131,28 @@ impl Replica {
         }
     }
 
+    /// Types words at places all over the text, each character a patch of its own.
+    async fn type_words(&self, count: usize, random: &mut u64) {
+        let mut place = 0;
+        let edit = |index: usize| {
+            *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let len = self.text_len_now();
+            place = if index.is_multiple_of(WORD) { (*random >> 33) as usize % (len + 1) } else { place + 1 };
+            let typed =
+                self.document.edit(|model| model.api().str("").and_then(|mut text| text.ins(place, "x")));
+            typed.unwrap().unwrap()
+        };
+        let patches: Vec<_> = (0..count).map(edit).collect();
+        for done in join_all(patches.iter().map(|patch| self.manager.apply_patch(patch))).await {
+            done.unwrap();
+        }
+    }
+
+    /// How long the text is, without making it.
+    fn text_len_now(&self) -> usize {
+        self.document.with(|document| document.root().map_or(0, |root| root.child().unwrap_or(root).len()))
+    }
+
     /// Waits until everything of a session up to a time is here.
     async fn has(&self, sid: SessionId, time: u64) {
         let mut changes = self.document.changes();
@@ -195,8 +218,9 @@ fn catch_up(criterion: &mut Criterion) {
     let group = Group::new();
     let source = runtime.block_on(async {
         let mut replicas = begun(&group, 1).await;
+        let mut random = 1;
         for _ in 0..HISTORY / 1000 {
-            replicas[0].type_on(1000).await;
+            replicas[0].type_words(1000, &mut random).await;
         }
         replicas.remove(0)
     });
@@ -204,6 +228,7 @@ fn catch_up(criterion: &mut Criterion) {
     let mut measured = criterion.benchmark_group("catch-up");
     measured.sample_size(10).throughput(Throughput::Elements(HISTORY as u64));
     let mut number = 1;
+    println!("catch-up/{HISTORY} patches: of one author, words of {WORD} characters at random places");
     measured.bench_function(format!("{HISTORY} patches"), |bencher| {
         bencher.iter_custom(|rounds| {
             runtime.block_on(async {

@@ -44,7 +44,7 @@ impl PubSubBroadcaster {
 #[async_trait]
 impl Broadcaster for PubSubBroadcaster {
     async fn broadcast(&self, record: &PatchRecord) -> Result<(), ChannelError> {
-        let bytes = wire::encode_patch(self.format, record).map_err(ChannelError::Encode)?;
+        let bytes = wire::encode_patch(self.format, record)?;
         self.pubsub.publish(&self.topic, bytes).await?;
         Ok(())
     }

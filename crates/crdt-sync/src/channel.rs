@@ -30,5 +30,5 @@ pub enum ChannelError {
     Topic(#[from] spot::InvalidTopic),
     /// It can't be written in the channel's encoding.
     #[error("could not write the message: {0}")]
-    Encode(String),
+    Encode(#[from] crate::wire::EncodeError),
 }

@@ -15,6 +15,12 @@ pub trait Guard: Send + Sync {
     /// Checks a patch of another replica.
     fn check(&self, record: &PatchRecord) -> Result<(), String>;
 
+    /// Decides about a patch that a client of this node made, which has no key: refused like any without a proof, unless the
+    /// guard answers for the node's clients and adds the node's own proof.
+    fn vouch(&self, record: PatchRecord) -> Result<PatchRecord, String> {
+        self.check(&record).map(|()| record)
+    }
+
     /// Is told of every patch that is taken in, and of those that the store has at the start.
     fn note(&self, record: &PatchRecord);
 

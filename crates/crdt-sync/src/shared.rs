@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::{
     DocumentError, Fold, PatchRecord, SyncDocument,
     conflict::{ConflictReport, Conflicts, Open, Rules, stamp},
+    split::{self, Unsplittable},
 };
 
 /// A [`Model`] that the application edits while the manager brings the others' patches.
@@ -45,13 +46,15 @@ struct Held {
     /// Flushed, and not seen by the manager yet.
     unsent: VecDeque<Patch>,
     unsent_bytes: usize,
+    /// An edit was too large and could not be taken back.
+    stuck: Option<Unsplittable>,
     /// Sees every patch, where rules say what is to become of concurrent writes.
     conflicts: Option<Conflicts>,
 }
 
 impl Held {
     fn new(model: Model) -> Self {
-        Self { model, unsent: VecDeque::new(), unsent_bytes: 0, conflicts: None }
+        Self { model, unsent: VecDeque::new(), unsent_bytes: 0, stuck: None, conflicts: None }
     }
 
     fn await_hand_over(&mut self, patch: Option<Patch>) {
@@ -80,6 +83,15 @@ pub enum SharedEditError<E> {
     /// The edit itself failed.
     #[error(transparent)]
     Edit(E),
+    /// One operation is larger than a patch may be: a map with too many new keys at once, or one long constant. (Text and
+    /// bytes may have any length.)
+    #[error("operation {id} of {len_bytes} bytes: at most {} are taken", split::LEN_BYTES_MAX)]
+    TooLarge {
+        /// The operation's id.
+        id: Timestamp,
+        /// How large it is.
+        len_bytes: usize,
+    },
     /// Nobody hands over what was edited before: the manager refuses it, or has stopped.
     #[error(
         "{count} patches of {len_bytes} bytes wait to be handed over: at most {UNSENT_MAX}, or {UNSENT_BYTES_MAX} bytes, may"
@@ -90,6 +102,20 @@ pub enum SharedEditError<E> {
         /// How many bytes they take.
         len_bytes: usize,
     },
+}
+
+impl<E> From<Unsplittable> for SharedEditError<E> {
+    fn from(Unsplittable { id, len_bytes }: Unsplittable) -> Self {
+        Self::TooLarge { id, len_bytes }
+    }
+}
+
+/// Whether what is open can be sent, in one patch or in several.
+fn check_size(model: &Model) -> Result<(), Unsplittable> {
+    if model.open_len_bytes() < split::LEN_BYTES_MAX / 2 {
+        return Ok(());
+    }
+    model.open_patch().map_or(Ok(()), |patch| split::split(patch).map(drop))
 }
 
 /// The fastest form, and the one that stays the same for all time.
@@ -139,29 +165,55 @@ impl SharedModel {
 
     /// Edits the document. Returns the patch to hand over, `None` if nothing was edited.
     ///
-    /// If `edit` fails, what it has edited before stays open, and goes out with the next patch. (Edits that must be made
-    /// all or not at all belong into a [transaction](Model::transaction).)
+    /// All of it or nothing: if `edit` fails, the document is as it was, by a [transaction](Model::transaction), which keeps
+    /// a second copy of a document that is edited. In a model that keeps [undo](Model::enable_undo) each transaction would be
+    /// a step of its own, so there none is begun: what a failed edit had done before stays, and goes out with the next patch.
+    ///
+    /// What is larger than a patch may be ([4 MiB](PatchRecord::PATCH_BYTES_MAX)) becomes several; the last one is returned,
+    /// and handing it over hands over those before it. A peer may see the first ones a little earlier.
     ///
     /// # Errors
-    /// What `edit` returns, or that too much waits to be handed over; then nothing was edited.
+    /// What `edit` returns, or that too much waits to be handed over, or that an operation is too large; then nothing was
+    /// edited. (With undo, what is too large can't be taken back, and nothing can be edited any more: no peer could ever
+    /// have it.)
     pub fn edit<T, E>(
         &self,
         edit: impl FnOnce(&mut Model) -> Result<T, E>,
     ) -> Result<Option<Patch>, SharedEditError<E>> {
-        let mut held = self.held();
+        let held = &mut *self.held();
         if held.unsent.len() >= UNSENT_MAX || held.unsent_bytes >= UNSENT_BYTES_MAX {
             return Err(SharedEditError::Unsent { count: held.unsent.len(), len_bytes: held.unsent_bytes });
         }
-        let seen = held.conflicts.is_some().then(|| held.model.document().state_vector());
-        edit(&mut held.model).map_err(SharedEditError::Edit)?;
-        let mut patch = held.model.flush();
-        let held = &mut *held;
-        if let (Some(made), Some(seen), Some(conflicts)) = (&mut patch, seen, &mut held.conflicts) {
-            *made = stamp(made, &seen);
-            conflicts.observe(made.as_ref());
+        if let Some(stuck) = held.stuck {
+            return Err(stuck.into());
         }
-        held.await_hand_over(patch.clone());
-        Ok(patch)
+        let seen = held.conflicts.is_some().then(|| held.model.document().state_vector());
+        if held.model.keeps_undo() {
+            edit(&mut held.model).map_err(SharedEditError::Edit)?;
+            check_size(&held.model).inspect_err(|stuck| held.stuck = Some(*stuck))?;
+        } else {
+            held.model.transaction(|model| {
+                edit(model).map_err(SharedEditError::Edit)?;
+                Ok::<_, SharedEditError<E>>(check_size(model)?)
+            })?;
+        }
+        let parts = held.model.flush().map_or(Ok(Vec::new()), split::split)?;
+        let mut last = None;
+        for mut patch in parts {
+            if let (Some(seen), Some(conflicts)) = (&seen, &mut held.conflicts) {
+                patch = stamp(&patch, seen);
+                conflicts.observe(patch.as_ref());
+                conflicts.purge_when_due(held.model.document());
+            }
+            held.await_hand_over(Some(patch.clone()));
+            last = Some(patch);
+        }
+        Ok(last)
+    }
+
+    /// How many places are remembered for the rules; 0 without rules.
+    pub fn conflict_places(&self) -> usize {
+        self.held().conflicts.as_ref().map_or(0, Conflicts::places)
     }
 
     /// What every replica starts from.
@@ -201,7 +253,7 @@ impl SharedModel {
     fn replace(&self, mut document: Document) -> Result<(), DocumentError> {
         let mut held = self.held();
         document.set_session(held.model.document().session());
-        // What a failed edit has left open goes out with the others, before the next one.
+        // What a failed edit has left open, in a model with undo, goes out with the others, before the next one.
         let open = held.model.flush();
         held.await_hand_over(open);
         for patch in &held.unsent {
@@ -232,8 +284,10 @@ impl SyncDocument for SharedModel {
             held.handed_over(record.id);
         }
         let applied = held.model.apply_bytes(&record.patch);
-        if let (Ok(Applied::Merged | Applied::Known), Some(conflicts)) = (&applied, &mut held.conflicts) {
+        let Held { model, conflicts, .. } = &mut *held;
+        if let (Ok(Applied::Merged | Applied::Known), Some(conflicts)) = (&applied, conflicts) {
             conflicts.observe(patch_of(record)?);
+            conflicts.purge_when_due(model.document());
         }
         drop(held);
         self.changes.send_modify(|count| *count += 1);
@@ -333,6 +387,8 @@ fn check(
 
 #[cfg(test)]
 mod tests {
+    use crdt_core::model::{EditError, UndoOptions};
+
     use super::*;
 
     #[test]
@@ -355,8 +411,60 @@ mod tests {
         let text = "x".repeat(UNSENT_BYTES_MAX);
         large.edit(|model| model.api().root(text.as_str())).unwrap();
         let error = large.edit(|model| model.api().root(1)).unwrap_err();
-        assert!(matches!(error, SharedEditError::Unsent { count: 1, .. }), "{error}");
+        assert!(matches!(error, SharedEditError::Unsent { count: 64.., .. }), "{error}");
         let held = large.held();
-        assert_eq!(held.unsent_bytes, held.unsent[0].as_bytes().len());
+        assert_eq!(held.unsent_bytes, held.unsent.iter().map(|patch| patch.as_bytes().len()).sum::<usize>());
+    }
+
+    fn too_many_keys(model: &mut Model) -> Result<(), EditError> {
+        let keys: Vec<String> = (0..40).map(|n| format!("{n}{}", "k".repeat(128 << 10))).collect();
+        model.api().obj("")?.set([("first", 1)])?;
+        model.api().obj("")?.set(keys.iter().map(|key| (key.as_str(), 1)))
+    }
+
+    #[test]
+    fn an_edit_that_fails_or_is_too_large_leaves_nothing_behind() {
+        let shared = SharedModel::new(SessionId::new(70_001).unwrap());
+        let start = Value::from(&serde_json::json!({"a": 1}));
+        shared.edit(|model| model.api().root(start.clone())).unwrap();
+        let failed = shared.edit(|model| {
+            model.api().obj("")?.set([("b", 2)])?;
+            model.api().str("/b/c")?.ins(0, "nowhere")
+        });
+        assert!(matches!(failed, Err(SharedEditError::Edit(_))), "{failed:?}");
+        assert_eq!(shared.view(), start);
+        let refused = shared.edit(too_many_keys);
+        assert!(matches!(refused, Err(SharedEditError::TooLarge { len_bytes: 5_000_000.., .. })));
+        assert_eq!(shared.view(), start);
+        // What comes next follows what was handed over: there is no hole.
+        let next = shared.edit(|model| model.api().obj("")?.set([("b", 2)])).unwrap().unwrap();
+        let other = SharedModel::new(SessionId::new(70_002).unwrap());
+        let mut prev = 0;
+        for patch in shared.unsent_before(next.next_time()) {
+            let record = PatchRecord::new(prev, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
+            prev = record.last();
+            other.apply(&record).unwrap();
+        }
+        assert_eq!(other.view(), shared.view());
+        assert_eq!(other.view(), Value::from(&serde_json::json!({"a": 1, "b": 2})));
+    }
+
+    #[test]
+    fn with_undo_what_is_too_large_stops_all_editing() {
+        let shared = SharedModel::new(SessionId::new(70_001).unwrap());
+        let start = Value::from(&serde_json::json!({}));
+        shared
+            .edit(|model| {
+                model.enable_undo(UndoOptions::STANDARD);
+                model.api().root(start.clone())
+            })
+            .unwrap();
+        for _ in 0..2 {
+            let refused = shared.edit(too_many_keys);
+            assert!(matches!(refused, Err(SharedEditError::TooLarge { .. })), "{refused:?}");
+        }
+        let refused = shared.edit(|model| model.api().root(1));
+        assert!(matches!(refused, Err(SharedEditError::TooLarge { .. })), "{refused:?}");
+        assert_eq!(shared.held().unsent.len(), 1);
     }
 }

@@ -65,7 +65,7 @@ impl Syncer for PubSubSyncer {
     }
 
     async fn send(&self, to: Option<&PeerId>, message: &SyncMessage) -> Result<(), ChannelError> {
-        let bytes = wire::encode_sync(self.format, &self.own, message).map_err(ChannelError::Encode)?;
+        let bytes = wire::encode_sync(self.format, &self.own, message)?;
         match to {
             None => self.pubsub.publish(&self.all, bytes).await?,
             Some(peer) => self.pubsub.publish(&inbox_topic(&self.all, peer)?, bytes).await?,

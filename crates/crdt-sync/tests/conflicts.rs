@@ -1,5 +1,8 @@
 //! Concurrent writes: what the strategies make of them, and that every order of delivery comes to the same.
 
+#[path = "fuzzed/conflicts.rs"]
+mod fuzzed;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -342,6 +345,70 @@ fn shared_models_with_rules_stamp_and_observe_by_themselves() {
 }
 
 #[test]
+fn what_was_deleted_with_its_container_is_forgotten_and_the_rest_stays() {
+    let (mut first, start) = begun();
+    let mut second = first.fork(session(2));
+    let rules = Rules::new().with("/*", Strategy::MultiValue).with("/*/note", Strategy::MultiValue);
+    let mut conflicts = Conflicts::new(rules);
+    // A conflict inside of a map, another beside it.
+    let made =
+        stamped(&mut first, |model| model.api().obj("")?.set([("m", Value::from(&json!({"note": 0})))]));
+    let made = made.unwrap().unwrap();
+    let _ = second.apply(&made).unwrap();
+    let inside = |model: &mut Model, note: i32| {
+        stamped(model, |model| model.api().obj("/m")?.set([("note", note)])).unwrap().unwrap()
+    };
+    let patches = [
+        inside(&mut first, 1),
+        inside(&mut second, 2),
+        edited(&mut first, "a", 3),
+        edited(&mut second, "a", 4),
+    ];
+    for patch in [&start, &made].into_iter().chain(&patches) {
+        let _ = first.apply(patch).unwrap();
+        conflicts.observe(patch.as_ref());
+    }
+    assert_eq!(conflicts.open(first.document()).len(), 2);
+    assert_eq!(conflicts.purge(first.document()), 0, "everything is there");
+
+    let deleted = stamped(&mut first, |model| model.api().obj("")?.del(["m"])).unwrap().unwrap();
+    conflicts.observe(deleted.as_ref());
+    let places = conflicts.places();
+    assert!(conflicts.purge(first.document()) > 0);
+    assert!(conflicts.places() < places);
+    let open = conflicts.open(first.document());
+    assert_eq!(open.len(), 1);
+    assert_eq!(Json::from(&conflicts.view(first.document()))["a"], json!([3, 4]));
+    assert_eq!(conflicts.places_forgotten(), 0, "no bound was reached");
+}
+
+/// A list of tasks that come and go, for a long time: what is kept of them is in proportion to those that are there.
+#[test]
+fn a_shared_model_forgets_the_places_of_what_was_deleted() {
+    let rules = Rules::new().with("/*/done", Strategy::MultiValue);
+    let shared = SharedModel::new(session(1)).with_conflicts(rules);
+    let task = Value::from(&json!({"done": false}));
+    shared.edit(|model| model.api().root(Value::from(&json!([])))).unwrap();
+    for _ in 0..4_000 {
+        let patch = shared
+            .edit(|model| {
+                model.api().arr("")?.ins(0, [task.clone()])?;
+                model.api().obj("/0")?.set([("done", true)])?;
+                if model.view().as_array().is_some_and(|tasks| tasks.len() > 4) {
+                    model.api().arr("")?.del(4, 1)?;
+                }
+                Ok::<_, crdt_core::model::EditError>(())
+            })
+            .unwrap()
+            .unwrap();
+        let record = PatchRecord::new(patch.id().time - 1, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
+        shared.apply(&record).unwrap();
+    }
+    let places = shared.conflict_places();
+    assert!((4..=512).contains(&places), "{places} places of 4 tasks");
+}
+
+#[test]
 fn places_are_forgotten_at_the_bound_and_conflicts_last() {
     let (mut first, start) = begun();
     let mut second = first.fork(session(2));
@@ -366,25 +433,10 @@ fn places_are_forgotten_at_the_bound_and_conflicts_last() {
     assert_eq!(conflicts.open(first.document())[0].writes, open[0].writes);
 }
 
-/// What a fuzz target does with any bytes; see `sync_conflicts` in `fuzz/`.
+/// What a fuzz target does with any bytes; each patch is a frame, with its length in front.
 fn observe_any(patches: &[Vec<u8>]) {
-    let rules = Rules::new()
-        .with("/*", Strategy::MultiValue)
-        .with("/list/*", Strategy::merge(|writes| writes[0].value.clone()))
-        .with("", Strategy::authority([session(2)]));
-    let mut conflicts = Conflicts::new(rules);
-    let mut model = Model::new(session(9));
-    for bytes in patches {
-        if let Ok(patch) = Patch::decode(bytes) {
-            conflicts.observe(patch.as_ref());
-            let _ = model.apply(&patch);
-        }
-    }
-    let _ = conflicts.view(model.document());
-    assert!(conflicts.open(model.document()).iter().all(|open| open.writes.len() > 1));
-    while let Some(report) = conflicts.poll_report() {
-        assert!(report.kept.node >= report.other.node);
-    }
+    let frames = patches.iter().flat_map(|patch| [&[patch.len() as u8][..], patch].concat());
+    fuzzed::look_at(&frames.collect::<Vec<u8>>());
 }
 
 proptest! {

@@ -4,6 +4,7 @@
 //! `--pubsub redis://…` or `spot://…` several such programs hold one text; each keeps all of it in a folder of its own,
 //! goes on alone when the others are away, and loses nothing when it is killed.
 
+mod keys;
 mod note;
 mod options;
 mod page;
@@ -13,6 +14,7 @@ mod replica;
 mod server;
 mod shown;
 mod socket;
+mod token;
 
 use std::process::ExitCode;
 

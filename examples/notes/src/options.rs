@@ -19,6 +19,8 @@ Examples:
   notes --pubsub redis://127.0.0.1/         several programs meet on a Redis server
   notes --pubsub spot://127.0.0.1:7400      several programs meet each other: the first one there listens
   notes --doc shopping --name Ann           another text, and who you are
+  notes --listen 0.0.0.0:8090 --token …     others may open the page who know the token
+  notes --key me.key --writers friends      takes only what these have signed
   notes --store memory --listen none        keeps nothing, serves no page
 
 Leave with `quit`, ctrl-c or SIGTERM. Where standard input has ended, the page is still served."
@@ -43,9 +45,23 @@ pub(crate) struct Options {
 
     /// Address and port of the page, or none. Without it 127.0.0.1:8090, or a free port if that is taken.
     ///
-    /// There is no authentication: whoever can reach this address can read and write.
+    /// Without --token whoever can reach this address can read and write.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
+
+    /// What a window has to know: the address that is printed carries it, and the browser keeps it. Programs send
+    /// `Authorization: Bearer TOKEN`. Others see on the command line what stands there, so NOTES_TOKEN is the better place.
+    #[arg(long, value_name = "TOKEN", env = "NOTES_TOKEN", hide_env_values = true, value_parser = token)]
+    pub(crate) token: Option<String>,
+
+    /// Signs what is written here with the key in this file (64 hexadecimal digits), and takes from others only what is
+    /// signed by one of --writers. A file that is not there is made, with FILE.pub beside it for the others' lists.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// The public keys of those who may write, one a line; what stands behind a key is a remark.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) writers: Option<PathBuf>,
 
     /// What to write to standard error: a level (error, warn, info, debug, trace) or a list like `warn,crdt_sync=debug`.
     /// What the others are away for is in `status`.
@@ -55,6 +71,20 @@ pub(crate) struct Options {
 
 /// The longest name of a text in bytes: it is part of topics.
 const DOC_BYTES_MAX: usize = 128;
+
+/// The shortest token that is taken.
+const TOKEN_BYTES_MIN: usize = 8;
+
+fn token(token: &str) -> Result<String, String> {
+    let plain = token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
+    match token.len() {
+        len if len < TOKEN_BYTES_MIN => {
+            Err(format!("a token of {len} bytes, at least {TOKEN_BYTES_MIN} are expected"))
+        }
+        _ if !plain => Err("expected letters, digits and -._~, which can stand in an address".to_owned()),
+        _ => Ok(token.to_owned()),
+    }
+}
 
 fn document_name(name: &str) -> Result<String, String> {
     match name {
@@ -86,5 +116,8 @@ mod tests {
             assert!(Options::try_parse_from(["notes", "--doc", bad]).is_err(), "{bad:?}");
         }
         assert_eq!(Options::parse_from(["notes"]).doc, "demo");
+        for bad in ["short", "with space", "with;semicolon", "with&more"] {
+            assert!(Options::try_parse_from(["notes", "--token", bad]).is_err(), "{bad:?}");
+        }
     }
 }

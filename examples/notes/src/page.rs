@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
+    extract::{Path, RawQuery, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -12,7 +12,7 @@ use axum::{
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::json;
 
-use crate::{replica::Replica, socket};
+use crate::{replica::Replica, socket, token::Token};
 
 #[derive(RustEmbed)]
 #[folder = "web"]
@@ -28,12 +28,14 @@ pub(crate) struct App {
     pub(crate) replica: Arc<Replica>,
     /// The name of the text.
     pub(crate) doc: Arc<str>,
+    /// What whoever wants the text must know.
+    pub(crate) token: Token,
 }
 
 /// `/`, `/sw.js`, `/web/…`, `/api/note` and `/socket`.
 pub(crate) fn router(app: App) -> Router {
     Router::new()
-        .route("/", get(|| async { file(Web::get("index.html"), "index.html") }))
+        .route("/", get(index))
         // At the root, because a service worker may only serve what is below it.
         .route("/sw.js", get(|| async { file(Web::get("sw.js"), "sw.js") }))
         .route("/web/{*path}", get(|Path(path): Path<String>| async move { file(Web::get(&path), &path) }))
@@ -43,8 +45,16 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
+async fn index(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
+    let handed_over = app.token.hand_over(query.as_deref().unwrap_or_default());
+    handed_over.unwrap_or_else(|| file(Web::get("index.html"), "index.html"))
+}
+
 /// Which text this is, and the text, for programs.
-async fn note(State(app): State<App>) -> Response {
+async fn note(State(app): State<App>, headers: HeaderMap) -> Response {
+    if !app.token.admits(&headers) {
+        return Token::refusal();
+    }
     let note = json!({ "doc": &*app.doc, "title": app.replica.title(), "text": app.replica.text() });
     ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(note)).into_response()
 }
@@ -56,6 +66,9 @@ async fn open_socket(
 ) -> Response {
     if !is_own_page(&headers) {
         return (StatusCode::FORBIDDEN, "a page of another place may not open a socket here").into_response();
+    }
+    if !app.token.admits(&headers) {
+        return Token::refusal();
     }
     match upgrade {
         Ok(upgrade) => socket::serve(upgrade, app.replica),

@@ -15,7 +15,7 @@ use spot::{PubSub, Topic};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
-    note,
+    keys, note,
     options::Options,
     place::Met,
     shown::{Shown, hue},
@@ -73,6 +73,10 @@ impl Replica {
             },
             ..SessionOptions::standard(session)
         });
+        let manager = match keys::access(options)? {
+            Some(access) => manager.with_guard(access),
+            None => manager,
+        };
         manager.start(session.get()).await.map_err(|e| failed(&e))?;
         let manager = Arc::new(manager);
         let shown = (Arc::clone(&pubsub), topic("presence")?, PresenceOptions::STANDARD);

@@ -10,6 +10,7 @@ use crate::{
     page::{self, App},
     repl::{self, Ended},
     replica::Replica,
+    token::Token,
 };
 
 /// Where the page is without `--listen`.
@@ -32,11 +33,14 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     let mut serving = None;
     if let Some(listener) = listener {
         let address = listener.local_addr().map_err(|error| format!("no address: {error}"))?;
-        if !address.ip().is_loopback() {
+        if !address.ip().is_loopback() && options.token.is_none() {
             tracing::warn!(%address, "NO AUTHENTICATION: whoever can reach this address can read and write");
         }
-        page = Some(format!("http://{address}"));
-        let router = page::router(App { replica: Arc::clone(&replica), doc: options.doc.as_str().into() });
+        let query = options.token.as_ref().map(|token| format!("/?token={token}"));
+        page = Some(format!("http://{address}{}", query.unwrap_or_default()));
+        let token = Token::new(options.token.as_deref());
+        let router =
+            page::router(App { replica: Arc::clone(&replica), doc: options.doc.as_str().into(), token });
         let nodelay = listener.tap_io(|stream| {
             // What people type is small and must not wait for more.
             let _ = stream.set_nodelay(true);

@@ -238,3 +238,93 @@ async fn the_page_is_served_when_nobody_types_and_sigterm_ends_it_in_order() {
     assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
     assert!(timeout(PATIENCE, notes.child.wait()).await.unwrap().unwrap().success());
 }
+
+/// One that takes what two have signed, the other of them, and one whose key is on nobody's list.
+#[tokio::test]
+async fn with_keys_only_the_listed_can_write() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let place = format!("spot://127.0.0.1:{port}");
+    let folders = folders();
+    let common = ["--doc", "signed", "--pubsub", &place, "--listen", "none", "--key", "me.key"];
+    // A first start makes the keys.
+    let mut public = Vec::new();
+    for folder in &folders {
+        let alone = ["--store", "memory", "--listen", "none", "--key", "me.key"];
+        drop(Notes::start(&alone, folder.path()).await);
+        public.push(std::fs::read_to_string(folder.path().join("me.key.pub")).unwrap());
+    }
+    let mut programs = Vec::new();
+    for (number, folder) in folders.iter().enumerate() {
+        // The outsider trusts everybody, and nobody trusts it.
+        let listed = if number == 2 { &public[..] } else { &public[..2] };
+        std::fs::write(folder.path().join("writers"), listed.concat()).unwrap();
+        let arguments = [&common[..], &["--writers", "writers"]].concat();
+        programs.push(Notes::start(&arguments, folder.path()).await);
+    }
+    let mut confirmed = BTreeSet::new();
+    programs[0].add("from the first", &mut confirmed).await;
+    programs[1].add("from the second", &mut confirmed).await;
+    agree(&mut programs, &confirmed).await;
+
+    assert_eq!(programs[2].ask("add from the outsider").await, "");
+    for program in &mut programs[..2] {
+        timeout(PATIENCE, async {
+            while program.ask("status").await.contains("not allowed 0") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("it hears the outsider, and refuses");
+    }
+    programs[0].add("from the first again", &mut confirmed).await;
+    agree(&mut programs[..2], &confirmed).await;
+    for program in &mut programs[..2] {
+        let text: BTreeSet<String> = program.text().await.into_iter().collect();
+        assert_eq!(text, confirmed, "nothing of the outsider");
+    }
+}
+
+/// Sends a request; returns the head of the answer.
+async fn request(address: &str, path: &str, headers: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut lines, mut head) = (BufReader::new(stream).lines(), String::new());
+    while let Some(line) = timeout(PATIENCE, lines.next_line()).await.expect("an answer").unwrap() {
+        if line.is_empty() {
+            break;
+        }
+        head += &line;
+        head.push('\n');
+    }
+    head
+}
+
+#[tokio::test]
+async fn with_a_token_only_those_who_know_it_read_and_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--listen", "127.0.0.1:0", "--store", "memory", "--token", "correct-horse"];
+    let notes = Notes::start(&arguments, folder.path()).await;
+    let (_, page) = notes.first.split_once("http://").unwrap();
+    let (address, rest) = page.split_once('/').unwrap();
+    assert!(rest.starts_with("?token=correct-horse"), "{rest}");
+    const SOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let cookie = "Cookie: notes-token=correct-horse\r\n";
+    let bearer = "Authorization: Bearer correct-horse\r\n";
+    for (path, headers, status) in [
+        ("/", String::new(), "200"),
+        ("/?token=wrong-horse", String::new(), "403"),
+        ("/?token=correct-horse", String::new(), "303"),
+        ("/api/note", String::new(), "401"),
+        ("/api/note", bearer.to_owned(), "200"),
+        ("/socket", SOCKET.to_owned(), "401"),
+        ("/socket", format!("{SOCKET}Cookie: notes-token=wrong-horse\r\n"), "401"),
+        ("/socket", format!("{SOCKET}{cookie}"), "101"),
+        ("/socket", format!("{SOCKET}{bearer}"), "101"),
+    ] {
+        let head = request(address, path, &headers).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {headers}: {head}");
+        assert_eq!(head.contains("set-cookie: notes-token="), status == "303", "{head}");
+    }
+}

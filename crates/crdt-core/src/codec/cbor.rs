@@ -171,6 +171,13 @@ fn scan_any<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
     Ok(RawValue(r.since(start)))
 }
 
+/// Scans a list each of whose items may be nested as deep as a value may be by itself.
+pub(crate) fn scan_list<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
+    let start = r.offset();
+    scan_within(r, Value::DEPTH_MAX + 1)?;
+    Ok(RawValue(r.since(start)))
+}
+
 fn scan_within(r: &mut Reader<'_>, depth: usize) -> Result<(), Malformed> {
     match item(r)? {
         Item::Array(Some(len)) => {

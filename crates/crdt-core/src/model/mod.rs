@@ -300,6 +300,16 @@ impl Model {
         }
     }
 
+    /// The edits that were not flushed, as the patch that [`flush`](Self::flush) would give; they stay open.
+    pub fn open_patch(&self) -> Option<Patch> {
+        self.patch.clone().finish()
+    }
+
+    /// About how many bytes that patch takes: those of its operations.
+    pub const fn open_len_bytes(&self) -> usize {
+        self.patch.body_len()
+    }
+
     /// Whether there are edits that were not flushed.
     pub const fn has_edits(&self) -> bool {
         !self.patch.is_empty()

@@ -550,6 +550,10 @@ impl PatchBuilder {
         self.body.len() - mark.len_bytes
     }
 
+    pub(crate) const fn body_len(&self) -> usize {
+        self.body.len()
+    }
+
     /// Ends the patch. `None` if no operation was written.
     ///
     /// # Panics

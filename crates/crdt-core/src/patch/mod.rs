@@ -198,7 +198,7 @@ fn meta(r: &mut Reader<'_>) -> Result<Option<(usize, usize)>, Malformed> {
         let value = cbor::scan(r)?;
         return Ok((!value.is_undefined()).then_some((start, r.offset())));
     }
-    let whole = cbor::scan(r)?;
+    let whole = cbor::scan_list(r)?;
     r.canonical &= head == 0x81;
     if head == 0x80 {
         return Ok(None);

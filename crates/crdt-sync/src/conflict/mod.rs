@@ -46,7 +46,7 @@ use std::{
     sync::Arc,
 };
 
-use crdt_core::{PatchRef, SessionId, StateVector, Timestamp, Value};
+use crdt_core::{Document, PatchRef, SessionId, StateVector, Timestamp, Value};
 
 pub use rules::{MergeFn, Rules, Strategy};
 pub use stamp::{SEEN_MAX, seen_by, stamp, stamped};
@@ -93,7 +93,8 @@ pub struct ConflictReport {
 ///
 /// Give it every patch, one's own too, in any order, as often as you like. Without rules it keeps nothing and looks at
 /// nothing. With rules it keeps for each place that was written the writes that no later one has seen, at most one for
-/// each session that writes there, and one state vector, up to [`PLACES_MAX`](Self::PLACES_MAX) places.
+/// each session that writes there, and one state vector, up to [`PLACES_MAX`](Self::PLACES_MAX) places. What was deleted
+/// with all that is in it goes by [`purge`](Self::purge).
 #[derive(Debug)]
 pub struct Conflicts {
     rules: Rules,
@@ -102,7 +103,12 @@ pub struct Conflicts {
     reports: VecDeque<ConflictReport>,
     reports_dropped: u64,
     places_forgotten: u64,
+    /// From how many places on it is worth looking which of them are left.
+    purge_at: usize,
 }
+
+/// Fewer places are not worth a look.
+const PURGE_MIN: usize = 256;
 
 impl Conflicts {
     /// How many reports wait for [`poll_report`](Self::poll_report). Beyond that the oldest is dropped and counted; what
@@ -123,6 +129,7 @@ impl Conflicts {
             reports: VecDeque::new(),
             reports_dropped: 0,
             places_forgotten: 0,
+            purge_at: PURGE_MIN,
         }
     }
 
@@ -166,6 +173,25 @@ impl Conflicts {
             }
             _ => true,
         });
+    }
+
+    /// Forgets the places of registers, maps, tuples and arrays that the document has no more: they were deleted with what
+    /// held them, and nothing that is written there can ever be seen. Give it a document that has taken in every patch that
+    /// was looked at. Returns how many places went.
+    pub fn purge(&mut self, document: &Document) -> usize {
+        let before = self.tracked.len();
+        let lives =
+            |container: Timestamp| container == Timestamp::ORIGIN || document.node(container).is_some();
+        self.tracked.retain(|(container, _), _| lives(*container));
+        self.purge_at = (self.tracked.len() * 2).max(PURGE_MIN);
+        before - self.tracked.len()
+    }
+
+    /// [Purges](Self::purge) when the places have doubled since the last time, so that it stays a small part of all looking.
+    pub fn purge_when_due(&mut self, document: &Document) {
+        if self.tracked.len() >= self.purge_at {
+            self.purge(document);
+        }
     }
 
     /// How many places are remembered.

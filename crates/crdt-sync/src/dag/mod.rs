@@ -10,14 +10,19 @@
 //! What the DAG gives beyond that: two different patches at one place of a session are noticed whoever brings them, and
 //! a replica's word about its heads stands for its whole history.
 //!
+//! Repair: a replica whose store is damaged finds by the hashes which nodes are not what they were ([`Damage`]), and has
+//! its peers bring those again: [`SyncManager::repair`](crate::SyncManager::repair).
+//!
 //! The seam to the [session machine](crate::session) is small. A node is a [`PatchRecord`](crate::PatchRecord) with
 //! links, which the machine treats like other causes; `session/heads.rs` says what to tell and what to ask for.
 
+mod damage;
 mod heads;
 mod link;
 pub mod snapshot;
 mod walk;
 
+pub use damage::Damage;
 pub use heads::Heads;
 pub use link::{Link, NodeHash};
 pub use walk::Walk;

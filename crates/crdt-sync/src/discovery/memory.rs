@@ -49,6 +49,7 @@ impl MemoryPeerDiscovery {
 
 #[async_trait]
 impl PeerDiscovery for MemoryPeerDiscovery {
+    #[tracing::instrument(name = "register", level = "debug", skip_all)]
     async fn start(&self) -> Result<(), DiscoveryError> {
         self.set.get().ok_or(DiscoveryError::Closed)?;
         self.list.change(|members| {

@@ -44,6 +44,7 @@ impl Drop for Running {
 
 #[async_trait]
 impl PeerDiscovery for PubSubPeerDiscovery {
+    #[tracing::instrument(name = "register", level = "debug", skip_all, fields(own = %self.own))]
     async fn start(&self) -> Result<(), DiscoveryError> {
         self.set.get().ok_or(DiscoveryError::Closed)?;
         let mut running = self.running.lock().await;

@@ -142,6 +142,7 @@ impl Registry {
     }
 
     /// Renews the registration and takes over the list. `force` takes the name from whoever holds it.
+    #[tracing::instrument(name = "register", level = "debug", skip_all, fields(own = %self.own))]
     async fn renew(&self, force: bool) -> Result<(), DiscoveryError> {
         match self.run(RENEW, force).await.map_err(failed)? {
             None => {

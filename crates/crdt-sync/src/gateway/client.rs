@@ -388,7 +388,7 @@ impl ClientSession {
         match wire::encode_sync(EncodingFormat::Binary, &self.node, message) {
             Ok(bytes) => self.outputs.push_back(ClientOutput::Send(bytes)),
             // The binary form holds every message.
-            Err(error) => tracing::error!(error, "could not write a message to a client"),
+            Err(error) => tracing::error!(%error, "could not write a message to a client"),
         }
     }
 }

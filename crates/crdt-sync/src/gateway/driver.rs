@@ -99,6 +99,7 @@ impl Gateway {
     }
 
     /// Serves one client until it goes, or until it says something wrong.
+    #[tracing::instrument(level = "debug", skip_all, fields(node = %self.node))]
     pub async fn serve(&self, socket: &mut impl ClientSocket) -> Parting {
         let Ok(_place) = self.places.try_acquire() else { return Parting::Full };
         let mut presence = None;

@@ -11,7 +11,12 @@ use crdt_core::{Patch, SessionId, StateVector, Timestamp};
 use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::{Parts, SyncError, SyncStatus, owned, policy::Log, snapshots::Offered};
+use super::{
+    Parts, SyncError, SyncStatus, owned,
+    policy::Log,
+    repair::{RepairDone, Repairing},
+    snapshots::Offered,
+};
 use crate::{
     DocumentError, Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SyncMessage, Want,
     dag::{Heads, snapshot},
@@ -34,6 +39,7 @@ pub(super) enum Command {
     Apply { patch: Patch, done: Done },
     Relay { record: PatchRecord, done: Done },
     Sync { done: oneshot::Sender<()> },
+    Repair { done: RepairDone },
     Compact { done: oneshot::Sender<Result<StateVector<SessionId>, SyncError>> },
     Status { done: oneshot::Sender<SyncStatus> },
 }
@@ -59,7 +65,10 @@ pub(super) struct Driver {
     pub(super) log: Log,
     /// How often patches were folded into a snapshot.
     pub(super) folded: u64,
+    pub(super) repairing: Repairing,
     traffic: Traffic,
+    /// Whether somebody is left who may give a command: not when it is to stop.
+    commands: Option<mpsc::WeakSender<Command>>,
     /// What goes to the store next; empty between two steps, and kept for its room.
     batch: Vec<PatchRecord>,
 }
@@ -74,6 +83,7 @@ struct Traffic {
     gaps: u64,
     send_failures: u64,
     read_failures: u64,
+    write_failures: u64,
 }
 
 impl Driver {
@@ -128,12 +138,19 @@ impl Driver {
             offered,
             log,
             folded: 0,
+            repairing: Repairing::default(),
             traffic,
+            commands: None,
             batch: Vec::new(),
         })
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        senders: mpsc::WeakSender<Command>,
+    ) {
+        self.commands = Some(senders);
         let ended = self.serve(&mut commands).await;
         // Whoever still waits is told that nothing more will come, by the drop of the senders.
         if let Err(error) = ended {
@@ -189,7 +206,7 @@ impl Driver {
         self.started.elapsed()
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         let now = self.now();
         self.machine.handle_input(now, input);
     }
@@ -203,6 +220,10 @@ impl Driver {
             Command::Sync { done } => {
                 self.input(Input::Gap);
                 let _ = done.send(());
+            }
+            Command::Repair { done } => {
+                self.settle().await?;
+                self.repair(done).await;
             }
             Command::Compact { done } => {
                 self.settle().await?;
@@ -272,13 +293,13 @@ impl Driver {
         }
     }
 
-    fn relay(&mut self, record: PatchRecord) -> Result<(), SyncError> {
+    fn relay(&mut self, mut record: PatchRecord) -> Result<(), SyncError> {
         if let Some(refusal) = self.machine.refusal(&record) {
             return Err(refusal.into());
         }
         if let Some(guard) = &self.parts.guard {
             let id = record.id;
-            guard.check(&record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
+            record = guard.vouch(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
         }
         self.input(Input::Relayed(record));
         Ok(())
@@ -380,10 +401,15 @@ impl Driver {
         if self.batch.is_empty() {
             return Ok(());
         }
-        match self.parts.store.append_at_once(&self.batch) {
-            Some(kept) => kept?,
-            None => self.parts.store.append(&self.batch).await?,
-        }
+        let (store, batch) = (&*self.parts.store, &self.batch);
+        let append = || async move {
+            match store.append_at_once(batch) {
+                Some(kept) => kept,
+                None => store.append(batch).await,
+            }
+        };
+        let stopping = || self.commands.as_ref().is_some_and(|senders| senders.strong_count() == 0);
+        self.parts.retry.run(stopping, &mut self.traffic.write_failures, append).await?;
         for record in &self.batch {
             self.log.bytes += record.len_bytes() as u64;
             self.log.ticks += record.last() - record.prev;
@@ -421,6 +447,14 @@ impl Driver {
                 }
                 self.parts.syncer.send(to.as_ref(), &message).await
             }
+            Output::Mend(record) => {
+                self.mend(&record).await;
+                return Ok(());
+            }
+            Output::RepairEnds { left } => {
+                self.repair_ends(left).await;
+                return Ok(());
+            }
             Output::Event(event) => {
                 self.report(event);
                 return Ok(());
@@ -453,6 +487,7 @@ impl Driver {
             gaps,
             send_failures,
             read_failures,
+            write_failures,
         } = self.traffic;
         SyncStatus {
             now: self.machine.status(),
@@ -466,6 +501,7 @@ impl Driver {
             gaps,
             send_failures,
             read_failures,
+            write_failures,
             log_bytes: self.log.bytes,
             snapshot_bytes: self.log.snapshot_bytes,
             folded: self.folded,

@@ -3,6 +3,8 @@
 mod driver;
 pub(crate) mod owned;
 mod policy;
+mod repair;
+mod retry;
 mod snapshots;
 
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use tokio::{
 };
 
 use self::driver::{Command, Driver};
-pub use self::policy::CompactionPolicy;
+pub use self::{policy::CompactionPolicy, repair::Repaired, retry::StoreRetry};
 use crate::{
     Broadcaster, DiscoveryError, DocumentError, Guard, PatchRecord, PatchStore, PatchStoreError,
     PeerDiscovery, SyncDocument, Syncer,
@@ -46,6 +48,7 @@ struct Parts {
     options: SessionOptions,
     guard: Option<Arc<dyn Guard>>,
     compaction: CompactionPolicy,
+    retry: StoreRetry,
 }
 
 struct Running {
@@ -72,6 +75,7 @@ impl SyncManager {
             options,
             guard: None,
             compaction: CompactionPolicy::STANDARD,
+            retry: StoreRetry::STANDARD,
         };
         let (events, stored) = (broadcast::channel(EVENTS_MAX).0, watch::Sender::new(0));
         Self { parts, events, stored, running: Mutex::new(None) }
@@ -88,6 +92,13 @@ impl SyncManager {
     #[must_use]
     pub fn with_compaction(mut self, policy: CompactionPolicy) -> Self {
         self.parts.compaction = policy;
+        self
+    }
+
+    /// The same with other bounds of what the store's passing failures may cost.
+    #[must_use]
+    pub fn with_store_retry(mut self, retry: StoreRetry) -> Self {
+        self.parts.retry = retry;
         self
     }
 
@@ -109,7 +120,8 @@ impl SyncManager {
         let driver = Driver::load(self.parts.clone(), told, seed).await?;
         self.parts.discovery.start().await?;
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        *running = Some(Running { commands, task: tokio::spawn(driver.run(receiver)) });
+        let task = tokio::spawn(driver.run(receiver, commands.downgrade()));
+        *running = Some(Running { commands, task });
         Ok(())
     }
 
@@ -152,6 +164,18 @@ impl SyncManager {
         self.ask(|done| Command::Compact { done }).await?
     }
 
+    /// Looks at every stored node of the DAG, and has peers bring again what is damaged or missing. What they bring is taken
+    /// if its hash is the right one. (In a group that uses state vectors alone there are no hashes, and nothing is found.)
+    ///
+    /// It reads the whole log before anything else is done, so it is for an operator who has reason to doubt a disk, or a
+    /// start after a crash.
+    ///
+    /// # Errors
+    /// If the store can't be read or written. What was mended until then is.
+    pub async fn repair(&self) -> Result<Repaired, SyncError> {
+        self.ask(|done| Command::Repair { done }).await?
+    }
+
     /// How the replica stands.
     pub async fn status(&self) -> Result<SyncStatus, SyncError> {
         self.ask(|done| Command::Status { done }).await
@@ -179,6 +203,7 @@ impl SyncManager {
         };
         let (done, answer) = oneshot::channel();
         commands.send(command(done)).await.map_err(|_| SyncError::Stopped)?;
+        drop(commands); // The task sees by the last one that it is to stop, whoever waits for an answer.
         answer.await.map_err(|_| SyncError::Stopped)
     }
 }
@@ -208,6 +233,8 @@ pub struct SyncStatus {
     pub send_failures: u64,
     /// How often the store could not be read for a peer, or to fold.
     pub read_failures: u64,
+    /// How often the store could not be written. (Whatever was to be written is tried again; see [`StoreRetry`].)
+    pub write_failures: u64,
     /// About how many bytes the stored patches take that are not in a snapshot.
     pub log_bytes: u64,
     /// How many bytes the last snapshot takes that was made or taken over; 0 if there was none.
@@ -247,6 +274,9 @@ pub enum SyncError {
     /// The document refused what the store has.
     #[error(transparent)]
     Document(#[from] DocumentError),
+    /// The store could not be read or written while it was repaired.
+    #[error("the repair ended early: {0}")]
+    Repair(String),
     /// Discovery did not start.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),

@@ -343,7 +343,9 @@ impl Driver {
         if !on_top.await? {
             return Ok(Input::InstallFailed);
         }
-        match self.parts.store.install(&vector, bytes).await {
+        let store = &*self.parts.store;
+        let keep = || store.install(&vector, bytes.clone());
+        match self.parts.retry.run(|| false, &mut 0, keep).await {
             Ok(()) => {}
             Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
             Err(error) => return Err(error.into()),

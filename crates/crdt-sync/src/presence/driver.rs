@@ -16,6 +16,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+use tracing::Instrument as _;
 
 use super::{Presence, PresenceCounters, PresenceInput, PresenceMessage, PresenceOptions, PresenceOutput};
 use crate::{ChannelError, PeerId};
@@ -82,8 +83,10 @@ impl PubSubPresence {
             version: watch::Sender::new(0),
             name_taken: watch::Sender::new(false),
         });
+        let span = tracing::debug_span!("presence", %topic, %own);
         let machine = Presence::new(options, own, run, Duration::ZERO, run);
-        let task = tokio::spawn(run_machine(machine, pubsub, topic, subscription, Arc::clone(&shared)));
+        let task = run_machine(machine, pubsub, topic, subscription, Arc::clone(&shared));
+        let task = tokio::spawn(task.instrument(span));
         Ok(Self { shared, options, task: Mutex::new(Some(task)) })
     }
 

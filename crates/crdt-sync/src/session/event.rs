@@ -115,11 +115,13 @@ pub struct Counters {
     pub walked: u64,
     /// Comparisons by coded symbols begun.
     pub compared: u64,
+    /// Damaged or missing nodes of the DAG that peers brought again.
+    pub repaired: u64,
 }
 
 impl Counters {
     /// Each count with its name, for metrics.
-    pub fn named(&self) -> [(&'static str, u64); 16] {
+    pub fn named(&self) -> [(&'static str, u64); 17] {
         [
             ("broadcast", self.broadcast),
             ("heard", self.heard),
@@ -137,6 +139,7 @@ impl Counters {
             ("installed", self.installed),
             ("walked", self.walked),
             ("compared", self.compared),
+            ("repaired", self.repaired),
         ]
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crdt_core::{SessionId, StateVector, Timestamp};
 
-use super::{Origin, Refusal, Session, pull::Stage};
+use super::{Origin, Refusal, Session, pull::Stage, repair::Repair};
 use crate::{
     PatchRecord, PeerId, SyncMessage,
     dag::{Heads, LINKS_MAX, Link, NodeHash},
@@ -29,11 +29,19 @@ pub(super) struct Ends {
     walked: usize,
     /// Sessions known to be used by two replicas, each reported once.
     forked: BTreeSet<SessionId>,
+    pub(super) repair: Repair,
 }
 
 impl Ends {
     pub(super) fn new(stored: Heads) -> Self {
-        Self { applied: stored.clone(), own: None, stored, walked: 0, forked: BTreeSet::new() }
+        Self {
+            applied: stored.clone(),
+            own: None,
+            stored,
+            walked: 0,
+            forked: BTreeSet::new(),
+            repair: Repair::default(),
+        }
     }
 
     pub(super) fn stored(&self) -> &Heads {

@@ -15,6 +15,7 @@ mod options;
 mod parked;
 mod peers;
 mod pull;
+mod repair;
 mod trickle;
 
 use std::{collections::VecDeque, time::Duration};
@@ -79,6 +80,8 @@ pub enum Input {
     },
     /// The snapshot of an [`Output::Install`] was no snapshot.
     InstallFailed,
+    /// These nodes of the DAG are damaged or missing in the store: have them brought again.
+    Repair(Vec<Link>),
     /// The transport lost messages, or may have.
     Gap,
     /// Discovery found a peer.
@@ -139,6 +142,13 @@ pub enum Output {
         head: SnapshotHead,
         /// The snapshot.
         bytes: Bytes,
+    },
+    /// Put it in the place of what is damaged or missing in the store. It is the right one.
+    Mend(PatchRecord),
+    /// Nothing that an [`Input::Repair`] named is being fetched any more.
+    RepairEnds {
+        /// What no peer has brought.
+        left: Vec<Link>,
     },
     /// Tell whoever watches.
     Event(SessionEvent),
@@ -269,6 +279,7 @@ impl Session {
             Input::Page { peer, id, page } => self.page(peer, id, page),
             Input::Installed { vector, heads } => self.installed(now, &vector, heads),
             Input::InstallFailed => self.install_failed(now),
+            Input::Repair(links) => self.repair(now, links),
             Input::Gap => self.gap(now),
             Input::PeerUp(peer) => self.peer_up(now, peer),
             Input::PeerDown(peer) => self.peer_down(&peer),

@@ -33,6 +33,8 @@ pub(super) enum Stage {
         /// Whether the peer has said that it has some of it.
         claimed: bool,
     },
+    /// Nodes that were here and are damaged.
+    Repair,
     Compare(Box<Comparison>),
     Snapshot {
         head: SnapshotHead,
@@ -52,6 +54,9 @@ impl Session {
     /// Asks for the next page, if something is missing that a trusted peer has.
     pub(super) fn pull_next(&mut self, now: Duration) {
         if self.pull.is_some() || self.storing.len() > self.options.storing_max / 2 {
+            return;
+        }
+        if self.repair_next(now) {
             return;
         }
         let ahead = self.peers.ahead_of(&self.accepted, now);
@@ -84,6 +89,7 @@ impl Session {
         let Some(pull) = self.answered(from, id) else { return };
         let want = match pull.stage {
             Stage::Patches { want } => want,
+            Stage::Repair => return self.on_repaired(now, records),
             Stage::Walk { want, claimed } => return self.on_walked(now, from, &want, claimed, records),
             _ => return self.unhelpful(now, from, "sent patches for something else"),
         };
@@ -114,8 +120,10 @@ impl Session {
     }
 
     pub(super) fn on_offer(&mut self, now: Duration, from: &PeerId, id: u64, head: SnapshotHead) {
-        if self.answered(from, id).is_none() {
-            return;
+        let Some(pull) = self.answered(from, id) else { return };
+        if matches!(pull.stage, Stage::Repair) {
+            // It has folded what is wanted, and can't bring it any more.
+            return self.pull_next(now);
         }
         let limit = self.options.snapshot_bytes_max;
         if head.len_bytes > limit as u64 {

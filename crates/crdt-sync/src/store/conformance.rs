@@ -35,6 +35,7 @@ macro_rules! patch_store_conformance_tests {
             a_snapshot_of_a_peer_brings_what_is_missing,
             writers_do_not_get_in_each_others_way,
             any_history_is_as_in_the_reference,
+            a_damaged_patch_is_put_back_and_nothing_else,
             a_closed_store_says_so_or_still_works,
         );
     };
@@ -360,6 +361,28 @@ pub async fn any_history_is_as_in_the_reference(maker: &mut impl StoreMaker) {
     }
 }
 
+/// [`PatchStore::mend`] replaces what stands in a patch's place, and neither appends nor brings back what was folded.
+pub async fn a_damaged_patch_is_put_back_and_nothing_else(maker: &mut impl StoreMaker) {
+    let (store, _) = maker.open().await;
+    let patches = [record(0, 0, 0, 3), record(0, 3, 2, 1), record(0, 6, 0, 4)];
+    append(&store, &patches).await;
+    // Another patch of the same place: as if it had been damaged.
+    let mut damaged = patches[1].clone();
+    damaged.patch = Bytes::from_static(b"something else");
+    store.mend(&damaged).await.expect("it takes what it is given");
+    assert_eq!(all(&store).await, [patches[0].clone(), damaged, patches[2].clone()]);
+    store.mend(&patches[1]).await.expect("a patch of that place");
+    assert_eq!(all(&store).await, patches);
+
+    // What is not contained is not appended by it, and what a snapshot contains does not come back.
+    let next = record(0, 10, 0, 1);
+    store.mend(&next).await.expect("nothing to do");
+    let vector = [(sid(0), 3)].into_iter().collect();
+    store.install(&vector, Bytes::from_static(b"snapshot")).await.expect("it keeps snapshots");
+    store.mend(&patches[0]).await.expect("nothing to do");
+    assert_eq!(records(&store, &[want(0, 3, 99)], usize::MAX).await, patches[1..]);
+    assert_eq!(store.vector().await.expect("it can be read").get(&sid(0)), 10);
+}
 /// Closing loses nothing; afterwards every call works as before or is [`PatchStoreError::Closed`].
 pub async fn a_closed_store_says_so_or_still_works(maker: &mut impl StoreMaker) {
     let (store, _) = maker.open().await;

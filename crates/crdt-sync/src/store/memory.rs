@@ -63,6 +63,20 @@ impl Kept {
         Ok(())
     }
 
+    fn mend(&mut self, record: &PatchRecord) {
+        let (sid, last) = (record.session(), record.last());
+        let contained = self.snapshot.as_ref().map_or(0, |(vector, _)| vector.get(&sid));
+        let Some(log) = self.logs.get_mut(&sid).filter(|log| (contained + 1..=log.last).contains(&last))
+        else {
+            return;
+        };
+        let place = log.records.partition_point(|kept| kept.last() < last);
+        match log.records.get_mut(place).filter(|kept| kept.last() == last) {
+            Some(kept) => *kept = record.clone(),
+            None => log.records.insert(place, record.clone()),
+        }
+    }
+
     fn vector(&self) -> StateVector<SessionId> {
         self.logs.iter().map(|(sid, log)| (*sid, log.last)).collect()
     }
@@ -136,6 +150,11 @@ impl PatchStore for MemoryPatchStore {
 
     async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
         self.kept().install(vector, snapshot)
+    }
+
+    async fn mend(&self, record: &PatchRecord) -> Result<(), PatchStoreError> {
+        self.kept().mend(record);
+        Ok(())
     }
 
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {

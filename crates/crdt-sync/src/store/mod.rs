@@ -50,6 +50,11 @@ pub trait PatchStore: Send + Sync {
     /// contains as much, nothing happens; one that contains something else can't be replaced.
     async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError>;
 
+    /// Puts a patch back whose bytes here are damaged or gone, although [`vector`](Self::vector) contains it. What stood in
+    /// its place is replaced, whatever it was: the caller has made sure that this is the right one. One that the vector does
+    /// not contain, or that is only left in the snapshot, is left alone.
+    async fn mend(&self, record: &PatchRecord) -> Result<(), PatchStoreError>;
+
     /// The snapshot, and what it contains.
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError>;
 
@@ -64,6 +69,13 @@ pub enum PatchPage {
     Records(Vec<PatchRecord>),
     /// Some of those wanted are only left in the snapshot.
     Compacted,
+}
+
+impl PatchStoreError {
+    /// Whether the same may succeed later. All else is as it is, however often it is tried.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Backend(_))
+    }
 }
 
 /// Why a store failed.
@@ -97,7 +109,10 @@ pub enum PatchStoreError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The store failed; whether the last append was kept is not known.
+    /// The store failed; whether the last append was kept is not known. To try again is safe, and may help.
     #[error("patch store failed: {0}")]
     Backend(String),
+    /// The store failed, and writes nothing any more until it is opened anew.
+    #[error("patch store takes nothing any more: {0}")]
+    Broken(String),
 }

@@ -135,6 +135,7 @@ impl MongoPatchStore {
 
 #[async_trait]
 impl PatchStore for MongoPatchStore {
+    #[tracing::instrument(name = "store_append", level = "debug", skip_all, fields(records = records.len()))]
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
         self.check_open()?;
         let mut kept = self.head().await?.vector;
@@ -162,6 +163,7 @@ impl PatchStore for MongoPatchStore {
         Ok(self.head().await?.vector)
     }
 
+    #[tracing::instrument(name = "store_page", level = "debug", skip_all, fields(sessions = want.len()))]
     async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
         self.check_open()?;
         let lacks = |head: &Head| want.iter().any(|want| want.after < head.contained.get(&want.sid));
@@ -190,6 +192,7 @@ impl PatchStore for MongoPatchStore {
         if lacks(&self.head().await?) { Ok(PatchPage::Compacted) } else { Ok(PatchPage::Records(records)) }
     }
 
+    #[tracing::instrument(name = "store_install", level = "debug", skip_all, fields(len_bytes = snapshot.len()))]
     async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
         self.check_open()?;
         let number = ObjectId::new();
@@ -240,6 +243,21 @@ impl PatchStore for MongoPatchStore {
         }
     }
 
+    #[tracing::instrument(name = "store_mend", level = "debug", skip_all, fields(id = ?record.id))]
+    async fn mend(&self, record: &PatchRecord) -> Result<(), PatchStoreError> {
+        self.check_open()?;
+        let (sid, last, head) = (record.session(), record.last(), self.head().await?);
+        let contained = head.contained.get(&sid);
+        if last <= contained || last > head.vector.get(&sid) {
+            return Ok(());
+        }
+        let row = self.row(record);
+        let same = doc! {"d": &self.name, "s": count(sid.get()), "t": count(last)};
+        again(|| async { self.patches.replace_one(same.clone(), &row).upsert(true).await }).await?;
+        Ok(())
+    }
+
+    #[tracing::instrument(name = "store_snapshot", level = "debug", skip_all)]
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
         self.check_open()?;
         loop {

@@ -23,6 +23,18 @@ const TAG_SYNC: u8 = 2;
 /// A link to the time at which nothing ends: the walk from there has no time before it to read after.
 const NO_TIME: WireError = WireError::Field { field: "links", expected: "last times from 1 on" };
 
+/// Something that can't be written in an encoding.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// The record holds no patch, which none has that was made by a [`PatchRecord`] itself.
+    #[error("the record holds no patch: {0}")]
+    Patch(#[from] Malformed),
+    /// The encoding is not one of trees of values.
+    #[error("{0} is not an encoding of trees")]
+    NoTree(EncodingFormat),
+}
+
 /// Bytes that are no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -56,7 +68,7 @@ pub enum WireError {
 }
 
 /// Writes a patch.
-pub fn encode_patch(format: EncodingFormat, record: &PatchRecord) -> Result<Bytes, String> {
+pub fn encode_patch(format: EncodingFormat, record: &PatchRecord) -> Result<Bytes, EncodeError> {
     match format {
         EncodingFormat::Binary => Ok(binary::patch(record)),
         _ => tree::encode(format, &tree::patch_message(format, record)?),
@@ -72,7 +84,11 @@ pub fn decode_patch(bytes: &Bytes) -> Result<PatchRecord, WireError> {
 }
 
 /// Writes a message of the state synchronisation protocol.
-pub fn encode_sync(format: EncodingFormat, from: &PeerId, message: &SyncMessage) -> Result<Bytes, String> {
+pub fn encode_sync(
+    format: EncodingFormat,
+    from: &PeerId,
+    message: &SyncMessage,
+) -> Result<Bytes, EncodeError> {
     match format {
         EncodingFormat::Binary => Ok(binary::sync(from, message)),
         _ => tree::encode(format, &tree::sync_message(format, from, message)?),

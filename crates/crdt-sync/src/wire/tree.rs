@@ -8,7 +8,7 @@ use crdt_core::{
     patch::Patch,
 };
 
-use super::{NO_TIME, WireError};
+use super::{EncodeError, NO_TIME, WireError};
 use crate::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Link, NodeHash},
@@ -20,11 +20,11 @@ const DEPTH_MAX: usize = Value::DEPTH_MAX + 8;
 /// MessagePack maps of up to 15 entries begin with these bytes.
 const MSGPACK_MAPS: std::ops::RangeInclusive<u8> = 0x80..=0x8f;
 
-pub(super) fn encode(format: EncodingFormat, value: &Value) -> Result<Bytes, String> {
+pub(super) fn encode(format: EncodingFormat, value: &Value) -> Result<Bytes, EncodeError> {
     match format {
         EncodingFormat::Json | EncodingFormat::Compact => Ok(json::encode(value).into()),
         EncodingFormat::MessagePack => Ok(msgpack::encode(value).into()),
-        other => Err(format!("{other} is not an encoding of trees")),
+        other => Err(EncodeError::NoTree(other)),
     }
 }
 
@@ -37,7 +37,7 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Value, WireError> {
     }
 }
 
-pub(super) fn patch_message(format: EncodingFormat, record: &PatchRecord) -> Result<Value, String> {
+pub(super) fn patch_message(format: EncodingFormat, record: &PatchRecord) -> Result<Value, EncodeError> {
     Ok(map([("type", "patch".into())].into_iter().chain(record_fields(format, record)?)))
 }
 
@@ -53,7 +53,7 @@ pub(super) fn sync_message(
     format: EncodingFormat,
     from: &PeerId,
     message: &SyncMessage,
-) -> Result<Value, String> {
+) -> Result<Value, EncodeError> {
     let mut fields: Vec<(&str, Value)> = Vec::with_capacity(6);
     let kind = match message {
         SyncMessage::Digest { digest } => {
@@ -72,7 +72,7 @@ pub(super) fn sync_message(
             "request"
         }
         SyncMessage::Patches { id, records } => {
-            let records: Result<Vec<Value>, String> =
+            let records: Result<Vec<Value>, EncodeError> =
                 records.iter().map(|record| record_fields(format, record).map(map)).collect();
             fields.extend([("id", Value::from(*id)), ("patches", Value::Array(records?))]);
             "patches"
@@ -267,7 +267,10 @@ fn read_blob(value: &Value, field: &'static str) -> Result<Bytes, WireError> {
     }
 }
 
-fn record_fields(format: EncodingFormat, record: &PatchRecord) -> Result<Vec<(&'static str, Value)>, String> {
+fn record_fields(
+    format: EncodingFormat,
+    record: &PatchRecord,
+) -> Result<Vec<(&'static str, Value)>, EncodeError> {
     let mut fields = vec![("prev", record.prev.into()), ("patch", patch(format, record)?)];
     if !record.proof.is_empty() {
         fields.push(("proof", blob(format, &record.proof)));
@@ -280,17 +283,20 @@ fn record_fields(format: EncodingFormat, record: &PatchRecord) -> Result<Vec<(&'
 
 /// The patch in the form that the encoding calls for. One that holds what JSON cannot say (bytes, as in the head of every
 /// counter or rich text, or a number that is none) goes as its bytes: rounded, it would be another patch to who reads it.
-fn patch(format: EncodingFormat, record: &PatchRecord) -> Result<Value, String> {
-    let to_value = match format {
-        EncodingFormat::Json => Patch::to_verbose,
-        EncodingFormat::Compact => Patch::to_compact,
+fn patch(format: EncodingFormat, record: &PatchRecord) -> Result<Value, EncodeError> {
+    let verbose = match format {
+        EncodingFormat::Json => true,
+        EncodingFormat::Compact => false,
         _ => return Ok(Value::Bytes(record.patch.to_vec())),
     };
-    let patch = Patch::decode(&record.patch).map_err(|error| error.to_string())?;
-    Ok(match patch.check_json_form() {
-        Ok(()) => to_value(&patch),
-        Err(_) => blob(format, &record.patch),
-    })
+    let patch = Patch::decode(&record.patch)?;
+    let to_value = || if verbose { patch.to_verbose() } else { patch.to_compact() };
+    let from_value =
+        |form: &Value| if verbose { Patch::from_verbose(form) } else { Patch::from_compact(form) };
+    let form = patch.check_json_form().is_ok().then(to_value);
+    // An operation that does nothing can be spelled in more than one way, and the text forms know only one of them.
+    let same = |form: &Value| from_value(form).is_ok_and(|again| again.as_bytes() == &*record.patch);
+    Ok(form.filter(same).unwrap_or_else(|| blob(format, &record.patch)))
 }
 
 fn read_patch(value: &Value) -> Result<Bytes, WireError> {

@@ -228,6 +228,7 @@ impl Replica {
                     let input = self.install(&head.vector, bytes);
                     self.machine.handle_input(at, input);
                 }
+                Output::Mend(_) | Output::RepairEnds { .. } => unreachable!("nothing is repaired here"),
                 Output::Event(_) => {}
             }
         }

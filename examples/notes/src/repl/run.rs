@@ -218,8 +218,8 @@ impl Desk {
         let sessions = status.stored.len();
         let _ = write!(
             out,
-            "\nstored what {sessions} sessions wrote; sent {} bytes to all, {} in pages; lost connections {}, not sent {}",
-            status.bytes_broadcast, status.bytes_paged, status.gaps, status.send_failures
+            "\nstored what {sessions} sessions wrote; sent {} bytes to all, {} in pages; lost connections {}, not sent {}, not allowed {}",
+            status.bytes_broadcast, status.bytes_paged, status.gaps, status.send_failures, status.not_allowed
         );
         let counted = status.counters.named();
         let counted: Vec<String> = counted

@@ -279,6 +279,11 @@ impl Model {
         self.undo = Some(Box::new(Undo::new(options)));
     }
 
+    /// Whether steps are kept.
+    pub fn keeps_undo(&self) -> bool {
+        self.undo.is_some()
+    }
+
     /// Forgets all steps and keeps no more.
     pub fn disable_undo(&mut self) {
         self.undo = None;

@@ -39,6 +39,12 @@ pub(super) enum Job {
         snapshot: Bytes,
         answer: Answer<()>,
     },
+    /// Put a patch in the place of what is damaged there.
+    Mend {
+        document: Arc<Document>,
+        record: PatchRecord,
+        answer: Answer<()>,
+    },
 }
 
 /// What the thread has for itself.
@@ -83,6 +89,7 @@ impl Writer {
                         written
                     }
                     Job::Name { name, answer } => settle(self.number(&name), answer),
+                    Job::Mend { document, record, answer } => settle(self.mend(&document, &record), answer),
                     Job::Install { document, vector, snapshot, answer } => {
                         settle(self.install(&document, &vector, &snapshot), answer)
                     }
@@ -161,6 +168,21 @@ impl Writer {
         Ok(())
     }
 
+    fn mend(&mut self, document: &Document, record: &PatchRecord) -> Result<(), PatchStoreError> {
+        let (sid, last) = (record.session(), record.last());
+        {
+            let state = document.state();
+            if last <= state.contained.get(&sid) || last > state.vector.get(&sid) {
+                return Ok(());
+            }
+        }
+        let mut batch = self.tables.database.batch().durability(Some(PersistMode::SyncData));
+        let key = layout::record_key(document.number, sid, last);
+        let value = layout::write_record(&key, record);
+        batch.insert(&self.tables.patches, key, value);
+        self.commit(batch)
+    }
+
     fn has_snapshot(&self, document: &Document) -> Result<bool, PatchStoreError> {
         self.tables.snapshots.contains_key(document.number.to_be_bytes()).map_err(backend)
     }
@@ -179,11 +201,13 @@ fn settle<T>(result: Result<T, PatchStoreError>, answer: Answer<T>) -> Written {
 }
 
 fn refuse(job: Job, reason: &str) {
-    let error = || PatchStoreError::Backend(format!("an earlier write failed: {reason}"));
+    let error = || PatchStoreError::Broken(format!("an earlier write failed: {reason}"));
     // A caller that gave up waiting needs no answer.
     match job {
         Job::Name { answer, .. } => drop(answer.send(Err(error()))),
-        Job::Append { answer, .. } | Job::Install { answer, .. } => drop(answer.send(Err(error()))),
+        Job::Append { answer, .. } | Job::Install { answer, .. } | Job::Mend { answer, .. } => {
+            drop(answer.send(Err(error())));
+        }
     }
 }
 
@@ -243,7 +267,7 @@ fn tell(
     for (answer, result) in answers {
         let result = match written {
             Ok(()) => result,
-            Err(reason) => Err(PatchStoreError::Backend(reason.clone())),
+            Err(reason) => Err(PatchStoreError::Broken(reason.clone())),
         };
         let _ = answer.send(result); // Or the caller gave up waiting; it is done all the same.
     }

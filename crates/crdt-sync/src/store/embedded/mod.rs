@@ -391,6 +391,7 @@ impl EmbeddedPatchStore {
 
 #[async_trait]
 impl PatchStore for EmbeddedPatchStore {
+    #[tracing::instrument(name = "store_append", level = "debug", skip_all, fields(records = records.len()))]
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
         let records = records.to_vec();
         self.commit(|document, answer| Job::Append { document, records, answer }).await
@@ -401,6 +402,7 @@ impl PatchStore for EmbeddedPatchStore {
         Ok(self.document.state().vector.clone())
     }
 
+    #[tracing::instrument(name = "store_page", level = "debug", skip_all, fields(sessions = want.len()))]
     async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
         self.check_open()?;
         let (shared, document) = (Arc::clone(&self.shared), Arc::clone(&self.document));
@@ -408,11 +410,19 @@ impl PatchStore for EmbeddedPatchStore {
         blocking(move || shared.page(&document, &want, bytes_max)).await?
     }
 
+    #[tracing::instrument(name = "store_install", level = "debug", skip_all, fields(len_bytes = snapshot.len()))]
     async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
         let vector = vector.clone();
         self.commit(|document, answer| Job::Install { document, vector, snapshot, answer }).await
     }
 
+    #[tracing::instrument(name = "store_mend", level = "debug", skip_all, fields(id = ?record.id))]
+    async fn mend(&self, record: &PatchRecord) -> Result<(), PatchStoreError> {
+        let record = record.clone();
+        self.commit(|document, answer| Job::Mend { document, record, answer }).await
+    }
+
+    #[tracing::instrument(name = "store_snapshot", level = "debug", skip_all)]
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
         self.check_open()?;
         let (shared, number) = (Arc::clone(&self.shared), self.document.number);
