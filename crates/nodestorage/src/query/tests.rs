@@ -44,6 +44,58 @@ fn null_is_also_what_is_missing() {
     check(json!({"a.b": null}), json!({"a": [{"b": 1}]}), false);
 }
 
+/// MongoDB's rules: the element of that index, whose own elements count if it is an array at the end of the path; and the
+/// field of that name of each element that is an object. An array within an array is not looked into otherwise.
+#[test]
+fn a_number_in_a_path_is_an_index_and_a_name() {
+    for (path, test, found, not_found) in [
+        (
+            "a.0",
+            json!(1),
+            vec![
+                json!([1]),
+                json!([[1]]),
+                json!([[2, 1]]),
+                json!({"0": 1}),
+                json!([{"0": 1}]),
+                json!([5, {"0": 1}]),
+                json!([{"0": [1]}]),
+            ],
+            vec![json!([]), json!([[]]), json!([[[1]]]), json!([2, 1]), json!([2, [1]]), json!(1)],
+        ),
+        ("a.0", json!([1]), vec![json!([[1]]), json!([[[1]]])], vec![json!([1]), json!([])]),
+        (
+            "a.0.0",
+            json!(1),
+            vec![
+                json!([[1]]),
+                json!([[[1]]]),
+                json!([{"0": 1}]),
+                json!([{"0": {"0": 1}}]),
+                json!([{"0": [1]}]),
+            ],
+            vec![json!([1]), json!([[], [1]]), json!([[5], [1]])],
+        ),
+        (
+            "a.0",
+            json!(null),
+            vec![json!([null]), json!([[null]]), json!([{"b": 1}]), json!([1, {"b": 1}]), json!(5)],
+            vec![json!([]), json!([[]]), json!([1]), json!([{"0": 1}])],
+        ),
+        (
+            "a.0",
+            json!({"$exists": true}),
+            vec![json!([[]]), json!([{}]), json!([null])],
+            vec![json!([]), json!(1)],
+        ),
+        ("a.0", json!({"$size": 1}), vec![json!([[1]]), json!([{"0": [1]}])], vec![json!([1]), json!([[]])]),
+        ("a.0", json!({"$elemMatch": {"$gt": 0}}), vec![json!([[0, 1]])], vec![json!([1]), json!([[0]])]),
+    ] {
+        found.into_iter().for_each(|a| check(json!({path: test}), json!({"a": a}), true));
+        not_found.into_iter().for_each(|a| check(json!({path: test}), json!({"a": a}), false));
+    }
+}
+
 #[test]
 fn comparisons_hold_within_one_kind() {
     check(json!({"a": {"$gt": 1, "$lte": 2}}), json!({"a": 2}), true);
