@@ -8,6 +8,7 @@ mod filters;
 mod otherwise;
 mod pipelines;
 mod proxy;
+mod transactions;
 mod updates;
 
 use crdt_core::ClientId;

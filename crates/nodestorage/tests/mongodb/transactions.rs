@@ -1,0 +1,175 @@
+//! `kill -9` in the middle of transactions over several documents: each is there whole or not at all.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+};
+
+use nodestorage::{
+    Body, MongoStorage, Storage, StorageError, StorageExt, StorageOptions, Store, Update, Upserted,
+    mongo::testing::TestServer,
+};
+use serde_json::json;
+
+use super::{PATIENCE, by, id, open};
+
+const ROUNDS: u64 = 12;
+const WRITERS: u64 = 3;
+const PURSES: u64 = 3;
+const GOLD: i64 = 1_000;
+
+/// In these variables a writer finds its server and database.
+const WRITER: [&str; 2] = ["WEFT_MONGO_TRADER_URI", "WEFT_MONGO_TRADER_DATABASE"];
+
+fn purse(n: u64) -> String {
+    format!("purse {}", n % PURSES)
+}
+
+async fn purses(store: &nodestorage::MongoStore) -> MongoStorage {
+    // They meet all the time.
+    let options = StorageOptions { retries_max: 1_000, ..StorageOptions::default() };
+    store.collection("purses", options).await.unwrap()
+}
+
+/// Moves gold from one purse to another and counts it in the writer's own book, as one.
+async fn trade(purses: &MongoStorage, writer: u64, nth: u64) -> Result<(), StorageError> {
+    let (from, to) = (&id(&purse(writer + nth)), &id(&purse(writer + nth + 1 + nth % 2)));
+    let book = &id(&format!("book {writer}"));
+    let update = |change: serde_json::Value| Update::parse(&change).unwrap();
+    let (give, take) = (&update(json!({"$inc": {"gold": -3}})), &update(json!({"$inc": {"gold": 3}})));
+    let note = &update(json!({"$set": {"trades": nth}}));
+    let name = &format!("w{writer}");
+    let traded = purses.transact(|of| {
+        Box::pin(async move {
+            of.update_one(from, give, by(name)).await?;
+            of.update_one(to, take, by(name)).await?;
+            of.update_one(book, note, by(name)).await?;
+            Ok(())
+        })
+    });
+    traded.await.map(|changes| assert_eq!(changes.len(), 3))
+}
+
+async fn trades(purses: &MongoStorage, writer: u64) -> u64 {
+    let book = purses.find_one(&id(&format!("book {writer}"))).await.unwrap().unwrap();
+    book.body["trades"].as_u64().unwrap()
+}
+
+/// The writer of the test, a process of its own. By itself it does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn trader_process() {
+    let Ok(uri) = std::env::var(WRITER[0]) else { return };
+    let database = Some(std::env::var(WRITER[1]).unwrap());
+    let options = nodestorage::MongoOptions { database, ..Default::default() };
+    let store = nodestorage::MongoStore::connect(&uri, options).await.unwrap();
+    let purses = purses(&store).await;
+    let mut traders = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let purses = purses.clone();
+        traders.spawn(async move {
+            for nth in trades(&purses, writer).await + 1.. {
+                // When the server is killed the answer may be lost, and what became of it is seen after the next start.
+                if trade(&purses, writer, nth).await.is_err() {
+                    return;
+                }
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "ack {writer} {nth}").unwrap();
+                out.flush().unwrap();
+            }
+        });
+    }
+    traders.join_all().await;
+    // The one that is waited for is the kill.
+    std::future::pending::<()>().await;
+}
+
+fn start_trader(server: &TestServer) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["transactions::trader_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env(WRITER[0], server.uri()).env(WRITER[1], server.database());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.spawn().unwrap()
+}
+
+/// All gold is there, every document is what its events make, and the log has every position once.
+async fn check(store: &nodestorage::MongoStore, acknowledged: &[u64]) {
+    let purses = purses(store).await;
+    let mut gold = 0;
+    let mut positions = BTreeSet::new();
+    let books = (0..WRITERS).map(|writer| format!("book {writer}"));
+    for name in (0..PURSES).map(purse).chain(books) {
+        let document = purses.find_one(&id(&name)).await.unwrap().unwrap();
+        gold += document.body.get("gold").map_or(0, |gold| gold.as_i64().unwrap());
+        let (mut state, mut version) = (None, 0);
+        loop {
+            let page = purses.changes(&id(&name), version, 500).await.unwrap();
+            for change in page.changes {
+                version += 1;
+                assert_eq!(change.version, version, "{name}: a number twice, or a gap");
+                assert!(positions.insert(change.position), "{name}@{version}: a position twice");
+                state = change.diff.apply(state).unwrap();
+            }
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!((document.version, Some(&*document.body)), (version, state.as_ref()), "{name}");
+    }
+    assert_eq!(gold, GOLD * PURSES as i64, "half of a transaction is there");
+    assert!(positions.into_iter().eq(1..=purses.position().await.unwrap()), "the log has a gap");
+    for (writer, acknowledged) in acknowledged.iter().enumerate() {
+        let done = trades(&purses, writer as u64).await;
+        assert!(done >= *acknowledged, "writer {writer}: {acknowledged} were acknowledged, {done} are there");
+        assert!(done <= acknowledged + ROUNDS, "writer {writer}: {done} are there, of {acknowledged}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_transaction_is_whole_or_not_at_all_after_a_kill() {
+    let mut server = TestServer::own();
+    let store = open(&server).await;
+    let start = purses(&store).await;
+    for n in 0..PURSES {
+        let body = Body::from_iter([("gold".to_owned(), json!(GOLD))]);
+        let made = start.find_one_and_upsert(&id(&purse(n)), body, by("bank")).await.unwrap();
+        assert!(matches!(made, Upserted::Created { .. }));
+    }
+    for writer in 0..WRITERS {
+        let body = Body::from_iter([("trades".to_owned(), json!(0))]);
+        start.find_one_and_upsert(&id(&format!("book {writer}")), body, by("bank")).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let mut acknowledged = vec![0; WRITERS as usize];
+    for round in 0..ROUNDS {
+        let mut trader = start_trader(&server);
+        let lines = BufReader::new(trader.stdout.take().unwrap()).lines();
+        let wanted = 1 + round * 5 % 23;
+        let mut seen = 0;
+        for line in lines {
+            let line = line.unwrap();
+            let Some(at) = line.find("ack ") else { continue };
+            let numbers: Vec<u64> = line[at + 4..].split(' ').map(|n| n.parse().unwrap()).collect();
+            acknowledged[numbers[0] as usize] = numbers[1];
+            seen += 1;
+            if seen == wanted {
+                // The server first in every other round; in the others it ends what the writer has left open.
+                if round % 2 == 0 {
+                    server.crash();
+                }
+                trader.kill().unwrap();
+            }
+        }
+        trader.wait().unwrap();
+        if round % 2 == 1 {
+            server.crash();
+        }
+        let store = open(&server).await;
+        tokio::time::timeout(PATIENCE, check(&store, &acknowledged)).await.expect("in time");
+        store.close().await.unwrap();
+    }
+    println!("{ROUNDS} crashes, {acknowledged:?} acknowledged transactions");
+    assert!(acknowledged.iter().sum::<u64>() > ROUNDS * 2, "hardly anything was done: {acknowledged:?}");
+}
