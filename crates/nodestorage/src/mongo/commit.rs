@@ -120,7 +120,10 @@ impl MongoStorage {
         unsure: &mut Option<Unsure>,
         verb: &mut Verb<'_>,
     ) -> Result<Option<Outcome>, Failure> {
-        let found = match self.stored(&key.id).await? {
+        // Whoever looks for a write whose answer was lost looks into the outbox too.
+        let found =
+            if unsure.is_some() { self.stored(&key.id).await? } else { self.stored_to_write(key).await? };
+        let found = match found {
             Some(found) => found,
             None => self.absent(&key.id).await?,
         };
@@ -359,13 +362,18 @@ impl MongoStorage {
     /// A change was written: its event goes to the log.
     fn applied(&self, key: &Key, planned: Planned, found: &Stored) -> Outcome {
         if self.options.record_changes {
-            let placed = self.shared().relay.placed(key);
-            let waiting = found.outbox.iter().filter(|event| {
-                event_version(event) > placed && event_version(event) < planned.change.version
+            let shared = self.shared();
+            let left = found.outbox.iter().filter(|event| {
+                let version = event_version(event);
+                version < planned.change.version && !shared.relay.sees_to(key, version)
             });
-            let mut events: Vec<Bsons> = waiting.cloned().collect();
+            let mut events: Vec<Bsons> = left.cloned().collect();
+            if !events.is_empty() {
+                // Another process writes to this document too: it helps to know what it has put into the log.
+                shared.followed.notify_one();
+            }
             events.push(planned.event);
-            self.shared().relay.take(Moved { key: key.clone(), events });
+            shared.relay.take(Moved { key: key.clone(), events });
         }
         let document = planned.after.or(planned.before).expect("it is there now or was before");
         Outcome::Changed { document, change: planned.change }

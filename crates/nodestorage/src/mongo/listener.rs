@@ -31,6 +31,13 @@ const TOKEN_EVERY: Duration = Duration::from_secs(1);
 /// How long the event of another process's write may take into the log before this one moves it there.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// What the driver does not have and sends for takes longer than this; the rest of a reply it has.
+const SENT_FOR: Duration = Duration::from_micros(100);
+
+/// After each reply the listener rests, so that the next one brings what came meanwhile, mostly writes of this store: a
+/// reply for each of them would cost the server as much as the write.
+const REST: Duration = Duration::from_millis(20);
+
 /// How many writes of others are remembered for that. What is forgotten is found by the next who reads or opens.
 const WAITING_MAX: usize = 4_096;
 
@@ -83,11 +90,16 @@ impl MongoStorage {
         let mut kept_at = super::now();
         let mut unkept = token.is_none() || lost;
         loop {
+            let asked_at = super::now();
             let event = stream.next_if_any().await;
+            let was_sent_for = asked_at.elapsed() >= SENT_FOR;
             match event {
                 Ok(Some(event)) => {
                     unkept = true;
                     self.look_at(event, waiting).await?;
+                    if was_sent_for {
+                        tokio::time::sleep(REST).await;
+                    }
                 }
                 Ok(None) => {}
                 Err(error) if is_history_lost(&error) => {
@@ -133,7 +145,7 @@ impl MongoStorage {
         };
         match version.and_then(whole) {
             Some(version) => {
-                if waiting.len() < WAITING_MAX && self.shared().relay.placed(&self.key(&id)) < version {
+                if waiting.len() < WAITING_MAX && !self.shared().relay.sees_to(&self.key(&id), version) {
                     waiting.push((super::now() + GRACE, id, version));
                 }
                 Ok(())
@@ -204,12 +216,17 @@ impl MongoStorage {
     async fn help(&self, waiting: &mut Vec<(Instant, DocumentId, u64)>) -> Result<(), Failure> {
         let now = super::now();
         while let Some((due, id, version)) = waiting.first() {
-            let placed = self.shared().relay.placed(&self.key(id)) >= *version;
-            if !placed && *due > now {
+            let shared = self.shared();
+            let seen_to = shared.relay.sees_to(&self.key(id), *version);
+            if !seen_to && *due > now {
                 break;
             }
-            if !placed && let Some(stored) = self.stored(id).await? {
-                self.shared().relay.place_now(Moved { key: self.key(id), events: stored.outbox }).await?;
+            if !seen_to {
+                // Another process writes. From here on the log says itself what of its events is there.
+                shared.followed.notify_one();
+                if let Some(stored) = self.stored(id).await? {
+                    shared.relay.place_now(Moved { key: self.key(id), events: stored.outbox }).await?;
+                }
             }
             waiting.remove(0);
         }

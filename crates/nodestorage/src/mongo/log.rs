@@ -84,8 +84,10 @@ impl Shared {
         Ok(found.await?.is_some())
     }
 
-    /// Tells the watchers when any process has put something into the log, for as long as the store is open.
+    /// Tells the watchers when any process has put something into the log, for as long as the store is open. It begins when
+    /// there is somebody to be told: the server pays for each event that it shows.
     pub(super) async fn follow_log(self: Arc<Self>) {
+        self.followed.notified().await;
         loop {
             match self.follow_log_once().await {
                 Ok(()) => {}

@@ -154,6 +154,8 @@ struct Shared {
     names: Mutex<Vec<Arc<str>>>,
     /// A writer holds the gate of its document, so that writers of one process don't make each other try again.
     gates: Vec<tokio::sync::Mutex<()>>,
+    /// Told when somebody watches, or another process writes to the same documents.
+    followed: tokio::sync::Notify,
     /// How often the log is looked at where there are no change streams: as often as the most impatient of the
     /// collections asks for. Held for a look.
     log_interval: Mutex<Duration>,
@@ -200,6 +202,7 @@ impl MongoStore {
             tide,
             names: Mutex::default(),
             gates: (0..GATES).map(|_| tokio::sync::Mutex::default()).collect(),
+            followed: tokio::sync::Notify::new(),
             log_interval: Mutex::new(Duration::MAX),
             time_ms: Mutex::new(0),
         });

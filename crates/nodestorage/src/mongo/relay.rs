@@ -40,8 +40,8 @@ const BATCH_MAX: usize = 512;
 /// How many bytes of events are inserted by one command, unless a single one is larger. The server takes 48 MB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// For how many documents it is remembered what of them is in the log. What is forgotten is tried again, and found.
-const PLACED_MAX: usize = 16_384;
+/// For how many documents it is remembered how far their events have come. What is forgotten is tried again, and found.
+const KNOWN_MAX: usize = 16_384;
 
 /// How long an event that has its place may stay in its outbox. The next write of its document removes it for nothing.
 const CLEAR_AFTER: Duration = Duration::from_millis(500);
@@ -81,11 +81,20 @@ pub(super) struct Relay {
     queue: Mutex<VecDeque<Moved>>,
     queue_max: usize,
     filled: Notify,
-    /// Up to which version the events of a document are known to be in the log. Held for a look-up.
-    placed: Mutex<HashMap<Key, u64>>,
+    /// How far the events of documents have come. Held for a look-up.
+    known: Mutex<HashMap<Key, Known>>,
     /// Held while events are inserted: one process takes its places one after the other.
     end: tokio::sync::Mutex<End>,
     tide: watch::Sender<Tide>,
+}
+
+/// How far the events of a document have come, by their versions; 0 where nothing is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// In the log.
+    placed: u64,
+    /// In the queue of this process, or further.
+    taken: u64,
 }
 
 #[derive(Default)]
@@ -111,7 +120,7 @@ impl Relay {
             database,
             queue: Mutex::default(),
             filled: Notify::new(),
-            placed: Mutex::default(),
+            known: Mutex::default(),
             end: tokio::sync::Mutex::default(),
             tide,
         }
@@ -119,17 +128,32 @@ impl Relay {
 
     /// Up to which version the events of a document are known to be in the log; 0 if nothing is known.
     pub(super) fn placed(&self, key: &Key) -> u64 {
-        self.placed.lock().get(key).copied().unwrap_or(0)
+        self.known.lock().get(key).map_or(0, |known| known.placed)
+    }
+
+    /// Whether an event of a document needs nobody else: it is in the log, or this process sees to it.
+    pub(super) fn sees_to(&self, key: &Key, version: u64) -> bool {
+        self.known.lock().get(key).is_some_and(|known| known.placed.max(known.taken) >= version)
+    }
+
+    /// Up to which version this process sees to the events of a document; 0 if nothing is known.
+    pub(super) fn taken(&self, key: &Key) -> u64 {
+        self.known.lock().get(key).map_or(0, |known| known.taken)
     }
 
     /// Learns that an event is in the log.
     pub(super) fn note_placed(&self, key: Key, version: u64) {
-        let mut placed = self.placed.lock();
-        if placed.len() >= PLACED_MAX && !placed.contains_key(&key) {
-            placed.clear();
+        self.note(key, Known { placed: version, taken: 0 });
+    }
+
+    fn note(&self, key: Key, news: Known) {
+        let mut all = self.known.lock();
+        if all.len() >= KNOWN_MAX && !all.contains_key(&key) {
+            all.clear();
         }
-        let known = placed.entry(key).or_default();
-        *known = version.max(*known);
+        let known = all.entry(key).or_default();
+        known.placed = known.placed.max(news.placed);
+        known.taken = known.taken.max(news.taken);
     }
 
     /// Sees to it that there is room for one more. Writers that are let in at once may each bring one over the bound.
@@ -140,6 +164,9 @@ impl Relay {
 
     /// Takes events that were just written.
     pub(super) fn take(&self, moved: Moved) {
+        if let Some(last) = moved.events.last() {
+            self.note(moved.key.clone(), Known { placed: 0, taken: event_version(last) });
+        }
         self.queue.lock().push_back(moved);
         self.filled.notify_one();
     }
@@ -217,9 +244,10 @@ impl Relay {
         }
     }
 
-    /// Gives places to what has none. On an error the rest of it is taken again later.
+    /// Gives places to what has none. On an error the rest of it is taken again later, and so it is when the caller has no
+    /// time any more.
     async fn place(&self, end: &mut End, batch: Vec<Moved>) -> Result<(), Error> {
-        let mut rows: VecDeque<(Key, Bsons)> = VecDeque::new();
+        let mut rows = Rows { waiting: VecDeque::new(), relay: self };
         let mut seen: HashMap<Key, u64> = HashMap::new();
         for moved in batch {
             let seen = seen.entry(moved.key.clone()).or_insert_with(|| self.placed(&moved.key));
@@ -231,23 +259,16 @@ impl Relay {
                 *seen = version;
                 event.insert("collection", &*moved.key.collection);
                 event.insert("documentId", moved.key.id.as_str());
-                rows.push_back((moved.key.clone(), event));
+                rows.waiting.push_back((moved.key.clone(), event));
             }
         }
-        let result = self.insert(end, &mut rows).await;
-        if result.is_err() {
-            end.last = None;
-            let mut queue = self.queue.lock();
-            for (key, event) in rows.into_iter().rev() {
-                queue.push_front(Moved { key, events: vec![event] });
-            }
-        }
-        result
+        self.insert(end, &mut rows.waiting).await
     }
 
     async fn insert(&self, end: &mut End, rows: &mut VecDeque<(Key, Bsons)>) -> Result<(), Error> {
         while !rows.is_empty() {
-            let last = match end.last {
+            // Unknown again unless all goes well: also when nobody waits for the answer.
+            let last = match end.last.take() {
                 Some(last) => last,
                 None => self.last_position().await?,
             };
@@ -271,9 +292,6 @@ impl Relay {
                         // Another relay was first, or this one before its connection was cut.
                         let (key, event) = rows.remove(at).expect("it was in the batch");
                         self.done(end, &key, &event);
-                        end.last = None;
-                    } else {
-                        end.last = None;
                     }
                     at
                 }
@@ -345,6 +363,26 @@ impl Relay {
                 .await?;
         }
         Ok(())
+    }
+}
+
+/// Events that are given places; those that have none in the end go back into the queue.
+struct Rows<'r> {
+    waiting: VecDeque<(Key, Bsons)>,
+    relay: &'r Relay,
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut queue = self.relay.queue.lock();
+        for (key, event) in self.waiting.drain(..).rev() {
+            queue.push_front(Moved { key, events: vec![event] });
+        }
+        drop(queue);
+        self.relay.filled.notify_one();
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     Handle, Shared,
-    commit::Verb,
+    commit::{OUTBOX_MAX, Verb},
     failure::{Failure, is_passing, of_driver},
     record::{Mark, Stored, decode_event, is_ours},
     relay::{Key, Moved},
@@ -117,6 +117,26 @@ impl MongoStorage {
         Ok(raw.map(|raw| Stored::decode(raw, self.version_field())).transpose()?)
     }
 
+    /// Reads a document to write it. Its outbox stays where it is if this process sees to all of it already and there is room.
+    pub(super) async fn stored_to_write(&self, key: &Key) -> Result<Option<Stored>, Failure> {
+        let relay = &self.shared().relay;
+        let taken = relay.taken(key);
+        if taken > 0 && taken - relay.placed(key).min(taken) < OUTBOX_MAX as u64 {
+            let Some(stored) = self.stored_alone(&key.id).await? else { return Ok(None) };
+            if stored.version == taken && self.is_recorded(&stored) {
+                return Ok(Some(stored));
+            }
+        }
+        self.stored(&key.id).await
+    }
+
+    /// Reads a document without its outbox.
+    async fn stored_alone(&self, id: &DocumentId) -> Result<Option<Stored>, Failure> {
+        let found = self.documents.find_one(doc! {"_id": id.as_str()});
+        let raw = found.projection(doc! {"_weft.outbox": 0}).await?;
+        Ok(raw.map(|raw| Stored::decode(raw, self.version_field())).transpose()?)
+    }
+
     /// Sees to it that all events of a document up to its version are in the log.
     pub(super) async fn place_outbox(&self, id: &DocumentId) -> Result<u64, Failure> {
         let Some(stored) = self.stored(id).await? else {
@@ -169,7 +189,7 @@ impl Storage for MongoStorage {
     }
 
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
-        let stored = self.reading(|| self.stored(id)).await?;
+        let stored = self.reading(|| self.stored_alone(id)).await?;
         Ok(stored.and_then(|stored| stored.document()))
     }
 
@@ -370,6 +390,7 @@ impl Storage for MongoStorage {
             }
         };
         let (tide, closed) = (self.shared().tide.subscribe(), self.closed.subscribe());
+        self.shared().followed.notify_one();
         let full: Option<Arc<dyn Storage>> =
             if self.options.watch_full_document { Some(Arc::new(self.clone())) } else { None };
         let what = (self.number, filter, after);
