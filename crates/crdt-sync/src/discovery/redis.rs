@@ -121,7 +121,16 @@ impl RedisPeerDiscovery {
 }
 
 impl Registry {
+    /// A connection that breaks is made anew once: a server that was started again has cut those it had, and what the
+    /// scripts do they may do twice.
     async fn run(&self, script: &str, force: bool) -> Result<Option<Vec<String>>, RedisError> {
+        match self.ask(script, force).await {
+            Err(error) if error.is_connection_dropped() => self.ask(script, force).await,
+            answer => answer,
+        }
+    }
+
+    async fn ask(&self, script: &str, force: bool) -> Result<Option<Vec<String>>, RedisError> {
         let mut held = self.connection.lock().await;
         let mut connection = match held.take() {
             Some(connection) => connection,

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// How many ports are tried.
 const PORTS: u32 = 20_000;
@@ -20,7 +23,7 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server and waits until it listens. The program is `WEFT_REDIS_SERVER`, or `redis-server` on the path.
+    /// Starts a server and waits until it answers. The program is `WEFT_REDIS_SERVER`, or `redis-server` on the path.
     ///
     /// # Panics
     /// When there is no such program or it does not start: a test that needs Redis fails without it.
@@ -60,7 +63,7 @@ impl RedisServer {
         assert!(status.expect("kill").success());
     }
 
-    /// Starts it again on the same port.
+    /// Starts it again on the same port, and waits until it answers.
     pub async fn restart(&mut self) {
         self.kill();
         let program = env::var("WEFT_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
@@ -76,14 +79,23 @@ impl RedisServer {
                 )
             });
         self.process = Some(process);
-        let listening = async {
-            while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_err() {
+        let answering = async {
+            while !self.answers().await {
                 let ended = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
                 assert!(ended.is_none(), "{program} on port {} ended: {ended:?}", self.port);
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(super::DEADLINE, listening).await.expect("redis-server listens");
+        tokio::time::timeout(super::DEADLINE, answering).await.expect("redis-server answers");
+    }
+
+    /// Whether somebody at the port speaks Redis. That its socket listens is not enough: it may not serve yet.
+    async fn answers(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await else { return false };
+        let mut answer = [0; 7];
+        stream.write_all(b"PING\r\n").await.is_ok()
+            && stream.read_exact(&mut answer).await.is_ok()
+            && answer == *b"+PONG\r\n"
     }
 }
 
