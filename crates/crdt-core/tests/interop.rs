@@ -22,27 +22,10 @@ use crdt_core::{
     model::schema::{con, json, vec},
     patch::Op,
 };
-use support::{get, hex, items, node::JsonJoy, number, plain, text, unhex};
+use support::{get, hex, items, node::JsonJoy, number, plain, seeded::Random, text, unhex};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-/// Random numbers of a seed (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % n as u64) as usize
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
 }
 
 /// A random order in which each patch comes after all that it needs and after its session's earlier ones; and the

@@ -4,7 +4,7 @@ mod support;
 
 use crdt_core::{Model, Patch, SessionId, Value, codec::json, model::json_patch};
 use serde_json::{Value as Json, json};
-use support::{hex, node::JsonJoy};
+use support::{hex, node::JsonJoy, seeded::Random};
 
 const SUITES: [(&str, &str); 2] = [
     ("tests", include_str!("data/json-patch-tests/tests.json")),
@@ -115,18 +115,7 @@ fn ask(joy: &mut JsonJoy, document: &Json, ops: &Json) -> Json {
     if answer.get("operations").is_some() { answer } else { Json::Null }
 }
 
-/// Random numbers of a seed (splitmix64).
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % n as u64) as usize
-    }
-
     fn value(&mut self, depth: usize) -> Json {
         match self.below(if depth == 0 { 5 } else { 8 }) {
             0 => Json::Null,

@@ -1,9 +1,12 @@
 //! Constants put into an array, which has a way of its own for who makes the edit and for who gets the patch, against a plain
 //! list, the general rules and the general writer of patches.
 
-use crdt_core::{Applied, Model, Patch, PatchBuilder, SessionId, Value, codec::Packing, model::EditError};
+mod support;
+
+use crdt_core::{Applied, Model, SessionId, Value, codec::Packing, model::EditError};
 use proptest::prelude::*;
 use serde_json::json;
+use support::spelled_out;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -56,15 +59,6 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn session(at: u64) -> SessionId {
     SessionId::new(at).unwrap()
-}
-
-/// A patch as the general writer spells it.
-fn spelled_out(patch: &Patch) -> Vec<u8> {
-    let mut builder = PatchBuilder::new(patch.id().sid, patch.id().time);
-    for (_, op) in patch.ops() {
-        builder.push(&op);
-    }
-    builder.finish().unwrap().as_bytes().to_vec()
 }
 
 /// Who edits, the same edits by the general rules (somebody watches), who gets bytes, and who gets patches to be watched.

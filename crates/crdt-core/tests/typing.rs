@@ -1,8 +1,11 @@
 //! Typing and erasing where the last edit was, which have ways of their own, against a plain string, the general rules and
 //! the general writer of patches.
 
-use crdt_core::{Applied, Model, Patch, PatchBuilder, SessionId, Timestamp, document::Content};
+mod support;
+
+use crdt_core::{Applied, Model, Patch, SessionId, Timestamp, document::Content};
 use proptest::prelude::*;
+use support::spelled_out;
 
 #[derive(Clone, Debug)]
 enum Burst {
@@ -29,15 +32,6 @@ fn burst() -> impl Strategy<Value = Burst> {
 
 fn session(at: u64) -> SessionId {
     SessionId::new(at).unwrap()
-}
-
-/// A patch as the general writer spells it.
-fn spelled_out(patch: &Patch) -> Vec<u8> {
-    let mut builder = PatchBuilder::new(patch.id().sid, patch.id().time);
-    for (_, op) in patch.ops() {
-        builder.push(&op);
-    }
-    builder.finish().unwrap().as_bytes().to_vec()
 }
 
 /// Where the chunks of the text start, how long they are, and which are tombstones: all of it can be seen in snapshots.

@@ -5,10 +5,11 @@ pub mod edits;
 pub mod mirror;
 pub mod node;
 pub mod random;
+pub mod seeded;
 
 use std::{io::Read, sync::OnceLock};
 
-use crdt_core::{Text, Value, codec::json};
+use crdt_core::{Patch, PatchBuilder, Text, Value, codec::json};
 
 /// The vectors, with `$undefined`, `$bin`, `$bigint`, `$float` and `$utf16` put into what they stand for.
 pub fn vectors() -> &'static Value {
@@ -19,6 +20,15 @@ pub fn vectors() -> &'static Value {
         flate2::read::GzDecoder::new(packed).read_to_end(&mut text).unwrap();
         revive(json::decode(&text).unwrap())
     })
+}
+
+/// A patch as the general writer spells it.
+pub fn spelled_out(patch: &Patch) -> Vec<u8> {
+    let mut builder = PatchBuilder::new(patch.id().sid, patch.id().time);
+    for (_, op) in patch.ops() {
+        builder.push(&op);
+    }
+    builder.finish().unwrap().as_bytes().to_vec()
 }
 
 fn revive(value: Value) -> Value {
