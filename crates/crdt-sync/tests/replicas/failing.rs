@@ -1,0 +1,240 @@
+//! Managers over a store that fails: for a while, for good, or that has lost what it held.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use super::*;
+
+/// A store that can't be read, or written, when a test says so.
+#[derive(Default)]
+struct Failing {
+    kept: MemoryPatchStore,
+    pages_fail: AtomicBool,
+    appends_fail: AtomicBool,
+    /// So many of the next appends fail, after they have been kept or without.
+    fail_next: AtomicU32,
+    kept_all_the_same: AtomicBool,
+    /// How many appends have failed for good.
+    failed: AtomicU32,
+    /// The patch that ends here is gone.
+    gone: AtomicU64,
+}
+
+/// Tries often and soon.
+const SOON: StoreRetry =
+    StoreRetry { tries_max: 5, pause_min: Duration::from_millis(1), pause_max: Duration::from_millis(2) };
+
+impl Group {
+    async fn join_failing(&self, number: u64, store: &Arc<Failing>, retry: StoreRetry) -> Replica {
+        let session = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+        let document = Arc::new(SharedModel::new(session));
+        let store = Arc::clone(store);
+        let with = |manager: SyncManager| manager.with_store_retry(retry);
+        self.join_document(number, EncodingFormat::Binary, document, store, with).await
+    }
+}
+
+impl Failing {
+    fn fails_seen(&self) -> u32 {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    fn fails(flag: &AtomicBool) -> Result<(), PatchStoreError> {
+        match flag.load(Ordering::SeqCst) {
+            true => Err(PatchStoreError::Backend("as the test wants it".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl PatchStore for Failing {
+    async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
+        Self::fails(&self.appends_fail).inspect_err(|_| {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+        })?;
+        let one_less = |left: u32| left.checked_sub(1);
+        if self.fail_next.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            if self.kept_all_the_same.load(Ordering::SeqCst) {
+                self.kept.append(records).await?;
+            }
+            return Err(PatchStoreError::Backend("the answer got lost".to_owned()));
+        }
+        self.kept.append(records).await
+    }
+
+    async fn vector(&self) -> Result<StateVector<SessionId>, PatchStoreError> {
+        self.kept.vector().await
+    }
+
+    async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
+        Self::fails(&self.pages_fail)?;
+        Ok(match self.kept.page(want, bytes_max).await? {
+            PatchPage::Records(mut records) => {
+                records.retain(|record| record.last() != self.gone.load(Ordering::SeqCst));
+                PatchPage::Records(records)
+            }
+            PatchPage::Compacted => PatchPage::Compacted,
+        })
+    }
+
+    async fn mend(&self, record: &PatchRecord) -> Result<(), PatchStoreError> {
+        let _ = self.gone.compare_exchange(record.last(), 0, Ordering::SeqCst, Ordering::SeqCst);
+        self.kept.mend(record).await
+    }
+
+    async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
+        self.kept.install(vector, snapshot).await
+    }
+
+    async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
+        self.kept.snapshot().await
+    }
+
+    async fn close(&self) -> Result<(), PatchStoreError> {
+        self.kept.close().await
+    }
+}
+
+/// What can be asked for again costs a page; what can't be kept ends the synchronisation, and that is told.
+#[tokio::test]
+async fn a_failed_read_costs_a_page_and_a_failed_append_is_told() {
+    let group = Group::new();
+    let store = Arc::new(Failing::default());
+    let first = group.join_failing(1, &store, SOON).await;
+    first.edit(|model| model.api().root(json(json!({"a": 1})))).await;
+    store.pages_fail.store(true, Ordering::SeqCst);
+    let late = group.join(2, EncodingFormat::Binary).await;
+    tokio::time::timeout(PATIENCE, async {
+        while first.manager.status().await.expect("it goes on").read_failures == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the late one asks");
+    first.edit(|model| model.api().obj("").unwrap().set([("b", 2)])).await;
+    store.pages_fail.store(false, Ordering::SeqCst);
+    late.sees(&json(json!({"a": 1, "b": 2}))).await;
+
+    let mut events = first.manager.events();
+    store.appends_fail.store(true, Ordering::SeqCst);
+    let patch = first.document.edit(|model| model.api().root("not kept")).unwrap().unwrap();
+    let error = first.manager.apply_patch(&patch).await.unwrap_err();
+    assert!(matches!(error, SyncError::Stopped), "{error}");
+    let told = async {
+        loop {
+            if let SessionEvent::Stopped { error } = events.recv().await.unwrap() {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+    assert_eq!(error, "patch store failed: as the test wants it");
+}
+
+/// A database that fails over: what is edited meanwhile is acknowledged when it is back, once, and reaches the others.
+#[tokio::test]
+async fn a_passing_failure_of_the_store_costs_time_and_nothing_else() {
+    for kept_all_the_same in [false, true] {
+        let group = Group::new();
+        let store = Arc::new(Failing::default());
+        store.kept_all_the_same.store(kept_all_the_same, Ordering::SeqCst);
+        let first = group.join_failing(1, &store, SOON).await;
+        let other = group.join(2, EncodingFormat::Binary).await;
+        first.edit(|model| model.api().root(json(json!({"a": 1})))).await;
+
+        store.fail_next.store(SOON.tries_max - 1, Ordering::SeqCst);
+        first.edit(|model| model.api().obj("").unwrap().set([("b", 2)])).await;
+        other.sees(&json(json!({"a": 1, "b": 2}))).await;
+        // The others' patches are kept through it, too.
+        store.fail_next.store(SOON.tries_max - 1, Ordering::SeqCst);
+        other.edit(|model| model.api().obj("").unwrap().set([("c", 3)])).await;
+        first.sees(&json(json!({"a": 1, "b": 2, "c": 3}))).await;
+
+        let status = first.manager.status().await.unwrap();
+        assert_eq!(status.write_failures, u64::from(SOON.tries_max - 1) * 2);
+        let vector = store.kept.vector().await.unwrap();
+        assert_eq!(vector, other.manager.status().await.unwrap().stored);
+        let all: Vec<Want> = vector.iter().map(|(sid, upto)| Want { sid: *sid, after: 0, upto }).collect();
+        let PatchPage::Records(records) = store.kept.page(&all, usize::MAX).await.unwrap() else {
+            panic!("nothing was folded");
+        };
+        assert_eq!(records.len(), 3, "each is kept once");
+    }
+}
+
+#[tokio::test]
+async fn an_edit_above_the_largest_patch_reaches_all_and_those_after_it_too() {
+    let group = Group::new();
+    let first = group.join(1, EncodingFormat::Binary).await;
+    let other = group.join(2, EncodingFormat::Binary).await;
+    let long = "weft ".repeat(PatchRecord::PATCH_BYTES_MAX / 2);
+    first.edit(|model| model.api().root(json(json!({"text": long, "n": 0})))).await;
+    first.edit(|model| model.api().obj("").unwrap().set([("n", 1)])).await;
+    other.sees(&json(json!({"text": long, "n": 1}))).await;
+    assert!(first.manager.status().await.unwrap().counters.broadcast > 10, "it went in parts");
+    other.edit(|model| model.api().str("/text").unwrap().ins(0, ">")).await;
+    first.sees(&json(json!({"text": format!(">{long}"), "n": 1}))).await;
+}
+
+/// Everything of a session that a store has.
+async fn kept_of(store: &dyn PatchStore, sid: SessionId) -> Vec<PatchRecord> {
+    let upto = store.vector().await.unwrap().get(&sid);
+    match store.page(&[Want { sid, after: 0, upto }], usize::MAX).await.unwrap() {
+        PatchPage::Records(records) => records,
+        PatchPage::Compacted => panic!("nothing was folded"),
+    }
+}
+
+/// Content of nodes that is damaged or gone is found by the hashes and fetched anew, from whoever has it.
+#[tokio::test]
+async fn repair_of_the_dag_brings_back_damaged_and_missing_nodes() {
+    let group = Group::with_dag();
+    let (store, sound) = (Arc::new(Failing::default()), Arc::new(MemoryPatchStore::new()));
+    let first = group.join_failing(1, &store, SOON).await;
+    let other = group.join_with(2, EncodingFormat::Binary, Arc::clone(&sound) as _).await;
+    first.edit(|model| model.api().root(json(json!({})))).await;
+    for n in 10..30 {
+        first.edit(|model| model.api().obj("").unwrap().set([(format!("k{n}").as_str(), n)])).await;
+    }
+    let all = json(Json::Object((10..30).map(|n| (format!("k{n}"), json!(n))).collect()));
+    other.sees(&all).await;
+    let sid = first.document.session();
+    let whole = kept_of(&*sound, sid).await;
+    assert_eq!(kept_of(&*store, sid).await, whole);
+    let repaired = first.manager.repair().await.unwrap();
+    assert_eq!((repaired.seen, repaired.mended), (21, 0), "nothing is wrong yet");
+
+    // One in the middle says something else, one further down is gone: it is seen only when the first is back.
+    let mut changed = whole[14].clone();
+    changed.patch = whole[13].patch.clone();
+    store.kept.mend(&changed).await.unwrap();
+    store.gone.store(whole[6].last(), Ordering::SeqCst);
+    assert_ne!(kept_of(&*store, sid).await, whole);
+    let repaired = tokio::time::timeout(PATIENCE, first.manager.repair()).await.expect("it ends").unwrap();
+    assert_eq!((repaired.mended, repaired.left.len()), (2, 0), "{repaired:?}");
+    assert_eq!(kept_of(&*store, sid).await, whole);
+    assert_eq!(first.manager.status().await.unwrap().counters.repaired, 2);
+
+    // Nobody else is there: what can't be brought is named.
+    other.manager.stop().await;
+    store.kept.mend(&changed).await.unwrap();
+    let repaired = tokio::time::timeout(PATIENCE, first.manager.repair()).await.expect("it ends").unwrap();
+    assert_eq!((repaired.mended, &repaired.left[..]), (0, &[Link::to(&whole[14])][..]));
+    first.edit(|model| model.api().obj("").unwrap().set([("more", 1)])).await;
+}
+
+#[tokio::test]
+async fn stop_is_not_kept_waiting_by_a_store_that_fails() {
+    let group = Group::new();
+    let store = Arc::new(Failing::default());
+    let first = group.join_failing(1, &store, StoreRetry { tries_max: u32::MAX, ..SOON }).await;
+    store.appends_fail.store(true, Ordering::SeqCst);
+    let patch = first.document.edit(|model| model.api().root("not kept")).unwrap().unwrap();
+    let (acknowledged, ()) = tokio::join!(first.manager.apply_patch(&patch), async {
+        while store.fails_seen() < 3 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::timeout(PATIENCE, first.manager.stop()).await.expect("it stops");
+    });
+    assert!(matches!(acknowledged.unwrap_err(), SyncError::Stopped));
+}
