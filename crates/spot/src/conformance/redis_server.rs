@@ -19,6 +19,10 @@ const PORTS: u32 = 20_000;
 /// A real `redis-server` on a free port that keeps nothing on disk. Dropping it kills it.
 pub struct RedisServer {
     port: u16,
+    /// The file that it is told to keep and never writes. It tells our server from another one that got the port first:
+    /// between the look for a free port and the start, another test may have done the same. Both would go on with the one
+    /// server that there is, and lose it when the other test is done with it.
+    name: String,
     process: Option<Child>,
 }
 
@@ -33,11 +37,17 @@ impl RedisServer {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let first = process::id().wrapping_mul(97);
         for _ in 0..PORTS {
-            let port = 10_000 + (first.wrapping_add(NEXT.fetch_add(1, Relaxed).into()) % PORTS) as u16;
+            let number = NEXT.fetch_add(1, Relaxed);
+            let port = 10_000 + (first.wrapping_add(number.into()) % PORTS) as u16;
             if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-                let mut server = Self { port, process: None };
-                server.restart().await;
-                return server;
+                let name = format!("test-{}-{number}.rdb", process::id());
+                let mut server = Self { port, name, process: None };
+                match server.try_restart().await {
+                    Ok(()) => return server,
+                    // Somebody else was there first.
+                    Err(_) if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() => {}
+                    Err(error) => panic!("{error}"),
+                }
             }
         }
         panic!("no free port from 10000 on");
@@ -64,43 +74,68 @@ impl RedisServer {
     }
 
     /// Starts it again on the same port, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it ends at once.
     pub async fn restart(&mut self) {
+        self.try_restart().await.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    async fn try_restart(&mut self) -> Result<(), String> {
         self.kill();
         let program = env::var("WEFT_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let process = Command::new(&program)
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"])
-            .arg(self.port.to_string())
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dbfilename", &self.name])
+            .args(["--port", &self.port.to_string()])
             .stdout(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| {
-                panic!(
+            .map_err(|error| {
+                format!(
                     "{program}: {error}. Install redis-server (Debian: apt-get install redis-server) or set \
                      WEFT_REDIS_SERVER to the program"
                 )
-            });
+            })?;
         self.process = Some(process);
         let answering = async {
             while !self.answers().await {
-                let ended = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
-                assert!(ended.is_none(), "{program} on port {} ended: {ended:?}", self.port);
+                if let Some(ended) = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten()) {
+                    return Err(format!("{program} on port {} ended: {ended:?}", self.port));
+                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            Ok(())
         };
-        tokio::time::timeout(super::DEADLINE, answering).await.expect("redis-server answers");
+        tokio::time::timeout(super::DEADLINE, answering).await.expect("redis-server answers")
     }
 
-    /// Whether somebody at the port speaks Redis. That its socket listens is not enough: it may not serve yet.
+    /// Whether our server serves at the port. That a socket listens is not enough: it may not serve yet, or not be ours.
     async fn answers(&self) -> bool {
         let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await else { return false };
-        let mut answer = [0; 7];
-        stream.write_all(b"PING\r\n").await.is_ok()
-            && stream.read_exact(&mut answer).await.is_ok()
-            && answer == *b"+PONG\r\n"
+        let expected = format!("*2\r\n$10\r\ndbfilename\r\n${}\r\n{}\r\n", self.name.len(), self.name);
+        // So short an answer comes in one piece; another server's may be of another length.
+        let mut answer = [0; 128];
+        stream.write_all(b"CONFIG GET dbfilename\r\n").await.is_ok()
+            && stream.read(&mut answer).await.is_ok_and(|len| answer[..len] == *expected.as_bytes())
     }
 }
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[ignore = "needs redis-server"]
+    async fn a_server_of_another_test_is_not_taken_for_ones_own() {
+        let first = RedisServer::start().await;
+        let mut second = RedisServer { port: first.port, name: "another.rdb".to_owned(), process: None };
+        let error = second.try_restart().await.unwrap_err();
+        assert!(error.contains(&format!("on port {} ended", first.port)), "{error}");
+        assert!(first.answers().await);
     }
 }
