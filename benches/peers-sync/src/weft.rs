@@ -97,12 +97,12 @@ impl Replica {
                 }
                 Some(Output::Read { peer, id, what }) => {
                     self.keep();
-                    let page = self.read(what);
+                    let page = self.read(*what);
                     self.machine.handle_input(self.now, Input::Page { peer, id, page });
                 }
                 Some(Output::Install { head, bytes }) => {
                     self.keep();
-                    self.install(head, bytes);
+                    self.install(*head, bytes);
                 }
                 Some(Output::Event(_) | Output::Mend(_) | Output::RepairEnds { .. }) => {}
             }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Borrow, cmp::Ordering, collections::BTreeMap};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::SessionId;
 
@@ -15,38 +15,60 @@ use crate::SessionId;
 ///
 /// State vectors form a join-semilattice under [`merge`](Self::merge): it is commutative, associative and idempotent.
 /// See Fidge (1988) and Mattern (1989).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+///
+/// The entries are kept in one sorted row: to look one up touches few lines of memory, copies and comparisons go through
+/// it in order, and a new writer costs a move of those behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(from = "BTreeMap<W, u64>", bound(deserialize = "W: Ord + Deserialize<'de>"))]
-pub struct StateVector<W: Ord = SessionId>(BTreeMap<W, u64>);
+pub struct StateVector<W: Ord = SessionId>(Vec<(W, u64)>);
 
 impl<W: Ord> StateVector<W> {
     /// A vector that has seen nothing.
     pub const fn new() -> Self {
-        Self(BTreeMap::new())
+        Self(Vec::new())
+    }
+
+    /// Where a writer stands, or would stand.
+    #[inline]
+    fn place<Q: Ord + ?Sized>(&self, writer: &Q) -> Result<usize, usize>
+    where
+        W: Borrow<Q>,
+    {
+        self.0.binary_search_by(|(at, _)| at.borrow().cmp(writer))
     }
 
     /// The highest count seen of a writer; 0 for none.
+    #[inline]
     pub fn get<Q: Ord + ?Sized>(&self, writer: &Q) -> u64
     where
         W: Borrow<Q>,
     {
-        self.0.get(writer).copied().unwrap_or(0)
+        self.place(writer).map_or(0, |place| self.0[place].1)
     }
 
     /// Notes that everything of `writer` up to `count` has been seen. Returns whether that was news.
+    #[inline]
     pub fn advance(&mut self, writer: W, count: u64) -> bool {
         count > self.raise(writer, count)
     }
 
     /// [`advance`](Self::advance) that returns what had been seen before; 0 for nothing.
+    #[inline]
     pub fn raise(&mut self, writer: W, count: u64) -> u64 {
-        if count == 0 {
-            return self.get(&writer);
+        match self.place(&writer) {
+            Ok(place) => {
+                let seen = &mut self.0[place].1;
+                let before = *seen;
+                *seen = count.max(before);
+                before
+            }
+            Err(place) => {
+                if count > 0 {
+                    self.0.insert(place, (writer, count));
+                }
+                0
+            }
         }
-        let seen = self.0.entry(writer).or_insert(0);
-        let before = *seen;
-        *seen = count.max(before);
-        before
     }
 
     /// Takes over everything that `other` has seen (the join of the two).
@@ -54,36 +76,69 @@ impl<W: Ord> StateVector<W> {
     where
         W: Clone,
     {
-        for (writer, &count) in &other.0 {
-            self.advance(writer.clone(), count);
+        if other.len() <= Self::FEW {
+            for (writer, count) in &other.0 {
+                self.advance(writer.clone(), *count);
+            }
+            return;
         }
+        // Side by side: one by one, each new writer would move those behind it.
+        let own = std::mem::take(&mut self.0);
+        self.0.reserve(own.len().max(other.len()));
+        let (mut own, mut theirs) = (own.into_iter().peekable(), other.0.iter().peekable());
+        while let (Some((mine, _)), Some((their, _))) = (own.peek(), theirs.peek()) {
+            match mine.cmp(their) {
+                Ordering::Less => self.0.extend(own.next()),
+                Ordering::Greater => self.0.extend(theirs.next().cloned()),
+                Ordering::Equal => {
+                    let count = theirs.next().map_or(0, |(_, count)| *count);
+                    self.0.extend(own.next().map(|(writer, own)| (writer, own.max(count))));
+                }
+            }
+        }
+        self.0.extend(own);
+        self.0.extend(theirs.cloned());
     }
+
+    /// So few entries are merged one by one.
+    const FEW: usize = 4;
 
     /// Whether everything that `other` has seen has been seen here.
     pub fn contains(&self, other: &Self) -> bool {
-        other.0.iter().all(|(writer, &count)| self.get(writer) >= count)
+        self.missing_from(other).next().is_none()
     }
 
     /// What `other` has seen and this one has not: `(writer, seen here, seen there)`.
     pub fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a W, u64, u64)> {
-        other.0.iter().filter_map(|(writer, &there)| {
-            let here = self.get(writer);
-            (here < there).then_some((writer, here, there))
+        // Both are sorted: what lies before an entry of the one can't be met by a later entry of the other. Few entries
+        // are looked up in many instead.
+        let mut from = if other.len() * 8 < self.len() { None } else { Some(0) };
+        other.0.iter().filter_map(move |(writer, there)| {
+            let here = match &mut from {
+                None => self.get(writer),
+                Some(from) => {
+                    while self.0.get(*from).is_some_and(|(at, _)| at < writer) {
+                        *from += 1;
+                    }
+                    self.0.get(*from).filter(|(at, _)| at == writer).map_or(0, |(_, count)| *count)
+                }
+            };
+            (here < *there).then_some((writer, here, *there))
         })
     }
 
     /// The entries in the order of the writers.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&W, u64)> {
-        self.0.iter().map(|(writer, &count)| (writer, count))
+        self.0.iter().map(|(writer, count)| (writer, *count))
     }
 
     /// How many writers have been seen.
-    pub fn len(&self) -> usize {
+    pub const fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Whether nothing has been seen.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -94,20 +149,26 @@ impl<W: Ord> Default for StateVector<W> {
     }
 }
 
+/// A map from writers to counts.
+impl<W: Ord + Serialize> Serialize for StateVector<W> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
 impl<W: Ord> From<BTreeMap<W, u64>> for StateVector<W> {
-    fn from(mut entries: BTreeMap<W, u64>) -> Self {
-        entries.retain(|_, count| *count > 0);
-        Self(entries)
+    fn from(entries: BTreeMap<W, u64>) -> Self {
+        Self(entries.into_iter().filter(|(_, count)| *count > 0).collect())
     }
 }
 
 impl<W: Ord> FromIterator<(W, u64)> for StateVector<W> {
     fn from_iter<I: IntoIterator<Item = (W, u64)>>(entries: I) -> Self {
-        let mut vector = Self::new();
-        for (writer, count) in entries {
-            vector.advance(writer, count);
-        }
-        vector
+        let mut entries: Vec<(W, u64)> = entries.into_iter().filter(|(_, count)| *count > 0).collect();
+        // The highest count of a writer comes first, and stays.
+        entries.sort_by(|(a, m), (b, n)| a.cmp(b).then_with(|| n.cmp(m)));
+        entries.dedup_by(|(later, _), (first, _)| later == first);
+        Self(entries)
     }
 }
 
@@ -161,6 +222,22 @@ mod tests {
                 caught_up.advance(*writer, to);
             }
             prop_assert_eq!(caught_up, joined(&a, &b));
+        }
+
+        #[test]
+        fn it_is_a_map_of_highest_counts(entries in prop::collection::vec((0u8..20, 0u64..6), 0..40), more in prop::collection::vec((0u8..20, 0u64..6), 0..40)) {
+            let mut oracle: BTreeMap<u8, u64> = BTreeMap::new();
+            let mut one_by_one = StateVector::new();
+            for (writer, count) in entries.iter().chain(&more).copied().filter(|(_, count)| *count > 0) {
+                let seen = oracle.entry(writer).or_default();
+                prop_assert_eq!(one_by_one.raise(writer, count), *seen);
+                *seen = count.max(*seen);
+                prop_assert_eq!(one_by_one.get(&writer), *seen);
+            }
+            prop_assert!(one_by_one.iter().eq(oracle.iter().map(|(writer, count)| (writer, *count))));
+            let (first, second): (StateVector<u8>, _) =
+                (entries.into_iter().collect(), more.into_iter().collect());
+            prop_assert_eq!(joined(&first, &second), one_by_one);
         }
 
         #[test]

@@ -40,8 +40,9 @@ pub struct Envelope {
     pub links: Box<[Link]>,
 }
 
-/// The ids that a patch names. One is in the record itself: what people type names one other session at the most.
-pub type Needs = SmallVec<[Timestamp; 1]>;
+/// The ids that a patch names. Two are in the record itself: what people type names who made the text, and who wrote what
+/// it follows.
+pub type Needs = SmallVec<[Timestamp; 2]>;
 
 /// A record that no replica can have made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -161,11 +162,11 @@ impl PatchRecord {
         }
         let not_a_patch = |error: Malformed| InvalidRecord::Patch(error.to_string());
         // A patch in an unusual spelling is kept in the usual one, so that equal patches are equal bytes everywhere.
-        let ((id, span, needs), patch) = match PatchRef::decode(&patch) {
-            Ok(read) => (facts(read), patch),
+        let ((id, span, needs), patch) = match facts(&patch) {
+            Ok(facts) => (facts, patch),
             Err(Malformed::NotCanonical) => {
                 let usual = Patch::decode(&patch).map_err(not_a_patch)?;
-                (facts(usual.as_ref()), Bytes::copy_from_slice(usual.as_bytes()))
+                (facts(usual.as_bytes()).map_err(not_a_patch)?, Bytes::copy_from_slice(usual.as_bytes()))
             }
             Err(error) => return Err(not_a_patch(error)),
         };
@@ -177,19 +178,11 @@ impl PatchRecord {
 }
 
 /// What the envelope says of a patch: its id, how many ticks it takes, and what it names.
-fn facts(read: PatchRef<'_>) -> (Timestamp, u64, Needs) {
+fn facts(patch: &[u8]) -> Result<(Timestamp, u64, Needs), Malformed> {
     let mut needs = Needs::new();
-    // Reserved sessions make the same contents on every replica, and send nothing.
-    let counts = |sid: SessionId| sid >= SessionId::RESERVED_END;
-    if let Some(last) = read.last_foreign() {
-        // What people type names one other session, and what was read of it is still known.
-        if counts(last.sid) {
-            needs.push(last);
-        }
-        return (read.id(), read.span(), needs);
-    }
-    read.for_each_foreign(|Timespan { start, span }| {
-        if !counts(start.sid) {
+    let read = PatchRef::decode_naming(patch, |Timespan { start, span }| {
+        // Reserved sessions make the same contents on every replica, and send nothing.
+        if start.sid < SessionId::RESERVED_END {
             return;
         }
         let last = start.time + span - 1;
@@ -198,12 +191,12 @@ fn facts(read: PatchRef<'_>) -> (Timestamp, u64, Needs) {
             Some(need) => need.time = need.time.max(last),
             None => needs.push(Timestamp::new(start.sid, last)),
         }
-    });
+    })?;
     if needs.len() > 1 {
         needs.sort_unstable_by_key(|need| (need.sid, Reverse(need.time)));
         needs.dedup_by_key(|need| need.sid);
     }
-    (read.id(), read.span(), needs)
+    Ok((read.id(), read.span(), needs))
 }
 
 fn check(id: Timestamp, span: u64, prev: u64, needs: &[Timestamp]) -> Result<(), InvalidRecord> {

@@ -36,7 +36,10 @@ fn a_peer_that_is_ahead_in_ever_more_sessions_is_left_alone() {
     }
     let outputs = says(&mut session, "liar", SyncMessage::Ahead { vector: vector(2000, 1000) });
     let why = outputs.iter().find_map(|output| match output {
-        Output::Event(SessionEvent::Unhelpful { why, .. }) => Some(*why),
+        Output::Event(event) => match **event {
+            SessionEvent::Unhelpful { why, .. } => Some(why),
+            _ => None,
+        },
         _ => None,
     });
     assert_eq!(why, Some("said that it has more sessions than a document may have"));

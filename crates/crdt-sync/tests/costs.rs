@@ -168,9 +168,9 @@ impl Node {
                     self.store.append_at_once(&[record]).unwrap().unwrap();
                     self.machine.handle_input(now, Input::Stored);
                 }
-                Output::Send { message, .. } => self.sent.push(message),
+                Output::Send { message, .. } => self.sent.push(*message),
                 Output::Read { peer, id, what } => {
-                    let page = self.read(what);
+                    let page = self.read(*what);
                     self.machine.handle_input(now, Input::Page { peer, id, page });
                 }
                 _ => {}

@@ -256,7 +256,7 @@ async fn a_lost_end_of_the_journal_is_noticed_and_what_is_left_can_be_salvaged()
 /// A patch of session 2 that names what session 1 had made at the time before.
 fn effect(prev: u64) -> PatchRecord {
     let mut effect = record(2, prev);
-    effect.needs = [Timestamp::new(record(1, 0).session(), prev)].into();
+    effect.needs = std::iter::once(Timestamp::new(record(1, 0).session(), prev)).collect();
     effect
 }
 

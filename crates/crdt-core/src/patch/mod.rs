@@ -66,6 +66,23 @@ impl<'a> PatchRef<'a> {
         }
     }
 
+    /// [`decode`](Self::decode) that tells at once what the patch names of other sessions: all that it needs to have
+    /// come before, without a second reading. Of a session that it names alone it may tell the last id only.
+    #[inline]
+    pub fn decode_naming(bytes: &'a [u8], mut each: impl FnMut(Timespan)) -> Result<Self, Malformed> {
+        if let Some(keystroke) = keystroke::read(bytes) {
+            keystroke.for_each_foreign(each);
+            return Ok(Self { bytes, head: keystroke.head() });
+        }
+        let patch = Self::decode(bytes)?;
+        match patch.last_foreign() {
+            Some(last) if last.sid == SessionId::SYSTEM => {}
+            Some(start) => each(Timespan { start, span: 1 }),
+            None => patch.for_each_foreign(each),
+        }
+        Ok(patch)
+    }
+
     /// Takes bytes as a patch, and tells whether they are canonical.
     fn decode_any(bytes: &'a [u8]) -> Result<(Self, bool), Malformed> {
         let mut r = Reader::new(bytes);

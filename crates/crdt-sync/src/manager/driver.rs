@@ -382,12 +382,12 @@ impl Driver {
                 Some(Output::Store(record)) => self.batch.push(record),
                 Some(Output::Install { head, bytes }) => {
                     self.store().await?;
-                    let input = self.install(head, bytes).await?;
+                    let input = self.install(*head, bytes).await?;
                     self.input(input);
                 }
                 Some(Output::Read { peer, id, what }) => {
                     self.store().await?;
-                    let page = self.read_or_nothing(&peer, what).await;
+                    let page = self.read_or_nothing(&peer, *what).await;
                     self.input(Input::Page { peer, id, page });
                 }
                 Some(output) => self.carry_out(output).await?,
@@ -441,7 +441,7 @@ impl Driver {
                 self.parts.broadcaster.broadcast(&record).await
             }
             Output::Send { to, message } => {
-                if let SyncMessage::Patches { records, .. } = &message {
+                if let SyncMessage::Patches { records, .. } = &*message {
                     self.traffic.bytes_paged +=
                         records.iter().map(|record| record.patch.len() as u64).sum::<u64>();
                 }
@@ -456,7 +456,7 @@ impl Driver {
                 return Ok(());
             }
             Output::Event(event) => {
-                self.report(event);
+                self.report(*event);
                 return Ok(());
             }
             Output::Store(_) | Output::Install { .. } | Output::Read { .. } => return Ok(()),

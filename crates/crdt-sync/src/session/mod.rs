@@ -110,7 +110,8 @@ pub enum Page {
     },
 }
 
-/// What the driver has to do, in this order.
+/// What the driver has to do, in this order. What comes with each patch is small; the rest is behind a pointer, so that
+/// the queue of a replica takes few lines of memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Make it durable, then say [`Input::Stored`].
@@ -124,7 +125,7 @@ pub enum Output {
         /// To whom; `None` is all.
         to: Option<PeerId>,
         /// What.
-        message: SyncMessage,
+        message: Box<SyncMessage>,
     },
     /// Read a page from the store, then say [`Input::Page`].
     Read {
@@ -133,13 +134,13 @@ pub enum Output {
         /// As which of its requests.
         id: u64,
         /// For what.
-        what: ReadWhat,
+        what: Box<ReadWhat>,
     },
     /// Put a peer's snapshot into the store and load it into the document, then apply all that is stored and not in
     /// it; then say [`Input::Installed`] or [`Input::InstallFailed`].
     Install {
         /// What it is, by its sender's word.
-        head: SnapshotHead,
+        head: Box<SnapshotHead>,
         /// The snapshot.
         bytes: Bytes,
     },
@@ -151,7 +152,7 @@ pub enum Output {
         left: Vec<Link>,
     },
     /// Tell whoever watches.
-    Event(SessionEvent),
+    Event(Box<SessionEvent>),
 }
 
 /// What to read from the store.
@@ -505,11 +506,11 @@ impl Session {
 
     fn refuse(&mut self, refusal: Refusal) {
         self.counters.refused += 1;
-        self.outputs.push_back(Output::Event(SessionEvent::Refused(refusal)));
+        self.outputs.push_back(Output::Event(SessionEvent::Refused(refusal).into()));
     }
 
     fn send(&mut self, to: impl Into<Option<PeerId>>, message: SyncMessage) {
-        self.outputs.push_back(Output::Send { to: to.into(), message });
+        self.outputs.push_back(Output::Send { to: to.into(), message: message.into() });
     }
 
     fn tick(&mut self, now: Duration) {

@@ -388,7 +388,7 @@ impl Session {
             Some(peer) if !peer.reading && !full && !too_many => {
                 peer.reading = true;
                 self.reads += 1;
-                self.outputs.push_back(Output::Read { peer: from, id, what });
+                self.outputs.push_back(Output::Read { peer: from, id, what: what.into() });
             }
             _ => self.counters.requests_dropped += 1,
         }

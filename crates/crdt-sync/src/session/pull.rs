@@ -115,7 +115,7 @@ impl Session {
     /// Says so if everything that peers are known to have is here.
     pub(super) fn caught_up(&mut self) {
         if self.pull.is_none() && self.parked.len() == 0 {
-            self.outputs.push_back(Output::Event(SessionEvent::CaughtUp));
+            self.outputs.push_back(Output::Event(SessionEvent::CaughtUp.into()));
         }
     }
 
@@ -164,7 +164,7 @@ impl Session {
             return self.fetch(now, from.clone(), head, got);
         }
         self.request(now, from.clone(), Stage::Installing);
-        self.outputs.push_back(Output::Install { head, bytes: got.freeze() });
+        self.outputs.push_back(Output::Install { head: head.into(), bytes: got.freeze() });
     }
 
     pub(super) fn installed(&mut self, now: Duration, vector: &StateVector<SessionId>, heads: Heads) {
@@ -219,7 +219,7 @@ impl Session {
         if let Some(peer) = self.peers.get_mut(id) {
             peer.distrust(until);
         }
-        self.outputs.push_back(Output::Event(SessionEvent::Unhelpful { peer: id.clone(), why }));
+        self.outputs.push_back(Output::Event(SessionEvent::Unhelpful { peer: id.clone(), why }.into()));
         self.pull_next(now);
     }
 }

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
+use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::{PatchPage, PatchStore, PatchStoreError};
 use crate::{PatchRecord, Want};
@@ -18,17 +20,22 @@ pub struct MemoryPatchStore {
 
 #[derive(Debug, Default)]
 struct Kept {
-    logs: BTreeMap<SessionId, Log>,
+    /// Where each session's log stands. Only what is asked for is looked up here: the order of sessions plays no part.
+    places: HashMap<SessionId, u32>,
+    logs: Vec<Log>,
     snapshot: Option<(StateVector<SessionId>, Bytes)>,
 }
 
 /// What is kept of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Log {
+    /// Whose.
+    sid: SessionId,
     /// The last time that is kept or in the snapshot.
     last: u64,
-    /// In the order of their times.
-    records: Vec<PatchRecord>,
+    /// In the order of their times. The first few are in the log itself: many people write little, and many small rows
+    /// that grow one by one would be what a store of a busy document spends its time on.
+    records: SmallVec<[PatchRecord; 8]>,
 }
 
 impl Log {
@@ -50,8 +57,20 @@ impl MemoryPatchStore {
 }
 
 impl Kept {
+    fn log(&self, sid: SessionId) -> Option<&Log> {
+        self.places.get(&sid).map(|place| &self.logs[*place as usize])
+    }
+
+    fn log_mut(&mut self, sid: SessionId) -> &mut Log {
+        let place = *self.places.entry(sid).or_insert_with(|| {
+            self.logs.push(Log { sid, last: 0, records: SmallVec::new() });
+            self.logs.len() as u32 - 1
+        });
+        &mut self.logs[place as usize]
+    }
+
     fn append(&mut self, record: &PatchRecord) -> Result<(), PatchStoreError> {
-        let log = self.logs.entry(record.session()).or_default();
+        let log = self.log_mut(record.session());
         if record.last() <= log.last {
             return Ok(());
         }
@@ -66,10 +85,10 @@ impl Kept {
     fn mend(&mut self, record: &PatchRecord) {
         let (sid, last) = (record.session(), record.last());
         let contained = self.snapshot.as_ref().map_or(0, |(vector, _)| vector.get(&sid));
-        let Some(log) = self.logs.get_mut(&sid).filter(|log| (contained + 1..=log.last).contains(&last))
-        else {
+        if !self.log(sid).is_some_and(|log| (contained + 1..=log.last).contains(&last)) {
             return;
-        };
+        }
+        let log = self.log_mut(sid);
         let place = log.records.partition_point(|kept| kept.last() < last);
         match log.records.get_mut(place).filter(|kept| kept.last() == last) {
             Some(kept) => *kept = record.clone(),
@@ -78,7 +97,7 @@ impl Kept {
     }
 
     fn vector(&self) -> StateVector<SessionId> {
-        self.logs.iter().map(|(sid, log)| (*sid, log.last)).collect()
+        self.logs.iter().map(|log| (log.sid, log.last)).collect()
     }
 
     fn page(&self, want: &[Want], bytes_max: usize) -> PatchPage {
@@ -90,7 +109,7 @@ impl Kept {
         // The next of each wanted range, merged in the order of (last time, session).
         let mut next: BTreeMap<(u64, SessionId), &[PatchRecord]> = BTreeMap::new();
         for want in want {
-            let Some(log) = self.logs.get(&want.sid) else { continue };
+            let Some(log) = self.log(want.sid) else { continue };
             let (from, to) = (log.place_after(want.after), log.place_after(want.upto));
             if let Some(wanted @ [first, ..]) = log.records.get(from..to) {
                 next.insert((first.last(), want.sid), wanted);
@@ -120,7 +139,7 @@ impl Kept {
             }
         }
         for (sid, last) in vector.iter() {
-            let log = self.logs.entry(*sid).or_default();
+            let log = self.log_mut(*sid);
             log.last = log.last.max(last);
             log.records.drain(..log.place_after(last));
         }

@@ -219,9 +219,9 @@ impl Replica {
                     }
                     wishes.push(Wish::Broadcast(record));
                 }
-                Output::Send { to, message } => wishes.push(Wish::Send(to, message)),
+                Output::Send { to, message } => wishes.push(Wish::Send(to, *message)),
                 Output::Read { peer, id, what } => {
-                    let page = self.read(&peer, what)?;
+                    let page = self.read(&peer, *what)?;
                     self.machine.handle_input(at, Input::Page { peer, id, page });
                 }
                 Output::Install { head, bytes } => {

@@ -331,7 +331,7 @@ impl World {
         match self.random.below(3) {
             0 => forged.span = 0,
             1 => forged.id.time = (1 << 52) + self.random.below(1000),
-            _ => forged.needs = [Timestamp::new(forged.id.sid, record.last() + 1)].into(),
+            _ => forged.needs = std::iter::once(Timestamp::new(forged.id.sid, record.last() + 1)).collect(),
         }
         for to in 0..self.replicas.len() {
             self.deliver(from, to, Input::Heard(forged.clone()));

@@ -98,7 +98,9 @@ impl RedisServer {
         self.process = Some(process);
         let answering = async {
             while !self.answers().await {
-                if let Some(ended) = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten()) {
+                if let Some(ended) =
+                    self.process.as_mut().and_then(|process| process.try_wait().ok().flatten())
+                {
                     return Err(format!("{program} on port {} ended: {ended:?}", self.port));
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -227,7 +227,7 @@ mod tests {
             id: Timestamp::new(SessionId::new(70_001).unwrap(), 301),
             span: 2,
             prev: 7,
-            needs: [needed].into(),
+            needs: std::iter::once(needed).collect(),
             patch: Bytes::from_static(b"patch"),
             proof: Bytes::from_static(b"sig"),
             links: Box::default(),
