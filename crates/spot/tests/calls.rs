@@ -6,24 +6,23 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use spot::{
     PubSub, Received, Subscription, SubscriptionOptions, Topic, TopicPattern,
-    cluster::{
-        Arrival, Security, Spot, SpotError, SpotOptions, SpotPubSub,
-        node::TopicError,
-        zmtp::{DecoderLimits, Handshake, HandshakeOptions, Properties, SocketType},
-    },
+    cluster::{Arrival, Spot, SpotError, SpotOptions, SpotPubSub, node::TopicError},
 };
+use peer::shake_hands;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
 };
 
 #[path = "../examples/cluster.rs"]
 #[expect(dead_code, reason = "its `main` is for people")]
 mod example;
+#[path = "support/peer.rs"]
+mod peer;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const HERE: &str = "tcp://127.0.0.1:0";
@@ -51,25 +50,6 @@ fn text(arrival: Option<Arrival>) -> String {
     }
 }
 
-/// A founding peer that shook hands and answers nothing.
-async fn silent_peer(at: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(at.strip_prefix("tcp://").unwrap()).await.unwrap();
-    let (security, properties, limits) = (Security::Null, Properties::default(), DecoderLimits::STANDARD);
-    let options = HandshakeOptions { socket_type: SocketType::Dealer, security, properties, limits };
-    let mut machine = Handshake::new(options, &[7; 96]);
-    let mut buffer = BytesMut::new();
-    loop {
-        let done = machine.handle_input(&mut buffer).unwrap();
-        while let Some(output) = machine.poll_output() {
-            stream.write_all(&output).await.unwrap();
-        }
-        if done.is_some() {
-            return stream;
-        }
-        assert!(stream.read_buf(&mut buffer).await.unwrap() > 0);
-    }
-}
-
 #[tokio::test]
 async fn the_examples_of_document_004_show_what_they_promise() {
     assert_eq!(
@@ -93,7 +73,7 @@ async fn a_sync_that_nobody_answers_times_out_and_one_without_time_counts_what_h
     assert!(report.answered.is_empty() && report.timed_out.is_empty());
 
     let at = node.bind(HERE).await.unwrap();
-    let _silent = silent_peer(&at).await;
+    let _silent = shake_hands(&at, false).await;
     until("the peer is there", || node.status().len() == 1).await;
     let timeout = Duration::from_millis(100);
     assert!(matches!(node.cluster_sync(timeout).await, Err(SpotError::Timeout(after)) if after == timeout));
@@ -289,7 +269,7 @@ async fn unfinished_messages_of_all_peers_together_are_bounded() {
         bytes.resize(700 << 10, 0);
         bytes
     };
-    let mut peers = [silent_peer(&at).await, silent_peer(&at).await];
+    let mut peers = [shake_hands(&at, false).await, shake_hands(&at, false).await];
     until("both are there", || node.status().len() == 2).await;
     for peer in &mut peers {
         // One of them is closed, perhaps while it says this.
@@ -302,7 +282,7 @@ async fn unfinished_messages_of_all_peers_together_are_bounded() {
     // What was held for them counts no more when they are gone.
     drop(peers);
     until("only the honest one is left", || node.status().len() == 1).await;
-    let mut third = silent_peer(&at).await;
+    let mut third = shake_hands(&at, false).await;
     third.write_all(&begins).await.unwrap();
     until("the third is there", || node.status().len() == 2).await;
     other.cluster_sync(PATIENCE).await.unwrap();

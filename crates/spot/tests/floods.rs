@@ -1,18 +1,19 @@
 //! Floods from somebody who shook hands and then went mad: memory stays bounded, and the others are served.
 
+#[path = "support/peer.rs"]
+mod peer;
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use spot::cluster::{
-    Arrival, NodeId, Security, Spot, SpotOptions,
+    Arrival, NodeId, Spot, SpotOptions,
     command::{Command, Hello},
     record::{DataHeader, Kind, put_define},
-    zmtp::{DecoderLimits, Encoder, Handshake, HandshakeOptions, Properties, SocketType},
+    zmtp::Encoder,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use peer::shake_hands;
+use tokio::io::AsyncWriteExt;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a flood may cost the node, and this process that sends it.
@@ -23,27 +24,6 @@ fn resident_bytes() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? << 10)
-}
-
-/// A node of our kind, as far as the node can tell.
-async fn stranger(at: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(at.strip_prefix("tcp://").unwrap()).await.unwrap();
-    let properties = Properties(vec![("X-Spot".to_owned(), Bytes::from_static(b"2"))]);
-    let limits = DecoderLimits::STANDARD;
-    let options =
-        HandshakeOptions { socket_type: SocketType::Dealer, security: Security::Null, properties, limits };
-    let mut machine = Handshake::new(options, &[7; 96]);
-    let mut buffer = BytesMut::new();
-    loop {
-        let done = machine.handle_input(&mut buffer).unwrap();
-        while let Some(output) = machine.poll_output() {
-            stream.write_all(&output).await.unwrap();
-        }
-        if done.is_some() {
-            return stream;
-        }
-        assert!(stream.read_buf(&mut buffer).await.unwrap() > 0);
-    }
 }
 
 fn hello(n: u32) -> Command<'static> {
@@ -74,7 +54,7 @@ async fn flood(what: &str, count: u32, message: impl Fn(u32) -> Bytes) -> bool {
     honest.wait_live("topic 0", PATIENCE).await.unwrap();
 
     let before = resident_bytes();
-    let mut stream = stranger(&at).await;
+    let mut stream = shake_hands(&at, true).await;
     let mut first = BytesMut::new();
     hello(0).put(&mut first, false);
     stream.write_all(&first).await.unwrap();
