@@ -422,13 +422,17 @@ async fn a_peer_that_is_cut_off_in_silence_is_noticed_and_named() {
     // Answers no PING: it reads nothing, and its connection stays open.
     let reader = Reader::connect(&at, "t").await;
     let from = format!("tcp://{}", reader.stream.local_addr().unwrap());
-    let suspect = loop {
+    let mut states = Vec::new();
+    while !matches!(states.last(), Some(PeerState::Down { .. })) {
         let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
-        if let Event::Peer { endpoint, state: PeerState::Suspect } = event {
-            break endpoint;
+        if let Event::Peer { endpoint, state } = event {
+            assert_eq!(endpoint, from);
+            states.push(state);
         }
-    };
-    assert_eq!(suspect, from);
+    }
+    assert_eq!(states[..2], [PeerState::Up, PeerState::Suspect]);
+    let down = states[2].to_string();
+    assert!(down.starts_with("down: nothing heard for 0."), "{down}");
     until("it is given up", || owner.status().is_empty()).await;
 }
 

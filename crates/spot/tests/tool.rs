@@ -156,7 +156,7 @@ fn status_shows_peers_and_topics() {
     let (_node, [at]) = bind(&["--topic", "a", "--topic", "b"], ["bound to "]);
     let shown = run(&["status", &at, "--once", "--interval", "0.1"]);
     let shown = text(&shown.stdout);
-    assert!(shown.contains(&at) && shown.contains("Up"), "{shown}");
+    assert!(shown.contains(&at) && shown.contains(" up "), "{shown}");
     assert!(shown.contains("all 2 topics"), "{shown}");
     for column in ["QUEUED", "DROPPED", "PUBLISHED/s", "DELIVERED/s", "MESSAGES/s", "MISSED"] {
         assert!(shown.contains(column), "{column}: {shown}");
@@ -187,6 +187,38 @@ fn curve_and_plain_are_asked_for_and_shown() {
 }
 
 #[test]
+fn names_of_others_do_not_steer_a_terminal() {
+    let names = ["뉴스:서울", "two\nlines", "red\x1b[31m"];
+    let arguments = names.map(|name| ["--topic", name]).concat();
+    let (_node, [at]) = bind(&arguments, ["bound to "]);
+    let listed = text(&run(&["topics", &at]).stdout);
+    assert_eq!(listed, "red\\u{1b}[31m\ntwo\\nlines\n뉴스:서울\n");
+    let shown = text(&run(&["status", &at, "--once", "--interval", "0.1"]).stdout);
+    let long = text(&run(&["topics", &at, "--long"]).stdout);
+    for shown in [shown, long] {
+        assert!(shown.contains("two\\nlines ") && !shown.contains('\x1b'), "{shown}");
+        assert!(shown.contains("뉴스:서울                        "), "{shown}");
+    }
+}
+
+/// Document 004's two nodes, each of which connects to the other; one key for both.
+#[test]
+fn nodes_that_share_a_key_need_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "09".repeat(32)).unwrap();
+    let secret = secret.to_str().unwrap();
+    let (_first, [at, key]) =
+        bind(&["--curve-secret", secret, "--topic", "one"], ["bound to ", "public key "]);
+    let second = ["--curve-secret", secret, "--topic", "two", "--add", &at];
+    let (_second, [at_second, _]) = bind(&second, ["bound to ", "connected to "]);
+    for (at, shown) in [(&at, ["--curve-server", &key]), (&at_second, ["--curve-secret", secret])] {
+        let both = (0..200).any(|_| text(&run(&["topics", at, shown[0], shown[1]]).stdout) == "one\ntwo\n");
+        assert!(both, "{}", text(&run(&["topics", at, shown[0], shown[1]]).stdout));
+    }
+}
+
+#[test]
 fn what_goes_wrong_is_one_line_and_a_non_zero_exit() {
     let check = |arguments: &[&str], expect: &str| {
         let failed = run(arguments);
@@ -196,7 +228,7 @@ fn what_goes_wrong_is_one_line_and_a_non_zero_exit() {
     };
     check(&["topics", "tcp://127.0.0.1:1", "--timeout", "0.2"], "is not reached after");
     check(&["topics", "nonsense"], "nonsense");
-    check(&["bind", "tcp://0.0.0.0:0"], "set security or `public`");
+    check(&["bind", "tcp://0.0.0.0:0"], "say --public");
     check(&["bind", "tcp://127.0.0.1:0", "--topic", "a*"], "`*`");
     check(&["bind", "tcp://127.0.0.1:0", "--curve-secret", "/nowhere/secret"], "/nowhere/secret");
     check(&["topics", "tcp://127.0.0.1:1", "--curve-server", "short"], "40 characters");

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     time::Duration,
 };
 
@@ -22,6 +23,17 @@ pub enum PeerState {
         /// Why.
         reason: String,
     },
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Up => f.write_str("up"),
+            Self::Suspect => f.write_str("suspect"),
+            Self::Down { reason } => write!(f, "down: {reason}"),
+        }
+    }
 }
 
 /// A node that we keep a connection to.

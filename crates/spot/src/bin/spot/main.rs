@@ -2,8 +2,10 @@
 
 mod security;
 mod table;
+mod text;
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
@@ -12,12 +14,13 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use spot::{
     SubscriptionOptions,
-    cluster::{Arrival, Endpoint, Event, Listening, Spot, SpotError, SpotOptions},
+    cluster::{Arrival, Endpoint, Event, Listening, PeerState, Right, Spot, SpotError, SpotOptions},
 };
 use tokio::sync::mpsc;
 
 use security::SecurityArgs;
 use table::Table;
+use text::{column, printable, printable_bytes};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -221,7 +224,15 @@ async fn bind(
         spot.topic_create(topic)?;
     }
     let mut events = spot.events();
-    println!("bound to {}", spot.bind(endpoint).await?);
+    let bound = spot.bind(endpoint).await.map_err(|error| match error {
+        SpotError::Unsafe(endpoint) => format!(
+            "{endpoint} can be reached by other machines, and nobody has to show who they are: say --public, or set \
+             --curve-secret or --plain"
+        )
+        .into(),
+        error => Failure::from(error),
+    })?;
+    println!("bound to {bound}");
     if let Some(key) = public_key {
         println!("public key {key}");
     }
@@ -235,13 +246,31 @@ async fn bind(
             Err(error) => return Err(error.into()),
         }
     }
+    // Peers that are down, and why: a peer that stays away is not news each time it is dialed.
+    let mut down: BTreeMap<String, PeerState> = BTreeMap::new();
     loop {
         match events.recv().await {
-            Ok(Event::Peer { endpoint, state }) => println!("peer {endpoint}: {state:?}"),
+            Ok(Event::Peer { endpoint, state: state @ PeerState::Down { .. } }) => {
+                if down.get(&endpoint) != Some(&state) {
+                    println!("peer {endpoint}: {state}");
+                    down.insert(endpoint, state);
+                    if down.len() > DOWN_MAX {
+                        down.pop_first();
+                    }
+                }
+            }
+            Ok(Event::Peer { endpoint, state }) => {
+                println!("peer {endpoint}: {state}");
+                down.remove(&endpoint);
+            }
             Ok(Event::OwnerLost { topic, epoch }) => {
-                println!("topic {topic}: another node owns it, epoch {epoch}");
+                println!("topic {}: another node owns it, epoch {epoch}", printable(topic.as_str()));
+            }
+            Ok(Event::Refused { topic, peer, right }) => {
+                println!("topic {}: {peer} does not let this node {}", printable(&topic), verb(right));
             }
             Ok(Event::Dropped { topic, peer, messages }) => {
+                let topic = printable(topic.as_str());
                 println!("topic {topic}: {messages} messages dropped for {peer}, which is too slow");
             }
             Ok(other) => println!("{other:?}"),
@@ -250,6 +279,17 @@ async fn bind(
             }
             Err(_) => return Ok(()),
         }
+    }
+}
+
+/// Peers at most that are remembered as being down; beyond, one may be told of twice.
+const DOWN_MAX: usize = 1024;
+
+fn verb(right: Right) -> &'static str {
+    match right {
+        Right::Publish => "publish to it",
+        Right::Subscribe => "subscribe to it",
+        Right::Own => "own it",
     }
 }
 
@@ -313,19 +353,24 @@ async fn subscribe(
     let mut listening = listen(&spot, patterns, bounds, Duration::from_secs(1)).await?;
     let mut left = count.unwrap_or(u64::MAX);
     let mut out = io::stdout();
+    let to_people = out.is_terminal();
     while left > 0 {
         match listening.recv().await {
             None => break,
             Some(Arrival::Message { topic, payload }) => {
-                let line = [topic.as_str().as_bytes(), b" ", &payload, b"\n"].concat();
+                // Other programs get the payload as it is.
+                let shown = if to_people { printable_bytes(&payload).into() } else { payload };
+                let line = [printable(topic.as_str()).as_bytes(), b" ", &shown, b"\n"].concat();
                 out.write_all(&line).and_then(|()| out.flush())?;
                 left -= 1;
             }
             Some(Arrival::Lagged { missed }) => eprintln!("spot: {missed} messages missed here: too slow"),
             Some(Arrival::Gap { topic, first, last: Some(last) }) => {
-                eprintln!("spot: {topic}: messages {first} to {last} are missing");
+                eprintln!("spot: {}: messages {first} to {last} are missing", printable(&topic.to_string()));
             }
-            Some(Arrival::Gap { topic, .. }) => eprintln!("spot: {topic}: messages may be missing"),
+            Some(Arrival::Gap { topic, .. }) => {
+                eprintln!("spot: {}: messages may be missing", printable(&topic.to_string()));
+            }
             Some(other) => eprintln!("spot: {other:?}"),
         }
     }
@@ -340,11 +385,13 @@ async fn topics(cluster: &Cluster, long: bool) -> Result<(), Failure> {
     }
     for info in spot.list_topics() {
         match (long, info.owner) {
-            (false, _) => writeln!(out, "{}", info.topic)?,
+            (false, _) => writeln!(out, "{}", printable(info.topic.as_str()))?,
             (true, Some(owner)) => {
-                writeln!(out, "{:<32} {owner:<10} {:>18}", info.topic.as_str(), info.epoch)?;
+                writeln!(out, "{} {owner:<10} {:>18}", column(info.topic.as_str(), 32), info.epoch)?;
             }
-            (true, None) => writeln!(out, "{:<32} {:<10} {:>18}", info.topic.as_str(), "-", info.epoch)?,
+            (true, None) => {
+                writeln!(out, "{} {:<10} {:>18}", column(info.topic.as_str(), 32), "-", info.epoch)?;
+            }
         }
     }
     Ok(())

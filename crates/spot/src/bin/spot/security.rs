@@ -13,7 +13,8 @@ pub(super) struct SecurityArgs {
     /// PLAIN: the user and password to show, or for `bind` also to ask for. They travel in the clear.
     #[arg(long, value_name = "USER:PASSWORD", conflicts_with_all = ["curve_server", "curve_secret"])]
     plain: Option<String>,
-    /// CURVE: the public key of the nodes to connect to, 40 characters of Z85.
+    /// CURVE: the public key of the nodes to connect to, 40 characters of Z85. With a secret key and without this, the one
+    /// that belongs to it: nodes that share a key need no more.
     #[arg(long, value_name = "KEY")]
     curve_server: Option<String>,
     /// CURVE: a file with the own secret key, 40 characters of Z85 or 64 hexadecimal digits. Needed by `bind`; others draw
@@ -32,10 +33,12 @@ impl SecurityArgs {
             let (username, password) = split(plain)?;
             return Ok(Security::PlainClient { username, password });
         }
-        match &self.curve_server {
-            Some(key) => Ok(Security::CurveClient { keys: self.keys()?, server: public(key)? }),
-            None => Ok(Security::Null),
+        if self.curve_server.is_none() && self.curve_secret.is_none() {
+            return Ok(Security::Null);
         }
+        let keys = self.keys()?;
+        let server = self.curve_server.as_deref().map_or(Ok(keys.public), public)?;
+        Ok(Security::CurveClient { keys, server })
     }
 
     /// What to ask of nodes that connect to us, and the public key that they have to know.

@@ -11,6 +11,8 @@ use spot::{
     cluster::{Arrival, LinkStatus, NodeId, PeerStatus, TopicInfo},
 };
 
+use super::text::column;
+
 /// Topics shown at the most, the busiest first; the rest is a number.
 const TOPICS_SHOWN: usize = 40;
 
@@ -70,8 +72,8 @@ impl Table {
             "PEER", "STATE", "TOPICS", "QUEUED", "DROPPED", "REFUSED", "SILENT"
         )?;
         for link in links {
-            let state = format!("{:?}", link.state);
-            let state = state.split([' ', '{']).next().unwrap_or_default().to_owned();
+            let state = link.state.to_string();
+            let state = state.split(':').next().unwrap_or_default();
             writeln!(
                 out,
                 "{:<32} {:<12} {:>8} {:>10} {:>9} {:>9} {:>8.1}s",
@@ -118,7 +120,8 @@ impl Table {
         writeln!(out, "\n{:<32} {:>12} {:>14} {:>9}", "TOPIC", "MESSAGES/s", "BYTES/s", "MISSED")?;
         let mut row = |name: &str, rate: Rate| {
             let (messages, bytes) = (per_second(rate.messages), per_second(rate.bytes));
-            writeln!(out, "{name:<32} {messages:>12.1} {bytes:>14.0} {:>9}", rate.missed)
+            let name = column(name, 32);
+            writeln!(out, "{name} {messages:>12.1} {bytes:>14.0} {:>9}", rate.missed)
         };
         for (topic, rate) in rows.iter().take(TOPICS_SHOWN) {
             row(topic.as_str(), *rate)?;

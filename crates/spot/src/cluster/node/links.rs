@@ -237,12 +237,19 @@ impl Node {
                 self.reroute(topic);
             }
         }
-        if let Role::Dialed(endpoint) = self.links[id].info.role.clone() {
-            if let Some(target) = self.membership.targets.get_mut(&endpoint) {
-                target.failures = 0;
-                target.state = PeerState::Up;
-            }
-            self.outputs.push_back(Output::Event(Event::Peer { endpoint, state: PeerState::Up }));
+        let LinkInfo { role, name, .. } = self.links[id].info.clone();
+        let dialed = match role {
+            Role::Dialed(endpoint) => Some(endpoint),
+            Role::Accepted => None,
+        };
+        if let Some(target) = dialed.as_ref().and_then(|endpoint| self.membership.targets.get_mut(endpoint)) {
+            target.failures = 0;
+            target.state = PeerState::Up;
+        }
+        let is_dialed = dialed.is_some();
+        let (endpoint, state) = (dialed.unwrap_or(name), PeerState::Up);
+        self.outputs.push_back(Output::Event(Event::Peer { endpoint, state }));
+        if is_dialed {
             self.reroute_routed();
         }
         self.changed = true;
@@ -327,9 +334,17 @@ impl Node {
                 self.query(peer);
             }
         }
-        if let Role::Dialed(endpoint) = &link.info.role {
-            self.target_down(endpoint, reason);
-            self.reroute_routed();
+        match &link.info.role {
+            Role::Dialed(endpoint) => {
+                self.target_down(endpoint, reason);
+                self.reroute_routed();
+            }
+            Role::Accepted if link.peer.is_some() => {
+                let state = PeerState::Down { reason: reason.to_owned() };
+                self.outputs
+                    .push_back(Output::Event(Event::Peer { endpoint: link.info.name.clone(), state }));
+            }
+            Role::Accepted => {}
         }
         self.room();
         self.place_partitions();

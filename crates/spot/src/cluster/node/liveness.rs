@@ -43,7 +43,7 @@ impl Node {
                     .push_back(Output::Event(Event::Peer { endpoint: link.info.name.clone(), state }));
             }
             if silence > silence_max {
-                self.close(id, &format!("nothing heard for {silence:?}"));
+                self.close(id, &format!("nothing heard for {:.1} s", silence.as_secs_f64()));
             } else if self.now.saturating_sub(link.pinged_at) >= heartbeat {
                 link.pinged_at = self.now;
                 let (pings, extended) = (link.info.pings, link.protocol == Protocol::Extended);

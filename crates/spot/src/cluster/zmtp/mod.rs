@@ -36,7 +36,7 @@ pub enum ZmtpError {
         major: u8,
     },
     /// The two sides are set up for different security mechanisms.
-    #[error("mechanism {theirs}: {ours} is expected here")]
+    #[error("the peer's security mechanism is {theirs}, and ours is {ours}")]
     Mechanism {
         /// Ours.
         ours: &'static str,
