@@ -8,11 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use peer::shake_hands;
 use spot::{
     PubSub, Received, Subscription, SubscriptionOptions, Topic, TopicPattern,
     cluster::{Arrival, Spot, SpotError, SpotOptions, SpotPubSub, node::TopicError},
 };
-use peer::shake_hands;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},

@@ -6,13 +6,13 @@ mod peer;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use peer::shake_hands;
 use spot::cluster::{
     Arrival, NodeId, Spot, SpotOptions,
     command::{Command, Hello},
     record::{DataHeader, Kind, put_define},
     zmtp::Encoder,
 };
-use peer::shake_hands;
 use tokio::io::AsyncWriteExt;
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -10,6 +10,8 @@ use spot::{
         Arrival, Credentials, CurveKeys, NodeId, NodeOptions, Security, Spot, SpotOptions, TopicOptions,
         command::{Command, Handover, Hello, Resume},
         node::{LinkInfo, Node, Role},
+        record::{DataHeader, Kind, put_define},
+        ring::Taken,
         zmtp::{
             Decoder, DecoderLimits, Encoder, Established, Handshake, HandshakeOptions, Properties, SocketType,
         },
@@ -223,6 +225,43 @@ fn an_owner_hands_over_and_the_next_one_goes_on() {
     // There was no uplink to give credit for.
     assert_eq!(node.counters().refused, 1);
     assert_eq!(node.topic_owner("p#0"), Some((9, Some(NodeId(1)))));
+}
+
+/// A topic that waits for its subscribers is sent within what they have room for. An owner that does not care is held to it.
+#[test]
+fn an_owner_that_sends_more_than_it_was_told_to_fills_no_more_than_the_bounds() {
+    let (mut node, link) = node_with_link();
+    let sub = node.sub_open(SubscriptionOptions { messages_max: 100, bytes_max: 10_000 }, false);
+    node.subscribe(sub, TopicPattern::new("u").unwrap()).unwrap();
+    let check = |node: &mut Node, first: u64, count: usize, len: usize, taken: &[usize]| {
+        let mut stream = BytesMut::new();
+        put_define(&mut stream, 2, Kind::Message, 3, first, "u");
+        for _ in 0..count {
+            stream.extend_from_slice(DataHeader::new(2, len).as_bytes());
+            stream.extend_from_slice(&vec![7; len]);
+        }
+        let mut bytes = BytesMut::new();
+        if first == 1 {
+            Command::Announce { topic: "u", epoch: 3 }.put(&mut bytes, false);
+            let (epoch, next, lossless, continues) = (3, 1, true, false);
+            Command::SubAck { topic: "u", epoch, next, lossless, continues }.put(&mut bytes, false);
+        }
+        Command::Batch(stream.freeze()).put(&mut bytes, false);
+        let batch = Decoder::plain(DecoderLimits::STANDARD).decode(&mut bytes).unwrap();
+        node.handle_batch(link, &batch);
+        let mut all = Taken::default();
+        node.take(sub, usize::MAX, &mut all);
+        let counts: Vec<usize> = all.fold(vec![0, 0], |counts, arrival| match arrival {
+            Arrival::Message { .. } => vec![counts[0] + 1, counts[1]],
+            Arrival::Lagged { missed } => vec![counts[0], counts[1] + missed as usize],
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(counts, taken, "{count} of {len} bytes");
+    };
+    // Too many, then too large; in the end what it may send all the same: one beyond the bytes.
+    check(&mut node, 1, 10_000, 0, &[100, 9_900]);
+    check(&mut node, 10_001, 50, 1_000, &[10, 40]);
+    check(&mut node, 10_051, 1, 20_000, &[1, 0]);
 }
 
 proptest! {

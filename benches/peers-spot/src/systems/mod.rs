@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use crate::Job;
 
+/// `spot` is an application on one thread, `spot-threads` one on a runtime of two; the others are on what is their best.
+///
 /// `nats` and `redis` through the client libraries that applications use, and spoken by hand: less work than any library
 /// does, so that those rows show the broker at its best.
-pub const ALL: [&str; 8] =
-    ["spot", "libzmq", "zeromq", "zenoh", "nats", "nats-by-hand", "redis", "redis-by-hand"];
+pub const ALL: [&str; 9] =
+    ["spot", "spot-threads", "libzmq", "zeromq", "zenoh", "nats", "nats-by-hand", "redis", "redis-by-hand"];
 
 /// What a system is measured at.
 pub fn can(system: &str, mode: &str) -> bool {
     match system {
-        "spot" => true,
+        "spot" | "spot-threads" => true,
         "libzmq" if mode == "curve" => std::env::var_os("WEFT_LIBZMQ").is_some(),
         "libzmq" => matches!(mode, "pub" | "seed" | "rtt" | "nodes"),
         "zeromq" => mode == "rtt",
@@ -35,23 +37,25 @@ pub fn has_broker(system: &str) -> bool {
 
 /// Plays a role, in a process of its own.
 pub fn run(role: &str, system: &str, job: &Job) {
-    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let thread = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let threads =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let sends = role == "send";
     match system {
-        "spot" if sends => threads.block_on(spot::send(job)),
-        "spot" => threads.block_on(spot::recv(job)),
+        "spot" => spot::run(&thread(), job.clone(), sends),
+        "spot-threads" => spot::run(&threads(), job.clone(), sends),
         "libzmq" if sends && job.mode == "curve" => sodium::send(job),
         "libzmq" if job.mode == "curve" => sodium::recv(job),
         "libzmq" if sends => libzmq::send(job),
         "libzmq" => libzmq::recv(job),
-        "zeromq" if sends => threads.block_on(zeromq::send(job)),
-        "zeromq" => threads.block_on(zeromq::recv(job)),
-        "zenoh" if sends => threads.block_on(zenoh::send(job)),
-        "zenoh" => threads.block_on(zenoh::recv(job)),
-        "nats" if sends => threads.block_on(clients::nats_send(job)),
-        "nats" => threads.block_on(clients::nats_recv(job)),
-        "redis" if sends => threads.block_on(clients::redis_send(job)),
-        "redis" => threads.block_on(clients::redis_recv(job)),
+        "zeromq" if sends => threads().block_on(zeromq::send(job)),
+        "zeromq" => threads().block_on(zeromq::recv(job)),
+        "zenoh" if sends => threads().block_on(zenoh::send(job)),
+        "zenoh" => threads().block_on(zenoh::recv(job)),
+        "nats" if sends => thread().block_on(clients::nats_send(job)),
+        "nats" => thread().block_on(clients::nats_recv(job)),
+        "redis" if sends => threads().block_on(clients::redis_send(job)),
+        "redis" => threads().block_on(clients::redis_recv(job)),
         _ if sends => brokers::send(system, job),
         _ => brokers::recv(system, job),
     }

@@ -34,8 +34,16 @@ async fn reach(node: &Spot, port: u16) {
     node.cluster_add(&at).await.unwrap();
 }
 
-pub async fn send(job: &Job) {
-    let Job { mode, size, count, receivers, port } = job.clone();
+/// Plays a role in a task of its own, as servers do.
+pub fn run(runtime: &tokio::runtime::Runtime, job: Job, sends: bool) {
+    runtime.block_on(async {
+        let role = if sends { tokio::spawn(send(job)) } else { tokio::spawn(recv(job)) };
+        role.await.expect("a role that is played to its end");
+    });
+}
+
+async fn send(job: Job) {
+    let Job { mode, size, count, receivers, port } = job;
     let node = spot(&mode);
     let payload = Bytes::from(vec![7; size]);
     match &*mode {
@@ -80,8 +88,8 @@ pub async fn send(job: &Job) {
     }
 }
 
-pub async fn recv(job: &Job) {
-    let Job { mode, size, count, port, .. } = job.clone();
+async fn recv(job: Job) {
+    let Job { mode, size, count, port, .. } = job;
     let node = spot(&mode);
     let bounds = SubscriptionOptions { messages_max: 1 << 16, bytes_max: 64 << 20 };
     if mode == "seed" {

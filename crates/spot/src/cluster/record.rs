@@ -1,5 +1,7 @@
 //! What is in a BATCH: definitions of streams, and their messages (`docs/formats/spot.md`).
 
+use std::ops::Range;
+
 use bytes::{BufMut, BytesMut};
 
 use super::command::{Refused, SEQUENCE_MAX, code, u64_at};
@@ -41,6 +43,29 @@ pub enum Record<'a> {
         /// How long it is.
         len: usize,
     },
+}
+
+/// Where a payload lies in a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Its first byte.
+    pub start: u32,
+    /// How many.
+    pub len: u32,
+}
+
+impl Span {
+    /// As a range.
+    #[inline]
+    pub fn range(self) -> Range<usize> {
+        self.start as usize..self.start as usize + self.len as usize
+    }
+}
+
+impl From<Range<usize>> for Span {
+    fn from(range: Range<usize>) -> Self {
+        Self { start: range.start as u32, len: range.len() as u32 }
+    }
 }
 
 /// Writes the definition of an alias.
@@ -135,6 +160,19 @@ pub fn next_record<'a>(body: &'a [u8], at: &mut usize) -> Option<Result<Record<'
         Some(None) => Some(define(body, at).ok_or(BAD)),
         None => Some(Err(BAD)),
     }
+}
+
+/// The payload of the next record of a BATCH, if that is one more message of this stream; otherwise nothing is read.
+#[inline]
+pub fn next_of(body: &[u8], at: &mut usize, alias: u32) -> Option<Span> {
+    let mut ahead = *at;
+    if varint(body, &mut ahead)? != alias {
+        return None;
+    }
+    let len = varint(body, &mut ahead)? as usize;
+    let end = ahead.checked_add(len).filter(|end| *end <= body.len())?;
+    *at = end;
+    Some(Span::from(ahead..end))
 }
 
 fn define<'a>(body: &'a [u8], at: &mut usize) -> Option<Record<'a>> {

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 
+use super::record::Span;
 use crate::{SubscriptionOptions, Topic, TopicPattern};
 
 /// What a subscription of a node yields.
@@ -75,13 +76,6 @@ enum Held {
     },
 }
 
-/// Where a payload lies in the buffer of its run.
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    start: u32,
-    len: u32,
-}
-
 /// What a reader has taken. It is made into arrivals one by one, by the reader: counting the references to a buffer costs
 /// most when two threads do it at the same time.
 #[derive(Debug, Default)]
@@ -109,22 +103,16 @@ impl Iterator for Taken {
             && *count > 1
         {
             *count -= 1;
-            let payload = self.spans.pop_front()?.of(body);
+            let payload = body.slice(self.spans.pop_front()?.range());
             return Some(Arrival::Message { topic: topic.clone(), payload });
         }
         Some(match self.queue.pop_front()? {
             Held::Run { topic, body, .. } => {
-                Arrival::Message { topic, payload: self.spans.pop_front()?.of(&body) }
+                Arrival::Message { topic, payload: body.slice(self.spans.pop_front()?.range()) }
             }
             Held::Gap { topic, first, last } => Arrival::Gap { topic, first, last },
             Held::Lagged { missed } => Arrival::Lagged { missed },
         })
-    }
-}
-
-impl Span {
-    fn of(self, body: &Bytes) -> Bytes {
-        body.slice(self.start as usize..self.start as usize + self.len as usize)
     }
 }
 
@@ -218,8 +206,27 @@ impl Ring {
         self.push_within(topic, payload, 0..payload.len(), fit, false)
     }
 
-    /// Puts a message that lies in a buffer with others; `fresh` if the buffer is one that [`settle`](Self::settle) has to
-    /// look at. True if the reader has to be woken.
+    /// Puts messages that lie in one buffer; `fresh` if the buffer is one that [`settle`](Self::settle) has to look at. True
+    /// if the reader has to be woken.
+    pub fn push_run(&mut self, topic: &Topic, body: &Bytes, run: &[Span], fit: Fit, fresh: bool) -> bool {
+        let bytes: usize = run.iter().map(|span| span.len as usize).sum();
+        let fits =
+            self.len + run.len() <= self.bounds.messages_max && self.bytes + bytes <= self.bounds.bytes_max;
+        if fit != Fit::Lossless && !fits {
+            let mut wakes = false;
+            for span in run {
+                wakes |= self.push_within(topic, body, span.range(), fit, fresh);
+            }
+            return wakes;
+        }
+        if run.is_empty() {
+            return false;
+        }
+        self.spans.extend(run);
+        self.pushed(topic, body, Amount { messages: run.len() as u64, bytes: bytes as u64 }, fit, fresh)
+    }
+
+    /// As [`push_run`](Self::push_run), of one message.
     #[inline]
     pub fn push_within(
         &mut self,
@@ -233,25 +240,33 @@ impl Ring {
             self.dropped += 1;
             return self.push_lagged(1);
         }
-        self.bytes += range.len();
-        self.len += 1;
+        let amount = Amount { messages: 1, bytes: range.len() as u64 };
+        self.spans.push_back(Span::from(range));
+        self.pushed(topic, body, amount, fit, fresh)
+    }
+
+    /// So many spans were put at the end.
+    #[inline]
+    fn pushed(&mut self, topic: &Topic, body: &Bytes, amount: Amount, fit: Fit, fresh: bool) -> bool {
+        let more = amount.messages as usize;
+        self.len += more;
+        self.bytes += amount.bytes as usize;
         if fresh {
-            self.fresh.messages += 1;
-            self.fresh.bytes += range.len() as u64;
+            self.fresh.messages += amount.messages;
+            self.fresh.bytes += amount.bytes;
         }
         let lossless = fit != Fit::Lossy;
-        self.spans.push_back(Span { start: range.start as u32, len: range.len() as u32 });
         match self.queue.back_mut() {
             Some(Held::Run { topic: t, body: b, count, lossless: l, fresh: f })
                 if t.is_same(topic)
                     && (b.as_ptr(), b.len(), *l, *f) == (body.as_ptr(), body.len(), lossless, fresh) =>
             {
-                *count += 1;
+                *count += more;
             }
             _ => self.queue.push_back(Held::Run {
                 topic: topic.clone(),
                 body: body.clone(),
-                count: 1,
+                count: more,
                 lossless,
                 fresh,
             }),
@@ -396,8 +411,9 @@ impl Ring {
     }
 
     fn take_spans(&mut self, count: usize, into: &mut Taken) {
-        let bytes = &mut self.bytes;
-        into.spans.extend(self.spans.drain(..count).inspect(|span| *bytes -= span.len as usize));
+        self.bytes -= self.spans.range(..count).map(|span| span.len as usize).sum::<usize>();
+        into.spans.extend(self.spans.range(..count));
+        self.spans.drain(..count);
     }
 }
 

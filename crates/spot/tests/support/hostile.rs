@@ -10,9 +10,11 @@ use spot::cluster::{
     zmtp::{Decoder, DecoderLimits, Handshake, HandshakeOptions, Properties, SocketType},
 };
 
-/// Each target's name behind `spot_`, and what it does.
-pub const TARGETS: [(&str, fn(&[u8])); 3] =
-    [("command", command), ("decoder", decoder), ("handshake", handshake)];
+/// A target's name behind `spot_`, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 3] = [("command", command), ("decoder", decoder), ("handshake", handshake)];
 
 /// Commands from a peer gone mad: the node refuses what makes no sense and goes on.
 pub fn command(input: &[u8]) {

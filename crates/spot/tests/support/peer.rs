@@ -12,7 +12,7 @@ use tokio::{
 
 /// Connects to a node and shakes hands, as a node of our kind if `extended` and as a founding peer if not. Whatever follows
 /// is the test's to say.
-pub async fn shake_hands(at: &str, extended: bool) -> TcpStream {
+pub(crate) async fn shake_hands(at: &str, extended: bool) -> TcpStream {
     let mut stream = TcpStream::connect(at.strip_prefix("tcp://").unwrap()).await.unwrap();
     let mut properties = Properties::default();
     if extended {

@@ -14,7 +14,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Shared, buffers::BUFFER_LEN, stream::Stream};
+use super::{
+    Shared,
+    buffers::BUFFER_LEN,
+    stream::{ReadHalf, Stream, WriteHalf},
+};
 use crate::cluster::{
     node::{LinkId, LinkInfo, Role},
     zmtp::{
@@ -37,7 +41,7 @@ const IDLE: Duration = Duration::from_micros(20);
 
 /// The half of a connection that writes, shared by its task and by publishers.
 pub(super) struct LinkIo {
-    stream: Stream,
+    stream: WriteHalf,
     write: Mutex<WriteState>,
     /// Wakes the writing task.
     wake: Notify,
@@ -63,7 +67,7 @@ enum Written {
 }
 
 impl LinkIo {
-    fn new(stream: Stream, encoder: Encoder) -> Self {
+    fn new(stream: WriteHalf, encoder: Encoder) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
         let written_at = Instant::now();
         let (pending, control, segments) = Default::default();
@@ -220,6 +224,7 @@ pub(super) fn run(
 struct Ready {
     id: LinkId,
     io: Arc<LinkIo>,
+    stream: ReadHalf,
     decoder: Decoder,
     /// What has come after the handshake.
     buffer: BytesMut,
@@ -228,14 +233,14 @@ struct Ready {
 /// From a socket to a connection that the node knows.
 async fn establish(
     shared: Arc<Shared>,
-    stream: Stream,
+    mut stream: Stream,
     role: Role,
     name: String,
     security: Security,
     permit: Option<OwnedSemaphorePermit>,
 ) -> Result<Ready, String> {
     let timeout = shared.options.handshake_timeout;
-    let handshake = Box::pin(handshake(&shared, &stream, &role, security.clone()));
+    let handshake = Box::pin(handshake(&shared, &mut stream, &role, security.clone()));
     let (established, buffer) = match tokio::time::timeout(timeout, handshake).await {
         Ok(Ok(done)) => done,
         Ok(Err(reason)) => return Err(shared.handshake_failed(&role, &name, reason)),
@@ -264,14 +269,15 @@ async fn establish(
         principal,
         shown,
     };
-    let io = Arc::new(LinkIo::new(stream, encoder));
+    let (stream, write_half) = stream.into_halves();
+    let io = Arc::new(LinkIo::new(write_half, encoder));
     let id = shared.link_up(info, &io).ok_or_else(|| "the node is closed".to_owned())?;
-    Ok(Ready { id, io, decoder, buffer })
+    Ok(Ready { id, io, stream, decoder, buffer })
 }
 
 /// Reads until the end.
 async fn serve(shared: Arc<Shared>, ready: Ready) -> String {
-    let Ready { id, io, mut decoder, mut buffer } = ready;
+    let Ready { id, io, mut stream, mut decoder, mut buffer } = ready;
     let writing = tokio::spawn(writer(shared.clone(), io.clone(), id));
 
     let mut read_len = READ_LEN_MIN;
@@ -307,7 +313,7 @@ async fn serve(shared: Arc<Shared>, ready: Ready) -> String {
             buffer = BytesMut::new();
             tokio::select! {
                 biased;
-                ready = io.stream.readable() => if let Err(error) = ready {
+                ready = stream.readable() => if let Err(error) = ready {
                     break error.to_string();
                 },
                 () = io.close.notified() => break "closed".to_owned(),
@@ -325,7 +331,7 @@ async fn serve(shared: Arc<Shared>, ready: Ready) -> String {
         let room = buffer.capacity() - buffer.len();
         tokio::select! {
             biased;
-            read = io.stream.read_buf(&mut buffer) => match read {
+            read = stream.read_buf(&mut buffer) => match read {
                 Ok(0) => break "closed by the peer".to_owned(),
                 Ok(n) if n == room => read_len = (read_len * 4).min(READ_LEN_MAX),
                 Ok(n) if n < read_len / 16 => read_len = (read_len / 2).max(READ_LEN_MIN),
@@ -378,7 +384,7 @@ impl Drop for Unfinished<'_> {
 
 async fn handshake(
     shared: &Shared,
-    stream: &Stream,
+    stream: &mut Stream,
     role: &Role,
     security: Security,
 ) -> Result<(Established, BytesMut), String> {
@@ -425,7 +431,7 @@ mod tests {
     #[tokio::test]
     async fn answers_to_who_does_not_read_are_left_out_beyond_their_bound() {
         let (ours, _theirs) = tokio::net::UnixStream::pair().expect("a pair of sockets");
-        let io = LinkIo::new(Stream::Unix(ours), Encoder::plain());
+        let io = LinkIo::new(Stream::Unix(ours).into_halves().1, Encoder::plain());
         let ping = Encoder::ping(30);
         for _ in 0..100_000 {
             io.control(&ping);

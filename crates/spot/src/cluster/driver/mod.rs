@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, Semaphore, broadcast, watch},
     time::Instant,
@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     dials: Mutex<Vec<String>>,
     /// Of all connections.
     buffers: Buffers,
+    /// Bytes published since a publisher last let the other tasks run.
+    unbroken: AtomicUsize,
     /// Says that the node is closed.
     closing: watch::Sender<bool>,
 }
@@ -74,12 +76,22 @@ impl Shared {
     }
 
     /// Calls the machine, and does what it says.
+    #[inline]
     fn with<R>(&self, call: impl FnOnce(&mut Node) -> R) -> R {
+        let mut inner = self.inner.lock();
+        let result = call(&mut inner.node);
+        if inner.node.has_outputs() {
+            self.follow(inner);
+        }
+        result
+    }
+
+    /// Does what the machine says.
+    fn follow(&self, mut inner: MutexGuard<'_, Inner>) {
         let mut writes: Vec<(LinkId, Arc<LinkIo>)> = Vec::new();
         let mut rest = Vec::new();
-        let result = {
-            let mut inner = self.inner.lock();
-            let result = call(&mut inner.node);
+        {
+            let inner = &mut *inner;
             while let Some(output) = inner.node.poll_output() {
                 match output {
                     Output::Write(id) => writes.extend(inner.links.get(&id).map(|io| (id, io.clone()))),
@@ -107,11 +119,8 @@ impl Shared {
                     }
                 }
             }
-            result
-        };
-        if writes.is_empty() && rest.is_empty() {
-            return result;
         }
+        drop(inner);
         match &writes[..] {
             [(id, io)] => io.write_now(self, *id),
             // One call to the system for each would keep the caller from filling the next batch.
@@ -127,7 +136,6 @@ impl Shared {
                 }
             }
         }
-        result
     }
 
     /// How long our silence may last, in tenths of a second, as it is told with each PING.

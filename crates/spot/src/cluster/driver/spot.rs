@@ -1,7 +1,10 @@
 //! The node as an application uses it.
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -127,6 +130,7 @@ impl Spot {
             handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
             securities: Mutex::default(),
             unfinished: AtomicUsize::new(0),
+            unbroken: AtomicUsize::new(0),
             dials: Mutex::default(),
             buffers: Default::default(),
             closing: watch::Sender::new(false),
@@ -394,7 +398,16 @@ impl Spot {
         let data = data.into();
         let shared = self.shared();
         match shared.with(|node| node.publish(id, &data, false))? {
-            Publish::Done(report) => Ok(report),
+            Publish::Done(report) => {
+                // Not counted exactly: two at the same time may count as one.
+                let unbroken = shared.unbroken.load(Ordering::Relaxed) + data.len() + MESSAGE_COST;
+                let pauses = unbroken >= UNBROKEN_MAX;
+                shared.unbroken.store(if pauses { 0 } else { unbroken }, Ordering::Relaxed);
+                if pauses {
+                    tokio::task::yield_now().await;
+                }
+                Ok(report)
+            }
             Publish::Full => self.publish_waiting(id, data).await,
         }
     }
@@ -583,6 +596,11 @@ impl Drop for Syncing<'_> {
     }
 }
 
+/// After so many bytes a publisher lets other tasks run, though it need not wait for anything: the one that writes to the
+/// peers may be behind it on the same thread, and what is written soon is in the caches still.
+const UNBROKEN_MAX: usize = 64 << 10;
+/// What a message counts for beside its bytes.
+const MESSAGE_COST: usize = 16;
 /// Events that wait for a slow reader.
 const EVENTS_MAX: usize = 1024;
 /// Arrivals that a reader takes at once; so much may be held beyond the bounds of its queue.

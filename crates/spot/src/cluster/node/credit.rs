@@ -12,6 +12,7 @@ use super::{Amount, LinkId, Node, Output, Policy, Publish, Publisher, TopicId, i
 use crate::cluster::{
     command::{Command, NodeId},
     log::{COPIED_LEN_MAX, Payload},
+    record::Span,
 };
 
 /// Publishes to one owner at most that it has not published.
@@ -91,6 +92,23 @@ impl super::Flow {
             fits
         });
         dropped
+    }
+}
+
+impl super::state::Upstream {
+    /// How many of the messages that have come its owner was told that it may send.
+    pub(super) fn promised(&self, run: &[Span]) -> usize {
+        let (mut left, mut unacked) = (self.granted, self.unacked_bytes);
+        let promised = |span: &&Span| {
+            let len = u64::from(span.len);
+            // The first after all was acknowledged may be of any length.
+            let promised = left.messages > 0 && (len <= left.bytes || unacked == 0);
+            left.messages = left.messages.saturating_sub(1);
+            left.bytes = left.bytes.saturating_sub(len);
+            unacked += len;
+            promised
+        };
+        run.iter().take_while(promised).count()
     }
 }
 
@@ -222,15 +240,18 @@ impl Node {
         }
     }
 
-    /// A message has come and is to be acknowledged when the batch is done.
-    #[inline]
-    pub(super) fn credit_later(&mut self, id: TopicId, len: usize) {
-        let len = len as u64;
-        self.grant_used(id, Amount { messages: 1, bytes: len });
+    /// Messages have come and are to be acknowledged when the batch is done.
+    pub(super) fn credit_later(&mut self, id: TopicId, run: &[Span]) {
+        let (mut bytes, mut len_max) = (0, 0);
+        for span in run {
+            bytes += u64::from(span.len);
+            len_max = len_max.max(u64::from(span.len));
+        }
+        self.grant_used(id, Amount { messages: run.len() as u64, bytes });
         let upstream = &mut self.topics[id].upstream;
-        upstream.received_bytes += len;
-        upstream.unacked_bytes += len;
-        upstream.len_max = upstream.len_max.max(len);
+        upstream.received_bytes += bytes;
+        upstream.unacked_bytes += bytes;
+        upstream.len_max = upstream.len_max.max(len_max);
         if !std::mem::replace(&mut upstream.touched, true) {
             self.touched.push(id);
         }

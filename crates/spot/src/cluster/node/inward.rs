@@ -10,6 +10,7 @@ use crate::{
     cluster::{
         command::{Command, Refused, Resume, code},
         log::Payload,
+        record::Span,
         ring::Fit,
         zmtp::{Batch, Frame},
     },
@@ -387,8 +388,12 @@ impl Node {
         Ok(())
     }
 
-    #[inline]
     pub(super) fn deliver(&mut self, id: TopicId, body: &Bytes, range: Range<usize>, fit: Fit) {
+        self.deliver_run(id, body, &[Span::from(range)], fit);
+    }
+
+    /// Hands messages that came in one buffer to who subscribed here.
+    pub(super) fn deliver_run(&mut self, id: TopicId, body: &Bytes, run: &[Span], fit: Fit) {
         let topic = &self.topics[id];
         for &sub in topic.subs.iter() {
             let ring = &mut self.subs[sub].ring;
@@ -396,12 +401,12 @@ impl Node {
             if self.in_batch && !ring.is_fresh() {
                 self.fresh.push(sub);
             }
-            if ring.push_within(&topic.name, body, range.clone(), fit, self.in_batch) {
+            if ring.push_run(&topic.name, body, run, fit, self.in_batch) {
                 self.outputs.push_back(Output::Readable(sub));
             }
             self.counters.dropped += ring.dropped - dropped;
         }
-        self.counters.delivered += topic.subs.len() as u64;
+        self.counters.delivered += (topic.subs.len() * run.len()) as u64;
     }
 
     pub(super) fn deliver_gap(&mut self, id: TopicId, first: u64, last: Option<u64>) {

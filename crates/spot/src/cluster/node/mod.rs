@@ -197,6 +197,12 @@ impl Node {
         self.outputs.pop_front().or_else(|| std::mem::take(&mut self.changed).then_some(Output::Changed))
     }
 
+    /// Whether the driver has anything to do.
+    #[inline]
+    pub fn has_outputs(&self) -> bool {
+        self.changed || !self.outputs.is_empty()
+    }
+
     /// A number that nobody outside can foresee well enough to matter: splitmix64.
     pub(super) fn chance(&mut self) -> u64 {
         self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);

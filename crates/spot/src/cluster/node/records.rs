@@ -1,6 +1,6 @@
 //! Streams: the records of a BATCH, and what keeps their numbers right.
 
-use std::{collections::HashMap, ops::Range};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 
@@ -9,10 +9,12 @@ use super::{
 };
 use crate::cluster::{
     log::Payload,
-    record::{Kind, Record, next_record},
+    record::{Kind, Record, Span, next_of, next_record},
     ring::Fit,
 };
 
+/// Messages of one stream that are looked at together.
+const RUN_MAX: usize = 4096;
 /// Streams at most that a peer may define; more are refused.
 const INBOUND_MAX: usize = 1 << 17;
 
@@ -38,6 +40,7 @@ impl Node {
     ) -> Result<(), NotFollowed> {
         let mut at = 0;
         let mut current: Option<(u32, &mut Inbound)> = None;
+        let mut run: Vec<Span> = Vec::new();
         let mut publishes: Vec<TopicId> = Vec::new();
         let node = self.peers[peer].node;
         while let Some(record) = next_record(body, &mut at) {
@@ -71,11 +74,16 @@ impl Node {
                         self.refuse(id);
                         continue;
                     };
-                    let range = start..start + len;
-                    let sequence = stream.next;
-                    stream.next += 1;
-                    stream.received_bytes += len as u64;
-                    self.counters.received += 1;
+                    run.clear();
+                    run.push(Span::from(start..start + len));
+                    while run.len() < RUN_MAX
+                        && let Some(span) = next_of(body, &mut at, alias)
+                    {
+                        run.push(span);
+                    }
+                    let first = stream.next;
+                    stream.next += run.len() as u64;
+                    self.counters.received += run.len() as u64;
                     if self.topics.get(stream.topic).is_none_or(|topic| topic.generation != stream.generation)
                     {
                         // Many others came since, and it was forgotten: what nobody owns begins anew.
@@ -86,15 +94,18 @@ impl Node {
                         (stream.topic, stream.generation) = (topic, self.topics[topic].generation);
                     }
                     match stream.kind {
-                        Kind::Open => self.deliver(stream.topic, body, range, Fit::Lossy),
-                        Kind::Message => self.numbered(id, stream, sequence, body, range),
+                        Kind::Open => self.deliver_run(stream.topic, body, &run, Fit::Lossy),
+                        Kind::Message => self.numbered(id, stream, first, body, &run),
                         Kind::Publish => {
                             let Some(node) = node else { continue };
                             if !publishes.contains(&stream.topic) {
                                 publishes.push(stream.topic);
                             }
-                            let data = Payload::Part(body, range.start, range.end);
-                            self.publish_for(id, node, stream, sequence, data);
+                            for (sequence, span) in (first..).zip(&run) {
+                                stream.received_bytes += u64::from(span.len);
+                                let data = Payload::Part(body, span.range().start, span.range().end);
+                                self.publish_for(id, node, stream, sequence, data);
+                            }
                         }
                     }
                 }
@@ -139,28 +150,35 @@ impl Node {
         Ok(Inbound { topic, generation, open, kind, epoch, next, received_bytes: 0, broken: false })
     }
 
-    /// A message from the owner, with its number.
-    #[inline]
-    fn numbered(&mut self, id: LinkId, stream: &Inbound, sequence: u64, body: &Bytes, range: Range<usize>) {
+    /// Messages from the owner, with their numbers.
+    fn numbered(&mut self, id: LinkId, stream: &Inbound, first: u64, body: &Bytes, run: &[Span]) {
         let upstream = &mut self.topics[stream.topic].upstream;
         if upstream.link != Some(id) || upstream.epoch != stream.epoch {
             return;
         }
-        if sequence <= upstream.have {
-            self.counters.duplicates += 1;
+        let known = upstream.have.saturating_add(1).saturating_sub(first).min(run.len() as u64);
+        self.counters.duplicates += known;
+        let (first, run) = (first + known, &run[known as usize..]);
+        if run.is_empty() {
             return;
         }
-        let missing = (sequence > upstream.have + 1).then_some((upstream.have + 1, sequence - 1));
-        upstream.have = sequence;
+        let missing = (first > upstream.have + 1).then_some((upstream.have + 1, first - 1));
+        upstream.have = first + (run.len() as u64 - 1);
         let lossless = upstream.lossless;
-        if lossless {
-            self.credit_later(stream.topic, range.len());
-        }
         if let Some((first, last)) = missing {
             self.grant_used(stream.topic, Amount { messages: last - first + 1, bytes: 0 });
             self.deliver_gap(stream.topic, first, Some(last));
         }
-        self.deliver(stream.topic, body, range, if lossless { Fit::Lossless } else { Fit::Lossy });
+        if !lossless {
+            return self.deliver_run(stream.topic, body, run, Fit::Lossy);
+        }
+        // An owner that sends more than it was told to is no reason to hold more than was promised.
+        let promised = self.topics[stream.topic].upstream.promised(run);
+        self.credit_later(stream.topic, run);
+        self.deliver_run(stream.topic, body, &run[..promised], Fit::Lossless);
+        if promised < run.len() {
+            self.deliver_run(stream.topic, body, &run[promised..], Fit::Lossy);
+        }
     }
 
     pub(super) fn sub_acked(
