@@ -88,11 +88,6 @@ impl<T: Copy + Default> Arena<T> {
         self.items.truncate(end);
     }
 
-    /// Takes back what was appended last, from an offset on.
-    pub(super) fn pop(&mut self, offset: u32) {
-        self.items.truncate(offset as usize);
-    }
-
     /// The items from an offset on, of which the first `len` belong to the chunk there.
     #[inline]
     pub(super) fn ahead(&self, offset: u32) -> &[T] {
@@ -156,11 +151,10 @@ impl<T: Copy + Default> Arena<T> {
         self.items.reserve(more);
     }
 
-    /// Gives back room that growing left over.
+    /// Gives back room that growing left over, but for some: a text that is loaded to be edited would have to be moved as a
+    /// whole with the first letter.
     pub(super) fn fit(&mut self) {
-        if self.items.capacity() - self.items.len() > self.items.len() / 8 + 64 {
-            self.items.shrink_to_fit();
-        }
+        self.items.shrink_to(self.items.len() + self.items.len() / 16 + 32);
     }
 
     /// Whether most items are dead.

@@ -9,6 +9,7 @@ use super::{
     sequence::{Chunk, Id, SPAN_MAX, Sequence, Sids, Span},
     sessions::{SESSIONS_MAX, Sessions},
     store::Store,
+    taken::Taken,
 };
 use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
 
@@ -66,8 +67,8 @@ pub enum LoadError {
 /// A session of a document that is being loaded, and the last time seen of it: looked up once for many ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionIx {
-    at: u32,
-    seen: u64,
+    pub(super) at: u32,
+    pub(super) seen: u64,
 }
 
 /// Builds a document from nodes with their contents, in any order as long as a node is there before it is referred to.
@@ -323,7 +324,7 @@ impl Loader {
         let Document { store, own, time, made, .. } = &mut self.doc;
         let sequence = store.sequences.at_mut(store.nodes[node.0 as usize].payload());
         let Store { sessions, contents, span, .. } = store;
-        Ok(ChunkLoader { sequence, contents, sessions, span, own: *own, time, made, form })
+        Ok(ChunkLoader { sequence, contents, sessions, span, own: *own, time, made, form, taken: None })
     }
 
     /// Adds a live chunk to a text.
@@ -399,20 +400,23 @@ impl Loader {
 /// the [end of loading](Loader::finish), for all at once.
 #[derive(Debug)]
 pub struct ChunkLoader<'l> {
-    sequence: &'l mut Sequence,
-    contents: &'l mut Contents,
+    pub(super) sequence: &'l mut Sequence,
+    pub(super) contents: &'l mut Contents,
     sessions: &'l mut Sessions,
-    span: &'l mut u64,
+    pub(super) span: &'l mut u64,
     own: u32,
     time: &'l mut u64,
     made: &'l mut u64,
-    form: Form,
+    pub(super) form: Form,
+    pub(super) taken: Option<Taken>,
 }
 
 impl ChunkLoader<'_> {
     /// Makes room for about so many chunks, before the first one is added.
     pub fn reserve(&mut self, chunks: usize) {
-        self.sequence.reserve(chunks);
+        if self.sequence.reserve(chunks) {
+            self.taken = Taken::new(self.sessions, (self.own, *self.made), chunks);
+        }
     }
 
     /// Adds a live chunk to a text.
@@ -457,49 +461,11 @@ impl ChunkLoader<'_> {
         Ok(())
     }
 
-    /// [`text`](Self::text) for `len` bytes of ASCII in front of others, in the usual case; `false`, and nothing is
-    /// done, in any other.
-    #[inline]
-    pub(crate) fn quick_text(&mut self, session: SessionIx, time: u64, bytes: &[u8], len: usize) -> bool {
-        if self.form != Form::Str || !self.is_usual(session, time, len as u64) {
-            return false;
+    /// Ends the adding.
+    pub(crate) fn finish(self) {
+        if self.taken.is_some_and(|taken| taken.are_distinct()) {
+            self.sequence.set_distinct();
         }
-        let narrow = &mut self.contents.narrow;
-        let offset = narrow.tail();
-        let is_ascii = match bytes.first_chunk::<16>() {
-            // A copy of a fixed size is two instructions.
-            Some(block) if len <= 16 => {
-                let word = u128::from_le_bytes(*block) << (128 - 8 * len);
-                narrow.push_block(block, len);
-                word & 0x8080_8080_8080_8080_8080_8080_8080_8080 == 0
-            }
-            _ => {
-                narrow.push(&bytes[..len]);
-                bytes[..len].is_ascii()
-            }
-        };
-        if is_ascii {
-            self.push(session, time, Span::live(len as u32), offset);
-        } else {
-            narrow.pop(offset);
-        }
-        is_ascii
-    }
-
-    /// [`tombstone`](Self::tombstone) in the usual case; `false`, and nothing is done, in any other.
-    #[inline]
-    pub(crate) fn quick_tombstone(&mut self, session: SessionIx, time: u64, span: u32) -> bool {
-        let usual = self.is_usual(session, time, span.into());
-        if usual {
-            self.push(session, time, Span::dead(span), 0);
-        }
-        usual
-    }
-
-    /// Whether there is room for elements that the clock is above of already.
-    #[inline]
-    const fn is_usual(&self, session: SessionIx, time: u64, units: u64) -> bool {
-        units > 0 && time + units - 1 <= session.seen && *self.span + units <= SPAN_MAX as u64
     }
 
     /// Whether so many elements can be added; the clock is above them from now on.
@@ -528,6 +494,9 @@ impl ChunkLoader<'_> {
     #[inline]
     fn push(&mut self, session: SessionIx, time: u64, span: Span, offset: u32) {
         *self.span += u64::from(span.len());
+        if let Some(taken) = &mut self.taken {
+            taken.take(session.at, time, span.len());
+        }
         self.sequence.push(Chunk { time, session: session.at, span, offset });
     }
 }

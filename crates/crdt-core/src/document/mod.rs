@@ -21,11 +21,13 @@ mod load;
 mod locate;
 mod node;
 mod observe;
+mod quick;
 mod read;
 mod sequence;
 mod sessions;
 mod store;
 mod subtree;
+mod taken;
 mod time_index;
 mod view;
 
@@ -35,6 +37,7 @@ pub use compact::Compaction;
 pub use load::{ChunkLoader, LoadError, Loader, NodeIx, SessionIx};
 pub use locate::Located;
 pub use node::Kind;
+pub(crate) use quick::{FindChunk, Found};
 pub(crate) use read::TextChunk;
 pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Places};
 

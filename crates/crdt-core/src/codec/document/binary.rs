@@ -4,7 +4,7 @@
 
 use super::{
     DocumentError, Nodes, Walk,
-    table::{Place, Table, TableWriter},
+    table::{Known, Place, Table, TableWriter},
 };
 use crate::{
     Document, SessionId, Timestamp,
@@ -13,7 +13,8 @@ use crate::{
         wire::{Reader, put_b1vu56, put_pair, put_vu57},
     },
     document::{
-        Child, Chunks, Content, Entries, Kind, LoadError, Loader, NodeIx, NodeRef, Order, Places, SessionIx,
+        Child, ChunkLoader, Chunks, Content, Entries, Kind, LoadError, Loader, NodeIx, NodeRef, Order,
+        Places, SessionIx,
     },
     id::MAX_ID,
     text::Wtf8,
@@ -199,8 +200,8 @@ impl<'d> Writer<'d> {
 
 /// How ids are read.
 enum IdReader {
-    /// By the table, and for each of its entries the session in the loader; `None` for the system's.
-    Logical(Table, Vec<Option<SessionIx>>),
+    /// By the table, and by its entries as the loader knows them.
+    Logical(Table, Vec<Known>),
     Server(SessionIx),
 }
 
@@ -228,11 +229,11 @@ impl IdReader {
     #[inline]
     fn read_chunk(&self, r: &mut Reader<'_>) -> Result<(SessionIx, u64), DocumentError> {
         let found = match self {
-            Self::Logical(table, sessions) => {
+            Self::Logical(_, entries) => {
                 let before = *r;
                 let (place, distance) = r.pair()?;
-                let session = place.checked_sub(1).and_then(|at| *sessions.get(at as usize)?);
-                let id = session.and_then(|session| Some((session, table.time(place, distance)?)));
+                let entry = place.checked_sub(1).and_then(|at| entries.get(usize::try_from(at).ok()?));
+                let id = entry.and_then(|entry| Some((entry.session?, entry.time.checked_sub(distance)?)));
                 if id.is_none() {
                     *r = before;
                 }
@@ -263,8 +264,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Document, DocumentError> {
     r.end()?;
     let mut loader = table.loader()?;
     loader.reserve(0, root.left());
-    let sessions = table.sessions(&mut loader)?;
-    read_root(root, &IdReader::Logical(table, sessions), Nodes::new(loader))
+    let known = table.known(&mut loader)?;
+    read_root(root, &IdReader::Logical(table, known), Nodes::new(loader))
 }
 
 /// A container whose content is being read.
@@ -459,8 +460,8 @@ fn read_node<'a>(
             }
             let mut left = len;
             while left > 0 {
-                if let (Some(chunks), IdReader::Logical(table, sessions)) = (&mut chunks, ids) {
-                    left -= super::quick::read_text_chunks(r, left, table, sessions, chunks);
+                if let (Some(chunks), IdReader::Logical(_, entries)) = (&mut chunks, ids) {
+                    left -= super::quick::read_text_chunks(r, left, entries, chunks);
                 }
                 // Whatever was not usual about the next one.
                 let Some(less) = left.checked_sub(1) else { break };
@@ -472,6 +473,7 @@ fn read_node<'a>(
                     (TextChunk::Dead(span), Some(chunks)) => chunks.tombstone(session, time, span)?,
                 }
             }
+            chunks.into_iter().for_each(ChunkLoader::finish);
             nodes.muted = muted_before;
             return Ok(Some(Read::Node(node)));
         }

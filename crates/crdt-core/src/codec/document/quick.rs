@@ -4,14 +4,14 @@
 
 use super::{
     binary::IdWriter,
-    table::{Place, Table},
+    table::{Known, Place},
 };
 use crate::{
     codec::{
         cbor,
         wire::{Burst, Bursts, Reader},
     },
-    document::{ChunkLoader, Chunks, SessionIx, TextChunk},
+    document::{ChunkLoader, Chunks, FindChunk, Found, TextChunk},
 };
 
 /// Bytes that must be left, so that numbers can be read eight bytes at a time.
@@ -21,57 +21,60 @@ const AHEAD: usize = 24;
 pub(super) fn read_text_chunks(
     r: &mut Reader<'_>,
     count: u64,
-    table: &Table,
-    sessions: &[Option<SessionIx>],
+    entries: &[Known],
     chunks: &mut ChunkLoader<'_>,
 ) -> u64 {
-    let mut rest = r.rest();
-    let mut read = 0;
-    while read < count {
-        let Some(after) = read_text_chunk(rest, table, sessions, chunks) else { break };
-        rest = after;
-        read += 1;
-    }
+    let (read, rest) = chunks.usual(r.rest(), count, ByTable(entries));
     r.skip_to(rest);
     read
 }
 
-/// Reads a chunk; returns what follows, or `None` and has changed nothing.
-#[inline]
-fn read_text_chunk<'a>(
-    bytes: &'a [u8],
-    table: &Table,
-    sessions: &[Option<SessionIx>],
-    chunks: &mut ChunkLoader<'_>,
-) -> Option<&'a [u8]> {
-    let head: &[u8; AHEAD] = bytes.first_chunk()?;
-    let (place, distance, at) = match head[0] {
-        small @ 0..0x80 => (u64::from(small >> 4), u64::from(small & 15), 1),
-        place @ 0x80..0xc0 => {
-            let (distance, len) = vu57(u64::from_le_bytes(*head[1..].first_chunk()?))?;
-            (u64::from(place & 0x3f), distance, 1 + len)
-        }
-        0xc0.. => return None,
-    };
-    let session = (*sessions.get(place.checked_sub(1)? as usize)?)?;
-    let time = table.time(place, distance)?;
-    let bytes = bytes.get(at..)?;
-    let (len, at) = match bytes[0] & 31 {
-        small @ 0..24 => (u32::from(small), 1),
-        24 => (u32::from(bytes[1]), 2),
-        25 => (u32::from(bytes[1]) << 8 | u32::from(bytes[2]), 3),
-        _ => return None,
-    };
-    let after = &bytes[at..];
-    match bytes[0] >> 5 {
-        0 => chunks.quick_tombstone(session, time, len).then_some(after),
-        3 => {
-            let len = len as usize;
-            let rest = after.get(len..)?;
-            chunks.quick_text(session, time, after, len).then_some(rest)
-        }
-        _ => None,
+/// Finds chunks whose ids are spelled by a clock table.
+struct ByTable<'t>(&'t [Known]);
+
+impl FindChunk for ByTable<'_> {
+    #[inline(always)]
+    fn find<'a>(&self, bytes: &'a [u8]) -> Option<Found<'a>> {
+        read_text_chunk(bytes, self.0)
     }
+}
+
+/// Reads a chunk up to its text.
+#[inline(always)]
+fn read_text_chunk<'a>(bytes: &'a [u8], entries: &[Known]) -> Option<Found<'a>> {
+    let head: &[u8; AHEAD] = bytes.first_chunk()?;
+    let word = u64::from_le_bytes(*head.first_chunk()?);
+    // Where the next chunk starts hangs on this; so an id of the most usual length is told by a branch, which can be
+    // foreseen, and the bytes behind it are there already.
+    let (place, distance, at, text) = if word & 0x8080_80c0 == 0x0080_8080 {
+        let distance = word >> 8 & 0x7f | word >> 9 & 0x3f80 | word >> 10 & 0x001f_c000;
+        (word & 0x3f, distance, 4, (word >> 32) as u32)
+    } else {
+        let (place, distance, at) = match head[0] {
+            small @ 0..0x80 => (u64::from(small >> 4), u64::from(small & 15), 1),
+            0x80..0xc0 => {
+                let (distance, len) = vu57(u64::from_le_bytes(*head[1..].first_chunk()?))?;
+                (word & 0x3f, distance, 1 + len)
+            }
+            0xc0.. => return None,
+        };
+        (place, distance, at, u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+    };
+    let entry = entries.get(place.checked_sub(1)? as usize)?;
+    let (session, time) = (entry.session?, entry.time.checked_sub(distance)?);
+    // The length stands in the low bits of the head, or in one or two bytes behind it. Nobody can foresee which: it is
+    // chosen without a branch.
+    let (low, one, two) = (text & 31, text >> 8 & 0xff, (text >> 8 & 0xffff).swap_bytes() >> 16);
+    let (len, head_len) = match low {
+        0..24 => (low, 1),
+        24 => (one, 2),
+        _ => (two, 3),
+    };
+    let major = text >> 5 & 7;
+    if low > 25 || major != 0 && major != 3 {
+        return None;
+    }
+    Some(Found { session, time, len, is_dead: major == 0, ahead: bytes.get(at + head_len..)? })
 }
 
 /// A number of at most six bytes with seven bits each, and how many it took.

@@ -111,6 +111,13 @@ pub(super) struct Place {
     pub(super) time: u64,
 }
 
+/// An entry whose session a loader has looked up; `None` for the system's.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    pub(super) time: u64,
+    pub(super) session: Option<SessionIx>,
+}
+
 /// A table that was read.
 pub(super) struct Table(Vec<Timestamp>);
 
@@ -156,19 +163,16 @@ impl Table {
         Some(Timestamp::new(entry.sid, entry.time.checked_sub(distance)?))
     }
 
-    /// The time at a distance from the entry at a place from 1.
-    #[inline]
-    pub(super) fn time(&self, place: u64, distance: u64) -> Option<u64> {
-        self.0.get(usize::try_from(place - 1).ok()?)?.time.checked_sub(distance)
-    }
-
-    /// The session of each entry in a loader; `None` for the system's.
-    pub(super) fn sessions(&self, loader: &mut Loader) -> Result<Vec<Option<SessionIx>>, LoadError> {
-        let session = |entry: &Timestamp| match entry.sid {
-            SessionId::SYSTEM => Ok(None),
-            sid => loader.session(sid).map(Some),
+    /// The entries as a loader knows them.
+    pub(super) fn known(&self, loader: &mut Loader) -> Result<Vec<Known>, LoadError> {
+        let known = |entry: &Timestamp| {
+            let session = match entry.sid {
+                SessionId::SYSTEM => None,
+                sid => Some(loader.session(sid)?),
+            };
+            Ok(Known { time: entry.time, session })
         };
-        self.0.iter().map(session).collect()
+        self.0.iter().map(known).collect()
     }
 
     /// An empty document of the first entry's session that has seen the others.

@@ -277,6 +277,26 @@ impl Sequence {
         }
     }
 
+    /// [`push`](Self::push) for many that do not go on where another one ends.
+    #[inline(always)]
+    pub(super) fn push_all(&mut self, chunks: &mut impl Iterator<Item = Chunk>) {
+        let Storage::Many(tree) = &mut self.storage else {
+            return chunks.for_each(|chunk| self.push(chunk));
+        };
+        let (weight, span, end) = tree.append_all(chunks);
+        self.len += weight;
+        self.span += span;
+        self.time_max = self.time_max.max(end.saturating_sub(1));
+    }
+
+    /// Notes that all chunks that were appended are known to have different ids, so nobody needs to look at the
+    /// [end](Self::seal).
+    pub(super) const fn set_distinct(&mut self) {
+        if let Storage::Many(tree) = &mut self.storage {
+            tree.set_distinct();
+        }
+    }
+
     #[inline(never)]
     fn push_few(&mut self, chunk: Chunk) {
         let Storage::Few(few) = &mut self.storage else { return };
@@ -289,11 +309,14 @@ impl Sequence {
         self.storage = Storage::Many(tree);
     }
 
-    /// Makes room for about so many chunks that are going to be appended.
-    pub(super) fn reserve(&mut self, chunks: usize) {
-        if chunks > few::FEW && matches!(&self.storage, Storage::Few(few) if few.0.is_empty()) {
+    /// Makes room for about so many chunks that are going to be appended; whether they are many, and the first ones.
+    pub(super) fn reserve(&mut self, chunks: usize) -> bool {
+        let first_of_many =
+            chunks > few::FEW && matches!(&self.storage, Storage::Few(few) if few.0.is_empty());
+        if first_of_many {
             self.storage = Storage::Many(Box::new(Tree::open(chunks)));
         }
+        first_of_many
     }
 
     /// Ends the [appending](Self::push) of chunks.

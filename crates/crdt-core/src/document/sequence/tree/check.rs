@@ -3,6 +3,7 @@
 use super::{
     super::runs::{At, Runs},
     Tree,
+    index::find_double,
     node::NIL,
 };
 
@@ -35,7 +36,7 @@ impl Tree {
             chunks += node.len as usize;
             (prev, leaf) = (leaf, node.next);
         }
-        ensure(self.find_double().is_none(), "an id stands in two chunks")?;
+        ensure(find_double(&self.leaves).is_none(), "an id stands in two chunks")?;
         ensure(prev == self.tail, "tail is not the last leaf")?;
         ensure(
             self.index.get().is_none_or(|index| index.len() == chunks),

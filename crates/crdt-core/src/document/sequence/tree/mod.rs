@@ -34,6 +34,8 @@ pub(super) struct Tree {
     pending: (u32, i32),
     /// A leaf and how many visible elements stand before it.
     near: Option<(u32, u32)>,
+    /// Whether no id stands in two of the chunks that were appended, as far as that is known.
+    distinct: bool,
 }
 
 impl Tree {
@@ -53,6 +55,7 @@ impl Tree {
             index: OnceLock::new(),
             pending: (NIL, 0),
             near: None,
+            distinct: false,
         }
     }
 
@@ -65,6 +68,31 @@ impl Tree {
         let leaf = &mut self.leaves[self.tail as usize];
         leaf.set(leaf.len as usize & (WIDTH - 1), chunk);
         leaf.len += 1;
+        self.distinct = false;
+    }
+
+    /// Appends many chunks to an open tree. Says how many elements they have that can be seen, how many in all, and the
+    /// time after the last one.
+    #[inline(always)]
+    pub(super) fn append_all(&mut self, chunks: &mut impl Iterator<Item = Chunk>) -> (u32, u32, u64) {
+        let (mut weight, mut span, mut end) = (0, 0, 0);
+        self.distinct = false;
+        loop {
+            let leaf = &mut self.leaves[self.tail as usize];
+            for slot in leaf.len as usize..FILL {
+                leaf.len = slot as u32;
+                let Some(chunk) = chunks.next() else {
+                    self.drop_spare_leaf();
+                    return (weight, span, end);
+                };
+                leaf.set(slot & (WIDTH - 1), chunk);
+                weight += chunk.span.weight();
+                span += chunk.span.len();
+                end = chunk.end().max(end);
+            }
+            leaf.len = leaf.len.max(FILL as u32);
+            self.append_leaf();
+        }
     }
 
     #[cold]
@@ -75,15 +103,30 @@ impl Tree {
         self.tail = new;
     }
 
+    /// Drops the last leaf of an open tree, if nothing came for it.
+    fn drop_spare_leaf(&mut self) {
+        let Leaf { len, prev, .. } = self.leaves[self.tail as usize];
+        if len == 0 && prev != NIL {
+            self.leaves.pop();
+            self.leaves[prev as usize].next = NIL;
+            self.tail = prev;
+        }
+    }
+
+    /// Notes that all chunks of an open tree are known to have different ids.
+    pub(super) const fn set_distinct(&mut self) {
+        self.distinct = true;
+    }
+
     /// Builds the inner nodes over what was appended. Whether ids occur twice is for the caller to
     /// [ask](Self::find_double).
     pub(super) fn seal(&mut self) {
         self.build_inner();
     }
 
-    /// An id that stands in more than one chunk.
+    /// An id that stands in more than one chunk of those that were appended.
     pub(super) fn find_double(&self) -> Option<Id> {
-        index::find_double(&self.leaves)
+        if self.distinct { None } else { index::find_double(&self.leaves) }
     }
 
     /// How many chunks there are.

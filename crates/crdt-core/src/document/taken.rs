@@ -1,0 +1,72 @@
+//! Which ids have been taken by the chunks of a sequence that is being loaded, so that it shows at once whether one stands
+//! there twice.
+
+use super::sessions::Sessions;
+
+/// A bit for each time of each session that the clock knows.
+#[derive(Debug)]
+pub(super) struct Taken {
+    words: Vec<u64>,
+    /// Where each session's bits start.
+    starts: Vec<usize>,
+    /// Bits that were set when they were to be set.
+    twice: u64,
+    /// Whether there were times above the clock.
+    missed: bool,
+}
+
+impl Taken {
+    /// Makes room for all times of the clock; `None` if that is more than a word for each of so many chunks.
+    pub(super) fn new(sessions: &Sessions, own_seen: (u32, u64), chunks: usize) -> Option<Self> {
+        let mut starts = Vec::new();
+        let mut words = 0;
+        for (session, at) in sessions.iter().zip(0..) {
+            starts.push(words);
+            let seen = if own_seen.0 == at { own_seen.1 } else { session.seen.unwrap_or(0) };
+            // A run may reach into the word behind its own.
+            words += usize::try_from(seen / 64).ok().filter(|&words| words <= chunks)? + 2;
+            if words > chunks {
+                return None;
+            }
+        }
+        Some(Self { words: vec![0; words], starts, twice: 0, missed: false })
+    }
+
+    /// Takes the ids of a chunk, none of them above the clock.
+    #[inline(always)]
+    pub(super) fn take(&mut self, session: u32, time: u64, len: u32) {
+        let Some(&start) = self.starts.get(session as usize) else { return self.missed = true };
+        let at = start + (time / 64) as usize;
+        let (Some([low, high]), 1..=64) = (self.words.get_mut(at..).and_then(<[u64]>::first_chunk_mut), len)
+        else {
+            return self.take_many(start, time, len);
+        };
+        let (bits, shift) = (u64::MAX >> (64 - len), time % 64);
+        let (low_bits, high_bits) = (bits << shift, bits >> 1 >> (63 - shift));
+        self.twice |= *low & low_bits | *high & high_bits;
+        *low |= low_bits;
+        *high |= high_bits;
+    }
+
+    #[cold]
+    fn take_many(&mut self, start: usize, time: u64, len: u32) {
+        let (mut at, end) = (time, time + u64::from(len));
+        while at < end {
+            let (bit, room) = (at % 64, 64 - at % 64);
+            let len = room.min(end - at);
+            let bits = u64::MAX >> (64 - len) << bit;
+            let Some(word) = self.words.get_mut(start + (at / 64) as usize) else {
+                self.missed = true;
+                return;
+            };
+            self.twice |= *word & bits;
+            *word |= bits;
+            at += len;
+        }
+    }
+
+    /// Whether all ids that were taken are known to be different.
+    pub(super) const fn are_distinct(&self) -> bool {
+        self.twice == 0 && !self.missed
+    }
+}
