@@ -403,8 +403,8 @@ impl Burst<'_> {
 
     /// Appends the first `len` bytes of a block.
     #[inline(always)]
-    pub(crate) fn block(&mut self, block: &[u8; 16], len: usize) {
-        self.room[self.len..self.len + 16].copy_from_slice(block);
+    pub(crate) fn block<const N: usize>(&mut self, block: &[u8; N], len: usize) {
+        self.room[self.len..self.len + N].copy_from_slice(block);
         self.len += len;
     }
 
@@ -505,17 +505,11 @@ impl Burst<'_> {
     /// Writes a head of CBOR with its argument in so many bytes behind the first; 0 for within that.
     #[inline(always)]
     pub(crate) fn head(&mut self, major: u8, width: u32, argument: u32) {
-        match width {
-            0 => self.u8(major | argument as u8),
-            width => {
-                // 24, 25, 26 for one, two, four bytes, the high ones first.
-                let word = u64::from(argument.swap_bytes() >> (32 - 8 * width));
-                self.word(
-                    word << 8 | u64::from(major | (24 + width.trailing_zeros() as u8)),
-                    1 + width as usize,
-                );
-            }
-        }
+        // 24, 25, 26 for one, two, four bytes, the high ones first.
+        const CODES: [u8; 5] = [0, 24, 25, 0, 26];
+        let behind = u64::from(argument.swap_bytes()) >> (32 - 8 * width);
+        let low = if width == 0 { argument as u8 } else { CODES[width as usize] };
+        self.word(behind << 8 | u64::from(major | low), 1 + width as usize);
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     SessionId, Timespan, Timestamp,
     codec::Malformed,
-    patch::{Con, Op, Patch, PatchRef, TextOp},
+    patch::{Con, Op, Patch, PatchRef, TextOp, keystroke::Start},
 };
 
 /// What became of a patch.
@@ -133,7 +133,11 @@ impl Document {
     /// Applies a patch that is of a usual kind. `false`, and nothing has changed, if the general rules have to look at it.
     #[inline]
     fn apply_usual(&mut self, patch: &[u8]) -> bool {
-        self.apply_keystroke(patch) || self.apply_elements(patch)
+        match Start::of(patch) {
+            Some(start) if start.is_one() => self.apply_keystroke(start),
+            Some(start) if start.makes_constant() => self.apply_elements(start),
+            _ => false,
+        }
     }
 
     /// [`apply`](Self::apply) without a look at what is usual.

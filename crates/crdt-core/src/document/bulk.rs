@@ -12,6 +12,7 @@ use super::{
     sequence::{Chunk, Id, SPAN_MAX, Span},
     sessions::SESSIONS_MAX,
     store::Store,
+    taken::Taken,
     time_index::{TimeIndex, UNITS_PER_PAGE},
 };
 use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
@@ -310,7 +311,10 @@ impl Bulk {
     pub(crate) fn text(&mut self, text: Wtf8<'_>, units: u64) -> Result<(), LoadError> {
         let bytes = text.as_bytes();
         if bytes.len() as u64 == units {
-            let offset = self.doc.store.contents.narrow.append(None, bytes).offset;
+            let narrow = &mut self.doc.store.contents.narrow;
+            // With room for some more, as any text that is loaded: its first letter then moves nothing.
+            narrow.reserve(bytes.len() + bytes.len() / 16 + 32);
+            let offset = narrow.append(None, bytes).offset;
             return self.put_runs(offset);
         }
         let mut rest: &[u16] = &text.utf16().collect::<Vec<u16>>();
@@ -340,9 +344,19 @@ impl Bulk {
     }
 
     fn fill(&mut self) -> Result<(), LoadError> {
-        let store = &mut self.doc.store;
+        let Document { store, own, made, .. } = &mut self.doc;
         let sequence = store.sequences.at_mut(self.sequence);
-        self.runs.drain(..).for_each(|run| sequence.push(run));
+        let many = sequence.reserve(self.runs.len());
+        let taken = many.then(|| Taken::new(&store.sessions, (*own, *made), self.runs.len()));
+        if let Some(Some(mut taken)) = taken {
+            let take = |run: &Chunk| taken.take(run.session, run.time, run.span.len());
+            sequence.push_all(&mut self.runs.drain(..).inspect(take));
+            if taken.are_distinct() {
+                sequence.set_distinct();
+            }
+        } else {
+            sequence.push_all(&mut self.runs.drain(..));
+        }
         sequence.seal().map_err(|id| LoadError::Duplicate(store.timestamp(id)))
     }
 

@@ -88,10 +88,10 @@ impl<T: Copy + Default> Arena<T> {
         self.items.truncate(end);
     }
 
-    /// The items from an offset on, of which the first `len` belong to the chunk there.
+    /// The items from an offset on, of which the first ones belong to the chunk there.
     #[inline]
     pub(super) fn ahead(&self, offset: u32) -> &[T] {
-        &self.items[offset as usize..]
+        self.items.get(offset as usize..).unwrap_or_default()
     }
 
     /// Appends items right behind those that end at `end`, if there is room.

@@ -9,15 +9,18 @@ use super::{
 };
 use crate::{
     Timestamp,
-    patch::elements::{self, Constants, Elements},
+    patch::{
+        elements::{self, Constants, Elements},
+        keystroke::Start,
+    },
 };
 
 impl Document {
     /// Applies a patch, if it puts constants into an array. `false`, and nothing has changed, if the general rules have to
     /// look at it.
     #[inline]
-    pub(super) fn apply_elements(&mut self, patch: &[u8]) -> bool {
-        self.is_roomy(patch.len() as u64)
+    pub(super) fn apply_elements(&mut self, patch: Start<'_>) -> bool {
+        self.is_roomy(patch.len_bytes() as u64)
             && elements::read(patch).and_then(|elements| self.put_read(&elements)).is_some()
     }
 

@@ -10,15 +10,16 @@ use crate::{
     Timestamp,
     patch::{
         TextOp,
-        keystroke::{self, Keystroke},
+        keystroke::{self, Keystroke, Start},
     },
 };
 
 impl Document {
-    /// Applies a patch, if it is a keystroke. `false`, and nothing has changed, if the general rules have to look at it.
+    /// Applies the only operation of a patch, if it is a keystroke. `false`, and nothing has changed, if the general rules
+    /// have to look at it.
     #[inline]
-    pub(super) fn apply_keystroke(&mut self, patch: &[u8]) -> bool {
-        keystroke::read(patch).and_then(|keystroke| self.apply_read(keystroke)).is_some()
+    pub(super) fn apply_keystroke(&mut self, patch: Start<'_>) -> bool {
+        keystroke::read_one(patch).and_then(|keystroke| self.apply_read(keystroke)).is_some()
     }
 
     #[inline(always)]

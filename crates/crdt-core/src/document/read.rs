@@ -424,12 +424,12 @@ impl<'d> Chunks<'d> {
                 }
                 TextChunk::Other(Chunk { store, pieces })
             } else {
-                let text = || store.contents.narrow.ahead(chunk.offset);
                 TextChunk::Plain {
                     session: chunk.session as usize,
                     time: chunk.time,
                     span: chunk.span.len(),
-                    ascii: live.then(text),
+                    is_dead: !live,
+                    ahead: store.contents.narrow.ahead(chunk.offset),
                 }
             });
         }
@@ -444,8 +444,9 @@ pub(crate) enum TextChunk<'d> {
         session: usize,
         time: u64,
         span: u32,
-        /// The text, and what lies behind it.
-        ascii: Option<&'d [u8]>,
+        is_dead: bool,
+        /// The text, and what lies behind it; of a tombstone, anything.
+        ahead: &'d [u8],
     },
     Other(Chunk<'d>),
 }

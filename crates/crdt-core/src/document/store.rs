@@ -293,13 +293,16 @@ impl Store {
     /// Takes away a reference to a node, and with it the node and all that hangs below it.
     pub(super) fn release(&mut self, node: u32) {
         self.node_mut(node).unlink();
-        if !self.node(node).is_dead()
-            && matches!(self.form(node), Form::ConShort)
-            && self.node(node).refs() == 0
-        {
-            // The usual case: a plain value gives way to the next.
-            let id = self.node(node).id();
+        let at = self.node(node);
+        let form = at.form();
+        let is_alone = matches!(form, Form::ConShort | Form::Con | Form::ConId | Form::Str | Form::Bin);
+        if is_alone && !at.is_dead() && at.refs() == 0 {
+            // The usual case: what holds no other nodes gives way to the next.
+            let id = at.id();
             self.sessions.at_mut(id.session).nodes.remove(id.time);
+            if form != Form::ConShort {
+                self.drop_content(node);
+            }
             self.bury(node);
             return;
         }

@@ -70,3 +70,45 @@ impl Taken {
         self.twice == 0 && !self.missed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ids_are_distinct_only_if_none_was_taken_twice(
+            runs in prop::collection::vec((0..3u32, 0..900u64, 1..200u32), 0..12),
+            seen in 0..700u64,
+        ) {
+            let mut sessions = Sessions::default();
+            for sid in 0..2 {
+                let at = sessions.enter(70_000 + sid);
+                sessions.observe(at, seen);
+            }
+            let mut taken = Taken::new(&sessions, (0, 900), 100).unwrap();
+            let mut all = HashSet::new();
+            let mut distinct = true;
+            for (session, time, len) in runs {
+                taken.take(session, time, len);
+                distinct &= (time..time + u64::from(len)).all(|time| all.insert((session, time)));
+            }
+            // Times above the clock may make it say less, never more.
+            prop_assert!(!taken.are_distinct() || distinct);
+            let all_seen = all.iter().all(|&(at, time)| at < 2 && time <= if at == 0 { 900 } else { seen });
+            prop_assert!(taken.are_distinct() || !distinct || !all_seen);
+        }
+    }
+
+    #[test]
+    fn a_clock_too_far_ahead_gets_no_bits() {
+        let mut sessions = Sessions::default();
+        let at = sessions.enter(70_000);
+        sessions.observe(at, crate::id::MAX_ID - 1);
+        assert!(Taken::new(&sessions, (7, 0), 1000).is_none());
+    }
+}

@@ -3,7 +3,7 @@
 //!
 //! As with a [keystroke](super::keystroke), a patch that is unusual in any way is left to the general reader.
 
-use super::{keystroke::Words, op::code};
+use super::{keystroke::Start, op::code};
 use crate::{
     Timestamp,
     codec::{RawValue, cbor, wire::Reader},
@@ -59,11 +59,11 @@ impl<'a> Iterator for Constants<'a> {
 
 impl ExactSizeIterator for Constants<'_> {}
 
-/// Reads a patch, if it inserts constants into an array, in its canonical spelling.
+/// Reads what stands behind a start, if that inserts constants into an array, in its canonical spelling.
 #[inline]
-pub(crate) fn read(bytes: &[u8]) -> Option<Elements<'_>> {
-    let mut r = Words::new(bytes)?;
-    let id = r.patch_id()?;
+pub(crate) fn read(start: Start<'_>) -> Option<Elements<'_>> {
+    let Start { words: mut r, id, .. } = start;
+    let bytes = r.bytes;
     if r.u8()? != 0xf7 {
         return None;
     }
@@ -160,7 +160,7 @@ mod tests {
 
     /// What was read at once says the same as what the general reader finds.
     fn check(bytes: &[u8]) -> bool {
-        let Some(elements) = read(bytes) else { return false };
+        let Some(elements) = Start::of(bytes).and_then(read) else { return false };
         let patch = PatchRef::decode(bytes).unwrap();
         let ops: Vec<_> = patch.ops().collect();
         let ((slot, last), made) = ops.split_last().unwrap();

@@ -50,13 +50,54 @@ impl Keystroke<'_> {
     }
 }
 
+/// The start of a patch without a remark. It tells what kind of patch that may be, so that each is read in one way only.
+#[derive(Clone, Copy)]
+pub(crate) struct Start<'a> {
+    pub(super) words: Words<'a>,
+    pub(super) id: Timestamp,
+    /// The first byte of the number of operations.
+    count: u8,
+    /// The byte behind it: where there is one operation or a few, the first of them.
+    octet: u8,
+}
+
+impl<'a> Start<'a> {
+    /// Reads it. `None` if there is a remark, or something unusual.
+    #[inline(always)]
+    pub(crate) fn of(bytes: &'a [u8]) -> Option<Self> {
+        let mut words = Words::new(bytes)?;
+        let id = words.patch_id()?;
+        let &[0xf7, count, octet] = bytes.get(words.at..words.at + 3)? else { return None };
+        Some(Self { words, id, count, octet })
+    }
+
+    /// Whether there is one operation.
+    pub(crate) const fn is_one(&self) -> bool {
+        self.count == 1
+    }
+
+    /// Whether the first operation is a constant, as far as can be seen.
+    pub(crate) const fn makes_constant(&self) -> bool {
+        self.octet == code::NEW_CON << 3 || self.count >= 0x80
+    }
+
+    /// How many bytes the patch has.
+    pub(crate) const fn len_bytes(&self) -> usize {
+        self.words.bytes.len()
+    }
+}
+
 /// Reads a patch, if it is a keystroke in its canonical spelling.
 #[inline(always)]
 pub(crate) fn read(bytes: &[u8]) -> Option<Keystroke<'_>> {
-    let mut r = Words::new(bytes)?;
-    let Timestamp { sid, time } = r.patch_id()?;
-    // No meta, one operation.
-    let &[0xf7, 1, octet] = bytes.get(r.at..r.at + 3)? else { return None };
+    Start::of(bytes).filter(Start::is_one).and_then(read_one)
+}
+
+/// Reads the operation behind a start, if it is the only one.
+#[inline(always)]
+pub(crate) fn read_one(start: Start<'_>) -> Option<Keystroke<'_>> {
+    let Start { words: mut r, id: Timestamp { sid, time }, octet, .. } = start;
+    let bytes = r.bytes;
     let ops_at = r.at + 2;
     r.at += 3;
     let (mut foreign, bits, is_text) = (false, octet & 7, octet >> 3 == code::INS_STR);
@@ -84,8 +125,9 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Keystroke<'_>> {
 }
 
 /// Reads numbers by words of eight bytes, in their canonical spelling only.
+#[derive(Clone, Copy)]
 pub(super) struct Words<'a> {
-    bytes: &'a [u8],
+    pub(super) bytes: &'a [u8],
     /// The last eight bytes.
     last: u64,
     pub(super) at: usize,

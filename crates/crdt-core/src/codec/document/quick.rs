@@ -102,7 +102,7 @@ pub(super) fn put_text_chunks(
     let mut known: Vec<Option<Place>> = Vec::new();
     let mut bursts = Bursts::new();
     chunks.for_each_text(|chunk| match chunk {
-        TextChunk::Plain { session, time, span, ascii } => {
+        TextChunk::Plain { session, time, span, is_dead, ahead } => {
             let place = known.get(session).copied().flatten().filter(|place| time <= place.time);
             if place.is_none() {
                 bursts.flush(out);
@@ -110,23 +110,21 @@ pub(super) fn put_text_chunks(
                 known.resize(known.len().max(session + 1), None);
                 known[session] = place;
             }
-            // A copy of a fixed size is two instructions.
-            let block = ascii.filter(|_| span <= 16).and_then(<[u8]>::first_chunk::<16>);
+            // A copy of a fixed size is two instructions, and a tombstone may as well copy nothing.
+            let units = if is_dead { 0 } else { span as usize };
+            let block = ahead.first_chunk::<32>().filter(|_| units <= 32);
             bursts.put(out, |burst| {
                 if let Some(place) = place {
                     burst.pair(place.number, place.time - time);
                 }
-                match ascii {
-                    None => span_head(burst, span),
-                    Some(_) => text_head(burst, span),
-                }
+                chunk_head(burst, is_dead, span);
                 if let Some(block) = block {
-                    burst.block(block, span as usize);
+                    burst.block(block, units);
                 }
             });
-            if let (Some(ascii), None) = (ascii, block) {
+            if block.is_none() && !is_dead {
                 bursts.flush(out);
-                out.extend_from_slice(&ascii[..span as usize]);
+                out.extend_from_slice(&ahead[..units]);
             }
         }
         TextChunk::Other(chunk) => {
@@ -142,26 +140,11 @@ pub(super) fn put_text_chunks(
     bursts.flush(out);
 }
 
-/// The head of ASCII, as `cbor::put_text_head` has it.
+/// The head of ASCII as `cbor::put_text_head` has it, or the length of a tombstone as `cbor::put_head` does. How wide it is
+/// nobody can foresee, so it is counted and not branched on.
 #[inline(always)]
-fn text_head(burst: &mut Burst<'_>, units: u32) {
-    let width = match units {
-        0..6 => 0,
-        6..0x40 => 1,
-        0x40..0x4000 => 2,
-        0x4000.. => 4,
-    };
-    burst.head(0x60, width, units);
-}
-
-/// The length of a tombstone, as `cbor::put_head` has it.
-#[inline(always)]
-fn span_head(burst: &mut Burst<'_>, span: u32) {
-    let width = match span {
-        0..24 => 0,
-        24..0x100 => 1,
-        0x100..0x1_0000 => 2,
-        0x1_0000.. => 4,
-    };
-    burst.head(0, width, span);
+fn chunk_head(burst: &mut Burst<'_>, is_dead: bool, span: u32) {
+    const STEPS: [[u32; 3]; 2] = [[6, 0x40, 0x4000], [24, 0x100, 0x1_0000]];
+    let [one, two, four] = STEPS[usize::from(is_dead)].map(|step| u32::from(span >= step));
+    burst.head(if is_dead { 0 } else { 0x60 }, one + two + 2 * four, span);
 }

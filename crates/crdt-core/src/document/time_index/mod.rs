@@ -1,210 +1,18 @@
 //! From a session's times to what stands there: a bitmap of the times in use, with a value for each.
 
+mod page;
+
 use std::collections::BTreeMap;
 
-/// Times per page: one bit each.
-const PAGE_BITS: u32 = 6;
-const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
+use smallvec::SmallVec;
+
+use page::{Blocks, NIL, PAGE_BITS, PAGE_MASK, Page};
 
 /// How many units of content one page of the dense window may cost.
 pub(super) const UNITS_PER_PAGE: usize = 32;
 /// How many pages the window may hold for each page that has an entry, in units; and without any reason at all.
 const UNITS_PER_ENTRY: usize = 4 * UNITS_PER_PAGE;
 const PAGES_FREE: usize = 64;
-
-/// The entries whose times share all but the low bits: a bit for each. The values stand in the order of the bits in a
-/// block of [`Blocks`], which has room for `1 << class` of them. In class 0 there is no block: the first value stands in
-/// the page itself, and each of the others is `step` above the one before, as those of nodes made one after the other
-/// are.
-#[derive(Debug, Clone, Copy, Default)]
-struct Page {
-    bits: u64,
-    /// Where the block starts; in class 0 the first value.
-    start: u32,
-    class: u8,
-    /// 0 or 1, in class 0.
-    step: u8,
-}
-
-/// No block.
-const NIL: u32 = u32::MAX;
-
-/// Blocks of values, in sizes of powers of two. Given back, they are used again: a list of the free ones of each size
-/// runs through the blocks themselves.
-#[derive(Debug, Clone)]
-struct Blocks {
-    values: Vec<u32>,
-    free: [u32; PAGE_BITS as usize + 1],
-}
-
-impl Default for Blocks {
-    fn default() -> Self {
-        Self { values: Vec::new(), free: [NIL; PAGE_BITS as usize + 1] }
-    }
-}
-
-impl Blocks {
-    fn take(&mut self, class: u8) -> u32 {
-        let head = &mut self.free[usize::from(class)];
-        if *head != NIL {
-            let start = *head;
-            *head = self.values[start as usize];
-            return start;
-        }
-        let start = self.values.len();
-        self.values.resize(start + (1 << class), NIL);
-        start as u32
-    }
-
-    fn give_back(&mut self, start: u32, class: u8) {
-        self.values[start as usize] = std::mem::replace(&mut self.free[usize::from(class)], start);
-    }
-}
-
-impl Page {
-    /// The place of a time's value: as many entries as stand before it.
-    fn rank(&self, bit: u32) -> usize {
-        (self.bits & ((1 << bit) - 1)).count_ones() as usize
-    }
-
-    fn value(&self, rank: usize, blocks: &Blocks) -> u32 {
-        if self.class == 0 { self.run(rank) } else { blocks.values[self.start as usize + rank] }
-    }
-
-    /// The value in class 0.
-    const fn run(&self, rank: usize) -> u32 {
-        self.start.wrapping_add(rank as u32 * self.step as u32)
-    }
-
-    fn set(&mut self, rank: usize, value: u32, blocks: &mut Blocks) {
-        if self.class == 0 {
-            if self.bits.count_ones() <= 1 {
-                self.start = value;
-                return;
-            }
-            if self.run(rank) == value {
-                return;
-            }
-            self.spread(self.bits.count_ones() as usize, blocks);
-        }
-        blocks.values[self.start as usize + rank] = value;
-    }
-
-    /// Gives the values of class 0 a block with room for so many.
-    fn spread(&mut self, room: usize, blocks: &mut Blocks) {
-        let run = *self;
-        self.class = room.next_power_of_two().trailing_zeros() as u8;
-        self.start = blocks.take(self.class);
-        let block = &mut blocks.values[self.start as usize..][..self.bits.count_ones() as usize];
-        for (rank, value) in block.iter_mut().enumerate() {
-            *value = run.run(rank);
-        }
-    }
-
-    /// Whether `value` can be the one with a rank without a block.
-    #[inline]
-    const fn joins(&mut self, rank: usize, len: usize, value: u32) -> bool {
-        let above = value.wrapping_sub(self.start);
-        if len == 1 {
-            self.step = above as u8 & 1;
-            return above == 0 || above == 1 && rank == 1;
-        }
-        match self.step {
-            0 => above == 0,
-            _ => rank == len && above as usize == len,
-        }
-    }
-
-    /// Puts so many values behind the only one, each one more than the one before. Not if there are others.
-    const fn take_run(&mut self, more: u32) -> bool {
-        if self.class > 0 || !self.bits.is_power_of_two() {
-            return false;
-        }
-        // As many ones in a row as there are values then.
-        self.bits |= ((self.bits << more) - self.bits) << 1;
-        self.step = 1;
-        true
-    }
-
-    fn get(&self, bit: u32, blocks: &Blocks) -> Option<u32> {
-        (self.bits >> bit & 1 == 1).then(|| self.value(self.rank(bit), blocks))
-    }
-
-    /// Whether there was nothing.
-    fn insert(&mut self, bit: u32, value: u32, blocks: &mut Blocks) -> bool {
-        if self.bits == 0 {
-            *self = Self { bits: 1 << bit, start: value, class: 0, step: 0 };
-            return true;
-        }
-        let rank = self.rank(bit);
-        if self.bits >> bit & 1 == 1 {
-            self.set(rank, value, blocks);
-            return false;
-        }
-        let len = self.bits.count_ones() as usize;
-        if self.class == 0 {
-            if self.joins(rank, len, value) {
-                self.bits |= 1 << bit;
-                return true;
-            }
-            self.spread(len + 1, blocks);
-        } else if len == 1 << self.class {
-            let (from, class) = (self.start, self.class);
-            self.class += 1;
-            self.start = blocks.take(self.class);
-            blocks.values.copy_within(from as usize..from as usize + len, self.start as usize);
-            blocks.give_back(from, class);
-        }
-        self.bits |= 1 << bit;
-        let start = self.start as usize;
-        if rank < len {
-            blocks.values.copy_within(start + rank..start + len, start + rank + 1);
-        }
-        blocks.values[start + rank] = value;
-        true
-    }
-
-    fn remove(&mut self, bit: u32, blocks: &mut Blocks) -> Option<u32> {
-        if self.bits >> bit & 1 == 0 {
-            return None;
-        }
-        let (rank, len) = (self.rank(bit), self.bits.count_ones() as usize);
-        let value = self.value(rank, blocks);
-        if self.class == 0 {
-            if self.step == 0 || rank == 0 || rank == len - 1 {
-                self.start += u32::from(self.step) * u32::from(rank == 0);
-                self.bits &= !(1 << bit);
-                return Some(value);
-            }
-            self.spread(len, blocks);
-        }
-        self.bits &= !(1 << bit);
-        let start = self.start as usize;
-        blocks.values.copy_within(start + rank + 1..start + len, start + rank);
-        if len == 2 {
-            let (left, class) = (blocks.values[start], self.class);
-            blocks.give_back(self.start, class);
-            (self.start, self.class, self.step) = (left, 0, 0);
-        }
-        Some(value)
-    }
-
-    /// The first entry at or after a bit.
-    const fn ceiling(&self, bit: u64) -> Option<u64> {
-        let after = self.bits & (u64::MAX << bit);
-        if after == 0 { None } else { Some(after.trailing_zeros() as u64) }
-    }
-
-    /// The last entry at or before a bit.
-    fn floor(&self, bit: u32, blocks: &Blocks) -> Option<(u32, u32)> {
-        let before = self.bits & (u64::MAX >> (63 - bit));
-        if before == 0 {
-            return None;
-        }
-        let found = 63 - before.leading_zeros();
-        Some((found, self.value(before.count_ones() as usize - 1, blocks)))
-    }
-}
 
 /// So many times from one on, page by page: the page, the first bit in it, and how many.
 fn pages(time: u64, len: u32) -> impl Iterator<Item = (u64, u32, u32)> {
@@ -226,9 +34,10 @@ fn pages(time: u64, len: u32) -> impl Iterator<Item = (u64, u32, u32)> {
 pub(super) struct TimeIndex {
     /// Which page the window starts with.
     base: u64,
-    window: Vec<Page>,
+    /// In place while it is one page: of many sessions, most made a thing or two.
+    window: SmallVec<[Page; 1]>,
     /// A bit per page of the window: whether it has entries.
-    filled: Vec<u64>,
+    filled: SmallVec<[u64; 1]>,
     /// Pages outside of the window.
     far: BTreeMap<u64, Page>,
     /// For how many units of content the window may have pages.
@@ -248,8 +57,8 @@ impl TimeIndex {
         let mut index = Self { base: start >> PAGE_BITS, allowance: units, ..Self::default() };
         let pages = (end.saturating_sub(1) >> PAGE_BITS) + 1 - index.base;
         let allowed = (units / UNITS_PER_PAGE + PAGES_FREE) as u64;
-        index.window = vec![Page::default(); pages.min(allowed) as usize];
-        index.filled = vec![0; index.window.len().div_ceil(64)];
+        index.window = SmallVec::from_elem(Page::default(), pages.min(allowed) as usize);
+        index.filled = SmallVec::from_elem(0, index.window.len().div_ceil(64));
         index
     }
 
@@ -519,10 +328,9 @@ impl TimeIndex {
 
     /// Bytes that it takes beside itself, roughly.
     pub(super) fn size_bytes(&self) -> usize {
-        self.window.capacity() * size_of::<Page>()
-            + self.filled.capacity() * 8
-            + self.blocks.values.capacity() * 4
-            + self.far.len() * (size_of::<Page>() + 8)
+        let window = if self.window.spilled() { self.window.capacity() * size_of::<Page>() } else { 0 };
+        let filled = if self.filled.spilled() { self.filled.capacity() * 8 } else { 0 };
+        window + filled + self.blocks.values.capacity() * 4 + self.far.len() * (size_of::<Page>() + 8)
     }
 
     fn slot(&self, key: u64) -> Option<usize> {
