@@ -57,6 +57,12 @@ pub(crate) fn check_metadata(
     check_size(id, metadata, options.document_bytes_max)
 }
 
+/// Whether a body takes at most so many bytes as JSON.
+#[cfg(feature = "mongodb")]
+pub(crate) fn is_within(body: &Body, bytes_max: usize) -> bool {
+    serde_json::to_writer(&mut Room { left: bytes_max }, body).is_ok()
+}
+
 fn check_size(id: &DocumentId, body: &Body, bytes_max: usize) -> Result<(), StorageError> {
     let invalid = |reason| Err(StorageError::InvalidDocument { id: id.clone(), reason });
     if !body.values().all(|value| shallower_than(value, DEPTH_MAX)) {

@@ -34,6 +34,31 @@ pub(super) enum Verb<'v> {
     Pipeline(Vec<Bsons>),
 }
 
+/// What the tries of one verb have in common.
+struct Tries {
+    write: WriteId,
+    unsure: Option<Unsure>,
+    /// What the write left that was answered.
+    left: Option<Stored>,
+}
+
+/// What is to be done with a document.
+enum Decision {
+    Write(Write),
+    /// Nothing, and the sequence is noted if the caller named one.
+    Keep(Option<u64>),
+    /// The producer's sequence was answered before.
+    Repeated(u64),
+    /// Another writer came between.
+    Overtaken,
+}
+
+struct Write {
+    operation: Operation,
+    after: Option<Body>,
+    sequence: Option<u64>,
+}
+
 /// A write that was sent and not answered.
 struct Unsure {
     /// The version that it was to follow.
@@ -47,10 +72,10 @@ pub(super) struct Planned {
     pub(super) after: Option<Document>,
     pub(super) change: Arc<Change>,
     pub(super) event: Bsons,
-    how: How,
+    pub(super) how: How,
 }
 
-enum How {
+pub(super) enum How {
     Insert(Bsons),
     Update { filter: Bsons, update: Bsons },
     Remove { filter: Bsons },
@@ -76,16 +101,31 @@ impl MongoStorage {
         verb: &mut Verb<'_>,
     ) -> Result<Outcome, StorageError> {
         let key = self.key(id);
-        let _gate = self.shared().gate(&key).lock().await;
+        let mut gate = self.shared().gate(&key).lock().await;
         self.check_open()?;
         // One id for all attempts: whichever of them the server has applied, it is this write, and it is once.
-        let write = WriteId::new();
-        let mut unsure: Option<Unsure> = None;
+        let mut tries = Tries { write: WriteId::new(), unsure: None, left: None };
+        let mut remembered = self.recall(&mut gate, &key);
+        // Where another process writes as well, what is remembered would mostly be old.
+        let mut outdated = false;
         let mut made_room = false;
         let mut backoff = Backoff::new(&self.options);
         loop {
-            match self.attempt(&key, options, write, &mut unsure, verb).await {
-                Ok(Some(outcome)) => return Ok(outcome),
+            let attempted = match remembered.take() {
+                Some(found) => match self.attempt_remembered(&key, options, found, &mut tries, verb).await {
+                    Ok(None) => {
+                        outdated = true;
+                        continue;
+                    }
+                    attempted => attempted,
+                },
+                None => self.attempt(&key, options, &mut tries, verb).await,
+            };
+            match attempted {
+                Ok(Some(outcome)) => {
+                    gate.remember(key, tries.left.filter(|_| !outdated));
+                    return Ok(outcome);
+                }
                 Ok(None) => {
                     if !backoff.pause().await {
                         return Err(StorageError::RetriesExhausted { attempts: backoff.attempts() });
@@ -98,7 +138,7 @@ impl MongoStorage {
                 Err(Failure::Driver(error)) if is_too_large(&error) && !made_room => {
                     // Events that are in the log leave the outbox with the next try, which may be all it takes.
                     made_room = true;
-                    unsure = None;
+                    tries.unsure = None;
                     self.place_outbox(id).await?;
                 }
                 Err(Failure::Driver(error)) if is_too_large(&error) => {
@@ -116,22 +156,24 @@ impl MongoStorage {
         &self,
         key: &Key,
         options: &EditOptions,
-        write: WriteId,
-        unsure: &mut Option<Unsure>,
+        tries: &mut Tries,
         verb: &mut Verb<'_>,
     ) -> Result<Option<Outcome>, Failure> {
         // Whoever looks for a write whose answer was lost looks into the outbox too.
-        let found =
-            if unsure.is_some() { self.stored(&key.id).await? } else { self.stored_to_write(key).await? };
+        let found = if tries.unsure.is_some() {
+            self.stored(&key.id).await?
+        } else {
+            self.stored_to_write(key).await?
+        };
         let found = match found {
             Some(found) => found,
             None => self.absent(&key.id).await?,
         };
-        if let Some(sent) = unsure.take() {
-            match self.what_became_of(&sent, write, &found).await? {
-                Fate::Applied => return Ok(Some(self.applied(key, sent.planned, &found))),
+        if let Some(sent) = tries.unsure.take() {
+            match self.what_became_of(&sent, tries.write, &found).await? {
+                Fate::Applied => return Ok(Some(self.applied(key, sent.planned, &found.outbox))),
                 // The very same again: should both arrive, the version check lets one through.
-                Fate::Open => return self.send(key, sent.planned, found, unsure).await,
+                Fate::Open => return self.send(key, sent.planned, found, tries).await,
                 Fate::Overtaken => {}
             }
         }
@@ -143,16 +185,54 @@ impl MongoStorage {
         if found.outbox.len() >= OUTBOX_MAX {
             self.shared().relay.place_now(Moved { key: key.clone(), events: found.outbox.clone() }).await?;
         }
+        let client = &options.producer.client_id;
+        match self.decide(key, &found, options, verb).await? {
+            Decision::Write(write) => self.write(key, found, write, options, tries).await,
+            Decision::Repeated(sequence) => {
+                let version = self.shared().answer(key, &found, client, sequence).await?;
+                Ok(Some(Outcome::Repeated { version, document: found.document() }))
+            }
+            Decision::Keep(None) => Ok(Some(Outcome::Kept(found.document()))),
+            Decision::Keep(Some(sequence)) => {
+                let noted = self.note(None, &found, client, sequence).await?;
+                Ok(noted.then(|| Outcome::Kept(found.document())))
+            }
+            Decision::Overtaken => Ok(None),
+        }
+    }
+
+    /// A try without a reading. `None` when it has to be read after all.
+    async fn attempt_remembered(
+        &self,
+        key: &Key,
+        options: &EditOptions,
+        found: Stored,
+        tries: &mut Tries,
+        verb: &mut Verb<'_>,
+    ) -> Result<Option<Outcome>, Failure> {
+        self.shared().relay.make_room().await?;
+        match self.decide(key, &found, options, verb).await {
+            Ok(Decision::Write(write)) => self.write(key, found, write, options, tries).await,
+            // True of what is remembered, perhaps not of what is there.
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
+    /// What is to be done with a document as it was found.
+    async fn decide(
+        &self,
+        key: &Key,
+        found: &Stored,
+        options: &EditOptions,
+        verb: &mut Verb<'_>,
+    ) -> Result<Decision, Failure> {
         let document = found.document();
         let producer = &options.producer;
-        let mark = self.mark(&found, &producer.client_id).await?;
+        let mark = self.mark(found, &producer.client_id).await?;
         let sequence = if self.options.record_changes || producer.sequence.is_some() {
             match rules::turn(producer.sequence, mark.map_or(0, |mark| mark.sequence))? {
                 Turn::Next(sequence) => Some(sequence),
-                Turn::Repeated(sequence) => {
-                    let version = self.shared().answer(key, &found, &producer.client_id, sequence).await?;
-                    return Ok(Some(Outcome::Repeated { version, document }));
-                }
+                Turn::Repeated(sequence) => return Ok(Decision::Repeated(sequence)),
             }
         } else {
             None
@@ -160,29 +240,34 @@ impl MongoStorage {
         rules::expect_version(&key.id, options, document.as_ref().map_or(0, |document| document.version))?;
         let step = match verb {
             Verb::Here(verb) => verb(document.as_ref())?,
-            Verb::Pipeline(stages) => match self.step_by_pipeline(&found, document.as_ref(), stages).await? {
+            Verb::Pipeline(stages) => match self.step_by_pipeline(found, document.as_ref(), stages).await? {
                 Some(step) => step,
-                None => return Ok(None),
+                None => return Ok(Decision::Overtaken),
             },
         };
-        match step {
-            Step::Keep => match producer.sequence {
-                Some(sequence) => {
-                    let noted = self.note(None, &found, &producer.client_id, sequence).await?;
-                    Ok(noted.then_some(Outcome::Kept(document)))
-                }
-                None => Ok(Some(Outcome::Kept(document))),
-            },
+        Ok(match step {
+            Step::Keep => Decision::Keep(producer.sequence),
             Step::Write(operation, after) => {
                 if let Some(after) = &after {
                     rules::check_body(&key.id, after, &self.options)?;
                 }
-                let spilled = self.shared().spill(key, &found).await?;
-                let planned = self.plan(key, &found, (operation, after), sequence, options, write, &spilled);
-                check_event(&key.id, &planned.event)?;
-                self.send(key, planned, found, unsure).await
+                Decision::Write(Write { operation, after, sequence })
             }
-        }
+        })
+    }
+
+    async fn write(
+        &self,
+        key: &Key,
+        found: Stored,
+        Write { operation, after, sequence }: Write,
+        options: &EditOptions,
+        tries: &mut Tries,
+    ) -> Result<Option<Outcome>, Failure> {
+        let spilled = self.shared().spill(key, &found).await?;
+        let planned = self.plan(key, &found, (operation, after), sequence, options, tries.write, &spilled);
+        check_event(&key.id, &planned.event)?;
+        self.send(key, planned, found, tries).await
     }
 
     /// Makes the commands that carry out a change.
@@ -252,10 +337,13 @@ impl MongoStorage {
         let mut filter = doc! {
             "_id": found.id.as_str(), version_field: count(found.version), "_weft.version": count(found.version),
         };
+        let (mut set, mut unset) = changed_fields(raw, found.body.as_deref(), after, version_field);
+        if found.remembered {
+            filter.extend(self.as_remembered(found, &set, &unset));
+        }
         if !recorded && after.is_none() {
             return How::Remove { filter };
         }
-        let (mut set, mut unset) = changed_fields(raw, found.body.as_deref(), after, version_field);
         set.insert(version_field, version);
         set.insert("_weft.version", version);
         set.insert("_weft.write", write);
@@ -303,8 +391,8 @@ impl MongoStorage {
         &self,
         key: &Key,
         planned: Planned,
-        found: Stored,
-        unsure: &mut Option<Unsure>,
+        mut found: Stored,
+        tries: &mut Tries,
     ) -> Result<Option<Outcome>, Failure> {
         let sent = match &planned.how {
             How::Insert(document) => match self.documents.insert_one(document).await {
@@ -321,10 +409,14 @@ impl MongoStorage {
             }
         };
         match sent {
-            Ok(true) => Ok(Some(self.applied(key, planned, &found))),
+            Ok(true) => {
+                let outbox = std::mem::take(&mut found.outbox);
+                tries.left = self.left_by(found, &planned);
+                Ok(Some(self.applied(key, planned, &outbox)))
+            }
             Ok(false) => Ok(None),
             Err(error) => {
-                *unsure = Some(Unsure { base: found.version, planned });
+                tries.unsure = Some(Unsure { base: found.version, planned });
                 Err(error.into())
             }
         }
@@ -359,11 +451,11 @@ impl MongoStorage {
         })
     }
 
-    /// A change was written: its event goes to the log.
-    fn applied(&self, key: &Key, planned: Planned, found: &Stored) -> Outcome {
+    /// A change was written: its event goes to the log, and so does what else was found in the outbox.
+    fn applied(&self, key: &Key, planned: Planned, outbox: &[Bsons]) -> Outcome {
         if self.options.record_changes {
             let shared = self.shared();
-            let left = found.outbox.iter().filter(|event| {
+            let left = outbox.iter().filter(|event| {
                 let version = event_version(event);
                 version < planned.change.version && !shared.relay.sees_to(key, version)
             });

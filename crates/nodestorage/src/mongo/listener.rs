@@ -5,7 +5,10 @@
 //! too old the whole collection is read anew, and the log gets a marker: from there on watchers know that they missed
 //! something. Several listeners may see the same: the version check lets one of them record it.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 use mongodb::{
@@ -40,6 +43,22 @@ const REST: Duration = Duration::from_millis(20);
 
 /// How many writes of others are remembered for that. What is forgotten is found by the next who reads or opens.
 const WAITING_MAX: usize = 4_096;
+
+/// Says that the stream tells what others write, for as long as it does.
+struct Heard<'h>(&'h AtomicBool);
+
+impl<'h> Heard<'h> {
+    fn on(heard: &'h AtomicBool) -> Self {
+        heard.store(true, Ordering::Release);
+        Self(heard)
+    }
+}
+
+impl Drop for Heard<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
 
 impl MongoStorage {
     /// Listens for as long as the store is open.
@@ -87,6 +106,7 @@ impl MongoStorage {
             // The stream is open, so nothing that comes from here on is missed.
             self.read_anew(lost).await?;
         }
+        let _heard = Heard::on(&self.heard);
         let mut kept_at = super::now();
         let mut unkept = token.is_none() || lost;
         loop {

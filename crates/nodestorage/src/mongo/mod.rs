@@ -24,6 +24,7 @@ mod producers;
 mod query;
 mod storage;
 mod commit;
+mod remembered;
 mod adopt;
 mod pipeline;
 mod transaction;
@@ -34,7 +35,7 @@ pub mod testing;
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -57,6 +58,7 @@ pub use self::{
 use self::{
     failure::{is_duplicate, of_driver},
     relay::{Key, Relay},
+    remembered::Gate,
 };
 use crate::{
     Storage, StorageError, StorageOptions, Store,
@@ -152,8 +154,11 @@ struct Shared {
     tide: watch::Sender<Tide>,
     /// Collections that were opened here, by number. Held for a look-up.
     names: Mutex<Vec<Arc<str>>>,
-    /// A writer holds the gate of its document, so that writers of one process don't make each other try again.
-    gates: Vec<tokio::sync::Mutex<()>>,
+    /// Whether a change stream tells what other programs write to them, by number. Held for a look-up.
+    heard: Mutex<Vec<Arc<AtomicBool>>>,
+    /// A writer holds the gate of its document, so that writers of one process don't make each other try again. It holds what
+    /// the last of them has left.
+    gates: Vec<tokio::sync::Mutex<Gate>>,
     /// Told when somebody watches, or another process writes to the same documents.
     followed: tokio::sync::Notify,
     /// How often the log is looked at where there are no change streams: as often as the most impatient of the
@@ -201,6 +206,7 @@ impl MongoStore {
             relay: relay.clone(),
             tide,
             names: Mutex::default(),
+            heard: Mutex::default(),
             gates: (0..GATES).map(|_| tokio::sync::Mutex::default()).collect(),
             followed: tokio::sync::Notify::new(),
             log_interval: Mutex::new(Duration::MAX),
@@ -379,7 +385,15 @@ impl Shared {
         number as u32
     }
 
-    fn gate(&self, key: &Key) -> &tokio::sync::Mutex<()> {
+    fn heard(&self, number: u32) -> Arc<AtomicBool> {
+        let (number, mut heard) = (number as usize, self.heard.lock());
+        if heard.len() <= number {
+            heard.resize_with(number + 1, Arc::default);
+        }
+        Arc::clone(&heard[number])
+    }
+
+    fn gate(&self, key: &Key) -> &tokio::sync::Mutex<Gate> {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
         &self.gates[hash as usize % GATES]
     }

@@ -41,6 +41,8 @@ pub(super) struct Stored {
     pub(super) outbox: Vec<Bsons>,
     /// The document as the server has it; `None` when there is none, not even a tombstone.
     pub(super) raw: Option<Bsons>,
+    /// Whether this is what the last write of this process has left, and was not read.
+    pub(super) remembered: bool,
 }
 
 impl Stored {
@@ -57,6 +59,7 @@ impl Stored {
             digest: None,
             outbox: Vec::new(),
             raw: None,
+            remembered: false,
         }
     }
 
@@ -86,6 +89,7 @@ impl Stored {
             digest: own.and_then(|own| own.get_i64("digest").ok()),
             outbox,
             raw: Some(raw),
+            remembered: false,
             id,
         })
     }

@@ -1,6 +1,11 @@
 //! A collection as a [`Storage`]: what it reads, and its verbs.
 
-use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use crdt_core::{ClientId, StateVector};
@@ -42,6 +47,8 @@ pub struct MongoStorage {
     number: u32,
     pub(super) options: StorageOptions,
     pub(super) documents: Collection<Bsons>,
+    /// Whether a change stream tells this process what other programs write here. The listener says so.
+    pub(super) heard: Arc<AtomicBool>,
     /// Ends the handle and its watches.
     closed: watch::Sender<bool>,
 }
@@ -51,7 +58,8 @@ impl MongoStorage {
         let shared = handle.shared.clone();
         let documents = shared.database.collection(name);
         let (closed, _) = watch::channel(false);
-        Self { shared, handle: Some(handle), name: name.into(), number, options, documents, closed }
+        let heard = shared.heard(number);
+        Self { shared, handle: Some(handle), name: name.into(), number, options, documents, heard, closed }
     }
 
     /// The same for a task of the store.

@@ -8,6 +8,7 @@ mod filters;
 mod otherwise;
 mod pipelines;
 mod proxy;
+mod remembered;
 mod transactions;
 mod updates;
 
