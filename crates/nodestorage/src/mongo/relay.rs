@@ -78,7 +78,7 @@ pub(super) struct Relay {
     database: Database,
     events: Collection<Bsons>,
     // Held for a push or a pop.
-    queue: Mutex<VecDeque<Moved>>,
+    queue: Mutex<Queue>,
     queue_max: usize,
     filled: Notify,
     /// How far the events of documents have come. Held for a look-up.
@@ -86,6 +86,14 @@ pub(super) struct Relay {
     /// Held while events are inserted: one process takes its places one after the other.
     end: tokio::sync::Mutex<End>,
     tide: watch::Sender<Tide>,
+}
+
+/// What waits for its places.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Moved>,
+    /// How many were taken out to be placed, and come back if that fails. They wait as well.
+    placing: usize,
 }
 
 /// How far the events of a document have come, by their versions; 0 where nothing is known.
@@ -158,7 +166,10 @@ impl Relay {
 
     /// Sees to it that there is room for one more. Writers that are let in at once may each bring one over the bound.
     pub(super) async fn make_room(&self) -> Result<(), Error> {
-        let full = self.queue.lock().len() >= self.queue_max;
+        let full = {
+            let queue = self.queue.lock();
+            queue.waiting.len() + queue.placing >= self.queue_max
+        };
         if full { self.settle().await } else { Ok(()) }
     }
 
@@ -167,7 +178,7 @@ impl Relay {
         if let Some(last) = moved.events.last() {
             self.note(moved.key.clone(), Known { placed: 0, taken: event_version(last) });
         }
-        self.queue.lock().push_back(moved);
+        self.queue.lock().waiting.push_back(moved);
         self.filled.notify_one();
     }
 
@@ -204,11 +215,12 @@ impl Relay {
         let mut queue = self.queue.lock();
         let (mut batch, mut events) = (Vec::new(), 0);
         while events < BATCH_MAX
-            && let Some(moved) = queue.pop_front()
+            && let Some(moved) = queue.waiting.pop_front()
         {
             events += moved.events.len();
             batch.push(moved);
         }
+        queue.placing = batch.len();
         batch
     }
 
@@ -221,7 +233,7 @@ impl Relay {
                 () = tokio::time::sleep(CLEAR_AFTER) => {}
             }
             let started = super::now();
-            let waited = !self.queue.lock().is_empty();
+            let waited = !self.queue.lock().waiting.is_empty();
             let moved = match self.settle().await {
                 Ok(()) => {
                     let rest = if waited { started.elapsed() * REST } else { Duration::ZERO };
@@ -374,15 +386,16 @@ struct Rows<'r> {
 
 impl Drop for Rows<'_> {
     fn drop(&mut self) {
-        if self.waiting.is_empty() {
-            return;
-        }
+        let again = !self.waiting.is_empty();
         let mut queue = self.relay.queue.lock();
+        queue.placing = 0;
         for (key, event) in self.waiting.drain(..).rev() {
-            queue.push_front(Moved { key, events: vec![event] });
+            queue.waiting.push_front(Moved { key, events: vec![event] });
         }
         drop(queue);
-        self.relay.filled.notify_one();
+        if again {
+            self.relay.filled.notify_one();
+        }
     }
 }
 
