@@ -17,14 +17,16 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
 };
+use until::{PATIENCE, until};
 
 #[path = "../examples/cluster.rs"]
 #[expect(dead_code, reason = "its `main` is for people")]
 mod example;
 #[path = "support/peer.rs"]
 mod peer;
+#[path = "support/until.rs"]
+mod until;
 
-const PATIENCE: Duration = Duration::from_secs(10);
 const HERE: &str = "tcp://127.0.0.1:0";
 
 fn options() -> SpotOptions {
@@ -32,15 +34,6 @@ fn options() -> SpotOptions {
     options.node.reconnect_min = Duration::from_millis(20);
     options.node.reconnect_max = Duration::from_millis(200);
     options
-}
-
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let holds = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 fn text(arrival: Option<Arrival>) -> String {
@@ -365,4 +358,36 @@ async fn a_subscription_over_the_cluster_is_told_of_a_cut_and_of_a_restart_and_g
     // What was published before is read first.
     while subscription.try_recv().is_some() {}
     heard_after_a_gap(&publisher, &mut subscription, "restarted").await;
+}
+
+#[tokio::test]
+async fn a_file_in_the_way_of_a_socket_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let endpoint = format!("ipc://{}", path.display());
+    std::fs::write(&path, "precious").unwrap();
+    let node = Spot::new(options());
+    assert!(matches!(node.bind(&endpoint).await, Err(SpotError::Io { .. })));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    // A socket that nobody answers may go.
+    std::fs::remove_file(&path).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    node.bind(&endpoint).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_at_all_addresses_tells_nobody_to_come_there() {
+    let public = || SpotOptions { public: true, ..options() };
+    let seed = Spot::new(public());
+    let at = seed.bind("tcp://0.0.0.0:0").await.unwrap();
+    let at = at.replace("0.0.0.0", "127.0.0.1");
+    let (a, b) = (Spot::new(public()), Spot::new(public()));
+    let at_a = a.bind("tcp://127.0.0.1:0").await.unwrap();
+    a.cluster_add(&at).await.unwrap();
+    b.cluster_add(&at).await.unwrap();
+    // The seed tells of A, and A does not tell of the seed.
+    until("B is connected to A", || b.status().iter().any(|link| link.name == at_a)).await;
+    for node in [&a, &b] {
+        assert!(node.status().iter().all(|link| !link.name.contains("0.0.0.0")), "{:?}", node.status());
+    }
 }

@@ -266,7 +266,7 @@ fn a_cut_cable_is_noticed_and_after_it_is_mended_nothing_is_missing() {
     cable.set("down");
     // Published while nobody can hear it, before and after that is noticed.
     publish(&cable, "cut 0");
-    line(&owner.lines, "Suspect");
+    line(&owner.lines, "suspect");
     publish(&cable, "cut 1");
     cable.set("up");
     for number in 0..2 {

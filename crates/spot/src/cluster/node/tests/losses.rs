@@ -1,0 +1,137 @@
+//! What goes when there is no room, and who learns of it.
+
+use super::*;
+
+/// A topic of ours that is full: nobody reads what it has, so what others publish to it waits.
+fn full_topic(node: &mut Node) -> SubId {
+    node.topic_create("t", TopicOptions::STANDARD).unwrap();
+    let sub = node.sub_open(SubscriptionOptions { messages_max: 1, bytes_max: 1 << 20 }, false);
+    node.subscribe(sub, TopicPattern::new("t").unwrap()).unwrap();
+    assert!(matches!(node.publish("t", &"first".into(), false), Ok(Publish::Done(_))));
+    sub
+}
+
+#[test]
+fn a_publisher_that_restarts_while_its_messages_wait_loses_none() {
+    let mut node = node_with(|_| {});
+    let sub = full_topic(&mut node);
+    let link = joined(&mut node, ANN, 1);
+    tell(&mut node, link, &[stream(1, Kind::Publish, 1, 1, "t", &[b"a", b"b", b"c"])]);
+    node.link_closed(link, "it was killed");
+    let link = joined(&mut node, ANN, 2);
+    tell(&mut node, link, &[stream(1, Kind::Publish, 2, 1, "t", &[b"d"])]);
+    assert_eq!(texts(arrivals(&mut node, sub)), ["first", "a", "b", "c", "d"]);
+    let topic = node.topics[node.named("t").expect("it is known")].local.as_ref().unwrap();
+    let publisher = &topic.flow.publishers[&ANN];
+    assert_eq!((publisher.taken, publisher.waiting, topic.flow.backlog_bytes), (1, Amount::default(), 0));
+    assert_eq!(node.counters().dropped, 0);
+}
+
+#[test]
+fn a_publisher_that_restarts_again_and_again_cannot_fill_the_memory() {
+    let mut node = node_with(|options| options.retained_messages_max = 10);
+    let sub = full_topic(&mut node);
+    for life in 1..100 {
+        let link = joined(&mut node, ANN, life);
+        tell(&mut node, link, &[stream(1, Kind::Publish, life, 1, "t", &[b"a", b"b", b"c"])]);
+        node.link_closed(link, "it was killed");
+    }
+    let backlog =
+        node.topics[node.named("t").expect("it is known")].local.as_ref().unwrap().flow.backlog.len();
+    assert_eq!(backlog, 10 + 3);
+    assert_eq!(node.counters().dropped, 99 * 3 - 13);
+    assert_eq!(arrivals(&mut node, sub).len(), 14);
+}
+
+#[test]
+fn all_that_are_in_the_way_lose_their_place_at_once() {
+    let mut node = node_with(|options| options.retained_messages_max = 8);
+    node.topic_create("t", TopicOptions::STANDARD).unwrap();
+    let links: Vec<LinkId> = (0..3000_u128).map(|n| joined(&mut node, NodeId(100 + n), 1)).collect();
+    for &link in &links {
+        let resume = Resume { window: 1, window_bytes: 1000, ..Resume::default() };
+        tell(&mut node, link, &[Command::Subscribe { topic: "t", resume: Some(resume) }]);
+    }
+    while !matches!(node.publish("t", &"x".into(), false), Ok(Publish::Full)) {}
+    while node.poll_output().is_some() {}
+    assert!(matches!(node.publish("t", &"x".into(), true), Ok(Publish::Done(_))));
+    let mut told = 0;
+    while let Some(output) = node.poll_output() {
+        if let Output::Event(Event::Dropped { messages, .. }) = output {
+            assert_eq!(messages, 7);
+            told += 1;
+        }
+    }
+    assert_eq!(told, links.len());
+}
+
+#[test]
+fn replay_gives_way_to_what_has_to_arrive() {
+    let mut node = node_with(|options| options.retained_bytes_max = 1000);
+    let policy = Policy::Block { timeout: Duration::from_secs(1) };
+    node.topic_create("t", TopicOptions { policy, replay: 1000 }).unwrap();
+    let link = joined(&mut node, ANN, 1);
+    let resume = Resume { window: 1000, window_bytes: 1 << 20, ..Resume::default() };
+    tell(&mut node, link, &[Command::Subscribe { topic: "t", resume: Some(resume) }]);
+    for n in 1..=100 {
+        assert!(matches!(node.publish("t", &vec![0; 100].into(), false), Ok(Publish::Done(_))), "{n}");
+        assert!(
+            node.topics[node.named("t").expect("it is known")].local.as_ref().unwrap().flow.log.bytes()
+                <= 1000
+        );
+        sent(&mut node, link);
+        // It acknowledges a little late, as peers do.
+        let acked = u64::saturating_sub(n, 5);
+        tell(
+            &mut node,
+            link,
+            &[Command::Credit { topic: "t", up: false, acked, limit: 1000, limit_bytes: 1 << 20 }],
+        );
+    }
+    // What there is room for is replayed: the latest.
+    let late = node.sub_open(SubscriptionOptions::STANDARD, false);
+    node.subscribe(late, TopicPattern::new("t").unwrap()).unwrap();
+    assert_eq!(arrivals(&mut node, late).len(), 10);
+}
+
+#[test]
+fn every_drop_is_told_by_topic_and_peer() {
+    for policy in [Policy::DropNewest, Policy::DropOldest, Policy::Conflate, Policy::Disconnect] {
+        let mut node = node_with(|options| {
+            options.send_messages_max = 10;
+            options.retained_messages_max = 10;
+        });
+        node.topic_create("t", TopicOptions { policy, replay: 0 }).unwrap();
+        let link = joined(&mut node, ANN, 1);
+        sent(&mut node, link);
+        tell(&mut node, link, &[Command::Subscribe { topic: "t", resume: Some(Resume::default()) }]);
+        for _ in 0..100 {
+            let _ = node.publish("t", &"x".into(), false);
+        }
+        sent(&mut node, link);
+        node.heard(link);
+        node.advance(Duration::from_secs(1));
+        node.link_closed(link, "over");
+        let mut told = 0;
+        while let Some(output) = node.poll_output() {
+            if let Output::Event(Event::Dropped { topic, peer, messages }) = output {
+                assert_eq!((topic.as_str(), &*peer), ("t", "test"));
+                told += messages;
+            }
+        }
+        assert!(told > 50, "{policy:?}");
+        assert_eq!(told, node.counters().dropped, "{policy:?}");
+    }
+}
+
+#[test]
+fn what_local_subscriptions_drop_is_counted() {
+    let mut node = node_with(|_| {});
+    node.topic_create("t", TopicOptions { policy: Policy::DropNewest, replay: 0 }).unwrap();
+    let sub = node.sub_open(SubscriptionOptions { messages_max: 10, bytes_max: 1000 }, false);
+    node.subscribe(sub, TopicPattern::new("t").unwrap()).unwrap();
+    for _ in 0..25 {
+        assert!(matches!(node.publish("t", &"x".into(), false), Ok(Publish::Done(_))));
+    }
+    assert_eq!(node.counters().dropped, 15);
+}
