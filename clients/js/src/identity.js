@@ -7,11 +7,24 @@
 
 /** @typedef {import("./stores/memory.js").Store} Store */
 
-/** An id that nobody has, readable enough for a log. */
-export function newClientId() {
+/**
+ * An id that nobody has, readable enough for a log.
+ *
+ * @param {string} [name] who the server knows the client as; then its ids begin with it
+ */
+export function newClientId(name) {
   const bytes = crypto.getRandomValues(new Uint8Array(9));
-  return `c-${btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_")}`;
+  const id = `c-${btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_")}`;
+  return name === undefined ? id : `${name}/${id}`;
 }
+
+/**
+ * Whether a client id is one of that name. What is after the name has no slash, whatever the name has.
+ *
+ * @param {string} clientId
+ * @param {string | undefined} name
+ */
+const isOf = (clientId, name) => clientId.slice(0, Math.max(0, clientId.lastIndexOf("/"))) === (name ?? "");
 
 /**
  * Claims an id for this page: one that has unsent writes in the store and is not in use, or a new one. It is held
@@ -20,16 +33,17 @@ export function newClientId() {
  * behind.
  *
  * @param {Store} store
+ * @param {string} [name] who the server knows the client as, if it asks
  * @returns {Promise<string>}
  */
-export async function claimIdentity(store) {
-  const known = await store.clients();
+export async function claimIdentity(store, name) {
+  const known = (await store.clients()).filter(({ clientId }) => isOf(clientId, name));
   // Those with unsent writes first: somebody waits for them.
   known.sort((a, b) => b.unsent - a.unsent);
   for (const { clientId } of known) {
     if (await claim(clientId)) return clientId;
   }
-  const clientId = newClientId();
+  const clientId = newClientId(name);
   await claim(clientId);
   return clientId;
 }
@@ -39,10 +53,11 @@ export async function claimIdentity(store) {
  *
  * @param {Store} store
  * @param {(clientId: string) => Promise<void>} send resolves when they are sent
+ * @param {string} [name] who the server knows the client as, if it asks
  */
-export async function adoptOrphans(store, send) {
+export async function adoptOrphans(store, send, name) {
   for (const { clientId, unsent } of await store.clients()) {
-    if (unsent > 0 && (await claim(clientId))) await send(clientId);
+    if (unsent > 0 && isOf(clientId, name) && (await claim(clientId))) await send(clientId);
   }
 }
 

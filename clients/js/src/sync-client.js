@@ -27,7 +27,7 @@ import { openWebSocket } from "./transports/websocket.js";
  * @property {Store} [store] where documents and unsent writes are kept; in memory if left out
  * @property {TransportName[]} [transports] what to connect by, the first one first
  * @property {ConflictResolver} [resolver]
- * @property {string} [token] a bearer token
+ * @property {string} [token] a bearer token; {@link SyncClient#setToken} takes the next one
  * @property {(event: Event) => void} [onEvent] hears every event of an opened document, in order, once
  * @property {typeof WebSocket} [WebSocket]
  * @property {typeof fetch} [fetch]
@@ -135,6 +135,16 @@ export class SyncClient {
   /** @param {TransportName[]} transports what to connect by from now on, the first one first */
   setTransports(transports) {
     this.#input({ type: "transports", transports });
+  }
+
+  /**
+   * Goes on under another token of the same name, without a new connection where that is possible. Without one in time
+   * the server ends the connection; what was written meanwhile is kept and sent under the next token.
+   *
+   * @param {string} token
+   */
+  setToken(token) {
+    this.#input({ type: "token", token });
   }
 
   /** @param {boolean} online what the device says; after a "yes" the next try comes at once */
@@ -255,7 +265,8 @@ export class SyncClient {
    * @param {object} body
    */
   async #post(path, body) {
-    const { fetch = globalThis.fetch, token } = this.options;
+    const { fetch = globalThis.fetch } = this.options;
+    const { token } = this.#machine;
     const response = await fetch(new URL(path, this.base), {
       method: "POST",
       headers: { "content-type": "application/json", ...(token && { authorization: `Bearer ${token}` }) },

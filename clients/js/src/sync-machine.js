@@ -33,6 +33,7 @@ import { StateManager } from "./state-manager.js";
  *   | { type: "message", message: any }
  *   | { type: "synced", message: any }
  *   | { type: "closed", code?: number, reason?: string }
+ *   | { type: "token", token: string | undefined }
  *   | { type: "timer", name: TimerName }
  *   | { type: "open", documentId: string, record?: DocumentRecord }
  *   | { type: "close", documentId: string }
@@ -198,6 +199,10 @@ export class SyncMachine {
         break;
       case "network":
         this.#onNetwork(input.online);
+        break;
+      case "token":
+        this.token = input.token;
+        if (this.#greeted && input.token) this.#send({ type: "authenticate", token: input.token });
         break;
       case "opened":
         this.#greet();

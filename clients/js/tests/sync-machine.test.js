@@ -340,3 +340,22 @@ test("presence is shown while it is live, again after a reconnect, and others go
   const live = sent(hear({ type: "live", documentId: "g", version: 3 }));
   assert.deepEqual(live, [{ type: "presence", documentId: "g", data: { field: "level" } }]);
 });
+
+test("a token is shown with the hello, and a new one at once", () => {
+  const it = new SyncMachine({ clientId: "ann/c", transports: ["websocket"], resolver: ConflictResolver.threeWay(), token: "one" });
+  const feed = (input) => {
+    it.handleInput(input, { nowMs: 1, random: 0.5 });
+    const outputs = [];
+    for (let output = it.pollOutput(); output; output = it.pollOutput()) outputs.push(output);
+    return sent(outputs);
+  };
+  feed({ type: "connect" });
+  assert.deepEqual(feed({ type: "opened" }), [{ type: "hello", clientId: "ann/c", token: "one", documents: {} }]);
+  feed({ type: "message", message: { type: "welcome", expiresAt: 5 } });
+  assert.deepEqual(feed({ type: "token", token: "two" }), [{ type: "authenticate", token: "two" }]);
+  feed({ type: "message", message: { type: "authenticated" } });
+  // The next connection begins with the new one.
+  feed({ type: "closed", code: 4401 });
+  feed({ type: "timer", name: "reconnect" });
+  assert.deepEqual(feed({ type: "opened" }), [{ type: "hello", clientId: "ann/c", token: "two", documents: {} }]);
+});

@@ -39,6 +39,7 @@ pub mod broker;
 pub mod feed;
 pub mod service;
 pub mod protocol;
+pub mod access;
 pub mod session;
 #[cfg(feature = "http")]
 pub mod http;

@@ -148,7 +148,7 @@ async fn every_path_that_people_read_of_is_described() {
 #[tokio::test]
 async fn metrics_tell_of_the_service_and_of_what_the_application_adds() {
     let server = Server::start().await;
-    let router = eventsync::http::metrics(server.service.clone(), |page| {
+    let router = eventsync::http::metrics(server.service.clone(), None, |page| {
         page.of("own_total", "counter", "Of the application.");
         page.each("kind", &[("a", 1), ("b", 2)]);
     });

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crdt_core::{ClientId, EncodingFormat};
 use eventsync::{
     Event, EventPage, FeedItem, Resume, Scope,
+    access::{Grant, Principal},
     feed::{FeedInput, FeedOutput, Located},
     protocol::ServerMessage,
     service::Written,
@@ -226,4 +227,50 @@ proptest! {
             text.input(SessionInput::Text(&String::from_utf8_lossy(&bytes)));
         }
     }
+}
+
+#[test]
+fn a_guarded_session_does_nothing_before_it_is_known() {
+    let mut test = Test { session: Session::new(EncodingFormat::Json, None).guarded(), now: Duration::ZERO };
+    let asked =
+        test.text(json!({"type": "hello", "clientId": "ann/c", "token": "t", "documents": {"go": {}}}));
+    assert_eq!(asked, [SessionOutput::Authorize { token: Some("t".into()) }]);
+    assert!(!test.session.wants_frames(), "what comes meanwhile stays where it is");
+    let ann = Principal::new("ann", vec![Grant::everything()], Some(60_000)).unwrap();
+    let outputs = test.input(SessionInput::Authorized(Ok(ann)));
+    assert!(matches!(
+        &outputs[0],
+        SessionOutput::Send(ServerMessage::Welcome { expires_at: Some(60_000), .. })
+    ));
+    assert_eq!(outputs[1], SessionOutput::Subscribe(Scope::Document(id("go"))));
+    assert!(test.session.wants_frames());
+    // The pings of a minute are answered; at its end the token is.
+    for _ in 0..2 {
+        assert_eq!(test.after(PING_EVERY), [SessionOutput::Ping]);
+        test.input(SessionInput::Alive);
+    }
+    assert_eq!(test.session.deadline(), Duration::from_secs(60));
+    closes(&test.after(Duration::from_secs(10)), close::NOT_AUTHENTICATED);
+}
+
+#[test]
+fn a_session_that_nobody_answers_for_is_let_go() {
+    let mut test = Test { session: Session::new(EncodingFormat::Json, None).guarded(), now: Duration::ZERO };
+    test.text(json!({"type": "hello", "clientId": "ann/c", "token": "t"}));
+    closes(&test.after(HELLO_MAX), close::HELLO_TIMEOUT);
+    assert_eq!(test.input(SessionInput::Authorized(Ok(Principal::anyone()))), []);
+}
+
+#[test]
+fn one_new_token_is_looked_at_at_a_time() {
+    let mut test = Test { session: Session::new(EncodingFormat::Json, None).guarded(), now: Duration::ZERO };
+    test.text(json!({"type": "hello", "clientId": "ann/c", "token": "t"}));
+    let ann = || Ok(Principal::new("ann", vec![], None).unwrap());
+    test.input(SessionInput::Authorized(ann()));
+    let renew = |test: &mut Test| test.text(json!({"type": "authenticate", "token": "u"}));
+    assert_eq!(renew(&mut test), [SessionOutput::Authorize { token: Some("u".into()) }]);
+    let authenticated = SessionOutput::Send(ServerMessage::Authenticated { expires_at: None });
+    assert_eq!(test.input(SessionInput::Authorized(ann())), [authenticated]);
+    renew(&mut test);
+    closes(&renew(&mut test), close::POLICY);
 }

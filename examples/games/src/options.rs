@@ -20,6 +20,9 @@ Examples:
   games --cache redis://127.0.0.1          games that were read are kept in Redis
   games --store mongodb://db/games --wake redis://cache
                                            and these wake each other by way of Redis
+  games --listen 0.0.0.0:8080 --jwt-secret FILE
+                                           for others too, who show a token
+  games --jwt-secret FILE --make-token me  such a token; open the page with #token=… behind its address
   RUST_LOG=eventsync=debug games           more to read
 
 Press ctrl-c, or send SIGTERM, to stop: requests under way are answered, clients are told to come back."
@@ -27,7 +30,7 @@ Press ctrl-c, or send SIGTERM, to stop: requests under way are answered, clients
 pub(crate) struct Options {
     /// Address and port to serve on; port 0 takes a free one.
     ///
-    /// There is no authentication: whoever can reach this address can read and write.
+    /// One that other machines can reach needs `--jwt-secret` or `--jwks`, or `--open`.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
 
@@ -54,6 +57,30 @@ pub(crate) struct Options {
     /// and then where it tells nothing. Nothing is lost when Redis is away, and no game goes over it.
     #[arg(long, value_name = "URL", requires = "store", value_parser = redis_url)]
     pub(crate) wake: Option<String>,
+
+    /// Let in only who shows a token that is signed with the secret in this file: a JSON Web Token, HS256.
+    ///
+    /// For development and small places: whoever has the secret can make tokens. At least 32 bytes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["jwks", "open"])]
+    pub(crate) jwt_secret: Option<PathBuf>,
+
+    /// Let in only who shows a token that is signed with a key of this JSON Web Key Set: RS256, ES256, EdDSA and others.
+    ///
+    /// The file is read again at SIGHUP.
+    #[arg(long, value_name = "FILE", conflicts_with = "open")]
+    pub(crate) jwks: Option<PathBuf>,
+
+    /// Whom tokens must be meant for (`aud`).
+    #[arg(long, value_name = "NAME", default_value = "games")]
+    pub(crate) audience: String,
+
+    /// Print a token for somebody of this name with every right, for a day, and end. Needs `--jwt-secret`.
+    #[arg(long, value_name = "NAME", requires = "jwt_secret")]
+    pub(crate) make_token: Option<String>,
+
+    /// Let everybody read and write who can reach the address, also from other machines.
+    #[arg(long)]
+    pub(crate) open: bool,
 
     /// What to write to standard error: a level (error, warn, info, debug, trace) or a list like `info,eventsync=debug`.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
@@ -137,6 +164,18 @@ mod tests {
         assert_eq!(cache(&["--cache", "none"]), Ok(Cache::None));
         assert_eq!(cache(&["--cache", "redis://h:1"]), Ok(Cache::Redis("redis://h:1".to_owned())));
         assert!(cache(&["--cache", "moka"]).unwrap_err().contains("memory, none"));
+    }
+
+    #[test]
+    fn who_is_let_in_is_said_in_one_way() {
+        let parse = |more: &[&str]| Options::try_parse_from([&["games"], more].concat()).is_ok();
+        assert!(
+            parse(&["--jwt-secret", "s", "--make-token", "me"])
+                && parse(&["--jwks", "k"])
+                && parse(&["--open"])
+        );
+        assert!(!parse(&["--jwt-secret", "s", "--jwks", "k"]) && !parse(&["--jwks", "k", "--open"]));
+        assert!(!parse(&["--make-token", "me"]));
     }
 
     #[test]

@@ -14,9 +14,14 @@ use nodestorage::{
     embedded::{EmbeddedOptions, EmbeddedStore},
 };
 use spot::{RedisOptions, RedisPubSub, Topic};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
 
 use crate::{
+    access::Access,
     game,
     options::{Cache, Options},
     page,
@@ -35,6 +40,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
         .await
         .map_err(|e| format!("can't listen on {}: {e}; --listen takes another address", options.listen))?;
     let address = listener.local_addr().map_err(|e| format!("no address: {e}"))?;
+    let access = Arc::new(Access::new(options)?);
+    access.check(address, options)?;
     let Opened { store, service, cached } = match &options.store {
         Some(uri) => open_database(uri, options).await?,
         None => open(options).await?,
@@ -42,13 +49,10 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     if let Some(url) = &options.wake {
         wake_others(&service, url).await?;
     }
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "NO AUTHENTICATION: whoever can reach this address can read and write all games");
-    }
-
-    let router = http::router(service.clone(), HttpOptions::new("games"))
+    let http_options = HttpOptions { authorizer: access.authorizer.clone(), ..HttpOptions::new("games") };
+    let router = http::router(service.clone(), http_options)
         .merge(page::router())
-        .merge(http::metrics(service.clone(), move |page| {
+        .merge(http::metrics(service.clone(), access.authorizer.clone(), move |page| {
             if let Some(cached) = &cached {
                 page.cache(&cached.stats(), cached.is_cache_trusted());
             }
@@ -65,12 +69,19 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
         tracing::info!("stopping: answering what is under way");
         draining.drain();
     });
+    access.warn(address);
     match &options.store {
         // Not its URI, which may hold a password.
         Some(_) => say_ready(address, "the database"),
         None => say_ready(address, &options.data.display().to_string()),
     }
 
+    let mut reloads = signal(SignalKind::hangup()).map_err(|e| format!("can't listen for signals: {e}"))?;
+    let reloading = async {
+        while reloads.recv().await.is_some() {
+            access.reload(options);
+        }
+    };
     let drained = service.draining().clone();
     let cut = async {
         drained.cancelled().await;
@@ -78,6 +89,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     };
     tokio::select! {
         served = serving => served.map_err(|e| format!("the server failed: {e}"))?,
+        () = reloading => {}
         () = cut => tracing::warn!("some connections did not end in time and were cut"),
     }
     if timeout(DRAIN_MAX, service.close()).await.is_err() {
@@ -173,7 +185,6 @@ async fn serve(games: Arc<dyn Storage>, shelf: Arc<dyn Shelf>) -> Result<SyncSer
 
 /// Resolves at ctrl-c or SIGTERM.
 fn stop_signal() -> Result<impl Future<Output = ()>, String> {
-    use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(|e| format!("can't listen for signals: {e}"));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     Ok(async move {

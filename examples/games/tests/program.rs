@@ -38,6 +38,51 @@ async fn a_taken_port_is_said_in_one_line() {
 }
 
 #[tokio::test]
+async fn an_address_that_others_can_reach_is_not_opened_to_everybody_by_chance() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let everywhere = ["--listen", "0.0.0.0:0", "--data", data.to_str().unwrap()];
+    fails(&everywhere, &["games:", "--jwt-secret", "--jwks", "--open"]).await;
+    assert!(!data.exists(), "the folder is not touched");
+    let short = folder.path().join("short");
+    fs::write(&short, "guess me\n").unwrap();
+    let with_short = [&everywhere[..], &["--jwt-secret", short.to_str().unwrap()]].concat();
+    fails(&with_short, &["a secret of 8 bytes", "32"]).await;
+    let with_none = [&everywhere[..], &["--jwks", "/nowhere"]].concat();
+    fails(&with_none, &["can't read /nowhere"]).await;
+}
+
+#[tokio::test]
+async fn keys_are_read_again_at_sighup() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    let write = |text: &str| fs::write(&secret, text).unwrap();
+    let token = async || {
+        let made = command(&["--jwt-secret", secret.to_str().unwrap(), "--make-token", "ann"]);
+        let Output { stdout, .. } = { made }.output().await.unwrap();
+        ("Authorization", format!("Bearer {}", String::from_utf8(stdout).unwrap().trim()))
+    };
+    write("the first secret of all, which is long enough");
+    let games =
+        Games::start_with(&folder.path().join("data"), &["--jwt-secret", secret.to_str().unwrap()]).await;
+    let status = async |headers: &[(&str, String)]| {
+        games.client().request("GET", "/api/games", headers, &Value::Null).await.unwrap().0
+    };
+    let pid = games.child.id().unwrap().to_string();
+    let first = token().await;
+    assert_eq!((status(&[]).await, status(std::slice::from_ref(&first)).await), (401, 200));
+
+    write("the second secret, which is just as long as that");
+    let second = token().await;
+    assert_eq!(status(std::slice::from_ref(&second)).await, 401);
+    tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
+    let taken = async { while status(std::slice::from_ref(&second)).await != 200 {} };
+    timeout(DEADLINE, taken).await.expect("the new secret is taken");
+    assert_eq!(status(&[first]).await, 401, "the old one is out of use");
+    stop(games).await;
+}
+
+#[tokio::test]
 async fn a_folder_that_is_none_is_said_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

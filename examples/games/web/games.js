@@ -1,6 +1,7 @@
 /** The list of all games, live: read once, then followed by the collection's feed. @module */
 
 import { applyPatch } from "/client/index.js";
+import { authorization } from "./session.js";
 
 /** How many games one page of the list holds. */
 const PAGE_GAMES = 200;
@@ -15,7 +16,7 @@ export const gamePath = (id) => `/api/games/${encodeURIComponent(id)}`;
 
 /** @param {string} path */
 export async function getJson(path) {
-  const response = await fetch(path, { cache: "no-store" });
+  const response = await fetch(path, { cache: "no-store", headers: authorization() });
   const body = await response.json();
   if (!response.ok) throw Object.assign(new Error(body.detail ?? body.title), { problem: body });
   return body;

@@ -43,6 +43,37 @@ export const settings = {
   },
 };
 
+/**
+ * Where the server asks who it is, the page is opened with a token once, as `#token=…`, and the browser keeps it.
+ *
+ * @returns {string | undefined}
+ */
+function takeToken() {
+  const given = /^#token=(.+)$/.exec(location.hash)?.[1];
+  if (given !== undefined) {
+    settings.set("token", given);
+    // Out of the address, which people copy.
+    history.replaceState(null, "", location.pathname);
+  }
+  return settings.get("token", "") || undefined;
+}
+
+const token = takeToken();
+
+/** Who the token says it is, without checking: that is the server's. */
+function nameOf(/** @type {string | undefined} */ token) {
+  if (token === undefined) return undefined;
+  try {
+    const claims = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(claims, (c) => c.charCodeAt(0)))).sub;
+  } catch {
+    return undefined;
+  }
+}
+
+/** What requests of the page beside the client show. @returns {Record<string, string>} */
+export const authorization = () => (token === undefined ? {} : { authorization: `Bearer ${token}` });
+
 /** Makes this window's client, with what an earlier window left unsent. It is not connected yet. */
 export async function startSession() {
   const { store, clientId } = await openStore();
@@ -60,11 +91,11 @@ export async function startSession() {
 async function openStore() {
   try {
     const store = new IndexedDbStore();
-    return { store, clientId: await claimIdentity(store) };
+    return { store, clientId: await claimIdentity(store, nameOf(token)) };
   } catch {
     // No IndexedDB here: edits are kept while the page is open.
     const store = new MemoryStore();
-    return { store, clientId: await claimIdentity(store) };
+    return { store, clientId: await claimIdentity(store, nameOf(token)) };
   }
 }
 
@@ -74,6 +105,7 @@ function makeClient(store, clientId) {
     url: location.origin,
     clientId,
     store,
+    token,
     transports: /** @type {any} */ (TRANSPORTS)[settings.get("transport", "auto")] ?? TRANSPORTS.auto,
     resolver: resolverOf(settings.get("strategy", "lastWriterWins")),
   });
@@ -89,5 +121,5 @@ export function sendOrphans(store) {
     await sent;
     await client.saved();
     client.disconnect();
-  });
+  }, nameOf(token));
 }

@@ -7,8 +7,10 @@ const CACHE = "weft-games-1";
 const SHELL = ["/"];
 
 /** Answers that may be old when there is no network: the page's files, and the list of games. */
-const isKept = (/** @type {URL} */ { pathname }) =>
-  pathname === "/" || pathname.startsWith("/web/") || pathname.startsWith("/client/") || pathname === "/api/games";
+const isKept = (/** @type {URL} */ { pathname }, /** @type {Headers} */ headers) =>
+  pathname === "/" || pathname.startsWith("/web/") || pathname.startsWith("/client/") ||
+  // What only some may see is not kept for whoever sits here next.
+  (pathname === "/api/games" && !headers.has("authorization"));
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(SHELL)));
@@ -23,7 +25,7 @@ self.addEventListener("activate", (event) => {
 self.addEventListener("fetch", (event) => {
   const { request } = event;
   const url = new URL(request.url);
-  if (request.method !== "GET" || url.origin !== location.origin || !isKept(url)) return;
+  if (request.method !== "GET" || url.origin !== location.origin || !isKept(url, request.headers)) return;
   event.respondWith(serverFirst(request));
 });
 

@@ -88,6 +88,9 @@ class HttpLink {
         this.hear({ type: "welcome", clientId: message.clientId });
         this.#subscribe(message);
         break;
+      case "authenticate":
+        this.#token = message.token;
+        break;
       case "subscribe":
         this.#subscribe(message);
         break;
@@ -162,7 +165,15 @@ class HttpLink {
     const controller = new AbortController();
     this.#subscriptions.set(documentId, controller);
     const { signal } = controller;
-    this.#try(() => this.read(this, { documentId, from, signal }), signal);
+    this.#try(async () => {
+      try {
+        await this.read(this, { documentId, from, signal });
+      } catch (error) {
+        // One document that may not be read leaves the others as they are.
+        if (!(error instanceof ProblemError) || error.problem.status !== 403) throw error;
+        this.hear({ type: "error", problem: error.problem, documentId });
+      }
+    }, signal);
   }
 
   /** @param {any} push */
@@ -172,7 +183,8 @@ class HttpLink {
       const response = await this.request(`api/push/${encodeURIComponent(push.documentId)}`, { body });
       this.hear({ ...(await response.json()), type: "pushed" });
     } catch (error) {
-      if (!(error instanceof ProblemError)) throw error;
+      // Without a good token nothing is decided about the write: it is sent again under the next one.
+      if (!(error instanceof ProblemError) || error.problem.status === 401) throw error;
       const { problem } = error;
       const { documentId, clientSeq } = push;
       this.hear({ type: "rejected", documentId, clientSeq, problem, current: problem.current });
@@ -190,6 +202,7 @@ class HttpLink {
       await action();
     } catch (error) {
       if (this.#closed || signal?.aborted) return;
+      if (error instanceof ProblemError && error.problem.status === 401) this.hear({ type: "error", problem: error.problem });
       this.close();
       this.listener.closed(undefined, String(error));
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, MutexGuard},
+    sync::{Arc, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -30,7 +30,7 @@ pub struct SyncClientOptions {
     pub url: String,
     /// One that no other running client uses.
     pub client_id: ClientId,
-    /// A bearer token.
+    /// A bearer token, where the server asks for one; [`SyncClient::set_token`] gives the next.
     pub token: Option<String>,
     /// Decides when others were faster.
     pub resolver: ConflictResolver,
@@ -101,6 +101,8 @@ pub enum ClientError {
 
 struct Shared {
     options: SyncClientOptions,
+    // Taken for a copy or an exchange, never across an await.
+    token: std::sync::Mutex<Option<String>>,
     // Short looks and changes only, never across an await.
     documents: std::sync::Mutex<BTreeMap<DocumentId, Opened>>,
     // Held while a record is made and kept, so that the last one kept is the newest.
@@ -144,6 +146,7 @@ impl SyncClient {
     /// Starts the client: it connects, and connects again whenever the connection breaks.
     pub fn start(options: SyncClientOptions) -> Self {
         let shared = Arc::new(Shared {
+            token: std::sync::Mutex::new(options.token.clone()),
             options,
             documents: std::sync::Mutex::default(),
             saving: Mutex::default(),
@@ -212,6 +215,13 @@ impl SyncClient {
         self.shared.look(id, StateManager::version)
     }
 
+    /// Goes on under another token of the same name, without a new connection. Without one in time the server ends the
+    /// connection; what is written meanwhile is kept, and sent under the next token.
+    pub fn set_token(&self, token: String) {
+        *self.shared.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        self.shared.wanted.notify_one();
+    }
+
     /// How many writes are not answered, over all open documents.
     pub fn unsent(&self) -> usize {
         self.shared.documents().values().map(|opened| opened.manager.pending().count()).sum()
@@ -251,7 +261,11 @@ impl Drop for SyncClient {
 
 impl Shared {
     fn documents(&self) -> MutexGuard<'_, BTreeMap<DocumentId, Opened>> {
-        self.documents.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn token(&self) -> Option<String> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn look<T>(&self, id: &DocumentId, look: impl FnOnce(&StateManager) -> T) -> Result<T, ClientError> {
@@ -323,9 +337,10 @@ async fn serve(shared: &Shared, was_live: &mut bool, pause_min: &mut Duration) -
         Ok(connection) => connection,
         Err(lost) => return lost,
     };
+    let mut shown = shared.token();
     let hello = ClientMessage::Hello {
         client_id: shared.options.client_id.clone(),
-        token: shared.options.token.clone(),
+        token: shown.clone(),
         documents: BTreeMap::new(),
         collection: None,
     };
@@ -336,6 +351,9 @@ async fn serve(shared: &Shared, was_live: &mut bool, pause_min: &mut Duration) -
     let mut asked = heard;
     let mut greeted = false;
     loop {
+        if greeted && let Err(lost) = show_new_token(shared, &mut connection, &mut shown).await {
+            return lost;
+        }
         if greeted && let Err(lost) = send_what_there_is(shared, &mut connection).await {
             return lost;
         }
@@ -371,6 +389,20 @@ async fn serve(shared: &Shared, was_live: &mut bool, pause_min: &mut Duration) -
             }
         }
     }
+}
+
+/// Shows the token that has been set since the last one was shown.
+async fn show_new_token(
+    shared: &Shared,
+    connection: &mut Connection,
+    shown: &mut Option<String>,
+) -> Result<(), Lost> {
+    let token = shared.token();
+    if let Some(new) = token.clone().filter(|_| token != *shown) {
+        *shown = token;
+        connection.send(&ClientMessage::Authenticate { token: new }).await?;
+    }
+    Ok(())
 }
 
 /// Subscribes to what was opened, and sends the oldest write of each document that has caught up.

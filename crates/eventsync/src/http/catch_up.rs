@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use super::{
     App,
+    caller::Caller,
     input::{Id, Params, Payload, Version},
     output::{Answer, json},
 };
 use crate::{
+    access::Right,
     broker::Delivery,
     feed::Scope,
     protocol::{Problem, ProblemType},
@@ -25,11 +27,15 @@ const WAIT_SECONDS_MAX: u64 = 60;
 /// Snapshots and clients on one list.
 const LIST_MAX: usize = 1000;
 
-pub(super) async fn sync(State(app): State<App>, Id(id): Id, payload: Payload) -> Answer {
+pub(super) async fn sync(State(app): State<App>, caller: Caller, Id(id): Id, payload: Payload) -> Answer {
+    caller.require(Right::Read, Some(&id))?;
     // An object, not the array that would be read as one by position.
     let fields: Body = payload.json(&["application/json"])?;
     let request = SyncRequest::deserialize(Value::Object(fields))
         .map_err(|e| Problem::new(ProblemType::InvalidRequest, e.to_string()))?;
+    if let Some(client) = &request.client_id {
+        caller.require_client(client)?;
+    }
     Ok(json(StatusCode::OK, &app.service.sync(&id, &request).await?))
 }
 
@@ -49,9 +55,11 @@ impl EventParams {
 
 pub(super) async fn events(
     State(app): State<App>,
+    caller: Caller,
     Id(id): Id,
     Params(params): Params<EventParams>,
 ) -> Answer {
+    caller.require(Right::Read, Some(&id))?;
     // Who says where it stands may wait for a document to be made, as on a WebSocket.
     if params.after.is_none() && app.service.events().latest(&id).await? == 0 {
         return Err(Problem::unknown_document(&id).into());
@@ -70,7 +78,12 @@ pub(super) async fn events(
     Ok(json(StatusCode::OK, &body))
 }
 
-pub(super) async fn collection_events(State(app): State<App>, Params(params): Params<EventParams>) -> Answer {
+pub(super) async fn collection_events(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<EventParams>,
+) -> Answer {
+    caller.require(Right::Read, None)?;
     let page = page(&app, &Scope::Collection, &params).await?;
     if page.gap {
         let detail = format!("events after position {} are compacted away", params.after());
@@ -118,7 +131,8 @@ async fn page(app: &App, scope: &Scope, params: &EventParams) -> Result<EventPag
     }
 }
 
-pub(super) async fn snapshots(State(app): State<App>, Id(id): Id) -> Answer {
+pub(super) async fn snapshots(State(app): State<App>, caller: Caller, Id(id): Id) -> Answer {
+    caller.require(Right::Read, Some(&id))?;
     let items = app.service.snapshots().list(&id, u64::MAX, LIST_MAX).await?;
     if items.is_empty() && app.service.events().latest(&id).await? == 0 {
         return Err(Problem::unknown_document(&id).into());
@@ -126,12 +140,19 @@ pub(super) async fn snapshots(State(app): State<App>, Id(id): Id) -> Answer {
     Ok(json(StatusCode::OK, &json!({"items": items})))
 }
 
-pub(super) async fn make_snapshot(State(app): State<App>, Id(id): Id) -> Answer {
+pub(super) async fn make_snapshot(State(app): State<App>, caller: Caller, Id(id): Id) -> Answer {
+    caller.require(Right::Admin, Some(&id))?;
     let (snapshot, new) = app.service.snapshot(&id).await?;
     Ok(json(if new { StatusCode::CREATED } else { StatusCode::OK }, &snapshot))
 }
 
-pub(super) async fn snapshot(State(app): State<App>, Id(id): Id, Version(version): Version) -> Answer {
+pub(super) async fn snapshot(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Version(version): Version,
+) -> Answer {
+    caller.require(Right::Read, Some(&id))?;
     let found = app.service.snapshots().at_or_before(&id, version).await?;
     let found = found.filter(|snapshot| snapshot.version == version).ok_or_else(|| {
         let detail = format!("no snapshot of document {id} at version {version}");
@@ -142,7 +163,8 @@ pub(super) async fn snapshot(State(app): State<App>, Id(id): Id, Version(version
     Ok(json(StatusCode::OK, &found))
 }
 
-pub(super) async fn state_vectors(State(app): State<App>, Id(id): Id) -> Answer {
+pub(super) async fn state_vectors(State(app): State<App>, caller: Caller, Id(id): Id) -> Answer {
+    caller.require(Right::Read, Some(&id))?;
     let version = app.service.events().latest(&id).await?;
     if version == 0 {
         return Err(Problem::unknown_document(&id).into());

@@ -1,7 +1,7 @@
 //! The application's documents: list, create, show, replace, change, delete.
 
 use axum::{
-    extract::State,
+    extract::{FromRequest, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 
 use super::{
     App,
+    caller::Caller,
     input::{Condition, Id, Params, Payload, condition, document_id, producer, text},
     output::{Answer, Failure, etag, json},
 };
 use crate::{
+    access::Right,
     protocol::{Current, Problem, ProblemType, Push, PushOp},
     service::{IdempotencyKey, Refusal, SyncService, WriteOptions, Written},
 };
@@ -40,7 +42,12 @@ pub(super) struct ListParams {
     after: Option<String>,
 }
 
-pub(super) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Answer {
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Answer {
+    caller.require(Right::Read, None)?;
     let limit = params.limit.unwrap_or(100).clamp(1, LIST_MAX);
     let after = params.after.as_deref().map(document_id).transpose()?;
     let storage = app.service.storage();
@@ -64,10 +71,12 @@ pub(super) struct ShowParams {
 
 pub(super) async fn show(
     State(app): State<App>,
+    caller: Caller,
     Id(id): Id,
     Params(params): Params<ShowParams>,
     headers: HeaderMap,
 ) -> Answer {
+    caller.require(Right::Read, Some(&id))?;
     if let Some(version) = params.version {
         let past = app.service.state_at(&id, version).await?;
         return Ok(json(StatusCode::OK, &json!({"id": id, "version": version, "state": past.state})));
@@ -88,18 +97,18 @@ pub(super) struct CreateParams {
 
 pub(super) async fn create(
     State(app): State<App>,
+    caller: Caller,
     Params(params): Params<CreateParams>,
-    headers: HeaderMap,
-    payload: Payload,
+    request: Writing,
 ) -> Answer {
-    let state = payload.json(&[JSON])?;
+    let state = request.payload.json(&[JSON])?;
     let id = match &params.id {
         Some(id) => document_id(id)?,
         None => document_id(&uuid::Uuid::now_v7().to_string())?,
     };
+    caller.require(Right::Write, Some(&id))?;
     let path = params.id.unwrap_or_default();
-    let written =
-        write(&app, &Method::POST, &path, &id, PushOp::Create { state }, &headers, &payload).await?;
+    let written = write(&app, &caller, &request, &path, &id, PushOp::Create { state }).await?;
     // A repeated create keeps the id of the first time.
     let id = written.document.as_ref().map_or(&id, |document| &document.id).clone();
     let mut response = answer_written(StatusCode::CREATED, &id, &written);
@@ -110,40 +119,28 @@ pub(super) async fn create(
     Ok(response)
 }
 
-pub(super) async fn replace(
-    State(app): State<App>,
-    Id(id): Id,
-    headers: HeaderMap,
-    payload: Payload,
-) -> Answer {
-    let op = PushOp::Replace { state: payload.json(&[JSON])? };
-    let written = write(&app, &Method::PUT, id.as_str(), &id, op, &headers, &payload).await?;
+pub(super) async fn replace(State(app): State<App>, caller: Caller, Id(id): Id, request: Writing) -> Answer {
+    caller.require(Right::Write, Some(&id))?;
+    let op = PushOp::Replace { state: request.payload.json(&[JSON])? };
+    let written = write(&app, &caller, &request, id.as_str(), &id, op).await?;
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(answer_written(status, &id, &written))
 }
 
-pub(super) async fn change(
-    State(app): State<App>,
-    Id(id): Id,
-    headers: HeaderMap,
-    payload: Payload,
-) -> Answer {
+pub(super) async fn change(State(app): State<App>, caller: Caller, Id(id): Id, request: Writing) -> Answer {
     const KINDS: &[&str] = &[JSON_PATCH, MERGE_PATCH, JSON];
-    let op = match payload.kind_of(KINDS)? {
-        JSON_PATCH => PushOp::Patch { patch: payload.json(KINDS)? },
-        _ => PushOp::Merge { patch: payload.json(KINDS)? },
+    caller.require(Right::Write, Some(&id))?;
+    let op = match request.payload.kind_of(KINDS)? {
+        JSON_PATCH => PushOp::Patch { patch: request.payload.json(KINDS)? },
+        _ => PushOp::Merge { patch: request.payload.json(KINDS)? },
     };
-    let written = write(&app, &Method::PATCH, id.as_str(), &id, op, &headers, &payload).await?;
+    let written = write(&app, &caller, &request, id.as_str(), &id, op).await?;
     Ok(answer_written(StatusCode::OK, &id, &written))
 }
 
-pub(super) async fn remove(
-    State(app): State<App>,
-    Id(id): Id,
-    headers: HeaderMap,
-    payload: Payload,
-) -> Answer {
-    let written = write(&app, &Method::DELETE, id.as_str(), &id, PushOp::Delete, &headers, &payload).await?;
+pub(super) async fn remove(State(app): State<App>, caller: Caller, Id(id): Id, request: Writing) -> Answer {
+    caller.require(Right::Write, Some(&id))?;
+    let written = write(&app, &caller, &request, id.as_str(), &id, PushOp::Delete).await?;
     if !written.changed && !written.repeated {
         return Err(Problem::unknown_document(&id).into());
     }
@@ -159,7 +156,8 @@ struct PushBody {
 }
 
 /// A push without a socket: the same message, the same answers.
-pub(super) async fn push(State(app): State<App>, Id(id): Id, payload: Payload) -> Answer {
+pub(super) async fn push(State(app): State<App>, caller: Caller, Id(id): Id, payload: Payload) -> Answer {
+    caller.require(Right::Write, Some(&id))?;
     let mut body: Value = payload.json(&[JSON])?;
     let wrong = |e: serde_json::Error| Problem::new(ProblemType::InvalidRequest, e.to_string());
     if let Value::Object(fields) = &mut body {
@@ -171,11 +169,12 @@ pub(super) async fn push(State(app): State<App>, Id(id): Id, payload: Payload) -
         }
     }
     let PushBody { client_id } = PushBody::deserialize(&body).map_err(wrong)?;
+    caller.require_client(&client_id)?;
     let push = Push::deserialize(body).map_err(wrong)?;
     let options = WriteOptions {
-        producer: Producer { client_id, sequence: push.client_seq },
+        producer: Producer { client_id: client_id.clone(), sequence: push.client_seq },
         base_version: push.base_version,
-        ..WriteOptions::by(ClientId::new("http").expect("a short name"))
+        ..WriteOptions::by(client_id)
     };
     let written = app.service.write(&id, &push.op, options).await.map_err(Refusal::into_problem)?;
     let mut body = json!({
@@ -187,17 +186,34 @@ pub(super) async fn push(State(app): State<App>, Id(id): Id, payload: Payload) -
     Ok(json(StatusCode::OK, &body))
 }
 
-/// Writes what a request asks for, under the conditions of its headers.
+/// A request to write: what of it says under which conditions, and tells it from others.
+pub(super) struct Writing {
+    method: Method,
+    headers: HeaderMap,
+    payload: Payload,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Writing {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let (method, headers) = (request.method().clone(), request.headers().clone());
+        Ok(Self { method, headers, payload: Payload::from_request(request, state).await? })
+    }
+}
+
+/// Writes what a request asks for, under the conditions of its headers. `path`: what of its path tells it from others.
 async fn write(
     app: &App,
-    method: &Method,
+    caller: &Caller,
+    request: &Writing,
     path: &str,
     id: &DocumentId,
     op: PushOp,
-    headers: &HeaderMap,
-    payload: &Payload,
 ) -> Result<Written, Failure> {
-    let mut options = WriteOptions { producer: producer(headers)?, ..WriteOptions::by(http()) };
+    let Writing { method, headers, payload } = request;
+    let mut options =
+        WriteOptions { producer: producer(caller, headers)?, ..WriteOptions::by(caller.client()) };
     options.base_version = match condition(headers)? {
         Condition::Any => None,
         Condition::At(version) => Some(version),
@@ -218,7 +234,7 @@ async fn write(
         }
         Some(name) => {
             let parts = [method.as_str().as_bytes(), path.as_bytes(), payload.bytes()];
-            Some(IdempotencyKey::new(name, &parts)?)
+            Some(IdempotencyKey::new(name, &parts)?.of(caller.principal()))
         }
         None => None,
     };
@@ -230,10 +246,6 @@ async fn write(
     let under_way = tokio::spawn(async move { service.write_once(&key, &id, &op, options).await }).await;
     let gone = |_| Problem::new(ProblemType::Internal, "the write did not end");
     Ok(under_way.map_err(gone)?.map_err(Refusal::into_problem)?)
-}
-
-fn http() -> ClientId {
-    ClientId::new("http").expect("a short name")
 }
 
 fn shown(document: &Document) -> Value {

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use nodestorage::{DocumentId, Producer};
 use serde::de::DeserializeOwned;
 
-use super::{BODY_BYTES_MAX, output::Failure};
+use super::{BODY_BYTES_MAX, caller::Caller, output::Failure};
 use crate::protocol::{Problem, ProblemType, read};
 
 /// The document of the path.
@@ -128,9 +128,12 @@ pub(super) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h 
 }
 
 /// Who writes, and as which of its writes.
-pub(super) fn producer(headers: &HeaderMap) -> Result<Producer, Problem> {
-    let name = text(headers, "weft-client-id")?.unwrap_or("http");
-    let client_id = ClientId::new(name).map_err(|e| Problem::new(ProblemType::InvalidId, e.to_string()))?;
+pub(super) fn producer(caller: &Caller, headers: &HeaderMap) -> Result<Producer, Problem> {
+    let client_id = match text(headers, "weft-client-id")? {
+        Some(name) => ClientId::new(name).map_err(|e| Problem::new(ProblemType::InvalidId, e.to_string()))?,
+        None => caller.client(),
+    };
+    caller.require_client(&client_id)?;
     let sequence = match text(headers, "weft-client-seq")? {
         Some(count) => Some(whole_number("weft-client-seq", count)?),
         None => None,

@@ -5,24 +5,48 @@ use std::{fmt::Write, sync::Arc};
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use nodestorage::{CacheStats, Storage, StorageError};
 
-use crate::service::SyncService;
+use super::{caller::Caller, output};
+use crate::{
+    access::{Authorizer, Right},
+    service::SyncService,
+};
 
 /// What an application adds to the numbers of its service.
 type More = Arc<dyn Fn(&mut MetricsPage) + Send + Sync>;
 
-/// `/metrics`: the numbers of a service, and those that the application adds to the page.
-pub fn metrics(service: SyncService, more: impl Fn(&mut MetricsPage) + Send + Sync + 'static) -> Router {
-    let more: More = Arc::new(more);
-    Router::new().route("/metrics", get(show)).with_state((service, more))
+/// `/metrics`: the numbers of a service, and those that the application adds to the page. Where there is an authorizer,
+/// they are for those who have the right to administer all documents.
+pub fn metrics(
+    service: SyncService,
+    authorizer: Option<Arc<dyn Authorizer>>,
+    more: impl Fn(&mut MetricsPage) + Send + Sync + 'static,
+) -> Router {
+    Router::new().route("/metrics", get(show)).with_state(Numbers {
+        service,
+        authorizer,
+        more: Arc::new(more),
+    })
 }
 
-async fn show(State((service, more)): State<(SyncService, More)>) -> Response {
+#[derive(Clone)]
+struct Numbers {
+    service: SyncService,
+    authorizer: Option<Arc<dyn Authorizer>>,
+    more: More,
+}
+
+async fn show(State(numbers): State<Numbers>, headers: HeaderMap) -> Response {
+    let Numbers { service, authorizer, more } = numbers;
+    let caller = Caller::of(authorizer.as_deref(), &headers).await;
+    if let Err(problem) = caller.and_then(|caller| caller.require(Right::Admin, None)) {
+        return output::problem(&problem);
+    }
     match of_service(&service).await {
         Ok(mut page) => {
             more(&mut page);

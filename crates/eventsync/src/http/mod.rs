@@ -1,5 +1,6 @@
 //! The service over HTTP: REST, Server-Sent Events and WebSocket, as `docs/formats/eventsync-wire.md` says.
 
+mod caller;
 mod catch_up;
 mod documents;
 mod input;
@@ -20,18 +21,21 @@ use axum::{
 
 pub use self::metrics::{MetricsPage, metrics};
 use crate::{
+    access::Authorizer,
     protocol::{MESSAGE_BYTES_MAX, Problem, ProblemType},
     service::SyncService,
 };
 
 /// How the HTTP surface behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct HttpOptions {
     /// The documents' name in paths: `games` for `/api/games`.
     pub collection: String,
     /// Pages from other places that may open a WebSocket, such as `https://games.example`. The page that this server
     /// itself serves always may.
     pub origins: Vec<String>,
+    /// Tells who asks, by the bearer token. Without one everybody may do everything: right on loopback, nowhere else.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
     /// WebSocket and Server-Sent Events connections at most; further ones are refused with `too-many`.
     pub connections_max: usize,
     /// How long after a goodbye clients may come back; they spread themselves over twice that.
@@ -39,11 +43,12 @@ pub struct HttpOptions {
 }
 
 impl HttpOptions {
-    /// For documents of this name: pages of this server only, 10 000 connections, back after half a second.
+    /// For documents of this name: everybody, pages of this server only, 10 000 connections, back after half a second.
     pub fn new(collection: impl Into<String>) -> Self {
         Self {
             collection: collection.into(),
             origins: Vec::new(),
+            authorizer: None,
             connections_max: 10_000,
             reconnect_after: Duration::from_millis(500),
         }

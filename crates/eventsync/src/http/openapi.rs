@@ -9,7 +9,7 @@ use super::{App, output::json as answer};
 use crate::protocol::ProblemType;
 
 pub(super) async fn show(State(app): State<App>) -> Response {
-    answer(StatusCode::OK, &description(&app.options.collection))
+    answer(StatusCode::OK, &description(&app.options.collection, app.options.authorizer.is_some()))
 }
 
 /// One thing that can be asked for.
@@ -140,15 +140,19 @@ const OPERATIONS: &[Operation] = operations! {
     get "/readyz" "Whether new clients are welcome" { answers: &[(200, "Status")] }
 };
 
-fn description(collection: &str) -> Value {
+/// Who asks for these need not say who they are.
+const OPEN: &[&str] = &["/openapi.json", "/livez", "/readyz"];
+
+/// `is_guarded`: callers have to say who they are.
+fn description(collection: &str, is_guarded: bool) -> Value {
     let mut paths = Map::new();
     for operation in OPERATIONS {
         let path = operation.path.replace("{collection}", collection);
         let item = paths.entry(path.clone()).or_insert_with(|| json!({}));
-        item[operation.method] = operation.describe(&path);
+        item[operation.method] = operation.describe(&path, is_guarded);
     }
     let types: Vec<_> = ProblemType::ALL.iter().map(|kind| kind.urn()).collect();
-    json!({
+    let mut described = json!({
         "openapi": "3.1.0",
         "info": {
             "title": format!("eventsync: {collection}"),
@@ -157,11 +161,17 @@ fn description(collection: &str) -> Value {
         },
         "paths": paths,
         "components": {"schemas": schemas(&types)},
-    })
+    });
+    if is_guarded {
+        described["components"]["securitySchemes"] = json!({"token": {"type": "http", "scheme": "bearer"}});
+        described["security"] = json!([{"token": []}]);
+    }
+    described
 }
 
 impl Operation {
-    fn describe(&self, path: &str) -> Value {
+    fn describe(&self, path: &str, is_guarded: bool) -> Value {
+        let is_open = OPEN.contains(&path);
         let of_path = ["id", "version"].iter().filter(|name| path.contains(&format!("{{{name}}}")));
         let of_path = of_path.map(|name| {
             let kind = if *name == "id" { "string" } else { "integer" };
@@ -177,7 +187,11 @@ impl Operation {
         if path.contains("{id}") {
             problems.push(ProblemType::InvalidId);
         }
+        if is_guarded && !is_open {
+            problems.extend([ProblemType::NotAuthenticated, ProblemType::Forbidden]);
+        }
         problems.sort_by_key(|kind| kind.status());
+        problems.dedup();
         for same in problems.chunk_by(|one, other| one.status() == other.status()) {
             let names: Vec<_> = same.iter().map(|kind| kind.urn()).collect();
             let content = json!({"application/problem+json": {"schema": reference("Problem")}});
@@ -186,6 +200,9 @@ impl Operation {
         }
         let mut described =
             json!({"summary": self.summary, "parameters": parameters, "responses": responses});
+        if is_guarded && is_open {
+            described["security"] = json!([]);
+        }
         if !self.body.is_empty() {
             let content = self.body.iter();
             let content =

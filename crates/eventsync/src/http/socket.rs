@@ -17,10 +17,12 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     App,
+    caller::bearer,
     input::{Id, text},
     output::{Answer, Failure},
 };
 use crate::{
+    access::{NotAuthenticated, Principal, authenticate},
     broker::Mailbox,
     feed::Scope,
     protocol::{
@@ -73,6 +75,7 @@ fn open(app: App, document: Option<DocumentId>, headers: &HeaderMap, upgrade: Up
                 .into());
         }
     };
+    let token = bearer(headers)?.map(str::to_owned);
     let permit = permit(&app)?;
     let connection = app.service.connections().token();
     let upgrade = upgrade
@@ -84,7 +87,7 @@ fn open(app: App, document: Option<DocumentId>, headers: &HeaderMap, upgrade: Up
         .max_frame_size(MESSAGE_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |socket| async move {
         let _held = (permit, connection);
-        Connection::new(app, socket, format, document).run().await;
+        Connection::new(app, socket, format, document, token).run().await;
     }))
 }
 
@@ -120,6 +123,7 @@ enum Done {
         client_seq: Option<u64>,
         result: Result<crate::service::Written, crate::service::Refusal>,
     },
+    Authorized(Result<Principal, NotAuthenticated>),
     Nothing,
 }
 
@@ -129,6 +133,8 @@ struct Connection {
     format: EncodingFormat,
     session: Session,
     mailbox: Mailbox,
+    /// The token of the request that became this connection, for a hello without one.
+    token: Option<String>,
     /// At most `QUESTIONS_MAX` and `PUSHES_MAX` of the session, and one `Remember` per frame read.
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     started: Instant,
@@ -136,15 +142,23 @@ struct Connection {
 
 impl Connection {
     #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its session")]
-    fn new(app: App, socket: WebSocket, format: EncodingFormat, document: Option<DocumentId>) -> Self {
+    fn new(
+        app: App,
+        socket: WebSocket,
+        format: EncodingFormat,
+        document: Option<DocumentId>,
+        token: Option<String>,
+    ) -> Self {
         let mailbox = app.service.broker().mailbox();
         let session = Session::new(format, document);
+        let session = if app.options.authorizer.is_some() { session.guarded() } else { session };
         Self {
             app,
             socket,
             format,
             session,
             mailbox,
+            token,
             under_way: FuturesUnordered::new(),
             started: Instant::now(),
         }
@@ -169,6 +183,7 @@ impl Connection {
                     Done::Written { document, client_seq, result } => {
                         self.tell(SessionInput::Written { document, client_seq, result });
                     }
+                    Done::Authorized(result) => self.tell(SessionInput::Authorized(result)),
                     Done::Nothing => {}
                 },
                 delivery = self.mailbox.recv() => self.tell(SessionInput::Delivery(delivery)),
@@ -229,6 +244,12 @@ impl Connection {
     fn ask_service(&mut self, output: SessionOutput) {
         let service = self.app.service.clone();
         match output {
+            SessionOutput::Authorize { token } => {
+                let (authorizer, token) = (self.app.options.authorizer.clone(), token.or(self.token.take()));
+                self.under_way.push(Box::pin(async move {
+                    Done::Authorized(authenticate(authorizer.as_deref(), token.as_deref(), now_ms()).await)
+                }));
+            }
             SessionOutput::Subscribe(Scope::Document(id)) => self.mailbox.subscribe(&id),
             SessionOutput::Subscribe(Scope::Collection) => self.mailbox.subscribe_collection(),
             SessionOutput::Unsubscribe(Scope::Document(id)) => self.mailbox.unsubscribe(&id),

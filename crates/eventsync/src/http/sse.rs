@@ -13,18 +13,20 @@ use crdt_core::EncodingFormat;
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     App,
+    caller::Caller,
     input::{Id, Params, text, whole_number},
     output::Answer,
 };
 use crate::{
+    access::{NotAuthenticated, Right},
     event::Event,
     feed::{FeedItem, Resume, Scope},
     protocol::{Problem, ProblemType},
-    service::{FeedReader, SyncService},
+    service::{FeedReader, SyncService, now_ms},
     store::PageLimit,
 };
 
@@ -41,24 +43,28 @@ pub(super) struct StreamParams {
 
 pub(super) async fn document(
     State(app): State<App>,
+    caller: Caller,
     Id(id): Id,
     Params(params): Params<StreamParams>,
     headers: HeaderMap,
 ) -> Answer {
+    caller.require(Right::Read, Some(&id))?;
     // Who says where it stands may wait for a document to be made, as on a WebSocket.
     let waits = params.after.is_some() || headers.contains_key("last-event-id");
     if !waits && app.service.events().latest(&id).await? == 0 {
         return Err(Problem::unknown_document(&id).into());
     }
-    stream(app, Scope::Document(id), &params, &headers)
+    stream(app, &caller, Scope::Document(id), &params, &headers)
 }
 
 pub(super) async fn collection(
     State(app): State<App>,
+    caller: Caller,
     Params(params): Params<StreamParams>,
     headers: HeaderMap,
 ) -> Answer {
-    stream(app, Scope::Collection, &params, &headers)
+    caller.require(Right::Read, None)?;
+    stream(app, &caller, Scope::Collection, &params, &headers)
 }
 
 struct Streaming {
@@ -66,11 +72,13 @@ struct Streaming {
     reader: FeedReader,
     scope: Scope,
     reconnect_after: Duration,
+    /// When what the caller's token says ends.
+    ends_at: Option<Instant>,
     _permit: OwnedSemaphorePermit,
     _connection: tokio_util::task::task_tracker::TaskTrackerToken,
 }
 
-fn stream(app: App, scope: Scope, params: &StreamParams, headers: &HeaderMap) -> Answer {
+fn stream(app: App, caller: &Caller, scope: Scope, params: &StreamParams, headers: &HeaderMap) -> Answer {
     let resume = match (text(headers, "last-event-id")?, params.after) {
         (Some(id), _) if !id.is_empty() => Resume::After(whole_number("last-event-id", id)?),
         (_, Some(after)) => Resume::After(after),
@@ -83,6 +91,7 @@ fn stream(app: App, scope: Scope, params: &StreamParams, headers: &HeaderMap) ->
         reader: app.service.follow(scope.clone(), resume, PAGE),
         _connection: app.service.connections().token(),
         reconnect_after: app.options.reconnect_after,
+        ends_at: ends_at(caller),
         service: app.service,
         scope,
         _permit: permit,
@@ -106,11 +115,22 @@ impl Streaming {
     /// The next piece of the stream, and whether there is one after it.
     async fn next(&mut self) -> (Bytes, bool) {
         let draining = self.service.draining().clone();
+        let ends_at = self.ends_at;
+        let expired = async {
+            match ends_at {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = draining.cancelled() => {
                 let after_ms = self.reconnect_after.as_millis() as u64;
                 (message("drain", None, &json!({"reconnectAfterMs": after_ms})), false)
+            }
+            () = expired => {
+                let problem = Problem::from(NotAuthenticated::Expired);
+                (message("error", None, &json!({"problem": problem})), false)
             }
             item = tokio::time::timeout(HEARTBEAT, self.reader.next()) => match item {
                 Err(_) => (Bytes::from_static(b": still here\n\n"), true),
@@ -119,6 +139,13 @@ impl Streaming {
             },
         }
     }
+}
+
+/// When the caller must show another token.
+#[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its stream")]
+fn ends_at(caller: &Caller) -> Option<Instant> {
+    let left = caller.principal().expires_at_ms()?.saturating_sub(now_ms());
+    Instant::now().checked_add(Duration::from_millis(left))
 }
 
 fn item_text(scope: &Scope, item: FeedItem) -> Bytes {

@@ -24,7 +24,7 @@ pub enum ClientMessage {
     Hello {
         /// Who.
         client_id: ClientId,
-        /// What shows that it is. Not looked at without an authorizer.
+        /// What shows that it is. Not looked at where nobody has to show it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<String>,
         /// Documents to follow.
@@ -33,6 +33,11 @@ pub enum ClientMessage {
         /// Follow the collection.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         collection: Option<CollectionResume>,
+    },
+    /// Shows a new token before the old one expires; it must be of the same name.
+    Authenticate {
+        /// The token.
+        token: String,
     },
     /// Follow more.
     Subscribe {
@@ -177,7 +182,15 @@ pub struct Limits {
 #[expect(missing_docs, reason = "the fields are those of docs/formats/eventsync-wire.md")]
 pub enum ServerMessage {
     /// Hello, you are known as this.
-    Welcome { client_id: ClientId, server_time: u64, ping_interval_ms: u64, limits: Limits },
+    Welcome {
+        client_id: ClientId,
+        server_time: u64,
+        ping_interval_ms: u64,
+        limits: Limits,
+        expires_at: Option<u64>,
+    },
+    /// A new token was taken.
+    Authenticated { expires_at: Option<u64> },
     /// Something of a feed.
     Feed { scope: Scope, item: FeedItem },
     /// A write is durable.
@@ -205,10 +218,15 @@ impl ServerMessage {
 
     fn to_value(&self) -> Value {
         match self {
-            Self::Welcome { client_id, server_time, ping_interval_ms, limits } => json!({
-                "type": "welcome", "clientId": client_id, "serverTime": server_time,
-                "pingIntervalMs": ping_interval_ms, "limits": limits,
-            }),
+            Self::Welcome { client_id, server_time, ping_interval_ms, limits, expires_at } => {
+                without_null(json!({
+                    "type": "welcome", "clientId": client_id, "serverTime": server_time,
+                    "pingIntervalMs": ping_interval_ms, "limits": limits, "expiresAt": expires_at,
+                }))
+            }
+            Self::Authenticated { expires_at } => {
+                without_null(json!({"type": "authenticated", "expiresAt": expires_at}))
+            }
             Self::Feed { scope, item } => feed_value(scope, item),
             Self::Pushed { document_id, client_seq, version, repeated, changed } => without_null(json!({
                 "type": "pushed", "documentId": document_id, "clientSeq": client_seq, "version": version,

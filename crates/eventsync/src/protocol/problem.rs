@@ -47,7 +47,9 @@ problem_types! {
     InvalidId "invalid-id" 400 "invalid id";
     /// A message with an unknown type or wrong fields.
     InvalidMessage "invalid-message" 400 "invalid message";
-    /// Not from there.
+    /// Nobody knows who asks.
+    NotAuthenticated "not-authenticated" 401 "not authenticated";
+    /// Not from there, or not by them.
     Forbidden "forbidden" 403 "forbidden";
     /// A document that is not there.
     UnknownDocument "unknown-document" 404 "no such document";

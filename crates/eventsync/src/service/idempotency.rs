@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access::Principal,
     protocol::{Problem, ProblemType},
     shelf::{self, Durability, ScanRange, Shelf, ShelfError},
 };
@@ -41,6 +42,16 @@ impl IdempotencyKey {
             }
         }
         Ok(Self { name: name.to_owned(), fingerprint })
+    }
+
+    /// The key of one principal, who gets nobody else's answers by it. The name has no space, so no two principals have
+    /// one in common.
+    #[must_use]
+    pub fn of(self, principal: &Principal) -> Self {
+        match principal.name() {
+            Some(who) => Self { name: format!("{who} {}", self.name), ..self },
+            None => self,
+        }
     }
 }
 

@@ -10,10 +10,11 @@ import { Program } from "./program.js";
  * error.
  *
  * @param {(parts: { program: Program, ann: Person, bo: Person }) => Promise<void>} body
+ * @param {string[]} [more] further arguments of the program
  */
-export function together(body) {
+export function together(body, more) {
   return async () => {
-    const program = await Program.start();
+    const program = await Program.start(more);
     /** @type {Person[]} */
     const people = [];
     try {

@@ -11,12 +11,13 @@ import { createInterface } from "node:readline";
 const START_WAIT_MS = 30_000;
 
 export class Program {
-  /** Starts it with an empty folder. */
-  static async start() {
+  /** Starts it with an empty folder. @param {string[]} [more] further arguments */
+  static async start(more = []) {
     const binary = process.env.WEFT_GAMES_BIN;
     if (!binary) throw new Error("set WEFT_GAMES_BIN to the games program: cargo build --release -p games makes target/release/games");
     const program = new Program();
     program.binary = binary;
+    program.more = more;
     program.folder = await mkdtemp(join(tmpdir(), "weft-games-"));
     await program.run("127.0.0.1:0");
     return program;
@@ -24,7 +25,7 @@ export class Program {
 
   /** @param {string} listen */
   async run(listen) {
-    const child = spawn(this.binary, ["--listen", listen, "--data", this.folder], { stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(this.binary, ["--listen", listen, "--data", this.folder, ...this.more], { stdio: ["ignore", "pipe", "pipe"] });
     this.child = child;
     this.ended = once(child, "exit");
     /** @type {string[]} */
@@ -63,9 +64,12 @@ export class Program {
     await rm(this.folder, { recursive: true, force: true });
   }
 
+  /** @type {Record<string, string>} What requests of the test itself show. */
+  headers = {};
+
   /** What the server itself says. @param {string} path */
   async get(path) {
-    const response = await fetch(`http://${this.address}${path}`);
+    const response = await fetch(`http://${this.address}${path}`, { headers: this.headers });
     return { status: response.status, body: await response.json() };
   }
 }

@@ -40,9 +40,14 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 impl Games {
     /// Starts it on a free port and waits until it says that it is ready.
     pub(crate) async fn start(data: &Path) -> Self {
+        Self::start_with(data, &[]).await
+    }
+
+    /// The same with further arguments.
+    pub(crate) async fn start_with(data: &Path, more: &[&str]) -> Self {
         let data = data.to_str().unwrap();
         let arguments = ["--listen", "127.0.0.1:0", "--data", data, "--log", "warn"];
-        let mut command = command(&arguments);
+        let mut command = command(&[&arguments[..], more].concat());
         let mut child = command.stderr(Stdio::inherit()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(DEADLINE, lines.next_line()).await.expect("ready in time").unwrap();

@@ -1,5 +1,9 @@
 //! One WebSocket connection as a machine without IO: messages in, messages out, questions to the service in between.
 
+mod following;
+mod login;
+mod writing;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -9,13 +13,12 @@ use crdt_core::{ClientId, EncodingFormat};
 use nodestorage::DocumentId;
 use serde_json::Value;
 
+use self::login::{Hello, Login};
 use crate::{
+    access::{NotAuthenticated, Principal},
     broker::Delivery,
-    feed::{Feed, FeedInput, FeedOutput, Resume, Scope},
-    protocol::{
-        ClientMessage, CollectionResume, DocumentResume, FrameError, Limits, MESSAGE_BYTES_MAX, Problem,
-        ProblemType, Push, ServerMessage, read,
-    },
+    feed::{Feed, FeedInput, FeedOutput, Scope},
+    protocol::{ClientMessage, FrameError, Problem, ProblemType, Push, ServerMessage, read},
     service::{Refusal, Written},
 };
 
@@ -28,7 +31,9 @@ pub const PUSHES_MAX: usize = 64;
 pub const QUESTIONS_MAX: usize = 4;
 /// The largest presence in bytes of JSON; a larger one is refused with `too-large`.
 pub const PRESENCE_BYTES_MAX: usize = 4096;
-/// How long a connection may take to say hello; then it is closed with [`close::HELLO_TIMEOUT`].
+/// The longest first message in bytes where one has to say who one is; a longer one closes the connection unread.
+pub const HELLO_BYTES_MAX: usize = 64 << 10;
+/// How long a connection may take to be known; then it is closed with [`close::HELLO_TIMEOUT`].
 pub const HELLO_MAX: Duration = Duration::from_secs(10);
 /// How often the server asks whether the client is still there.
 pub const PING_EVERY: Duration = Duration::from_secs(25);
@@ -45,10 +50,18 @@ pub mod close {
     pub const NOT_READABLE: u16 = 1007;
     /// The protocol was broken.
     pub const POLICY: u16 = 1008;
+    /// A message over its limit.
+    pub const TOO_BIG: u16 = 1009;
     /// Our fault.
     pub const INTERNAL: u16 = 1011;
     /// The server goes down; come back.
     pub const RESTART: u16 = 1012;
+    /// Not now.
+    pub const TRY_LATER: u16 = 1013;
+    /// No token, or one that is not or no more good.
+    pub const NOT_AUTHENTICATED: u16 = 4401;
+    /// A client id or token of somebody else.
+    pub const FORBIDDEN: u16 = 4403;
     /// No hello in time.
     pub const HELLO_TIMEOUT: u16 = 4408;
 }
@@ -62,6 +75,8 @@ pub enum SessionInput<'a> {
     Binary(&'a [u8]),
     /// A ping or pong of the WebSocket itself.
     Alive,
+    /// The answer to [`SessionOutput::Authorize`].
+    Authorized(Result<Principal, NotAuthenticated>),
     /// Something for this connection's mailbox.
     Delivery(Delivery),
     /// The service's answer to [`SessionOutput::Ask`].
@@ -92,6 +107,11 @@ pub enum SessionInput<'a> {
 /// What a session wants done, in order.
 #[derive(Debug, PartialEq)]
 pub enum SessionOutput {
+    /// Find out who shows this token, and answer with [`SessionInput::Authorized`]. There is one such question at a time.
+    Authorize {
+        /// The token, if there was one.
+        token: Option<String>,
+    },
     /// Let the mailbox hear of this. Comes before the feed's first question.
     Subscribe(Scope),
     /// Let it hear no more of this.
@@ -150,7 +170,9 @@ pub enum SessionOutput {
 pub struct Session {
     format: EncodingFormat,
     path: Option<DocumentId>,
-    client: Option<ClientId>,
+    /// Whether who connects has to say who it is.
+    is_guarded: bool,
+    login: Login,
     feeds: BTreeMap<Scope, (u64, Feed)>,
     /// Which feed is meant by an answer; a feed that is gone is not in here.
     scopes: BTreeMap<u64, Scope>,
@@ -175,7 +197,8 @@ impl Session {
         Self {
             format,
             path,
-            client: None,
+            is_guarded: false,
+            login: Login::Silent,
             feeds: BTreeMap::new(),
             scopes: BTreeMap::new(),
             feeds_made: 0,
@@ -192,6 +215,12 @@ impl Session {
         }
     }
 
+    /// Asks who connects before anything is done for it.
+    #[must_use]
+    pub fn guarded(self) -> Self {
+        Self { is_guarded: true, ..self }
+    }
+
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<SessionOutput> {
         self.outputs.pop_front()
@@ -199,12 +228,16 @@ impl Session {
 
     /// When to come back with [`SessionInput::Time`] if nothing else happens.
     pub fn deadline(&self) -> Duration {
-        if self.client.is_none() { HELLO_MAX } else { self.ping_at }
+        match &self.login {
+            Login::Known(known) => known.ends_at().map_or(self.ping_at, |end| end.min(self.ping_at)),
+            Login::Silent | Login::Asked(_) => HELLO_MAX,
+        }
     }
 
     /// Whether more frames may be read.
     pub fn wants_frames(&self) -> bool {
-        !self.closed && !self.draining && self.pushes_held < PUSHES_MAX
+        let is_asked = matches!(self.login, Login::Asked(_));
+        !self.closed && !self.draining && !is_asked && self.pushes_held < PUSHES_MAX
     }
 
     /// Whether it has been told that the server goes down.
@@ -228,6 +261,7 @@ impl Session {
                 self.frame(EncodingFormat::MessagePack, bytes, now, server_time);
             }
             SessionInput::Alive => self.pings_missed = 0,
+            SessionInput::Authorized(result) => self.authorized(result, now, server_time),
             SessionInput::Delivery(delivery) => self.delivery(delivery),
             SessionInput::Answer { feed, answer } => self.answer(feed, answer),
             SessionInput::Written { document, client_seq, result } => {
@@ -252,6 +286,11 @@ impl Session {
             let agreed = self.format;
             return self.close(close::FRAME_KIND, format!("this connection speaks {agreed}"));
         }
+        if self.is_too_long_for_unknown(bytes.len()) {
+            let detail = format!("{} bytes of hello, at most {HELLO_BYTES_MAX} are allowed", bytes.len());
+            let problem = Problem::new(ProblemType::TooLarge, detail).with("limit", HELLO_BYTES_MAX);
+            return self.fail(close::TOO_BIG, problem.with("unit", "bytes"));
+        }
         match read(format, bytes, ProblemType::InvalidMessage) {
             Ok(message) => self.message(message, now, server_time),
             Err(error) => {
@@ -265,22 +304,24 @@ impl Session {
     }
 
     fn message(&mut self, message: ClientMessage, now: Duration, server_time: u64) {
-        let client = match (&self.client, message) {
+        let client = match (&self.login, message) {
             (_, ClientMessage::Ping { id }) => return self.send(ServerMessage::Pong { id, server_time }),
-            (None, ClientMessage::Hello { client_id, token: _, documents, collection }) => {
-                return self.hello(client_id, documents, collection, now, server_time);
+            (Login::Silent, ClientMessage::Hello { client_id, token, documents, collection }) => {
+                let hello = Hello { client: client_id, documents, collection };
+                return self.hello(hello, token, now, server_time);
             }
-            (None, _) => {
+            (Login::Known(known), message) => (known.client.clone(), message),
+            (Login::Silent | Login::Asked(_), _) => {
                 let problem = Problem::new(ProblemType::InvalidMessage, "the first message must be hello");
                 return self.fail(close::POLICY, problem);
             }
-            (Some(_), ClientMessage::Hello { .. }) => {
-                let problem = Problem::new(ProblemType::InvalidMessage, "hello was said already");
-                return self.fail(close::POLICY, problem);
-            }
-            (Some(client), message) => (client.clone(), message),
         };
         match client {
+            (_, ClientMessage::Hello { .. }) => {
+                let problem = Problem::new(ProblemType::InvalidMessage, "hello was said already");
+                self.fail(close::POLICY, problem);
+            }
+            (_, ClientMessage::Authenticate { token }) => self.renew(token),
             (_, ClientMessage::Subscribe { documents, collection }) => self.subscribe(documents, collection),
             (_, ClientMessage::Unsubscribe { documents, collection }) => {
                 documents.into_iter().map(Scope::Document).for_each(|scope| self.unsubscribe(&scope));
@@ -293,212 +334,7 @@ impl Session {
             (client, ClientMessage::Ack { document_id, cursor }) => {
                 self.ack(client, document_id, cursor);
             }
-            (_, ClientMessage::Hello { .. } | ClientMessage::Ping { .. }) => {}
-        }
-    }
-
-    fn hello(
-        &mut self,
-        client_id: ClientId,
-        mut documents: BTreeMap<DocumentId, DocumentResume>,
-        collection: Option<CollectionResume>,
-        now: Duration,
-        server_time: u64,
-    ) {
-        self.client = Some(client_id.clone());
-        self.ping_at = now + PING_EVERY;
-        self.send(ServerMessage::Welcome {
-            client_id,
-            server_time,
-            ping_interval_ms: PING_EVERY.as_millis() as u64,
-            limits: Limits { message_bytes: MESSAGE_BYTES_MAX, subscriptions: SUBSCRIPTIONS_MAX },
-        });
-        if let Some(path) = self.path.take() {
-            documents.entry(path).or_default();
-        }
-        self.subscribe(documents, collection);
-    }
-
-    fn subscribe(
-        &mut self,
-        documents: BTreeMap<DocumentId, DocumentResume>,
-        collection: Option<CollectionResume>,
-    ) {
-        for (document, resume) in documents {
-            let scope = Scope::Document(document.clone());
-            let followed = self.feeds.keys().filter(|scope| **scope != Scope::Collection).count();
-            if followed >= SUBSCRIPTIONS_MAX && !self.feeds.contains_key(&scope) {
-                let detail = format!("at most {SUBSCRIPTIONS_MAX} documents can be followed on a connection");
-                let problem = Problem::new(ProblemType::TooMany, detail).with("limit", SUBSCRIPTIONS_MAX);
-                self.send(ServerMessage::Error { problem, document_id: Some(document) });
-                continue;
-            }
-            self.follow(scope, resume.into());
-            self.outputs.push_back(SessionOutput::Greet(document));
-        }
-        if let Some(collection) = collection {
-            self.follow(Scope::Collection, collection.cursor.map_or(Resume::Latest, Resume::After));
-        }
-    }
-
-    /// Follows from anew, also what was followed before.
-    fn follow(&mut self, scope: Scope, resume: Resume) {
-        self.feeds_made += 1;
-        let number = self.feeds_made;
-        if let Some((old, _)) = self.feeds.insert(scope.clone(), (number, Feed::new(scope.clone(), resume))) {
-            self.scopes.remove(&old);
-        }
-        self.scopes.insert(number, scope.clone());
-        self.outputs.push_back(SessionOutput::Subscribe(scope.clone()));
-        self.drive(&scope);
-    }
-
-    fn unsubscribe(&mut self, scope: &Scope) {
-        if let Some((number, _)) = self.feeds.remove(scope) {
-            self.scopes.remove(&number);
-            self.outputs.push_back(SessionOutput::Unsubscribe(scope.clone()));
-        }
-        if let Scope::Document(document) = scope {
-            self.shows.remove(document);
-        }
-    }
-
-    fn push(&mut self, client: ClientId, push: Push) {
-        self.pushes_held += 1;
-        let of_document = self.pushes.entry(push.document_id.clone()).or_default();
-        of_document.push_back(push.clone());
-        if of_document.len() == 1 {
-            self.outputs.push_back(SessionOutput::Write { client, push });
-        }
-    }
-
-    fn written(&mut self, document: DocumentId, client_seq: Option<u64>, result: Result<Written, Refusal>) {
-        let document_id = document.clone();
-        self.send(match result {
-            Ok(Written { version, repeated, changed, .. }) => {
-                ServerMessage::Pushed { document_id, client_seq, version, repeated, changed }
-            }
-            Err(Refusal { problem, current }) => {
-                ServerMessage::Rejected { document_id, client_seq, problem, current }
-            }
-        });
-        self.pushes_held -= 1;
-        let Some(of_document) = self.pushes.get_mut(&document) else { return };
-        of_document.pop_front();
-        match (of_document.front(), &self.client) {
-            (Some(next), Some(client)) => {
-                let (client, push) = (client.clone(), next.clone());
-                self.outputs.push_back(SessionOutput::Write { client, push });
-            }
-            _ => {
-                self.pushes.remove(&document);
-            }
-        }
-    }
-
-    fn show(&mut self, client: ClientId, document: DocumentId, data: Value) {
-        let bytes = data.to_string().len();
-        if bytes > PRESENCE_BYTES_MAX {
-            let detail = format!("presence of {bytes} bytes, at most {PRESENCE_BYTES_MAX} are allowed");
-            let problem = Problem::new(ProblemType::TooLarge, detail)
-                .with("limit", PRESENCE_BYTES_MAX)
-                .with("unit", "bytes");
-            return self.send(ServerMessage::Error { problem, document_id: Some(document) });
-        }
-        if !self.feeds.contains_key(&Scope::Document(document.clone())) {
-            let problem = Problem::new(ProblemType::InvalidMessage, "presence needs a subscription");
-            return self.send(ServerMessage::Error { problem, document_id: Some(document) });
-        }
-        let data = if data.is_null() {
-            self.shows.remove(&document);
-            None
-        } else {
-            self.shows.insert(document.clone());
-            Some(data)
-        };
-        self.outputs.push_back(SessionOutput::Show { client, document, data });
-    }
-
-    fn ack(&mut self, client: ClientId, document: DocumentId, cursor: u64) {
-        let given = self.feeds.get(&Scope::Document(document.clone())).map(|(_, feed)| feed.cursor());
-        match given {
-            Some(given) if cursor <= given => {
-                self.outputs.push_back(SessionOutput::Remember { client, document, cursor });
-            }
-            _ => {
-                let detail = format!("ack of {cursor}: only {} was sent here", given.unwrap_or(0));
-                let problem = Problem::new(ProblemType::InvalidMessage, detail);
-                self.send(ServerMessage::Error { problem, document_id: Some(document) });
-            }
-        }
-    }
-
-    fn delivery(&mut self, delivery: Delivery) {
-        let (scope, event) = match delivery {
-            Delivery::Document(event) => (Scope::Document(event.document_id().clone()), event),
-            Delivery::Collection(event) => (Scope::Collection, event),
-            Delivery::Presence(presence) => return self.send(ServerMessage::Presence(presence)),
-            Delivery::Lagged => {
-                let scopes: Vec<Scope> = self.feeds.keys().cloned().collect();
-                for scope in scopes {
-                    self.tell(&scope, FeedInput::Lagged);
-                }
-                return;
-            }
-        };
-        self.tell(&scope, FeedInput::Event(event));
-    }
-
-    fn answer(&mut self, feed: u64, answer: Result<FeedInput, Problem>) {
-        self.asked -= 1;
-        let Some(scope) = self.scopes.get(&feed).cloned() else { return };
-        match answer {
-            Ok(input) => self.tell(&scope, input),
-            Err(problem) => {
-                let document_id = match &scope {
-                    Scope::Document(id) => Some(id.clone()),
-                    Scope::Collection => None,
-                };
-                let ours = problem.status >= 500;
-                self.send(ServerMessage::Error { problem, document_id });
-                self.unsubscribe(&scope);
-                if ours {
-                    // The client comes back and resumes; staying would leave it without a feed it believes to have.
-                    self.close(close::INTERNAL, "the store could not be read");
-                }
-            }
-        }
-    }
-
-    fn tell(&mut self, scope: &Scope, input: FeedInput) {
-        if let Some((_, feed)) = self.feeds.get_mut(scope) {
-            feed.handle_input(input);
-            self.drive(scope);
-        }
-    }
-
-    /// Passes on what a feed wants.
-    fn drive(&mut self, scope: &Scope) {
-        let Some((number, feed)) = self.feeds.get_mut(scope) else { return };
-        while let Some(output) = feed.poll_output() {
-            match output {
-                FeedOutput::Item(item) => {
-                    let message = ServerMessage::Feed { scope: scope.clone(), item };
-                    self.outputs.push_back(SessionOutput::Send(message));
-                }
-                question => self.questions.push_back((*number, question)),
-            }
-        }
-    }
-
-    /// Asks what may be asked now.
-    fn ask(&mut self) {
-        while self.asked < QUESTIONS_MAX && !self.closed {
-            let Some((feed, question)) = self.questions.pop_front() else { return };
-            if let Some(scope) = self.scopes.get(&feed).cloned() {
-                self.asked += 1;
-                self.outputs.push_back(SessionOutput::Ask { feed, scope, question });
-            }
+            (_, ClientMessage::Ping { .. }) => {}
         }
     }
 
@@ -506,8 +342,11 @@ impl Session {
         if now < self.deadline() {
             return;
         }
-        if self.client.is_none() {
+        let Login::Known(known) = &self.login else {
             return self.close(close::HELLO_TIMEOUT, "no hello in time");
+        };
+        if known.ends_at().is_some_and(|end| end <= now) {
+            return self.fail(close::NOT_AUTHENTICATED, NotAuthenticated::Expired.into());
         }
         if self.pings_missed >= PINGS_MISSED_MAX {
             return self.close(close::AWAY, "no answer to pings");

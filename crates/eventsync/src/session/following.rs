@@ -1,0 +1,135 @@
+//! What a connection follows: its feeds, and their questions to the service.
+
+use std::collections::BTreeMap;
+
+use nodestorage::DocumentId;
+
+use super::{QUESTIONS_MAX, SUBSCRIPTIONS_MAX, Session, SessionOutput, close};
+use crate::{
+    access::Right,
+    broker::Delivery,
+    feed::{Feed, FeedInput, FeedOutput, Resume, Scope},
+    protocol::{CollectionResume, DocumentResume, Problem, ProblemType, ServerMessage},
+};
+
+impl Session {
+    pub(super) fn subscribe(
+        &mut self,
+        documents: BTreeMap<DocumentId, DocumentResume>,
+        collection: Option<CollectionResume>,
+    ) {
+        for (document, resume) in documents {
+            if let Err(problem) = self.require(Right::Read, Some(&document)) {
+                self.send(ServerMessage::Error { problem, document_id: Some(document) });
+                continue;
+            }
+            let scope = Scope::Document(document.clone());
+            let followed = self.feeds.keys().filter(|scope| **scope != Scope::Collection).count();
+            if followed >= SUBSCRIPTIONS_MAX && !self.feeds.contains_key(&scope) {
+                let detail = format!("at most {SUBSCRIPTIONS_MAX} documents can be followed on a connection");
+                let problem = Problem::new(ProblemType::TooMany, detail).with("limit", SUBSCRIPTIONS_MAX);
+                self.send(ServerMessage::Error { problem, document_id: Some(document) });
+                continue;
+            }
+            self.follow(scope, resume.into());
+            self.outputs.push_back(SessionOutput::Greet(document));
+        }
+        if let Some(collection) = collection {
+            if let Err(problem) = self.require(Right::Read, None) {
+                return self.send(ServerMessage::Error { problem, document_id: None });
+            }
+            self.follow(Scope::Collection, collection.cursor.map_or(Resume::Latest, Resume::After));
+        }
+    }
+
+    /// Follows from anew, also what was followed before.
+    fn follow(&mut self, scope: Scope, resume: Resume) {
+        self.feeds_made += 1;
+        let number = self.feeds_made;
+        if let Some((old, _)) = self.feeds.insert(scope.clone(), (number, Feed::new(scope.clone(), resume))) {
+            self.scopes.remove(&old);
+        }
+        self.scopes.insert(number, scope.clone());
+        self.outputs.push_back(SessionOutput::Subscribe(scope.clone()));
+        self.drive(&scope);
+    }
+
+    pub(super) fn unsubscribe(&mut self, scope: &Scope) {
+        if let Some((number, _)) = self.feeds.remove(scope) {
+            self.scopes.remove(&number);
+            self.outputs.push_back(SessionOutput::Unsubscribe(scope.clone()));
+        }
+        if let Scope::Document(document) = scope {
+            self.shows.remove(document);
+        }
+    }
+
+    pub(super) fn delivery(&mut self, delivery: Delivery) {
+        let (scope, event) = match delivery {
+            Delivery::Document(event) => (Scope::Document(event.document_id().clone()), event),
+            Delivery::Collection(event) => (Scope::Collection, event),
+            Delivery::Presence(presence) => return self.send(ServerMessage::Presence(presence)),
+            Delivery::Lagged => {
+                let scopes: Vec<Scope> = self.feeds.keys().cloned().collect();
+                for scope in scopes {
+                    self.tell(&scope, FeedInput::Lagged);
+                }
+                return;
+            }
+        };
+        self.tell(&scope, FeedInput::Event(event));
+    }
+
+    pub(super) fn answer(&mut self, feed: u64, answer: Result<FeedInput, Problem>) {
+        self.asked -= 1;
+        let Some(scope) = self.scopes.get(&feed).cloned() else { return };
+        match answer {
+            Ok(input) => self.tell(&scope, input),
+            Err(problem) => {
+                let document_id = match &scope {
+                    Scope::Document(id) => Some(id.clone()),
+                    Scope::Collection => None,
+                };
+                let ours = problem.status >= 500;
+                self.send(ServerMessage::Error { problem, document_id });
+                self.unsubscribe(&scope);
+                if ours {
+                    // The client comes back and resumes; staying would leave it without a feed it believes to have.
+                    self.close(close::INTERNAL, "the store could not be read");
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, scope: &Scope, input: FeedInput) {
+        if let Some((_, feed)) = self.feeds.get_mut(scope) {
+            feed.handle_input(input);
+            self.drive(scope);
+        }
+    }
+
+    /// Passes on what a feed wants.
+    fn drive(&mut self, scope: &Scope) {
+        let Some((number, feed)) = self.feeds.get_mut(scope) else { return };
+        while let Some(output) = feed.poll_output() {
+            match output {
+                FeedOutput::Item(item) => {
+                    let message = ServerMessage::Feed { scope: scope.clone(), item };
+                    self.outputs.push_back(SessionOutput::Send(message));
+                }
+                question => self.questions.push_back((*number, question)),
+            }
+        }
+    }
+
+    /// Asks what may be asked now.
+    pub(super) fn ask(&mut self) {
+        while self.asked < QUESTIONS_MAX && !self.closed {
+            let Some((feed, question)) = self.questions.pop_front() else { return };
+            if let Some(scope) = self.scopes.get(&feed).cloned() {
+                self.asked += 1;
+                self.outputs.push_back(SessionOutput::Ask { feed, scope, question });
+            }
+        }
+    }
+}
