@@ -1,8 +1,10 @@
 //! Writes the operations of a patch as they are made.
 
+mod json;
+mod mark;
+
 use super::{
-    Ops, Patch,
-    elements::Constants,
+    Patch,
     op::{self, Con, code, put_index, put_len},
     put_head,
 };
@@ -10,12 +12,15 @@ use crate::{
     SessionId, Timespan, Timestamp,
     codec::{
         Malformed, RawValue, cbor,
-        wire::{Burst, Bursts, Reader, brief, burst, put_patch_id, put_vu57},
+        wire::{Burst, Bursts, brief, burst, put_patch_id, put_vu57},
     },
     id::MAX_ID,
-    text::{Key, Text, Wtf8},
+    text::{Text, Wtf8},
     value::Value,
 };
+
+pub(crate) use json::js_order;
+pub(crate) use mark::Mark;
 
 /// Builds a patch, operation by operation, straight into its binary form. Each method returns the id of its operation.
 ///
@@ -49,15 +54,6 @@ impl Short {
         let (block, len) = brief(write);
         Self { block, len: len as u8 }
     }
-}
-
-/// A place in a patch that is being built.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark {
-    start: Timestamp,
-    next: u64,
-    op_count: u64,
-    len_bytes: usize,
 }
 
 impl PatchBuilder {
@@ -214,29 +210,6 @@ impl PatchBuilder {
         self.took(1)
     }
 
-    /// Writes the values of keys, as [`const_or_json`](Self::const_or_json) does, and sets the keys to them.
-    pub(crate) fn set_keys<K: Key, V: Into<Value>>(
-        &mut self,
-        obj: Timestamp,
-        entries: impl IntoIterator<Item = (K, V)>,
-    ) -> Timestamp {
-        // The keys stand behind all values, so they are put together elsewhere.
-        let (mut list, mut len) = (Vec::new(), 0);
-        for (key, value) in entries {
-            let node = self.const_or_json(&value.into());
-            cbor::put_text(&mut list, key.as_key());
-            put_patch_id(&mut list, self.start.sid, node);
-            len += 1;
-        }
-        if len == 0 {
-            return self.next_id();
-        }
-        put_len(&mut self.body, code::INS_OBJ, len);
-        self.id(obj);
-        self.body.append(&mut list);
-        self.took(1)
-    }
-
     /// Sets places of a tuple.
     pub fn ins_vec<I>(&mut self, obj: Timestamp, slots: I) -> Timestamp
     where
@@ -385,11 +358,6 @@ impl PatchBuilder {
         self.took(len.into())
     }
 
-    /// The constants that the operations since a mark make, if those do nothing else.
-    pub(crate) fn constants_since(&self, mark: Mark) -> Constants<'_> {
-        Constants::trusted(&self.body[mark.len_bytes..], (self.op_count - mark.op_count) as u32)
-    }
-
     /// Replaces what a slot of an array holds.
     pub fn upd_arr(&mut self, obj: Timestamp, slot: Timestamp, value: Timestamp) -> Timestamp {
         self.body.push(code::UPD_ARR << 3);
@@ -460,94 +428,6 @@ impl PatchBuilder {
         put_len(&mut self.body, opcode, len);
         put(&mut self.body);
         self.took(span)
-    }
-
-    /// Writes what json-joy's builder writes for a JSON value and returns the id of its node: text, bytes, arrays and
-    /// maps become nodes that can be edited inside; other values become registers that hold a constant, and within a
-    /// map just the constant.
-    pub fn json(&mut self, value: &Value) -> Timestamp {
-        self.json_within(value, Value::DEPTH_MAX)
-    }
-
-    /// Like [`json`](Self::json), but a number, boolean or null becomes a bare constant.
-    pub fn const_or_json(&mut self, value: &Value) -> Timestamp {
-        self.const_or_json_within(value, Value::DEPTH_MAX)
-    }
-
-    fn const_or_json_within(&mut self, value: &Value, depth: usize) -> Timestamp {
-        if is_scalar(value) { self.new_con(value) } else { self.json_within(value, depth) }
-    }
-
-    fn json_within(&mut self, value: &Value, depth: usize) -> Timestamp {
-        // Deeper parts are constants, which end in `null`: see `new_con`.
-        let Some(deeper) = depth.checked_sub(1) else { return self.new_con(value) };
-        match value {
-            Value::Text(text) => {
-                let obj = self.new_str();
-                self.ins_str(obj, obj, text.as_wtf8());
-                obj
-            }
-            Value::Bytes(bytes) => {
-                let obj = self.new_bin();
-                self.ins_bin(obj, obj, bytes);
-                obj
-            }
-            Value::Array(items) => {
-                let obj = self.new_arr();
-                let values: Vec<_> = items.iter().map(|item| self.json_within(item, deeper)).collect();
-                self.ins_arr(obj, obj, &values);
-                obj
-            }
-            Value::Map(entries) => {
-                let obj = self.new_obj();
-                let entries: Vec<_> = js_order(entries)
-                    .into_iter()
-                    .map(|(key, value)| (key.as_wtf8(), self.const_or_json_within(value, deeper)))
-                    .collect();
-                self.ins_obj(obj, entries);
-                obj
-            }
-            value if is_scalar(value) => {
-                let obj = self.new_val();
-                let con = self.new_con(value);
-                self.ins_val(obj, con);
-                obj
-            }
-            value => self.new_con(value),
-        }
-    }
-
-    /// Where the builder stands, to come back to.
-    pub(crate) const fn mark(&self) -> Mark {
-        Mark { start: self.start, next: self.next, op_count: self.op_count, len_bytes: self.body.len() }
-    }
-
-    /// The operations written since a mark of the same patch.
-    pub(crate) fn ops_since(&self, mark: Mark) -> Ops<'_> {
-        Ops {
-            reader: Reader::new(&self.body).at_offset(mark.len_bytes),
-            id: self.id_since(mark),
-            left: self.op_count - mark.op_count,
-        }
-    }
-
-    /// Forgets the operations written since a mark of the same patch.
-    pub(crate) fn truncate(&mut self, mark: Mark) {
-        self.start = mark.start;
-        self.next = mark.next;
-        self.op_count = mark.op_count;
-        self.body.truncate(mark.len_bytes);
-    }
-
-    /// The id of the first operation since a mark.
-    pub(crate) const fn id_since(&self, mark: Mark) -> Timestamp {
-        // An empty patch can have moved to a later start since.
-        if mark.op_count == 0 { self.start } else { Timestamp::new(self.start.sid, mark.next) }
-    }
-
-    /// How many bytes the operations since a mark take.
-    pub(crate) const fn len_since(&self, mark: Mark) -> usize {
-        self.body.len() - mark.len_bytes
     }
 
     pub(crate) const fn body_len(&self) -> usize {
@@ -647,26 +527,4 @@ impl PatchBuilder {
         self.meta = None;
         self.body.clear();
     }
-}
-
-const fn is_scalar(value: &Value) -> bool {
-    matches!(
-        value,
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Nint(_) | Value::Float(_)
-    )
-}
-
-/// Entries in the order in which JavaScript walks an object: keys that are array indexes first, ascending.
-pub(crate) fn js_order<V>(entries: &[(Text, V)]) -> Vec<(&Text, &V)> {
-    let mut ordered: Vec<_> = entries.iter().map(|(key, value)| (key, value)).collect();
-    // A stable sort: other keys stay in their order.
-    ordered.sort_by_key(|(key, _)| array_index(key.as_bytes()).unwrap_or(u32::MAX));
-    ordered
-}
-
-/// The array index that a key spells: 0 to 2^32 − 2 without leading zeros.
-fn array_index(key: &[u8]) -> Option<u32> {
-    let plain = matches!(key, [b'0'] | [b'1'..=b'9', ..]) && key.len() <= 10;
-    let text = plain.then(|| std::str::from_utf8(key).ok()).flatten()?;
-    text.parse().ok().filter(|&index| index < u32::MAX)
 }
