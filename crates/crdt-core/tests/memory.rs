@@ -174,6 +174,40 @@ proptest! {
 }
 
 #[test]
+fn shared_copies_take_no_memory_until_they_are_edited() {
+    let mut model = Model::new(session(1));
+    model.api().root((0..10_000).map(|n| Value::from(f64::from(n))).collect::<Value>()).unwrap();
+    let patch = model.flush().unwrap();
+    let mut document = model.into_document();
+    let size = document.size_bytes();
+    let ((), shared) = most(|| document.share());
+    assert!(shared < 4096, "{shared} bytes to share {size}");
+    let before = HELD.get().0;
+    let copies: Vec<Document> = (0..100).map(|n| document.fork(session(100 + n))).collect();
+    let each = (HELD.get().0 - before) as usize / copies.len();
+    assert!(each <= 256, "{each} bytes a copy");
+    let mut models: Vec<Model> = copies.into_iter().map(Model::from).collect();
+    for model in &mut models {
+        // Neither looking nor what is known already, nor what fails, needs a document of its own.
+        assert_eq!(model.apply(&patch), Ok(crdt_core::Applied::Known));
+        let failed: Result<(), ()> = model
+            .transaction(|model| model.document().node_count().checked_sub(usize::MAX).map(drop).ok_or(()));
+        assert_eq!(failed, Err(()));
+        model.shrink();
+        assert!(model.document().shares_with(&document));
+    }
+    let before = HELD.get().0;
+    models[7].api().arr("").unwrap().del(0, 1).unwrap();
+    assert!(HELD.get().0 - before > size as isize / 2);
+    assert!(models.iter().filter(|model| model.document().shares_with(&document)).count() == 99);
+    // The last one that shares it has it for itself.
+    models.truncate(1);
+    drop(document);
+    let (_, held) = most(|| models[0].api().arr("").unwrap().del(0, 1).unwrap());
+    assert!(held < size / 2, "{held} bytes to edit the last one of {size}");
+}
+
+#[test]
 fn the_next_transaction_copies_no_document() {
     let mut model = Model::new(session(1));
     let items: Vec<_> =
@@ -213,8 +247,10 @@ fn the_next_transaction_copies_no_document() {
 fn a_model_gives_its_copy_back() {
     let mut model = Model::new(session(1));
     model.api().root((0..10_000).map(|n| Value::from(f64::from(n))).collect::<Value>()).unwrap();
-    let done: Result<(), ()> = model.transaction(|_| Ok(()));
+    let (done, held) = most(|| model.transaction(|_| Ok::<_, ()>(())));
     done.unwrap();
+    assert!(held < 4096, "{held} bytes for a transaction without edits");
+    model.transaction(|model| model.api().arr("")?.del(0, 1)).unwrap();
     let before = HELD.get().0;
     model.shrink();
     assert!((before - HELD.get().0) as usize > model.document().size_bytes() / 2);

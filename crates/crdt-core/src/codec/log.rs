@@ -110,7 +110,9 @@ const SIDECAR: i64 = 1;
 
 impl Log {
     /// A history that starts with a document.
-    pub fn new(start: Document) -> Self {
+    pub fn new(mut start: Document) -> Self {
+        // Every look back begins with a copy of it.
+        start.share();
         Self { start, patches: BTreeMap::new(), metadata: Value::Map(Vec::new()) }
     }
 
@@ -173,6 +175,7 @@ impl Log {
     /// [`ApplyError`]; then nothing has changed.
     pub fn advance_to(&mut self, id: Timestamp) -> Result<(), ApplyError> {
         self.start = self.at(id)?;
+        self.start.share();
         self.patches.retain(|&patch, _| patch > id);
         Ok(())
     }

@@ -152,12 +152,7 @@ impl Document {
     /// becomes of it.
     pub(super) fn outlook(&self, patch: PatchRef<'_>) -> Result<Option<u64>, Applied> {
         let id = patch.id();
-        let seen = match self.store.sessions.get(id.sid.get()) {
-            Some(session) if session == self.own => Some(self.made),
-            Some(session) => self.store.sessions.at(session).seen,
-            None => None,
-        };
-        let seen = seen.filter(|_| self.order == Order::Logical);
+        let seen = self.store.seen(id.sid.get()).filter(|_| self.order == Order::Logical);
         // What a repeated operation made may have been removed since; making it again would leave it lying around.
         if seen.is_some_and(|seen| patch.next_time() <= seen + 1) {
             return Err(Applied::Known);
@@ -186,12 +181,7 @@ impl Document {
 
     /// Whether the document has seen a time of a session.
     pub fn has_seen(&self, id: Timestamp) -> bool {
-        let sessions = &self.store.sessions;
-        match sessions.get(id.sid.get()) {
-            Some(session) if session == self.own => id.time <= self.made,
-            Some(session) => sessions.at(session).seen.is_some_and(|seen| id.time <= seen),
-            None => false,
-        }
+        self.store.seen(id.sid.get()).is_some_and(|seen| id.time <= seen)
     }
 
     /// Whether all times of a patch have been seen.
@@ -261,10 +251,11 @@ impl Document {
     /// Whether there is room for so many bytes, and nothing else to look at.
     #[inline]
     pub(super) fn is_roomy(&self, bytes: u64) -> bool {
-        let heap = self.store.heap.len().max(self.store.keys.len_bytes()) as u64;
-        self.store.span + bytes <= Self::ELEMENTS_MAX
+        let store = &*self.store;
+        let heap = store.heap.len().max(store.keys.len_bytes()) as u64;
+        store.span + bytes <= Self::ELEMENTS_MAX
             && heap + 3 * bytes <= Self::HEAP_BYTES_MAX
-            && self.store.sessions.len() < SESSIONS_MAX
+            && store.sessions.len() < SESSIONS_MAX
             && self.order == Order::Logical
     }
 
@@ -295,27 +286,29 @@ impl Document {
     /// Notes that a session has been seen up to a time.
     pub(super) fn observe(&mut self, session: u32, last: u64) {
         // An own time of 0 can come from outside only, and `made` cannot tell it from none.
-        if session == self.own && last > 0 {
-            self.made = self.made.max(last);
+        let sessions = &mut self.store.sessions;
+        if session == sessions.own && last > 0 {
+            sessions.made = sessions.made.max(last);
         } else {
-            self.store.sessions.observe(session, last);
+            sessions.observe(session, last);
         }
         self.time = self.time.max(last + 1);
     }
 
     /// The node with an id, fast if it is the one that was edited last.
     fn target(&mut self, id: Timestamp) -> Option<u32> {
-        if let Some(node) = self.store.nodes.get(self.target as usize) {
+        let store = &*self.store;
+        if let Some(node) = store.nodes.get(self.target as usize) {
             let last = node.id();
             if last.time == id.time
                 && node.form() != Form::Free
                 && !node.is_dead()
-                && self.store.sessions.sid(last.session) == id.sid.get()
+                && store.sessions.sid(last.session) == id.sid.get()
             {
                 return Some(self.target);
             }
         }
-        let node = self.store.find(id)?;
+        let node = store.find(id)?;
         self.target = node;
         Some(node)
     }
@@ -461,10 +454,10 @@ impl Document {
         if let Some(after) = after
             && units as usize == bytes.len()
         {
-            let sequence = self.store.sequences.at_mut(self.store.nodes[node as usize].payload());
-            let narrow = &mut self.store.contents.narrow;
-            if sequence.type_after(after, id, bytes, &self.store.sessions, narrow) {
-                self.store.span += op.units;
+            let store = &mut *self.store;
+            let sequence = store.sequences.at_mut(store.nodes[node as usize].payload());
+            if sequence.type_after(after, id, bytes, &store.sessions, &mut store.contents.narrow) {
+                store.span += op.units;
                 return Some(true);
             }
         }
@@ -490,15 +483,16 @@ impl Document {
         if units == 0 {
             return None;
         }
-        let payload = self.store.node(node).payload();
-        let sequence = self.store.sequences.at_mut(payload);
-        let spot = sequence.place(after, id, units, &self.store.sessions)?;
-        let stored = store(&mut self.store.contents, sequence.joined(spot));
+        let held = &mut *self.store;
+        let payload = held.node(node).payload();
+        let sequence = held.sequences.at_mut(payload);
+        let spot = sequence.place(after, id, units, &held.sessions)?;
+        let stored = store(&mut held.contents, sequence.joined(spot));
         if let Some(moved) = stored.moved {
             sequence.relocate(spot, moved);
         }
         sequence.put(spot, id, stored.span, stored.offset);
-        self.store.span += u64::from(units);
+        held.span += u64::from(units);
         Some(true)
     }
 
@@ -526,9 +520,10 @@ impl Document {
             return false;
         }
         let Some(start) = self.store.id(span.start) else { return false };
-        let payload = self.store.node(node).payload();
-        let sequence = self.store.sequences.at_mut(payload);
-        let contents = &mut self.store.contents;
+        let store = &mut *self.store;
+        let payload = store.node(node).payload();
+        let sequence = store.sequences.at_mut(payload);
+        let contents = &mut store.contents;
         let mut changed = false;
         let mut released: Vec<u32> = Vec::new();
         sequence.delete(start, span.span, |dead| {
@@ -541,7 +536,7 @@ impl Document {
             }
         });
         for node in released {
-            self.store.release(node);
+            store.release(node);
         }
         changed
     }

@@ -123,7 +123,7 @@ impl Bulk {
     /// Puts a node where the next one goes.
     #[inline]
     fn hold(&mut self, child: u32) -> Result<(), LoadError> {
-        let store = &mut self.doc.store;
+        let store = &mut *self.doc.store;
         let Some(open) = self.open.last_mut() else {
             if std::mem::take(&mut self.root_is_next) {
                 store.root = child;
@@ -172,7 +172,7 @@ impl Bulk {
     ) -> Result<(), E> {
         let first = Id::new(self.sessions[id.session as usize], id.time);
         let Some(open) = self.open.last_mut() else { return Ok(()) };
-        let store = &mut self.doc.store;
+        let store = &mut *self.doc.store;
         if id.time <= open.time {
             let container = store.timestamp(store.node(open.node).id());
             return Err(LoadError::TooOld { child: store.timestamp(first), container }.into());
@@ -241,7 +241,7 @@ impl Bulk {
     /// A register, map, tuple or array.
     #[inline]
     pub(crate) fn open(&mut self, id: NativeId, kind: Kind, len: usize) -> Result<(), LoadError> {
-        let store = &mut self.doc.store;
+        let store = &mut *self.doc.store;
         let (form, payload) = match kind {
             Kind::Obj => {
                 let payload = store.objs.add();
@@ -344,10 +344,10 @@ impl Bulk {
     }
 
     fn fill(&mut self) -> Result<(), LoadError> {
-        let Document { store, own, made, .. } = &mut self.doc;
+        let store = &mut *self.doc.store;
         let sequence = store.sequences.at_mut(self.sequence);
         let many = sequence.reserve(self.runs.len());
-        let taken = many.then(|| Taken::new(&store.sessions, (*own, *made), self.runs.len()));
+        let taken = many.then(|| Taken::new(&store.sessions, self.runs.len()));
         if let Some(Some(mut taken)) = taken {
             let take = |run: &Chunk| taken.take(run.session, run.time, run.span.len());
             sequence.push_all(&mut self.runs.drain(..).inspect(take));
@@ -363,7 +363,7 @@ impl Bulk {
     /// The document, when no id occurs twice.
     pub(crate) fn finish(mut self) -> Result<Document, LoadError> {
         self.index()?;
-        let store = &mut self.doc.store;
+        let store = &mut *self.doc.store;
         store.fit();
         if let Some(id) = store.ghosts().find(|id| store.sessions.at(id.session).nodes.get(id.time).is_some())
         {
@@ -376,7 +376,7 @@ impl Bulk {
 impl Bulk {
     /// Makes the index from ids to nodes, session by session.
     fn index(&mut self) -> Result<(), LoadError> {
-        let store = &mut self.doc.store;
+        let store = &mut *self.doc.store;
         // For each session how many nodes it has, and the range of their times.
         let mut ranges = vec![(0usize, u64::MAX, 0u64); store.sessions.len()];
         for Row { id, len, .. } in rows(&store.nodes) {

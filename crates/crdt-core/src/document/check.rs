@@ -35,7 +35,8 @@ impl Document {
             if at.is_dead() && at.refs() == 0 {
                 return Err(format!("nothing refers to the dead node {}", store.timestamp(at.id())));
             }
-            let seen = at.id().session == self.own || store.sessions.at(at.id().session).seen.is_some();
+            let seen =
+                at.id().session == store.sessions.own || store.sessions.at(at.id().session).seen.is_some();
             if at.id().time >= self.time || !seen {
                 return Err(format!("node {} is above the clock", store.timestamp(at.id())));
             }

@@ -61,11 +61,12 @@ impl Document {
             }
         }
         let released = before - self.store.span;
-        for sequence in &mut self.store.sequences.items {
+        let store = &mut *self.store;
+        for sequence in &mut store.sequences.items {
             let gone = sequence.drop_tombstones(&named);
-            self.store.span -= u64::from(gone);
+            store.span -= u64::from(gone);
         }
-        self.store.tidy();
+        store.tidy();
         self.compacted_to = self.compacted_to.max(seen.iter().map(|(_, time)| time).max().unwrap_or(0));
         Compaction::Done { elements: before - released - self.store.span }
     }

@@ -95,7 +95,7 @@ impl<T: Copy + Default> Arena<T> {
     }
 
     /// Appends items right behind those that end at `end`, if there is room.
-    #[inline]
+    #[inline(always)]
     pub(super) fn follow(&mut self, end: u32, more: &[T]) -> bool {
         if end == self.tail() {
             self.push(more);
@@ -244,6 +244,7 @@ impl Contents {
     }
 
     /// Whether [`Self::take_over`] would free much.
+    #[inline]
     pub(super) fn is_wasteful(&self) -> bool {
         self.narrow.is_wasteful() || self.wide.is_wasteful() || self.slots.is_wasteful()
     }

@@ -7,6 +7,7 @@ use super::{
     content::{Contents, Stored},
     node::{Form, Kind},
     sequence::{Chunk, Id},
+    store::Store,
 };
 use crate::{SessionId, Timespan, Timestamp, id::MAX_ID, patch::Ops, text::Wtf8};
 
@@ -18,22 +19,23 @@ impl Document {
     /// which follows the own unit before it; `None`, and nothing has changed, if [`edit_text`](Self::edit_text) has to
     /// look at it.
     #[inline]
-    pub(crate) fn type_on(&mut self, node: u32, position: usize, text: &[u8]) -> Option<u64> {
+    pub(crate) fn type_on(&mut self, node: u32, of: Timestamp, position: usize, text: &[u8]) -> Option<u64> {
         let (time, units) = (self.time, text.len() as u64);
         let is_ascii = match text {
             [one] => one.is_ascii(),
             text => text.is_ascii(),
         };
-        if !is_ascii || !self.is_roomy_for(units) {
+        let store = self.store.own()?;
+        if !is_ascii || !store.is_node(node, of, Kind::Str) || !is_roomy_for(store, time, self.order, units) {
             return None;
         }
-        let sequence = self.store.sequences.at_mut(self.store.nodes[node as usize].payload());
-        let (position, id) = (u32::try_from(position).ok()?, Id::new(self.own, time));
-        if !sequence.type_on(position, id, text, &mut self.store.contents.narrow) {
+        let sequence = store.sequences.at_mut(store.nodes[node as usize].payload());
+        let (position, id) = (u32::try_from(position).ok()?, Id::new(store.sessions.own, time));
+        if !sequence.type_on(position, id, text, &mut store.contents.narrow) {
             return None;
         }
-        self.store.span += units;
-        self.made = time + units - 1;
+        store.span += units;
+        store.sessions.made = time + units - 1;
         self.time = time + units;
         Some(time)
     }
@@ -41,27 +43,26 @@ impl Document {
     /// Erases text beside where it was erased or typed last, on either side. Returns the id of the first unit; `None`, and
     /// nothing has changed, if [`edit_delete`](Self::edit_delete) has to look at it.
     #[inline]
-    pub(crate) fn erase_on(&mut self, node: u32, position: usize, len: usize) -> Option<Timestamp> {
-        if !self.is_roomy_for(1) {
+    pub(crate) fn erase_on(
+        &mut self,
+        node: u32,
+        of: Timestamp,
+        position: usize,
+        len: usize,
+    ) -> Option<Timestamp> {
+        let store = self.store.own()?;
+        if !store.is_node(node, of, Kind::Str) || !is_roomy_for(store, self.time, self.order, 1) {
             return None;
         }
-        let sequence = self.store.sequences.at_mut(self.store.nodes[node as usize].payload());
+        let sequence = store.sequences.at_mut(store.nodes[node as usize].payload());
         let dead = sequence.erase_on(u32::try_from(position).ok()?, u32::try_from(len).ok()?)?;
-        self.store.contents.kill_text(dead.span, dead.offset);
-        if self.store.contents.is_wasteful() {
-            self.store.tidy();
+        store.contents.kill_text(dead.span, dead.offset);
+        if store.contents.is_wasteful() {
+            store.tidy();
         }
-        self.made = self.time;
+        store.sessions.made = self.time;
         self.time += 1;
-        Some(self.store.timestamp(dead.id))
-    }
-
-    /// Whether so many elements more have room, and so many times.
-    #[inline]
-    const fn is_roomy_for(&self, units: u64) -> bool {
-        self.store.span + units <= Self::ELEMENTS_MAX
-            && self.time + units < MAX_ID
-            && matches!(self.order, Order::Logical)
+        Some(store.timestamp(dead.id))
     }
 
     /// Inserts text at a position. Returns the id of the unit before it, or of the text at its start; `None` if the
@@ -89,31 +90,33 @@ impl Document {
         units: u32,
         store: impl FnOnce(&mut Contents, Option<Chunk>) -> Stored,
     ) -> Option<Timestamp> {
-        let id = Id::new(self.own, self.time);
-        let payload = self.store.node(node).payload();
-        let sequence = self.store.sequences.at_mut(payload);
+        let held = &mut *self.store;
+        let id = Id::new(held.sessions.own, self.time);
+        let payload = held.node(node).payload();
+        let sequence = held.sequences.at_mut(payload);
         let (after, spot) = sequence.place_at(position, id)?;
-        let stored = store(&mut self.store.contents, sequence.joined(spot));
+        let stored = store(&mut held.contents, sequence.joined(spot));
         if let Some(moved) = stored.moved {
             sequence.relocate(spot, moved);
         }
         let at = sequence.put(spot, id, stored.span, stored.offset);
         sequence.set_cursor(at, position + units);
-        self.store.span += u64::from(units);
-        self.made = self.time + u64::from(units) - 1;
-        self.time = self.made + 1;
-        Some(self.store.timestamp(after.unwrap_or_else(|| self.store.node(node).id())))
+        held.span += u64::from(units);
+        self.time += u64::from(units);
+        held.sessions.made = self.time - 1;
+        Some(held.timestamp(after.unwrap_or_else(|| held.node(node).id())))
     }
 
     /// Deletes elements from a position on, at most as many as there are. Takes one tick. Returns their ids, by chunk.
     pub(crate) fn edit_delete(&mut self, node: u32, position: u32, len: u32) -> Spans {
-        let arr = self.store.form(node) == Form::Arr;
-        let payload = self.store.node(node).payload();
-        let sequence = self.store.sequences.at_mut(payload);
-        let contents = &mut self.store.contents;
+        let store = &mut *self.store;
+        let arr = store.form(node) == Form::Arr;
+        let payload = store.node(node).payload();
+        let sequence = store.sequences.at_mut(payload);
+        let contents = &mut store.contents;
         let mut spans = Spans::new();
         let mut released: SmallVec<[u32; 4]> = SmallVec::new();
-        let sessions = &self.store.sessions;
+        let sessions = &store.sessions;
         sequence.delete_at(position, len, |dead| {
             let sid = SessionId::new(sessions.at(dead.id.session).sid).unwrap_or(SessionId::SYSTEM);
             let start = Timestamp::new(sid, dead.id.time);
@@ -133,10 +136,10 @@ impl Document {
             }
         });
         for node in released {
-            self.store.release(node);
+            store.release(node);
         }
         if !spans.is_empty() {
-            self.made = self.time;
+            store.sessions.made = self.time;
             self.time += 1;
         }
         spans
@@ -146,9 +149,17 @@ impl Document {
     pub(crate) fn edit_ops(&mut self, ops: Ops<'_>) {
         for (id, op) in ops {
             let end = id.time + op.span();
-            (self.time, self.made) = (self.time.max(end), end - 1);
-            self.run(Id::new(self.own, id.time), id.sid, &op);
+            let own = self.make_up_to(end);
+            self.run(Id::new(own, id.time), id.sid, &op);
         }
+    }
+
+    /// The own session makes all times before one. Returns the number of that session.
+    pub(super) fn make_up_to(&mut self, end: u64) -> u32 {
+        self.time = self.time.max(end);
+        let sessions = &mut self.store.sessions;
+        sessions.made = end - 1;
+        sessions.own
     }
 
     /// Whether there is room for an edit of so many bytes.
@@ -160,9 +171,7 @@ impl Document {
     /// Whether a node is still the one it was.
     #[inline]
     pub(crate) fn is_node(&self, node: u32, id: Timestamp, kind: Kind) -> bool {
-        self.store.nodes.get(node as usize).is_some_and(|at| {
-            at.is(id.time, kind) && self.store.sessions.sid_at(at.session()) == id.sid.get()
-        })
+        self.store.is_node(node, id, kind)
     }
 
     /// How many visible elements a sequence has.
@@ -185,4 +194,20 @@ impl Document {
         let (at, offset) = sequence.seek(position)?;
         Some(self.store.timestamp(sequence.chunk(at).id().tick(u64::from(offset))))
     }
+}
+
+impl Store {
+    /// Whether a node is still the one it was.
+    #[inline]
+    fn is_node(&self, node: u32, id: Timestamp, kind: Kind) -> bool {
+        self.nodes
+            .get(node as usize)
+            .is_some_and(|at| at.is(id.time, kind) && self.sessions.sid_at(at.session()) == id.sid.get())
+    }
+}
+
+/// Whether so many elements more have room, and so many times.
+#[inline]
+const fn is_roomy_for(store: &Store, time: u64, order: Order, units: u64) -> bool {
+    store.span + units <= Document::ELEMENTS_MAX && time + units < MAX_ID && matches!(order, Order::Logical)
 }

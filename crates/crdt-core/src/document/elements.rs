@@ -20,14 +20,16 @@ impl Document {
     /// look at it.
     #[inline]
     pub(super) fn apply_elements(&mut self, patch: Start<'_>) -> bool {
-        self.is_roomy(patch.len_bytes() as u64)
+        // A patch that turns out to be known must not cost a copy.
+        !self.store.is_shared()
+            && self.is_roomy(patch.len_bytes() as u64)
             && elements::read(patch).and_then(|elements| self.put_read(&elements)).is_some()
     }
 
     fn put_read(&mut self, elements: &Elements<'_>) -> Option<()> {
         let Elements { id, obj, after, values } = *elements;
         let known = self.store.sessions.look_up(id.sid.get());
-        if known == Some(self.own) || id.time <= self.compacted_to {
+        if known == Some(self.store.sessions.own) || id.time <= self.compacted_to {
             return None;
         }
         let author = known.map(|session| self.store.sessions.at(session));
@@ -53,10 +55,11 @@ impl Document {
             }
         };
         let slot = Id::new(session, elements.slot().time);
-        let sequence = self.store.sequences.at_mut(payload);
-        let spot = sequence.place(after, slot, values.span(), &self.store.sessions)?;
-        self.store.put_constants(payload, spot, Id::new(session, id.time), values);
-        self.store.tidy();
+        let store = &mut *self.store;
+        let sequence = store.sequences.at_mut(payload);
+        let spot = sequence.place(after, slot, values.span(), &store.sessions)?;
+        store.put_constants(payload, spot, Id::new(session, id.time), values);
+        store.tidy();
         self.observe(session, elements.last());
         Some(())
     }
@@ -70,15 +73,16 @@ impl Document {
         values: Constants<'_>,
     ) -> Option<Timestamp> {
         let len = u64::from(values.span());
-        let id = Id::new(self.own, self.time);
-        let payload = self.store.node(array).payload();
-        let sequence = self.store.sequences.at_mut(payload);
+        let store = &mut *self.store;
+        let id = Id::new(store.sessions.own, self.time);
+        let payload = store.node(array).payload();
+        let sequence = store.sequences.at_mut(payload);
         let (after, spot) = sequence.place_at(index, id.tick(len))?;
-        let at = self.store.put_constants(payload, spot, id, values);
-        self.store.sequences.at_mut(payload).set_cursor(at, index + values.span());
+        let at = store.put_constants(payload, spot, id, values);
+        store.sequences.at_mut(payload).set_cursor(at, index + values.span());
         self.time += 2 * len;
-        self.made = self.time - 1;
-        Some(self.store.timestamp(after.unwrap_or_else(|| self.store.node(array).id())))
+        store.sessions.made = self.time - 1;
+        Some(store.timestamp(after.unwrap_or_else(|| store.node(array).id())))
     }
 }
 

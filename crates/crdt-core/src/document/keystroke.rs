@@ -5,6 +5,7 @@ use super::{
     Document, Order,
     node::{Form, NIL},
     sequence::{Id, SPAN_MAX},
+    store::Store,
 };
 use crate::{
     Timestamp,
@@ -25,37 +26,41 @@ impl Document {
     #[inline(always)]
     fn apply_read(&mut self, keystroke: Keystroke<'_>) -> Option<()> {
         let Keystroke { id, span, obj, at, text, deleted, .. } = keystroke;
-        let session = self.store.sessions.look_up(id.sid.get()).filter(|&session| session != self.own)?;
-        let seen = self.store.sessions.at(session).seen?;
+        // A patch that turns out to be known must not cost a copy.
+        let store = self.store.own()?;
+        let own = store.sessions.own;
+        let session = store.sessions.look_up(id.sid.get()).filter(|&session| session != own)?;
+        let seen = store.sessions.at(session).seen?;
         if id.time <= seen.max(self.compacted_to) || self.order != Order::Logical {
             return None;
         }
-        let sequence = self.text_at(obj)?;
-        let at_session = if at.sid == id.sid { session } else { self.store.sessions.get(at.sid.get())? };
+        let sequence = store.text_at(self.target, obj)?;
+        let at_session = if at.sid == id.sid { session } else { store.sessions.get(at.sid.get())? };
         let element = Id::new(at_session, at.time);
         if deleted == 0 {
-            if self.store.span + span > u64::from(SPAN_MAX) {
+            if store.span + span > u64::from(SPAN_MAX) {
                 return None;
             }
             let (new, bytes) = (Id::new(session, id.time), text.as_bytes());
-            let contents = &mut self.store.contents;
-            let sequence = self.store.sequences.at_mut(sequence);
+            let sequence = store.sequences.at_mut(sequence);
             let typed_on = bytes.len() as u64 == span
                 && at != obj
-                && sequence.type_after(element, new, bytes, &self.store.sessions, &mut contents.narrow);
+                && sequence.type_after(element, new, bytes, &store.sessions, &mut store.contents.narrow);
             if typed_on {
-                self.store.span += span;
-            } else {
-                self.insert_read(new, keystroke)?;
+                store.span += span;
+                store.sessions.at_mut(session).seen = Some(id.time + span - 1);
+                self.time = self.time.max(id.time + span);
+                return Some(());
             }
+            self.insert_read(new, keystroke)?;
         } else {
             if at.sid != id.sid && !self.has_seen(at.tick(deleted - 1)) {
                 return None;
             }
-            let contents = &mut self.store.contents;
-            let sequence = self.store.sequences.at_mut(sequence);
+            let store = &mut *self.store;
+            let (contents, sequence) = (&mut store.contents, store.sequences.at_mut(sequence));
             sequence.delete(element, deleted, |dead| contents.kill_text(dead.span, dead.offset));
-            self.store.tidy();
+            store.tidy();
         }
         let last = id.time + span - 1;
         self.store.sessions.at_mut(session).seen = Some(last);
@@ -73,14 +78,15 @@ impl Document {
         self.store.tidy();
         Some(())
     }
+}
 
+impl Store {
     /// The sequence of a text, if it is the node that was edited last.
     #[inline]
-    fn text_at(&self, obj: Timestamp) -> Option<u32> {
-        let node =
-            if self.target == NIL { return None } else { self.store.nodes.get(self.target as usize)? };
+    fn text_at(&self, target: u32, obj: Timestamp) -> Option<u32> {
+        let node = if target == NIL { return None } else { self.nodes.get(target as usize)? };
         let id = node.id();
-        let same = id.time == obj.time && self.store.sessions.sid_at(id.session) == obj.sid.get();
+        let same = id.time == obj.time && self.sessions.sid_at(id.session) == obj.sid.get();
         (same && node.form() == Form::Str && !node.is_dead()).then(|| node.payload())
     }
 }

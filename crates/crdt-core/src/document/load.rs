@@ -84,7 +84,7 @@ impl Loader {
     /// Starts an empty document of a session, at its next time.
     pub fn new(session: SessionId, time: u64, order: Order) -> Self {
         let mut doc = Document::with(session, time, order);
-        doc.made = doc.time - 1;
+        doc.store.sessions.made = doc.time - 1;
         Self { doc }
     }
 
@@ -110,7 +110,8 @@ impl Loader {
     /// [`LoadError`]
     pub fn session(&mut self, sid: SessionId) -> Result<SessionIx, LoadError> {
         let at = self.enter(sid)?;
-        let seen = if at == self.doc.own { Some(self.doc.made) } else { self.doc.store.sessions.at(at).seen };
+        let sessions = &self.doc.store.sessions;
+        let seen = if at == sessions.own { Some(sessions.made) } else { sessions.at(at).seen };
         Ok(SessionIx { at, seen: seen.unwrap_or(0) })
     }
 
@@ -128,7 +129,7 @@ impl Loader {
         }
         let session = self.enter(id.sid)?;
         let last = bound("times", id.time + span - 1, crate::id::MAX_ID - 1)?;
-        if session != self.doc.own
+        if session != self.doc.store.sessions.own
             && self.doc.store.sessions.at(session).seen.is_some_and(|seen| last <= seen)
         {
             self.doc.time = self.doc.time.max(last + 1);
@@ -283,7 +284,7 @@ impl Loader {
         let at = self.expect(obj, Form::Obj)?;
         self.expect_later(child, obj)?;
         self.heap(key.as_bytes().len())?;
-        let Store { keys, objs, nodes, .. } = &mut self.doc.store;
+        let Store { keys, objs, nodes, .. } = &mut *self.doc.store;
         let before = keys.len();
         let number = keys.enter(key.as_bytes());
         let obj = objs.at_mut(nodes[at as usize].payload());
@@ -321,10 +322,11 @@ impl Loader {
         if !matches!(form, Form::Str | Form::Bin | Form::Arr) {
             return Err(LoadError::Kind(self.timestamp(node)));
         }
-        let Document { store, own, time, made, .. } = &mut self.doc;
+        let Document { store, time, .. } = &mut self.doc;
+        let store = &mut **store;
         let sequence = store.sequences.at_mut(store.nodes[node.0 as usize].payload());
         let Store { sessions, contents, span, .. } = store;
-        Ok(ChunkLoader { sequence, contents, sessions, span, own: *own, time, made, form, taken: None })
+        Ok(ChunkLoader { sequence, contents, sessions, span, time, form, taken: None })
     }
 
     /// Adds a live chunk to a text.
@@ -383,7 +385,7 @@ impl Loader {
     /// # Errors
     /// [`LoadError::Duplicate`] for an element that a sequence has twice.
     pub fn finish(mut self, root: Option<NodeIx>) -> Result<Document, LoadError> {
-        let store = &mut self.doc.store;
+        let store = &mut *self.doc.store;
         for sequence in &mut store.sequences.items {
             sequence.seal().map_err(|id| LoadError::Duplicate(timestamp(&store.sessions, id)))?;
         }
@@ -404,9 +406,7 @@ pub struct ChunkLoader<'l> {
     pub(super) contents: &'l mut Contents,
     sessions: &'l mut Sessions,
     pub(super) span: &'l mut u64,
-    own: u32,
     time: &'l mut u64,
-    made: &'l mut u64,
     pub(super) form: Form,
     pub(super) taken: Option<Taken>,
 }
@@ -415,7 +415,7 @@ impl ChunkLoader<'_> {
     /// Makes room for about so many chunks, before the first one is added.
     pub fn reserve(&mut self, chunks: usize) {
         if self.sequence.reserve(chunks) {
-            self.taken = Taken::new(self.sessions, (self.own, *self.made), chunks);
+            self.taken = Taken::new(self.sessions, chunks);
         }
     }
 
@@ -481,8 +481,8 @@ impl ChunkLoader<'_> {
         bound("elements of all sequences", self.span.saturating_add(units), u64::from(SPAN_MAX))?;
         let last = bound("times", time.saturating_add(units - 1), crate::id::MAX_ID - 1)?;
         if last > session.seen {
-            if session.at == self.own {
-                *self.made = last.max(*self.made);
+            if session.at == self.sessions.own {
+                self.sessions.made = last.max(self.sessions.made);
             } else {
                 self.sessions.observe(session.at, last);
             }

@@ -14,6 +14,7 @@ mod compact;
 mod content;
 mod edit;
 mod elements;
+mod held;
 mod keys;
 mod keystroke;
 mod links;
@@ -46,6 +47,7 @@ pub(crate) use observe::{Effect, Observer, Place, Removed};
 pub(crate) use subtree::Subtree;
 pub(crate) use view::Shown;
 
+use held::Held;
 use store::Store;
 
 use crate::{SessionId, StateVector, Timestamp};
@@ -58,16 +60,16 @@ use crate::{SessionId, StateVector, Timestamp};
 ///
 /// # How to read
 /// [`view`](Self::view) is the JSON value; [`root`](Self::root) walks the nodes with their ids.
+///
+/// # How to have many
+/// A copy is as large as its original, unless that was [shared](Self::share) before: then it takes no memory until either
+/// is edited.
 #[derive(Debug, Clone)]
 pub struct Document {
-    store: Store,
-    /// The document's own session.
-    own: u32,
+    store: Held,
     /// The next unused time.
     time: u64,
     order: Order,
-    /// The last time at which the own session made something; 0 for none.
-    made: u64,
     /// No patch of an earlier time can be taken in any more: what it would need may be gone. 0 for none.
     compacted_to: u64,
     /// The node that was edited last.
@@ -96,11 +98,42 @@ impl Document {
 
     fn with(session: SessionId, time: u64, order: Order) -> Self {
         let mut store = Store::new();
-        let own = store.sessions.enter(session.get());
-        Self { store, own, time: time.max(1), order, made: 0, compacted_to: 0, target: node::NIL }
+        store.sessions.own = store.sessions.enter(session.get());
+        Self { store: Held::new(store), time: time.max(1), order, compacted_to: 0, target: node::NIL }
+    }
+
+    /// From now on copies and forks of this document share its memory, and are made in no time whatever its size. The first
+    /// edit of one that still shares it copies it, as `clone` would have done otherwise; the last one keeps it.
+    ///
+    /// For templates that many documents begin with, for a state that is written or shown elsewhere while the document is
+    /// edited on, for what may be taken back.
+    ///
+    /// ```
+    /// use crdt_core::{Model, SessionId};
+    ///
+    /// let mut template = Model::new(SessionId::new(70_001).unwrap());
+    /// template.api().root("warp")?;
+    /// let mut template = template.into_document();
+    /// template.share();
+    /// let mut alice = Model::from(template.fork(SessionId::new(70_002).unwrap()));
+    /// assert!(alice.document().shares_with(&template));
+    /// alice.api().str("")?.ins(4, " and weft")?;
+    /// assert!(!alice.document().shares_with(&template));
+    /// assert_eq!(template.view(), "warp".into());
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
+    pub fn share(&mut self) {
+        self.store.share();
+    }
+
+    /// Whether two documents are [shared](Self::share) copies of which neither was edited since.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        self.store.is_same(&other.store)
     }
 
     /// A copy that another session edits. It has seen what this one has seen, this one's own edits included.
+    ///
+    /// It copies the memory of the document too, unless that is [shared](Self::share).
     pub fn fork(&self, session: SessionId) -> Self {
         let mut fork = self.clone();
         fork.set_session(session);
@@ -109,17 +142,14 @@ impl Document {
 
     /// Goes on as another session.
     pub fn set_session(&mut self, session: SessionId) {
-        let before = self.own;
-        self.own = self.store.sessions.enter(session.get());
-        if self.own != before {
-            self.store.sessions.observe(before, self.time - 1);
-            self.made = self.store.sessions.at(self.own).seen.unwrap_or(0);
+        if self.session() != session {
+            self.store.switch(session.get(), self.time - 1);
         }
     }
 
     /// The session whose edits the next ones are.
     pub fn session(&self) -> SessionId {
-        SessionId::new(self.store.sessions.at(self.own).sid).unwrap_or(SessionId::SYSTEM)
+        SessionId::new(self.store.own_sid()).unwrap_or(SessionId::SYSTEM)
     }
 
     /// The next unused time.
@@ -144,27 +174,19 @@ impl Document {
         for (sid, time) in peers {
             seen.advance(sid, time);
         }
-        seen.advance(self.session(), self.made);
+        seen.advance(self.session(), self.store.made());
         seen
     }
 
     /// The other sessions with the last time seen of each, in the order in which they were seen first.
     pub fn peers(&self) -> impl ExactSizeIterator<Item = Timestamp> + '_ {
-        let sessions = &self.store.sessions;
-        let peers: Vec<u32> = sessions.peers.iter().copied().filter(|&peer| peer != self.own).collect();
-        peers.into_iter().map(|peer| {
-            let session = sessions.at(peer);
-            let sid = SessionId::new(session.sid).unwrap_or(SessionId::SYSTEM);
-            Timestamp::new(sid, session.seen.unwrap_or(0))
-        })
+        let peers = self.store.peers().into_iter();
+        peers.map(|(sid, time)| Timestamp::new(SessionId::new(sid).unwrap_or(SessionId::SYSTEM), time))
     }
 
     /// All sessions in the order of their numbers, each with the last time seen of it; `None` for one that was only named.
     pub(crate) fn sessions_seen(&self) -> impl ExactSizeIterator<Item = (u64, Option<u64>)> + '_ {
-        self.store.sessions.iter().enumerate().map(|(at, session)| {
-            let is_own = at == self.own as usize && self.made > 0;
-            (session.sid, if is_own { Some(self.made) } else { session.seen })
-        })
+        self.store.all_seen().into_iter()
     }
 
     /// The time up to which tombstones have been dropped; 0 for none.
@@ -177,7 +199,7 @@ impl Document {
         self.store.nodes.len() - self.store.free_len() - self.store.ghosts_len()
     }
 
-    /// Bytes of memory that it takes, roughly.
+    /// Bytes of memory that it takes, roughly. What copies [share](Self::share) counts in full for each.
     pub fn size_bytes(&self) -> usize {
         size_of::<Self>() + self.store.size_bytes()
     }

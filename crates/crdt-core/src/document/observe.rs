@@ -74,8 +74,8 @@ impl Document {
     pub(crate) fn edit_ops_observed(&mut self, ops: Ops<'_>, observer: &mut dyn Observer) {
         for (id, op) in ops {
             let end = id.time + op.span();
-            (self.time, self.made) = (self.time.max(end), end - 1);
-            self.run_observed(Id::new(self.own, id.time), id, &op, observer);
+            let own = self.make_up_to(end);
+            self.run_observed(Id::new(own, id.time), id, &op, observer);
         }
     }
 

@@ -27,6 +27,10 @@ pub(super) struct Sessions {
     by_sid: HashMap<u64, u32>,
     /// The peers in the order in which something of theirs was seen first.
     pub(super) peers: Vec<u32>,
+    /// The document's own session.
+    pub(super) own: u32,
+    /// The last time at which the own session made something; 0 for none.
+    pub(super) made: u64,
     /// The session that was asked for last.
     last: u32,
 }
@@ -96,6 +100,16 @@ impl Sessions {
                 *seen = Some(time);
                 self.peers.push(session);
             }
+        }
+    }
+
+    /// The document is edited by another session from now on; `last` is the last time that was used.
+    pub(super) fn switch(&mut self, sid: u64, last: u64) {
+        let before = self.own;
+        self.own = self.enter(sid);
+        if self.own != before {
+            self.observe(before, last);
+            self.made = self.at(self.own).seen.unwrap_or(0);
         }
     }
 

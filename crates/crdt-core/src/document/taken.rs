@@ -17,12 +17,12 @@ pub(super) struct Taken {
 
 impl Taken {
     /// Makes room for all times of the clock; `None` if that is more than a word for each of so many chunks.
-    pub(super) fn new(sessions: &Sessions, own_seen: (u32, u64), chunks: usize) -> Option<Self> {
+    pub(super) fn new(sessions: &Sessions, chunks: usize) -> Option<Self> {
         let mut starts = Vec::new();
         let mut words = 0;
         for (session, at) in sessions.iter().zip(0..) {
             starts.push(words);
-            let seen = if own_seen.0 == at { own_seen.1 } else { session.seen.unwrap_or(0) };
+            let seen = if sessions.own == at { sessions.made } else { session.seen.unwrap_or(0) };
             // A run may reach into the word behind its own.
             words += usize::try_from(seen / 64).ok().filter(|&words| words <= chunks)? + 2;
             if words > chunks {
@@ -90,7 +90,8 @@ mod tests {
                 let at = sessions.enter(70_000 + sid);
                 sessions.observe(at, seen);
             }
-            let mut taken = Taken::new(&sessions, (0, 900), 100).unwrap();
+            sessions.made = 900;
+            let mut taken = Taken::new(&sessions, 100).unwrap();
             let mut all = HashSet::new();
             let mut distinct = true;
             for (session, time, len) in runs {
@@ -107,8 +108,8 @@ mod tests {
     #[test]
     fn a_clock_too_far_ahead_gets_no_bits() {
         let mut sessions = Sessions::default();
-        let at = sessions.enter(70_000);
-        sessions.observe(at, crate::id::MAX_ID - 1);
-        assert!(Taken::new(&sessions, (7, 0), 1000).is_none());
+        sessions.own = sessions.enter(70_000);
+        sessions.made = crate::id::MAX_ID - 1;
+        assert!(Taken::new(&sessions, 1000).is_none());
     }
 }

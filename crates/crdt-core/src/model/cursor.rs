@@ -189,15 +189,14 @@ impl StrCursor<'_> {
     #[inline]
     pub fn ins<'t>(&mut self, position: usize, text: impl Into<Wtf8<'t>>) -> Result<(), EditError> {
         let text = text.into();
-        self.check()?;
         if text.is_empty() {
-            return Ok(());
+            return self.check();
         }
         if self.model.is_observed() {
             return self.ins_observed(position, text);
         }
         let Model { doc, patch, .. } = &mut *self.model;
-        match doc.type_on(self.node, position, text.as_bytes()) {
+        match doc.type_on(self.node, self.id, position, text.as_bytes()) {
             Some(time) => patch.type_on(self.id, time, text.as_bytes()),
             None => self.ins_elsewhere(position, text)?,
         }
@@ -206,6 +205,7 @@ impl StrCursor<'_> {
 
     #[cold]
     fn ins_observed(&mut self, position: usize, text: Wtf8<'_>) -> Result<(), EditError> {
+        self.check()?;
         let (id, after) = (self.id, before(self.model, self.node, self.id, position)?);
         self.model.write(|patch| _ = patch.ins_str(id, after, text))
     }
@@ -213,6 +213,7 @@ impl StrCursor<'_> {
     /// Text that is not just typed on.
     #[inline(never)]
     fn ins_elsewhere(&mut self, position: usize, text: Wtf8<'_>) -> Result<(), EditError> {
+        self.check()?;
         let Model { doc, patch, .. } = &mut *self.model;
         room(doc, text.as_bytes().len())?;
         let units = text.units() as u32;
@@ -231,14 +232,14 @@ impl StrCursor<'_> {
     /// [`EditError`]
     #[inline]
     pub fn del(&mut self, position: usize, len: usize) -> Result<(), EditError> {
-        self.check()?;
         let observed = self.model.is_observed();
         let Model { doc, patch, .. } = &mut *self.model;
-        if !observed && let Some(start) = doc.erase_on(self.node, position, len) {
+        if !observed && let Some(start) = doc.erase_on(self.node, self.id, position, len) {
             patch.skip_to(doc.time() - 1);
             patch.del(self.id, &[Timespan { start, span: len as u64 }]);
             return Ok(());
         }
+        self.check()?;
         delete(self.model, self.node, self.id, position, len)
     }
 }

@@ -125,6 +125,7 @@ impl History {
         for (count, patch) in (1..).zip(self.log.patches_between(after, id)) {
             let _ = document.merge(patch.as_ref())?;
             if count % every == 0 {
+                document.share();
                 saved.push((patch.id(), (document.clone(), document.size_bytes())));
             }
         }
@@ -253,6 +254,7 @@ impl Model {
     /// ```
     pub fn keep_history(&mut self) {
         if self.history.is_none() {
+            self.doc.share();
             self.history = Some(Box::new(History::new(self.doc.clone())));
         }
     }

@@ -336,7 +336,13 @@ impl Model {
         }
     }
 
-    /// A copy that another session edits. Open edits stay with this one.
+    /// From now on copies and forks of this model share the document's memory until they are edited:
+    /// [`Document::share`].
+    pub fn share(&mut self) {
+        self.doc.share();
+    }
+
+    /// A copy that another session edits. Open edits stay with this one. [`share`](Self::share) first if there will be many.
     pub fn fork(&self, session: SessionId) -> Self {
         self.doc.fork(session).into()
     }

@@ -136,8 +136,10 @@ impl Model {
             self.follow(0);
         }
         let mark = self.patch.mark();
-        let doc = &self.doc;
+        let doc = &mut self.doc;
         let spare = self.spare.0.get_or_insert_with(|| {
+            // The first edit copies it. There may be none.
+            doc.share();
             let (document, bytes_max) = (doc.clone(), doc.size_bytes() / FOLLOWS_PART);
             Box::new(Following { document, mark, depth: 0, bytes_left: 0, bytes_max, replaced: 0 })
         });
@@ -170,6 +172,7 @@ impl Model {
         if spare.depth == 0 {
             self.doc = spare.document;
         } else {
+            spare.document.share();
             self.doc = spare.document.clone();
             self.doc.edit_ops(self.patch.ops_since(spare.mark));
             self.spare = Spare(Some(spare));
@@ -232,6 +235,7 @@ impl Model {
     pub(super) fn follow_document(&mut self) {
         match &mut self.spare.0 {
             Some(spare) if spare.depth > 0 => {
+                self.doc.share();
                 spare.document = self.doc.clone();
                 spare.mark = self.patch.mark();
                 spare.replaced += 1;

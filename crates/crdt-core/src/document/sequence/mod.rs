@@ -160,7 +160,7 @@ impl Sequence {
 
     /// Typing on at the cursor, the fast way: if a run of narrow content that starts with `id` just makes the chunk
     /// there longer, this does it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn type_on(&mut self, position: u32, id: Id, bytes: &[u8], narrow: &mut Arena<u8>) -> bool {
         let Some((at, end)) = self.cursor else { return false };
         let Storage::Many(tree) = &mut self.storage else { return false };
@@ -174,7 +174,7 @@ impl Sequence {
 
     /// Erasing on beside the cursor, the fast way: if elements at the end of the chunk there, or at the start of the live
     /// one behind it, just go to a tombstone beside them, this does it. Tells what was there.
-    #[inline]
+    #[inline(always)]
     pub(super) fn erase_on(&mut self, position: u32, len: u32) -> Option<Killed> {
         let (at, end) = self.cursor?;
         let Storage::Many(tree) = &mut self.storage else { return None };

@@ -14,7 +14,7 @@ use super::{
 impl Tree {
     /// Makes a live chunk longer by elements with narrow content, if they have the ids that follow its own, `id` first,
     /// and there is room behind its content.
-    #[inline]
+    #[inline(always)]
     pub(in super::super) fn extend(&mut self, at: At, id: Id, bytes: &[u8], narrow: &mut Arena<u8>) -> bool {
         let slot = at.slot as usize & (WIDTH - 1);
         let leaf = &mut self.leaves[at.leaf as usize];
@@ -91,7 +91,7 @@ impl Tree {
 
     /// Gives the last `len` elements of a live chunk to the tombstone on its right in the same leaf, if the two have
     /// consecutive ids and the chunk keeps some. Returns what the chunk was.
-    #[inline]
+    #[inline(always)]
     pub(in super::super) fn shrink(&mut self, at: At, len: u32) -> Option<Chunk> {
         let slot = at.slot as usize;
         let leaf = &mut self.leaves[at.leaf as usize];
@@ -127,7 +127,7 @@ impl Tree {
 
     /// Gives the first `len` elements of the live chunk behind another one to the tombstone on its left, if all stand in one
     /// leaf, the two have consecutive ids and the chunk keeps some. Tells what was there.
-    #[inline]
+    #[inline(always)]
     pub(in super::super) fn shrink_next(&mut self, at: At, len: u32) -> Option<Killed> {
         let leaf = &mut self.leaves[at.leaf as usize];
         let behind = leaf.span.get(at.slot as usize + 1..leaf.len as usize)?;

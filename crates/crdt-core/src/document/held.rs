@@ -1,0 +1,196 @@
+//! Where a document's store lies: its own, or shared with its copies until one of them is edited.
+//!
+//! Reading goes through to the store in either case. Writing makes a shared store the document's own first: it is copied,
+//! or just taken if the others are gone by then. So an edit of a document that shares nothing costs one comparison, and no
+//! copy can be edited through another.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
+use smallvec::SmallVec;
+
+use super::store::Store;
+
+/// A store, and who else has it.
+#[derive(Debug, Clone)]
+pub(super) enum Held {
+    Own(Box<Store>),
+    Shared(Arc<Store>, Switches),
+}
+
+/// The sessions that a copy was given to, one after the other, since it shares its store. The store itself is told when it is
+/// the copy's own.
+pub(super) type Switches = SmallVec<[Switch; 1]>;
+
+/// A document went from one session to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Switch {
+    /// The next one.
+    to: u64,
+    /// The last time that had been used by then.
+    last: u64,
+}
+
+/// Who is given to more sessions than this without an edit gets a store of its own.
+const SWITCHES_MAX: usize = 8;
+
+impl Held {
+    pub(super) fn new(store: Store) -> Self {
+        Self::Own(Box::new(store))
+    }
+
+    /// From now on copies have the same store.
+    pub(super) fn share(&mut self) {
+        if let Self::Own(store) = self {
+            let store = std::mem::take(store);
+            *self = Self::Shared(Arc::new(*store), Switches::new());
+        }
+    }
+
+    #[inline]
+    pub(super) const fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(..))
+    }
+
+    /// The store, if it is nobody else's: for the fast ways, which leave everything unusual to others.
+    #[inline(always)]
+    pub(super) fn own(&mut self) -> Option<&mut Store> {
+        match self {
+            Self::Own(store) => Some(store),
+            Self::Shared(..) => None,
+        }
+    }
+
+    /// Whether both are the same store.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        std::ptr::eq::<Store>(&**self, &**other)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_own(&mut self) -> &mut Store {
+        if let Self::Shared(store, switches) = self {
+            let mut own = Arc::unwrap_or_clone(std::mem::take(store));
+            for switch in switches.iter() {
+                own.sessions.switch(switch.to, switch.last);
+            }
+            *self = Self::new(own);
+        }
+        &mut *self
+    }
+
+    /// Goes on as another session; `last` is the last time that was used.
+    pub(super) fn switch(&mut self, sid: u64, last: u64) {
+        match self {
+            Self::Shared(_, switches) if switches.len() < SWITCHES_MAX => {
+                switches.push(Switch { to: sid, last });
+            }
+            _ => self.sessions.switch(sid, last),
+        }
+    }
+
+    #[inline]
+    fn switches(&self) -> &[Switch] {
+        match self {
+            Self::Own(_) => &[],
+            Self::Shared(_, switches) => switches,
+        }
+    }
+
+    /// The session that the document is edited by.
+    #[inline]
+    pub(super) fn own_sid(&self) -> u64 {
+        match self.switches().last() {
+            Some(switch) => switch.to,
+            None => self.sessions.sid_at(self.sessions.own),
+        }
+    }
+
+    /// The last time at which that session made something; 0 for none.
+    #[inline]
+    pub(super) fn made(&self) -> u64 {
+        match self.switches().last() {
+            Some(switch) => self.seen_of_left(switch.to).unwrap_or(0),
+            None => self.sessions.made,
+        }
+    }
+
+    /// The last time seen of a session, the own one included, even if it made nothing.
+    #[inline]
+    pub(super) fn seen(&self, sid: u64) -> Option<u64> {
+        if !self.switches().is_empty() {
+            return self.seen_late(sid);
+        }
+        let session = self.sessions.get(sid)?;
+        if session == self.sessions.own { Some(self.sessions.made) } else { self.sessions.at(session).seen }
+    }
+
+    #[cold]
+    fn seen_late(&self, sid: u64) -> Option<u64> {
+        if sid == self.own_sid() { Some(self.made()) } else { self.seen_of_left(sid) }
+    }
+
+    /// The last time seen of a session that is not, or was not, the own one.
+    fn seen_of_left(&self, sid: u64) -> Option<u64> {
+        let seen = self.sessions.get(sid).and_then(|at| self.sessions.at(at).seen);
+        let left = self.left().filter(|&(left, _)| left == sid).map(|(_, last)| last).max();
+        seen.max(left)
+    }
+
+    /// The sessions that were left since the store is shared, with the last time of each.
+    fn left(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let first = self.sessions.sid_at(self.sessions.own);
+        let before = std::iter::once(first).chain(self.switches().iter().map(|switch| switch.to));
+        before.zip(self.switches()).map(|(sid, switch)| (sid, switch.last))
+    }
+
+    /// The other sessions with the last time seen of each, in the order in which they were seen first.
+    pub(super) fn peers(&self) -> Vec<(u64, u64)> {
+        let own = self.own_sid();
+        let mut sids: Vec<u64> = self.sessions.peers.iter().map(|&peer| self.sessions.sid_at(peer)).collect();
+        for (sid, _) in self.left() {
+            if !sids.contains(&sid) {
+                sids.push(sid);
+            }
+        }
+        let others = sids.into_iter().filter(|&sid| sid != own);
+        others.map(|sid| (sid, self.seen_of_left(sid).unwrap_or(0))).collect()
+    }
+
+    /// All sessions in the order of their numbers, each with the last time seen of it; `None` for one that was only named.
+    pub(super) fn all_seen(&self) -> Vec<(u64, Option<u64>)> {
+        let (own, made) = (self.own_sid(), self.made());
+        let mut sids: Vec<u64> = self.sessions.iter().map(|session| session.sid).collect();
+        for switch in self.switches() {
+            if self.sessions.get(switch.to).is_none() && !sids.contains(&switch.to) {
+                sids.push(switch.to);
+            }
+        }
+        let seen = |sid| if sid == own && made > 0 { Some(made) } else { self.seen_of_left(sid) };
+        sids.into_iter().map(|sid| (sid, seen(sid))).collect()
+    }
+}
+
+impl Deref for Held {
+    type Target = Store;
+
+    #[inline(always)]
+    fn deref(&self) -> &Store {
+        match self {
+            Self::Own(store) => store,
+            Self::Shared(store, _) => store,
+        }
+    }
+}
+
+impl DerefMut for Held {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Store {
+        match self {
+            Self::Own(store) => store,
+            Self::Shared(..) => self.make_own(),
+        }
+    }
+}

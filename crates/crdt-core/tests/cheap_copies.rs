@@ -1,0 +1,205 @@
+//! Copies that share memory until they are edited: whatever is done to them and to their original, each is what a copy of
+//! its own would be.
+
+mod support;
+
+use crdt_core::{
+    Document, Model, SessionId, StateVector, Timestamp, Value,
+    codec::{Log, Packing},
+    document::Compaction,
+    model::EditError,
+};
+use proptest::prelude::*;
+use support::edits::{Edit, any_edit, edit, start};
+
+fn session(number: u64) -> SessionId {
+    SessionId::new(70_000 + number).unwrap()
+}
+
+/// Something that is done to one of several documents.
+#[derive(Clone, Debug)]
+enum Step {
+    Share,
+    Clone,
+    Fork(u64),
+    Become(u64),
+    Edit(Edit),
+    /// Takes what another one has made.
+    Take(usize),
+    Compact,
+    Transaction(Edit, bool),
+    Drop,
+}
+
+fn step() -> impl Strategy<Value = (usize, Step)> {
+    let step = prop_oneof![
+        3 => Just(Step::Share),
+        2 => Just(Step::Clone),
+        3 => (0..12u64).prop_map(Step::Fork),
+        2 => (0..12u64).prop_map(Step::Become),
+        5 => any_edit().prop_map(Step::Edit),
+        4 => any::<usize>().prop_map(Step::Take),
+        1 => Just(Step::Compact),
+        1 => (any_edit(), any::<bool>()).prop_map(|(edit, fails)| Step::Transaction(edit, fails)),
+        1 => Just(Step::Drop),
+    ];
+    (any::<usize>(), step)
+}
+
+/// A document that shares what it can, and one that never does.
+struct Pair {
+    shared: Model,
+    deep: Model,
+}
+
+impl Pair {
+    fn both(&mut self, run: impl Fn(&mut Model)) {
+        run(&mut self.shared);
+        run(&mut self.deep);
+    }
+
+    fn from(shared: Document, deep: Document) -> Self {
+        Self { shared: shared.into(), deep: deep.into() }
+    }
+}
+
+/// Everything that can be told of a document.
+fn told(document: &Document) -> impl PartialEq + std::fmt::Debug + use<> {
+    let clock: (SessionId, u64, Timestamp, StateVector, Vec<Timestamp>) = (
+        document.session(),
+        document.time(),
+        document.next_id(),
+        document.state_vector(),
+        document.peers().collect(),
+    );
+    let seen: Vec<bool> = (0..12)
+        .flat_map(|number| (0..24).map(move |time| Timestamp::new(session(number), time)))
+        .map(|id| document.has_seen(id))
+        .collect();
+    let forms = (document.to_binary(), document.to_native(Packing::Plain));
+    (document.view(), clock, seen, forms, document.compacted_to())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_shared_copy_is_what_a_copy_of_its_own_is(steps in prop::collection::vec(step(), 1..40)) {
+        let mut model = Model::new(session(0));
+        model.api().root(start()).unwrap();
+        let mut patches = vec![model.flush().unwrap()];
+        let document = model.into_document();
+        let mut pairs = vec![Pair::from(document.clone(), document)];
+        for (at, step) in steps {
+            let at = at % pairs.len();
+            let pair = &mut pairs[at];
+            match step {
+                Step::Share => pair.shared.share(),
+                Step::Clone => {
+                    let copy = Pair { shared: pair.shared.clone(), deep: pair.deep.clone() };
+                    pairs.push(copy);
+                }
+                Step::Fork(number) => {
+                    let copy = Pair {
+                        shared: pair.shared.fork(session(number)),
+                        deep: pair.deep.fork(session(number)),
+                    };
+                    pairs.push(copy);
+                }
+                Step::Become(number) => {
+                    let set = |model: &mut Model| {
+                        let mut document = std::mem::replace(model, Model::new(session(1))).into_document();
+                        document.set_session(session(number));
+                        *model = document.into();
+                    };
+                    pair.both(set);
+                }
+                Step::Edit(one) => pair.both(|model| edit(model, &one)),
+                Step::Take(which) => {
+                    let patch = &patches[which % patches.len()];
+                    let (shared, deep) = (pair.shared.apply(patch), pair.deep.apply(patch));
+                    prop_assert_eq!(shared, deep);
+                }
+                Step::Compact => {
+                    let seen = pair.deep.document().state_vector();
+                    let compact = |model: &mut Model| matches!(model.compact(&seen), Compaction::Done { .. });
+                    prop_assert_eq!(compact(&mut pair.shared), compact(&mut pair.deep));
+                }
+                Step::Transaction(one, fails) => pair.both(|model| {
+                    let _ = model.transaction(|model| {
+                        edit(model, &one);
+                        if fails { Err(()) } else { Ok(()) }
+                    });
+                }),
+                Step::Drop if pairs.len() > 1 => drop(pairs.remove(at)),
+                Step::Drop => {}
+            }
+            for pair in &mut pairs {
+                let (shared, deep) = (pair.shared.flush(), pair.deep.flush());
+                prop_assert_eq!(&shared, &deep);
+                patches.extend(shared);
+                pair.shared.document().check().map_err(TestCaseError::fail)?;
+                prop_assert_eq!(told(pair.shared.document()), told(pair.deep.document()));
+            }
+        }
+    }
+}
+
+fn text(text: &str) -> Document {
+    let mut model = Model::new(session(1));
+    model.api().root(text).unwrap();
+    model.into_document()
+}
+
+#[test]
+fn a_session_that_is_left_is_a_peer_before_anything_is_edited() {
+    let mut document = text("warp");
+    let made = document.next_id().tick(0).time - 1;
+    document.share();
+    let fork = document.fork(session(2));
+    assert!(fork.shares_with(&document));
+    assert_eq!(fork.session(), session(2));
+    assert_eq!(fork.peers().collect::<Vec<_>>(), [Timestamp::new(session(1), made)]);
+    assert_eq!(document.peers().len(), 0);
+}
+
+#[test]
+fn who_is_given_on_and_on_has_a_store_of_its_own_in_the_end() {
+    let mut document = text("warp");
+    document.share();
+    let (mut shared, mut deep) = (document.clone(), text("warp"));
+    for number in 0..100 {
+        shared.set_session(session(number % 20));
+        deep.set_session(session(number % 20));
+    }
+    assert!(!shared.shares_with(&document));
+    assert_eq!(told(&shared), told(&deep));
+}
+
+#[test]
+fn copies_can_be_read_elsewhere_while_the_document_is_edited() {
+    let mut model = Model::from(text("warp"));
+    std::thread::scope(|scope| {
+        let mut readers = Vec::new();
+        for turn in 0..50 {
+            model.share();
+            let copy = model.document().clone();
+            readers.push((copy.view(), scope.spawn(move || copy.view())));
+            model.api().str("").unwrap().ins(turn % 4, "weft").unwrap();
+        }
+        for (then, reader) in readers {
+            assert_eq!(reader.join().unwrap(), then);
+        }
+    });
+}
+
+#[test]
+fn a_history_shares_its_start_with_who_looks_back() -> Result<(), EditError> {
+    let log = Log::new(text("warp"));
+    let end = log.end().unwrap();
+    assert!(end.shares_with(log.start()));
+    let mut model = Model::from(end);
+    model.api().str("")?.ins(4, " and weft")?;
+    assert_eq!(log.start().view(), Value::from("warp"));
+    Ok(())
+}
