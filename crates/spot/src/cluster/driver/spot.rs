@@ -598,7 +598,7 @@ impl Drop for Syncing<'_> {
 
 /// After so many bytes a publisher lets other tasks run, though it need not wait for anything: the one that writes to the
 /// peers may be behind it on the same thread, and what is written soon is in the caches still.
-const UNBROKEN_MAX: usize = 64 << 10;
+const UNBROKEN_MAX: usize = 256 << 10;
 /// What a message counts for beside its bytes.
 const MESSAGE_COST: usize = 16;
 /// Events that wait for a slow reader.
