@@ -3,8 +3,9 @@
 mod support;
 
 use crdt_core::{
-    Model, SessionId, Value,
+    Model, PatchBuilder, SessionId, Timestamp, Value,
     codec::json,
+    document::Content,
     model::{
         EditError,
         json_patch::{self, JsonPatchFault},
@@ -258,6 +259,28 @@ proptest! {
                 prop_assert!(peer.apply(&patch).is_ok());
             }
             prop_assert_eq!(plain(&peer.view()), plain(&to));
+        }
+    }
+}
+
+#[test]
+fn registers_in_registers_are_stepped_through_however_many() {
+    let mut patch = PatchBuilder::new(SessionId::new(70_009).unwrap(), 1);
+    let outermost = patch.new_val();
+    let mut register = outermost;
+    for _ in 0..100_000 {
+        let inner = patch.new_val();
+        patch.ins_val(register, inner);
+        register = inner;
+    }
+    patch.ins_val(Timestamp::ORIGIN, outermost);
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    let _ = model.apply(&patch.finish().unwrap()).unwrap();
+    for target in [1, 2] {
+        model.api().update("", target).unwrap();
+        match model.document().node(register).unwrap().child().unwrap().content() {
+            Content::Con(value) => assert_eq!(value.to_value(), Value::from(target)),
+            other => panic!("{other:?}"),
         }
     }
 }

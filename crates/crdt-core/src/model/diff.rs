@@ -148,13 +148,18 @@ fn update(model: &mut Model, node: u32, target: &Value) -> Result<Outcome, EditE
             false => Outcome::Replace,
         },
         (Kind::Val, target) => {
-            let child = here.child().map(|child| child.index() as u32);
-            let outcome = match child {
+            // Others can put registers into each other as deep as they like.
+            let (mut innermost, mut child) = (here, here.child());
+            while let Some(inner) = child.filter(|inner| inner.kind() == Kind::Val) {
+                (innermost, child) = (inner, inner.child());
+            }
+            let register = innermost.index() as u32;
+            let outcome = match child.map(|child| child.index() as u32) {
                 Some(child) => update(model, child, target)?,
                 None => Outcome::Replace,
             };
             if let Outcome::Replace = outcome {
-                ValCursor::new(model, node).set(target.clone())?;
+                ValCursor::new(model, register).set(target.clone())?;
             }
             Outcome::Done
         }
