@@ -126,7 +126,9 @@ async fn no_wake_up_is_lost() {
             }
         }
     };
-    let (ping, pong) = (tokio::spawn(play("ping", "pong", true)), tokio::spawn(play("pong", "ping", false)));
+    // Both subscribe before either plays, or the first message may find nobody.
+    let (ping, pong) = (play("ping", "pong", true), play("pong", "ping", false));
+    let (ping, pong) = (tokio::spawn(ping), tokio::spawn(pong));
     tokio::time::timeout(DEADLINE, async { tokio::try_join!(ping, pong) }).await.unwrap().unwrap();
 }
 
