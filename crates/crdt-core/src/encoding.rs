@@ -88,13 +88,21 @@ impl fmt::Display for EncodingFormat {
     }
 }
 
+/// A name that no encoding has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown encoding {name:?}: expected json, compact, msgpack or binary")]
+pub struct UnknownEncoding {
+    /// The name.
+    pub name: String,
+}
+
 impl FromStr for EncodingFormat {
-    type Err = String;
-    fn from_str(name: &str) -> Result<Self, String> {
+    type Err = UnknownEncoding;
+    fn from_str(name: &str) -> Result<Self, UnknownEncoding> {
         Self::ALL
             .into_iter()
             .find(|format| format.to_string() == name)
-            .ok_or_else(|| format!("unknown encoding {name:?}: json, compact, msgpack or binary"))
+            .ok_or_else(|| UnknownEncoding { name: name.to_owned() })
     }
 }
 
@@ -129,6 +137,15 @@ mod tests {
                 let _ = format.decode::<Value>(&bytes);
             }
         }
+    }
+
+    #[test]
+    fn a_name_is_read_as_it_is_written() {
+        for format in EncodingFormat::ALL {
+            assert_eq!(format.to_string().parse(), Ok(format));
+        }
+        let error = "yaml".parse::<EncodingFormat>().unwrap_err();
+        assert_eq!(error.to_string(), "unknown encoding \"yaml\": expected json, compact, msgpack or binary");
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub mod presence;
 
 pub use clock::StateVector;
 pub use document::{Applied, ApplyError, Document};
-pub use encoding::{DecodeError, EncodeError, EncodingFormat};
+pub use encoding::{DecodeError, EncodeError, EncodingFormat, UnknownEncoding};
 pub use id::{ClientId, InvalidId, SessionId, Timespan, Timestamp};
 pub use model::Model;
 pub use patch::{Patch, PatchBuilder, PatchRef};

@@ -3,21 +3,22 @@
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
 
-use crate::{PatchRecord, SnapshotHead};
+use crate::{PatchRecord, SharedError, SnapshotHead};
 
 /// Decides whether patches and snapshots are what they claim to be, and makes the claim for this replica's own.
 ///
-/// Without a guard everyone who reaches the channels may write.
+/// Without a guard everyone who reaches the channels may write. What it answers is its own error, and comes to whoever
+/// watches in the [`Refusal`](crate::session::Refusal).
 pub trait Guard: Send + Sync {
     /// Adds the proof to a patch of this replica, or says why it may not write.
-    fn prove(&self, record: PatchRecord) -> Result<PatchRecord, String>;
+    fn prove(&self, record: PatchRecord) -> Result<PatchRecord, SharedError>;
 
     /// Checks a patch of another replica.
-    fn check(&self, record: &PatchRecord) -> Result<(), String>;
+    fn check(&self, record: &PatchRecord) -> Result<(), SharedError>;
 
     /// Decides about a patch that a client of this node made, which has no key: refused like any without a proof, unless the
     /// guard answers for the node's clients and adds the node's own proof.
-    fn vouch(&self, record: PatchRecord) -> Result<PatchRecord, String> {
+    fn vouch(&self, record: PatchRecord) -> Result<PatchRecord, SharedError> {
         self.check(&record).map(|()| record)
     }
 
@@ -28,14 +29,14 @@ pub trait Guard: Send + Sync {
     fn prove_snapshot(&self, head: SnapshotHead, bytes: &[u8]) -> Option<SnapshotHead>;
 
     /// Checks a snapshot of a peer.
-    fn check_snapshot(&self, head: &SnapshotHead, bytes: &[u8]) -> Result<(), String>;
+    fn check_snapshot(&self, head: &SnapshotHead, bytes: &[u8]) -> Result<(), SharedError>;
 
     /// What has to be remembered of the sessions of a snapshot when their patches, and so their proofs, are gone: it is
     /// kept and sent within the snapshot.
     fn owners(&self, contained: &StateVector<SessionId>) -> Bytes;
 
     /// Checks what a peer's snapshot says of its sessions against what is known here.
-    fn check_owners(&self, contained: &StateVector<SessionId>, owners: &[u8]) -> Result<(), String>;
+    fn check_owners(&self, contained: &StateVector<SessionId>, owners: &[u8]) -> Result<(), SharedError>;
 
     /// Is told what a snapshot says of its sessions: of one that is taken over, and of the one that the store has at the
     /// start.

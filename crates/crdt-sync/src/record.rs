@@ -102,7 +102,7 @@ pub enum InvalidRecord {
     },
     /// Its bytes are no patch.
     #[error("not a patch: {0}")]
-    Patch(String),
+    Patch(#[source] Malformed),
 }
 
 impl From<Envelope> for PatchRecord {
@@ -160,7 +160,7 @@ impl PatchRecord {
         if patch.len() > Self::PATCH_BYTES_MAX {
             return Err(InvalidRecord::TooLarge { len_bytes: patch.len() });
         }
-        let not_a_patch = |error: Malformed| InvalidRecord::Patch(error.to_string());
+        let not_a_patch = InvalidRecord::Patch;
         // A patch in an unusual spelling is kept in the usual one, so that equal patches are equal bytes everywhere.
         let ((id, span, needs), patch) = match facts(&patch) {
             Ok(facts) => (facts, patch),

@@ -6,14 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use crdt_core::{
-    Applied, Document, Model, Patch, PatchRef, SessionId, StateVector, Timestamp, Value, codec::Packing,
-};
+use crdt_core::{Applied, Document, Model, Patch, SessionId, StateVector, Timestamp, Value};
 use tokio::sync::watch;
 
 use crate::{
     DocumentError, Fold, PatchRecord, SyncDocument,
     conflict::{ConflictReport, Conflicts, Open, Rules, stamp},
+    fold::{DocumentFold, PACKING, check, from_snapshot, patch_of, read_snapshot, seen},
     split::{self, Unsplittable},
 };
 
@@ -117,9 +116,6 @@ fn check_size(model: &Model) -> Result<(), Unsplittable> {
     }
     model.open_patch().map_or(Ok(()), |patch| split::split(patch).map(drop))
 }
-
-/// The fastest form, and the one that stays the same for all time.
-const PACKING: Packing = Packing::Plain;
 
 impl SharedModel {
     /// An empty document, edited under a session. Draw a new session at each start of the program.
@@ -319,70 +315,6 @@ impl SyncDocument for SharedModel {
     fn fold(&self, base: Option<&[u8]>) -> Result<Box<dyn Fold>, DocumentError> {
         Ok(Box::new(DocumentFold(from_snapshot(self.base.as_ref(), base)?)))
     }
-}
-
-/// The document of a snapshot; without one, what every replica starts from.
-pub(crate) fn from_snapshot(
-    base: Option<&Patch>,
-    snapshot: Option<&[u8]>,
-) -> Result<Document, DocumentError> {
-    if let Some(snapshot) = snapshot {
-        return read_snapshot(snapshot);
-    }
-    let mut document = Document::new(SessionId::LOCAL);
-    if let Some(base) = base {
-        let refused = |error| DocumentError::Patch { id: base.id(), reason: format!("{error}") };
-        // That it names nothing else was seen when the model was made.
-        let _: Applied = document.apply(base).map_err(refused)?;
-    }
-    Ok(document)
-}
-
-/// What a document contains of what replicas send each other: nothing of reserved sessions.
-fn seen(document: &Document) -> StateVector<SessionId> {
-    let seen = document.state_vector();
-    seen.iter().filter(|(sid, _)| **sid >= SessionId::RESERVED_END).map(|(sid, time)| (*sid, time)).collect()
-}
-
-struct DocumentFold(Document);
-
-impl Fold for DocumentFold {
-    fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError> {
-        check(record, self.0.apply_bytes(&record.patch))
-    }
-
-    fn vector(&self) -> StateVector<SessionId> {
-        seen(&self.0)
-    }
-
-    fn take_document(&mut self) -> Option<Document> {
-        Some(std::mem::replace(&mut self.0, Document::new(SessionId::LOCAL)))
-    }
-
-    fn finish(self: Box<Self>) -> Result<Bytes, DocumentError> {
-        Ok(self.0.to_native(PACKING).into())
-    }
-}
-
-fn read_snapshot(bytes: &[u8]) -> Result<Document, DocumentError> {
-    Document::from_native(bytes, SessionId::LOCAL).map_err(|error| DocumentError::Snapshot(error.to_string()))
-}
-
-pub(crate) fn patch_of(record: &PatchRecord) -> Result<PatchRef<'_>, DocumentError> {
-    let wrong = |error| DocumentError::Patch { id: record.id, reason: format!("{error}") };
-    PatchRef::decode(&record.patch).map_err(wrong)
-}
-
-fn check(
-    record: &PatchRecord,
-    applied: Result<Applied, crdt_core::document::ReceiveError>,
-) -> Result<(), DocumentError> {
-    let reason = match applied {
-        Ok(Applied::Parked { missing }) => format!("{missing} has not come"),
-        Ok(_) => return Ok(()),
-        Err(error) => error.to_string(),
-    };
-    Err(DocumentError::Patch { id: record.id, reason })
 }
 
 #[cfg(test)]

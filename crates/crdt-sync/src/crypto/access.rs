@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crdt_core::{SessionId, StateVector, Timestamp};
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 
-use crate::{Guard, PatchRecord, SnapshotHead, dag::NodeHash};
+use crate::{Guard, PatchRecord, SharedError, SnapshotHead, dag::NodeHash};
 
 /// What is signed begins so, and names the use, so that no signature can be taken for another one.
 const PATCH_CONTEXT: &[u8] = b"weft patch v1";
@@ -265,16 +265,22 @@ impl Access {
     }
 }
 
+impl From<AccessError> for SharedError {
+    fn from(error: AccessError) -> Self {
+        Self::new(error)
+    }
+}
+
 impl Guard for Access {
-    fn prove(&self, record: PatchRecord) -> Result<PatchRecord, String> {
-        self.sign(record).map_err(|error| error.to_string())
+    fn prove(&self, record: PatchRecord) -> Result<PatchRecord, SharedError> {
+        Ok(self.sign(record)?)
     }
 
-    fn check(&self, record: &PatchRecord) -> Result<(), String> {
-        self.check_patch(record).map_err(|error| error.to_string())
+    fn check(&self, record: &PatchRecord) -> Result<(), SharedError> {
+        Ok(self.check_patch(record)?)
     }
 
-    fn vouch(&self, record: PatchRecord) -> Result<PatchRecord, String> {
+    fn vouch(&self, record: PatchRecord) -> Result<PatchRecord, SharedError> {
         if self.vouches && record.proof.is_empty() {
             return self.prove(record);
         }
@@ -292,10 +298,10 @@ impl Guard for Access {
         Some(SnapshotHead { proof, ..head })
     }
 
-    fn check_snapshot(&self, head: &SnapshotHead, bytes: &[u8]) -> Result<(), String> {
+    fn check_snapshot(&self, head: &SnapshotHead, bytes: &[u8]) -> Result<(), SharedError> {
         let verified =
             self.verify(&head.proof, &self.snapshot_message(head, bytes), || "a snapshot".to_owned());
-        verified.map(drop).map_err(|error| error.to_string())
+        Ok(verified.map(drop)?)
     }
 
     fn owners(&self, contained: &StateVector<SessionId>) -> Bytes {
@@ -310,14 +316,14 @@ impl Guard for Access {
         out.freeze()
     }
 
-    fn check_owners(&self, contained: &StateVector<SessionId>, owners: &[u8]) -> Result<(), String> {
+    fn check_owners(&self, contained: &StateVector<SessionId>, owners: &[u8]) -> Result<(), SharedError> {
         let said: BTreeMap<SessionId, [u8; KEY_ID_BYTES]> = read_owners(owners).collect();
         let list = self.list();
         for (sid, last) in contained.iter() {
             match (said.get(sid), list.sessions.get(sid)) {
-                (None, _) => return Err(AccessError::NoOwner(*sid).to_string()),
+                (None, _) => return Err(AccessError::NoOwner(*sid).into()),
                 (Some(said), Some(known)) if said != known => {
-                    return Err(AccessError::OtherAuthor(Timestamp::new(*sid, last)).to_string());
+                    return Err(AccessError::OtherAuthor(Timestamp::new(*sid, last)).into());
                 }
                 _ => {}
             }

@@ -7,8 +7,8 @@ use crdt_core::{Applied, Document, Patch, SessionId, StateVector};
 
 use crate::{
     DocumentError, PatchStore, SyncError, Want, dag,
+    fold::{from_snapshot, patch_of},
     manager::owned,
-    shared::{from_snapshot, patch_of},
     store::PatchPage,
 };
 

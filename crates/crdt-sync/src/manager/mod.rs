@@ -19,7 +19,7 @@ use self::driver::{Command, Driver};
 pub use self::{policy::CompactionPolicy, repair::Repaired, retry::StoreRetry};
 use crate::{
     Broadcaster, DiscoveryError, DocumentError, Guard, PatchRecord, PatchStore, PatchStoreError,
-    PeerDiscovery, SyncDocument, Syncer,
+    PeerDiscovery, SharedError, SyncDocument, Syncer,
     session::{Counters, PeerStatus, Refusal, SessionEvent, SessionOptions, Status},
 };
 
@@ -276,7 +276,7 @@ pub enum SyncError {
     Document(#[from] DocumentError),
     /// The store could not be read or written while it was repaired.
     #[error("the repair ended early: {0}")]
-    Repair(String),
+    Repair(#[source] SharedError),
     /// Discovery did not start.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),

@@ -2,7 +2,7 @@
 
 use crdt_core::Timestamp;
 
-use crate::{InvalidRecord, PeerId};
+use crate::{InvalidRecord, PeerId, SharedError};
 
 /// Something that the application or the operator may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +42,9 @@ pub enum Refusal {
     NotAllowed {
         /// Its id.
         id: Timestamp,
-        /// Why not.
-        reason: String,
+        /// Why not: the guard's own error.
+        #[source]
+        reason: SharedError,
     },
     /// The application's own patch is not the next one of its session.
     #[error("local patch {0} is not the next one of its session")]
@@ -67,8 +68,9 @@ pub enum Refusal {
     /// A peer's snapshot is not by one who may offer it.
     #[error("snapshot is not allowed: {reason}")]
     SnapshotNotAllowed {
-        /// Why not.
-        reason: String,
+        /// Why not: the guard's own error.
+        #[source]
+        reason: SharedError,
     },
     /// A peer's snapshot is larger than allowed.
     #[error("snapshot of {len_bytes} bytes: at most {limit} are taken")]

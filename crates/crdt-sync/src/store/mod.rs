@@ -18,7 +18,7 @@ pub use memory::MemoryPatchStore;
 #[cfg(feature = "mongodb")]
 pub use mongo::MongoPatchStore;
 
-use crate::{PatchRecord, Want};
+use crate::{PatchRecord, SharedError, Want};
 
 /// Keeps the patches of one document.
 ///
@@ -111,8 +111,8 @@ pub enum PatchStoreError {
     },
     /// The store failed; whether the last append was kept is not known. To try again is safe, and may help.
     #[error("patch store failed: {0}")]
-    Backend(String),
+    Backend(#[source] SharedError),
     /// The store failed, and writes nothing any more until it is opened anew.
-    #[error("patch store takes nothing any more: {0}")]
-    Broken(String),
+    #[error("patch store takes nothing any more: a write failed: {0}")]
+    Broken(#[source] SharedError),
 }

@@ -28,7 +28,7 @@ use nodestorage::{
 
 use super::{PatchPage, PatchStore, PatchStoreError};
 use crate::{
-    Envelope, PatchRecord, Want,
+    Envelope, PatchRecord, SharedError, Want,
     dag::{Link, NodeHash},
 };
 
@@ -410,8 +410,8 @@ impl From<Failed> for PatchStoreError {
     fn from(failed: Failed) -> Self {
         match failed {
             Failed::Other(error) if matches!(*error.kind, ErrorKind::Shutdown) => Self::Closed,
-            Failed::Other(error) => Self::Backend(error.to_string()),
-            Failed::Duplicate(_) => Self::Backend("a row is there already".to_owned()),
+            Failed::Other(error) => Self::Backend(SharedError::new(error)),
+            Failed::Duplicate(_) => Self::Backend(SharedError::new("a row is there already")),
         }
     }
 }

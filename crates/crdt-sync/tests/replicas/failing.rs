@@ -17,6 +17,8 @@ struct Failing {
     failed: AtomicU32,
     /// The patch that ends here is gone.
     gone: AtomicU64,
+    /// How many pages have been read.
+    pages: AtomicU64,
 }
 
 /// Tries often and soon.
@@ -40,7 +42,7 @@ impl Failing {
 
     fn fails(flag: &AtomicBool) -> Result<(), PatchStoreError> {
         match flag.load(Ordering::SeqCst) {
-            true => Err(PatchStoreError::Backend("as the test wants it".to_owned())),
+            true => Err(PatchStoreError::Backend(SharedError::new("as the test wants it"))),
             false => Ok(()),
         }
     }
@@ -57,7 +59,7 @@ impl PatchStore for Failing {
             if self.kept_all_the_same.load(Ordering::SeqCst) {
                 self.kept.append(records).await?;
             }
-            return Err(PatchStoreError::Backend("the answer got lost".to_owned()));
+            return Err(PatchStoreError::Backend(SharedError::new("the answer got lost")));
         }
         self.kept.append(records).await
     }
@@ -68,6 +70,7 @@ impl PatchStore for Failing {
 
     async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
         Self::fails(&self.pages_fail)?;
+        self.pages.fetch_add(1, Ordering::SeqCst);
         Ok(match self.kept.page(want, bytes_max).await? {
             PatchPage::Records(mut records) => {
                 records.retain(|record| record.last() != self.gone.load(Ordering::SeqCst));
@@ -221,6 +224,29 @@ async fn repair_of_the_dag_brings_back_damaged_and_missing_nodes() {
     let repaired = tokio::time::timeout(PATIENCE, first.manager.repair()).await.expect("it ends").unwrap();
     assert_eq!((repaired.mended, &repaired.left[..]), (0, &[Link::to(&whole[14])][..]));
     first.edit(|model| model.api().obj("").unwrap().set([("more", 1)])).await;
+}
+
+/// A look at every stored node takes long, and nobody waits for its end.
+#[tokio::test]
+async fn a_repair_of_a_long_log_lets_others_go_on() {
+    let group = Group::with_dag();
+    let store = Arc::new(Failing::default());
+    let first = group.join_failing(1, &store, SOON).await;
+    for n in 0..500 {
+        first.edit(|model| model.api().root(n)).await;
+    }
+    let before = store.pages.load(Ordering::SeqCst);
+    let read = || store.pages.load(Ordering::SeqCst) - before;
+    let (repaired, ()) = tokio::join!(first.manager.repair(), async {
+        while read() == 0 {
+            tokio::task::yield_now().await;
+        }
+        first.manager.status().await.unwrap();
+        assert!((1..=200).contains(&read()), "{} of 500 nodes were read before the answer", read());
+        first.edit(|model| model.api().root("meanwhile")).await;
+        assert!(read() < 500, "{}", read());
+    });
+    assert_eq!((repaired.unwrap().seen, read()), (500, 500));
 }
 
 #[tokio::test]

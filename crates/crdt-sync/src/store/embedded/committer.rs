@@ -12,7 +12,7 @@ use super::{
     layout::{self, DocumentNumber},
     watermark::Watermark,
 };
-use crate::{PatchRecord, store::PatchStoreError};
+use crate::{PatchRecord, SharedError, store::PatchStoreError};
 
 /// Jobs that wait for the thread; more wait in front of the queue.
 pub(super) const JOBS_MAX: usize = 1024;
@@ -59,7 +59,7 @@ impl Writer {
     /// Works until all senders are gone. After a failed write nothing is written any more: whether the failed one is on
     /// the disk is not known, and a later one must not build on it.
     pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut failed: Option<String> = None;
+        let mut failed: Option<SharedError> = None;
         let mut next = jobs.blocking_recv();
         while let Some(job) = next.take() {
             if let Some(reason) = &failed {
@@ -84,7 +84,10 @@ impl Writer {
                         let Group { batch, answers, advances, .. } = group;
                         // Of what was there already, nothing is written.
                         let written = if advances.is_empty() { Ok(()) } else { self.commit(batch) };
-                        let written = written.map_err(|error| error.to_string());
+                        let written = written.map_err(|error| match error {
+                            PatchStoreError::Backend(cause) => cause,
+                            other => SharedError::new(other),
+                        });
                         tell(&written, answers, advances);
                         written
                     }
@@ -189,7 +192,7 @@ impl Writer {
 }
 
 /// A failed write, which ends all writing.
-type Written = Result<(), String>;
+type Written = Result<(), SharedError>;
 
 fn settle<T>(result: Result<T, PatchStoreError>, answer: Answer<T>) -> Written {
     let written = match &result {
@@ -200,8 +203,8 @@ fn settle<T>(result: Result<T, PatchStoreError>, answer: Answer<T>) -> Written {
     written
 }
 
-fn refuse(job: Job, reason: &str) {
-    let error = || PatchStoreError::Broken(format!("an earlier write failed: {reason}"));
+fn refuse(job: Job, reason: &SharedError) {
+    let error = || PatchStoreError::Broken(reason.clone());
     // A caller that gave up waiting needs no answer.
     match job {
         Job::Name { answer, .. } => drop(answer.send(Err(error()))),

@@ -26,7 +26,7 @@ use fjall::{Database, Iter, Keyspace, KeyspaceCreateOptions, KvSeparationOptions
 use tokio::sync::{mpsc, oneshot};
 
 use super::{PatchPage, PatchStore, PatchStoreError};
-use crate::{PatchRecord, Want};
+use crate::{PatchRecord, SharedError, Want};
 use committer::{Job, Writer};
 use layout::{Damage, DocumentNumber};
 pub use salvage::{Salvaged, SalvagedDocument};
@@ -443,8 +443,8 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(backend)
 }
 
-fn backend(error: impl std::fmt::Display) -> PatchStoreError {
-    PatchStoreError::Backend(error.to_string())
+fn backend(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> PatchStoreError {
+    PatchStoreError::Backend(SharedError::new(error))
 }
 
 fn place(key: &[u8]) -> String {

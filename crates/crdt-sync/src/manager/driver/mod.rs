@@ -1,27 +1,28 @@
 //! The thin part that does what the machine says: one task that owns the machine and waits for everything.
 
+mod load;
+mod own;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use crdt_core::{Patch, SessionId, StateVector, Timestamp};
+use crdt_core::{Patch, SessionId, StateVector};
 use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+pub(super) use self::load::{expect_whole, for_each_page, skip_bad};
 use super::{
-    Parts, SyncError, SyncStatus, owned,
+    Parts, SyncError, SyncStatus,
     policy::Log,
     repair::{RepairDone, Repairing},
     snapshots::Offered,
 };
 use crate::{
-    DocumentError, Heard, PatchRecord, PatchStoreError, PeerChange, PeerId, SyncMessage, Want,
-    dag::{Heads, snapshot},
-    session::{Input, Output, Refusal, Session, SessionEvent, SyncMode},
-    store::PatchPage,
+    Heard, PatchRecord, PeerChange, PeerId, SyncMessage,
+    session::{Input, Output, Refusal, Session, SessionEvent},
 };
 
 /// How many inputs are taken in before the store is asked to make their patches durable, together.
@@ -87,64 +88,6 @@ struct Traffic {
 }
 
 impl Driver {
-    /// Brings the document to what the store has.
-    pub(super) async fn load(
-        parts: Parts,
-        (events, told): (broadcast::Sender<SessionEvent>, watch::Sender<u64>),
-        seed: u64,
-    ) -> Result<Self, SyncError> {
-        let stored = parts.store.vector().await?;
-        let snapshot = parts.store.snapshot().await?;
-        let (mut have, mut heads) = (StateVector::new(), Heads::new());
-        let mut log = Log::default();
-        if let Some((vector, bytes)) = snapshot {
-            log.snapshot_bytes = bytes.len() as u64;
-            let (owners, bytes) = owned::open(&bytes)?;
-            let (contained, bytes) = snapshot::open(&bytes)?;
-            parts.document.install(&bytes)?;
-            parts.guard.iter().for_each(|guard| guard.note_owners(&owners));
-            (have, heads) = (vector, contained);
-        }
-        let mut not_applied = 0;
-        let dag = parts.options.sync == SyncMode::Dag;
-        let whole = for_each_page(&parts, have, &stored, |records| {
-            for record in records {
-                if dag {
-                    heads.add(record);
-                }
-                log.bytes += record.len_bytes() as u64;
-                log.ticks += record.last() - record.prev;
-                not_applied += u64::from(!skip_bad(parts.document.apply(record)));
-                parts.guard.iter().for_each(|guard| guard.note(record));
-            }
-        });
-        expect_whole(whole.await?)?;
-        let machine = Session::new(parts.options, stored.clone(), heads, Duration::ZERO, seed);
-        let own_last = stored.get(&parts.options.session);
-        #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
-        let started = Instant::now();
-        let traffic = Traffic { not_applied, ..Traffic::default() };
-        let (waiting, repeated, offered) = (VecDeque::new(), Vec::new(), None);
-        Ok(Self {
-            parts,
-            machine,
-            started,
-            events,
-            stored: told,
-            waiting,
-            repeated,
-            handed: VecDeque::new(),
-            own_last,
-            offered,
-            log,
-            folded: 0,
-            repairing: Repairing::default(),
-            traffic,
-            commands: None,
-            batch: Vec::new(),
-        })
-    }
-
     pub(super) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -165,7 +108,7 @@ impl Driver {
         let mut peers_open = true;
         loop {
             let wakes_at = self.offer_ends_at().unwrap_or(Duration::MAX).min(self.machine.wakes_at());
-            let wake = wakes_at.saturating_sub(self.now());
+            let wake = if self.is_looking() { Duration::ZERO } else { wakes_at.saturating_sub(self.now()) };
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.command(command).await?,
@@ -196,6 +139,10 @@ impl Driver {
                 self.heard_patch(heard);
             }
             self.settle().await?;
+            if self.is_looking() {
+                self.look_on().await;
+                self.settle().await?;
+            }
             self.answer_repeated().await;
             self.fold_when_due().await;
             self.drop_idle_offer();
@@ -223,7 +170,7 @@ impl Driver {
             }
             Command::Repair { done } => {
                 self.settle().await?;
-                self.repair(done).await;
+                self.repair(done);
             }
             Command::Compact { done } => {
                 self.settle().await?;
@@ -234,91 +181,6 @@ impl Driver {
             }
         }
         Ok(())
-    }
-
-    fn apply_patch(&mut self, patch: Patch, done: Done) {
-        let session = self.parts.options.session;
-        if patch.id().sid != session {
-            drop(done.send(Err(SyncError::NotOwn { id: patch.id(), session })));
-        } else if patch.id().time <= self.own_last {
-            self.repeated.push((patch, done));
-        } else {
-            match self.hand_over(&patch) {
-                Ok(last) => self.waiting.push_back((last, done)),
-                Err(error) => drop(done.send(Err(error))),
-            }
-        }
-    }
-
-    /// Gives the machine a patch, after those that were edited before it. Returns its last time.
-    fn hand_over(&mut self, patch: &Patch) -> Result<u64, SyncError> {
-        for earlier in self.parts.document.unsent_before(patch.id().time) {
-            self.hand_over_next(&earlier)?;
-        }
-        self.hand_over_next(patch)
-    }
-
-    fn hand_over_next(&mut self, patch: &Patch) -> Result<u64, SyncError> {
-        let record = self.own_record(patch)?;
-        self.own_last = record.last();
-        if self.handed.len() == HANDED_MAX {
-            self.handed.pop_front();
-        }
-        self.handed.push_back((patch.id().time, patch.next_time()));
-        self.input(Input::Local(record));
-        Ok(self.own_last)
-    }
-
-    /// Answers those whose patch is not beyond what was handed over: the store tells whether it was among that.
-    async fn answer_repeated(&mut self) {
-        for (patch, done) in std::mem::take(&mut self.repeated) {
-            let (Timestamp { sid, time }, end) = (patch.id(), patch.next_time());
-            let mut stored = self.handed.contains(&(time, end));
-            if !stored {
-                let want = Want { sid, after: time.saturating_sub(1), upto: end.saturating_sub(1) };
-                stored = match self.parts.store.page(&[want], 1).await {
-                    Ok(PatchPage::Records(records)) => {
-                        records.first().is_some_and(|record| record.patch == patch.as_bytes())
-                    }
-                    // Nothing tells any more, and to say that it is stored could be wrong.
-                    Ok(PatchPage::Compacted) => false,
-                    Err(error) => {
-                        let _ = done.send(Err(error.into()));
-                        continue;
-                    }
-                };
-            }
-            let answer = if stored { Ok(()) } else { Err(Refusal::OutOfOrder(patch.id()).into()) };
-            let _ = done.send(answer);
-        }
-    }
-
-    fn relay(&mut self, mut record: PatchRecord) -> Result<(), SyncError> {
-        if let Some(refusal) = self.machine.refusal(&record) {
-            return Err(refusal.into());
-        }
-        if let Some(guard) = &self.parts.guard {
-            let id = record.id;
-            record = guard.vouch(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
-        }
-        self.input(Input::Relayed(record));
-        Ok(())
-    }
-
-    /// The next patch of the own session, in its envelope and in the document.
-    fn own_record(&self, patch: &Patch) -> Result<PatchRecord, SyncError> {
-        let bytes = Bytes::copy_from_slice(patch.as_bytes());
-        let record = PatchRecord::new(self.own_last, bytes).map_err(Refusal::Invalid)?;
-        let mut record = record.with_links(self.machine.links(patch.id().time)).map_err(Refusal::Invalid)?;
-        if let Some(refusal) = self.machine.local_refusal(&record) {
-            return Err(refusal.into());
-        }
-        if let Some(guard) = &self.parts.guard {
-            let id = record.id;
-            record = guard.prove(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
-        }
-        self.parts.document.apply(&record)?;
-        Ok(record)
     }
 
     fn heard_patch(&mut self, heard: Heard<PatchRecord>) {
@@ -452,7 +314,7 @@ impl Driver {
                 return Ok(());
             }
             Output::RepairEnds { left } => {
-                self.repair_ends(left).await;
+                self.repair_ends(left);
                 return Ok(());
             }
             Output::Event(event) => {
@@ -509,45 +371,4 @@ impl Driver {
             peers: self.machine.peer_statuses(self.now()),
         }
     }
-}
-
-/// A patch that every replica has stored and whose document refuses it is passed over, here as everywhere: one bad patch
-/// must not end the synchronisation. Returns whether it was applied.
-pub(super) fn skip_bad(applied: Result<(), DocumentError>) -> bool {
-    applied.inspect_err(|error| tracing::warn!(%error, "passed over a patch")).is_ok()
-}
-
-/// Reads everything after `have` up to `upto`, page by page. Stops and returns `false` if some of it is only left in the
-/// snapshot.
-pub(super) async fn for_each_page(
-    parts: &Parts,
-    mut have: StateVector<SessionId>,
-    upto: &StateVector<SessionId>,
-    mut each: impl FnMut(&[PatchRecord]),
-) -> Result<bool, SyncError> {
-    loop {
-        let want: Vec<Want> =
-            have.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
-        if want.is_empty() {
-            return Ok(true);
-        }
-        let PatchPage::Records(records) = parts.store.page(&want, LOAD_PAGE_BYTES).await? else {
-            return Ok(false);
-        };
-        if records.is_empty() {
-            return Err(corrupt("patches below the state vector are missing"));
-        }
-        each(&records);
-        for record in &records {
-            have.advance(record.session(), record.last());
-        }
-    }
-}
-
-pub(super) fn expect_whole(whole: bool) -> Result<(), SyncError> {
-    if whole { Ok(()) } else { Err(corrupt("a patch beyond the snapshot is said to be in it")) }
-}
-
-fn corrupt(reason: &str) -> SyncError {
-    PatchStoreError::Corrupt { place: "the patches".to_owned(), reason: reason.to_owned() }.into()
 }

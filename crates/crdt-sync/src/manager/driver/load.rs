@@ -1,0 +1,119 @@
+//! How the driver brings a document to what its store has.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crdt_core::{SessionId, StateVector};
+use tokio::sync::{broadcast, watch};
+
+use super::{Driver, LOAD_PAGE_BYTES, Traffic};
+use crate::{
+    DocumentError, PatchRecord, PatchStoreError, Want,
+    dag::{Heads, snapshot},
+    manager::{Parts, SyncError, owned, policy::Log, repair::Repairing},
+    session::{Session, SessionEvent, SyncMode},
+    store::PatchPage,
+};
+
+impl Driver {
+    /// Brings the document to what the store has.
+    pub(in crate::manager) async fn load(
+        parts: Parts,
+        (events, told): (broadcast::Sender<SessionEvent>, watch::Sender<u64>),
+        seed: u64,
+    ) -> Result<Self, SyncError> {
+        let stored = parts.store.vector().await?;
+        let snapshot = parts.store.snapshot().await?;
+        let (mut have, mut heads) = (StateVector::new(), Heads::new());
+        let mut log = Log::default();
+        if let Some((vector, bytes)) = snapshot {
+            log.snapshot_bytes = bytes.len() as u64;
+            let (owners, bytes) = owned::open(&bytes)?;
+            let (contained, bytes) = snapshot::open(&bytes)?;
+            parts.document.install(&bytes)?;
+            parts.guard.iter().for_each(|guard| guard.note_owners(&owners));
+            (have, heads) = (vector, contained);
+        }
+        let mut not_applied = 0;
+        let dag = parts.options.sync == SyncMode::Dag;
+        let whole = for_each_page(&parts, have, &stored, |records| {
+            for record in records {
+                if dag {
+                    heads.add(record);
+                }
+                log.bytes += record.len_bytes() as u64;
+                log.ticks += record.last() - record.prev;
+                not_applied += u64::from(!skip_bad(parts.document.apply(record)));
+                parts.guard.iter().for_each(|guard| guard.note(record));
+            }
+        });
+        expect_whole(whole.await?)?;
+        let machine = Session::new(parts.options, stored.clone(), heads, Duration::ZERO, seed);
+        let own_last = stored.get(&parts.options.session);
+        #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
+        let started = Instant::now();
+        let traffic = Traffic { not_applied, ..Traffic::default() };
+        let (waiting, repeated, offered) = (VecDeque::new(), Vec::new(), None);
+        Ok(Self {
+            parts,
+            machine,
+            started,
+            events,
+            stored: told,
+            waiting,
+            repeated,
+            handed: VecDeque::new(),
+            own_last,
+            offered,
+            log,
+            folded: 0,
+            repairing: Repairing::default(),
+            traffic,
+            commands: None,
+            batch: Vec::new(),
+        })
+    }
+}
+
+/// A patch that every replica has stored and whose document refuses it is passed over, here as everywhere: one bad patch
+/// must not end the synchronisation. Returns whether it was applied.
+pub(in crate::manager) fn skip_bad(applied: Result<(), DocumentError>) -> bool {
+    applied.inspect_err(|error| tracing::warn!(%error, "passed over a patch")).is_ok()
+}
+
+/// Reads everything after `have` up to `upto`, page by page. Stops and returns `false` if some of it is only left in the
+/// snapshot.
+pub(in crate::manager) async fn for_each_page(
+    parts: &Parts,
+    mut have: StateVector<SessionId>,
+    upto: &StateVector<SessionId>,
+    mut each: impl FnMut(&[PatchRecord]),
+) -> Result<bool, SyncError> {
+    loop {
+        let want: Vec<Want> =
+            have.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
+        if want.is_empty() {
+            return Ok(true);
+        }
+        let PatchPage::Records(records) = parts.store.page(&want, LOAD_PAGE_BYTES).await? else {
+            return Ok(false);
+        };
+        if records.is_empty() {
+            return Err(corrupt("patches below the state vector are missing"));
+        }
+        each(&records);
+        for record in &records {
+            have.advance(record.session(), record.last());
+        }
+    }
+}
+
+pub(in crate::manager) fn expect_whole(whole: bool) -> Result<(), SyncError> {
+    if whole { Ok(()) } else { Err(corrupt("a patch beyond the snapshot is said to be in it")) }
+}
+
+fn corrupt(reason: &str) -> SyncError {
+    PatchStoreError::Corrupt { place: "the patches".to_owned(), reason: reason.to_owned() }.into()
+}

@@ -1,0 +1,206 @@
+//! Managers that take over snapshots, refuse wrong ones, and fold what they have.
+
+use super::*;
+
+async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(group: Group) {
+    let first = group.join(1, EncodingFormat::MessagePack).await;
+    first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+    for count in 1..100 {
+        first.edit(|model| model.api().obj("").unwrap().set([("count", count)])).await;
+    }
+    let contained = first.manager.compact().await.unwrap();
+    assert_eq!(contained, first.document.with(crdt_core::Document::state_vector));
+
+    let late = group.join(2, EncodingFormat::Json).await;
+    let mut events = late.manager.events();
+    late.sees(&json(json!({"count": 99}))).await;
+    assert_eq!(late.manager.status().await.unwrap().counters.installed, 1);
+    late.edit(|model| model.api().obj("").unwrap().set([("late", true)])).await;
+    let both = json(json!({"count": 99, "late": true}));
+    first.sees(&both).await;
+    late.sees(&both).await;
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, SessionEvent::Refused(_)), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits() {
+    a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(Group::new()).await;
+    a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(Group::with_dag()).await;
+}
+
+/// A peer that offers a snapshot under a false head. If its word were taken, what the snapshot lacks would never be asked
+/// for again.
+async fn a_snapshot_that_lacks_what_its_head_says_is_refused_by(claim: impl Fn(u64) -> u64) {
+    let group = Group::new();
+    let author = SessionId::new(SessionId::USER_MIN.get() + 1).unwrap();
+    let mut model = Model::new(author);
+    model.api().root(json(json!({"a": 1}))).unwrap();
+    let first = model.flush().unwrap();
+    let bytes = Bytes::from(model.document().to_native(Packing::Plain));
+    model.api().obj("").unwrap().set([("b", 2)]).unwrap();
+    let second = model.flush().unwrap();
+
+    let victim = group.join(2, EncodingFormat::Binary).await;
+    let mut events = victim.manager.events();
+    let topic = Topic::new("example-doc-sync").unwrap();
+    let id = PeerId::new("liar").unwrap();
+    let liar = PubSubSyncer::new(Arc::clone(&group.pubsub), topic, id, EncodingFormat::Binary).await.unwrap();
+    let to = PeerId::new("node-2").unwrap();
+    let vector: StateVector<SessionId> = [(author, claim(second.next_time() - 1))].into_iter().collect();
+    let head = SnapshotHead::new(vector.clone(), &bytes);
+    let state = SyncMessage::State { vector, reply: false };
+    liar.send(Some(&to), &state).await.unwrap();
+    let lies = async {
+        loop {
+            let Some(Heard::Message((_, message))) = liar.next().await else { continue };
+            let answer = match message {
+                SyncMessage::Request { id, .. } => SyncMessage::Offer { id, snapshot: head.clone() },
+                SyncMessage::Fetch { id, hash, offset } => {
+                    SyncMessage::Part { id, hash, offset, bytes: bytes.clone() }
+                }
+                _ => continue,
+            };
+            liar.send(Some(&to), &answer).await.unwrap();
+        }
+    };
+    let noticed = async {
+        loop {
+            if let SessionEvent::Unhelpful { why, .. } = events.recv().await.unwrap() {
+                return why;
+            }
+        }
+    };
+    let why = tokio::time::timeout(PATIENCE, async {
+        tokio::select! { why = noticed => why, () = lies => unreachable!() }
+    });
+    assert_eq!(why.await.expect("the lie is noticed"), "sent a broken snapshot");
+    assert_eq!(victim.document.view(), Value::Undefined, "nothing is taken over");
+    assert_eq!(victim.manager.status().await.unwrap().counters.installed, 0);
+
+    // And all of it comes from one who has it.
+    let store = MemoryPatchStore::new();
+    let record =
+        |prev, patch: &Patch| PatchRecord::new(prev, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
+    store.append(&[record(0, &first), record(first.next_time() - 1, &second)]).await.unwrap();
+    let _honest = group.join_with(3, EncodingFormat::Binary, Arc::new(store)).await;
+    victim.sees(&json(json!({"a": 1, "b": 2}))).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_lacks_what_its_head_says_is_refused() {
+    a_snapshot_that_lacks_what_its_head_says_is_refused_by(|last| last).await;
+    a_snapshot_that_lacks_what_its_head_says_is_refused_by(|last| last + 1_000_000).await;
+}
+
+/// The application's view of the document goes on over the snapshot: it is told, and can undo what it did before.
+#[tokio::test]
+async fn watching_and_undo_survive_a_snapshot_that_is_taken_over() {
+    let group = Group::new();
+    let first = group.join(1, EncodingFormat::Binary).await;
+    first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+    for count in 1..100 {
+        first.edit(|model| model.api().obj("").unwrap().set([("count", count)])).await;
+    }
+    first.manager.compact().await.unwrap();
+
+    let apart = Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
+    let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+    let late = apart.join_with(2, EncodingFormat::Binary, Arc::clone(&store)).await;
+    late.document
+        .edit(|model| {
+            model.watch();
+            model.enable_undo(UndoOptions::STANDARD);
+            model.keep_history();
+            Ok::<_, EditError>(())
+        })
+        .unwrap();
+    late.edit(|model| model.api().root(json(json!({"mine": true})))).await;
+    let polled = late.document.edit(|model| {
+        while model.poll_changes().is_some() {}
+        Ok::<_, EditError>(())
+    });
+    assert_eq!(polled.unwrap(), None);
+    // An edit that fails half way: what it did is not lost on the way, and not kept from the others either.
+    let failed = late.document.edit(|model| {
+        model.api().obj("")?.set([("half", 1)])?;
+        model.api().str("/nowhere")?.ins(0, "done")
+    });
+    failed.unwrap_err();
+    late.manager.stop().await;
+
+    // The same document, now with the others.
+    let late = group.join_document(2, EncodingFormat::Binary, late.document, store, |manager| manager).await;
+    let mut changes = late.document.changes();
+    tokio::time::timeout(PATIENCE, async {
+        while late.manager.status().await.unwrap().counters.installed == 0 {
+            changes.changed().await.unwrap();
+        }
+    })
+    .await
+    .expect("the snapshot is taken over");
+    let patch = late
+        .document
+        .edit(|model| {
+            let told = model.poll_changes().expect("a watcher is told");
+            assert!(told.missed);
+            assert!(model.can_undo(), "what was done before can be undone");
+            assert!(model.history().is_some());
+            model.api().root(1)
+        })
+        .unwrap()
+        .unwrap();
+    late.manager.apply_patch(&patch).await.unwrap();
+    first.sees(&late.document.view()).await;
+    let session = late.document.session();
+    assert_eq!(
+        first.document.with(|document| document.state_vector().get(&session)),
+        late.document.with(|document| document.state_vector().get(&session)),
+        "what the failed edit did has reached the others"
+    );
+}
+
+/// Folds as the policy says, keeps what is recent, and gives a late replica the snapshot, which is cheaper.
+#[tokio::test]
+async fn the_log_is_folded_by_policy_and_a_late_replica_gets_what_is_cheaper() {
+    for group in [Group::new(), Group::with_dag()] {
+        let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+        let policy = CompactionPolicy {
+            log_bytes_max: 20_000,
+            log_per_snapshot: 2,
+            keep_ticks: 100,
+            pause: Duration::from_millis(1),
+            offer_bytes_min: 2_000,
+            offer_idle_max: Duration::from_millis(100),
+        };
+        let first = group.join_policy(1, EncodingFormat::Binary, Arc::clone(&store), policy).await;
+        first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+        for count in 1..1500 {
+            first.edit(|model| model.api().obj("").unwrap().set([("count", count)])).await;
+        }
+        let status = first.manager.status().await.unwrap();
+        assert!(status.folded > 0, "{status:?}");
+        assert!(status.log_bytes < 40_000, "{status:?}");
+        let (contained, _) = store.snapshot().await.unwrap().expect("a snapshot");
+        let session = first.document.session();
+        assert!(status.stored.get(&session) - contained.get(&session) >= 100, "recent patches stay");
+
+        let late =
+            group.join_policy(2, EncodingFormat::Binary, Arc::new(MemoryPatchStore::new()), policy).await;
+        late.sees(&json(json!({"count": 1499}))).await;
+        let status = late.manager.status().await.unwrap();
+        assert_eq!(status.counters.installed, 1);
+        assert_eq!(status.peers.len(), 1);
+        assert_eq!(status.peers[0].ahead_ticks, 0);
+
+        // The snapshot was held for its parts, and is let go when nobody asks for one any more.
+        tokio::time::timeout(PATIENCE, async {
+            while first.manager.status().await.unwrap().offered_bytes > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the offer ends");
+    }
+}
