@@ -4,6 +4,7 @@
 //! `--pubsub redis://…` or `spot://…` several such programs hold one text; each keeps all of it in a folder of its own,
 //! goes on alone when the others are away, and loses nothing when it is killed.
 
+mod door;
 mod keys;
 mod note;
 mod options;

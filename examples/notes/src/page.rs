@@ -1,6 +1,6 @@
 //! The page: files that are part of the program, and the socket that it speaks over.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -52,8 +52,8 @@ async fn index(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
 
 /// Which text this is, and the text, for programs.
 async fn note(State(app): State<App>, headers: HeaderMap) -> Response {
-    if !app.token.admits(&headers) {
-        return Token::refusal();
+    if let Some(refusal) = refusal(&app, &headers) {
+        return refusal;
     }
     let note = json!({ "doc": &*app.doc, "title": app.replica.title(), "text": app.replica.text() });
     ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(note)).into_response()
@@ -67,13 +67,40 @@ async fn open_socket(
     if !is_own_page(&headers) {
         return (StatusCode::FORBIDDEN, "a page of another place may not open a socket here").into_response();
     }
-    if !app.token.admits(&headers) {
-        return Token::refusal();
+    if let Some(refusal) = refusal(&app, &headers) {
+        return refusal;
     }
     match upgrade {
         Ok(upgrade) => socket::serve(upgrade, app.replica),
         Err(rejection) => rejection.into_response(),
     }
+}
+
+/// The answer to a request that may not have the text.
+fn refusal(app: &App, headers: &HeaderMap) -> Option<Response> {
+    if !app.token.admits(headers) {
+        return Some(Token::refusal());
+    }
+    let admitted = app.token.is_asked_for() || is_near(headers);
+    (!admitted).then(|| {
+        let why =
+            "without --token the page is served at an IP address, localhost or a name without dots only";
+        (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+    })
+}
+
+/// Whether a request names this place as only somebody near does: by an address, or by a name of no public domain. Whoever
+/// owns a domain can let it point here, and then a page of that domain is of the same place as this one to a browser
+/// ("DNS rebinding"): the check of the origin does not see it.
+fn is_near(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    // Of `name:port` the name, of `[::1]:port` the address.
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    address.parse::<IpAddr>().is_ok() || !name.contains('.') || name.ends_with(".localhost")
 }
 
 /// A page of another place must not reach this one with the rights of its visitor. Programs send no origin.
@@ -115,6 +142,29 @@ fn content_type(path: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_public_name_that_points_here_is_not_this_place() {
+        let near = |host: &'static str| {
+            is_near(&[(header::HOST, HeaderValue::from_static(host))].into_iter().collect())
+        };
+        for host in [
+            "127.0.0.1:8090",
+            "[::1]:8090",
+            "[::1]",
+            "192.168.1.7",
+            "localhost:8090",
+            "a.localhost",
+            "desk:80",
+        ] {
+            assert!(near(host), "{host}");
+        }
+        for host in ["evil.example:8090", "evil.example", "127.0.0.1.evil.example:8090", "desk.lan", "a.b:c"]
+        {
+            assert!(!near(host), "{host}");
+        }
+        assert!(!is_near(&HeaderMap::new()));
+    }
 
     #[test]
     fn only_the_own_page_may_open_a_socket() {

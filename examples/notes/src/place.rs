@@ -62,9 +62,15 @@ impl Place {
                 Ok(Met { pubsub: Arc::new(pubsub), how: format!("at {url}") })
             }
             Self::Spot(endpoints) => {
-                let (spot, own) = join(endpoints).await.map_err(|error| {
-                    let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-                    format!("can't join the cluster: {error}{}", source.unwrap_or_default())
+                let (spot, own) = join(endpoints).await.map_err(|error| match error {
+                    SpotError::Unsafe(endpoint) => format!(
+                        "can't meet at {endpoint}: it is on another machine, and over spot:// nobody has to show who \
+                         they are, so programs of one machine meet there only; several machines meet over redis://"
+                    ),
+                    error => {
+                        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                        format!("can't join the cluster: {error}{}", source.unwrap_or_default())
+                    }
                 })?;
                 Ok(Met { pubsub: Arc::new(SpotPubSub::new(spot)), how: format!("in a cluster, as {own}") })
             }
@@ -106,6 +112,13 @@ async fn join(endpoints: &[String]) -> Result<(Spot, String), SpotError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_place_on_another_machine_is_refused_with_what_to_do() {
+        let place: Place = "spot://192.0.2.1:7400".parse().unwrap();
+        let error = place.meet().await.err().expect("refused");
+        assert!(error.contains("192.0.2.1:7400") && error.contains("redis://"), "{error}");
+    }
 
     #[test]
     fn places_are_read_or_refused_with_what_is_expected() {

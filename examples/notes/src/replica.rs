@@ -127,9 +127,10 @@ impl Replica {
         }
     }
 
-    /// The others, and what each shows.
+    /// The others, and what each shows. Who has just come and shows nothing yet will say in a moment who it is.
     pub(crate) fn others(&self) -> BTreeMap<PeerId, Shown> {
-        self.presence.others().into_iter().map(|(peer, bytes)| (peer, Shown::read(&bytes))).collect()
+        let others = self.presence.others().into_iter().filter(|(_, bytes)| !bytes.is_empty());
+        others.map(|(peer, bytes)| (peer, Shown::read(&bytes))).collect()
     }
 
     /// Changes when someone comes, goes, or shows something else.

@@ -2,10 +2,10 @@
 
 use std::{future::Future, io::Write, sync::Arc, time::Duration};
 
-use axum::serve::ListenerExt;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
+    door::Door,
     options::Options,
     page::{self, App},
     repl::{self, Ended},
@@ -41,12 +41,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
         let token = Token::new(options.token.as_deref());
         let router =
             page::router(App { replica: Arc::clone(&replica), doc: options.doc.as_str().into(), token });
-        let nodelay = listener.tap_io(|stream| {
-            // What people type is small and must not wait for more.
-            let _ = stream.set_nodelay(true);
-        });
         let mut stopped = stopped.clone();
-        let served = axum::serve(nodelay, router).with_graceful_shutdown(async move {
+        let served = axum::serve(Door::new(listener), router).with_graceful_shutdown(async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         });
         serving = Some(tokio::spawn(served.into_future()));

@@ -34,15 +34,17 @@ pub(crate) fn serve(upgrade: WebSocketUpgrade, replica: Arc<Replica>) -> Respons
         move |socket| async move {
             let mut ping = interval(PING_INTERVAL);
             ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut socket = Socket { socket, ping, heard: now() };
+            let mut socket = Socket { socket, ping, heard: now(), broken: None };
             let parting = replica.gateway.serve(&mut socket).await;
+            // Who sends what can't be taken would send it again, and again.
             let code = match &parting {
                 Parting::Trouble(_) | Parting::Sync(_) => REFUSED,
+                _ if socket.broken.is_some() => REFUSED,
                 _ => TRY_AGAIN,
             };
-            tracing::info!(%parting, "a window is not served any more");
+            let mut reason = socket.broken.take().unwrap_or_else(|| parting.to_string());
+            tracing::info!(reason, "a window is not served any more");
             // A control frame holds 125 bytes, two of them the code.
-            let mut reason = parting.to_string();
             reason.truncate(reason.floor_char_boundary(120));
             let goodbye = CloseFrame { code, reason: reason.into() };
             let _ = timeout(GOODBYE_MAX, socket.socket.send(Message::Close(Some(goodbye)))).await;
@@ -59,6 +61,8 @@ struct Socket {
     socket: WebSocket,
     ping: Interval,
     heard: Instant,
+    /// What was wrong with what came, where that ended it.
+    broken: Option<String>,
 }
 
 impl ClientSocket for Socket {
@@ -66,7 +70,7 @@ impl ClientSocket for Socket {
         loop {
             tokio::select! {
                 message = self.socket.recv() => {
-                    let message = message?.ok()?;
+                    let message = message?.map_err(|error| self.broken = Some(error.to_string())).ok()?;
                     self.heard = now();
                     match message {
                         Message::Binary(bytes) => return Some(bytes),

@@ -21,6 +21,11 @@ impl Token {
         Self(token.map(Into::into))
     }
 
+    /// Whether one is asked for.
+    pub(crate) const fn is_asked_for(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether a request carries it, or none is asked for.
     pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(expected) = &self.0 else { return true };

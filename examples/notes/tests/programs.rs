@@ -285,9 +285,9 @@ async fn with_keys_only_the_listed_can_write() {
 }
 
 /// Sends a request; returns the head of the answer.
-async fn request(address: &str, path: &str, headers: &str) -> String {
+async fn request(address: &str, host: &str, path: &str, headers: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let (mut lines, mut head) = (BufReader::new(stream).lines(), String::new());
     while let Some(line) = timeout(PATIENCE, lines.next_line()).await.expect("an answer").unwrap() {
@@ -300,6 +300,31 @@ async fn request(address: &str, path: &str, headers: &str) -> String {
     head
 }
 
+const SOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// The owner of a domain can let its name point here: to a browser its page is then of this very place.
+#[tokio::test]
+async fn without_a_token_a_page_of_a_public_name_reads_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = Notes::start(&["--listen", "127.0.0.1:0", "--store", "memory"], folder.path()).await;
+    let (_, page) = notes.first.split_once("http://").unwrap();
+    let (address, _) = page.split_once(',').unwrap();
+    let port = address.rsplit_once(':').unwrap().1;
+    for (name, status) in
+        [("127.0.0.1", ["200", "101"]), ("localhost", ["200", "101"]), ("evil.example", ["421"; 2])]
+    {
+        let host = format!("{name}:{port}");
+        let head = request(address, &host, "/api/note", "Connection: close\r\n").await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {} ", status[0])), "{host}: {head}");
+        let head = request(address, &host, "/socket", &format!("{SOCKET}Origin: http://{host}\r\n")).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {} ", status[1])), "{host}: {head}");
+        let other = format!("{SOCKET}Origin: http://other.example\r\n");
+        let head = request(address, &host, "/socket", &other).await;
+        assert!(head.starts_with("HTTP/1.1 403 "), "{host}: {head}");
+    }
+}
+
 #[tokio::test]
 async fn with_a_token_only_those_who_know_it_read_and_write() {
     let folder = tempfile::tempdir().unwrap();
@@ -308,8 +333,6 @@ async fn with_a_token_only_those_who_know_it_read_and_write() {
     let (_, page) = notes.first.split_once("http://").unwrap();
     let (address, rest) = page.split_once('/').unwrap();
     assert!(rest.starts_with("?token=correct-horse"), "{rest}");
-    const SOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let cookie = "Cookie: notes-token=correct-horse\r\n";
     let bearer = "Authorization: Bearer correct-horse\r\n";
     for (path, headers, status) in [
@@ -323,7 +346,7 @@ async fn with_a_token_only_those_who_know_it_read_and_write() {
         ("/socket", format!("{SOCKET}{cookie}"), "101"),
         ("/socket", format!("{SOCKET}{bearer}"), "101"),
     ] {
-        let head = request(address, path, &headers).await;
+        let head = request(address, address, path, &headers).await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {headers}: {head}");
         assert_eq!(head.contains("set-cookie: notes-token="), status == "303", "{head}");
     }

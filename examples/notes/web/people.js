@@ -67,8 +67,9 @@ export class People extends EventTarget {
 
   /** @param {{ peer: string, here: boolean, shown: Uint8Array }} message */
   #heard({ peer, here, shown }) {
-    if (here) this.others.set(peer, { peer, ...read(shown) });
-    else this.others.delete(peer);
+    // Who has just come and shows nothing yet will say in a moment who it is.
+    if (here && shown.length > 0) this.others.set(peer, { peer, ...read(shown) });
+    else if (!here) this.others.delete(peer);
     this.dispatchEvent(new Event("change"));
   }
 }

@@ -198,9 +198,11 @@ impl Desk {
     async fn peers(&self) -> Answer {
         let status = self.replica.status().await?;
         let windows = self.replica.gateway.clients();
+        let counted = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         Ok(format!(
-            "{} other programs, {windows} windows of this one's page\nyou write as session {}",
-            status.now.peers,
+            "{}, {} of this one's page\nyou write as session {}",
+            counted(status.now.peers, "other program"),
+            counted(windows, "window"),
             self.replica.session()
         ))
     }

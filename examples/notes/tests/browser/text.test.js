@@ -81,6 +81,24 @@ test("undo brings back what was deleted, in its place, after others wrote around
   assert.equal(a.text("text"), "zero one\n three\n");
 });
 
+test("what is pasted is cut into patches that are taken, and taken back at once", () => {
+  const replica = new Replica("ann");
+  const undo = new Undo(replica, "text");
+  undo.edit({ at: 0, deleted: 0, inserted: "[]" });
+  // Half of a character would stand at the cut.
+  const pasted = "x" + "\u{1f642}".repeat(1_500_000) + "\n"; // A line is a step of its own.
+  const sent = replica.unsent.length;
+  undo.edit({ at: 1, deleted: 0, inserted: pasted });
+  assert.equal(replica.text("text"), `[${pasted}]`);
+  const lengths = replica.unsent.slice(sent).map((entry) => entry.bytes.length);
+  assert.ok(lengths.length > 1 && Math.max(...lengths) < 4 << 20, `${lengths}`);
+  assert.equal(lengths.reduce((sum, length) => sum + length) - 4 * 1_500_000 < 1000, true, `${lengths}`);
+  undo.undo();
+  assert.equal(replica.text("text"), "[]");
+  undo.redo();
+  assert.equal(replica.text("text"), `[${pasted}]`);
+});
+
 test("a place stays behind its character", () => {
   const { replicas, give } = pair();
   const [a, b] = replicas;

@@ -15,6 +15,8 @@
 
 /** Steps that are remembered; the oldest goes first. */
 const STEPS_MAX = 200;
+/** A patch has at most 4 MiB: what is pasted is sent in pieces of so many code units, three bytes each at the most. */
+const PIECE_UNITS = 1 << 18;
 /** Typing without a longer pause is one step. */
 const PAUSE_MS = 600;
 
@@ -74,7 +76,7 @@ export class Undo {
   #make({ remove, insert }) {
     /** @type {Change} */
     const inverse = { remove: [], insert: [] };
-    this.replica.edit((api) => {
+    this.replica.edit((api, cut) => {
       const text = api.str([this.key]);
       const node = text.node;
       // From the end, so that the places before stay where they are.
@@ -85,7 +87,12 @@ export class Undo {
       }
       for (const { after, text: put } of insert) {
         const at = positionBehind(node, after);
-        text.ins(at, put);
+        let end = at;
+        for (const piece of pieces(put)) {
+          if (end > at) cut();
+          text.ins(end, piece);
+          end += piece.length;
+        }
         inverse.remove.push(...node.findInterval(at, put.length).map(plain));
       }
     });
@@ -99,6 +106,17 @@ export class Undo {
     const removed = last && alive(node, last.remove).at(-1);
     if (removed) return removed.at + removed.length;
     return last?.insert[0] ? positionBehind(node, last.insert[0].after) : undefined;
+  }
+}
+
+/** A text in pieces that fit into a patch each, and never half a character. @param {string} text */
+function* pieces(text) {
+  for (let from = 0; from < text.length; ) {
+    const end = from + PIECE_UNITS;
+    const high = end < text.length && (text.charCodeAt(end - 1) & 0xfc00) === 0xd800;
+    const piece = text.slice(from, high ? end - 1 : end);
+    yield piece;
+    from += piece.length;
   }
 }
 

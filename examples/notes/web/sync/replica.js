@@ -66,12 +66,17 @@ export class Replica extends EventTarget {
   }
 
   /**
-   * Edits the document, and tells `local` with the entry to keep and the message to send.
+   * Edits the document, and tells `local` with the entry to keep and the message to send. What would make a patch that
+   * is too large to be taken is `cut`: what was edited so far is sent by itself.
    *
-   * @param {(api: any) => void} edit
+   * @param {(api: any, cut: () => void) => void} edit
    */
   edit(edit) {
-    edit(this.model.api);
+    edit(this.model.api, () => this.#flush());
+    this.#flush();
+  }
+
+  #flush() {
     const patch = this.model.api.flush();
     const id = patch.getId();
     if (!id) return;
