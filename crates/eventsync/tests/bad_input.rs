@@ -2,6 +2,7 @@
 
 mod support;
 
+use eventsync::http::HttpOptions;
 use serde_json::{Value, json};
 use support::Server;
 use tokio_tungstenite::tungstenite::{
@@ -512,4 +513,20 @@ async fn subprotocols_and_origins_that_are_not_known_are_refused() {
     check(&[("Origin", format!("http://{host}"))], 101).await;
     check(&[("Origin", "https://evil.example".into())], 403).await;
     check(&[("Origin", "null".into())], 403).await;
+}
+
+/// Half a body, and then nothing: nobody waits for the rest for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let body_wait = std::time::Duration::from_millis(200);
+    let server = Server::start_with(HttpOptions { body_wait, ..HttpOptions::new("games") }).await;
+    for line in ["PUT /api/games/go", "POST /api/push/go", "POST /api/sync/go", "PATCH /api/games/go"] {
+        let head = format!(
+            "{line} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+        );
+        // Read to its end: the connection is closed.
+        let reply = server.raw(head.as_bytes()).await;
+        assert_eq!((reply.status, reply.problem().as_str()), (408, "too-slow"), "{line}");
+    }
+    assert_eq!(server.fingerprint().await.0, 0);
 }

@@ -373,6 +373,26 @@ async fn a_long_poll_waits_for_the_next_event_and_no_longer() {
     assert_eq!(empty["events"], json!([]));
 }
 
+/// As after the store was put back to an older state: who waited there would never get what comes before that place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_poll_from_a_place_of_another_history_is_told() {
+    let server = Server::start().await;
+    create(&server, "go").await;
+    merge(&server, "go", json!({"gold": 1})).await;
+    for wait in ["", "&wait=20"] {
+        let refused = server.get(&format!("/api/events/go?after=9{wait}")).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (410, "history-compacted"));
+        assert_eq!(refused.json()["detail"], "document go has no event 9: its history ends at 2");
+        let refused = server.get(&format!("/api/events?after=9{wait}")).await;
+        assert_eq!((refused.status, &refused.json()["position"]), (410, &json!(2)));
+        // The document that is not there yet has no history that could be another one.
+        let refused = server.get(&format!("/api/events/new?after=1{wait}")).await;
+        assert_eq!(refused.status, 410);
+    }
+    assert_eq!(server.get("/api/events/new?after=0").await.json()["events"], json!([]));
+    assert_eq!(server.get("/api/events/go?after=2").await.json()["cursor"], 2);
+}
+
 /// Defect 3: reads without a limit took the whole history into memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_read_is_paged() {

@@ -66,7 +66,12 @@ pub(super) async fn events(
     }
     let page = page(&app, &Scope::Document(id.clone()), &params).await?;
     if page.gap {
-        let detail = format!("events after {} of document {id} are compacted away", params.after());
+        let detail = match params.after() {
+            after if after > page.cursor => {
+                format!("document {id} has no event {after}: its history ends at {}", page.cursor)
+            }
+            after => format!("events after {after} of document {id} are compacted away"),
+        };
         let latest = app.service.snapshots().list(&id, u64::MAX, 1).await?;
         let oldest = app.service.oldest_event(&id, params.after()).await?;
         let problem = Problem::new(ProblemType::HistoryCompacted, detail).with("documentId", id.as_str());
@@ -86,7 +91,12 @@ pub(super) async fn collection_events(
     caller.require(Right::Read, None)?;
     let page = page(&app, &Scope::Collection, &params).await?;
     if page.gap {
-        let detail = format!("events after position {} are compacted away", params.after());
+        let detail = match params.after() {
+            after if after > page.cursor => {
+                format!("there is no position {after}: the last one is {}", page.cursor)
+            }
+            after => format!("events after position {after} are compacted away"),
+        };
         return Err(Problem::new(ProblemType::HistoryCompacted, detail).with("position", page.cursor).into());
     }
     let mut body = json!({"events": page.events, "position": page.cursor});
@@ -104,7 +114,7 @@ fn note_next(body: &mut Value, page: &EventPage) {
 async fn page(app: &App, scope: &Scope, params: &EventParams) -> Result<EventPage, Problem> {
     let limit = params.limit.map_or(PageLimit::STANDARD, PageLimit::at_most);
     if params.wait == 0 {
-        return app.service.page(scope, params.after(), limit).await;
+        return page_now(app, scope, params.after(), limit).await;
     }
     let mut mailbox = app.service.broker().mailbox_of(1);
     match scope {
@@ -114,7 +124,7 @@ async fn page(app: &App, scope: &Scope, params: &EventParams) -> Result<EventPag
     let wait = tokio::time::sleep(Duration::from_secs(params.wait.min(WAIT_SECONDS_MAX)));
     tokio::pin!(wait);
     loop {
-        let page = app.service.page(scope, params.after(), limit).await?;
+        let page = page_now(app, scope, params.after(), limit).await?;
         if !page.events.is_empty() || page.gap {
             return Ok(page);
         }
@@ -129,6 +139,20 @@ async fn page(app: &App, scope: &Scope, params: &EventParams) -> Result<EventPag
             }
         }
     }
+}
+
+/// A page as it is. A place behind the end is of another history, as when the store was put back to an older state: whoever
+/// waited there would be given the events behind it one day and never those before. So it is a gap, at the end that there is.
+async fn page_now(app: &App, scope: &Scope, after: u64, limit: PageLimit) -> Result<EventPage, Problem> {
+    let page = app.service.page(scope, after, limit).await?;
+    if after == 0 || page.gap || !page.events.is_empty() {
+        return Ok(page);
+    }
+    let end = match scope {
+        Scope::Document(id) => app.service.events().latest(id).await?,
+        Scope::Collection => app.service.events().position().await?,
+    };
+    Ok(if after > end { EventPage { cursor: end, gap: true, ..page } } else { page })
 }
 
 pub(super) async fn snapshots(State(app): State<App>, caller: Caller, Id(id): Id) -> Answer {

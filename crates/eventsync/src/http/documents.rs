@@ -193,12 +193,12 @@ pub(super) struct Writing {
     payload: Payload,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Writing {
+impl FromRequest<App> for Writing {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         let (method, headers) = (request.method().clone(), request.headers().clone());
-        Ok(Self { method, headers, payload: Payload::from_request(request, state).await? })
+        Ok(Self { method, headers, payload: Payload::from_request(request, app).await? })
     }
 }
 

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use nodestorage::{DocumentId, Producer};
 use serde::de::DeserializeOwned;
 
-use super::{BODY_BYTES_MAX, caller::Caller, output::Failure};
+use super::{App, BODY_BYTES_MAX, caller::Caller, output::Failure};
 use crate::protocol::{Problem, ProblemType, read};
 
 /// The document of the path.
@@ -70,13 +70,20 @@ pub(super) struct Payload {
     kind: String,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Payload {
+impl FromRequest<App> for Payload {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let kind = kind.unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-        let bytes = read_body(request.headers().clone(), request.into_body()).await?;
+        let wait = app.options.body_wait;
+        let reading = read_body(request.headers().clone(), request.into_body());
+        let bytes = tokio::time::timeout(wait, reading).await.map_err(|_| {
+            let detail = format!("the body was not here within {} ms", wait.as_millis());
+            Problem::new(ProblemType::TooSlow, detail)
+                .with("limit", wait.as_millis() as u64)
+                .with("unit", "ms")
+        })??;
         Ok(Self { bytes, kind })
     }
 }

@@ -38,18 +38,22 @@ pub struct HttpOptions {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// WebSocket and Server-Sent Events connections at most; further ones are refused with `too-many`.
     pub connections_max: usize,
+    /// How long a body may take to come; a slower one is refused with `too-slow`, and its connection closed.
+    pub body_wait: Duration,
     /// How long after a goodbye clients may come back; they spread themselves over twice that.
     pub reconnect_after: Duration,
 }
 
 impl HttpOptions {
-    /// For documents of this name: everybody, pages of this server only, 10 000 connections, back after half a second.
+    /// For documents of this name: everybody, pages of this server only, 10 000 connections, bodies within half a minute,
+    /// back after half a second.
     pub fn new(collection: impl Into<String>) -> Self {
         Self {
             collection: collection.into(),
             origins: Vec::new(),
             authorizer: None,
             connections_max: 10_000,
+            body_wait: Duration::from_secs(30),
             reconnect_after: Duration::from_millis(500),
         }
     }

@@ -184,6 +184,9 @@ impl Operation {
         }
         let mut problems: Vec<_> = self.problems.to_vec();
         problems.extend([ProblemType::InvalidRequest, ProblemType::Internal, ProblemType::Unavailable]);
+        if !self.body.is_empty() {
+            problems.push(ProblemType::TooSlow);
+        }
         if path.contains("{id}") {
             problems.push(ProblemType::InvalidId);
         }

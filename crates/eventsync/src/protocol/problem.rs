@@ -59,6 +59,8 @@ problem_types! {
     NotFound "not-found" 404 "no such resource";
     /// A path that can't do that.
     MethodNotAllowed "method-not-allowed" 405 "method not allowed";
+    /// A body that did not come in time.
+    TooSlow "too-slow" 408 "the request took too long";
     /// A document that is there already.
     AlreadyExists "already-exists" 409 "document exists already";
     /// A count that left one out.
