@@ -530,3 +530,27 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     }
     assert_eq!(server.fingerprint().await.0, 0);
 }
+
+/// Who owns a domain can let it point here: to a browser its page is then of this very place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_a_public_name_reads_and_writes_nothing() {
+    let server = Server::start().await;
+    let open = Server::start_with(HttpOptions { any_host: true, ..HttpOptions::new("games") }).await;
+    let request = async |server: &Server, host: &str, line: &str, more: &str| {
+        let text = format!(
+            "{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}Content-Length: 2\r\n\r\n{{}}"
+        );
+        server.raw(text.as_bytes()).await
+    };
+    let json = "Content-Type: application/json\r\n";
+    for line in ["GET /api/games", "POST /api/sync/go", "GET /api/events", "GET /events"] {
+        let refused = request(&server, "evil.example", line, json).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (421, "misdirected"), "{line}");
+    }
+    assert_eq!(request(&server, "localhost", "GET /api/games", "").await.status, 200);
+    assert_eq!(request(&open, "games.example", "GET /api/games", "").await.status, 200);
+    let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   Origin: http://evil.example\r\n";
+    let text = format!("GET /sync HTTP/1.1\r\nHost: evil.example\r\nConnection: Upgrade, close\r\n{upgrade}\r\n");
+    assert_eq!(server.raw(text.as_bytes()).await.status, 421);
+}

@@ -2,10 +2,9 @@
 
 use std::{future::Future, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::serve::ListenerExt;
 use eventsync::{
     EventSyncStorage, PersistentVectorClockManager, SnapshotPolicy, SyncService, SyncServiceOptions,
-    http::{self, HttpOptions},
+    http::{self, Door, HttpOptions},
     shelf::{EmbeddedShelf, MongoShelf, Shelf},
 };
 use nodestorage::{
@@ -49,7 +48,11 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     if let Some(url) = &options.wake {
         wake_others(&service, url).await?;
     }
-    let http_options = HttpOptions { authorizer: access.authorizer.clone(), ..HttpOptions::new("games") };
+    let http_options = HttpOptions {
+        authorizer: access.authorizer.clone(),
+        any_host: options.open,
+        ..HttpOptions::new("games")
+    };
     let router = http::router(service.clone(), http_options)
         .merge(page::router())
         .merge(http::metrics(service.clone(), access.authorizer.clone(), move |page| {
@@ -58,13 +61,9 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
             }
         }))
         .fallback(http::not_found);
-    let nodelay = listener.tap_io(|stream| {
-        // Live events are small and must not wait for each other.
-        let _ = stream.set_nodelay(true);
-    });
     let stop = stop_signal()?;
     let draining = service.clone();
-    let serving = axum::serve(nodelay, router).with_graceful_shutdown(async move {
+    let serving = axum::serve(Door::new(listener), router).with_graceful_shutdown(async move {
         stop.await;
         tracing::info!("stopping: answering what is under way");
         draining.drain();

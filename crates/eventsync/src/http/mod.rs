@@ -3,6 +3,7 @@
 mod caller;
 mod catch_up;
 mod documents;
+mod door;
 mod input;
 mod metrics;
 mod openapi;
@@ -19,7 +20,10 @@ use axum::{
     routing::{get, post},
 };
 
-pub use self::metrics::{MetricsPage, metrics};
+pub use self::{
+    door::{Door, Guest, SILENCE_MAX},
+    metrics::{MetricsPage, metrics},
+};
 use crate::{
     access::Authorizer,
     protocol::{MESSAGE_BYTES_MAX, Problem, ProblemType},
@@ -34,6 +38,10 @@ pub struct HttpOptions {
     /// Pages from other places that may open a WebSocket, such as `https://games.example`. The page that this server
     /// itself serves always may.
     pub origins: Vec<String>,
+    /// Without an authorizer: whether requests may name this server by a public domain, as behind a proxy. Else they must name
+    /// it by an address, `localhost` or a name without dots: who owns a domain can let it point here, and its page is then
+    /// of this very place to a browser ("DNS rebinding").
+    pub any_host: bool,
     /// Tells who asks, by the bearer token. Without one everybody may do everything: right on loopback, nowhere else.
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// WebSocket and Server-Sent Events connections at most; further ones are refused with `too-many`.
@@ -45,12 +53,13 @@ pub struct HttpOptions {
 }
 
 impl HttpOptions {
-    /// For documents of this name: everybody, pages of this server only, 10 000 connections, bodies within half a minute,
+    /// For documents of this name: everybody near, pages of this server only, 10 000 connections, bodies within half a minute,
     /// back after half a second.
     pub fn new(collection: impl Into<String>) -> Self {
         Self {
             collection: collection.into(),
             origins: Vec::new(),
+            any_host: false,
             authorizer: None,
             connections_max: 10_000,
             body_wait: Duration::from_secs(30),

@@ -17,7 +17,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     App,
-    caller::bearer,
+    caller::{bearer, check_host},
     input::{Id, text},
     output::{Answer, Failure},
 };
@@ -61,6 +61,7 @@ pub(super) async fn without_document(State(app): State<App>, headers: HeaderMap,
 
 fn open(app: App, document: Option<DocumentId>, headers: &HeaderMap, upgrade: Upgrade) -> Answer {
     let upgrade = upgrade.map_err(|e| Problem::new(ProblemType::InvalidRequest, e.to_string()))?;
+    check_host(&app.options, headers)?;
     check_origin(&app, headers)?;
     let wanted: Vec<&str> =
         upgrade.requested_protocols().filter_map(|protocol| protocol.to_str().ok()).collect();

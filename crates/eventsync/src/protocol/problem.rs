@@ -75,6 +75,8 @@ problem_types! {
     TooLarge "too-large" 413 "too large";
     /// A content type that is not understood here.
     UnsupportedMediaType "unsupported-media-type" 415 "unsupported media type";
+    /// Meant for another server.
+    Misdirected "misdirected" 421 "not this server";
     /// A patch that does not apply.
     InvalidPatch "invalid-patch" 422 "patch does not apply";
     /// A document that breaks the application's rules.
