@@ -288,6 +288,10 @@ fn deep_nests_are_refused() {
     deep.extend([0x81; 100_000]);
     assert!(matches!(Patch::decode(&deep), Err(Malformed::TooDeep { .. })));
     assert!(matches!(json::decode(&[b'['; 100_000]), Err(Malformed::TooDeep { .. })));
+    // JavaScript reads infinity, and has no JSON for it then.
+    assert!(matches!(json::decode(b"[1e999]"), Err(Malformed::Unexpected { at: 1, .. })));
+    assert!(matches!(json::decode(b"[1,-1e309]"), Err(Malformed::Unexpected { at: 3, .. })));
+    assert_eq!(json::decode(b"1.7976931348623157e308").unwrap().as_f64(), Some(f64::MAX));
     assert!(matches!(msgpack::decode(&[0x91; 100_000], 128), Err(Malformed::TooDeep { .. })));
 }
 

@@ -478,6 +478,40 @@ fn a_delta_that_goes_beyond_the_end_is_an_error() {
     );
 }
 
+#[test]
+fn what_is_no_operation_of_a_delta_is_told() {
+    let read =
+        |json: &str| QuillOp::from_value(&json::decode(json.as_bytes()).unwrap()).unwrap_err().to_string();
+    for (json, found) in [
+        (r#"[{"retain":1},{"delete":1,"insert":"a"}]"#, "insert and delete"),
+        (r#"[{"retain":1},{"retain":-1}]"#, "retain of -1"),
+        (r#"[{"retain":1},{"delete":1.5}]"#, "delete of 1.5"),
+        (r#"[{"retain":1},{"retain":"1"}]"#, "retain of text"),
+        (r#"[{"retain":1},{"insert":5}]"#, "a number"),
+        (r#"[{"retain":1},{}]"#, "a map"),
+    ] {
+        let expected =
+            format!("operation 1 of the delta: expected an insert, a retain or a delete, found {found}");
+        assert_eq!(read(json), expected);
+    }
+}
+
+#[test]
+fn a_mark_of_nothing_is_told() {
+    let mut alice =
+        Model::with_schema(SessionId::new(123_456).unwrap(), &crdt_core::model::schema::quill("abc"))
+            .unwrap();
+    let mut note = alice.api().rich_text("").unwrap();
+    #[expect(clippy::reversed_empty_ranges, reason = "what is tested")]
+    for (range, said) in [
+        (1..1, "the range 1..1 has nothing in it to mark"),
+        (2..1, "the range 2..1 has nothing in it to mark"),
+        (1..9, "position 9 is behind the end, 3"),
+    ] {
+        assert_eq!(note.mark(range, "b", true, Expand::After).unwrap_err().to_string(), said);
+    }
+}
+
 /// Both sides show the same delta of the same document, and edit it in turn.
 #[test]
 #[ignore = "needs node and json-joy"]

@@ -551,6 +551,7 @@ async fn a_page_of_a_public_name_reads_and_writes_nothing() {
     assert_eq!(request(&open, "games.example", "GET /api/games", "").await.status, 200);
     let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                    Origin: http://evil.example\r\n";
-    let text = format!("GET /sync HTTP/1.1\r\nHost: evil.example\r\nConnection: Upgrade, close\r\n{upgrade}\r\n");
+    let text =
+        format!("GET /sync HTTP/1.1\r\nHost: evil.example\r\nConnection: Upgrade, close\r\n{upgrade}\r\n");
     assert_eq!(server.raw(text.as_bytes()).await.status, 421);
 }

@@ -180,7 +180,13 @@ impl Parser<'_> {
             self.digits()?;
         }
         let text = std::str::from_utf8(&self.text[start..self.at]).unwrap_or_default();
-        text.parse::<f64>().map(Value::from).map_err(|_| self.error("a number"))
+        // One without end would be no number of JSON when it is written again.
+        let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+        number.map(Value::from).ok_or(Malformed::Unexpected {
+            at: start,
+            found: self.text[start],
+            expected: "a number below 1.8e308",
+        })
     }
 
     /// At least one digit.

@@ -100,6 +100,14 @@ pub enum EditError {
         /// How long the text, byte string, array or tuple is (or can be).
         len: usize,
     },
+    /// A range that has nothing in it, where something is to be marked.
+    #[error("the range {start}..{end} has nothing in it to mark")]
+    EmptyRange {
+        /// Where it starts.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+    },
     /// A path that is not a JSON pointer.
     #[error("{0:?} is no JSON pointer: one is empty or starts with '/'")]
     Path(String),

@@ -307,7 +307,10 @@ impl RichTextCursor<'_> {
         expand: Expand,
     ) -> Result<Timestamp, EditError> {
         let len = self.node()?.len();
-        if range.is_empty() || range.end > len {
+        if range.is_empty() {
+            return Err(EditError::EmptyRange { start: range.start, end: range.end });
+        }
+        if range.end > len {
             return Err(EditError::OutOfRange { position: range.end, len });
         }
         let before = matches!(expand, Expand::Before | Expand::Both);

@@ -53,15 +53,23 @@ impl QuillOp {
                 Some(Value::Map(attributes)) => attributes.clone(),
                 Some(other) => return Err(shape(index, other)),
             };
-            let count = |key: &str| op.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-            match op.get("insert") {
-                Some(Value::Text(text)) => Ok(Self::Insert(text.clone(), attributes)),
-                Some(embed @ Value::Map(_)) => Ok(Self::Embed(embed.clone(), attributes)),
-                Some(other) => Err(shape(index, other)),
-                None => match (count("retain"), count("delete")) {
-                    (Some(len), None) => Ok(Self::Retain(len, attributes)),
-                    (None, Some(len)) => Ok(Self::Delete(len)),
-                    _ => Err(shape(index, op)),
+            let mut does = ["insert", "retain", "delete"].into_iter().filter(|key| op.get(key).is_some());
+            let (key, more) = (does.next().ok_or_else(|| shape(index, op))?, does.next());
+            if let Some(more) = more {
+                return Err(InvalidQuill::Shape { index, found: format!("{key} and {more}") });
+            }
+            match (key, op.get(key).unwrap_or(op)) {
+                ("insert", Value::Text(text)) => Ok(Self::Insert(text.clone(), attributes)),
+                ("insert", embed @ Value::Map(_)) => Ok(Self::Embed(embed.clone(), attributes)),
+                ("insert", other) => Err(shape(index, other)),
+                (_, count) => match count.as_u64().and_then(|n| usize::try_from(n).ok()) {
+                    Some(len) if key == "retain" => Ok(Self::Retain(len, attributes)),
+                    Some(len) => Ok(Self::Delete(len)),
+                    None => {
+                        let number = count.as_f64().map(|n| n.to_string());
+                        let found = number.unwrap_or_else(|| count.kind().to_owned());
+                        Err(InvalidQuill::Shape { index, found: format!("{key} of {found}") })
+                    }
                 },
             }
         };
