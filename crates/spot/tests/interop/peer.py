@@ -19,6 +19,8 @@ authenticator = None
 def open_socket(name, kind, bind=None, connect=None, options=None):
     socket = context.socket(getattr(zmq, kind))
     socket.linger = 0
+    # Nobody to send to is an error of a test, and none to wait for ever.
+    socket.sndtimeo = 20_000
     options = options or {}
     for option, value in options.items():
         value = value.encode() if isinstance(value, str) else value
@@ -53,6 +55,15 @@ def send(name, frames):
     sockets[name].send_multipart([bytes.fromhex(frame) for frame in frames])
 
 
+def offer(name, frames):
+    """Sends if there is somebody to send to: libzmq lets go of a peer as soon as that has refused it."""
+    try:
+        sockets[name].send_multipart([bytes.fromhex(frame) for frame in frames], zmq.NOBLOCK)
+    except zmq.Again:
+        return False
+    return True
+
+
 def receive(name, timeout_ms):
     socket = sockets[name]
     if not socket.poll(timeout_ms):
@@ -73,7 +84,7 @@ def version():
     return zmq.zmq_version()
 
 
-commands = {f.__name__: f for f in [open_socket, authenticate, send, receive, keys, close, version]}
+commands = {f.__name__: f for f in [open_socket, authenticate, send, offer, receive, keys, close, version]}
 
 for line in sys.stdin:
     command = json.loads(line)
