@@ -163,6 +163,72 @@ fn status_shows_peers_and_topics() {
     }
 }
 
+/// The screens that `spot status` writes, as lists of words.
+fn screens(status: &mut Running) -> impl Iterator<Item = Vec<Vec<String>>> {
+    let words = |line: String| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let mut lines = BufReader::new(status.0.stdout.take().unwrap()).lines().map(Result::unwrap).map(words);
+    std::iter::from_fn(move || {
+        // A screen's last line is the sum of its topics.
+        let mut screen = Vec::new();
+        for line in lines.by_ref() {
+            let ends = line.first().is_some_and(|word| word == "all");
+            screen.push(line);
+            if ends {
+                return Some(screen);
+            }
+        }
+        None
+    })
+}
+
+#[test]
+fn status_counts_what_is_published_and_what_is_dropped() {
+    let (_node, [at]) = bind(
+        &["--topic", "news", "--topic", "lossy", "--slow", "drop-newest", "--replay", "1"],
+        ["bound to "],
+    );
+    let mut status = spot(&["status", &at, "--interval", "0.1"]);
+    let mut status = Running(status.stdout(Stdio::piped()).spawn().unwrap());
+    let mut screens = screens(&mut status).take(1000);
+    // It is subscribed when it shows its first screen. Each message is in the rate of one interval.
+    let rate = |screen: &[Vec<String>], topic: &str| -> f64 {
+        screen.iter().find(|row| row.first().is_some_and(|word| word == topic)).unwrap()[1].parse().unwrap()
+    };
+    assert_eq!(rate(&screens.next().unwrap(), "news"), 0.0);
+    let words: Vec<String> = (0..50).map(|number| format!("message-{number}")).collect();
+    let published = spot(&["publish", &at, "news"]).args(&words).status().unwrap();
+    assert!(published.success());
+    let mut counted = 0.0;
+    while counted < 49.9 {
+        counted += rate(&screens.next().expect("all that was published is counted in time"), "news") * 0.1;
+    }
+    assert!((counted - 50.0).abs() < 0.1, "{counted}");
+
+    // A listener that has heard something, the last of what was published before it came, and is frozen then.
+    assert!(run(&["publish", &at, "lossy", "first"]).status.success());
+    let mut listener = spot(&["subscribe", &at, "lossy"]);
+    let mut listener = Running(listener.stdout(Stdio::piped()).spawn().unwrap());
+    let mut heard = BufReader::new(listener.0.stdout.take().unwrap()).lines();
+    assert_eq!(heard.next().unwrap().unwrap(), "lossy first");
+    let frozen = Command::new("kill").args(["-STOP", &listener.0.id().to_string()]).status().unwrap();
+    assert!(frozen.success());
+    let mut publisher = spot(&["publish", &at, "lossy"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = publisher.stdin.take().unwrap();
+    let lines = ("x".repeat(64 << 10) + "\n").repeat(32);
+    let dropped = screens.find_map(|screen| {
+        // Until the buffers on the way to the frozen one are full.
+        input.write_all(lines.as_bytes()).unwrap();
+        // A node's number, and where it is reached; at the end DROPPED, GAPS, REFUSED, HEARTBEAT.
+        let row = screen.iter().find(|row| row.get(1).is_some_and(|word| word == &at)).unwrap();
+        let [.., dropped, _, _, heartbeat] = &row[..] else { panic!("{row:?}") };
+        assert_eq!(heartbeat, "1.0s");
+        Some(dropped.parse::<u64>().unwrap()).filter(|dropped| *dropped > 0)
+    });
+    assert!(dropped.is_some(), "nothing is dropped for who does not listen");
+    drop(input);
+    assert!(publisher.wait().unwrap().success());
+}
+
 #[test]
 fn curve_and_plain_are_asked_for_and_shown() {
     let folder = tempfile::tempdir().unwrap();

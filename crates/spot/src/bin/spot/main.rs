@@ -11,10 +11,13 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use spot::{
     SubscriptionOptions,
-    cluster::{Arrival, Endpoint, Event, Listening, PeerState, Right, Spot, SpotError, SpotOptions},
+    cluster::{
+        Arrival, Endpoint, Event, Listening, PeerState, Policy, Right, Spot, SpotError, SpotOptions,
+        TopicOptions,
+    },
 };
 use tokio::sync::mpsc;
 
@@ -50,6 +53,12 @@ enum Command {
         /// A topic to own; may be given several times.
         #[arg(long = "topic", value_name = "TOPIC")]
         topics: Vec<String>,
+        /// What the topics do when a subscriber is slow.
+        #[arg(long, value_enum, default_value_t)]
+        slow: Slow,
+        /// How many of the latest messages of a topic a new subscriber gets first.
+        #[arg(long, default_value_t = 0, value_name = "MESSAGES")]
+        replay: usize,
         /// A node to connect to; may be given several times.
         #[arg(long = "add", value_name = "ENDPOINT")]
         add: Vec<String>,
@@ -108,6 +117,34 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+}
+
+/// What happens to messages for which a subscriber has no room.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Slow {
+    /// Publishers wait, for a second at most; then the subscriber is told what it missed.
+    #[default]
+    Wait,
+    /// The new ones are dropped.
+    DropNewest,
+    /// The oldest ones are dropped.
+    DropOldest,
+    /// Only the latest is kept.
+    Latest,
+    /// The subscriber is disconnected.
+    Disconnect,
+}
+
+impl From<Slow> for Policy {
+    fn from(slow: Slow) -> Self {
+        match slow {
+            Slow::Wait => TopicOptions::STANDARD.policy,
+            Slow::DropNewest => Self::DropNewest,
+            Slow::DropOldest => Self::DropOldest,
+            Slow::Latest => Self::Conflate,
+            Slow::Disconnect => Self::Disconnect,
+        }
+    }
 }
 
 /// Which nodes to connect to.
@@ -172,10 +209,11 @@ fn broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Bind { endpoint, topics, add, advertise, public, security } => {
+        Command::Bind { endpoint, topics, slow, replay, add, advertise, public, security } => {
             let mut options = SpotOptions { public, ..SpotOptions::standard() };
             options.node.advertise = advertise;
-            bind(&endpoint, &topics, &add, options, &security).await
+            let each = TopicOptions { policy: slow.into(), replay };
+            bind(&endpoint, (&topics, each), &add, options, &security).await
         }
         Command::Publish { cluster, topic, messages } => publish(&cluster, &topic, messages).await,
         Command::Subscribe { cluster, patterns, count, hwm } => {
@@ -209,7 +247,7 @@ impl Cluster {
 
 async fn bind(
     endpoint: &str,
-    topics: &[String],
+    (topics, each): (&[String], TopicOptions),
     add: &[String],
     options: SpotOptions,
     security: &SecurityArgs,
@@ -221,7 +259,7 @@ async fn bind(
     let client = security.client()?;
     let spot = Spot::new(SpotOptions { server, client, ..options });
     for topic in topics {
-        spot.topic_create(topic)?;
+        spot.topic_create_with(topic, each)?;
     }
     let mut events = spot.events();
     let bound = spot.bind(endpoint).await.map_err(|error| match error {

@@ -89,8 +89,17 @@ impl Table {
         let per_second = |count: u64| count as f64 / interval.as_secs_f64();
         writeln!(
             out,
-            "\n{:<32} {:>8} {:>6} {:>12} {:>12} {:>12} {:>9} {:>9} {:>9}",
-            "NODE", "TOPICS", "LINKS", "PUBLISHED/s", "SENT/s", "DELIVERED/s", "DROPPED", "GAPS", "REFUSED"
+            "\n{:<32} {:>8} {:>6} {:>12} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}",
+            "NODE",
+            "TOPICS",
+            "LINKS",
+            "PUBLISHED/s",
+            "SENT/s",
+            "DELIVERED/s",
+            "DROPPED",
+            "GAPS",
+            "REFUSED",
+            "HEARTBEAT"
         )?;
         for node in nodes {
             let counts = [node.counters.published, node.counters.sent, node.counters.delivered];
@@ -102,8 +111,11 @@ impl Table {
             let (dropped, gaps) = (node.counters.dropped, node.counters.gaps);
             writeln!(
                 out,
-                "{name:<32} {:>8} {:>6} {published:>12.1} {sent:>12.1} {delivered:>12.1} {dropped:>9} {gaps:>9} {:>9}",
-                node.topics, node.links, node.counters.refused,
+                "{name:<32} {:>8} {:>6} {published:>12.1} {sent:>12.1} {delivered:>12.1} {dropped:>9} {gaps:>9} {:>9} {:>8.1}s",
+                node.topics,
+                node.links,
+                node.counters.refused,
+                node.heartbeat.as_secs_f64(),
             )?;
             self.before.insert(node.node, counts);
         }

@@ -1,5 +1,7 @@
 //! Who peers are, and of whom they tell.
 
+use std::time::Duration;
+
 use super::{
     LinkId, Node, PeerId,
     links::{LinkInfo, Role},
@@ -24,7 +26,7 @@ impl Node {
             version: 2,
             node: self.options.id,
             incarnation: self.options.incarnation,
-            heartbeat_ms: self.options.heartbeat.as_millis() as u32,
+            heartbeat_ms: self.options.heartbeat.as_millis().try_into().unwrap_or(u32::MAX),
             endpoints,
         };
         self.send(link, &Command::Hello(hello));
@@ -62,6 +64,7 @@ impl Node {
         let own: Vec<String> =
             hello.endpoints.iter().filter(|(node, _)| *node == hello.node).map(|(_, e)| e.clone()).collect();
         let news = self.peers[peer].endpoints != own;
+        self.peers[peer].heartbeat = Some(Duration::from_millis(hello.heartbeat_ms.into()));
         self.peers[peer].endpoints = own;
         if !self.options.gossip {
             return;

@@ -196,6 +196,7 @@ impl Node {
         let peer = self.peers.insert(Peer {
             node,
             incarnation,
+            heartbeat: None,
             links,
             topics,
             endpoints,

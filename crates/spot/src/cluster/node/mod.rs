@@ -7,6 +7,7 @@ mod credit;
 mod feed;
 mod hello;
 mod interest;
+mod intake;
 mod inward;
 mod lazy;
 mod links;

@@ -339,6 +339,8 @@ pub(super) struct Link {
 pub(super) struct Peer {
     pub(super) node: Option<NodeId>,
     pub(super) incarnation: u64,
+    /// How often it looks after its peers, as its HELLO says; none if it has sent no HELLO.
+    pub(super) heartbeat: Option<Duration>,
     pub(super) links: Vec<LinkId>,
     pub(super) topics: HashMap<TopicId, u64>,
     pub(super) endpoints: Vec<String>,

@@ -1,5 +1,7 @@
 //! What nodes count, and tell each other.
 
+use std::time::Duration;
+
 use super::{Counters, LinkId, Node, NodeId, PeerId, Protocol, inward::NotFollowed};
 use crate::cluster::command::{Command, Status};
 
@@ -10,6 +12,9 @@ pub struct PeerStatus {
     pub node: NodeId,
     /// How we are connected to it.
     pub name: String,
+    /// How often it looks after its peers, as it said when it connected: how soon it notices that we are silent depends on
+    /// its heartbeat, not on ours.
+    pub heartbeat: Duration,
     /// What it counted since it began.
     pub counters: Counters,
     /// Topics that it owns.
@@ -90,7 +95,8 @@ impl Node {
             ] = state.status.counts;
             let counters =
                 Counters { published, sent, received, delivered, dropped, gaps, duplicates, refused };
-            told.push(PeerStatus { node, name, counters, topics, links, queued_bytes: queued });
+            let heartbeat = state.heartbeat.unwrap_or_default();
+            told.push(PeerStatus { node, name, heartbeat, counters, topics, links, queued_bytes: queued });
         }
         Some(told)
     }

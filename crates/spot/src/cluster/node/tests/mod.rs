@@ -219,7 +219,7 @@ fn publishers_that_stay_away_are_forgotten() {
     node.topic_create("t", TopicOptions::STANDARD).unwrap();
     let stays = joined(&mut node, ANN, 1);
     tell(&mut node, stays, &[stream(1, Kind::Publish, 1, 1, "t", &[b"x"])]);
-    let count = credit::PUBLISHERS_AWAY_MAX as u128 + 10;
+    let count = intake::PUBLISHERS_AWAY_MAX as u128 + 10;
     for n in 0..count {
         let link = joined(&mut node, NodeId(100 + n), 1);
         tell(&mut node, link, &[stream(1, Kind::Publish, 1, 1, "t", &[b"x"])]);
@@ -231,14 +231,14 @@ fn publishers_that_stay_away_are_forgotten() {
     assert_eq!(remembered(&node), count as usize + 1);
     let mut now = Duration::from_secs(2);
     node.advance(now);
-    assert_eq!(remembered(&node), credit::PUBLISHERS_AWAY_MAX + 1);
+    assert_eq!(remembered(&node), intake::PUBLISHERS_AWAY_MAX + 1);
     // Who comes back in time is known, and nothing is taken twice.
     let back = joined(&mut node, NodeId(100 + count - 1), 1);
     let duplicates = node.counters().duplicates;
     tell(&mut node, back, &[stream(1, Kind::Publish, 1, 1, "t", &[b"x", b"y"])]);
     assert_eq!(node.counters().duplicates, duplicates + 1);
     node.link_closed(back, "it goes");
-    while now < credit::PUBLISHER_GRACE * 2 {
+    while now < intake::PUBLISHER_GRACE * 2 {
         now += Duration::from_secs(1);
         node.heard(stays);
         node.advance(now);
