@@ -9,7 +9,8 @@ use crate::text::Text;
 /// A value that is set as a whole and never edited inside: the content of a `con` node, the meta of a patch, a view.
 ///
 /// Numbers follow JavaScript, which has one kind of them: a float that is an integer within ±(2^53 − 1) is that
-/// integer, and −0 is 0. Build numbers with `Value::from`, which sees to it.
+/// integer. Build numbers with `Value::from`, which sees to it. −0 is a float; it equals 0, and becomes 0 where it is
+/// written in a binary form or set in a document, since json-joy writes it so.
 #[derive(Debug, Clone, Default)]
 pub enum Value {
     /// JavaScript's `undefined`: no value. A key set to it counts as deleted.
@@ -25,7 +26,7 @@ pub enum Value {
     Uint(u64),
     /// The integer −1 − n, below `i64::MIN`; n is above `i64::MAX`.
     Nint(u64),
-    /// A number that is no integer within ±(2^53 − 1).
+    /// A number that is no integer within ±(2^53 − 1), or −0.
     Float(f64),
     /// Text.
     Text(Text),
@@ -90,6 +91,8 @@ impl Value {
         match *self {
             Self::Int(n) => n.try_into().ok(),
             Self::Uint(n) => Some(n),
+            // Less than nothing by its sign only.
+            Self::Float(0.0) => Some(0),
             _ => None,
         }
     }
@@ -98,6 +101,7 @@ impl Value {
     pub fn as_i64(&self) -> Option<i64> {
         match *self {
             Self::Int(n) => Some(n),
+            Self::Float(0.0) => Some(0),
             _ => None,
         }
     }
@@ -236,7 +240,7 @@ pub(crate) fn has_duplicates<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone, l
     sorted.windows(2).any(|pair| pair[0] == pair[1])
 }
 
-/// Two values are equal when they are written as the same bytes; a NaN equals a NaN. So the order of a map's keys counts,
+/// Two values are equal when they are written as the same CBOR; a NaN equals a NaN. So the order of a map's keys counts,
 /// and replicas that have the same patches can show their keys in another order: compare their views by
 /// [`is_same_json`](Value::is_same_json).
 impl PartialEq for Value {
@@ -247,6 +251,7 @@ impl PartialEq for Value {
             (Self::Int(a), Self::Int(b)) => a == b,
             (Self::Uint(a), Self::Uint(b)) | (Self::Nint(a), Self::Nint(b)) => a == b,
             (Self::Float(a), Self::Float(b)) => a == b || a.is_nan() && b.is_nan(),
+            (Self::Float(zero), Self::Int(0)) | (Self::Int(0), Self::Float(zero)) => *zero == 0.0,
             (Self::Text(a), Self::Text(b)) => a == b,
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
             (Self::Array(a), Self::Array(b)) => a == b,

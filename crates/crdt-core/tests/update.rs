@@ -284,3 +284,25 @@ fn registers_in_registers_are_stepped_through_however_many() {
         }
     }
 }
+
+/// A number that is not one equals itself in no language, and is the same value all the same.
+#[test]
+fn an_update_from_nan_to_nan_makes_no_patch() {
+    let nan = || Value::Float(f64::NAN);
+    let inside = || Value::Map(vec![("x".into(), nan())]);
+    let target =
+        || Value::Map(vec![("n".into(), nan()), ("list".into(), Value::Array(vec![nan(), inside()]))]);
+    for target in [nan(), Value::Array(vec![nan(), 1.into(), nan()]), target()] {
+        let mut model = Model::new(SessionId::new(70_000).unwrap());
+        model.api().root(target.clone()).unwrap();
+        model.flush();
+        let other_nan = f64::from_bits(f64::NAN.to_bits() | 1 << 63 | 5);
+        let spelled_otherwise = match &target {
+            Value::Float(_) => Value::Float(other_nan),
+            other => other.clone(),
+        };
+        model.api().update("", target).unwrap();
+        model.api().update("", spelled_otherwise).unwrap();
+        assert_eq!(model.flush(), None);
+    }
+}

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Reads JSON text. Of equal keys the last one counts. A number is a float, as in JavaScript, unless it is an integer
-/// within ±(2^53 − 1).
+/// within ±(2^53 − 1); `-0` keeps its sign.
 pub fn decode(text: &[u8]) -> Result<Value, Malformed> {
     decode_within(text, Value::DEPTH_MAX)
 }
@@ -247,7 +247,8 @@ fn write(out: &mut String, value: &Value) {
     }
 }
 
-/// Writes a number as JavaScript prints it: the shortest digits that read back, exponents from 21 and from −7 on.
+/// Writes a number as JavaScript prints it: the shortest digits that read back, exponents from 21 and from −7 on. But −0 is
+/// `-0`, which JavaScript reads back and does not write.
 fn write_float(out: &mut String, n: f64) {
     if !n.is_finite() {
         return out.push_str("null");

@@ -111,6 +111,8 @@ fn write(out: &mut Vec<u8>, value: &Value) {
         },
         Value::Uint(n) => put(out, 0xcb, (*n as f64).to_be_bytes()),
         Value::Nint(n) => put(out, 0xcb, (-1.0 - *n as f64).to_be_bytes()),
+        // The reference takes it for an integer, whatever its sign.
+        Value::Float(0.0) => out.push(0),
         Value::Float(n) => put(out, 0xcb, n.to_be_bytes()),
         Value::Text(text) => put_text(out, text),
         Value::Bytes(bytes) => {

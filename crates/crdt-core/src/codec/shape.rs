@@ -87,7 +87,7 @@ pub(crate) fn bytes(value: &Value) -> Result<Vec<u8>, Malformed> {
 /// What JavaScript takes for false.
 pub(crate) fn is_falsy(value: &Value) -> bool {
     match value {
-        Value::Undefined | Value::Null | Value::Bool(false) | Value::Int(0) => true,
+        Value::Undefined | Value::Null | Value::Bool(false) | Value::Int(0) | Value::Float(0.0) => true,
         Value::Text(text) => text.as_bytes().is_empty(),
         _ => false,
     }

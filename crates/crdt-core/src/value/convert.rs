@@ -5,8 +5,14 @@ use crate::text::{Text, Wtf8};
 
 impl From<f64> for Value {
     fn from(n: f64) -> Self {
-        if n.trunc() == n && n.abs() <= SAFE_INT_MAX { Self::Int(n as i64) } else { Self::Float(n) }
+        let is_integer = n.trunc() == n && n.abs() <= SAFE_INT_MAX && !is_minus_zero(n);
+        if is_integer { Self::Int(n as i64) } else { Self::Float(n) }
     }
+}
+
+/// Zero, but for its sign: the one float that is an integer and that no integer can stand for.
+fn is_minus_zero(n: f64) -> bool {
+    n == 0.0 && n.is_sign_negative()
 }
 
 impl From<u64> for Value {
@@ -166,6 +172,28 @@ mod tests {
         assert_eq!((items[0].as_bool(), items[1].as_bool()), (Some(true), None));
         assert_eq!(items[1].as_text().unwrap(), "b");
         assert_eq!((items[2].as_i64(), items[3].is_null()), (Some(-2), true));
+    }
+
+    #[test]
+    fn the_sign_of_zero_is_kept_where_it_can_be_written_and_tells_no_values_apart() {
+        let json = crate::codec::json::decode(b"[-0,-0.0,-0e5,0,1]").unwrap();
+        let signs = |value: &Value| -> Vec<bool> {
+            value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap().is_sign_negative()).collect()
+        };
+        assert_eq!(signs(&json), [true, true, true, false, false]);
+        assert_eq!(signs(&Value::from(&serde_json::Value::from(&json))), signs(&json));
+        let written = json.to_string();
+        assert_eq!(written, "[-0,-0,-0,0,1]");
+        assert_eq!(signs(&crate::codec::json::decode(written.as_bytes()).unwrap()), signs(&json));
+        // The binary forms are byte for byte json-joy's, which have no room for it (H13).
+        assert_eq!(crate::codec::cbor::encode(&json), [0x85, 0, 0, 0, 0, 1]);
+        assert_eq!(crate::codec::msgpack::encode(&json), [0x95, 0, 0, 0, 0, 1]);
+        let minus_zero = Value::from(-0.0);
+        assert_eq!((minus_zero.as_i64(), minus_zero.as_u64()), (Some(0), Some(0)));
+        assert_eq!(minus_zero, Value::Int(0));
+        assert_eq!(Value::Int(0), minus_zero);
+        assert_ne!(minus_zero, Value::Int(1));
+        assert!(minus_zero.is_same_json(&Value::Int(0)));
     }
 
     #[test]
