@@ -1,9 +1,9 @@
 //! Two nodes on one wire, without sockets: what the machines themselves cost, by message.
 
-use std::{hint::black_box, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use spot::{
     SubscriptionOptions, TopicPattern,
     cluster::{
@@ -108,31 +108,95 @@ fn messages(c: &mut Criterion) {
                 pair.nodes[1].take(pair.sub, usize::MAX, &mut taken);
                 arrivals.extend(taken);
                 assert_eq!(arrivals.len(), BATCH);
+                assert!(
+                    matches!(arrivals.last(), Some(Arrival::Message { payload, .. }) if payload.len() == len)
+                );
             });
         });
         group.finish();
-        assert!(matches!(arrivals.last(), Some(Arrival::Message { payload, .. }) if payload.len() == len));
         assert_eq!(pair.nodes.each_ref().map(|node| node.counters().dropped), [0, 0]);
     }
 }
 
 fn topics(c: &mut Criterion) {
     let names: Vec<String> = (0..TOPICS).map(|n| format!("sensor/{n:06}")).collect();
+    let created = || {
+        let mut pair = Pair::new();
+        for name in &names {
+            pair.nodes[0].topic_create(name, TopicOptions::STANDARD).expect("it is new");
+        }
+        pair
+    };
+    let told = || {
+        let mut pair = created();
+        pair.settle();
+        assert_eq!(pair.nodes[1].list_topics().len(), TOPICS);
+        pair
+    };
     let mut group = c.benchmark_group("100 000 topics");
     group.sample_size(10).measurement_time(Duration::from_secs(4));
-    group.bench_function("create, tell, subscribe", |bencher| {
-        bencher.iter(|| {
-            let mut pair = Pair::new();
-            for name in &names {
-                pair.nodes[0].topic_create(name, TopicOptions::STANDARD).expect("it is new");
-            }
-            pair.settle();
-            pair.subscribe("sensor/*");
-            assert_eq!(pair.nodes[1].list_topics().len(), TOPICS);
-            assert!(pair.nodes[1].is_live(pair.sub, &TopicPattern::new("sensor/*").expect("a pattern")));
-            black_box(pair.nodes[0].counters())
-        });
+    group.bench_function("create", |bencher| bencher.iter_with_large_drop(created));
+    group.bench_function("announce", |bencher| {
+        bencher.iter_batched(
+            created,
+            |mut pair| {
+                pair.settle();
+                assert_eq!(pair.nodes[1].list_topics().len(), TOPICS);
+                pair
+            },
+            BatchSize::PerIteration,
+        );
     });
+    group.bench_function("sync", |bencher| {
+        bencher.iter_batched(
+            told,
+            |mut pair| {
+                let sync = pair.nodes[1].sync_begin();
+                pair.settle();
+                assert!(pair.nodes[1].is_synced(sync));
+                assert_eq!(pair.nodes[1].sync_report(sync).answered.len(), 1);
+                pair
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    let subscribe = |pair: &mut Pair, patterns: &[String]| {
+        for pattern in patterns {
+            let pattern = TopicPattern::new(pattern.as_str()).expect("a pattern");
+            pair.nodes[1].subscribe(pair.sub, pattern).expect("it is known");
+        }
+    };
+    let live = |mut pair: Pair, patterns: &[String]| {
+        pair.settle();
+        for pattern in patterns {
+            assert!(
+                pair.nodes[1].is_live(pair.sub, &TopicPattern::new(pattern.as_str()).expect("a pattern"))
+            );
+        }
+        pair
+    };
+    for (name, patterns) in [("by name", &names[..]), ("by pattern", &["sensor/*".to_owned()])] {
+        group.bench_function(format!("subscribe {name}"), |bencher| {
+            bencher.iter_batched(
+                told,
+                |mut pair| {
+                    subscribe(&mut pair, patterns);
+                    pair
+                },
+                BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(format!("subscribe {name} until live"), |bencher| {
+            bencher.iter_batched(
+                told,
+                |mut pair| {
+                    subscribe(&mut pair, patterns);
+                    live(pair, patterns)
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
     group.finish();
 }
 

@@ -1,6 +1,6 @@
 //! From peers' bytes to what they mean.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use bytes::Bytes;
 
@@ -133,7 +133,8 @@ impl Node {
             Command::Message { topic, data } => self.plain(id, code::MESSAGE, topic, Payload::Shared(&data)),
             Command::Announce { topic, epoch } => {
                 self.allowed(id, Right::Own, topic)?;
-                Ok(self.owner_add(peer, topic, epoch)?)
+                self.owner_add(peer, topic, epoch)?;
+                Ok(())
             }
             Command::Remove { topic, .. } => {
                 self.allowed(id, Right::Own, topic)?;
@@ -218,18 +219,19 @@ impl Node {
 
     fn answered(&mut self, id: LinkId, peer: PeerId, topics: &[&str], epochs: &[u64]) {
         let mut before: Vec<TopicId> = self.peers[peer].topics.keys().copied().collect();
+        let mut named =
+            HashSet::with_capacity_and_hasher(topics.len(), foldhash::fast::RandomState::default());
         for (i, topic) in topics.iter().enumerate() {
             let epoch = epochs.get(i).copied().unwrap_or(0);
-            let added =
-                self.allowed(id, Right::Own, topic).is_ok() && self.owner_add(peer, topic, epoch).is_ok();
-            if !added {
-                self.refuse(id);
+            let allowed = self.allowed(id, Right::Own, topic).is_ok();
+            let added = if allowed { self.owner_add(peer, topic, epoch).ok() } else { None };
+            match added {
+                Some(topic) => drop(named.insert(topic)),
+                None => self.refuse(id),
             }
         }
         // What vanished at its owner vanishes here. On another connection it may let us see less.
         if self.peers[peer].links.first() == Some(&id) {
-            let named: std::collections::HashSet<TopicId> =
-                topics.iter().filter_map(|topic| self.named(topic)).collect();
             before.retain(|id| !named.contains(id));
             before.sort_unstable();
             for id in before {

@@ -155,13 +155,15 @@ impl Node {
     }
 
     /// Takes in that a peer owns a topic.
-    pub(super) fn owner_add(&mut self, peer: PeerId, name: &str, epoch: u64) -> Result<(), TopicError> {
+    pub(super) fn owner_add(&mut self, peer: PeerId, name: &str, epoch: u64) -> Result<TopicId, TopicError> {
         let id = self.topic_id_for_peer(name)?;
         let node = self.peers[peer].node;
-        self.peers[peer].topics.insert(id, epoch);
+        if self.peers[peer].topics.insert(id, epoch).is_none() {
+            self.sync_saw(peer, id, true);
+        }
         let owners = &mut self.topics[id].elsewhere.owners;
         if owners.iter().any(|owner| owner.peer == peer && owner.epoch == epoch) {
-            return Ok(());
+            return Ok(id);
         }
         owners.retain(|owner| owner.peer != peer);
         let at = owners.partition_point(|owner| (owner.epoch, owner.node) < (epoch, node));
@@ -169,12 +171,14 @@ impl Node {
         self.owner_changed(name, node, Some(epoch));
         self.reroute(id);
         self.changed = true;
-        Ok(())
+        Ok(id)
     }
 
     /// Takes in that a peer owns a topic no more.
     pub(super) fn owner_remove(&mut self, peer: PeerId, id: TopicId, destroyed: bool) {
-        self.peers[peer].topics.remove(&id);
+        if self.peers[peer].topics.remove(&id).is_some() {
+            self.sync_saw(peer, id, false);
+        }
         let node = self.peers[peer].node;
         let topic = &mut self.topics[id];
         topic.elsewhere.owners.retain(|owner| owner.peer != peer);

@@ -342,7 +342,7 @@ pub(super) struct Peer {
     /// How often it looks after its peers, as its HELLO says; none if it has sent no HELLO.
     pub(super) heartbeat: Option<Duration>,
     pub(super) links: Vec<LinkId>,
-    pub(super) topics: HashMap<TopicId, u64>,
+    pub(super) topics: HashMap<TopicId, u64, foldhash::fast::RandomState>,
     pub(super) endpoints: Vec<String>,
     /// Answers to QUERY that have come.
     pub(super) answers: u64,

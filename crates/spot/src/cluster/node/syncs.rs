@@ -1,8 +1,8 @@
 //! Questions for topics, and their answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::{Node, PeerId};
+use super::{Node, PeerId, TopicId};
 use crate::{Topic, cluster::command::Command};
 
 /// What a sync brought.
@@ -32,7 +32,8 @@ pub struct SyncAnswer {
 pub(super) struct Awaited {
     /// Which of its answers counts.
     answer: u64,
-    before: BTreeSet<Topic>,
+    /// Topics that it owns since it was asked (true), or has owned until then. What comes and goes again is not in it.
+    changed: BTreeMap<Topic, bool>,
 }
 
 impl Node {
@@ -62,8 +63,7 @@ impl Node {
             self.peers.iter().filter(|(_, p)| !p.links.is_empty()).map(|(id, _)| id).collect();
         let mut awaited = BTreeMap::new();
         for peer in peers {
-            let before = self.topics_of(peer);
-            awaited.insert(peer, Awaited { answer: self.query(peer), before });
+            awaited.insert(peer, Awaited { answer: self.query(peer), changed: BTreeMap::new() });
         }
         self.syncs_begun += 1;
         self.syncs.insert(self.syncs_begun, awaited);
@@ -89,19 +89,29 @@ impl Node {
                 report.timed_out.push(name);
                 continue;
             }
-            let (before, now) = (&awaited.before, self.topics_of(peer));
+            let changed = |to: bool| {
+                let which = awaited.changed.iter().filter(move |(_, owned)| **owned == to);
+                which.map(|(topic, _)| topic.clone()).collect()
+            };
+            let topics = state.topics.len();
             report.answered.push(SyncAnswer {
                 peer: name,
-                topics: now.len(),
-                added: now.difference(before).cloned().collect(),
-                removed: before.difference(&now).cloned().collect(),
+                topics,
+                added: changed(true),
+                removed: changed(false),
             });
         }
         report
     }
 
-    fn topics_of(&self, peer: PeerId) -> BTreeSet<Topic> {
-        self.peers[peer].topics.keys().map(|id| self.topics[*id].name.clone()).collect()
+    /// A peer owns a topic now, or no more: those want to know who wait for its answer.
+    pub(super) fn sync_saw(&mut self, peer: PeerId, id: TopicId, owned: bool) {
+        for awaited in self.syncs.values_mut().filter_map(|peers| peers.get_mut(&peer)) {
+            let name = &self.topics[id].name;
+            if awaited.changed.remove(name).is_none() {
+                awaited.changed.insert(name.clone(), owned);
+            }
+        }
     }
 
     /// Forgets a sync.

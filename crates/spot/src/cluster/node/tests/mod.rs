@@ -345,3 +345,39 @@ fn a_node_that_was_stopped_does_not_take_its_peers_for_dead() {
     node.advance(second * 62);
     assert!(closed(&mut node));
 }
+
+#[test]
+fn a_sync_reports_what_came_and_went_and_not_what_came_and_went_again() {
+    let mut node = node_with(|_| {});
+    let link = joined(&mut node, ANN, 1);
+    let answer = |topics: &[&'static str]| Command::QueryResp {
+        topics: topics.to_vec(),
+        epochs: topics.iter().map(|_| 1).collect(),
+    };
+    // The first answer is to what a node asks when it connects.
+    tell(&mut node, link, &[answer(&["gone", "kept", "silent"])]);
+    let sync = node.sync_begin();
+    let remove = |topic| Command::Remove { topic, epoch: 1 };
+    let announce = |topic| Command::Announce { topic, epoch: 2 };
+    tell(
+        &mut node,
+        link,
+        &[
+            remove("gone"),
+            remove("kept"),
+            announce("kept"),
+            announce("new"),
+            announce("passing"),
+            remove("passing"),
+        ],
+    );
+    assert!(!node.is_synced(sync));
+    tell(&mut node, link, &[answer(&["kept", "new", "newer"])]);
+    assert!(node.is_synced(sync));
+    let report = node.sync_report(sync);
+    let [answered] = &report.answered[..] else { panic!("{report:?}") };
+    let names = |topics: &[Topic]| topics.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&answered.added), ["new", "newer"]);
+    assert_eq!(names(&answered.removed), ["gone", "silent"]);
+    assert_eq!((answered.topics, &report.timed_out[..]), (3, &[][..]));
+}
