@@ -1,13 +1,19 @@
 //! The store that forgets when the process ends: the reference that the others are compared with.
 
+mod index;
+mod log;
+
 use std::{collections::BTreeMap, sync::Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 
+use self::{
+    index::{Index, Row},
+    log::{Damaged, Log},
+};
 use super::{PatchPage, PatchStore, PatchStoreError};
 use crate::{PatchRecord, Want};
 
@@ -20,29 +26,14 @@ pub struct MemoryPatchStore {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Where each session's log stands. Only what is asked for is looked up here: the order of sessions plays no part.
-    places: HashMap<SessionId, u32>,
-    logs: Vec<Log>,
+    /// The last time of each session that is kept or in the snapshot. Only what is asked for is looked up here: the order
+    /// of sessions plays no part.
+    lasts: HashMap<SessionId, u64>,
+    log: Log,
+    /// Where each session's patches stand in the log, as far as somebody has asked. Most that is appended is never read
+    /// again, and to enter it at once would be half of the work.
+    index: Index,
     snapshot: Option<(StateVector<SessionId>, Bytes)>,
-}
-
-/// What is kept of a session.
-#[derive(Debug)]
-struct Log {
-    /// Whose.
-    sid: SessionId,
-    /// The last time that is kept or in the snapshot.
-    last: u64,
-    /// In the order of their times. The first few are in the log itself: many people write little, and many small rows
-    /// that grow one by one would be what a store of a busy document spends its time on.
-    records: SmallVec<[PatchRecord; 8]>,
-}
-
-impl Log {
-    /// The place of the first record that ends after `time`.
-    fn place_after(&self, time: u64) -> usize {
-        self.records.partition_point(|record| record.last() <= time)
-    }
 }
 
 impl MemoryPatchStore {
@@ -56,77 +47,70 @@ impl MemoryPatchStore {
     }
 }
 
+impl From<Damaged> for PatchStoreError {
+    fn from(damaged: Damaged) -> Self {
+        Self::Corrupt { place: "the log in memory".to_owned(), reason: damaged.to_string() }
+    }
+}
+
 impl Kept {
-    fn log(&self, sid: SessionId) -> Option<&Log> {
-        self.places.get(&sid).map(|place| &self.logs[*place as usize])
-    }
-
-    fn log_mut(&mut self, sid: SessionId) -> &mut Log {
-        let place = *self.places.entry(sid).or_insert_with(|| {
-            self.logs.push(Log { sid, last: 0, records: SmallVec::new() });
-            self.logs.len() as u32 - 1
-        });
-        &mut self.logs[place as usize]
-    }
-
     fn append(&mut self, record: &PatchRecord) -> Result<(), PatchStoreError> {
-        let log = self.log_mut(record.session());
-        if record.last() <= log.last {
+        let last = self.lasts.entry(record.session()).or_insert(0);
+        if record.last() <= *last {
             return Ok(());
         }
-        if record.prev != log.last {
-            return Err(PatchStoreError::Order { id: record.id, last: log.last });
+        if record.prev != *last {
+            return Err(PatchStoreError::Order { id: record.id, last: *last });
         }
-        log.last = record.last();
-        log.records.push(record.clone());
+        *last = record.last();
+        self.log.push(record);
         Ok(())
     }
 
-    fn mend(&mut self, record: &PatchRecord) {
+    fn mend(&mut self, record: &PatchRecord) -> Result<(), PatchStoreError> {
         let (sid, last) = (record.session(), record.last());
         let contained = self.snapshot.as_ref().map_or(0, |(vector, _)| vector.get(&sid));
-        if !self.log(sid).is_some_and(|log| (contained + 1..=log.last).contains(&last)) {
-            return;
+        if !self.lasts.get(&sid).is_some_and(|&upto| (contained + 1..=upto).contains(&last)) {
+            return Ok(());
         }
-        let log = self.log_mut(sid);
-        let place = log.records.partition_point(|kept| kept.last() < last);
-        match log.records.get_mut(place).filter(|kept| kept.last() == last) {
-            Some(kept) => *kept = record.clone(),
-            None => log.records.insert(place, record.clone()),
-        }
+        self.index.read_on(&self.log)?;
+        let place = self.log.push(record);
+        self.index.put(sid, Row { last, place });
+        self.index.skip_to_end(&self.log);
+        Ok(())
     }
 
     fn vector(&self) -> StateVector<SessionId> {
-        self.logs.iter().map(|log| (log.sid, log.last)).collect()
+        self.lasts.iter().map(|(sid, last)| (*sid, *last)).collect()
     }
 
-    fn page(&self, want: &[Want], bytes_max: usize) -> PatchPage {
+    fn page(&mut self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
         if let Some((contained, _)) = &self.snapshot
             && want.iter().any(|want| want.after < contained.get(&want.sid))
         {
-            return PatchPage::Compacted;
+            return Ok(PatchPage::Compacted);
         }
+        self.index.read_on(&self.log)?;
         // The next of each wanted range, merged in the order of (last time, session).
-        let mut next: BTreeMap<(u64, SessionId), &[PatchRecord]> = BTreeMap::new();
+        let mut next: BTreeMap<(u64, SessionId), &[Row]> = BTreeMap::new();
         for want in want {
-            let Some(log) = self.log(want.sid) else { continue };
-            let (from, to) = (log.place_after(want.after), log.place_after(want.upto));
-            if let Some(wanted @ [first, ..]) = log.records.get(from..to) {
-                next.insert((first.last(), want.sid), wanted);
+            if let wanted @ [first, ..] = self.index.range(want) {
+                next.insert((first.last, want.sid), wanted);
             }
         }
         let (mut records, mut bytes) = (Vec::new(), 0);
-        while let Some(((_, sid), [record, rest @ ..])) = next.pop_first() {
+        while let Some(((_, sid), [row, rest @ ..])) = next.pop_first() {
+            let record = self.log.read(row.place)?;
             bytes += record.len_bytes();
             if bytes > bytes_max && !records.is_empty() {
                 break;
             }
-            records.push(record.clone());
+            records.push(record);
             if let [first, ..] = rest {
-                next.insert((first.last(), sid), rest);
+                next.insert((first.last, sid), rest);
             }
         }
-        PatchPage::Records(records)
+        Ok(PatchPage::Records(records))
     }
 
     fn install(&mut self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
@@ -138,10 +122,15 @@ impl Kept {
                 return Err(PatchStoreError::Diverged { sid: *sid, upto });
             }
         }
-        for (sid, last) in vector.iter() {
-            let log = self.log_mut(*sid);
-            log.last = log.last.max(last);
-            log.records.drain(..log.place_after(last));
+        // What is not in the snapshot goes into a log of its own.
+        self.index.read_on(&self.log)?;
+        let mut log = Log::default();
+        self.index.keep_after(vector, |place| log.push_from(&self.log, place))?;
+        self.index.skip_to_end(&log);
+        self.log = log;
+        for (sid, upto) in vector.iter() {
+            let last = self.lasts.entry(*sid).or_insert(0);
+            *last = upto.max(*last);
         }
         self.snapshot = Some((vector.clone(), snapshot));
         Ok(())
@@ -164,7 +153,7 @@ impl PatchStore for MemoryPatchStore {
     }
 
     async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
-        Ok(self.kept().page(want, bytes_max))
+        self.kept().page(want, bytes_max)
     }
 
     async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
@@ -172,8 +161,7 @@ impl PatchStore for MemoryPatchStore {
     }
 
     async fn mend(&self, record: &PatchRecord) -> Result<(), PatchStoreError> {
-        self.kept().mend(record);
-        Ok(())
+        self.kept().mend(record)
     }
 
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
