@@ -1,13 +1,13 @@
 //! Random edits of all kinds to one small document.
 
-use crdt_core::{Model, Value, model::EditError};
+use crdt_core::{Model, Text, Value, model::EditError};
 use proptest::prelude::*;
 use serde_json::json;
 
 /// Does something somewhere; what cannot be done is left out.
 #[derive(Clone, Debug)]
 pub enum Edit {
-    TextIns(usize, usize, String),
+    TextIns(usize, usize, Text),
     TextDel(usize, usize, usize),
     BytesIns(usize, Vec<u8>),
     BytesDel(usize, usize),
@@ -69,10 +69,19 @@ fn content() -> impl Strategy<Value = Content> {
     ]
 }
 
+/// Text to be put in, now and then with halves of characters that have lost each other.
+fn typed() -> impl Strategy<Value = Text> {
+    let halves = prop::sample::select(vec![0xd83d_u16, 0xde42, 0xde43, 0x61]);
+    prop_oneof![
+        3 => "[a-z🙂é]{1,6}".prop_map(Text::from),
+        1 => prop::collection::vec(halves, 1..4).prop_map(Text::from_utf16),
+    ]
+}
+
 pub fn any_edit() -> impl Strategy<Value = Edit> {
     let (which, place) = (0..5usize, any::<usize>());
     prop_oneof![
-        4 => (which.clone(), place, "[a-z🙂é]{1,6}").prop_map(|(w, p, t)| Edit::TextIns(w, p, t)),
+        4 => (which.clone(), place, typed()).prop_map(|(w, p, t)| Edit::TextIns(w, p, t)),
         3 => (which.clone(), place, 1..5usize).prop_map(|(w, p, l)| Edit::TextDel(w, p, l)),
         1 => (place, prop::collection::vec(any::<u8>(), 1..4)).prop_map(|(p, b)| Edit::BytesIns(p, b)),
         1 => (place, 1..3usize).prop_map(|(p, l)| Edit::BytesDel(p, l)),
@@ -104,7 +113,7 @@ fn try_edit(model: &mut Model, edit: &Edit) -> Result<(), EditError> {
         Edit::TextIns(which, place, text) => {
             let mut cursor = model.api().str(TEXTS[*which])?;
             let place = place % (cursor.len() + 1);
-            cursor.ins(place, text.as_str())
+            cursor.ins(place, text.as_wtf8())
         }
         Edit::TextDel(which, place, len) => {
             let mut cursor = model.api().str(TEXTS[*which])?;
