@@ -1,8 +1,10 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
+use axum::http::HeaderName;
 use clap::Parser;
+use eventsync::http::{Allowance, ClientAddress};
 
 /// Games edited in several browsers at once.
 ///
@@ -82,6 +84,21 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) open: bool,
 
+    /// How many requests and messages per second are taken from one address, and from one name of a token; five times as
+    /// many at once after a pause. Of requests from this machine only names are counted.
+    #[arg(long, value_name = "NUMBER", default_value_t = Allowance::STANDARD.per_second)]
+    pub(crate) requests_per_second: NonZeroU32,
+
+    /// How many sockets, streams and long polls one address, and one name, may have open.
+    #[arg(long, value_name = "NUMBER", default_value_t = Allowance::STANDARD.connections)]
+    pub(crate) connections_each: usize,
+
+    /// Behind a proxy: the header in which it says whose request it passes on, such as `x-forwarded-for`.
+    ///
+    /// Only where nobody can come past the proxy, and it does not pass on what others have written there.
+    #[arg(long, value_name = "HEADER")]
+    pub(crate) client_address: Option<HeaderName>,
+
     /// What to write to standard error: a level (error, warn, info, debug, trace) or a list like `info,eventsync=debug`.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     pub(crate) log: String,
@@ -97,6 +114,16 @@ pub(crate) enum Cache {
 }
 
 impl Options {
+    /// What one address, or one name, may do.
+    pub(crate) fn allowance(&self) -> Allowance {
+        Allowance::new(self.requests_per_second, self.connections_each)
+    }
+
+    /// How it is known where a request comes from.
+    pub(crate) fn client_address(&self) -> ClientAddress {
+        self.client_address.clone().map_or(ClientAddress::Connection, ClientAddress::Header)
+    }
+
     /// The cache that was asked for, or the one that is right for the store.
     pub(crate) fn cache(&self) -> Cache {
         match (&self.cache, &self.store) {
@@ -164,6 +191,19 @@ mod tests {
         assert_eq!(cache(&["--cache", "none"]), Ok(Cache::None));
         assert_eq!(cache(&["--cache", "redis://h:1"]), Ok(Cache::Redis("redis://h:1".to_owned())));
         assert!(cache(&["--cache", "moka"]).unwrap_err().contains("memory, none"));
+    }
+
+    #[test]
+    fn an_address_is_read_from_a_header_only_if_it_is_named() {
+        let parse = |more: &[&str]| Options::try_parse_from([&["games"], more].concat());
+        let plain = parse(&[]).unwrap();
+        assert_eq!(plain.client_address(), ClientAddress::Connection);
+        assert_eq!(plain.allowance(), Allowance::STANDARD);
+        let named = parse(&["--client-address", "X-Real-IP", "--requests-per-second", "9"]).unwrap();
+        assert_eq!(named.client_address(), ClientAddress::Header(HeaderName::from_static("x-real-ip")));
+        assert_eq!((named.allowance().per_second.get(), named.allowance().burst.get()), (9, 45));
+        assert!(parse(&["--client-address", "no header"]).is_err());
+        assert!(parse(&["--requests-per-second", "0"]).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{future::Future, io::Write, net::SocketAddr, sync::Arc, time::Duration}
 
 use eventsync::{
     EventSyncStorage, PersistentVectorClockManager, SnapshotPolicy, SyncService, SyncServiceOptions,
-    http::{self, Door, HttpOptions},
+    http::{self, Door, HttpOptions, Peer},
     shelf::{EmbeddedShelf, MongoShelf, Shelf},
 };
 use nodestorage::{
@@ -51,6 +51,9 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     let http_options = HttpOptions {
         authorizer: access.authorizer.clone(),
         any_host: options.open,
+        per_address: Some(options.allowance()),
+        per_principal: Some(options.allowance()),
+        client_address: options.client_address(),
         ..HttpOptions::new("games")
     };
     let router = http::router(service.clone(), http_options)
@@ -63,6 +66,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
         .fallback(http::not_found);
     let stop = stop_signal()?;
     let draining = service.clone();
+    let router = router.into_make_service_with_connect_info::<Peer>();
     let serving = axum::serve(Door::new(listener), router).with_graceful_shutdown(async move {
         stop.await;
         tracing::info!("stopping: answering what is under way");

@@ -116,6 +116,12 @@ impl Principal {
         self.name.as_deref()
     }
 
+    /// The name, to be kept without a copy.
+    #[cfg(feature = "http")]
+    pub(crate) const fn shared_name(&self) -> Option<&Arc<str>> {
+        self.name.as_ref()
+    }
+
     /// Until when this is known, in milliseconds since 1970 UTC.
     pub const fn expires_at_ms(&self) -> Option<u64> {
         self.expires_at_ms

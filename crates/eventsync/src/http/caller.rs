@@ -9,7 +9,11 @@ use axum::{
 use crdt_core::ClientId;
 use nodestorage::DocumentId;
 
-use super::{App, HttpOptions, output::Failure};
+use super::{
+    App, HttpOptions,
+    origin::{Origin, Room},
+    output::Failure,
+};
 use crate::{
     access::{Authorizer, NotAuthenticated, Principal, Right, authenticate},
     protocol::{Problem, ProblemType},
@@ -17,14 +21,20 @@ use crate::{
 };
 
 /// Who asks, by the bearer token of the request. Nothing else of it is read before.
-pub(super) struct Caller(Principal);
+pub(super) struct Caller {
+    principal: Principal,
+    origin: Origin,
+}
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
         check_host(&app.options, &parts.headers)?;
-        Ok(Self::of(app.options.authorizer.as_deref(), &parts.headers).await?)
+        let Ok(origin) = Origin::from_request_parts(parts, app).await;
+        let caller = Self::of(app.options.authorizer.as_deref(), &parts.headers).await?;
+        app.limits.admit_principal(&caller.principal)?;
+        Ok(Self { origin, ..caller })
     }
 }
 
@@ -33,26 +43,32 @@ impl Caller {
         authorizer: Option<&dyn Authorizer>,
         headers: &HeaderMap,
     ) -> Result<Self, Problem> {
-        Ok(Self(authenticate(authorizer, bearer(headers)?, now_ms()).await?))
+        let principal = authenticate(authorizer, bearer(headers)?, now_ms()).await?;
+        Ok(Self { principal, origin: Origin::default() })
     }
 
     /// Refuses unless the caller has a right on a document, or on all.
     pub(super) fn require(&self, right: Right, document: Option<&DocumentId>) -> Result<(), Problem> {
-        self.0.require(right, document)
+        self.principal.require(right, document)
     }
 
     /// Refuses unless the caller may write and be remembered under this client id.
     pub(super) fn require_client(&self, client: &ClientId) -> Result<(), Problem> {
-        self.0.require_client(client)
+        self.principal.require_client(client)
     }
 
     /// The id of a client that has not said another.
     pub(super) fn client(&self) -> ClientId {
-        self.0.client("http")
+        self.principal.client("http")
+    }
+
+    /// Room for a connection that stays.
+    pub(super) fn room(&self, app: &App) -> Result<Room, Problem> {
+        Room::take(app, self.origin, Some(&self.principal))
     }
 
     pub(super) const fn principal(&self) -> &Principal {
-        &self.0
+        &self.principal
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn events(
     if params.after.is_none() && app.service.events().latest(&id).await? == 0 {
         return Err(Problem::unknown_document(&id).into());
     }
-    let page = page(&app, &Scope::Document(id.clone()), &params).await?;
+    let page = page(&app, &caller, &Scope::Document(id.clone()), &params).await?;
     if page.gap {
         let detail = match params.after() {
             after if after > page.cursor => {
@@ -89,7 +89,7 @@ pub(super) async fn collection_events(
     Params(params): Params<EventParams>,
 ) -> Answer {
     caller.require(Right::Read, None)?;
-    let page = page(&app, &Scope::Collection, &params).await?;
+    let page = page(&app, &caller, &Scope::Collection, &params).await?;
     if page.gap {
         let detail = match params.after() {
             after if after > page.cursor => {
@@ -111,11 +111,12 @@ fn note_next(body: &mut Value, page: &EventPage) {
 }
 
 /// A page, or if there is nothing on it yet, the next one that has something.
-async fn page(app: &App, scope: &Scope, params: &EventParams) -> Result<EventPage, Problem> {
+async fn page(app: &App, caller: &Caller, scope: &Scope, params: &EventParams) -> Result<EventPage, Problem> {
     let limit = params.limit.map_or(PageLimit::STANDARD, PageLimit::at_most);
     if params.wait == 0 {
         return page_now(app, scope, params.after(), limit).await;
     }
+    let _room = caller.room(app)?;
     let mut mailbox = app.service.broker().mailbox_of(1);
     match scope {
         Scope::Document(id) => mailbox.subscribe(id),

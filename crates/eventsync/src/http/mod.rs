@@ -5,8 +5,10 @@ mod catch_up;
 mod documents;
 mod door;
 mod input;
+mod limits;
 mod metrics;
 mod openapi;
+mod origin;
 mod output;
 mod socket;
 mod sse;
@@ -16,13 +18,16 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     http::{StatusCode, Uri},
+    middleware,
     response::Response,
     routing::{get, post},
 };
 
 pub use self::{
-    door::{Door, Guest, SILENCE_MAX},
+    door::{Door, Guest, Peer, SILENCE_MAX},
+    limits::{Allowance, GUESTS_MAX, PAUSE_MAX},
     metrics::{MetricsPage, metrics},
+    origin::ClientAddress,
 };
 use crate::{
     access::Authorizer,
@@ -44,8 +49,14 @@ pub struct HttpOptions {
     pub any_host: bool,
     /// Tells who asks, by the bearer token. Without one everybody may do everything: right on loopback, nowhere else.
     pub authorizer: Option<Arc<dyn Authorizer>>,
-    /// WebSocket and Server-Sent Events connections at most; further ones are refused with `too-many`.
+    /// WebSockets, streams of Server-Sent Events and long polls at most; further ones are refused with `too-many`.
     pub connections_max: usize,
+    /// What may come from one address; `None` for as much as it likes.
+    pub per_address: Option<Allowance>,
+    /// What one principal may do, from wherever it comes; `None` for as much as it likes.
+    pub per_principal: Option<Allowance>,
+    /// How it is known which address that is.
+    pub client_address: ClientAddress,
     /// How long a body may take to come; a slower one is refused with `too-slow`, and its connection closed.
     pub body_wait: Duration,
     /// How long after a goodbye clients may come back; they spread themselves over twice that.
@@ -53,8 +64,8 @@ pub struct HttpOptions {
 }
 
 impl HttpOptions {
-    /// For documents of this name: everybody near, pages of this server only, 10 000 connections, bodies within half a minute,
-    /// back after half a second.
+    /// For documents of this name: everybody near, pages of this server only, 10 000 connections, [`Allowance::STANDARD`] for
+    /// each address and principal, bodies within half a minute, back after half a second.
     pub fn new(collection: impl Into<String>) -> Self {
         Self {
             collection: collection.into(),
@@ -62,6 +73,9 @@ impl HttpOptions {
             any_host: false,
             authorizer: None,
             connections_max: 10_000,
+            per_address: Some(Allowance::STANDARD),
+            per_principal: Some(Allowance::STANDARD),
+            client_address: ClientAddress::default(),
             body_wait: Duration::from_secs(30),
             reconnect_after: Duration::from_millis(500),
         }
@@ -77,14 +91,18 @@ struct App {
     options: Arc<HttpOptions>,
     /// Permits for connections that stay.
     connections: Arc<tokio::sync::Semaphore>,
+    limits: Arc<origin::Limits>,
 }
 
-/// The routes. Nest or merge them into an application's router.
+/// The routes. Nest or merge them into an application's router, and serve that by
+/// `into_make_service_with_connect_info::<Peer>()` from a [`Door`] (of `SocketAddr` from a listener of the runtime): it tells
+/// who comes from where, without which nothing is counted by address.
 pub fn router(service: SyncService, options: HttpOptions) -> Router {
     let documents = format!("/api/{}", options.collection);
     let document = format!("{documents}/{{id}}");
     let connections = Arc::new(tokio::sync::Semaphore::new(options.connections_max));
-    let app = App { service, options: Arc::new(options), connections };
+    let limits = Arc::new(origin::Limits::new(&options));
+    let app = App { service, options: Arc::new(options), connections, limits };
     Router::new()
         .route(&documents, get(documents::list).post(documents::create))
         .route(
@@ -103,6 +121,8 @@ pub fn router(service: SyncService, options: HttpOptions) -> Router {
         .route("/sync", get(socket::without_document))
         .route("/sync/{id}", get(socket::of_document))
         .route("/openapi.json", get(openapi::show))
+        .route_layer(middleware::from_fn_with_state(app.clone(), origin::count))
+        // Whether it lives is asked however much was asked before.
         .route("/livez", get(output::alive))
         .route("/readyz", get(catch_up::ready))
         .method_not_allowed_fallback(method_not_allowed)

@@ -143,6 +143,9 @@ const OPERATIONS: &[Operation] = operations! {
 /// Who asks for these need not say who they are.
 const OPEN: &[&str] = &["/openapi.json", "/livez", "/readyz"];
 
+/// What may be asked as often as one likes.
+const UNCOUNTED: &[&str] = &["/livez", "/readyz"];
+
 /// `is_guarded`: callers have to say who they are.
 fn description(collection: &str, is_guarded: bool) -> Value {
     let mut paths = Map::new();
@@ -193,12 +196,19 @@ impl Operation {
         if is_guarded && !is_open {
             problems.extend([ProblemType::NotAuthenticated, ProblemType::Forbidden]);
         }
-        problems.sort_by_key(|kind| kind.status());
+        if !UNCOUNTED.contains(&path) {
+            problems.push(TooMany);
+        }
+        problems.sort_by_key(|kind| (kind.status(), kind.urn()));
         problems.dedup();
         for same in problems.chunk_by(|one, other| one.status() == other.status()) {
             let names: Vec<_> = same.iter().map(|kind| kind.urn()).collect();
             let content = json!({"application/problem+json": {"schema": reference("Problem")}});
-            let problem = json!({"description": names.join(", "), "content": content});
+            let mut problem = json!({"description": names.join(", "), "content": content});
+            if same.iter().any(|kind| [TooMany, ProblemType::Unavailable].contains(kind)) {
+                let seconds = json!({"type": "integer", "minimum": 1});
+                problem["headers"] = json!({"Retry-After": {"description": "in how many seconds to come back", "schema": seconds}});
+            }
             responses.insert(same[0].status().to_string(), problem);
         }
         let mut described =

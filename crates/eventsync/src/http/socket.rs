@@ -13,13 +13,15 @@ use bytes::Bytes;
 use crdt_core::EncodingFormat;
 use futures_util::{SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use nodestorage::{DocumentId, Producer};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     App,
     caller::{bearer, check_host},
     input::{Id, text},
-    output::{Answer, Failure},
+    limits::Place,
+    origin::{Origin, Room},
+    output::Answer,
 };
 use crate::{
     access::{NotAuthenticated, Principal, authenticate},
@@ -49,17 +51,29 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 pub(super) async fn of_document(
     State(app): State<App>,
     Id(id): Id,
+    origin: Origin,
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Answer {
-    open(app, Some(id), &headers, upgrade)
+    open(app, Some(id), origin, &headers, upgrade)
 }
 
-pub(super) async fn without_document(State(app): State<App>, headers: HeaderMap, upgrade: Upgrade) -> Answer {
-    open(app, None, &headers, upgrade)
+pub(super) async fn without_document(
+    State(app): State<App>,
+    origin: Origin,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Answer {
+    open(app, None, origin, &headers, upgrade)
 }
 
-fn open(app: App, document: Option<DocumentId>, headers: &HeaderMap, upgrade: Upgrade) -> Answer {
+fn open(
+    app: App,
+    document: Option<DocumentId>,
+    origin: Origin,
+    headers: &HeaderMap,
+    upgrade: Upgrade,
+) -> Answer {
     let upgrade = upgrade.map_err(|e| Problem::new(ProblemType::InvalidRequest, e.to_string()))?;
     check_host(&app.options, headers)?;
     check_origin(&app, headers)?;
@@ -77,7 +91,7 @@ fn open(app: App, document: Option<DocumentId>, headers: &HeaderMap, upgrade: Up
         }
     };
     let token = bearer(headers)?.map(str::to_owned);
-    let permit = permit(&app)?;
+    let room = Room::take(&app, origin, None)?;
     let connection = app.service.connections().token();
     let upgrade = upgrade
         .protocols([SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGE_PACK])
@@ -87,19 +101,9 @@ fn open(app: App, document: Option<DocumentId>, headers: &HeaderMap, upgrade: Up
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let _held = (permit, connection);
-        Connection::new(app, socket, format, document, token).run().await;
+        let _held = (room, connection);
+        Connection::new(app, socket, format, document, origin, token).run().await;
     }))
-}
-
-/// Room for one more connection that stays.
-pub(super) fn permit(app: &App) -> Result<OwnedSemaphorePermit, Failure> {
-    if app.service.draining().is_cancelled() {
-        let problem = Problem::new(ProblemType::Unavailable, "the server goes down");
-        return Err(problem.with("retryAfterMs", app.options.reconnect_after.as_millis() as u64).into());
-    }
-    let free = Arc::clone(&app.connections).try_acquire_owned();
-    free.map_err(|_| Failure(super::sse::no_room(app.options.connections_max)))
 }
 
 /// A page of another place must not open a socket with the rights of its visitor. Programs send no origin.
@@ -134,6 +138,11 @@ struct Connection {
     format: EncodingFormat,
     session: Session,
     mailbox: Mailbox,
+    origin: Origin,
+    /// Who is connected, and its place among its connections; nobody until it has shown a token.
+    principal: Option<(Principal, Option<Place<Arc<str>>>)>,
+    /// Nothing is read before: more has come than may.
+    resume_at: Option<Instant>,
     /// The token of the request that became this connection, for a hello without one.
     token: Option<String>,
     /// At most `QUESTIONS_MAX` and `PUSHES_MAX` of the session, and one `Remember` per frame read.
@@ -148,6 +157,7 @@ impl Connection {
         socket: WebSocket,
         format: EncodingFormat,
         document: Option<DocumentId>,
+        origin: Origin,
         token: Option<String>,
     ) -> Self {
         let mailbox = app.service.broker().mailbox();
@@ -159,6 +169,9 @@ impl Connection {
             format,
             session,
             mailbox,
+            origin,
+            principal: None,
+            resume_at: None,
             token,
             under_way: FuturesUnordered::new(),
             started: Instant::now(),
@@ -174,6 +187,7 @@ impl Connection {
                 Err(error) => return tracing::debug!(%error, "connection lost"),
             }
             let deadline = self.started + self.session.deadline();
+            let resume_at = self.resume_at;
             tokio::select! {
                 () = draining.cancelled(), if !self.session.is_draining() => {
                     let reconnect_after = self.app.options.reconnect_after;
@@ -184,20 +198,51 @@ impl Connection {
                     Done::Written { document, client_seq, result } => {
                         self.tell(SessionInput::Written { document, client_seq, result });
                     }
-                    Done::Authorized(result) => self.tell(SessionInput::Authorized(result)),
+                    Done::Authorized(result) => self.authorized(result),
                     Done::Nothing => {}
                 },
                 delivery = self.mailbox.recv() => self.tell(SessionInput::Delivery(delivery)),
-                frame = self.socket.recv(), if self.session.wants_frames() => match frame {
-                    Some(Ok(Message::Text(text))) => self.tell(SessionInput::Text(text.as_str())),
-                    Some(Ok(Message::Binary(bytes))) => self.tell(SessionInput::Binary(&bytes)),
+                frame = self.socket.recv(), if self.session.wants_frames() && resume_at.is_none() => match frame {
+                    Some(Ok(Message::Text(text))) => {
+                        self.count();
+                        self.tell(SessionInput::Text(text.as_str()));
+                    }
+                    Some(Ok(Message::Binary(bytes))) => {
+                        self.count();
+                        self.tell(SessionInput::Binary(&bytes));
+                    }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.tell(SessionInput::Alive),
                     Some(Ok(Message::Close(_))) | None => return,
                     Some(Err(error)) => return self.refuse(&error.to_string()).await,
                 },
+                () = tokio::time::sleep_until(resume_at.unwrap_or(deadline)), if resume_at.is_some() => {
+                    self.resume_at = None;
+                }
                 () = tokio::time::sleep_until(deadline) => self.tell(SessionInput::Time),
             }
         }
+    }
+
+    /// Takes a message of the allowances, and reads no more for a while if it was too much.
+    #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its session")]
+    fn count(&mut self) {
+        let principal = self.principal.as_ref().map(|(principal, _)| principal);
+        match self.app.limits.charge(self.origin, principal) {
+            Ok(Duration::ZERO) => {}
+            Ok(wait) => self.resume_at = Some(Instant::now() + wait),
+            Err(problem) => self.tell(SessionInput::TooMany(problem)),
+        }
+    }
+
+    /// Somebody has found out who is connected: it takes one of the places of that principal.
+    fn authorized(&mut self, result: Result<Principal, NotAuthenticated>) {
+        if let (Ok(principal), None) = (&result, &self.principal) {
+            match self.app.limits.connect(principal) {
+                Ok(place) => self.principal = Some((principal.clone(), place)),
+                Err(problem) => return self.tell(SessionInput::TooMany(problem)),
+            }
+        }
+        self.tell(SessionInput::Authorized(result));
     }
 
     #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its session")]

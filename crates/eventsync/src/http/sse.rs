@@ -13,19 +13,20 @@ use crdt_core::EncodingFormat;
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     App,
     caller::Caller,
     input::{Id, Params, text, whole_number},
+    origin::Room,
     output::Answer,
 };
 use crate::{
     access::{NotAuthenticated, Right},
     event::Event,
     feed::{FeedItem, Resume, Scope},
-    protocol::{Problem, ProblemType},
+    protocol::Problem,
     service::{FeedReader, SyncService, now_ms},
     store::PageLimit,
 };
@@ -74,7 +75,7 @@ struct Streaming {
     reconnect_after: Duration,
     /// When what the caller's token says ends.
     ends_at: Option<Instant>,
-    _permit: OwnedSemaphorePermit,
+    _room: Room,
     _connection: tokio_util::task::task_tracker::TaskTrackerToken,
 }
 
@@ -84,7 +85,7 @@ fn stream(app: App, caller: &Caller, scope: Scope, params: &StreamParams, header
         (_, Some(after)) => Resume::After(after),
         _ => Resume::Latest,
     };
-    let permit = super::socket::permit(&app)?;
+    let room = caller.room(&app)?;
     // Spread over two seconds, so that the clients of a server that went down do not all come back at once.
     let retry_ms = 1000 + u64::from(uuid::Uuid::new_v4().as_fields().1) % 2000;
     let state = Streaming {
@@ -94,7 +95,7 @@ fn stream(app: App, caller: &Caller, scope: Scope, params: &StreamParams, header
         ends_at: ends_at(caller),
         service: app.service,
         scope,
-        _permit: permit,
+        _room: room,
     };
     let first =
         stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(format!("retry: {retry_ms}\n\n")))]);
@@ -187,11 +188,4 @@ fn write_event(out: &mut Vec<u8>, scope: &Scope, event: &Event) {
 fn message(name: &str, id: Option<u64>, data: &Value) -> Bytes {
     let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
     format!("{id}event: {name}\ndata: {data}\n\n").into()
-}
-
-/// Why there is no room for another connection.
-pub(super) fn no_room(limit: usize) -> Problem {
-    Problem::new(ProblemType::TooMany, format!("all {limit} connections are taken"))
-        .with("limit", limit)
-        .with("retryAfterMs", 1000)
 }

@@ -64,6 +64,8 @@ pub mod close {
     pub const FORBIDDEN: u16 = 4403;
     /// No hello in time.
     pub const HELLO_TIMEOUT: u16 = 4408;
+    /// More messages or connections than one may have.
+    pub const TOO_MANY: u16 = 4429;
 }
 
 /// What a session is told.
@@ -95,6 +97,8 @@ pub enum SessionInput<'a> {
         /// What became of it.
         result: Result<Written, Refusal>,
     },
+    /// This is one connection too many, or too much has come on it.
+    TooMany(Problem),
     /// Time went by.
     Time,
     /// The server goes down.
@@ -267,6 +271,7 @@ impl Session {
             SessionInput::Written { document, client_seq, result } => {
                 self.written(document, client_seq, result);
             }
+            SessionInput::TooMany(problem) => self.fail(close::TOO_MANY, problem),
             SessionInput::Time => self.time(now),
             SessionInput::Drain { reconnect_after } => {
                 let reconnect_after_ms = u64::try_from(reconnect_after.as_millis()).unwrap_or(u64::MAX);

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use eventsync::{
     EventSyncStorage, SnapshotPolicy, SyncService, SyncServiceOptions,
-    http::{self, HttpOptions},
+    http::{self, Door, HttpOptions, Peer},
     shelf::{MemoryShelf, Shelf},
 };
 use futures_util::{SinkExt, StreamExt};
@@ -63,7 +63,9 @@ impl Server {
         let router = http::router(service.clone(), options).fallback(http::not_found);
         let draining = service.draining().clone();
         tokio::spawn(async move {
-            axum::serve(listener, router).with_graceful_shutdown(draining.cancelled_owned()).await.unwrap();
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            let serving = axum::serve(Door::new(listener), service);
+            serving.with_graceful_shutdown(draining.cancelled_owned()).await.unwrap();
         });
         Self { address, service }
     }
