@@ -324,7 +324,7 @@ fn what_is_wrong_is_said() {
     let document = model.into_document();
     let bytes = document.to_native(Packing::Plain);
     let refused = |bytes: &[u8]| Document::from_native(bytes, HOLDER).unwrap_err().to_string();
-    assert_eq!(refused(b"Wef"), "column `frame`: input ends at byte 3, within the head");
+    assert_eq!(refused(b"Wef"), "column `frame`, from byte 0: input ends at byte 3, within the head");
     assert_eq!(
         refused(b"PK\x03\x04......"),
         "starts with [50, 4b, 03, 04]: expected [57, 65, 66, 74] (\"Weft\")"
@@ -335,7 +335,7 @@ fn what_is_wrong_is_said() {
     damaged[20] ^= 1;
     assert!(matches!(Document::from_native(&damaged, HOLDER), Err(NativeError::Checksum { .. })));
     let short = whole(bytes[..bytes.len() - 5].to_vec());
-    assert!(refused(&short).starts_with("column `frame`: "), "{}", refused(&short));
+    assert!(refused(&short).starts_with("column `frame`, from byte 0: "), "{}", refused(&short));
     // One packed byte that claims to be a megabyte.
     let bomb = whole([&bytes[..10], &[0x81, 0x80, 0x80, 0x01, 0x02, 0x03, 0x00]].concat());
     assert!(refused(&bomb).contains("at most 128 is allowed"), "{}", refused(&bomb));

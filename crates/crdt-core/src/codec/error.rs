@@ -79,6 +79,20 @@ pub enum Malformed {
     },
 }
 impl Malformed {
+    /// The byte where it is, or behind which; `None` for JSON of the wrong shape, which tells the way to the value.
+    pub const fn offset(&self) -> Option<usize> {
+        match self {
+            Self::Truncated { at, .. }
+            | Self::LeftOver { at, .. }
+            | Self::TooLarge { at, .. }
+            | Self::Unexpected { at, .. }
+            | Self::Text { at }
+            | Self::TooDeep { at, .. }
+            | Self::Contradiction { at, .. } => Some(*at),
+            Self::Shape { .. } | Self::NotCanonical => None,
+        }
+    }
+
     /// A JSON value of the wrong shape; callers put the path in front as the error travels up.
     pub(crate) fn shape(expected: &'static str, found: impl Into<String>) -> Self {
         Self::Shape { path: String::new(), expected, found: found.into() }

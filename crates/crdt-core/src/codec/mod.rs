@@ -17,7 +17,7 @@ pub(crate) mod shape;
 pub mod wire;
 
 pub use cbor::RawValue;
-pub use document::{DocumentEncodeError, DocumentError, DocumentFormat};
+pub use document::{DocumentEncodeError, DocumentError, DocumentFormat, Place};
 pub use error::Malformed;
 pub use log::{Log, LogError, LogFormat};
 pub use native::{NativeError, Packing};

@@ -17,6 +17,17 @@ pub(crate) fn of(key: &'static str) -> impl Fn(Malformed) -> Malformed {
     move |error| error.within(format_args!(".{key}"))
 }
 
+/// A step to a key that came from outside, as in JavaScript.
+pub(crate) struct Key<'k>(pub(crate) &'k crate::Text);
+
+impl std::fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut key = String::new();
+        super::json::write_text(&mut key, self.0.as_wtf8());
+        write!(f, "[{key}]")
+    }
+}
+
 pub(crate) fn found(expected: &'static str, value: &Value) -> Malformed {
     Malformed::shape(expected, value.kind())
 }

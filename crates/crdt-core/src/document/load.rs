@@ -22,10 +22,10 @@ pub struct NodeIx(u32);
 #[non_exhaustive]
 pub enum LoadError {
     /// Two nodes or two elements with one id.
-    #[error("id {0} occurs twice")]
+    #[error("id {0} occurs twice: expected each once")]
     Duplicate(Timestamp),
     /// A container that holds a node made before it: the nodes could form a circle.
-    #[error("node {child} cannot be held by {container}, which was made after it")]
+    #[error("node {child} in {container}: expected a node that was made after what holds it")]
     TooOld {
         /// The node.
         child: Timestamp,
@@ -33,7 +33,7 @@ pub enum LoadError {
         container: Timestamp,
     },
     /// A key that a map has twice.
-    #[error("key {key:?} occurs twice in {map}")]
+    #[error("key {key:?} occurs twice in {map}: expected each once")]
     DuplicateKey {
         /// The map.
         map: Timestamp,
@@ -44,13 +44,13 @@ pub enum LoadError {
     #[error("a node of another kind is needed at {0}")]
     Kind(Timestamp),
     /// An id of the session that names the root and nothing else.
-    #[error("id {0} is the system's: no node and no element can have it")]
+    #[error("id {0} is the system's: expected one of a session, for a node or an element")]
     System(Timestamp),
     /// An id that the clock does not know.
-    #[error("id {0} is above the clock")]
+    #[error("id {0} is above the clock: expected one that the clock has seen")]
     Unseen(Timestamp),
     /// A chunk without elements.
-    #[error("the chunk at {0} is empty")]
+    #[error("the chunk at {0} is empty: expected at least one element")]
     Empty(Timestamp),
     /// More of something than a document can hold.
     #[error("{what} come to {value}: at most {max} are allowed")]

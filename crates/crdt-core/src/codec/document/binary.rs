@@ -3,7 +3,8 @@
 //! Written and read without recursion: nodes may be nested as deep as the bytes go.
 
 use super::{
-    DocumentError, Nodes, Walk,
+    DocumentError, Fault, Nodes, Walk,
+    fault::or_find_double,
     table::{Known, Place, Table, TableWriter},
 };
 use crate::{
@@ -227,7 +228,7 @@ impl IdReader {
 
     /// The id of a chunk: never the system's.
     #[inline]
-    fn read_chunk(&self, r: &mut Reader<'_>) -> Result<(SessionIx, u64), DocumentError> {
+    fn read_chunk(&self, r: &mut Reader<'_>) -> Result<(SessionIx, u64), Fault> {
         let found = match self {
             Self::Logical(_, entries) => {
                 let before = *r;
@@ -250,22 +251,49 @@ impl IdReader {
 
 /// Reads a document.
 pub(super) fn decode(bytes: &[u8]) -> Result<Document, DocumentError> {
+    let read = |sought| {
+        let mut r = Reader::new(bytes);
+        read(&mut r, sought).map_err(|fault| (fault, r.offset()))
+    };
+    or_find_double(read).map_err(|(fault, at)| fault.at_byte(at))
+}
+
+/// Reads a document as if an id were sought: chunk by chunk.
+#[cfg(test)]
+pub(super) fn decode_seeking(bytes: &[u8], sought: Option<Timestamp>) -> Result<Document, DocumentError> {
     let mut r = Reader::new(bytes);
+    read(&mut r, sought).map_err(|fault| fault.at_byte(r.offset()))
+}
+
+/// Reads a document, in one way whatever stands there if an id is sought.
+fn read(r: &mut Reader<'_>, sought: Option<Timestamp>) -> Result<Document, Fault> {
     if r.peek().is_some_and(|first| first & 0x80 != 0) {
         r.u8("the kind of document")?;
         let time = r.vu57_up_to(MAX_ID, "time")?;
         let mut loader = Loader::new(SessionId::SERVER, time, Order::Server);
         let server = loader.session(SessionId::SERVER)?;
-        return read_root(r, &IdReader::Server(server), Nodes::new(loader));
+        return read_root(r, &IdReader::Server(server), Nodes::new(loader, sought));
     }
-    let len = r.big_endian(4, "the length of the root")?;
-    let root = Reader::new(r.take(len, "the root")?);
-    let table = Table::read(&mut r)?;
-    r.end()?;
+    let (mut root, table) = root_and_table(r)?;
     let mut loader = table.loader()?;
     loader.reserve(0, root.left());
     let known = table.known(&mut loader)?;
-    read_root(root, &IdReader::Logical(table, known), Nodes::new(loader))
+    let document = read_root(&mut root, &IdReader::Logical(table, known), Nodes::new(loader, sought));
+    *r = root;
+    document
+}
+
+/// The root, whose length stands in front, and the clock table behind it.
+pub(super) fn root_and_table<'a>(r: &mut Reader<'a>) -> Result<(Reader<'a>, Table), Malformed> {
+    let start = *r;
+    let len = r.big_endian(4, "the length of the root")?;
+    let at = r.offset();
+    r.take(len, "the root")?;
+    // Its bytes end where the table starts, and count from the start of all.
+    let root = Reader::new(r.since(start.offset())).at_offset(at);
+    let table = Table::read(r)?;
+    r.end()?;
+    Ok((root, table))
 }
 
 /// A container whose content is being read.
@@ -283,14 +311,14 @@ struct Level<'a> {
     open: Open<'a>,
 }
 
-fn read_root(mut r: Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Document, DocumentError> {
+fn read_root(r: &mut Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Document, Fault> {
     if r.peek() == Some(0) {
         r.u8("the root")?;
         r.end()?;
         return Ok(nodes.finish(None)?);
     }
     let mut stack: Vec<Level<'_>> = Vec::new();
-    let mut done = read_node(&mut r, ids, &mut nodes, &mut stack)?;
+    let mut done = read_node(r, ids, &mut nodes, &mut stack)?;
     let root = loop {
         // A node is read: its parent takes it, and what the parent asks for next is read.
         let Some(level) = stack.last_mut() else { break done };
@@ -307,12 +335,12 @@ fn read_root(mut r: Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Docu
             Open::Obj { left, key } => {
                 match done.take() {
                     Some(Read::Node(child)) => nodes.push_key(node, *key, child)?,
-                    Some(Read::Nothing) => return Err(nothing(&r)),
+                    Some(Read::Nothing) => return Err(nothing(r)),
                     None => {}
                 }
                 let more = take_one(left);
                 if more {
-                    *key = cbor::key(&mut r)?;
+                    *key = cbor::key(r)?;
                 }
                 more
             }
@@ -336,7 +364,7 @@ fn read_root(mut r: Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Docu
             Open::Arr { chunks, id, left, children } => {
                 match done.take() {
                     Some(Read::Node(child)) => children.push(child),
-                    Some(Read::Nothing) => return Err(nothing(&r)),
+                    Some(Read::Nothing) => return Err(nothing(r)),
                     None => {}
                 }
                 loop {
@@ -350,7 +378,7 @@ fn read_root(mut r: Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Docu
                     if !take_one(chunks) {
                         break false;
                     }
-                    *id = ids.read(&mut r)?;
+                    *id = ids.read(r)?;
                     let (deleted, span) = r.b1vu56("a span")?;
                     if deleted {
                         nodes.push_tombstone(node, *id, span)?;
@@ -361,7 +389,7 @@ fn read_root(mut r: Reader<'_>, ids: &IdReader, mut nodes: Nodes) -> Result<Docu
             }
         };
         done = if more {
-            read_node(&mut r, ids, &mut nodes, &mut stack)?
+            read_node(r, ids, &mut nodes, &mut stack)?
         } else {
             nodes.muted = level.muted_before;
             stack.pop();
@@ -382,7 +410,7 @@ enum Read {
     Nothing,
 }
 
-fn nothing(r: &Reader<'_>) -> DocumentError {
+fn nothing(r: &Reader<'_>) -> Fault {
     Malformed::Contradiction { at: r.offset(), what: "the system's id where a node is needed" }.into()
 }
 
@@ -434,7 +462,7 @@ fn read_node<'a>(
     ids: &IdReader,
     nodes: &mut Nodes,
     stack: &mut Vec<Level<'a>>,
-) -> Result<Option<Read>, DocumentError> {
+) -> Result<Option<Read>, Fault> {
     let id = ids.read(r)?;
     let header = r.u8("the header of a node")?;
     let (kind, low) = (header >> 5, header & 31);
@@ -453,6 +481,17 @@ fn read_node<'a>(
         }
         kind::STR => {
             let (node, muted_before) = nodes.open(id, Kind::Str)?;
+            if nodes.sought.is_some() {
+                for _ in 0..len {
+                    let id = ids.read(r)?;
+                    match read_text_chunk(r)? {
+                        TextChunk::Live(text) => nodes.push_text(node, id, text)?,
+                        TextChunk::Dead(span) => nodes.push_tombstone(node, id, span)?,
+                    }
+                }
+                nodes.muted = muted_before;
+                return Ok(Some(Read::Node(node)));
+            }
             let mut chunks = nodes.chunks(node)?;
             if let Some(chunks) = &mut chunks {
                 // A chunk takes two bytes at least.
@@ -479,16 +518,11 @@ fn read_node<'a>(
         }
         kind::BIN => {
             let (node, muted_before) = nodes.open(id, Kind::Bin)?;
-            let mut chunks = nodes.chunks(node)?;
             for _ in 0..len {
-                let (session, time) = ids.read_chunk(r)?;
-                let (deleted, span) = r.b1vu56("a span")?;
-                let bytes = if deleted { &[] } else { r.take(span, "bytes")? };
-                let Some(chunks) = &mut chunks else { continue };
-                if deleted {
-                    chunks.tombstone(session, time, span)?;
-                } else {
-                    chunks.bytes(session, time, bytes)?;
+                let id = ids.read(r)?;
+                match r.b1vu56("a span")? {
+                    (true, span) => nodes.push_tombstone(node, id, span)?,
+                    (false, span) => nodes.push_bytes(node, id, r.take(span, "bytes")?)?,
                 }
             }
             nodes.muted = muted_before;

@@ -3,6 +3,7 @@
 use super::{
     DocumentEncodeError, DocumentError, DocumentFormat, Nodes, Walk,
     binary::kind,
+    fault::{Fault, or_find_double},
     is_nothing,
     table::{Table, TableWriter},
     verbose::in_js_order,
@@ -11,7 +12,7 @@ use crate::{
     Document, SessionId, Timestamp,
     codec::{
         Malformed,
-        shape::{self, at, found, item, items},
+        shape::{self, Key, at, found, item, items},
     },
     document::{Child, Content, Kind, Loader, NodeIx, Order},
     id::MAX_ID,
@@ -177,24 +178,15 @@ impl Clock {
 }
 
 pub(super) fn from_value(value: &Value) -> Result<Document, DocumentError> {
-    read(value).map_err(|error| match error {
-        DocumentError::Malformed(error) => error.within("$").into(),
-        other => other,
-    })
+    or_find_double(|sought| read(value, sought)).map_err(|fault| fault.within("$").by_path())
 }
 
-fn read(value: &Value) -> Result<Document, DocumentError> {
+fn read(value: &Value, sought: Option<Timestamp>) -> Result<Document, Fault> {
     let parts = items(value, "a document: [clock, root]")?;
     let (clock, loader) = match item(parts, 0) {
         Value::Array(flat) => {
-            let mut entries = Vec::with_capacity(flat.len() / 2);
-            for (index, pair) in flat.chunks(2).enumerate() {
-                let sid = shape::session(item(pair, 0)).map_err(|e| at(0)(at(2 * index)(e)))?;
-                let time = shape::time(item(pair, 1)).map_err(|e| at(0)(at(2 * index + 1)(e)))?;
-                entries.push(Timestamp::new(sid, time));
-            }
-            let table = Table::new(entries)?;
-            let loader = table.loader()?;
+            let table = Table::from_values(flat).map_err(at(0))?;
+            let loader = table.loader().map_err(|e| within(0)(e.into()))?;
             (Clock::Logical(table), loader)
         }
         time => {
@@ -202,7 +194,7 @@ fn read(value: &Value) -> Result<Document, DocumentError> {
             (Clock::Server(time), Loader::new(SessionId::SERVER, time, Order::Server))
         }
     };
-    let mut nodes = Nodes::new(loader);
+    let mut nodes = Nodes::new(loader, sought);
     let root = match item(parts, 1) {
         Value::Int(0) => None,
         root => read_node(&mut nodes, &clock, root).map_err(within(1))?,
@@ -210,15 +202,12 @@ fn read(value: &Value) -> Result<Document, DocumentError> {
     Ok(nodes.finish(root)?)
 }
 
-fn within(index: usize) -> impl Fn(DocumentError) -> DocumentError {
-    move |error| match error {
-        DocumentError::Malformed(error) => at(index)(error).into(),
-        other => other,
-    }
+fn within(index: usize) -> impl Fn(Fault) -> Fault {
+    move |fault| fault.within(format_args!("[{index}]"))
 }
 
 /// `None` for the system's id, which stands for no node.
-fn read_node(nodes: &mut Nodes, clock: &Clock, value: &Value) -> Result<Option<NodeIx>, DocumentError> {
+fn read_node(nodes: &mut Nodes, clock: &Clock, value: &Value) -> Result<Option<NodeIx>, Fault> {
     let parts = items(value, "a node: an array")?;
     let code = shape::number(item(parts, 0), u8::MAX.into(), "the kind of a node").map_err(at(0))?;
     let id = clock.id(item(parts, 1)).map_err(at(1))?;
@@ -254,8 +243,9 @@ fn read_node(nodes: &mut Nodes, clock: &Clock, value: &Value) -> Result<Option<N
         Kind::Obj => {
             let Value::Map(entries) = content else { return Err(at(2)(found("a map", content)).into()) };
             for (key, child) in entries {
-                if let Some(child) = read_node(nodes, clock, child).map_err(within(2))? {
-                    nodes.push_key(node, key.as_wtf8(), child)?;
+                let in_key = |fault: Fault| within(2)(fault.within(Key(key)));
+                if let Some(child) = read_node(nodes, clock, child).map_err(in_key)? {
+                    nodes.push_key(node, key.as_wtf8(), child).map_err(|e| in_key(e.into()))?;
                 }
             }
         }
@@ -284,7 +274,7 @@ fn read_chunk(
     node: NodeIx,
     kind: Kind,
     chunk: &Value,
-) -> Result<(), DocumentError> {
+) -> Result<(), Fault> {
     let parts = items(chunk, "a chunk: [id, content]")?;
     let id = clock.id(item(parts, 0)).map_err(at(0))?;
     let content = item(parts, 1);

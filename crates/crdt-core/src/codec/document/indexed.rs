@@ -4,7 +4,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{DocumentEncodeError, DocumentError, Nodes, binary::kind, is_nothing, put_chunk_text, table::*};
+use super::{
+    DocumentEncodeError, DocumentError, Nodes,
+    binary::kind,
+    fault::{Fault, or_find_double},
+    is_nothing, put_chunk_text,
+    table::*,
+};
 use crate::{
     Document, Timestamp,
     codec::{
@@ -123,20 +129,39 @@ fn put_node(out: &mut Vec<u8>, table: &mut TableWriter, node: NodeRef<'_>, scrat
 /// # Errors
 /// [`DocumentError`]
 pub fn decode(fields: &Fields) -> Result<Document, DocumentError> {
-    let clock = fields.get("c").ok_or_else(|| Malformed::shape("a field c, the clock table", "none"))?;
-    let mut r = Reader::new(clock);
-    let table = Table::read(&mut r)?;
+    let mut name = "c";
+    or_find_double(|sought| {
+        let mut r = Reader::new(&[]);
+        read(fields, &mut r, &mut name, sought).map_err(|fault| (fault, r.offset()))
+    })
+    .map_err(|(fault, at)| fault.at_byte(at).of(format!("field {name:?}")))
+}
+
+/// Reads a document. `name` and `r` tell what was being read in the end.
+fn read<'f>(
+    fields: &'f Fields,
+    r: &mut Reader<'f>,
+    name: &mut &'f str,
+    sought: Option<Timestamp>,
+) -> Result<Document, Fault> {
+    *name = "c";
+    *r = Reader::new(
+        fields.get(*name).ok_or_else(|| Malformed::shape("the clock table", "nothing").within("$"))?,
+    );
+    let table = Table::read(r)?;
     r.end()?;
-    let mut nodes = Nodes::new(table.loader()?);
+    let mut nodes = Nodes::new(table.loader()?, sought);
     // Two walks: a node can refer to one whose field comes later.
     let mut known = HashMap::new();
     let mut waiting = Vec::new();
-    for (name, bytes) in fields.iter().filter(|(name, _)| name.len() >= 3) {
-        let id = id_of(name, &table)
-            .ok_or_else(|| Malformed::shape("a field name like 0_1z", format!("{name:?}")))?;
-        let mut r = Reader::new(bytes);
-        let (kind, len) = read_header(&mut r)?;
-        match read_leaf(&mut r, &table, &mut nodes, id, kind, len)? {
+    for (field, bytes) in fields.iter().filter(|(name, _)| name.len() >= 3) {
+        (*name, *r) = (field, Reader::new(bytes));
+        let id = id_of(field, &table).ok_or(Malformed::Contradiction {
+            at: 0,
+            what: "a name that is no place in the clock table and a time, such as 0_1z",
+        })?;
+        let (kind, len) = read_header(r)?;
+        match read_leaf(r, &table, &mut nodes, id, kind, len)? {
             Some(node) => {
                 r.end()?;
                 known.insert(id, node);
@@ -144,19 +169,21 @@ pub fn decode(fields: &Fields) -> Result<Document, DocumentError> {
             None => {
                 let (node, _) = nodes.open(id, kind_of(kind))?;
                 known.insert(id, node);
-                waiting.push((node, kind, len, r));
+                waiting.push((field, node, kind, len, *r));
             }
         }
     }
-    for (node, kind, len, mut r) in waiting {
-        read_content(&mut r, &table, &mut nodes, &known, (node, kind, len))?;
+    for (field, node, kind, len, content) in waiting {
+        (*name, *r) = (field, content);
+        read_content(r, &table, &mut nodes, &known, (node, kind, len))?;
         r.end()?;
     }
-    let root = match fields.get("r") {
+    *name = "r";
+    let root = match fields.get(*name) {
         None => None,
         Some(bytes) => {
-            let mut r = Reader::new(bytes);
-            let root = read_child(&mut r, &table, &mut nodes, &known)?;
+            *r = Reader::new(bytes);
+            let root = read_child(r, &table, &mut nodes, &known)?;
             r.end()?;
             root
         }
@@ -205,7 +232,7 @@ fn read_leaf(
     id: Timestamp,
     kind: u8,
     len: u64,
-) -> Result<Option<NodeIx>, DocumentError> {
+) -> Result<Option<NodeIx>, Fault> {
     Ok(Some(match kind {
         kind::CON if len == 0 => {
             let value = super::read_con(r)?;
@@ -249,7 +276,7 @@ fn read_child(
     table: &Table,
     nodes: &mut Nodes,
     known: &HashMap<Timestamp, NodeIx>,
-) -> Result<Option<NodeIx>, DocumentError> {
+) -> Result<Option<NodeIx>, Fault> {
     let id = read_id(r, table)?;
     Ok(match known.get(&id) {
         Some(&node) => Some(node),
@@ -264,7 +291,7 @@ fn read_content(
     nodes: &mut Nodes,
     known: &HashMap<Timestamp, NodeIx>,
     (node, kind, len): (NodeIx, u8, u64),
-) -> Result<(), DocumentError> {
+) -> Result<(), Fault> {
     // The node itself was opened in the first walk.
     nodes.muted = false;
     match kind {

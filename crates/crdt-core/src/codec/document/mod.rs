@@ -7,13 +7,19 @@
 
 mod binary;
 mod compact;
+mod fault;
 pub mod indexed;
 mod quick;
 pub mod sidecar;
 mod table;
+#[cfg(test)]
+mod tests;
 mod verbose;
 
 use std::collections::HashSet;
+
+use fault::Fault;
+pub use fault::{DocumentError, Place};
 
 use super::{Malformed, RawValue, cbor, json, msgpack, wire::Reader};
 use crate::{
@@ -54,18 +60,6 @@ pub enum DocumentEncodeError {
     /// A document that a server numbers has structural forms only.
     #[error("a document in server order has no such form: take a structural one")]
     ServerOrder,
-}
-
-/// Bytes that are not a document.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DocumentError {
-    /// They are no such form.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// They are, but what they say cannot be.
-    #[error(transparent)]
-    Impossible(#[from] LoadError),
 }
 
 /// JSON levels of the deepest document: three for each node in the verbose form, and a constant in the last one.
@@ -253,6 +247,15 @@ struct Nodes {
     loader: Loader,
     /// Within a node that was read before.
     muted: bool,
+    /// Nobody seeks anything, unless something is wrong.
+    sought: Option<Sought>,
+}
+
+/// An element that stands twice in a sequence: reading again stops where it stands the second time.
+struct Sought {
+    id: Timestamp,
+    /// The sequence in which it stood last.
+    met: Option<NodeIx>,
 }
 
 impl Nodes {
@@ -261,8 +264,19 @@ impl Nodes {
         self.loader.find(id).map(|node| (node, self.loader.kind(node)))
     }
 
-    fn new(loader: Loader) -> Self {
-        Self { loader, muted: false }
+    fn new(loader: Loader, sought: Option<Timestamp>) -> Self {
+        Self { loader, muted: false, sought: sought.map(|id| Sought { id, met: None }) }
+    }
+
+    /// Elements are read that may be sought.
+    fn meet(&mut self, node: NodeIx, id: Timestamp, span: u64) -> Result<(), LoadError> {
+        let Some(Sought { id: sought, met }) = &mut self.sought else { return Ok(()) };
+        let is_here =
+            id.sid == sought.sid && sought.time.checked_sub(id.time).is_some_and(|before| before < span);
+        if is_here && met.replace(node) == Some(node) {
+            return Err(LoadError::Duplicate(*sought));
+        }
+        Ok(())
     }
 
     /// Starts a container or sequence. Also returns what [`muted`](Self::muted) is to be set to at its end.
@@ -318,19 +332,35 @@ impl Nodes {
     }
 
     fn push_text(&mut self, str: NodeIx, id: Timestamp, text: Wtf8<'_>) -> Result<(), LoadError> {
-        if self.muted { Ok(()) } else { self.loader.push_text(str, id, text) }
+        if self.muted {
+            return Ok(());
+        }
+        self.meet(str, id, text.units() as u64)?;
+        self.loader.push_text(str, id, text)
     }
 
     fn push_bytes(&mut self, bin: NodeIx, id: Timestamp, bytes: &[u8]) -> Result<(), LoadError> {
-        if self.muted { Ok(()) } else { self.loader.push_bytes(bin, id, bytes) }
+        if self.muted {
+            return Ok(());
+        }
+        self.meet(bin, id, bytes.len() as u64)?;
+        self.loader.push_bytes(bin, id, bytes)
     }
 
     fn push_children(&mut self, arr: NodeIx, id: Timestamp, nodes: &[NodeIx]) -> Result<(), LoadError> {
-        if self.muted { Ok(()) } else { self.loader.push_children(arr, id, nodes) }
+        if self.muted {
+            return Ok(());
+        }
+        self.meet(arr, id, nodes.len() as u64)?;
+        self.loader.push_children(arr, id, nodes)
     }
 
     fn push_tombstone(&mut self, node: NodeIx, id: Timestamp, span: u64) -> Result<(), LoadError> {
-        if self.muted { Ok(()) } else { self.loader.push_tombstone(node, id, span) }
+        if self.muted {
+            return Ok(());
+        }
+        self.meet(node, id, span)?;
+        self.loader.push_tombstone(node, id, span)
     }
 
     /// The chunks of a sequence, to be filled; `None` if it was read before.
@@ -354,7 +384,7 @@ fn push_all(
     arr: NodeIx,
     id: Timestamp,
     children: Vec<Option<NodeIx>>,
-) -> Result<(), DocumentError> {
+) -> Result<(), Fault> {
     let children: Option<Vec<_>> = children.into_iter().collect();
     match children {
         Some(children) if children.is_empty() => Ok(()),

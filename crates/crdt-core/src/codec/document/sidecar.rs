@@ -3,7 +3,8 @@
 
 use super::{
     DocumentEncodeError, DocumentError, DocumentFormat, Nodes, Walk,
-    binary::kind,
+    binary::{kind, root_and_table},
+    fault::{Fault, or_find_double},
     indexed::{put_header, read_header},
     is_nothing,
     table::{Table, TableWriter},
@@ -166,20 +167,26 @@ impl Writer {
 pub fn decode(Sidecar { view, meta }: &Sidecar) -> Result<Document, DocumentError> {
     let view = match view.is_empty() {
         true => Value::Undefined,
-        false => cbor::decode_within(view, DocumentFormat::DEPTH_MAX + Value::DEPTH_MAX)?,
+        false => cbor::decode_within(view, DocumentFormat::DEPTH_MAX + Value::DEPTH_MAX)
+            .map_err(|malformed| DocumentError::from(malformed).of("the view"))?,
     };
-    let mut r = Reader::new(meta);
-    let len = r.big_endian(4, "the length of the root")?;
-    let mut root = Reader::new(r.take(len, "the root")?);
-    let table = Table::read(&mut r)?;
-    r.end()?;
-    let nodes = Nodes::new(table.loader()?);
-    if root.peek() == Some(0) {
+    let read = |sought| {
+        let mut r = Reader::new(meta);
+        read(&mut r, &view, sought).map_err(|fault| (fault, r.offset()))
+    };
+    or_find_double(read).map_err(|(fault, at)| fault.at_byte(at).of("the metadata"))
+}
+
+fn read(r: &mut Reader<'_>, view: &Value, sought: Option<Timestamp>) -> Result<Document, Fault> {
+    let (root, table) = root_and_table(r)?;
+    let nodes = Nodes::new(table.loader()?, sought);
+    *r = root;
+    if r.peek() == Some(0) {
         return Ok(nodes.finish(None)?);
     }
     let mut reader = MetaReader { nodes, table };
-    let node = reader.node(&mut root, &view, DocumentFormat::DEPTH_MAX)?;
-    root.end()?;
+    let node = reader.node(r, view, DocumentFormat::DEPTH_MAX)?;
+    r.end()?;
     Ok(reader.nodes.finish(node)?)
 }
 
@@ -197,12 +204,7 @@ impl MetaReader {
     }
 
     /// Reads a node whose view is known. `None` for the system's id, which stands for no node.
-    fn node(
-        &mut self,
-        r: &mut Reader<'_>,
-        view: &Value,
-        depth: usize,
-    ) -> Result<Option<NodeIx>, DocumentError> {
+    fn node(&mut self, r: &mut Reader<'_>, view: &Value, depth: usize) -> Result<Option<NodeIx>, Fault> {
         let Some(deeper) = depth.checked_sub(1) else {
             return Err(Malformed::TooDeep { at: r.offset(), max: DocumentFormat::DEPTH_MAX }.into());
         };
@@ -298,7 +300,7 @@ impl MetaReader {
     }
 
     /// Cuts a text's live chunks from the view.
-    fn text(&mut self, r: &mut Reader<'_>, node: NodeIx, text: &Text, len: u64) -> Result<(), DocumentError> {
+    fn text(&mut self, r: &mut Reader<'_>, node: NodeIx, text: &Text, len: u64) -> Result<(), Fault> {
         let differs =
             |r: &Reader<'_>| Malformed::Contradiction { at: r.offset(), what: "metadata of another view" };
         let mut units = text.as_wtf8().utf16();

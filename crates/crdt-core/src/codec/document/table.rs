@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use crate::{
-    Document, SessionId, Timestamp,
+    Document, SessionId, Timestamp, Value,
     codec::{
-        Malformed,
+        Malformed, shape,
         wire::{Reader, put_vu57},
     },
     document::{LoadError, Loader, Order, SessionIx},
@@ -122,30 +122,31 @@ pub(super) struct Known {
 pub(super) struct Table(Vec<Timestamp>);
 
 impl Table {
-    /// Takes entries, the document's own session first.
-    pub(super) fn new(entries: Vec<Timestamp>) -> Result<Self, Malformed> {
-        match entries.iter().find(|entry| entry.time > TIME_MAX) {
-            _ if entries.is_empty() => {
-                Err(Malformed::Contradiction { at: 0, what: "a clock table without entries" })
-            }
-            Some(late) => Err(Malformed::TooLarge {
-                at: 0,
-                what: "time in the clock table",
-                value: late.time,
-                max: TIME_MAX,
-            }),
-            None => Ok(Self(entries)),
-        }
-    }
-
     /// Reads a table.
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let len = r.vu57("the length of the clock table")?;
-        let mut entries = Vec::with_capacity((len as usize).min(r.left() / 2));
-        for _ in 0..len {
-            entries.push(Timestamp::new(r.session()?, r.time()?));
+        if len == 0 {
+            return Err(Malformed::Contradiction { at: r.offset(), what: "a clock table without entries" });
         }
-        Self::new(entries)
+        let mut entries = Vec::with_capacity(r.left().min(usize::try_from(len).unwrap_or(usize::MAX)) / 2);
+        for _ in 0..len {
+            entries.push(Timestamp::new(r.session()?, r.vu57_up_to(TIME_MAX, "time in the clock table")?));
+        }
+        Ok(Self(entries))
+    }
+
+    /// Reads the items of a table: sessions and times by turns, the document's own first.
+    pub(super) fn from_values(flat: &[Value]) -> Result<Self, Malformed> {
+        if flat.is_empty() {
+            return Err(Malformed::shape("the own session and its time", "nothing"));
+        }
+        let mut entries = Vec::with_capacity(flat.len() / 2);
+        for (index, pair) in flat.chunks(2).enumerate() {
+            let sid = shape::session(shape::item(pair, 0)).map_err(shape::at(2 * index))?;
+            let time = shape::number(shape::item(pair, 1), TIME_MAX, "a time below 2^53 - 1");
+            entries.push(Timestamp::new(sid, time.map_err(shape::at(2 * index + 1))?));
+        }
+        Ok(Self(entries))
     }
 
     /// The session at a place from 0.

@@ -1,12 +1,16 @@
 //! The structural verbose form: JSON with names, ids with their sessions.
 
-use super::{DocumentEncodeError, DocumentError, DocumentFormat, Nodes, Walk, is_nothing};
+use super::{
+    DocumentEncodeError, DocumentError, DocumentFormat, Nodes, Walk,
+    fault::{Fault, or_find_double},
+    is_nothing,
+};
 use crate::{
     Document, SessionId, Timestamp,
     codec::{
         Malformed, base64,
         patch::verbose::{id_value, map},
-        shape::{self, Bare, at, field, found, items, of},
+        shape::{self, Bare, Key, at, field, found, items, of},
     },
     document::{Child, Content, Kind, Loader, NodeIx, Order},
     id::MAX_ID,
@@ -108,20 +112,17 @@ fn chunk_value<'d>(
 }
 
 pub(super) fn from_value(value: &Value) -> Result<Document, DocumentError> {
-    let mut nodes = Nodes::new(loader(field(value, "time")).map_err(in_place("time"))?);
+    or_find_double(|sought| read(value, sought)).map_err(|fault| fault.within("$").by_path())
+}
+
+fn read(value: &Value, sought: Option<Timestamp>) -> Result<Document, Fault> {
+    let mut nodes = Nodes::new(loader(field(value, "time")).map_err(within("time", None))?, sought);
     let root = field(field(value, "root"), "value");
-    let root = read_node(&mut nodes, root).map_err(in_place("root.value"))?;
+    let root = read_node(&mut nodes, root).map_err(within("root.value", None))?;
     Ok(nodes.finish(root)?)
 }
 
-fn in_place(key: &'static str) -> impl Fn(DocumentError) -> DocumentError {
-    move |error| match error {
-        DocumentError::Malformed(error) => error.within(format_args!("$.{key}")).into(),
-        other => other,
-    }
-}
-
-fn loader(time: &Value) -> Result<Loader, DocumentError> {
+fn loader(time: &Value) -> Result<Loader, Fault> {
     let Value::Array(entries) = time else {
         let time = shape::number(time, MAX_ID, "a time, or a list of [session, time]")?;
         return Ok(Loader::new(SessionId::SERVER, time, Order::Server));
@@ -143,19 +144,15 @@ fn loader(time: &Value) -> Result<Loader, DocumentError> {
     Ok(loader)
 }
 
-fn within(step: &'static str, index: Option<usize>) -> impl Fn(DocumentError) -> DocumentError {
-    move |error| match error {
-        DocumentError::Malformed(error) => match index {
-            Some(index) => of(step)(at(index)(error)),
-            None => of(step)(error),
-        }
-        .into(),
-        other => other,
+fn within(step: &'static str, index: Option<usize>) -> impl Fn(Fault) -> Fault {
+    move |fault| match index {
+        Some(index) => fault.within(format_args!(".{step}[{index}]")),
+        None => fault.within(format_args!(".{step}")),
     }
 }
 
 /// `None` for the system's id, which stands for no node.
-fn read_node(nodes: &mut Nodes, value: &Value) -> Result<Option<NodeIx>, DocumentError> {
+fn read_node(nodes: &mut Nodes, value: &Value) -> Result<Option<NodeIx>, Fault> {
     let id = shape::id(field(value, "id"), BARE).map_err(of("id"))?;
     let list = |key: &'static str| items(field(value, key), "an array").map_err(of(key));
     let kind = match field(value, "type").as_str().unwrap_or_default() {
@@ -190,8 +187,9 @@ fn read_node(nodes: &mut Nodes, value: &Value) -> Result<Option<NodeIx>, Documen
                 return Err(of("map")(found("a map", field(value, "map"))).into());
             };
             for (key, child) in entries {
-                if let Some(child) = read_node(nodes, child).map_err(within("map", None))? {
-                    nodes.push_key(node, key.as_wtf8(), child)?;
+                let in_key = |fault: Fault| within("map", None)(fault.within(Key(key)));
+                if let Some(child) = read_node(nodes, child).map_err(in_key)? {
+                    nodes.push_key(node, key.as_wtf8(), child).map_err(|e| in_key(e.into()))?;
                 }
             }
         }
@@ -214,7 +212,7 @@ fn read_node(nodes: &mut Nodes, value: &Value) -> Result<Option<NodeIx>, Documen
     Ok(Some(node))
 }
 
-fn read_chunk(nodes: &mut Nodes, node: NodeIx, kind: Kind, chunk: &Value) -> Result<(), DocumentError> {
+fn read_chunk(nodes: &mut Nodes, node: NodeIx, kind: Kind, chunk: &Value) -> Result<(), Fault> {
     let id = shape::id(field(chunk, "id"), BARE).map_err(of("id"))?;
     let content = field(chunk, "value");
     if let Some(span) = field(chunk, "span").as_u64() {

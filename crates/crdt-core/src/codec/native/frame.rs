@@ -67,12 +67,14 @@ fn checksum(snapshot: &[u8]) -> u32 {
 pub(super) struct Columns<'a> {
     pub(super) kind: SnapshotKind,
     columns: Vec<Cow<'a, [u8]>>,
+    /// Where each starts in the snapshot, and where the last one ends.
+    starts: Vec<usize>,
 }
 
 impl<'a> Columns<'a> {
     /// Takes a snapshot apart, if it is one and is whole.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, NativeError> {
-        let frame = |source| NativeError::Column { column: "frame", source };
+        let frame = |source| NativeError::Column { column: "frame", start: 0, source };
         let Some((magic, _)) = bytes.split_first_chunk().filter(|_| bytes.len() >= HEAD_LEN) else {
             return Err(frame(Malformed::Truncated { at: bytes.len(), what: "the head" }));
         };
@@ -97,11 +99,30 @@ impl<'a> Columns<'a> {
             return Err(NativeError::Checksum { found, expected });
         }
         let mut r = Reader::new(bytes).at_offset(HEAD_LEN);
-        let mut columns = Vec::new();
+        let (mut columns, mut starts) = (Vec::new(), Vec::new());
         while r.left() > 0 {
-            columns.push(column(&mut r)?);
+            let (start, bytes) = column(&mut r)?;
+            starts.push(start);
+            columns.push(bytes);
         }
-        Ok(Self { kind, columns })
+        starts.push(r.offset());
+        Ok(Self { kind, columns, starts })
+    }
+
+    /// How long the snapshot is.
+    pub(super) fn len_bytes(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// The error, with the place where its column starts.
+    pub(super) fn placed(&self, mut error: NativeError) -> NativeError {
+        if let NativeError::Column { column, start, .. } | NativeError::Impossible { column, start, .. } =
+            &mut error
+            && let Some(number) = super::column_number(column)
+        {
+            *start = self.starts.get(number).copied().unwrap_or(0);
+        }
+        error
     }
 
     /// How many columns there are.
@@ -115,21 +136,23 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn column<'a>(r: &mut Reader<'a>) -> Result<Cow<'a, [u8]>, NativeError> {
-    let frame = |source| NativeError::Column { column: "frame", source };
+/// Reads a column; tells where its bytes start.
+fn column<'a>(r: &mut Reader<'a>) -> Result<(usize, Cow<'a, [u8]>), NativeError> {
+    let frame = |source| NativeError::Column { column: "frame", start: 0, source };
     let head = r.vu57("the length of a column").map_err(frame)?;
     let len = head >> 1;
     if head & 1 == 0 {
-        return Ok(Cow::Borrowed(r.take(len, "a column").map_err(frame)?));
+        return Ok((r.offset(), Cow::Borrowed(r.take(len, "a column").map_err(frame)?)));
     }
     let packed_len = r.vu57("the packed length of a column").map_err(frame)?;
+    let start = r.offset();
     let packed = r.take(packed_len, "a packed column").map_err(frame)?;
     let max = (RATIO_MAX as u64).saturating_mul(packed_len);
     if len > max {
         let at = r.offset();
         return Err(frame(Malformed::TooLarge { at, what: "length of a packed column", value: len, max }));
     }
-    Packing::unpack(packed, len as usize).map(Cow::Owned)
+    Ok((start, Cow::Owned(Packing::unpack(packed, len as usize)?)))
 }
 
 impl Packing {

@@ -38,14 +38,16 @@ impl HistoryCol {
     const COUNT: usize = 8;
 
     const fn name(self) -> &'static str {
-        const NAMES: [&str; HistoryCol::COUNT] =
-            ["sessions", "patches", "metas", "strokes", "lens", "refs", "inserted", "others"];
         NAMES[self as usize]
     }
 }
 
+/// The names of the columns.
+pub(super) const NAMES: [&str; HistoryCol::COUNT] =
+    ["sessions", "patches", "metas", "strokes", "lens", "refs", "inserted", "others"];
+
 fn column(column: HistoryCol) -> impl Fn(Malformed) -> NativeError {
-    move |source| NativeError::Column { column: column.name(), source }
+    move |source| NativeError::Column { column: column.name(), start: 0, source }
 }
 
 /// How often something that takes no bytes of its own is repeated at most: a patch like the one before, a deletion
@@ -80,9 +82,12 @@ impl Log {
             return Err(NativeError::Kind { found: "a document", expected: "a history" });
         }
         super::expect_columns(&columns, Col::COUNT + HistoryCol::COUNT)?;
-        let mut log = Self::new(sink::load(&columns, session)?);
-        read_patches(&columns, bytes.len(), &mut log)?;
-        Ok(log)
+        let read = || {
+            let mut log = Self::new(sink::load(&columns, session)?);
+            read_patches(&columns, bytes.len(), &mut log)?;
+            Ok(log)
+        };
+        read().map_err(|error| columns.placed(error))
     }
 }
 

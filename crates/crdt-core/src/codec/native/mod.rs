@@ -73,17 +73,42 @@ pub enum NativeError {
         /// What is asked for.
         expected: &'static str,
     },
-    /// A column is not what it should be; offsets count within it.
-    #[error("column `{column}`: {source}")]
+    /// A column is not what it should be; offsets count within it, unpacked.
+    #[error("column `{column}`, from byte {start}: {source}")]
     Column {
         /// Which column.
         column: &'static str,
+        /// Where it starts in the snapshot.
+        start: usize,
         /// What is wrong with it.
         source: Malformed,
     },
     /// What they say cannot be.
-    #[error(transparent)]
-    Impossible(#[from] LoadError),
+    #[error("column `{column}`, from byte {start}: {source}, at byte {at}")]
+    Impossible {
+        /// The column that says it.
+        column: &'static str,
+        /// Where it starts in the snapshot.
+        start: usize,
+        /// Up to this byte of it had been read, or to its end if it is the whole that cannot be.
+        at: usize,
+        /// What cannot be.
+        source: LoadError,
+    },
+}
+
+impl NativeError {
+    /// The byte of the snapshot where it is, or behind which, as long as its columns are not packed; `None` if the snapshot as
+    /// a whole is wrong.
+    pub fn offset(&self) -> Option<usize> {
+        match self {
+            Self::NotNative { .. } => Some(0),
+            Self::Version { .. } => Some(frame::MAGIC.len()),
+            Self::Column { start, source, .. } => source.offset().map(|at| start + at),
+            Self::Impossible { start, at, .. } => Some(start + at),
+            Self::Checksum { .. } | Self::Unpack { .. } | Self::Unbuilt | Self::Kind { .. } => None,
+        }
+    }
 }
 
 /// The columns of a document, in the order in which they are written.
@@ -106,19 +131,29 @@ enum Col {
 
 impl Col {
     const COUNT: usize = 13;
+    const NAMES: [&str; Self::COUNT] = [
+        "clock", "kinds", "ids", "counts", "keys", "entries", "values", "moves", "spans", "starts", "text",
+        "bytes", "names",
+    ];
 
     const fn name(self) -> &'static str {
-        const NAMES: [&str; Col::COUNT] = [
-            "clock", "kinds", "ids", "counts", "keys", "entries", "values", "moves", "spans", "starts",
-            "text", "bytes", "names",
-        ];
-        NAMES[self as usize]
+        Self::NAMES[self as usize]
     }
 }
 
-/// Says in which column something is wrong.
+/// The place of a column in a snapshot, by its name.
+fn column_number(name: &str) -> Option<usize> {
+    Col::NAMES.iter().chain(&history::NAMES).position(|&column| column == name)
+}
+
+/// Says in which column something is wrong. Where that starts is [added](Columns::placed) in the end.
 fn column(column: Col) -> impl Fn(Malformed) -> NativeError {
-    move |source| NativeError::Column { column: column.name(), source }
+    move |source| NativeError::Column { column: column.name(), start: 0, source }
+}
+
+/// Says which column says what cannot be, and up to which byte of it was read.
+fn impossible(column: Col, at: usize) -> impl Fn(LoadError) -> NativeError {
+    move |source| NativeError::Impossible { column: column.name(), start: 0, at, source }
 }
 
 /// What stands in the column of kinds: a node's kind, or what stands where a node could.
@@ -160,7 +195,8 @@ impl Document {
     /// # Errors
     /// [`NativeError`]
     pub fn from_native(bytes: &[u8], session: SessionId) -> Result<Self, NativeError> {
-        sink::load(&document_columns(bytes)?, session)
+        let columns = document_columns(bytes)?;
+        sink::load(&columns, session).map_err(|error| columns.placed(error))
     }
 
     /// The JSON value of a native snapshot, read from its columns without making a document of it.
@@ -168,7 +204,8 @@ impl Document {
     /// # Errors
     /// [`NativeError`]. Two nodes with one id are not noticed here, only by [`from_native`](Self::from_native).
     pub fn view_native(bytes: &[u8]) -> Result<Value, NativeError> {
-        sink::view(&document_columns(bytes)?)
+        let columns = document_columns(bytes)?;
+        sink::view(&columns).map_err(|error| columns.placed(error))
     }
 }
 
@@ -185,6 +222,6 @@ fn expect_columns(columns: &Columns<'_>, count: usize) -> Result<(), NativeError
     if columns.len() == count {
         return Ok(());
     }
-    let source = Malformed::Contradiction { at: 0, what: "columns missing or left over" };
-    Err(NativeError::Column { column: "frame", source })
+    let source = Malformed::Contradiction { at: columns.len_bytes(), what: "columns missing or left over" };
+    Err(NativeError::Column { column: "frame", start: 0, source })
 }

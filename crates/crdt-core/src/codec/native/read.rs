@@ -1,7 +1,7 @@
 //! Walking the columns of a document, node by node, for whoever wants to make something of them.
 
 use super::{
-    Col, Columns, NativeError, SnapshotKind, column, kind,
+    Col, Columns, NativeError, SnapshotKind, column, impossible, kind,
     runs::{IdReader, Run, RunReader},
 };
 use crate::{
@@ -155,8 +155,8 @@ pub(super) trait Sink {
         id: NativeId,
         key: Option<u32>,
         len: u64,
-        mut next: impl FnMut() -> Result<RawValue<'v>, NativeError>,
-    ) -> Result<(), NativeError> {
+        mut next: impl FnMut() -> Result<RawValue<'v>, Fault>,
+    ) -> Result<(), Fault> {
         for at in 0..len {
             if let Some(key) = key {
                 self.key(key + at as u32);
@@ -189,6 +189,24 @@ pub(super) trait Sink {
     fn text(&mut self, text: Wtf8<'_>, units: u64) -> Result<(), LoadError>;
     /// The visible bytes of the byte string that was opened last.
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), LoadError>;
+}
+
+/// What is wrong with a run of constants: their bytes, or what they say.
+pub(super) enum Fault {
+    Native(NativeError),
+    Impossible(LoadError),
+}
+
+impl From<NativeError> for Fault {
+    fn from(error: NativeError) -> Self {
+        Self::Native(error)
+    }
+}
+
+impl From<LoadError> for Fault {
+    fn from(error: LoadError) -> Self {
+        Self::Impossible(error)
+    }
 }
 
 /// A map, tuple or array whose nodes follow.
@@ -253,7 +271,7 @@ impl<'a> Walk<'a> {
         for tree in 0u64.. {
             top(sink);
             if self.next_kind()? == kind::NONE && tree == 0 {
-                sink.none()?;
+                sink.none().map_err(impossible(Col::Kinds, self.kinds.offset()))?;
             } else if matches!(self.kind, kind::CON..=kind::CON_ID) {
                 self.node(sink)?;
             } else {
@@ -354,7 +372,12 @@ impl<'a> Walk<'a> {
         self.count += len;
         self.owed -= len;
         self.passed(len);
-        sink.cons(id, key, len, || con(&mut self.values).map_err(column(Col::Values)))
+        let ids_at = self.ids.offset();
+        let read = sink.cons(id, key, len, || Ok(con(&mut self.values).map_err(column(Col::Values))?));
+        read.map_err(|fault| match fault {
+            Fault::Native(error) => error,
+            Fault::Impossible(error) => impossible(Col::Ids, ids_at)(error),
+        })
     }
 
     /// So many nodes of what was opened last come now.
@@ -399,23 +422,23 @@ impl<'a> Walk<'a> {
             kind::CON => {
                 let id = self.id()?;
                 let value = con(&mut self.values).map_err(column(Col::Values))?;
-                return Ok(sink.con(id, value)?);
+                return sink.con(id, value).map_err(impossible(Col::Ids, self.ids.offset()));
             }
             kind::CON_ID => {
                 let (id, named) = (self.id()?, self.name()?);
-                return Ok(sink.con_id(id, named)?);
+                return sink.con_id(id, named).map_err(impossible(Col::Ids, self.ids.offset()));
             }
             kind::NONE if self.stack.last().is_some_and(|frame| frame.kind == Kind::Vec) => {
-                return Ok(sink.none()?);
+                return sink.none().map_err(impossible(Col::Kinds, self.kinds.offset()));
             }
             kind::MISSING => {
                 let id = self.name()?;
-                return Ok(sink.missing(id)?);
+                return sink.missing(id).map_err(impossible(Col::Names, self.names.offset()));
             }
             kind::AGAIN => {
                 let max = self.count.saturating_sub(1);
                 let number = self.names.vu57_up_to(max, "number of a node").map_err(column(Col::Names))?;
-                return Ok(sink.again(number)?);
+                return sink.again(number).map_err(impossible(Col::Names, self.names.offset()));
             }
             kind::STR => return self.text_node(sink),
             kind::BIN => return self.bytes_node(sink),
@@ -433,7 +456,7 @@ impl<'a> Walk<'a> {
         if kind == Kind::Obj {
             self.keys(len).map_err(column(Col::Entries))?;
         }
-        sink.open(id, kind, len as usize)?;
+        sink.open(id, kind, len as usize).map_err(impossible(Col::Ids, self.ids.offset()))?;
         self.stack.push(Frame { kind, left: len });
         Ok(())
     }
@@ -471,14 +494,14 @@ impl<'a> Walk<'a> {
             if !run.dead {
                 visible = visible.saturating_add(run.span);
             }
-            sink.run(run)?;
+            sink.run(run).map_err(impossible(Col::Moves, self.runs.offset()))?;
         }
         Ok(visible)
     }
 
     fn text_node<S: Sink>(&mut self, sink: &mut S) -> Result<(), NativeError> {
         let id = self.id()?;
-        sink.sequence(id, Kind::Str)?;
+        sink.sequence(id, Kind::Str).map_err(impossible(Col::Ids, self.ids.offset()))?;
         let units = self.sequence(sink, id)?;
         let extra = self.count()?;
         let at = self.text.offset();
@@ -492,23 +515,23 @@ impl<'a> Walk<'a> {
             let what = "a text of another length than its runs";
             return Err(column(Col::Text)(Malformed::Contradiction { at, what }));
         }
-        Ok(sink.text(text, units)?)
+        sink.text(text, units).map_err(impossible(Col::Moves, self.runs.offset()))
     }
 
     fn bytes_node<S: Sink>(&mut self, sink: &mut S) -> Result<(), NativeError> {
         let id = self.id()?;
-        sink.sequence(id, Kind::Bin)?;
+        sink.sequence(id, Kind::Bin).map_err(impossible(Col::Ids, self.ids.offset()))?;
         let len = self.sequence(sink, id)?;
         let bytes = self.bytes.take(len, "bytes").map_err(column(Col::Bytes))?;
-        Ok(sink.bytes(bytes)?)
+        sink.bytes(bytes).map_err(impossible(Col::Moves, self.runs.offset()))
     }
 
     fn array<S: Sink>(&mut self, sink: &mut S) -> Result<(), NativeError> {
         let id = self.id()?;
-        sink.open(id, Kind::Arr, 0)?;
+        sink.open(id, Kind::Arr, 0).map_err(impossible(Col::Ids, self.ids.offset()))?;
         let left = self.sequence(sink, id)?;
         self.owe(left)?;
-        sink.elements(left as usize)?;
+        sink.elements(left as usize).map_err(impossible(Col::Moves, self.runs.offset()))?;
         self.stack.push(Frame { kind: Kind::Arr, left });
         Ok(())
     }

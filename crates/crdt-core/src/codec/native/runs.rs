@@ -97,6 +97,11 @@ impl<'a> IdReader<'a> {
         Ok((id, len))
     }
 
+    /// Up to which byte the column was read.
+    pub(super) const fn offset(&self) -> usize {
+        self.r.offset()
+    }
+
     fn start_run(&mut self) -> Result<(), Malformed> {
         let head = self.r.vu57("a run of ids")?;
         if head & 1 != 0 {
@@ -244,6 +249,11 @@ impl<'a> RunReader<'a> {
         self.ends.clear();
         self.expected = node.time + 1;
         self.session = node.session;
+    }
+
+    /// Up to which byte the column of moves was read.
+    pub(super) const fn offset(&self) -> usize {
+        self.moves.offset()
     }
 
     #[inline]

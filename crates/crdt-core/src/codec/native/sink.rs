@@ -1,8 +1,8 @@
 //! What can be made of a snapshot: a document, or its JSON value.
 
 use super::{
-    Columns, NativeError,
-    read::{Clock, KeyList, Sink, Walk},
+    Col, Columns, NativeError, impossible,
+    read::{Clock, Fault, KeyList, Sink, Walk},
     runs::Run,
 };
 use crate::{
@@ -16,12 +16,15 @@ use crate::{
 pub(super) fn load(columns: &Columns<'_>, session: SessionId) -> Result<Document, NativeError> {
     let clock = Clock::read(columns)?;
     let keys = KeyList::read(columns)?;
-    let mut bulk = Bulk::new(session, clock.order, &clock.sessions, &clock.last)?;
+    let clock_len = columns.get(Col::Clock as usize).len();
+    let mut bulk = Bulk::new(session, clock.order, &clock.sessions, &clock.last)
+        .map_err(impossible(Col::Clock, clock_len))?;
     bulk.set_time(clock.time, clock.compacted_to);
     let walk = Walk::new(columns, &clock, keys.ends.len());
-    bulk.set_keys(keys.bytes, keys.ends)?;
+    bulk.set_keys(keys.bytes, keys.ends)
+        .map_err(impossible(Col::Keys, columns.get(Col::Keys as usize).len()))?;
     walk.run(&mut bulk, Bulk::begin_tree)?;
-    Ok(bulk.finish()?)
+    bulk.finish().map_err(impossible(Col::Ids, columns.get(Col::Ids as usize).len()))
 }
 
 impl Sink for Bulk {
@@ -36,8 +39,8 @@ impl Sink for Bulk {
         id: NativeId,
         key: Option<u32>,
         len: u64,
-        next: impl FnMut() -> Result<RawValue<'v>, NativeError>,
-    ) -> Result<(), NativeError> {
+        next: impl FnMut() -> Result<RawValue<'v>, Fault>,
+    ) -> Result<(), Fault> {
         self.cons(id, key, len, next)
     }
 
