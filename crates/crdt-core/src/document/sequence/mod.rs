@@ -107,7 +107,8 @@ pub(super) struct Sequence {
     time_max: u64,
     /// Whether a chunk was ever made that goes on where its neighbour ends.
     in_pieces: bool,
-    /// The chunk that was typed in last, and the position of its end.
+    /// The chunk that was typed in last, or that stands before what was erased last (a tombstone, if nothing that can be seen
+    /// is near), and the position of its end.
     cursor: Option<(At, u32)>,
 }
 
@@ -149,7 +150,7 @@ impl Sequence {
             let last = Id::new(chunk.session, chunk.end() - 1);
             let join = chunk.session == id.session && chunk.end() == id.time;
             // A chunk of its own needs room beside the other.
-            if join || !self.is_full() {
+            if !chunk.span.is_dead() && (join || !self.is_full()) {
                 return Some((Some(last), Spot { left: Some(at), join }));
             }
         }
@@ -392,8 +393,7 @@ impl Sequence {
             killed(dead);
         }
         self.cursor = tombstone
-            .and_then(|at| storage_ref!(&self.storage, runs => live_before(runs, at)))
-            .map(|at| (at, position));
+            .map(|at| (storage_ref!(&self.storage, runs => live_before(runs, at)).unwrap_or(at), position));
     }
 
     /// Whether some chunk to the outside may be several in here.
@@ -502,7 +502,7 @@ impl Sequence {
         }
         if let Some((at, end)) = self.cursor {
             let chunk = self.chunk(at);
-            if chunk.span.is_dead() || self.position(at) + chunk.span.len() != end {
+            if self.position(at) + chunk.span.weight() != end {
                 return Err("the cursor is elsewhere".to_owned());
             }
         }

@@ -161,8 +161,8 @@ fn kill_suffix<R: Runs>(runs: &mut R, at: At, chunk: Chunk, len: u32) -> Option<
 /// How many tombstones are stepped over beside the cursor, before a search by position is cheaper.
 const STEPS_MAX: usize = 8;
 
-/// The chunk that holds `len` visible elements from a position on, and the first one's place in it, if it is the live
-/// chunk at the cursor (which ends at the position `end`) or the one behind it.
+/// The chunk that holds `len` visible elements from a position on, and the first one's place in it, if it is the
+/// chunk at the cursor (which ends at the position `end`) or the live one behind it.
 pub(super) fn beside<R: Runs>(runs: &R, (at, end): (At, u32), position: u32, len: u32) -> Option<(At, u32)> {
     let (mut at, mut units) = (at, runs.get(at).span.weight());
     if position == end {
