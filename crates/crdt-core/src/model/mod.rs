@@ -366,10 +366,11 @@ impl Model {
             return Err(error);
         }
         if self.is_observed() {
+            let start = self.patch.id_since(mark);
             let ops = self.patch.ops_since(mark);
             let undo = self.undo.as_deref_mut().map(|undo| (undo, self.origin));
             let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo };
-            sinks.begin(&self.doc, self.origin, self.patch.id_since(mark), None);
+            sinks.begin(&self.doc, self.origin, start, None);
             self.doc.edit_ops_observed(ops, &mut sinks);
         } else {
             self.doc.edit_ops(self.patch.ops_since(mark));

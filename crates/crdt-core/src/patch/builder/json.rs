@@ -27,9 +27,9 @@ impl PatchBuilder {
         if len == 0 {
             return self.next_id();
         }
-        put_len(&mut self.body, code::INS_OBJ, len);
+        put_len(self.body.bytes(), code::INS_OBJ, len);
         self.id(obj);
-        self.body.append(&mut list);
+        self.body.bytes().append(&mut list);
         self.took(1)
     }
 

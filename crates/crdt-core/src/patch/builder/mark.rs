@@ -23,12 +23,9 @@ impl PatchBuilder {
     }
 
     /// The operations written since a mark of the same patch.
-    pub(crate) fn ops_since(&self, mark: Mark) -> Ops<'_> {
-        Ops {
-            reader: Reader::new(&self.body).at_offset(mark.len_bytes),
-            id: self.id_since(mark),
-            left: self.op_count - mark.op_count,
-        }
+    pub(crate) fn ops_since(&mut self, mark: Mark) -> Ops<'_> {
+        let (id, left) = (self.id_since(mark), self.op_count - mark.op_count);
+        Ops { reader: Reader::new(self.body.bytes()).at_offset(mark.len_bytes), id, left }
     }
 
     /// Forgets the operations written since a mark of the same patch.
@@ -36,7 +33,7 @@ impl PatchBuilder {
         self.start = mark.start;
         self.next = mark.next;
         self.op_count = mark.op_count;
-        self.body.truncate(mark.len_bytes);
+        self.body.bytes().truncate(mark.len_bytes);
     }
 
     /// The id of the first operation since a mark.
@@ -51,7 +48,8 @@ impl PatchBuilder {
     }
 
     /// The constants that the operations since a mark make, if those do nothing else.
-    pub(crate) fn constants_since(&self, mark: Mark) -> Constants<'_> {
-        Constants::trusted(&self.body[mark.len_bytes..], (self.op_count - mark.op_count) as u32)
+    pub(crate) fn constants_since(&mut self, mark: Mark) -> Constants<'_> {
+        let len = (self.op_count - mark.op_count) as u32;
+        Constants::trusted(&self.body.bytes()[mark.len_bytes..], len)
     }
 }

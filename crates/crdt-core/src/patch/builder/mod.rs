@@ -1,5 +1,6 @@
 //! Writes the operations of a patch as they are made.
 
+mod body;
 mod json;
 mod mark;
 
@@ -19,6 +20,8 @@ use crate::{
     value::Value,
 };
 
+use body::{Body, Noted};
+
 pub(crate) use json::js_order;
 pub(crate) use mark::Mark;
 
@@ -32,11 +35,9 @@ pub struct PatchBuilder {
     next: u64,
     op_count: u64,
     meta: Option<Vec<u8>>,
-    body: Vec<u8>,
+    body: Body,
     /// The session's id as the head of a patch has it.
     sid: Short,
-    /// The text or bytes that was typed in last, and its id as operations have it.
-    target: (Timestamp, Short),
 }
 
 /// At most sixteen bytes that are written again and again.
@@ -64,9 +65,8 @@ impl PatchBuilder {
             next: time,
             op_count: 0,
             meta: None,
-            body: Vec::new(),
+            body: Body::new(),
             sid: Short::EMPTY,
-            target: (Timestamp::ORIGIN, Short::EMPTY),
         }
     }
 
@@ -114,11 +114,11 @@ impl PatchBuilder {
 
     #[inline]
     fn id(&mut self, id: Timestamp) {
-        put_patch_id(&mut self.body, self.start.sid, id);
+        put_patch_id(self.body.bytes(), self.start.sid, id);
     }
 
     fn create(&mut self, opcode: u8) -> Timestamp {
-        self.body.push(opcode << 3);
+        self.body.bytes().push(opcode << 3);
         self.took(1)
     }
 
@@ -128,14 +128,14 @@ impl PatchBuilder {
         const OP: u8 = code::NEW_CON << 3;
         // The usual numbers are written at once.
         match *value {
-            Value::Int(n @ 0..24) => self.body.extend_from_slice(&[OP, n as u8]),
-            Value::Int(n @ 24..0x100) => self.body.extend_from_slice(&[OP, 0x18, n as u8]),
+            Value::Int(n @ 0..24) => self.body.bytes().extend_from_slice(&[OP, n as u8]),
+            Value::Int(n @ 24..0x100) => self.body.bytes().extend_from_slice(&[OP, 0x18, n as u8]),
             Value::Int(n @ 0x100..0x1_0000) => {
-                self.body.extend_from_slice(&[OP, 0x19, (n >> 8) as u8, n as u8]);
+                self.body.bytes().extend_from_slice(&[OP, 0x19, (n >> 8) as u8, n as u8]);
             }
             _ => {
-                self.body.push(OP);
-                cbor::write(&mut self.body, value);
+                self.body.bytes().push(OP);
+                cbor::write(self.body.bytes(), value);
             }
         }
         self.took(1)
@@ -143,8 +143,8 @@ impl PatchBuilder {
 
     /// Creates a constant out of bytes that are a value already.
     pub fn new_con_raw(&mut self, value: RawValue<'_>) -> Timestamp {
-        self.body.push(code::NEW_CON << 3);
-        self.body.extend_from_slice(value.as_bytes());
+        self.body.bytes().push(code::NEW_CON << 3);
+        self.body.bytes().extend_from_slice(value.as_bytes());
         self.took(1)
     }
 
@@ -185,7 +185,7 @@ impl PatchBuilder {
 
     /// Sets a register, or the root: [`Timestamp::ORIGIN`].
     pub fn ins_val(&mut self, obj: Timestamp, value: Timestamp) -> Timestamp {
-        self.body.push(code::INS_VAL << 3);
+        self.body.bytes().push(code::INS_VAL << 3);
         self.id(obj);
         self.id(value);
         self.took(1)
@@ -201,10 +201,10 @@ impl PatchBuilder {
         if entries.len() == 0 {
             return self.next_id();
         }
-        put_len(&mut self.body, code::INS_OBJ, entries.len() as u64);
+        put_len(self.body.bytes(), code::INS_OBJ, entries.len() as u64);
         self.id(obj);
         for (key, value) in entries {
-            cbor::put_text(&mut self.body, key.into());
+            cbor::put_text(self.body.bytes(), key.into());
             self.id(value);
         }
         self.took(1)
@@ -219,10 +219,10 @@ impl PatchBuilder {
         if slots.len() == 0 {
             return self.next_id();
         }
-        put_len(&mut self.body, code::INS_VEC, slots.len() as u64);
+        put_len(self.body.bytes(), code::INS_VEC, slots.len() as u64);
         self.id(obj);
         for (index, value) in slots {
-            put_index(&mut self.body, index);
+            put_index(self.body.bytes(), index);
             self.id(value);
         }
         self.took(1)
@@ -235,10 +235,10 @@ impl PatchBuilder {
         if text.is_empty() {
             return self.next_id();
         }
-        put_len(&mut self.body, code::INS_STR, text.as_bytes().len() as u64);
+        put_len(self.body.bytes(), code::INS_STR, text.as_bytes().len() as u64);
         self.id(obj);
         self.id(after);
-        self.body.extend_from_slice(text.as_bytes());
+        self.body.bytes().extend_from_slice(text.as_bytes());
         self.took(text.units() as u64)
     }
 
@@ -246,9 +246,14 @@ impl PatchBuilder {
     #[inline]
     pub(crate) fn type_on(&mut self, obj: Timestamp, time: u64, text: &[u8]) {
         self.skip_to(time);
-        let target = self.target_of(obj);
+        let target = self.body.target(self.start.sid, obj);
+        if let ([letter], 0) = (text, self.op_count) {
+            self.body.note(Noted { octet: code::INS_STR << 3 | 1, time: time - 1, last: *letter });
+            self.took(1);
+            return;
+        }
         let short = text.len() < 8;
-        burst(&mut self.body, |op| {
+        burst(self.body.bytes(), |op| {
             if short {
                 op.u8(code::INS_STR << 3 | text.len() as u8);
             } else {
@@ -264,18 +269,9 @@ impl PatchBuilder {
             }
         });
         if !short {
-            self.body.extend_from_slice(text);
+            self.body.bytes().extend_from_slice(text);
         }
         self.took(text.len() as u64);
-    }
-
-    /// A container's id as operations have it.
-    #[inline]
-    fn target_of(&mut self, obj: Timestamp) -> Short {
-        if self.target.0 != obj || self.target.1.len == 0 {
-            self.target = (obj, Short::of(|id| id.patch_id(self.start.sid, obj)));
-        }
-        self.target.1
     }
 
     /// [`ins_str`](Self::ins_str) for text that is not empty and whose length in UTF-16 units is known.
@@ -289,7 +285,7 @@ impl PatchBuilder {
     ) -> Timestamp {
         let (own, bytes) = (self.start.sid, text.as_bytes());
         let short = bytes.len() < 8;
-        burst(&mut self.body, |op| {
+        burst(self.body.bytes(), |op| {
             if short {
                 op.u8(code::INS_STR << 3 | bytes.len() as u8);
             } else {
@@ -303,7 +299,7 @@ impl PatchBuilder {
             }
         });
         if !short {
-            self.body.extend_from_slice(bytes);
+            self.body.bytes().extend_from_slice(bytes);
         }
         self.took(units)
     }
@@ -313,10 +309,10 @@ impl PatchBuilder {
         if bytes.is_empty() {
             return self.next_id();
         }
-        put_len(&mut self.body, code::INS_BIN, bytes.len() as u64);
+        put_len(self.body.bytes(), code::INS_BIN, bytes.len() as u64);
         self.id(obj);
         self.id(after);
-        self.body.extend_from_slice(bytes);
+        self.body.bytes().extend_from_slice(bytes);
         self.took(bytes.len() as u64)
     }
 
@@ -325,7 +321,7 @@ impl PatchBuilder {
         if values.is_empty() {
             return self.next_id();
         }
-        put_len(&mut self.body, code::INS_ARR, values.len() as u64);
+        put_len(self.body.bytes(), code::INS_ARR, values.len() as u64);
         self.id(obj);
         self.id(after);
         for &value in values {
@@ -336,8 +332,9 @@ impl PatchBuilder {
 
     /// [`ins_arr`](Self::ins_arr) for the nodes of the last so many operations, which took one tick each.
     pub(crate) fn ins_arr_made(&mut self, obj: Timestamp, after: Timestamp, len: u32) -> Timestamp {
-        let (own, target, first) = (self.start.sid, self.target_of(obj), self.next - u64::from(len));
-        burst(&mut self.body, |op| {
+        let (own, first) = (self.start.sid, self.next - u64::from(len));
+        let target = self.body.target(own, obj);
+        burst(self.body.bytes(), |op| {
             if len < 8 {
                 op.u8(code::INS_ARR << 3 | len as u8);
             } else {
@@ -352,15 +349,15 @@ impl PatchBuilder {
         });
         if len > 1 {
             let mut ids = Bursts::new();
-            (first..self.next).for_each(|time| ids.put(&mut self.body, |id| id.b1vu56(false, time)));
-            ids.flush(&mut self.body);
+            (first..self.next).for_each(|time| ids.put(self.body.bytes(), |id| id.b1vu56(false, time)));
+            ids.flush(self.body.bytes());
         }
         self.took(len.into())
     }
 
     /// Replaces what a slot of an array holds.
     pub fn upd_arr(&mut self, obj: Timestamp, slot: Timestamp, value: Timestamp) -> Timestamp {
-        self.body.push(code::UPD_ARR << 3);
+        self.body.bytes().push(code::UPD_ARR << 3);
         self.id(obj);
         self.id(slot);
         self.id(value);
@@ -371,8 +368,14 @@ impl PatchBuilder {
     #[inline]
     pub fn del(&mut self, obj: Timestamp, spans: &[Timespan]) -> Timestamp {
         if let [Timespan { start, span: span @ 1.. }] = *spans {
-            let (own, target) = (self.start.sid, self.target_of(obj));
-            burst(&mut self.body, |op| {
+            let own = self.start.sid;
+            let target = self.body.target(own, obj);
+            if start.sid == own && span < 0x80 && self.op_count == 0 {
+                let (octet, time) = (code::DEL << 3 | 1, start.time);
+                self.body.note(Noted { octet, time, last: span as u8 });
+                return self.took(1);
+            }
+            burst(self.body.bytes(), |op| {
                 op.u8(code::DEL << 3 | 1);
                 op.block(&target.block, target.len.into());
                 op.patch_id(own, start);
@@ -385,11 +388,11 @@ impl PatchBuilder {
         if len == 0 {
             return self.next_id();
         }
-        put_len(&mut self.body, code::DEL, len as u64);
+        put_len(self.body.bytes(), code::DEL, len as u64);
         self.id(obj);
         for span in full() {
             self.id(span.start);
-            put_vu57(&mut self.body, span.span);
+            put_vu57(self.body.bytes(), span.span);
         }
         self.took(1)
     }
@@ -399,7 +402,7 @@ impl PatchBuilder {
         if len == 0 {
             return self.next_id();
         }
-        put_len(&mut self.body, code::NOP, len);
+        put_len(self.body.bytes(), code::NOP, len);
         self.took(len)
     }
 
@@ -409,7 +412,7 @@ impl PatchBuilder {
     }
 
     pub(super) fn push_mapped(&mut self, op: &op::Op<'_>, map: impl Fn(Timestamp) -> Timestamp) -> Timestamp {
-        op::put(&mut self.body, self.start.sid, op, map);
+        op::put(self.body.bytes(), self.start.sid, op, map);
         self.took(op.span())
     }
 
@@ -425,8 +428,8 @@ impl PatchBuilder {
         span: u64,
         put: impl FnOnce(&mut Vec<u8>),
     ) -> Timestamp {
-        put_len(&mut self.body, opcode, len);
-        put(&mut self.body);
+        put_len(self.body.bytes(), opcode, len);
+        put(self.body.bytes());
         self.took(span)
     }
 
@@ -448,7 +451,8 @@ impl PatchBuilder {
             return None;
         }
         let span = self.checked_span();
-        let patch = Patch::assemble(self.start, span, self.meta.as_deref(), self.op_count, &self.body);
+        let body = self.body.bytes();
+        let patch = Patch::assemble(self.start, span, self.meta.as_deref(), self.op_count, body);
         self.restart();
         Some(patch)
     }
@@ -462,7 +466,8 @@ impl PatchBuilder {
         }
         self.checked_span();
         let before = out.len();
-        if self.meta.is_none() && self.body.len() <= Burst::SOME_MAX {
+        let (noted, is_short) = (self.body.noted(), self.body.len() <= Burst::SOME_MAX);
+        if self.meta.is_none() && (noted.is_some() || is_short) {
             if self.sid.len == 0 {
                 self.sid = Short::of(|sid| sid.vu57(self.start.sid.get()));
             }
@@ -472,11 +477,14 @@ impl PatchBuilder {
                 patch.u8(0xf7);
                 // Each takes a byte at least.
                 patch.u8(self.op_count as u8);
-                patch.some(&self.body);
+                match noted {
+                    Some((target, noted)) => noted.put(patch, target),
+                    None => patch.some(self.body.bytes()),
+                }
             });
         } else {
             put_head(out, self.start, self.meta.as_deref(), self.op_count);
-            out.extend_from_slice(&self.body);
+            out.extend_from_slice(self.body.bytes());
         }
         self.restart();
         out.len() - before
