@@ -17,6 +17,10 @@ enum Burst {
     Erase { behind: bool, times: usize, len: usize },
     /// Someone else types here.
     Other(String),
+    /// From now on so many edits go into one patch.
+    PerPatch(usize),
+    /// Someone takes a copy that shares memory, and reads in it.
+    Share,
 }
 
 fn burst() -> impl Strategy<Value = Burst> {
@@ -27,6 +31,8 @@ fn burst() -> impl Strategy<Value = Burst> {
         4 => (any::<bool>(), 1..9usize, prop_oneof![3 => Just(1usize), 1 => 2..6usize])
             .prop_map(|(behind, times, len)| Burst::Erase { behind, times, len }),
         1 => text().prop_map(Burst::Other),
+        1 => (1..5usize).prop_map(Burst::PerPatch),
+        1 => Just(Burst::Share),
     ]
 }
 
@@ -55,13 +61,22 @@ fn run(bursts: &[Burst]) {
     let _ = model.flush();
     let mut other = model.fork(session(70_002));
     let (mut text, mut place) = (Vec::new(), 0);
+    let (mut per_patch, mut edits, mut copy) = (1, 0, None);
     for burst in bursts {
         let mut patches: Vec<Patch> = Vec::new();
         let mut edit = |position: usize, del: usize, ins: &str| {
             let mut str = model.api().str("").unwrap();
-            str.del(position, del).unwrap();
-            str.ins(position, ins).unwrap();
-            patches.extend(model.flush());
+            // An edit of nothing is one too, to who types on.
+            if del > 0 || edits % 7 == 0 {
+                str.del(position, del).unwrap();
+            }
+            if !ins.is_empty() {
+                str.ins(position, ins).unwrap();
+            }
+            edits += 1;
+            if edits % per_patch == 0 {
+                patches.extend(flush(&mut model));
+            }
         };
         match burst {
             Burst::Jump(to) => place = to % (text.len() + 1),
@@ -85,19 +100,42 @@ fn run(bursts: &[Burst]) {
                     text.drain(place..place + len);
                 }
             }
+            Burst::PerPatch(edits) => per_patch = *edits,
+            Burst::Share => {
+                model.share();
+                copy = Some((model.fork(session(70_003)), text.iter().collect::<String>()));
+            }
             Burst::Other(typed) => {
+                // Who edits at a place has taken in what was edited there.
+                let open = flush(&mut model);
+                open.iter().for_each(|patch| assert_eq!(other.apply(patch), Ok(Applied::Merged)));
                 other.api().str("").unwrap().ins(place, &**typed).unwrap();
                 let patch = other.flush().unwrap();
                 assert_eq!(model.apply(&patch), Ok(Applied::Merged));
                 text.splice(place..place, typed.chars());
             }
         }
+        if let Some((copy, text)) = &copy {
+            assert_eq!(copy.view().as_str(), Some(&**text));
+        }
         for patch in patches {
             assert_eq!(patch.as_bytes(), spelled_out(&patch));
             assert_eq!(other.apply_bytes(patch.as_bytes()), Ok(Applied::Merged));
         }
-        check(&model, &other, &text);
+        if !model.has_edits() {
+            check(&model, &other, &text);
+        }
     }
+}
+
+/// Ends the open patch in both ways, which say the same.
+fn flush(model: &mut Model) -> Option<Patch> {
+    let (mut copy, mut bytes) = (model.clone(), b"before".to_vec());
+    let len = model.flush_into(&mut bytes);
+    assert_eq!(bytes.len(), b"before".len() + len);
+    let patch = copy.flush();
+    assert_eq!(patch.as_ref().map_or(&[][..], Patch::as_bytes), &bytes[b"before".len()..]);
+    patch
 }
 
 proptest! {

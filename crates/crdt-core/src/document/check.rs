@@ -63,6 +63,7 @@ impl Document {
         if span != store.span {
             return Err(format!("{span} elements, counted {}", store.span));
         }
+        self.check_typing()?;
         if free != store.free_len() {
             return Err(format!("{free} places are free, {} known", store.free_len()));
         }

@@ -3,68 +3,17 @@
 use smallvec::SmallVec;
 
 use super::{
-    ApplyError, Document, Order,
+    ApplyError, Document,
     content::{Contents, Stored},
     node::{Form, Kind},
     sequence::{Chunk, Id},
-    store::Store,
 };
-use crate::{SessionId, Timespan, Timestamp, id::MAX_ID, patch::Ops, text::Wtf8};
+use crate::{SessionId, Timespan, Timestamp, patch::Ops, text::Wtf8};
 
 /// The spans that a deletion touched.
 pub(crate) type Spans = SmallVec<[Timespan; 4]>;
 
 impl Document {
-    /// Types on in a text where it was typed last, the usual way to edit one. Returns the time of the first new unit,
-    /// which follows the own unit before it; `None`, and nothing has changed, if [`edit_text`](Self::edit_text) has to
-    /// look at it.
-    #[inline]
-    pub(crate) fn type_on(&mut self, node: u32, of: Timestamp, position: usize, text: &[u8]) -> Option<u64> {
-        let (time, units) = (self.time, text.len() as u64);
-        let is_ascii = match text {
-            [one] => one.is_ascii(),
-            text => text.is_ascii(),
-        };
-        let store = self.store.own()?;
-        if !is_ascii || !store.is_node(node, of, Kind::Str) || !is_roomy_for(store, time, self.order, units) {
-            return None;
-        }
-        let sequence = store.sequences.at_mut(store.nodes[node as usize].payload());
-        let (position, id) = (u32::try_from(position).ok()?, Id::new(store.sessions.own, time));
-        if !sequence.type_on(position, id, text, &mut store.contents.narrow) {
-            return None;
-        }
-        store.span += units;
-        store.sessions.made = time + units - 1;
-        self.time = time + units;
-        Some(time)
-    }
-
-    /// Erases text beside where it was erased or typed last, on either side. Returns the id of the first unit; `None`, and
-    /// nothing has changed, if [`edit_delete`](Self::edit_delete) has to look at it.
-    #[inline]
-    pub(crate) fn erase_on(
-        &mut self,
-        node: u32,
-        of: Timestamp,
-        position: usize,
-        len: usize,
-    ) -> Option<Timestamp> {
-        let store = self.store.own()?;
-        if !store.is_node(node, of, Kind::Str) || !is_roomy_for(store, self.time, self.order, 1) {
-            return None;
-        }
-        let sequence = store.sequences.at_mut(store.nodes[node as usize].payload());
-        let dead = sequence.erase_on(u32::try_from(position).ok()?, u32::try_from(len).ok()?)?;
-        store.contents.kill_text(dead.span, dead.offset);
-        if store.contents.is_wasteful() {
-            store.tidy();
-        }
-        store.sessions.made = self.time;
-        self.time += 1;
-        Some(store.timestamp(dead.id))
-    }
-
     /// Inserts text at a position. Returns the id of the unit before it, or of the text at its start; `None` if the
     /// text is shorter.
     pub(crate) fn edit_text(
@@ -194,20 +143,4 @@ impl Document {
         let (at, offset) = sequence.seek(position)?;
         Some(self.store.timestamp(sequence.chunk(at).id().tick(u64::from(offset))))
     }
-}
-
-impl Store {
-    /// Whether a node is still the one it was.
-    #[inline]
-    fn is_node(&self, node: u32, id: Timestamp, kind: Kind) -> bool {
-        self.nodes
-            .get(node as usize)
-            .is_some_and(|at| at.is(id.time, kind) && self.sessions.sid_at(at.session()) == id.sid.get())
-    }
-}
-
-/// Whether so many elements more have room, and so many times.
-#[inline]
-const fn is_roomy_for(store: &Store, time: u64, order: Order, units: u64) -> bool {
-    store.span + units <= Document::ELEMENTS_MAX && time + units < MAX_ID && matches!(order, Order::Logical)
 }

@@ -58,6 +58,18 @@ impl Held {
     #[inline(always)]
     pub(super) fn own(&mut self) -> Option<&mut Store> {
         match self {
+            Self::Own(store) => {
+                store.typing = None;
+                Some(store)
+            }
+            Self::Shared(..) => None,
+        }
+    }
+
+    /// The store, if it is nobody else's, for who types on: it goes on to know [that](Store::typing).
+    #[inline(always)]
+    pub(super) fn typing(&mut self) -> Option<&mut Store> {
+        match self {
             Self::Own(store) => Some(store),
             Self::Shared(..) => None,
         }
@@ -189,7 +201,10 @@ impl DerefMut for Held {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut Store {
         match self {
-            Self::Own(store) => store,
+            Self::Own(store) => {
+                store.typing = None;
+                store
+            }
             Self::Shared(..) => self.make_own(),
         }
     }

@@ -30,6 +30,7 @@ mod store;
 mod subtree;
 mod taken;
 mod time_index;
+mod typing;
 mod view;
 
 pub use apply::{Applied, ApplyError, ReceiveError};

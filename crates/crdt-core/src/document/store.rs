@@ -9,6 +9,7 @@ use super::{
     node::{Entry, Form, NIL, Node, Obj, Sequences, Slab},
     sequence::{Id, Sequence, Sids},
     sessions::Sessions,
+    typing::Typing,
 };
 use crate::{SessionId, Timestamp, codec::RawValue, patch::elements::Constants};
 
@@ -33,6 +34,8 @@ pub(super) struct Store {
     pub(super) span: u64,
     /// What the root register holds.
     pub(super) root: u32,
+    /// Who types on; forgotten with any other change.
+    pub(super) typing: Option<Typing>,
 }
 
 /// Dead bytes in the heap that are not worth moving the others for.

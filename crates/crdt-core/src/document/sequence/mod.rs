@@ -173,6 +173,35 @@ impl Sequence {
         true
     }
 
+    /// Whether what is typed on at the cursor, `next` first, only makes the chunk there longer, and a narrow arena that ends at
+    /// `tail`.
+    pub(super) fn types_at(&self, next: Id, tail: u32) -> bool {
+        let Some((at, _)) = self.cursor.filter(|_| matches!(self.storage, Storage::Many(_))) else {
+            return false;
+        };
+        let chunk = self.chunk(at);
+        let is_narrow = !chunk.span.is_dead() && !chunk.span.is_wide();
+        is_narrow
+            && chunk.id().tick(chunk.span.len().into()) == next
+            && chunk.offset + chunk.span.len() == tail
+    }
+
+    /// [`type_on`](Self::type_on) for one letter more where [all else is known](Self::types_at): its content goes to the end
+    /// of the arena. `false`, and nothing has changed, if that is not the place of the cursor.
+    #[inline(always)]
+    pub(super) fn type_letter(&mut self, position: usize, id: Id) -> bool {
+        let (Some((at, end)), Storage::Many(tree)) = (&mut self.cursor, &mut self.storage) else {
+            return false;
+        };
+        if *end as usize != position {
+            return false;
+        }
+        *end += 1;
+        tree.lengthen(*at, id);
+        self.grew(id, 1);
+        true
+    }
+
     /// Erasing on beside the cursor, the fast way: if elements at the end of the chunk there, or at the start of the live
     /// one behind it, just go to a tombstone beside them, this does it. Tells what was there.
     #[inline(always)]

@@ -61,6 +61,12 @@ impl Body {
         self.written.clear();
     }
 
+    /// [`clear`](Self::clear) when the only operation is just noted.
+    #[inline]
+    pub(super) const fn forget(&mut self) {
+        self.noted = None;
+    }
+
     /// A container's id as operations of a session have it.
     #[inline]
     pub(super) fn target(&mut self, own: SessionId, obj: Timestamp) -> Short {
@@ -85,23 +91,25 @@ impl Body {
 
     /// The only operation, if it is just noted.
     #[inline]
-    pub(super) const fn noted(&self) -> Option<(Short, Noted)> {
-        match self.noted {
-            Some(noted) => Some((self.target.1, noted)),
-            None => None,
-        }
+    pub(super) const fn noted(&self) -> Option<Noted> {
+        self.noted
+    }
+
+    /// The [target](Self::target) that was asked for last.
+    #[inline]
+    pub(super) const fn aimed_at(&self) -> &Short {
+        &self.target.1
     }
 
     #[inline(never)]
     fn write(&mut self, noted: Noted) {
-        let target = self.target.1;
-        burst(&mut self.written, |op| noted.put(op, target));
+        burst(&mut self.written, |op| noted.put(op, &self.target.1));
     }
 }
 
 impl Noted {
     #[inline(always)]
-    pub(super) fn put(self, op: &mut Burst<'_>, target: Short) {
+    pub(super) fn put(self, op: &mut Burst<'_>, target: &Short) {
         op.u8(self.octet);
         op.block(&target.block, target.len.into());
         op.b1vu56(false, self.time);

@@ -466,28 +466,51 @@ impl PatchBuilder {
         }
         self.checked_span();
         let before = out.len();
-        let (noted, is_short) = (self.body.noted(), self.body.len() <= Burst::SOME_MAX);
-        if self.meta.is_none() && (noted.is_some() || is_short) {
-            if self.sid.len == 0 {
-                self.sid = Short::of(|sid| sid.vu57(self.start.sid.get()));
+        match self.body.noted() {
+            Some(noted) if self.meta.is_none() && self.sid.len > 0 => {
+                self.put_noted(out, noted);
+                self.start.time = self.next;
+                self.op_count = 0;
+                self.body.forget();
             }
-            burst(out, |patch| {
-                patch.block(&self.sid.block, self.sid.len.into());
-                patch.vu57(self.start.time);
-                patch.u8(0xf7);
-                // Each takes a byte at least.
-                patch.u8(self.op_count as u8);
-                match noted {
-                    Some((target, noted)) => noted.put(patch, target),
-                    None => patch.some(self.body.bytes()),
-                }
-            });
-        } else {
-            put_head(out, self.start, self.meta.as_deref(), self.op_count);
-            out.extend_from_slice(self.body.bytes());
+            _ => {
+                self.put_written(out);
+                self.restart();
+            }
         }
-        self.restart();
         out.len() - before
+    }
+
+    /// Writes a patch of one keystroke.
+    #[inline(always)]
+    fn put_noted(&self, out: &mut Vec<u8>, noted: Noted) {
+        burst(out, |patch| {
+            patch.block(&self.sid.block, self.sid.len.into());
+            patch.vu57(self.start.time);
+            // No remark, and one operation.
+            patch.block(&[0xf7, 1], 2);
+            noted.put(patch, self.body.aimed_at());
+        });
+    }
+
+    #[inline(never)]
+    fn put_written(&mut self, out: &mut Vec<u8>) {
+        let body = self.body.bytes();
+        if self.meta.is_some() || body.len() > Burst::SOME_MAX {
+            put_head(out, self.start, self.meta.as_deref(), self.op_count);
+            return out.extend_from_slice(body);
+        }
+        if self.sid.len == 0 {
+            self.sid = Short::of(|sid| sid.vu57(self.start.sid.get()));
+        }
+        burst(out, |patch| {
+            patch.block(&self.sid.block, self.sid.len.into());
+            patch.vu57(self.start.time);
+            patch.u8(0xf7);
+            // Each takes a byte at least.
+            patch.u8(self.op_count as u8);
+            patch.some(body);
+        });
     }
 
     /// Ends a patch that came from outside.

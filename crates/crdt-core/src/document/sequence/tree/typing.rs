@@ -4,7 +4,7 @@ use super::{
     super::{
         super::content::Arena,
         Killed, Sids,
-        chunk::{Chunk, Id},
+        chunk::{Chunk, Id, Span},
         runs::{At, Runs},
     },
     Tree,
@@ -40,6 +40,23 @@ impl Tree {
             self.weigh(at.leaf, units as i32);
         }
         true
+    }
+
+    /// Makes a live chunk longer by one element, which has the id behind its last one.
+    #[inline(always)]
+    pub(in super::super) fn lengthen(&mut self, at: At, id: Id) {
+        let span = &mut self.leaves[at.leaf as usize].span[at.slot as usize & (WIDTH - 1)];
+        *span = span.with_len(span.len() + 1);
+        if let Some(index) = self.index.get_mut() {
+            index.grown += 1;
+            let author = index.author(id.session);
+            author.end = author.end.max(id.time + 1);
+        }
+        if self.pending.0 == at.leaf {
+            self.pending.1 += 1;
+        } else {
+            self.weigh(at.leaf, 1);
+        }
     }
 
     /// [`extend`](Self::extend) for the chunk of the id's session that was found last, if nothing larger stands behind it.
@@ -89,8 +106,8 @@ impl Tree {
         true
     }
 
-    /// Gives the last `len` elements of a live chunk to the tombstone on its right in the same leaf, if the two have
-    /// consecutive ids and the chunk keeps some. Returns what the chunk was.
+    /// Makes a tombstone of the last `len` elements of a live chunk that keeps some: they go to the one on its right in the
+    /// same leaf, if that has the ids that follow, or to one of their own, if the leaf has room. Returns what the chunk was.
     #[inline(always)]
     pub(in super::super) fn shrink(&mut self, at: At, len: u32) -> Option<Chunk> {
         let slot = at.slot as usize;
@@ -100,60 +117,85 @@ impl Tree {
         }
         let (span, next) = (leaf.span[slot], leaf.span[slot + 1]);
         let end = leaf.time[slot] + u64::from(span.len());
-        if len == 0
-            || span.is_dead()
-            || span.len() <= len
-            || !next.is_dead()
-            || leaf.session[slot] != leaf.session[slot + 1]
-            || leaf.time[slot + 1] != end
-        {
+        if len == 0 || span.is_dead() || span.len() <= len {
             return None;
         }
-        let chunk = leaf.get(slot);
-        leaf.span[slot] = span.with_len(span.len() - len);
-        leaf.span[slot + 1] = next.with_len(next.len() + len);
         let start = end - u64::from(len);
-        leaf.time[slot + 1] = start;
-        if let Some(index) = self.index.get_mut() {
-            index.author(chunk.session).times.shift(end, start, at.leaf);
-        }
-        if self.pending.0 == at.leaf {
-            self.pending.1 -= len as i32;
+        let chunk = leaf.get(slot);
+        if next.is_dead() && chunk.session == leaf.session[slot + 1] && leaf.time[slot + 1] == end {
+            leaf.span[slot] = span.with_len(span.len() - len);
+            leaf.span[slot + 1] = next.with_len(next.len() + len);
+            leaf.time[slot + 1] = start;
+            if let Some(index) = self.index.get_mut() {
+                index.author(chunk.session).times.shift(end, start, at.leaf);
+            }
         } else {
-            self.weigh(at.leaf, -(len as i32));
+            let tombstone = Chunk { time: start, span: Span::dead(len), offset: 0, ..chunk };
+            self.put_behind(at, tombstone)?;
+            let leaf = &mut self.leaves[at.leaf as usize];
+            leaf.span[slot] = span.with_len(span.len() - len);
         }
+        self.lighten(at.leaf, len);
         Some(chunk)
     }
 
-    /// Gives the first `len` elements of the live chunk behind another one to the tombstone on its left, if all stand in one
-    /// leaf, the two have consecutive ids and the chunk keeps some. Tells what was there.
+    /// Makes a tombstone of the first `len` elements of the live chunk behind another one in the same leaf, which keeps some:
+    /// they go to the one on its left, if that has the ids before, or to one of their own, if the leaf has room. Tells what
+    /// was there.
     #[inline(always)]
     pub(in super::super) fn shrink_next(&mut self, at: At, len: u32) -> Option<Killed> {
         let leaf = &mut self.leaves[at.leaf as usize];
         let behind = leaf.span.get(at.slot as usize + 1..leaf.len as usize)?;
-        let dead = at.slot as usize + behind.iter().position(|span| !span.is_dead())?;
-        let (slot, tomb, span) = (dead + 1, leaf.span[dead], leaf.span[dead + 1]);
-        let start = leaf.time[slot];
-        if len == 0
-            || span.len() <= len
-            || !tomb.is_dead()
-            || leaf.session[dead] != leaf.session[slot]
-            || leaf.time[dead] + u64::from(tomb.len()) != start
-        {
+        let before = at.slot as usize + behind.iter().position(|span| !span.is_dead())?;
+        let (slot, tomb) = (before + 1, leaf.span[before]);
+        let chunk = leaf.get(slot);
+        if len == 0 || chunk.span.len() <= len {
             return None;
         }
-        let (killed, rest) = leaf.get(slot).split(len);
-        leaf.set(slot, rest);
-        leaf.span[dead] = tomb.with_len(tomb.len() + len);
-        if let Some(index) = self.index.get_mut() {
-            index.author(rest.session).times.shift(start, rest.time, at.leaf);
+        let (killed, rest) = chunk.split(len);
+        if tomb.is_dead()
+            && leaf.session[before] == chunk.session
+            && leaf.time[before] + u64::from(tomb.len()) == chunk.time
+        {
+            leaf.set(slot, rest);
+            leaf.span[before] = tomb.with_len(tomb.len() + len);
+            if let Some(index) = self.index.get_mut() {
+                index.author(rest.session).times.shift(chunk.time, rest.time, at.leaf);
+            }
+        } else {
+            self.put_behind(At { slot: slot as u32, ..at }, rest)?;
+            let tombstone = Chunk { span: Span::dead(len), offset: 0, ..killed };
+            self.leaves[at.leaf as usize].set(slot, tombstone);
         }
-        if self.pending.0 == at.leaf {
+        self.lighten(at.leaf, len);
+        Some(Killed { id: killed.id(), span: killed.span, offset: killed.offset })
+    }
+
+    /// Puts a chunk behind another one of its session, if their leaf has room. Counts are for the caller.
+    #[inline(never)]
+    fn put_behind(&mut self, at: At, chunk: Chunk) -> Option<()> {
+        let leaf = &mut self.leaves[at.leaf as usize];
+        if leaf.len as usize >= WIDTH {
+            return None;
+        }
+        let slot = at.slot + 1;
+        leaf.insert(slot as usize, chunk);
+        if let Some(index) = self.index.get_mut() {
+            index.note(chunk, At { slot, ..at });
+            // Who goes on erasing asks for the chunk that is left.
+            index.author(chunk.session).last = at;
+        }
+        Some(())
+    }
+
+    /// Notes that a leaf has fewer visible elements.
+    #[inline(always)]
+    fn lighten(&mut self, leaf: u32, len: u32) {
+        if self.pending.0 == leaf {
             self.pending.1 -= len as i32;
         } else {
-            self.weigh(at.leaf, -(len as i32));
+            self.weigh(leaf, -(len as i32));
         }
-        Some(Killed { id: killed.id(), span: killed.span, offset: killed.offset })
     }
 
     /// [`shrink`](Self::shrink) for the chunk of the id's session that was found last, if its last `len` elements start with an id.
