@@ -29,15 +29,22 @@ pub(crate) trait FindChunk {
 }
 
 /// By how many bytes there are: their high bits.
-const HIGH_BITS: [[u64; 4]; 33] = {
-    let (mut masks, mut len) = ([[0; 4]; 33], 0);
+const HIGH_BITS: [[u128; 2]; 33] = {
+    let (mut masks, mut len) = ([[0; 2]; 33], 0);
     while len < 32 {
         masks[len + 1] = masks[len];
-        masks[len + 1][len / 8] |= 0x80 << (8 * (len % 8));
+        masks[len + 1][len / 16] |= 0x80 << (8 * (len % 16));
         len += 1;
     }
     masks
 };
+
+/// Whether the first `len` bytes of a block are ASCII.
+#[inline(always)]
+fn is_ascii(block: &[u8; 32], len: usize) -> bool {
+    let ([low, high], [low_bits, high_bits]) = (block.as_chunks().0, &HIGH_BITS[len]) else { return false };
+    u128::from_le_bytes(*low) & low_bits | u128::from_le_bytes(*high) & high_bits == 0
+}
 
 /// Chunks, as far as they are usual.
 struct Usual<'a, 'l, F> {
@@ -67,8 +74,7 @@ impl<F: FindChunk> Iterator for Usual<'_, '_, F> {
         self.rest = match ahead.first_chunk::<32>() {
             // A copy of a fixed size is two instructions.
             Some(block) if units <= 32 => {
-                let word = |at| u64::from_le_bytes(std::array::from_fn(|byte| block[8 * at + byte]));
-                if (0..4).fold(0, |high, at| high | word(at) & HIGH_BITS[units][at]) != 0 {
+                if !is_ascii(block, units) {
                     return None;
                 }
                 self.narrow.push_block(block, units);

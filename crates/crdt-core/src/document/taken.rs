@@ -6,7 +6,8 @@ use super::sessions::Sessions;
 /// A bit for each time of each session that the clock knows.
 #[derive(Debug)]
 pub(super) struct Taken {
-    words: Vec<u64>,
+    /// Read and written eight at a time, from any one on: a short run then needs one step, wherever it starts.
+    bytes: Vec<u8>,
     /// Where each session's bits start.
     starts: Vec<usize>,
     /// Bits that were set when they were to be set.
@@ -16,51 +17,54 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Makes room for all times of the clock; `None` if that is more than a word for each of so many chunks.
+    /// So many times fit into eight bytes, whichever bit of the first one they start at.
+    const RUN_MAX: u32 = 57;
+
+    /// Makes room for all times of the clock; `None` if that is more than eight bytes for each of so many chunks.
     pub(super) fn new(sessions: &Sessions, chunks: usize) -> Option<Self> {
         let mut starts = Vec::new();
         let mut words = 0;
         for (session, at) in sessions.iter().zip(0..) {
-            starts.push(words);
+            starts.push(8 * words);
             let seen = if sessions.own == at { sessions.made } else { session.seen.unwrap_or(0) };
-            // A run may reach into the word behind its own.
+            // A run may reach into the eight bytes behind its own.
             words += usize::try_from(seen / 64).ok().filter(|&words| words <= chunks)? + 2;
             if words > chunks {
                 return None;
             }
         }
-        Some(Self { words: vec![0; words], starts, twice: 0, missed: false })
+        Some(Self { bytes: vec![0; 8 * words], starts, twice: 0, missed: false })
     }
 
     /// Takes the ids of a chunk, none of them above the clock.
     #[inline(always)]
     pub(super) fn take(&mut self, session: u32, time: u64, len: u32) {
         let Some(&start) = self.starts.get(session as usize) else { return self.missed = true };
-        let at = start + (time / 64) as usize;
-        let (Some([low, high]), 1..=64) = (self.words.get_mut(at..).and_then(<[u64]>::first_chunk_mut), len)
-        else {
-            return self.take_many(start, time, len);
+        if len.wrapping_sub(1) < Self::RUN_MAX {
+            self.take_run(start, time, len);
+        } else {
+            self.take_many(start, time, len);
+        }
+    }
+
+    /// Takes at most [`RUN_MAX`](Self::RUN_MAX) ids, and at least one.
+    #[inline(always)]
+    fn take_run(&mut self, start: usize, time: u64, len: u32) {
+        let at = start + (time / 8) as usize;
+        let Some(word) = self.bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) else {
+            return self.missed = true;
         };
-        let (bits, shift) = (u64::MAX >> (64 - len), time % 64);
-        let (low_bits, high_bits) = (bits << shift, bits >> 1 >> (63 - shift));
-        self.twice |= *low & low_bits | *high & high_bits;
-        *low |= low_bits;
-        *high |= high_bits;
+        let (bits, before) = (u64::MAX >> (64 - len) << (time % 8), u64::from_le_bytes(*word));
+        self.twice |= before & bits;
+        *word = (before | bits).to_le_bytes();
     }
 
     #[cold]
     fn take_many(&mut self, start: usize, time: u64, len: u32) {
         let (mut at, end) = (time, time + u64::from(len));
         while at < end {
-            let (bit, room) = (at % 64, 64 - at % 64);
-            let len = room.min(end - at);
-            let bits = u64::MAX >> (64 - len) << bit;
-            let Some(word) = self.words.get_mut(start + (at / 64) as usize) else {
-                self.missed = true;
-                return;
-            };
-            self.twice |= *word & bits;
-            *word |= bits;
+            let len = (end - at).min(Self::RUN_MAX.into());
+            self.take_run(start, at, len as u32);
             at += len;
         }
     }

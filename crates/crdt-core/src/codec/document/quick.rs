@@ -62,20 +62,46 @@ fn read_text_chunk<'a>(bytes: &'a [u8], entries: &[Known]) -> Option<Found<'a>> 
     };
     let entry = entries.get(place.checked_sub(1)? as usize)?;
     let (session, time) = (entry.session?, entry.time.checked_sub(distance)?);
-    // The length stands in the low bits of the head, or in one or two bytes behind it. Nobody can foresee which: it is
-    // chosen without a branch.
-    let (low, one, two) = (text & 31, text >> 8 & 0xff, (text >> 8 & 0xffff).swap_bytes() >> 16);
-    let (len, head_len) = match low {
-        0..24 => (low, 1),
-        24 => (one, 2),
-        _ => (two, 3),
-    };
-    let major = text >> 5 & 7;
-    if low > 25 || major != 0 && major != 3 {
+    let head = &HEADS[usize::from(text as u8)];
+    let behind = ((text >> 8) as u16).swap_bytes();
+    let len = u32::from(head.low) + u32::from(behind >> (head.shift & 15) & head.mask);
+    if head.len == 0 {
         return None;
     }
-    Some(Found { session, time, len, is_dead: major == 0, ahead: bytes.get(at + head_len..)? })
+    let ahead = bytes.get(at + usize::from(head.len)..)?;
+    Some(Found { session, time, len, is_dead: head.is_dead, ahead })
 }
+
+/// What the first byte of a chunk says: text or a tombstone, and how long. The length stands in its low bits, or in one or two
+/// bytes behind it. Nobody can foresee which, so it is looked up and not branched on.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct Head {
+    is_dead: bool,
+    /// How many bytes it takes; 0 for what is unusual.
+    len: u8,
+    /// The length in it.
+    low: u8,
+    /// Which of two bytes behind it are the length, as a big-endian number.
+    shift: u8,
+    mask: u16,
+}
+
+const HEADS: [Head; 256] = {
+    let mut heads = [Head { is_dead: false, len: 0, low: 0, shift: 0, mask: 0 }; 256];
+    let mut low = 0;
+    while low < 26 {
+        let (len, low_bits, shift, mask) = match low {
+            0..24 => (1, low, 0, 0),
+            24 => (2, 0, 8, 0xff),
+            _ => (3, 0, 0, 0xffff),
+        };
+        heads[low as usize] = Head { is_dead: true, len, low: low_bits, shift, mask };
+        heads[0x60 | low as usize] = Head { is_dead: false, len, low: low_bits, shift, mask };
+        low += 1;
+    }
+    heads
+};
 
 /// A number of at most six bytes with seven bits each, and how many it took.
 #[inline]

@@ -79,18 +79,21 @@ impl Tree {
         self.distinct = false;
         loop {
             let leaf = &mut self.leaves[self.tail as usize];
-            for slot in leaf.len as usize..FILL {
-                leaf.len = slot as u32;
-                let Some(chunk) = chunks.next() else {
-                    self.drop_spare_leaf();
-                    return (weight, span, end);
-                };
+            let mut slot = leaf.len as usize;
+            while slot < FILL
+                && let Some(chunk) = chunks.next()
+            {
                 leaf.set(slot & (WIDTH - 1), chunk);
                 weight += chunk.span.weight();
                 span += chunk.span.len();
                 end = chunk.end().max(end);
+                slot += 1;
             }
-            leaf.len = leaf.len.max(FILL as u32);
+            leaf.len = slot as u32;
+            if slot < FILL {
+                self.drop_spare_leaf();
+                return (weight, span, end);
+            }
             self.append_leaf();
         }
     }
