@@ -112,6 +112,19 @@ proptest! {
     }
 
     #[test]
+    fn keys_of_all_lengths_come_back(
+        keys in prop::collection::btree_set("[\\x00a-c]{0,3}[ab\\x7fé]{0,18}", 1..40),
+        change in prop::collection::vec(any::<u8>(), 1..12),
+    ) {
+        let mut model = Model::new(HOLDER);
+        model.api().root(&json!({})).unwrap();
+        model.api().obj("").unwrap().set(keys.iter().map(|key| (&**key, 7))).unwrap();
+        check(model.document());
+        let changed = mutated(model.document().to_native(Packing::Plain), &change);
+        check_bytes(&whole(changed));
+    }
+
+    #[test]
     fn any_bytes_are_refused_or_sound(columns in prop::collection::vec(prop::collection::vec(0..20u8, 0..8), 13)) {
         let mut bytes = b"Weft\x01\x00\0\0\0\0".to_vec();
         for (at, column) in columns.iter().enumerate() {

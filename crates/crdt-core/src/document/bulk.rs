@@ -42,6 +42,8 @@ pub(crate) struct Bulk {
     open: Vec<Open>,
     /// From a node's number in the snapshot to its place in the table, once the two differ.
     numbers: Vec<u32>,
+    /// All nodes that came, in rows.
+    rows: Vec<Row>,
     root_is_next: bool,
     trees: usize,
     /// The sequence whose runs come, and those that came.
@@ -73,6 +75,7 @@ impl Bulk {
             sessions,
             open: Vec::new(),
             numbers: Vec::new(),
+            rows: Vec::new(),
             root_is_next: false,
             trees: 0,
             sequence: NIL,
@@ -113,11 +116,25 @@ impl Bulk {
     fn push(&mut self, node: Node) -> Result<u32, LoadError> {
         let at = self.doc.store.nodes.len() as u32;
         self.doc.store.nodes.push(node);
+        self.enter_row(node.id(), at, 1);
         if !self.numbers.is_empty() {
             self.numbers.push(at);
         }
         self.hold(at)?;
         Ok(at)
+    }
+
+    /// Notes that nodes came whose ids follow each other.
+    #[inline]
+    fn enter_row(&mut self, id: Id, node: u32, len: u32) {
+        if let Some(last) = self.rows.last_mut()
+            && last.id.tick(last.len.into()) == id
+            && last.node + last.len == node
+        {
+            last.len += len;
+        } else {
+            self.rows.push(Row { id, node, len });
+        }
     }
 
     /// Puts a node where the next one goes.
@@ -200,6 +217,7 @@ impl Bulk {
         if !self.numbers.is_empty() {
             self.numbers.extend(made);
         }
+        self.enter_row(first, at, len as u32);
         Ok(())
     }
 
@@ -379,7 +397,7 @@ impl Bulk {
         let store = &mut *self.doc.store;
         // For each session how many nodes it has, and the range of their times.
         let mut ranges = vec![(0usize, u64::MAX, 0u64); store.sessions.len()];
-        for Row { id, len, .. } in rows(&store.nodes) {
+        for &Row { id, len, .. } in &self.rows {
             let (count, min, max) = &mut ranges[id.session as usize];
             *count += len as usize;
             (*min, *max) = (id.time.min(*min), (id.time + u64::from(len) - 1).max(*max));
@@ -389,7 +407,7 @@ impl Bulk {
             store.sessions.at_mut(session).nodes =
                 TimeIndex::with_range(min, max + 1, count * UNITS_PER_PAGE);
         }
-        for Row { id, len, .. } in rows(&store.nodes) {
+        for &Row { id, len, .. } in &self.rows {
             store.sessions.at_mut(id.session).nodes.mark_run(id.time, len);
         }
         for (&(count, ..), session) in ranges.iter().zip(0..).filter(|((count, ..), _)| *count > 0) {
@@ -398,7 +416,7 @@ impl Bulk {
             }
             store.sessions.at_mut(session).nodes.lay_out();
         }
-        for Row { id, len, node } in rows(&store.nodes) {
+        for &Row { id, len, node } in &self.rows {
             store.sessions.at_mut(id.session).nodes.fill_run(id.time, node, len);
         }
         Ok(())
@@ -416,23 +434,11 @@ impl Bulk {
 }
 
 /// Nodes side by side whose ids follow each other.
+#[derive(Debug, Clone, Copy)]
 struct Row {
     id: Id,
     len: u32,
     node: u32,
-}
-
-/// All nodes that are alive, in rows.
-fn rows(nodes: &[Node]) -> impl Iterator<Item = Row> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let start = at + nodes[at..].iter().position(|node| !node.is_dead())?;
-        let id = nodes[start].id();
-        let goes_on = |(ticks, node): (u64, &Node)| !node.is_dead() && node.id() == id.tick(ticks);
-        let len = (0..).zip(&nodes[start..]).take_while(|&node| goes_on(node)).count();
-        at = start + len;
-        Some(Row { id, len: len as u32, node: start as u32 })
-    })
 }
 
 /// Whether so many more bytes have room.

@@ -60,8 +60,24 @@ impl Clock {
     }
 }
 
-/// How many bytes of a key are copied at once.
+/// How long a key is that is put together at once.
 const BLOCK: usize = 16;
+
+/// By how many: the low bytes of a block.
+const LOW_BYTES: [u128; BLOCK + 1] = {
+    let (mut masks, mut len) = ([0; BLOCK + 1], 0);
+    while len < BLOCK {
+        masks[len + 1] = masks[len] << 8 | 0xff;
+        len += 1;
+    }
+    masks
+};
+
+/// An ASCII key in a block, and zeros behind it.
+struct Brief {
+    block: u128,
+    len: usize,
+}
 
 /// The keys of a document, sorted.
 pub(super) struct KeyList {
@@ -86,9 +102,19 @@ impl KeyList {
         };
         let (mut start, mut end, mut is_ascii) = (0, 0, true);
         for number in 0..count {
+            if let Some((key, rest)) = keys.next_brief(start, r.rest())
+                && end + key.len <= max.min(u32::MAX as usize)
+            {
+                r.skip_to(rest);
+                // A copy of a fixed size is two instructions, and what is too much is cut off.
+                keys.bytes.extend_from_slice(&key.block.to_le_bytes());
+                (start, end) = (end, end + key.len);
+                keys.bytes.truncate(end);
+                keys.ends.push(end as u32);
+                continue;
+            }
             let shared = r.vu57_up_to((end - start) as u64, "length of what keys share")? as usize;
             let rest_len = r.vu57("the length of a key")?;
-            let ahead: Option<&[u8; BLOCK]> = r.rest().first_chunk();
             let rest = r.take(rest_len, "a key")?;
             // Sorted: the first byte that differs is larger, or there was none.
             let in_order = match (keys.bytes.get(start + shared..end).and_then(<[u8]>::first), rest.first()) {
@@ -110,20 +136,8 @@ impl KeyList {
                     max,
                 });
             }
-            // Most are short: a copy of a fixed size is two instructions, and what is too much is cut off.
-            if shared <= BLOCK && start + BLOCK <= end {
-                keys.bytes.extend_from_within(start..start + BLOCK);
-                keys.bytes.truncate(end + shared);
-            } else {
-                keys.bytes.extend_from_within(start..start + shared);
-            }
-            match ahead {
-                Some(ahead) if rest.len() <= BLOCK => {
-                    keys.bytes.extend_from_slice(ahead);
-                    keys.bytes.truncate(total);
-                }
-                _ => keys.bytes.extend_from_slice(rest),
-            }
+            keys.bytes.extend_from_within(start..start + shared);
+            keys.bytes.extend_from_slice(rest);
             (start, end) = (end, total);
             // What it shares with one that is ASCII is too.
             is_ascii = is_ascii && rest.is_ascii() || keys.bytes[start..].is_ascii();
@@ -135,6 +149,27 @@ impl KeyList {
         }
         r.end()?;
         Ok(keys)
+    }
+
+    /// The key that stands next in some bytes behind the last one, which starts at `start`; and the bytes behind it. `None` if
+    /// it is unusual in any way.
+    #[inline(always)]
+    fn next_brief<'a>(&self, start: usize, bytes: &'a [u8]) -> Option<(Brief, &'a [u8])> {
+        let len = self.bytes.len() - start;
+        let &[shared, rest_len, ref ahead @ ..] = bytes.first_chunk::<{ BLOCK + 2 }>()?;
+        let (shared, rest_len) = (usize::from(shared), usize::from(rest_len));
+        if len == 0 || len > BLOCK || shared > len || rest_len == 0 || shared + rest_len > BLOCK {
+            return None;
+        }
+        let last = self.bytes.last_chunk::<BLOCK>()?;
+        // The bytes in front are those of keys before.
+        let last = u128::from_le_bytes(*last) >> (8 * (BLOCK - len)) & LOW_BYTES[len];
+        let (kept, more) = (last & LOW_BYTES[shared], u128::from_le_bytes(*ahead) & LOW_BYTES[rest_len]);
+        let is_ascii = (kept | more) & u128::from_le_bytes([0x80; BLOCK]) == 0;
+        // Sorted: the first byte that differs is larger, or there was none.
+        let in_order = shared == len || ((last >> (8 * shared)) as u8) < ahead[0];
+        let key = Brief { block: kept | more << (8 * shared), len: shared + rest_len };
+        (is_ascii && in_order).then_some((key, bytes.get(2 + rest_len..)?))
     }
 
     pub(super) fn get(&self, number: u32) -> Wtf8<'_> {
