@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -- TRACES [ROWS…]`, where TRACES is a folder with `automerge-paper.json.gz` and
 //! `friendsforever.concurrent.json.gz`, and ROWS are some of `local`, `messages`, `remote`, `concurrent`, `load`, `encode`,
-//! `sizes`, `memory`, `keys`, `large`, `b1`, `b2`, `b3`, or one row of the last such as `b1.4`; all without any. `WEFT_ROUNDS` is the number of
+//! `changed`, `sizes`, `memory`, `keys`, `large`, `b1`, `b2`, `b3`, or one row of the last such as `b1.4`; all without any. `WEFT_ROUNDS` is the number of
 //! rounds (3); they are interleaved and the best of each counts, so that what else the machine does weighs on all alike. `WEFT_JSON_JOY` names a
 //! folder whose `node_modules` have json-joy 17.67.0 (`npm ci` in `crates/crdt-core/tests/json-joy` makes one); without it json-joy is left out.
 //! Every run ends in an assertion on what it made; one that takes too long is given up, and the row says so.
@@ -28,13 +28,14 @@ fn main() {
     let concurrent = format!("{traces}/friendsforever.concurrent.json.gz");
     let trace = text::trace(&format!("{traces}/automerge-paper.json.gz"));
     println!("| work | weft | others | goal |\n|---|---|---|---|");
-    let rows: [(&str, &dyn Fn()); 13] = [
+    let rows: [(&str, &dyn Fn()); 14] = [
         ("local", &|| text::local(&trace, &plan)),
         ("messages", &|| text::messages(&trace, &plan)),
         ("remote", &|| text::remote(&trace, &plan)),
         ("concurrent", &|| text::concurrent(&concurrent, &plan)),
         ("load", &|| text::load(&trace, &plan)),
         ("encode", &|| text::encode(&trace, &plan)),
+        ("changed", &|| text::encode_changed(&trace, &plan)),
         ("sizes", &|| text::sizes(&trace, &plan)),
         ("memory", &|| text::memory(&trace)),
         ("keys", &|| json::keys(&plan)),

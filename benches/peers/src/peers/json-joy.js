@@ -248,6 +248,15 @@ const rows = {
     const model = Model.fromBinary(paperBytes());
     return timed(model, (model) => model.toBinary(), (bytes) => check(bytes.length > 50000, 'a snapshot'));
   },
+  'change and save': () => {
+    const model = Model.fromBinary(paperBytes()).fork(100002);
+    const change = [[Math.floor(paper().end.length / 2), 0, '!']];
+    return timed(
+      model,
+      (model) => type(model, change).toBinary(),
+      (bytes) => check(bytes.length > 50000, 'a snapshot'),
+    );
+  },
   size: () => paperBytes().length,
   keys: () => timed([create(0), create(1)], ([one, other]) => {
     apply(other, [setAll(one, entries())]);

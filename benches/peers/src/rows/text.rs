@@ -272,6 +272,28 @@ pub fn encode(trace: &Trace, plan: &Plan) {
     row.run(plan.rounds);
 }
 
+/// A server writes after changes: what was kept of the last writing is no more than a part of this one.
+pub fn encode_changed(trace: &Trace, plan: &Plan) {
+    let edit = [Edit::insert(trace.end.len() / 2, "!")];
+    let mut row = Row::new("make one more edit and write it", "ms").goal(2.5, "loro");
+    macro_rules! add {
+        ($peer:ident) => {
+            let mut peer = typed::<$peer>(trace);
+            let edit = &edit;
+            row.add($peer::NAME, move || {
+                let work = |()| {
+                    peer.type_all(edit, None);
+                    peer.save()
+                };
+                timed((), work, |bytes| assert!(bytes.len() > 50_000))
+            });
+        };
+    }
+    each_text_peer!(add);
+    row.add_js(plan, "change and save");
+    row.run(plan.rounds);
+}
+
 /// The document's history: a patch for each edit.
 fn history(trace: &Trace) -> Log {
     let mut peer = Weft::new(0);
