@@ -1,12 +1,16 @@
 //! Who may keep a connection: so many at a time, and none that says nothing.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -18,8 +22,9 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// Connections at a time, each a file of the program, of which systems allow 1024 by custom. Above it whoever comes waits
-/// until one ends.
+/// Connections at a time, each a file of the program, of which systems allow 1024 by custom. Above it the one goes that has
+/// waited longest for its first answer: whoever asks at once is answered at once, and only a flood is that slow. When all
+/// have been answered, whoever comes waits until one ends.
 const CONNECTIONS_MAX: usize = 512;
 /// How long a connection may take until its first request is answered.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -29,13 +34,84 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// A listener that gives each connection a place and a deadline.
 pub(crate) struct Door {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    rooms: Rooms,
 }
 
 impl Door {
     pub(crate) fn new(listener: TcpListener) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self { listener, rooms: Rooms::new(CONNECTIONS_MAX) }
     }
+}
+
+/// The places, and who has one without having been answered.
+struct Rooms {
+    places: Arc<Semaphore>,
+    /// In the order in which they came. One that was answered or has gone is taken out when its turn comes.
+    strangers: VecDeque<Weak<Stranger>>,
+    max: usize,
+}
+
+/// What the door and a connection know of it both.
+#[derive(Default)]
+struct Stranger {
+    answered: AtomicBool,
+    gives_way: AtomicBool,
+    /// Wakes the connection to see that it is to give way. Never held across an await.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Stranger {
+    fn give_way(&self) {
+        self.gives_way.store(true, Relaxed);
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether it is to give way; if not yet, it is woken then.
+    fn is_to_go(&self, cx: &Context<'_>) -> bool {
+        if !self.answered.load(Relaxed) {
+            // First the waker, then the look: who sets it afterwards wakes us.
+            *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        }
+        self.gives_way.load(Relaxed)
+    }
+}
+
+impl Rooms {
+    fn new(max: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(max)), strangers: VecDeque::new(), max }
+    }
+
+    /// A place for one that has come. If there is none, the oldest that was not answered makes room.
+    async fn place(&mut self) -> Place {
+        let free = Arc::clone(&self.places).try_acquire_owned().ok();
+        let permit = match free {
+            Some(permit) => permit,
+            None => {
+                while let Some(oldest) = self.strangers.pop_front() {
+                    let waits = |stranger: &Arc<Stranger>| !stranger.answered.load(Relaxed);
+                    if let Some(stranger) = oldest.upgrade().filter(waits) {
+                        stranger.give_way();
+                        break;
+                    }
+                }
+                Arc::clone(&self.places).acquire_owned().await.expect("places are never closed")
+            }
+        };
+        if self.strangers.len() >= 2 * self.max {
+            self.strangers.retain(|stranger| stranger.strong_count() > 0);
+        }
+        let stranger = Arc::new(Stranger::default());
+        self.strangers.push_back(Arc::downgrade(&stranger));
+        Place { stranger, _permit: permit }
+    }
+}
+
+/// Held by a connection until it ends.
+struct Place {
+    stranger: Arc<Stranger>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Listener for Door {
@@ -43,8 +119,9 @@ impl Listener for Door {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        let place = Arc::clone(&self.places).acquire_owned().await.expect("places are never closed");
+        // First the newcomer: somebody has to go only when somebody comes.
         let (stream, address) = Listener::accept(&mut self.listener).await;
+        let place = self.rooms.place().await;
         // What people type is small and must not wait for more.
         let _ = stream.set_nodelay(true);
         (Guest::new(stream, place), address)
@@ -65,12 +142,12 @@ pub(crate) struct Guest<S> {
     stream: S,
     answered: bool,
     ends: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl<S> Guest<S> {
-    fn new(stream: S, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, answered: false, ends: Box::pin(sleep(FIRST_ANSWER_MAX)), _place: place }
+    fn new(stream: S, place: Place) -> Self {
+        Self { stream, answered: false, ends: Box::pin(sleep(FIRST_ANSWER_MAX)), place }
     }
 
     /// Something went to and fro. A request that never ends is no reason to wait for longer.
@@ -88,6 +165,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guest<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.place.stranger.is_to_go(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         if read.is_ready() {
             this.is_alive();
@@ -106,6 +186,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guest<S> {
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
         if matches!(written, Poll::Ready(Ok(1..))) {
             this.answered = true;
+            this.place.stranger.answered.store(true, Relaxed);
             this.is_alive();
         }
         written
@@ -126,16 +207,63 @@ mod tests {
 
     use super::*;
 
-    fn guest() -> (Guest<DuplexStream>, DuplexStream, Arc<Semaphore>) {
-        let places = Arc::new(Semaphore::new(1));
-        let place = Arc::clone(&places).try_acquire_owned().expect("a place");
+    async fn enter(rooms: &mut Rooms) -> (Guest<DuplexStream>, DuplexStream) {
         let (near, far) = duplex(64);
-        (Guest::new(near, place), far, places)
+        (Guest::new(near, rooms.place().await), far)
+    }
+
+    async fn guest() -> (Guest<DuplexStream>, DuplexStream, Arc<Semaphore>) {
+        let mut rooms = Rooms::new(1);
+        let (guest, far) = enter(&mut rooms).await;
+        (guest, far, rooms.places)
+    }
+
+    /// A connection as the server has it: it reads until there is nothing more to read.
+    fn served(mut guest: Guest<DuplexStream>) -> tokio::task::JoinHandle<io::Result<u8>> {
+        tokio::spawn(async move { guest.read_u8().await })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newcomer_is_served_at_once_in_place_of_the_oldest_that_says_nothing() {
+        let mut rooms = Rooms::new(3);
+        let start = now();
+        let (mut first, _far) = enter(&mut rooms).await;
+        first.write_all(b"welcome").await.unwrap();
+        let first = served(first);
+        let mut silent = Vec::new();
+        let mut kept = Vec::new();
+        for _ in 0..20 {
+            let (guest, far) = enter(&mut rooms).await;
+            silent.push(served(guest));
+            kept.push(far);
+            assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits");
+            tokio::task::yield_now().await;
+        }
+        // The two that came last are still there, and the one that was answered.
+        let last = silent.split_off(18);
+        for gone in silent {
+            assert_eq!(gone.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        }
+        assert!(!first.is_finished() && last.iter().all(|guest| !guest.is_finished()));
+        assert!(rooms.strangers.len() <= 6, "{}", rooms.strangers.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_who_was_answered_gives_way() {
+        let mut rooms = Rooms::new(1);
+        let (mut guest, mut far) = enter(&mut rooms).await;
+        guest.write_all(b"welcome").await.unwrap();
+        let comes = tokio::time::timeout(Duration::from_secs(1), rooms.place());
+        assert!(comes.await.is_err(), "there is no room");
+        far.write_all(b"x").await.unwrap();
+        assert_eq!(guest.read_u8().await.unwrap(), b'x');
+        drop(guest);
+        rooms.place().await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_never_ends_does_not_keep_its_place() {
-        let (mut guest, mut far, places) = guest();
+        let (mut guest, mut far, places) = guest().await;
         let start = now();
         let trickle = tokio::spawn(async move {
             while far.write_all(b"x").await.is_ok() {
@@ -156,7 +284,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_answered_may_stay_as_long_as_something_is_said() {
-        let (mut guest, mut far, _) = guest();
+        let (mut guest, mut far, _) = guest().await;
         guest.write_all(b"welcome").await.unwrap();
         for _ in 0..5 {
             sleep(SILENCE_MAX - Duration::from_secs(1)).await;
