@@ -14,7 +14,7 @@ use crdt_sync::{
     SyncDocument as _, SyncError, SyncManager, SyncMessage, Syncer as _, Want,
     dag::Link,
     discovery::{MemoryPeerDiscovery, MemoryPeers, StaticPeerDiscovery},
-    session::{SessionEvent, SessionOptions, SyncMode, TrickleOptions},
+    session::{Refusal, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
     store::PatchPage,
 };
 use serde_json::{Value as Json, json};

@@ -67,20 +67,25 @@ impl PeerDiscovery for MemoryPeerDiscovery {
     }
 
     async fn close(&self) {
-        self.list.change(|members| {
-            members.remove(&self.own);
-        });
+        self.leave();
         self.set.close();
     }
 }
 
-impl Drop for MemoryPeerDiscovery {
-    fn drop(&mut self) {
+impl MemoryPeerDiscovery {
+    /// A later one under the same name stays: the replica has been started again.
+    fn leave(&self) {
         self.list.change(|members| {
             if members.get(&self.own).is_some_and(|set| Arc::ptr_eq(set, &self.set)) {
                 members.remove(&self.own);
             }
         });
+    }
+}
+
+impl Drop for MemoryPeerDiscovery {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -103,5 +108,21 @@ mod tests {
         assert_eq!(at_a.next().await, Some(PeerChange::Down(b)));
         at_a.close().await;
         assert_eq!(at_a.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn who_goes_late_does_not_take_its_successor_along() {
+        let list = MemoryPeers::new();
+        let [a, b] = ["a", "b"].map(|name| PeerId::new(name).unwrap());
+        let at_a = MemoryPeerDiscovery::new(&list, a);
+        at_a.start().await.unwrap();
+        let before = MemoryPeerDiscovery::new(&list, b.clone());
+        before.start().await.unwrap();
+        let after = MemoryPeerDiscovery::new(&list, b.clone());
+        after.start().await.unwrap();
+        before.close().await;
+        assert_eq!(at_a.peers().await.unwrap(), vec![b]);
+        after.close().await;
+        assert_eq!(at_a.peers().await.unwrap(), vec![]);
     }
 }

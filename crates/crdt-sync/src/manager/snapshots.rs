@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector, Timestamp};
+use crdt_core::{SessionId, StateVector};
 
 use super::{
     SyncError,
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     DocumentError, Fold, PatchStoreError, PeerId, SnapshotHead, Want,
     dag::{Heads, Walk, snapshot},
-    session::{Input, Page, ReadWhat, Refusal, SessionEvent, WALK_PAGE_NODES_MAX},
+    session::{Input, Page, ReadWhat, Refusal, WALK_PAGE_NODES_MAX},
     store::PatchPage,
 };
 
@@ -310,8 +310,7 @@ impl Driver {
         // top of. Of our own session nobody has more than we do.
         let (session, stored) = (self.parts.options.session, self.machine.stored().clone());
         if vector.get(&session) > stored.get(&session) {
-            let id = Timestamp::new(session, vector.get(&session));
-            self.report(SessionEvent::Refused(Refusal::SessionUsedTwice(id)));
+            self.machine.own_session_is_ahead(vector.get(&session));
             return Ok(Input::InstallFailed);
         }
         let (owners, mut fold, mut heads) = match self.open(&vector, &bytes) {

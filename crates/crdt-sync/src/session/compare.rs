@@ -34,6 +34,8 @@ pub(super) struct Comparison {
     reconciler: Reconciler,
     /// Stands for the peer's vector.
     digest: Option<u64>,
+    /// How many symbols were asked for.
+    asked: usize,
     restarts: usize,
 }
 
@@ -46,13 +48,14 @@ impl Session {
         if self.pull.is_none() {
             let reconciler = Reconciler::new(self.stored.clone(), self.jitter.next());
             self.counters.compared += 1;
-            self.ask_symbols(now, id, Comparison { reconciler, digest: None, restarts: 0 });
+            self.ask_symbols(now, id, Comparison { reconciler, digest: None, asked: 0, restarts: 0 });
         }
     }
 
-    fn ask_symbols(&mut self, now: Duration, to: PeerId, comparison: Comparison) {
+    fn ask_symbols(&mut self, now: Duration, to: PeerId, mut comparison: Comparison) {
         let (salt, from) = (comparison.reconciler.salt(), comparison.reconciler.taken());
-        let count = from.clamp(SYMBOLS_FIRST, SYMBOLS_PAGE_MAX) as u64;
+        comparison.asked = from.clamp(SYMBOLS_FIRST, SYMBOLS_PAGE_MAX);
+        let count = comparison.asked as u64;
         let id = self.request(now, to.clone(), Stage::Compare(Box::new(comparison)));
         self.send(to, SyncMessage::Compare { id, salt, from: from as u64, count });
     }
@@ -103,8 +106,9 @@ impl Session {
             return self.ask_symbols(now, from.clone(), *comparison);
         }
         comparison.digest = Some(digest);
-        if symbols.is_empty() || symbols.len() > SYMBOLS_PAGE_MAX {
-            return self.unhelpful(now, from, "sent no symbols, or too many");
+        // There are as many as anybody likes. Who sends fewer only keeps us from asking somebody else.
+        if symbols.len() != comparison.asked {
+            return self.unhelpful(now, from, "sent fewer symbols than it was asked for, or more");
         }
         match comparison.reconciler.take(symbols) {
             Err(_) => self.unhelpful(now, from, "sent symbols of no state vector"),

@@ -34,7 +34,9 @@ pub enum Refusal {
     /// No replica can have made it.
     #[error(transparent)]
     Invalid(#[from] InvalidRecord),
-    /// Two replicas use one session id: each must take a new one.
+    /// Two replicas use one session id: each must take a new one. (Or there is one, and its store went back to an earlier
+    /// state, from a backup, say.) A replica that learns this of its own session takes no edits any more until it is started
+    /// under a new one; it can then take in what it had written under the old one, too.
     #[error("patch {0} is not the one known here: its session is used by two replicas")]
     SessionUsedTwice(Timestamp),
     /// Its author may not write it, or did not.

@@ -21,7 +21,7 @@ mod trickle;
 
 use std::{collections::VecDeque, time::Duration};
 
-use crdt_core::{SessionId, StateVector};
+use crdt_core::{SessionId, StateVector, Timestamp};
 
 pub(crate) use digest::Jitter;
 pub use digest::digest;
@@ -64,6 +64,10 @@ pub struct Session {
     ask_at: Option<Duration>,
     /// Until then patches are asked for and no snapshots: one could not be taken over.
     no_offers_until: Duration,
+    /// How often a snapshot has come too slowly since one came whole; each time the next may take twice as long.
+    too_slow: u32,
+    /// A patch of the own session that was not made here.
+    used_twice: Option<Timestamp>,
     requests: u64,
     reads: usize,
     trickle: Trickle,
@@ -110,6 +114,8 @@ impl Session {
             pull: None,
             ask_at: None,
             no_offers_until: Duration::ZERO,
+            too_slow: 0,
+            used_twice: None,
             requests: 0,
             reads: 0,
             jitter,
@@ -207,7 +213,13 @@ impl Session {
     }
 
     /// Why a patch of the application would be refused, if it would be.
+    ///
+    /// Once somebody else is known to have used the session, every patch is: after a restore from a backup, say, others have
+    /// what was written since, and none of them could ever take what is written in its place.
     pub fn local_refusal(&self, record: &PatchRecord) -> Option<Refusal> {
+        if let Some(id) = self.used_twice {
+            return Some(Refusal::SessionUsedTwice(id));
+        }
         let (sid, own) = (record.session(), self.options.session);
         let next = || sid == own && self.readiness(record) == Readiness::Ready;
         match record.check() {
@@ -354,7 +366,17 @@ impl Session {
         }
     }
 
+    /// A snapshot holds more of the own session than was made here.
+    pub(crate) fn own_session_is_ahead(&mut self, last: u64) {
+        self.refuse(Refusal::SessionUsedTwice(Timestamp::new(self.options.session, last)));
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
+        if let Refusal::SessionUsedTwice(id) = refusal
+            && id.sid == self.options.session
+        {
+            self.used_twice.get_or_insert(id);
+        }
         self.counters.refused += 1;
         self.outputs.push_back(Output::Event(SessionEvent::Refused(refusal).into()));
     }
@@ -367,6 +389,7 @@ impl Session {
         if self.trickle.tick(now, &mut self.jitter) {
             self.announce(None);
         }
+        self.peers.forget_strangers(now);
         self.tick_pull(now);
         self.tick_peers(now);
         if self.ask_at.is_some_and(|at| at <= now) {

@@ -45,6 +45,8 @@ pub(super) struct Peer {
     /// Not asked before that.
     pub(super) distrusted_until: Duration,
     heard_at: Duration,
+    /// Discovery says that it is there.
+    found: bool,
     /// When it was told our state, to bound what a peer can make us send.
     told_at: Option<Duration>,
     /// A page is being read for it; a second one at the same time is not.
@@ -94,11 +96,21 @@ pub(super) struct Peers {
     maybe_ahead: bool,
     /// No peer is to be asked before that.
     probes_from: Duration,
+    /// When to look for strangers again.
+    strangers_from: Duration,
 }
+
+/// How long somebody is remembered whom discovery does not name and who says nothing: one who left while a last word was
+/// under way, or made up a name. What such a peer has is not known, and what a known peer may lack is never folded, so that
+/// without an end each of them would keep the log from ever getting shorter.
+const STRANGER_MAX: Duration = Duration::from_secs(60);
+/// How often strangers are looked for.
+const STRANGERS_PAUSE: Duration = Duration::from_secs(10);
 
 impl Peers {
     pub(super) fn new(max: usize) -> Self {
-        Self { known: BTreeMap::new(), max, maybe_ahead: false, probes_from: Duration::MAX }
+        let (maybe_ahead, probes_from, strangers_from) = (false, Duration::MAX, Duration::ZERO);
+        Self { known: BTreeMap::new(), max, maybe_ahead, probes_from, strangers_from }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -137,6 +149,14 @@ impl Peers {
         let peer = self.known.entry(id.clone()).or_default();
         peer.heard_at = now;
         peer
+    }
+
+    /// Forgets those whom discovery does not name and who have been silent for long.
+    pub(super) fn forget_strangers(&mut self, now: Duration) {
+        if now >= self.strangers_from {
+            self.strangers_from = now + STRANGERS_PAUSE;
+            self.known.retain(|_, peer| peer.found || now < peer.heard_at + STRANGER_MAX);
+        }
     }
 
     pub(super) fn wakes_at(&self) -> Option<Duration> {
@@ -237,6 +257,7 @@ impl Session {
         let at = if self.stored.is_empty() { now } else { now + self.options.settle };
         let digest = self.own_digest().wrapping_add(1);
         let peer = self.peers.heard(&id, now);
+        peer.found = true;
         if peer.vector.is_none() && peer.probe.is_none() {
             // Nothing is known of it yet, which is as good as a difference.
             self.peers.probe(&id, at, digest);

@@ -14,6 +14,11 @@ use crate::{
 /// How long no snapshots are asked for after one could not be taken over.
 const NO_OFFERS: Duration = Duration::from_secs(60);
 
+/// A snapshot may take a request's timeout for each such part of a page, and one more: with the standard options 21 KiB/s.
+const SLOW_PAGE_PART: usize = 4;
+/// Each that came too slowly doubles the time for the next, so often at the most: whose line is slow gets there, too.
+const TOO_SLOW_MAX: u32 = 8;
+
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Pull {
@@ -39,6 +44,8 @@ pub(super) enum Stage {
     Snapshot {
         head: SnapshotHead,
         got: BytesMut,
+        /// When the first part was asked for.
+        since: Duration,
     },
     /// The driver is putting the snapshot in place.
     Installing,
@@ -133,14 +140,22 @@ impl Session {
         } else if self.accepted.contains(&head.vector) || head.len_bytes == 0 {
             self.unhelpful(now, from, "offered a snapshot with nothing new");
         } else {
-            self.fetch(now, from.clone(), head, BytesMut::new());
+            self.fetch(now, from.clone(), head, (BytesMut::new(), now));
         }
     }
 
-    fn fetch(&mut self, now: Duration, from: PeerId, head: SnapshotHead, got: BytesMut) {
+    fn fetch(&mut self, now: Duration, from: PeerId, head: SnapshotHead, (got, since): (BytesMut, Duration)) {
         let (hash, offset) = (head.hash, got.len() as u64);
-        let id = self.request(now, from.clone(), Stage::Snapshot { head, got });
+        let id = self.request(now, from.clone(), Stage::Snapshot { head, got, since });
         self.send(from, SyncMessage::Fetch { id, hash, offset });
+    }
+
+    /// How long a snapshot may take of which so many bytes are here. Each part comes within a timeout, but a peer that sends
+    /// a byte at a time would keep us from asking anybody else for as long as it likes.
+    fn patience(&self, got_bytes: usize) -> Duration {
+        let pages = got_bytes / (self.options.page_bytes_max / SLOW_PAGE_PART).max(1);
+        let timeouts = u32::try_from(pages).unwrap_or(u32::MAX).saturating_add(1);
+        self.options.request_timeout.saturating_mul(timeouts).saturating_mul(1 << self.too_slow)
     }
 
     pub(super) fn on_part(
@@ -152,7 +167,7 @@ impl Session {
         bytes: &Bytes,
     ) {
         let Some(pull) = self.answered(from, id) else { return };
-        let Stage::Snapshot { head, mut got } = pull.stage else {
+        let Stage::Snapshot { head, mut got, since } = pull.stage else {
             return self.unhelpful(now, from, "sent a part of a snapshot for something else");
         };
         let left = head.len_bytes - got.len() as u64;
@@ -161,7 +176,11 @@ impl Session {
         }
         got.extend_from_slice(bytes);
         if (bytes.len() as u64) < left {
-            return self.fetch(now, from.clone(), head, got);
+            if now.saturating_sub(since) > self.patience(got.len()) {
+                self.too_slow = (self.too_slow + 1).min(TOO_SLOW_MAX);
+                return self.unhelpful(now, from, "sends a snapshot too slowly");
+            }
+            return self.fetch(now, from.clone(), head, (got, since));
         }
         self.request(now, from.clone(), Stage::Installing);
         self.outputs.push_back(Output::Install { head: head.into(), bytes: got.freeze() });
@@ -170,6 +189,7 @@ impl Session {
     pub(super) fn installed(&mut self, now: Duration, vector: &StateVector<SessionId>, heads: Heads) {
         self.counters.installed += 1;
         self.pull = None;
+        self.too_slow = 0;
         for (record, origin) in &mut self.storing {
             if *origin != Origin::Local && record.last() <= vector.get(&record.session()) {
                 *origin = Origin::Contained;

@@ -132,6 +132,49 @@ async fn a_failed_read_costs_a_page_and_a_failed_append_is_told() {
     };
     let error = tokio::time::timeout(PATIENCE, told).await.expect("it is told");
     assert_eq!(error, "patch store failed: as the test wants it");
+    let watcher = MemoryPeerDiscovery::new(&group.peers, PeerId::new("watcher").unwrap());
+    watcher.start().await.unwrap();
+    let only_late = async {
+        while watcher.peers().await.unwrap().len() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, only_late).await.expect("who has stopped is no peer any more");
+}
+
+/// A store that was put back from a backup knows less of the session than the others do.
+#[tokio::test]
+async fn a_replica_whose_store_went_back_is_told_and_acknowledges_nothing_more() {
+    let group = Group::new();
+    let store = Arc::new(MemoryPatchStore::new());
+    let first = group.join_with(1, EncodingFormat::Binary, Arc::clone(&store) as _).await;
+    let other = group.join(2, EncodingFormat::Binary).await;
+    first.edit(|model| model.api().root(json(json!({"a": 1})))).await;
+    let backup = kept_of(&*store, first.document.session()).await;
+    first.edit(|model| model.api().obj("").unwrap().set([("b", 2)])).await;
+    other.sees(&json(json!({"a": 1, "b": 2}))).await;
+    first.manager.stop().await;
+
+    let store = Arc::new(MemoryPatchStore::new());
+    store.append(&backup).await.unwrap();
+    let again = group.join_with(1, EncodingFormat::Binary, Arc::clone(&store) as _).await;
+    let used_twice = async {
+        while again.manager.status().await.unwrap().counters.refused == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, used_twice).await.expect("it learns what it wrote");
+    let patch = again.document.edit(|model| model.api().obj("").unwrap().set([("c", 3)])).unwrap().unwrap();
+    let error = again.manager.apply_patch(&patch).await.unwrap_err();
+    assert!(matches!(error, SyncError::Refused(Refusal::SessionUsedTwice(_))), "{error}");
+    assert_eq!(kept_of(&*store, again.document.session()).await, backup, "nothing was stored");
+    again.manager.stop().await;
+
+    // Under a new session all of it is there, and it goes on.
+    let anew = group.join_with(3, EncodingFormat::Binary, store).await;
+    anew.sees(&json(json!({"a": 1, "b": 2}))).await;
+    anew.edit(|model| model.api().obj("").unwrap().set([("c", 3)])).await;
+    other.sees(&json(json!({"a": 1, "b": 2, "c": 3}))).await;
 }
 
 /// A database that fails over: what is edited meanwhile is acknowledged when it is back, once, and reaches the others.

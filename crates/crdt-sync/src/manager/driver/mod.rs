@@ -95,6 +95,8 @@ impl Driver {
     ) {
         self.commands = Some(senders);
         let ended = self.serve(&mut commands).await;
+        // Nobody is here any more to ask, whether it was stopped, dropped or ended by its store.
+        self.parts.discovery.close().await;
         // Whoever still waits is told that nothing more will come, by the drop of the senders.
         if let Err(error) = ended {
             tracing::error!(%error, "synchronisation stopped");

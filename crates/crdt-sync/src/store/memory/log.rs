@@ -220,7 +220,7 @@ mod tests {
             id in (0u64..1 << 53, 1u64..1 << 53), span in 1u64..1 << 40, prev: u64,
             needs in prop::collection::vec((0u64..1 << 53, any::<u64>()), 0..4),
             patch in prop_oneof![
-                prop::collection::vec(any::<u8>(), 0..60), prop::collection::vec(any::<u8>(), 2000..3000)
+                prop::collection::vec(any::<u8>(), 0..60), prop::collection::vec(any::<u8>(), 700..900)
             ],
             proof in prop::collection::vec(any::<u8>(), 0..80),
             links in prop::collection::vec((0u64..1 << 53, any::<u64>(), any::<[u8; 32]>()), 0..4),
@@ -236,7 +236,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read_and_found(records in prop::collection::vec(records(), 0..40), middle in 0usize..40) {
+        fn what_was_written_is_read_and_found(records in prop::collection::vec(records(), 0..20), middle in 0usize..20) {
             let mut log = Log::default();
             let mut places = Vec::new();
             let mut seen = Place::default();
