@@ -148,9 +148,19 @@ async fn a_service_compacts_by_itself() {
         write(&service, "a", n).await;
         write(&service, "b", n).await;
     }
-    assert_eq!((oldest(&service, "a").await, oldest(&service, "b").await), (1, 1));
+    // Of one that is deleted the history goes too.
+    for n in 0..5 {
+        write(&service, "gone", n).await;
+    }
+    let by = WriteOptions::by(ClientId::new("p").unwrap());
+    service.write(&id("gone"), &PushOp::Delete, by).await.unwrap();
+    let oldest_of_all =
+        async || (oldest(&service, "a").await, oldest(&service, "b").await, oldest(&service, "gone").await);
+    assert_eq!(oldest_of_all().await, (1, 1, 1));
     seconds(3601).await;
-    assert_eq!((oldest(&service, "a").await, oldest(&service, "b").await), (5, 5));
+    assert_eq!(oldest_of_all().await, (5, 5, 5));
     assert_eq!(service.latest(&id("a")).await.unwrap().value(), json!({"n": 5}));
+    assert_eq!(service.state_at(&id("gone"), 4).await.unwrap().value(), json!({"n": 3}));
+    assert_eq!(service.latest(&id("gone")).await.unwrap().value(), json!(null));
     service.close().await.unwrap();
 }

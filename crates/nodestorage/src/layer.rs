@@ -68,6 +68,8 @@ layer! {
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError>;
     /// [`Storage::list`].
     async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError>;
+    /// [`Storage::list_deleted`].
+    async fn list_deleted(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<DocumentId>, StorageError>;
     /// [`Storage::find_many`].
     async fn find_many(&self, query: Query) -> Result<Page, StorageError>;
     /// [`Storage::explain`].

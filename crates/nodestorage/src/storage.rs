@@ -50,6 +50,14 @@ pub trait Storage: Send + Sync {
     /// Reads documents in the order of their ids, those after `after`, at most `limit`.
     async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError>;
 
+    /// The ids of documents that are deleted and of which changes are left, in their order, those after `after`, at most
+    /// `limit`. For those who let go of old changes: nobody else can name them.
+    async fn list_deleted(
+        &self,
+        after: Option<&DocumentId>,
+        limit: usize,
+    ) -> Result<Vec<DocumentId>, StorageError>;
+
     /// Answers a [`Query`]: filter, order, fields, a page at a time.
     ///
     /// Without an index of its own a backend reads all documents of the collection, a few at a time, and holds one page.

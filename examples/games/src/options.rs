@@ -1,10 +1,13 @@
 //! The command line.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use axum::http::HeaderName;
 use clap::Parser;
-use eventsync::http::{Allowance, ClientAddress};
+use eventsync::{
+    EventCompactor, SnapshotPolicy,
+    http::{Allowance, ClientAddress},
+};
 
 /// Games edited in several browsers at once.
 ///
@@ -25,6 +28,8 @@ Examples:
   games --listen 0.0.0.0:8080 --jwt-secret FILE
                                            for others too, who show a token
   games --jwt-secret FILE --make-token me  such a token; open the page with #token=… behind its address
+  games --snapshot-age 10m --keep-events 1000 --keep-age 90d
+                                           a shorter history, by number and age
   RUST_LOG=eventsync=debug games           more to read
 
 Press ctrl-c, or send SIGTERM, to stop: requests under way are answered, clients are told to come back."
@@ -59,6 +64,24 @@ pub(crate) struct Options {
     /// and then where it tells nothing. Nothing is lost when Redis is away, and no game goes over it.
     #[arg(long, value_name = "URL", requires = "store", value_parser = redis_url)]
     pub(crate) wake: Option<String>,
+
+    /// Keep a snapshot of a game when a change of it that is in none is this old: 30s, 10m, 12h or 7d.
+    ///
+    /// Every hundredth change brings one in any case. Who comes back after long starts from a snapshot.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub(crate) snapshot_age: Option<Duration>,
+
+    /// Let go of old changes, but for the last so many of each game.
+    ///
+    /// With --keep-age a change goes when it is neither among the last nor young enough. The game as it is stays, and so does
+    /// the state that the changes that are left begin with; who was away for longer starts from that. It is looked at the
+    /// start and every hour. Without either, all changes stay.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) keep_events: Option<u64>,
+
+    /// Let go of changes that are older than this, but for the last --keep-events of each game: 30s, 10m, 12h or 90d.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub(crate) keep_age: Option<Duration>,
 
     /// Let in only who shows a token that is signed with the secret in this file: a JSON Web Token, HS256.
     ///
@@ -114,6 +137,19 @@ pub(crate) enum Cache {
 }
 
 impl Options {
+    /// When snapshots are made.
+    pub(crate) fn snapshots(&self) -> SnapshotPolicy {
+        SnapshotPolicy { age: self.snapshot_age, ..SnapshotPolicy::STANDARD }
+    }
+
+    /// What goes of the history; `None`: nothing does.
+    pub(crate) fn compaction(&self) -> Option<EventCompactor> {
+        match (self.keep_events, self.keep_age) {
+            (None, None) => None,
+            (keep, age) => Some(EventCompactor { keep: keep.unwrap_or(0), age }),
+        }
+    }
+
     /// What one address, or one name, may do.
     pub(crate) fn allowance(&self) -> Allowance {
         Allowance::new(self.requests_per_second, self.connections_each)
@@ -132,6 +168,24 @@ impl Options {
             (None, Some(_)) => Cache::None,
         }
     }
+}
+
+/// A number and its unit.
+fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || "a whole number and its unit, as in 30s, 10m, 12h or 90d".to_owned();
+    let digits = text.len() - text.chars().next_back().map_or(0, char::len_utf8);
+    let (number, unit) = text.split_at(digits);
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return Err(wrong()),
+    };
+    // A sign would be taken too.
+    let number = Some(number).filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let number: u32 = number.and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
 fn cache(name: &str) -> Result<Cache, String> {
@@ -191,6 +245,25 @@ mod tests {
         assert_eq!(cache(&["--cache", "none"]), Ok(Cache::None));
         assert_eq!(cache(&["--cache", "redis://h:1"]), Ok(Cache::Redis("redis://h:1".to_owned())));
         assert!(cache(&["--cache", "moka"]).unwrap_err().contains("memory, none"));
+    }
+
+    #[test]
+    fn a_history_is_kept_by_number_and_age() {
+        let parse = |more: &[&str]| Options::try_parse_from(["games"].iter().chain(more));
+        let kept = |more: &[&str]| parse(more).unwrap().compaction();
+        let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+        assert_eq!(kept(&[]), None);
+        assert_eq!(kept(&["--keep-events", "5"]), Some(EventCompactor { keep: 5, age: None }));
+        assert_eq!(kept(&["--keep-age", "90d"]), Some(EventCompactor { keep: 0, age: days(90) }));
+        let both = kept(&["--keep-age", "48h", "--keep-events", "5"]);
+        assert_eq!(both, Some(EventCompactor { keep: 5, age: days(2) }));
+        assert_eq!(parse(&[]).unwrap().snapshots(), SnapshotPolicy::STANDARD);
+        let aged = parse(&["--snapshot-age", "2m"]).unwrap().snapshots();
+        assert_eq!((aged.age, aged.every), (Some(Duration::from_secs(120)), SnapshotPolicy::STANDARD.every));
+        for wrong in ["", "d", "5", "-5d", "+5d", "5 d", "1.5h", "5w", "5é", "4294967296s"] {
+            let refused = parse(&[&format!("--keep-age={wrong}")]).unwrap_err().to_string();
+            assert!(refused.contains("30s, 10m") || wrong.is_empty(), "{wrong}: {refused}");
+        }
     }
 
     #[test]

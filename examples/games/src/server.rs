@@ -3,7 +3,7 @@
 use std::{future::Future, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use eventsync::{
-    EventSyncStorage, PersistentVectorClockManager, SnapshotPolicy, SyncService, SyncServiceOptions,
+    EventSyncStorage, PersistentVectorClockManager, SyncService, SyncServiceOptions,
     http::{self, Door, HttpOptions, Peer},
     shelf::{EmbeddedShelf, MongoShelf, Shelf},
 };
@@ -122,7 +122,7 @@ async fn open(options: &Options) -> Result<Opened, String> {
     let store = opening.await.map_err(|e| at("can't open the store", &e))?;
     let store = store.map_err(|e| at("can't open the store", &e))?;
     let shelf = EmbeddedShelf::open(data.join("shelf")).map_err(|e| at("can't open the shelf", &e))?;
-    wire(Arc::new(store), Arc::new(shelf), options.cache(), &at).await
+    wire(Arc::new(store), Arc::new(shelf), options, &at).await
 }
 
 async fn open_database(uri: &str, options: &Options) -> Result<Opened, String> {
@@ -130,18 +130,18 @@ async fn open_database(uri: &str, options: &Options) -> Result<Opened, String> {
     let store = MongoStore::connect(uri, MongoOptions::default()).await;
     let store = store.map_err(|e| at("can't keep data", &e))?;
     let shelf = Arc::new(MongoShelf::new(&store));
-    wire(Arc::new(store), shelf, options.cache(), &at).await
+    wire(Arc::new(store), shelf, options, &at).await
 }
 
 /// From a store and what is kept beside it to the service. `at` says where something went wrong.
 async fn wire(
     store: Arc<dyn Store>,
     shelf: Arc<dyn Shelf>,
-    cache: Cache,
+    options: &Options,
     at: &impl Fn(&str, &dyn std::fmt::Display) -> String,
 ) -> Result<Opened, String> {
     let opened = |e: StorageError| at("can't open the games", &e);
-    let cache: Option<Arc<dyn nodestorage::Cache>> = match cache {
+    let cache: Option<Arc<dyn nodestorage::Cache>> = match options.cache() {
         Cache::None => None,
         Cache::Memory => Some(Arc::new(MemoryCache::default())),
         Cache::Redis(uri) => {
@@ -160,7 +160,7 @@ async fn wire(
             (Arc::new(store), Arc::clone(&games) as _, Some(games))
         }
     };
-    let service = serve(games, shelf).await.map_err(|e| at("can't follow the games", &e))?;
+    let service = serve(games, shelf, options).await.map_err(|e| at("can't follow the games", &e))?;
     Ok(Opened { store, service, cached })
 }
 
@@ -173,14 +173,18 @@ async fn wake_others(service: &SyncService, url: &str) -> Result<(), String> {
     service.wake_others(Arc::new(redis), topic).await.map_err(|e| at(&e))
 }
 
-async fn serve(games: Arc<dyn Storage>, shelf: Arc<dyn Shelf>) -> Result<SyncService, StorageError> {
+async fn serve(
+    games: Arc<dyn Storage>,
+    shelf: Arc<dyn Shelf>,
+    options: &Options,
+) -> Result<SyncService, StorageError> {
     let clocks = PersistentVectorClockManager::new(Arc::clone(&shelf));
     let storage = EventSyncStorage::new(games).with_vector_clock_manager(Arc::new(clocks));
     SyncService::start(SyncServiceOptions {
         storage: Arc::new(storage),
         shelf,
-        snapshots: SnapshotPolicy::STANDARD,
-        compaction: None,
+        snapshots: options.snapshots(),
+        compaction: options.compaction(),
         rules: Some(Arc::new(game::check)),
     })
     .await

@@ -136,7 +136,18 @@ async fn help_explains_every_option() {
     let Output { status, stdout, .. } = command(&["--help"]).output().await.unwrap();
     let help = String::from_utf8(stdout).unwrap();
     assert!(status.success());
-    for word in ["--listen", "--data", "--log", "RUST_LOG", "./weft-data", "127.0.0.1:8080", "ctrl-c"] {
+    for word in [
+        "--listen",
+        "--data",
+        "--keep-events",
+        "--keep-age",
+        "--snapshot-age",
+        "--log",
+        "RUST_LOG",
+        "./weft-data",
+        "127.0.0.1:8080",
+        "ctrl-c",
+    ] {
         assert!(help.contains(word), "{word:?} is not in the help:\n{help}");
     }
 }
@@ -161,6 +172,54 @@ async fn a_stop_lets_clients_go_and_a_start_is_where_it_was() {
     assert_eq!(client.get("/api/games/go").await["state"], json!({"name": "Go"}));
     assert_eq!(client.get("/api/snapshots/go").await["items"][0]["version"], 1);
     assert_eq!(client.get("/api/state-vectors/go").await["clients"][0]["clientId"], "tab");
+    stop(games).await;
+}
+
+/// Asks until an answer is as it should be.
+async fn until(games: &Games, path: &str, holds: impl Fn(u16, &Value) -> bool) -> Value {
+    let client = games.client();
+    let asked = async {
+        loop {
+            let (status, body) = client.request("GET", path, &[], &Value::Null).await.unwrap();
+            if holds(status, &body) {
+                return body;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, asked).await.unwrap_or_else(|_| panic!("{path} stays as it was"))
+}
+
+#[tokio::test]
+async fn the_history_gets_shorter_as_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let games = Games::start(folder.path()).await;
+    let client = games.client();
+    for path in ["/api/games/go", "/api/games/gone"] {
+        for gold in 0..6 {
+            client.request("PUT", path, &[], &json!({"name": "Go", "gold": gold})).await.unwrap();
+        }
+    }
+    client.request("DELETE", "/api/games/gone", &[], &Value::Null).await.unwrap();
+    stop(games).await;
+
+    // Nothing is a day old: all stays, and only what follows gets a snapshot for its age.
+    let options = ["--keep-events", "2", "--keep-age", "1d", "--snapshot-age", "1s"];
+    let games = Games::start_with(folder.path(), &options).await;
+    games.client().request("PUT", "/api/games/go", &[], &json!({"name": "Go", "gold": 6})).await.unwrap();
+    until(&games, "/api/snapshots/go", |_, body| body["items"][0]["version"] == 7).await;
+    assert_eq!(games.client().get("/api/events/go?after=0").await["events"].as_array().unwrap().len(), 7);
+    stop(games).await;
+
+    // By number alone, at the start. A game that was deleted has a history too.
+    let games = Games::start_with(folder.path(), &["--keep-events", "2"]).await;
+    for (path, oldest) in [("/api/events/go?after=0", 6), ("/api/events/gone?after=0", 6)] {
+        let gone = until(&games, path, |status, _| status == 410).await;
+        assert_eq!(gone["oldest"], oldest, "{gone}");
+    }
+    let left = games.client().get("/api/events/go?after=5").await;
+    assert_eq!(left["events"].as_array().unwrap().len(), 2, "{left}");
+    assert_eq!(games.client().get("/api/games/go").await["state"]["gold"], 6);
     stop(games).await;
 }
 

@@ -44,7 +44,7 @@ pub struct SyncServiceOptions {
     pub shelf: Arc<dyn Shelf>,
     /// When snapshots are made.
     pub snapshots: SnapshotPolicy,
-    /// What goes of the events of all documents that exist, looked at every hour; `None` keeps everything.
+    /// What goes of the events of all documents, deleted ones too, looked at every hour; `None` keeps everything.
     pub compaction: Option<EventCompactor>,
     /// What documents must look like; `None` for any JSON object.
     pub rules: Option<DocumentRules>,

@@ -129,15 +129,30 @@ impl SyncService {
         let mut after: Option<DocumentId> = None;
         loop {
             let page = self.0.storage.list(after.as_ref(), COMPACT_PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { break };
             after = Some(last.id.clone());
             for document in page {
-                let gone = compactor.compact(self, &document.id).await?;
-                if gone > 0 {
-                    tracing::debug!(document = %document.id, gone, "old events removed");
-                }
+                self.compact_one(compactor, &document.id).await?;
             }
         }
+        // A document that was deleted leaves a history like any other.
+        let mut after: Option<DocumentId> = None;
+        loop {
+            let page = self.0.storage.list_deleted(after.as_ref(), COMPACT_PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for document in &page {
+                self.compact_one(compactor, document).await?;
+            }
+        }
+    }
+
+    async fn compact_one(&self, compactor: EventCompactor, document: &DocumentId) -> Result<(), Problem> {
+        let gone = compactor.compact(self, document).await?;
+        if gone > 0 {
+            tracing::debug!(%document, gone, "old events removed");
+        }
+        Ok(())
     }
 
     async fn forget_old_keys(&self) {

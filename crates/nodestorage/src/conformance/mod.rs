@@ -42,6 +42,7 @@ macro_rules! conformance_tests {
             a_document_created_anew_continues_its_versions
             a_body_that_can_not_be_kept_is_refused
             list_pages_in_the_order_of_ids
+            deleted_documents_are_listed_while_changes_of_theirs_are_left
             concurrent_edits_of_one_document_are_all_kept
             two_hundred_tasks_that_compare_and_swap_lose_nothing
             collections_are_apart_but_share_positions

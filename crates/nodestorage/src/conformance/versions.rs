@@ -156,6 +156,27 @@ pub async fn list_pages_in_the_order_of_ids(store: Arc<dyn Store>) {
     assert_eq!(listed, ["a", "a!", "ab", "c", "é"].map(id));
 }
 
+/// Who lets go of old changes finds the deleted ones too.
+pub async fn deleted_documents_are_listed_while_changes_of_theirs_are_left(store: Arc<dyn Store>) {
+    let games = collection(&store).await;
+    for name in ["b", "a", "a!", "c", "é", "ab"] {
+        create(&games, name, json!({ "name": name })).await;
+    }
+    assert_eq!(games.list_deleted(None, 9).await.unwrap(), []);
+    for name in ["é", "a", "ab", "b"] {
+        games.delete_one(&id(name), plain()).await.unwrap();
+    }
+    // One is made anew; of another nothing is left; of a third the delete is.
+    create(&games, "b", json!({})).await;
+    assert_eq!(games.remove_changes(&id("ab"), 2).await.unwrap(), 2);
+    assert_eq!(games.remove_changes(&id("a"), 1).await.unwrap(), 1);
+    assert_eq!(games.list_deleted(None, 9).await.unwrap(), ["a", "é"].map(id));
+    assert_eq!(games.list_deleted(None, 1).await.unwrap(), ["a"].map(id));
+    assert_eq!(games.list_deleted(Some(&id("a")), 1).await.unwrap(), ["é"].map(id));
+    assert_eq!(games.list_deleted(Some(&id("é")), 1).await.unwrap(), []);
+    assert_eq!(games.list_deleted(None, 0).await.unwrap(), []);
+}
+
 /// 200 tasks count one counter up by compare-and-swap; none is lost.
 pub async fn concurrent_edits_of_one_document_are_all_kept(store: Arc<dyn Store>) {
     let games = collection(&store).await;

@@ -101,6 +101,41 @@ impl Storage for EmbeddedStorage {
         .await
     }
 
+    async fn list_deleted(
+        &self,
+        after: Option<&DocumentId>,
+        limit: usize,
+    ) -> Result<Vec<DocumentId>, StorageError> {
+        let (number, after) = (self.number, after.map(|after| self.key(after)));
+        self.read(move |engine| {
+            let start = after.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_bytes()));
+            let view = engine.view();
+            let prefix = number.to_be_bytes();
+            let heads = view.scan(Space::Documents, &prefix, start, |key, contents| {
+                let (_, id, _) = DocumentKey::split(key)?;
+                Ok(Head::decode(contents)?.body.is_none().then_some(id))
+            });
+            let has_changes = |id: &DocumentId| {
+                let key = DocumentKey::new(number, id);
+                let mut changes = view.scan(Space::Changes, key.as_bytes(), Bound::Unbounded, |_, _| Ok(()));
+                changes.next().transpose().map(|first| first.is_some())
+            };
+            let mut deleted = Vec::new();
+            for head in heads {
+                if deleted.len() == limit {
+                    break;
+                }
+                if let Some(id) = head?
+                    && has_changes(&id)?
+                {
+                    deleted.push(id);
+                }
+            }
+            Ok(deleted)
+        })
+        .await
+    }
+
     async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
         match self.read_index(&query).await? {
             Some((page, _)) => Ok(page),

@@ -37,6 +37,18 @@ impl Storage for MemoryStorage {
         Ok(documents.filter_map(|(id, entry)| entry.document(id)).take(limit).collect())
     }
 
+    async fn list_deleted(
+        &self,
+        after: Option<&DocumentId>,
+        limit: usize,
+    ) -> Result<Vec<DocumentId>, StorageError> {
+        let state = self.open()?;
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let documents = state.collections[self.number].documents.range((start, Bound::Unbounded));
+        let deleted = documents.filter(|(_, entry)| entry.body.is_none() && !entry.changes.is_empty());
+        Ok(deleted.map(|(id, _)| id.clone()).take(limit).collect())
+    }
+
     async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
         match self.read_index(&query)? {
             Some((page, _)) => Ok(page),

@@ -232,6 +232,17 @@ impl Storage for MongoStorage {
         .await
     }
 
+    async fn list_deleted(
+        &self,
+        after: Option<&DocumentId>,
+        limit: usize,
+    ) -> Result<Vec<DocumentId>, StorageError> {
+        if limit == 0 || !self.options.record_changes {
+            return self.check_open().map(|()| Vec::new());
+        }
+        self.reading(|| self.deleted_with_changes(after, limit)).await
+    }
+
     async fn find_many(&self, query: Query) -> Result<Page, StorageError> {
         self.find_natively(query).await
     }

@@ -3,12 +3,16 @@
 //! A delete empties the document and leaves its version, its producers and its outbox. After a while that moves to a
 //! small row of the store's own, and the document goes. A document that is created anew continues from either.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use crdt_core::ClientId;
 use futures_util::TryStreamExt;
 use mongodb::{
-    bson::{DateTime, Document as Bsons, doc},
+    bson::{Bson, DateTime, Document as Bsons, doc},
     error::Error,
 };
 
@@ -17,6 +21,7 @@ use super::{
     failure::Failure,
     record::{Mark, Stored, client_of, encode_marks, id_of, mark_of, whole},
     relay::{Key, Moved},
+    storage::MongoStorage,
     value::{count, unescape},
 };
 use crate::DocumentId;
@@ -123,6 +128,62 @@ impl Shared {
         let place = doc! {"_id": {"c": collection, "d": id.as_str()}};
         let buried = self.own("tombstones").find_one(place).projection(doc! {"version": 1}).await?;
         Ok(buried.and_then(|row| row.get("version").and_then(whole)))
+    }
+}
+
+impl MongoStorage {
+    /// Documents that are deleted, their tombstones where they were or beside, and of which changes are left.
+    pub(super) async fn deleted_with_changes(
+        &self,
+        after: Option<&DocumentId>,
+        limit: usize,
+    ) -> Result<Vec<DocumentId>, Failure> {
+        let shared = self.shared();
+        // What is in an outbox still is no less a change.
+        shared.relay.settle().await?;
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut after = after.map(ToString::to_string).unwrap_or_default();
+        loop {
+            let here = doc! {"_id": {"$gt": &after, "$type": "string"}, "_weft.deleted": {"$exists": true}};
+            let here =
+                self.documents.find(here).projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(rows);
+            let here: Vec<Bsons> = here.await?.try_collect().await?;
+            let from = doc! {"c": &*self.name, "d": &after};
+            let to = doc! {"c": &*self.name, "d": Bson::MaxKey};
+            let tombstones = shared.own("tombstones");
+            let beside = tombstones.find(doc! {"_id": {"$gt": from, "$lt": to}});
+            let beside = beside.projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(rows);
+            let beside: Vec<Bsons> = beside.await?.try_collect().await?;
+            let in_place = here.iter().filter_map(|row| row.get_str("_id").ok());
+            let of_rows = beside.iter().filter_map(|row| row.get_document("_id").ok()?.get_str("d").ok());
+            // Both lists may go on, so only what is not behind the end of either is known to be in order.
+            let ids: BTreeSet<&str> = in_place.chain(of_rows).collect();
+            let ids: Vec<&str> = ids.into_iter().take(limit).collect();
+            let Some(last) = ids.last().map(|last| (*last).to_owned()) else { return Ok(Vec::new()) };
+            let mut deleted = Vec::new();
+            for id in ids {
+                if let Ok(id) = id_of(Some(&Bson::from(id)))
+                    && self.is_deleted_with_changes(&id).await?
+                {
+                    deleted.push(id);
+                }
+            }
+            // An empty page would mean the end.
+            if !deleted.is_empty() {
+                return Ok(deleted);
+            }
+            after = last;
+        }
+    }
+
+    async fn is_deleted_with_changes(&self, id: &DocumentId) -> Result<bool, Failure> {
+        // The row of a tombstone stays when its document is created anew.
+        let living = doc! {"_id": id.as_str(), "_weft.deleted": {"$exists": false}};
+        if self.documents.find_one(living).projection(doc! {"_id": 1}).await?.is_some() {
+            return Ok(false);
+        }
+        let left = doc! {"collection": &*self.name, "documentId": id.as_str(), "removed": {"$exists": false}};
+        Ok(self.shared().events().find_one(left).projection(doc! {"_id": 1}).await?.is_some())
     }
 }
 
