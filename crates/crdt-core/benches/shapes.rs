@@ -33,7 +33,7 @@ enum Edit {
 /// Everyone starts with the same containers.
 fn base() -> Model {
     let mut model = Model::new(session(0));
-    model.api().root(&json!({"text": "", "list": [], "map": {}})).expect("room");
+    model.api().root(json!({"text": "", "list": [], "map": {}})).expect("room");
     let _ = model.flush();
     model
 }

@@ -1,7 +1,7 @@
 //! A JSON document that many can edit at once, and the identifiers, clocks and encodings that all Weft crates speak.
 //!
 //! ```
-//! use crdt_core::{Model, SessionId, Value};
+//! use crdt_core::{Applied, Model, SessionId, Value};
 //! use serde_json::json;
 //!
 //! // Alice writes a note and sends it.
@@ -9,14 +9,14 @@
 //! alice.api().root(&json!({"text": "warp"}))?;
 //! let note = alice.flush().unwrap();
 //! let mut bob = Model::new(SessionId::new(70_002).unwrap());
-//! bob.apply(&note)?;
+//! assert_eq!(bob.apply(&note)?, Applied::Merged);
 //!
 //! // Both edit at once, then each gets the other's patch.
 //! alice.api().str("/text")?.ins(4, " and weft")?;
 //! bob.api().str("/text")?.ins(0, "The ")?;
 //! let (from_alice, from_bob) = (alice.flush().unwrap(), bob.flush().unwrap());
-//! alice.apply(&from_bob)?;
-//! bob.apply(&from_alice)?;
+//! assert_eq!(alice.apply(&from_bob)?, Applied::Merged);
+//! assert_eq!(bob.apply(&from_alice)?, Applied::Merged);
 //!
 //! assert_eq!(alice.view(), Value::from(&json!({"text": "The warp and weft"})));
 //! assert_eq!(alice.view(), bob.view());
@@ -37,6 +37,11 @@
 //! | default contents | [`model::schema`]: the same first patch on every replica |
 //! | a form, a file saved elsewhere | [`model::Api::update`]: few edits to a target; [`Model::apply_json_patch`] |
 //! | who is here, with what selected | [`presence`]: beside the document |
+//! | a part of the view | [`Model::view_at`] |
+//! | thousands of documents in memory | [`Document::share`], [`Document::to_native`] |
+//!
+//! Whole programs are in `examples/`: a to-do list with undo and presence (`todo`), a server of rich texts for the Quill
+//! editor (`quill`), and one of ten thousand documents (`many_documents`).
 //!
 //! This crate knows no IO, no wall clock, no randomness and no threads: each is a parameter.
 

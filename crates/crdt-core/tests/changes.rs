@@ -327,7 +327,7 @@ fn a_watcher_is_told_the_whole_view_when_the_document_is_replaced() {
     model.watch();
     model.enable_undo(UndoOptions::STANDARD);
     model.keep_history();
-    model.api().root(&json!({"text": "warp"})).unwrap();
+    model.api().root(json!({"text": "warp"})).unwrap();
     let first = model.flush().unwrap();
 
     // Another replica goes on with it, and its state takes the place of ours.

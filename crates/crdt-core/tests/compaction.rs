@@ -138,7 +138,7 @@ fn an_element_that_a_constant_names_stays() {
 fn a_history_is_cut_at_a_version_and_goes_on() {
     let mut alice = Model::new(session(70_000));
     let mut log = Log::new(Document::new(session(70_000)));
-    alice.api().root(&json!({"text": "warp and weft", "n": 1})).unwrap();
+    alice.api().root(json!({"text": "warp and weft", "n": 1})).unwrap();
     log.push(alice.flush().unwrap());
     alice.api().str("/text").unwrap().del(4, 4).unwrap();
     log.push(alice.flush().unwrap());

@@ -98,6 +98,6 @@ fn the_extended_view_shows_what_extensions_stand_for() {
     assert_eq!(support::plain(&alice.document().view_extended()), support::plain(&expected));
     assert_eq!(support::plain(&bob.document().view_extended()), support::plain(&expected));
     // Without extensions it is the view.
-    alice.api().root(&json!({"a": [1]})).unwrap();
+    alice.api().root(json!({"a": [1]})).unwrap();
     assert_eq!(alice.document().view_extended(), alice.view());
 }

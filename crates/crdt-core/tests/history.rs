@@ -140,7 +140,7 @@ fn the_memory_of_saved_states_is_bounded() {
 
 #[test]
 fn a_model_keeps_what_it_flushes_and_takes_in_with_the_time() {
-    let mut alice = model(70_001, &json!({"text": "warp"}));
+    let mut alice = model(70_001, json!({"text": "warp"}));
     let mut bob = alice.fork(SessionId::new(70_002).unwrap());
     alice.keep_history();
     alice.set_now(Duration::from_secs(10));
@@ -176,7 +176,7 @@ fn a_model_keeps_what_it_flushes_and_takes_in_with_the_time() {
 
 #[test]
 fn keys_and_elements_tell_who_set_them_last() {
-    let mut alice = model(70_001, &json!({"a": 1, "b": 1, "list": [1, 2]}));
+    let mut alice = model(70_001, json!({"a": 1, "b": 1, "list": [1, 2]}));
     let mut bob = alice.fork(SessionId::new(70_002).unwrap());
     bob.api().obj("").unwrap().set([("b", 2)]).unwrap();
     bob.api().arr("/list").unwrap().upd(1, 3).unwrap();

@@ -329,7 +329,7 @@ fn has_half_in_a_text_of(units: usize, document: &Document) -> bool {
 fn session(random: &mut Random) -> (Vec<Patch>, Vec<Model>) {
     let sid = |random: &mut Random| SessionId::from_random((random.below(1 << 40) as u64) << 24);
     let mut base = Model::new(sid(random));
-    base.api().root(&serde_json::json!({"t": "hello", "l": [1, "x"], "o": {"k": 1}})).unwrap();
+    base.api().root(serde_json::json!({"t": "hello", "l": [1, "x"], "o": {"k": 1}})).unwrap();
     let mut patches = vec![base.flush().unwrap()];
     let mut models = vec![base];
     for _ in 0..1 + random.below(4) {

@@ -212,7 +212,7 @@ fn the_next_transaction_copies_no_document() {
     let mut model = Model::new(session(1));
     let items: Vec<_> =
         (0..5_000).map(|n| json!({"n": n, "text": "some text that is a node of its own"})).collect();
-    model.api().root(&json!(items)).unwrap();
+    model.api().root(json!(items)).unwrap();
     model.flush();
     let size = model.document().size_bytes();
     let set = |model: &mut Model, n: i32| -> Result<(), crdt_core::model::EditError> {

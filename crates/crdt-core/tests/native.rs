@@ -117,7 +117,7 @@ proptest! {
         change in prop::collection::vec(any::<u8>(), 1..12),
     ) {
         let mut model = Model::new(HOLDER);
-        model.api().root(&json!({})).unwrap();
+        model.api().root(json!({})).unwrap();
         model.api().obj("").unwrap().set(keys.iter().map(|key| (&**key, 7))).unwrap();
         check(model.document());
         let changed = mutated(model.document().to_native(Packing::Plain), &change);
@@ -215,7 +215,7 @@ fn concurrent_patches(choices: &[u8]) -> (Patch, Vec<Vec<Patch>>) {
     let mut first = Model::new(SessionId::new(70_000).unwrap());
     first
         .api()
-        .root(&json!({"text": "warp and weft", "list": [1, {"a": 2}, "three"], "map": {"x": {"y": 1}}}))
+        .root(json!({"text": "warp and weft", "list": [1, {"a": 2}, "three"], "map": {"x": {"y": 1}}}))
         .unwrap();
     let start = first.flush().unwrap();
     let mut patches = Vec::new();
@@ -232,7 +232,7 @@ fn concurrent_patches(choices: &[u8]) -> (Patch, Vec<Vec<Patch>>) {
                 4..6 => model.api().str("/text").and_then(|mut text| text.del(place.min(text.len()), 2)),
                 6 => model.api().arr("/list").and_then(|mut list| list.ins(0, [&json!({"n": place})])),
                 7 => model.api().arr("/list").and_then(|mut list| list.del(0, 1)),
-                8 => model.api().arr("/list").and_then(|mut list| list.upd(0, &json!([place]))),
+                8 => model.api().arr("/list").and_then(|mut list| list.upd(0, json!([place]))),
                 9 => model.api().obj("/map").and_then(|mut map| map.set([("x", &json!({"y": place}))])),
                 10 => model.api().obj("/map/x").and_then(|mut x| x.set([("z", &json!({"deep": place}))])),
                 11 => model.api().obj("").and_then(|mut root| root.set([("map", &json!({"x": {}}))])),
@@ -288,7 +288,7 @@ proptest! {
 #[test]
 fn the_bytes_of_a_small_document_are_these() {
     let mut model = Model::new(SessionId::new(70_000).unwrap());
-    model.api().root(&json!({"text": "warp", "n": [1, null]})).unwrap();
+    model.api().root(json!({"text": "warp", "n": [1, null]})).unwrap();
     let _ = model.flush();
     model.api().str("/text").unwrap().ins(2, "--").unwrap();
     model.api().str("/text").unwrap().del(0, 1).unwrap();
@@ -305,7 +305,7 @@ fn the_bytes_of_a_small_document_are_these() {
 #[test]
 fn a_document_goes_on_as_its_session() {
     let mut model = Model::new(SessionId::new(70_000).unwrap());
-    model.api().root(&json!({"text": "warp"})).unwrap();
+    model.api().root(json!({"text": "warp"})).unwrap();
     let _ = model.flush();
     let document = model.into_document();
     let back = Document::from_native(&document.to_native(Packing::Plain), document.session()).unwrap();
@@ -333,7 +333,7 @@ fn a_node_that_nothing_refers_to_yet_is_kept() {
 #[test]
 fn what_is_wrong_is_said() {
     let mut model = Model::new(SessionId::new(70_000).unwrap());
-    model.api().root(&json!({"text": "warp and weft, ".repeat(40)})).unwrap();
+    model.api().root(json!({"text": "warp and weft, ".repeat(40)})).unwrap();
     let document = model.into_document();
     let bytes = document.to_native(Packing::Plain);
     let refused = |bytes: &[u8]| Document::from_native(bytes, HOLDER).unwrap_err().to_string();

@@ -224,7 +224,7 @@ fn a_place_is_found_by_characters_and_by_bytes() {
 #[test]
 fn a_position_in_something_that_is_gone_is_none() {
     let mut model = Model::new(SessionId::new(70_001).unwrap());
-    model.api().root(&json!({"list": [1, 2]})).unwrap();
+    model.api().root(json!({"list": [1, 2]})).unwrap();
     let position = model.api().arr("/list").unwrap().anchor(1, Side::After).unwrap();
     model.api().obj("").unwrap().del(["list"]).unwrap();
     assert_eq!(position.resolve(model.document()), None);

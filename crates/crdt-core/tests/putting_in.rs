@@ -96,7 +96,7 @@ impl Replicas {
 
 fn run(steps: &[Step]) {
     let mut model = Model::new(session(70_001));
-    model.api().root(&json!({"list": []})).unwrap();
+    model.api().root(json!({"list": []})).unwrap();
     let _ = model.flush();
     let other = model.fork(session(70_002));
     let mut all = Replicas { watched: model.clone(), model, other_watched: other.clone(), other };
@@ -179,7 +179,7 @@ fn thousands_at_once_or_one_by_one_are_the_same_list() {
 #[test]
 fn a_place_behind_the_end_is_refused_and_changes_nothing() {
     let mut model = Model::new(session(70_001));
-    model.api().root(&json!([1, 2])).unwrap();
+    model.api().root(json!([1, 2])).unwrap();
     let _ = model.flush();
     let before = model.document().to_native(Packing::Plain);
     for watches in [false, true] {

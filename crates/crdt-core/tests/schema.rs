@@ -80,7 +80,7 @@ fn a_tuple_that_is_too_long_is_refused() {
     assert_eq!(Model::with_schema(SessionId::USER_MIN, &long).map(drop), Err(refused.clone()));
     let mut model = Model::new(SessionId::USER_MIN);
     assert_eq!(model.set_defaults(&long), Err(refused.clone()));
-    model.api().root(&serde_json::json!({"list": []})).unwrap();
+    model.api().root(serde_json::json!({"list": []})).unwrap();
     let edit = Err(EditError::Refused(refused));
     assert_eq!(model.api().obj("").unwrap().set_node("key", &long), edit);
     assert_eq!(model.api().arr("/list").unwrap().ins_nodes(0, [&long]), edit);

@@ -220,7 +220,7 @@ fn edit(replica: &mut Replica, edit: impl FnOnce(&mut Model)) -> Option<Patch> {
 /// Runs steps; between them everyone gets everything, and those whose bit is set drop their tombstones.
 fn run(phases: Vec<(Vec<Step>, u8)>) {
     let mut base = Model::new(SessionId::new(70_000).unwrap());
-    base.api().root(&json!({"str": "ab", "bin": null, "arr": [1]})).unwrap();
+    base.api().root(json!({"str": "ab", "bin": null, "arr": [1]})).unwrap();
     base.api().obj("").unwrap().set([("bin", vec![1u8, 2])]).unwrap();
     let first = base.flush().unwrap();
     let nodes: Vec<Timestamp> = ["/str", "/bin", "/arr"]

@@ -196,7 +196,7 @@ fn what_a_successful_transaction_edits_is_flushed_after_it() {
 
 #[test]
 fn a_panic_takes_the_transaction_back() {
-    let mut alice = model(&json!({"n": 1}));
+    let mut alice = model(json!({"n": 1}));
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         let _: Result<(), ()> = alice.transaction(|alice| {
             alice.api().obj("").unwrap().set([("n", 2)]).unwrap();

@@ -214,7 +214,7 @@ proptest! {
 
 #[test]
 fn a_value_that_someone_else_has_set_since_stays() {
-    let mut alice = model(70_001, &json!({"a": 1, "b": 1}));
+    let mut alice = model(70_001, json!({"a": 1, "b": 1}));
     let mut bob = alice.fork(SessionId::new(70_002).unwrap());
     alice.api().obj("").unwrap().set([("a", 2), ("b", 2)]).unwrap();
     assert_eq!(bob.apply(&alice.flush().unwrap()).unwrap(), Applied::Merged);
@@ -228,7 +228,7 @@ fn a_value_that_someone_else_has_set_since_stays() {
 
 #[test]
 fn a_step_of_which_others_left_nothing_is_passed_over() {
-    let mut alice = model(70_001, &json!({"a": 1, "text": ""}));
+    let mut alice = model(70_001, json!({"a": 1, "text": ""}));
     alice.api().str("/text").unwrap().ins(0, "abc").unwrap();
     alice.flush();
     alice.api().obj("").unwrap().set([("a", 2)]).unwrap();
@@ -290,7 +290,7 @@ fn the_selection_comes_back_with_the_text() {
 
 #[test]
 fn steps_above_the_bound_are_forgotten() {
-    let mut model = model(70_001, &json!({"n": 0}));
+    let mut model = model(70_001, json!({"n": 0}));
     model.enable_undo(UndoOptions { steps_max: 3, ..UndoOptions::STANDARD });
     for n in 1..=10 {
         model.api().obj("").unwrap().set([("n", n)]).unwrap();
@@ -345,7 +345,7 @@ fn what_can_be_redone_is_within_the_bound_too() {
 
 #[test]
 fn text_inside_of_something_that_came_back_can_still_be_undone() {
-    let mut model = model(70_001, &json!({"notes": ["abcdef"]}));
+    let mut model = model(70_001, json!({"notes": ["abcdef"]}));
     model.api().str("/notes/0").unwrap().del(1, 2).unwrap();
     model.flush();
     model.api().str("/notes/0").unwrap().del(2, 1).unwrap();

@@ -8,7 +8,7 @@ use super::{
     sequence::{self, At, Sequence},
     store::Store,
 };
-use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
+use crate::{SessionId, Timestamp, Value, codec::RawValue, text::Wtf8};
 
 use super::content::TextOut;
 
@@ -153,10 +153,20 @@ impl<'d> NodeRef<'d> {
         self.node as usize
     }
 
+    /// The same, as the table counts.
+    pub(crate) const fn number(&self) -> u32 {
+        self.node
+    }
+
     /// Whether more than one thing refers to it. The reference allows that and its encoders then lose data; a walk of
     /// the tree should take it the first time that it meets it, or it can take for ever.
     pub fn is_aliased(&self) -> bool {
         self.store.node(self.node).refs() > 1
+    }
+
+    /// The JSON value of it and all that it holds.
+    pub fn view(&self) -> Value {
+        super::view::view_of(self.store, self.node)
     }
 
     /// What it holds.

@@ -25,7 +25,7 @@ impl Document {
     }
 
     pub(crate) fn view_of(&self, node: u32) -> Value {
-        View { store: &self.store, aliases: 0, tuples: &|_| None }.value(node, Self::VIEW_DEPTH_MAX)
+        view_of(&self.store, node)
     }
 
     /// The view with some tuples as something else.
@@ -33,6 +33,11 @@ impl Document {
         let mut view = View { store: &self.store, aliases: 0, tuples };
         self.root_node().map_or(Value::Undefined, |root| view.value(root, Self::VIEW_DEPTH_MAX))
     }
+}
+
+/// The JSON value of a node and all that it holds.
+pub(super) fn view_of(store: &Store, node: u32) -> Value {
+    View { store, aliases: 0, tuples: &|_| None }.value(node, Document::VIEW_DEPTH_MAX)
 }
 
 /// What a tuple is shown as.

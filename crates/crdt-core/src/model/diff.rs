@@ -135,7 +135,7 @@ fn hunks<T: std::hash::Hash + Eq + Default>(
 }
 
 fn find_any(model: &Model, path: &impl Path) -> Result<Option<u32>, EditError> {
-    Ok(super::find_node(&model.doc, path)?.map(|node| node.index() as u32))
+    Ok(super::find_node(&model.doc, path)?.map(|node| node.number()))
 }
 
 /// Edits a node until it shows a value.
@@ -153,8 +153,8 @@ fn update(model: &mut Model, node: u32, target: &Value) -> Result<Outcome, EditE
             while let Some(inner) = child.filter(|inner| inner.kind() == Kind::Val) {
                 (innermost, child) = (inner, inner.child());
             }
-            let register = innermost.index() as u32;
-            let outcome = match child.map(|child| child.index() as u32) {
+            let register = innermost.number();
+            let outcome = match child.map(|child| child.number()) {
                 Some(child) => update(model, child, target)?,
                 None => Outcome::Replace,
             };
@@ -190,7 +190,7 @@ fn update(model: &mut Model, node: u32, target: &Value) -> Result<Outcome, EditE
 fn update_obj(model: &mut Model, node: u32, entries: &[(Text, Value)]) -> Result<(), EditError> {
     let Content::Obj(now) = model.doc.node_at(node).content() else { return Ok(()) };
     let mut known: std::collections::HashMap<Text, Option<u32>> =
-        now.map(|(key, child)| (key.to_text(), child.node().map(|node| node.index() as u32))).collect();
+        now.map(|(key, child)| (key.to_text(), child.node().map(|node| node.number()))).collect();
     let mut set = Vec::new();
     for (key, value) in entries.iter().filter(|(_, value)| !value.is_undefined()) {
         let outcome = match known.remove(key) {
@@ -214,7 +214,7 @@ fn update_obj(model: &mut Model, node: u32, entries: &[(Text, Value)]) -> Result
 fn update_vec(model: &mut Model, node: u32, items: &[Value]) -> Result<(), EditError> {
     let mut set = Vec::new();
     for (place, value) in items.iter().enumerate() {
-        let child = model.doc.node_at(node).at(place).map(|child| child.index() as u32);
+        let child = model.doc.node_at(node).at(place).map(|child| child.number());
         let outcome = match child {
             Some(child) => update(model, child, value)?,
             None if value.is_undefined() => Outcome::Done,
@@ -251,7 +251,7 @@ fn update_arr(model: &mut Model, node: u32, items: &[Value]) -> Result<(), EditE
         }
         for offset in 0..pairs {
             let target = &items[added.start + offset];
-            let slot = model.doc.node_at(node).at(start + offset).map(|slot| slot.index() as u32);
+            let slot = model.doc.node_at(node).at(start + offset).map(|slot| slot.number());
             let outcome = match slot {
                 Some(slot) => update(model, slot, target)?,
                 None => Outcome::Replace,
@@ -295,7 +295,7 @@ fn replace_in(
     let (key, index) = last.ok_or_else(not_found)?;
     let container: Option<NodeRef<'_>> =
         super::find_node(&model.doc, parent)?.and_then(super::past_registers);
-    let (container, kind) = container.map(|node| (node.index() as u32, node.kind())).ok_or_else(not_found)?;
+    let (container, kind) = container.map(|node| (node.number(), node.kind())).ok_or_else(not_found)?;
     match (kind, index) {
         (Kind::Obj, _) => ObjCursor::new(model, container).set([(key, target)]),
         (Kind::Arr, Some(index)) => ArrCursor::new(model, container).upd(index, target),

@@ -92,7 +92,7 @@ impl Document {
             let (extension, data) = node.extension()?;
             match (extension, data.kind()) {
                 (Extension::Counter, Kind::Obj) => Some(Shown::Value(sum(data).into())),
-                (Extension::MultiValue, Kind::Arr) => Some(Shown::Node(data.index() as u32)),
+                (Extension::MultiValue, Kind::Arr) => Some(Shown::Node(data.number())),
                 (Extension::Peritext | Extension::QuillDelta, Kind::Vec) => {
                     let delta = Reading::of(self, node)?.to_quill().ok()?;
                     Some(Shown::Value(delta.iter().map(super::QuillOp::to_value).collect()))
@@ -289,9 +289,7 @@ fn extension_at(model: &Model, path: &impl Path, which: Extension, data: Kind) -
     let not_found = || EditError::NotFound { path: path.pointer() };
     let node = super::find_node(&model.doc, path)?.and_then(super::past_registers).ok_or_else(not_found)?;
     match node.extension() {
-        Some((extension, payload)) if extension == which && payload.kind() == data => {
-            Ok(payload.index() as u32)
-        }
+        Some((extension, payload)) if extension == which && payload.kind() == data => Ok(payload.number()),
         _ => Err(not_found()),
     }
 }

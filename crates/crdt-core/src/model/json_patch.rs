@@ -274,7 +274,7 @@ impl Model {
         let no_container = || JsonPatchFault::NoContainer { path: path.to_owned() };
         let container: Option<NodeRef<'_>> = find_node(&self.doc, &parent)?.and_then(past_registers);
         let container = container.ok_or_else(no_container)?;
-        let node = container.index() as u32;
+        let node = container.number();
         match container.kind() {
             Kind::Obj => Ok(Place::Key { obj: node, key: last.replace("~1", "/").replace("~0", "~") }),
             Kind::Arr => {
@@ -294,11 +294,11 @@ impl Model {
             let here = past_registers(node).ok_or_else(not_found)?;
             if here.kind() == Kind::Con {
                 // The rest of the way is within the constant.
-                let held = self.doc.view_of(here.index() as u32);
+                let held = self.doc.view_of(here.number());
                 let value = steps.try_fold(held, |value, step| part(value, &step));
                 return value.filter(|value| !value.is_undefined()).ok_or_else(not_found);
             }
-            let Some(step) = steps.next() else { return Ok(self.doc.view_of(here.index() as u32)) };
+            let Some(step) = steps.next() else { return Ok(self.doc.view_of(here.number())) };
             let inner = here.get(&step).or_else(|| here.at(index_of(&step)?));
             node = inner.ok_or_else(not_found)?;
         }

@@ -1,5 +1,6 @@
 //! Editing a document by path and position, and the patches that come of it.
 
+mod api;
 mod change;
 mod cursor;
 mod diff;
@@ -13,6 +14,7 @@ pub mod schema;
 mod transaction;
 mod undo;
 
+pub use api::Api;
 pub use change::{Change, ChangePath, ChangeSet, Delta, Diff, KeyChange, Origin, PlaceChange};
 pub use cursor::{ArrCursor, BinCursor, ConCursor, ObjCursor, StrCursor, ValCursor, VecCursor};
 pub use extension::{CounterCursor, Extension, MultiValueCursor};
@@ -25,13 +27,14 @@ pub use undo::{UndoOptions, Undone};
 
 use std::time::Duration;
 
+use api::{find_node, past_registers};
 use change::Watch;
 use transaction::Spare;
 use undo::Undo;
 
 use crate::{
     Patch, PatchBuilder, SessionId, StateVector, Timestamp, Value,
-    document::{Applied, ApplyError, Compaction, Document, Effect, Kind, NodeRef, Observer, ReceiveError},
+    document::{Applied, ApplyError, Compaction, Document, Effect, Kind, Observer, ReceiveError},
 };
 
 /// A document with the edits that have not been sent yet.
@@ -261,11 +264,6 @@ impl Model {
         Ok(self.apply(&Patch::decode(bytes)?)?)
     }
 
-    /// The edits.
-    pub const fn api(&mut self) -> Api<'_> {
-        Api { model: self }
-    }
-
     /// Ends the open patch and returns it; `None` if there were no edits, and within a
     /// [transaction](Self::transaction), whose edits may yet be taken back.
     pub fn flush(&mut self) -> Option<Patch> {
@@ -439,124 +437,4 @@ impl Observer for Sinks<'_> {
             undo.record(*origin, effect);
         }
     }
-}
-
-/// The edits of a [`Model`], by path.
-///
-/// A path is a JSON pointer (`"/tags/0"`, `""` for the root), or a list of [`Step`]s. Registers on the way are stepped
-/// through.
-#[derive(Debug)]
-pub struct Api<'m> {
-    model: &'m mut Model,
-}
-
-impl<'m> Api<'m> {
-    /// Sets the document's root to a JSON value. Text, bytes, arrays and maps in it can be edited inside.
-    ///
-    /// # Errors
-    /// [`EditError`]
-    pub fn root(self, value: impl Into<Value>) -> Result<Timestamp, EditError> {
-        let value = value.into();
-        self.model.write(|patch| {
-            let node = patch.const_or_json(&value);
-            patch.ins_val(Timestamp::ORIGIN, node);
-            node
-        })
-    }
-
-    /// The map at a path.
-    ///
-    /// # Errors
-    /// [`EditError`] if there is none.
-    pub fn obj(self, path: impl Path) -> Result<ObjCursor<'m>, EditError> {
-        let node = self.find(&path, Kind::Obj)?;
-        Ok(ObjCursor::new(self.model, node))
-    }
-
-    /// The array at a path.
-    ///
-    /// # Errors
-    /// [`EditError`] if there is none.
-    pub fn arr(self, path: impl Path) -> Result<ArrCursor<'m>, EditError> {
-        let node = self.find(&path, Kind::Arr)?;
-        Ok(ArrCursor::new(self.model, node))
-    }
-
-    /// The text at a path.
-    ///
-    /// # Errors
-    /// [`EditError`] if there is none.
-    pub fn str(self, path: impl Path) -> Result<StrCursor<'m>, EditError> {
-        let node = self.find(&path, Kind::Str)?;
-        Ok(StrCursor::new(self.model, node))
-    }
-
-    /// The bytes at a path.
-    ///
-    /// # Errors
-    /// [`EditError`] if there are none.
-    pub fn bin(self, path: impl Path) -> Result<BinCursor<'m>, EditError> {
-        let node = self.find(&path, Kind::Bin)?;
-        Ok(BinCursor::new(self.model, node))
-    }
-
-    /// The tuple at a path.
-    ///
-    /// # Errors
-    /// [`EditError`] if there is none.
-    pub fn vec(self, path: impl Path) -> Result<VecCursor<'m>, EditError> {
-        let node = self.find(&path, Kind::Vec)?;
-        Ok(VecCursor::new(self.model, node))
-    }
-
-    /// The register at a path.
-    ///
-    /// # Errors
-    /// [`EditError`] if there is none.
-    pub fn val(self, path: impl Path) -> Result<ValCursor<'m>, EditError> {
-        let node = self.find(&path, Kind::Val)?;
-        Ok(ValCursor::new(self.model, node))
-    }
-
-    /// The constant at a path.
-    ///
-    /// # Errors
-    /// [`EditError`] if there is none.
-    pub fn con(self, path: impl Path) -> Result<ConCursor<'m>, EditError> {
-        let node = self.find(&path, Kind::Con)?;
-        Ok(ConCursor::new(self.model, node))
-    }
-
-    fn find(&self, path: &impl Path, kind: Kind) -> Result<u32, EditError> {
-        let not_found = || EditError::NotFound { path: path.pointer() };
-        let mut node = find_node(&self.model.doc, path)?.ok_or_else(not_found)?;
-        while kind != Kind::Val && node.kind() == Kind::Val {
-            node = node.child().ok_or_else(not_found)?;
-        }
-        if node.kind() != kind {
-            return Err(EditError::Kind { path: path.pointer(), expected: kind, found: node.kind() });
-        }
-        Ok(node.index() as u32)
-    }
-}
-
-/// The node at a path. Registers on the way are stepped through; at its end a register stands for itself.
-fn find_node<'d>(doc: &'d Document, path: &impl Path) -> Result<Option<NodeRef<'d>>, EditError> {
-    let mut node = doc.root();
-    path.walk(&mut |step| {
-        node = node.and_then(past_registers).and_then(|here| match (here.kind(), step) {
-            (Kind::Obj, step) => here.get(&step.key()),
-            (Kind::Arr | Kind::Vec, step) => here.at(step.index()?),
-            _ => None,
-        });
-    })?;
-    Ok(node)
-}
-
-/// The node in a register, or in the register in it.
-fn past_registers(mut node: NodeRef<'_>) -> Option<NodeRef<'_>> {
-    while node.kind() == Kind::Val {
-        node = node.child()?;
-    }
-    Some(node)
 }

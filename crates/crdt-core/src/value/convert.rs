@@ -127,6 +127,20 @@ impl From<&serde_json::Value> for Value {
     }
 }
 
+impl From<serde_json::Value> for Value {
+    fn from(json: serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        match json {
+            Json::String(text) => text.into(),
+            Json::Array(items) => Self::Array(items.into_iter().map(Self::from).collect()),
+            Json::Object(entries) => {
+                Self::Map(entries.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+            }
+            other => Self::from(&other),
+        }
+    }
+}
+
 /// As `JSON.stringify` sees it: keys without a value are left out, other things that JSON lacks are `null`, lone
 /// surrogates are U+FFFD; bytes are base64.
 impl From<&Value> for serde_json::Value {

@@ -123,15 +123,25 @@ pub fn cursor(bytes: &[u8]) {
     }
 }
 
-/// Documents in the structural forms: whatever is read holds together and comes back from its own bytes.
+/// Documents in the structural forms: whatever is read holds together and comes back from its own bytes and from a native
+/// snapshot; and what is wrong lies in the input.
 pub fn document(bytes: &[u8]) {
     for form in DocumentFormat::ALL {
-        let Ok(document) = form.decode(bytes) else { continue };
+        let document = match form.decode(bytes) {
+            Ok(document) => document,
+            Err(error) => {
+                assert!(error.offset().is_none_or(|at| at <= bytes.len()), "{error}");
+                continue;
+            }
+        };
         document.check().unwrap();
         let binary = document.to_binary();
         let again = Document::from_binary(&binary).unwrap();
         assert_eq!(again.view(), document.view());
         assert_eq!(again.to_binary(), binary);
+        let native = document.to_native(Packing::Plain);
+        let back = Document::from_native(&native, document.session()).unwrap();
+        assert_eq!(back.to_native(Packing::Plain), native);
     }
 }
 
@@ -202,7 +212,8 @@ pub fn log(bytes: &[u8]) {
 }
 
 /// What a server does all day: bytes of anyone, own edits, undo, failed transactions and compaction, one after the other.
-/// Who watches has the same document as who does not.
+/// Who watches has the same document as who does not, and as who shares its memory with a copy at every step; the copy stays
+/// what it was.
 pub fn model(bytes: &[u8]) {
     let [flags, rest @ ..] = bytes else { return };
     let document = || match flags & 1 {
@@ -210,6 +221,7 @@ pub fn model(bytes: &[u8]) {
         _ => Document::new_server(),
     };
     let (mut plain, mut watched) = (Model::from(document()), Model::from(document()));
+    let mut shared = Model::from(document());
     watched.watch();
     watched.enable_undo(UndoOptions { bytes_max: 1000, ..UndoOptions::STANDARD });
     if flags & 2 != 0 {
@@ -218,12 +230,17 @@ pub fn model(bytes: &[u8]) {
     let mut rest = rest;
     while let [step, more @ ..] = rest {
         rest = more;
+        shared.share();
+        let copy = shared.document().clone();
+        let then = copy.to_native(Packing::Plain);
         match step % 8 {
             0..3 => {
                 let [len, more @ ..] = rest else { break };
                 let (patch, more) = more.split_at(usize::from(*len).min(more.len()));
                 rest = more;
-                assert_eq!(plain.apply_bytes(patch), watched.apply_bytes(patch));
+                let applied = plain.apply_bytes(patch);
+                assert_eq!(watched.apply_bytes(patch), applied);
+                assert_eq!(shared.apply_bytes(patch), applied);
             }
             3 => own_edit(&mut watched, *step),
             4 => drop(watched.undo().unwrap()),
@@ -238,19 +255,26 @@ pub fn model(bytes: &[u8]) {
             }
             _ => {
                 let stable = plain.document().state_vector();
-                assert_eq!(plain.compact(&stable), watched.compact(&stable));
+                let compaction = plain.compact(&stable);
+                assert_eq!(watched.compact(&stable), compaction);
+                assert_eq!(shared.compact(&stable), compaction);
             }
         }
         if let Some(patch) = watched.flush() {
             // Its own edits; a session's own patch is taken in like any.
             assert_eq!(plain.apply(&patch), Ok(Applied::Merged));
+            assert_eq!(shared.apply(&patch), Ok(Applied::Merged));
         }
         while let Some(set) = watched.poll_changes() {
             assert!(set.missed || !set.changes.is_empty());
         }
         watched.document().check().unwrap();
         plain.document().check().unwrap();
-        assert_eq!(plain.document().to_native(Packing::Plain), watched.document().to_native(Packing::Plain));
+        shared.document().check().unwrap();
+        let native = plain.document().to_native(Packing::Plain);
+        assert_eq!(watched.document().to_native(Packing::Plain), native);
+        assert_eq!(shared.document().to_native(Packing::Plain), native);
+        assert_eq!(copy.to_native(Packing::Plain), then);
         assert_eq!(plain.view(), watched.view());
     }
 }
@@ -279,9 +303,17 @@ pub fn native(bytes: &[u8]) {
         bytes[6..10].copy_from_slice(&check.finalize().to_le_bytes());
     }
     let view = Document::view_native(&bytes);
-    if let Ok(document) = Document::from_native(&bytes, SessionId::LOCAL) {
+    let document = Document::from_native(&bytes, SessionId::LOCAL);
+    if let Err(error) = &document {
+        // In packed columns places count unpacked.
+        let len = bytes.len() * 64;
+        assert!(error.offset().is_none_or(|at| at <= len), "{error}");
+    }
+    if let Ok(document) = document {
         document.check().unwrap();
         assert_eq!(view.unwrap(), document.view());
+        let again = Document::from_binary(&document.to_binary()).unwrap();
+        again.check().unwrap();
         let again = document.to_native(Packing::Plain);
         let back = Document::from_native(&again, SessionId::LOCAL).unwrap();
         assert_eq!(back.to_native(Packing::Plain), again);
@@ -296,7 +328,13 @@ pub fn native(bytes: &[u8]) {
 /// Patches in all forms: whatever is read is canonical, and every form brings it back.
 pub fn patch(bytes: &[u8]) {
     for format in PatchFormat::ALL {
-        let Ok(patch) = format.decode(bytes) else { continue };
+        let patch = match format.decode(bytes) {
+            Ok(patch) => patch,
+            Err(error) => {
+                assert!(error.offset().is_none_or(|at| at <= bytes.len()), "{error}");
+                continue;
+            }
+        };
         assert_eq!(PatchRef::decode(patch.as_bytes()).unwrap().to_patch(), patch);
         assert_eq!(patch.ops().map(|(_, op)| op.span()).sum::<u64>(), patch.span());
         let _ = (patch.dependencies(), patch.compact(), patch.rebase(1000, 3));

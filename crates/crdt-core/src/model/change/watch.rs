@@ -328,7 +328,7 @@ impl NodeDiff {
     fn finish(self, document: &Document, node: Timestamp) -> Option<Diff> {
         let held = |place: &Place| {
             let child = document.held(node, place).and_then(|child| document.node(child));
-            child.map_or(Value::Undefined, |child| document.view_of(child.index() as u32))
+            child.map_or(Value::Undefined, |child| document.view_of(child.number()))
         };
         Some(match self {
             Self::Text(delta) => {

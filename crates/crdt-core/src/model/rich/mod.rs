@@ -223,7 +223,7 @@ impl RichTextCursor<'_> {
     /// # Errors
     /// [`EditError`]
     pub fn del(&mut self, position: usize, len: usize) -> Result<(), EditError> {
-        let node = self.node()?.index() as u32;
+        let node = self.node()?.number();
         super::StrCursor::new(self.model, node).del(position, len)
     }
 
@@ -275,7 +275,7 @@ impl RichTextCursor<'_> {
     pub fn remove(&mut self, slice: Timestamp) -> Result<(), EditError> {
         let slices = self.model.doc.node(self.slices).ok_or(EditError::Removed(self.slices))?;
         let index = (0..slices.len()).find(|&at| slices.at(at).is_some_and(|node| node.id() == slice));
-        let node = slices.index() as u32;
+        let node = slices.number();
         match index {
             Some(index) => super::ArrCursor::new(self.model, node).del(index, 1),
             None => Err(EditError::Removed(slice)),

@@ -34,7 +34,7 @@ impl<'d> Reading<'d> {
     }
 
     pub(super) fn text(&self) -> Text {
-        match self.node().map(|node| self.doc.view_of(node.index() as u32)) {
+        match self.node().map(|node| self.doc.view_of(node.number())) {
             Ok(Value::Text(text)) => text,
             _ => Text::new(),
         }

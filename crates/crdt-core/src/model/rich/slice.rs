@@ -83,7 +83,7 @@ impl Slice {
             _ => return None,
         };
         let end = RelativePosition { node: text, anchor, side: side(1) };
-        let view = |node: NodeRef<'_>| document.view_of(node.index() as u32);
+        let view = |node: NodeRef<'_>| document.view_of(node.number());
         let tag = match view(node.at(3)?) {
             // A type of several steps: the innermost one is what the block is.
             Value::Array(steps) => tag_of(steps.last()?)?,
