@@ -45,15 +45,13 @@ struct Held {
     /// Flushed, and not seen by the manager yet.
     unsent: VecDeque<Patch>,
     unsent_bytes: usize,
-    /// An edit was too large and could not be taken back.
-    stuck: Option<Unsplittable>,
     /// Sees every patch, where rules say what is to become of concurrent writes.
     conflicts: Option<Conflicts>,
 }
 
 impl Held {
     fn new(model: Model) -> Self {
-        Self { model, unsent: VecDeque::new(), unsent_bytes: 0, stuck: None, conflicts: None }
+        Self { model, unsent: VecDeque::new(), unsent_bytes: 0, conflicts: None }
     }
 
     fn await_hand_over(&mut self, patch: Option<Patch>) {
@@ -161,17 +159,16 @@ impl SharedModel {
 
     /// Edits the document. Returns the patch to hand over, `None` if nothing was edited.
     ///
-    /// All of it or nothing: if `edit` fails, the document is as it was, by a [transaction](Model::transaction), which keeps
-    /// a second copy of a document that is edited. In a model that keeps [undo](Model::enable_undo) each transaction would be
-    /// a step of its own, so there none is begun: what a failed edit had done before stays, and goes out with the next patch.
+    /// All of it or nothing: if `edit` fails, the document is as it was, and what can be undone too. It is an
+    /// [attempt](Model::attempt), which keeps a second copy of a document that is edited. The copy is made at the first edit
+    /// and follows the next ones; it goes when others have brought a sixteenth of the document since.
     ///
     /// What is larger than a patch may be ([4 MiB](PatchRecord::PATCH_BYTES_MAX)) becomes several; the last one is returned,
     /// and handing it over hands over those before it. A peer may see the first ones a little earlier.
     ///
     /// # Errors
     /// What `edit` returns, or that too much waits to be handed over, or that an operation is too large; then nothing was
-    /// edited. (With undo, what is too large can't be taken back, and nothing can be edited any more: no peer could ever
-    /// have it.)
+    /// edited.
     pub fn edit<T, E>(
         &self,
         edit: impl FnOnce(&mut Model) -> Result<T, E>,
@@ -180,19 +177,11 @@ impl SharedModel {
         if held.unsent.len() >= UNSENT_MAX || held.unsent_bytes >= UNSENT_BYTES_MAX {
             return Err(SharedEditError::Unsent { count: held.unsent.len(), len_bytes: held.unsent_bytes });
         }
-        if let Some(stuck) = held.stuck {
-            return Err(stuck.into());
-        }
         let seen = held.conflicts.is_some().then(|| held.model.document().state_vector());
-        if held.model.keeps_undo() {
-            edit(&mut held.model).map_err(SharedEditError::Edit)?;
-            check_size(&held.model).inspect_err(|stuck| held.stuck = Some(*stuck))?;
-        } else {
-            held.model.transaction(|model| {
-                edit(model).map_err(SharedEditError::Edit)?;
-                Ok::<_, SharedEditError<E>>(check_size(model)?)
-            })?;
-        }
+        held.model.attempt(|model| {
+            edit(model).map_err(SharedEditError::Edit)?;
+            Ok::<_, SharedEditError<E>>(check_size(model)?)
+        })?;
         let parts = held.model.flush().map_or(Ok(Vec::new()), split::split)?;
         let mut last = None;
         for mut patch in parts {
@@ -249,9 +238,6 @@ impl SharedModel {
     fn replace(&self, mut document: Document) -> Result<(), DocumentError> {
         let mut held = self.held();
         document.set_session(held.model.document().session());
-        // What a failed edit has left open, in a model with undo, goes out with the others, before the next one.
-        let open = held.model.flush();
-        held.await_hand_over(open);
         for patch in &held.unsent {
             if let Err(error) = document.apply(patch) {
                 return Err(DocumentError::Snapshot(error.to_string()));
@@ -319,6 +305,8 @@ impl SyncDocument for SharedModel {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use crdt_core::model::{EditError, UndoOptions};
 
     use super::*;
@@ -382,21 +370,44 @@ mod tests {
     }
 
     #[test]
-    fn with_undo_what_is_too_large_stops_all_editing() {
+    fn what_can_be_undone_is_what_was_edited() {
         let shared = SharedModel::new(SessionId::new(70_001).unwrap());
-        let start = Value::from(&serde_json::json!({}));
+        let start = Value::from(&serde_json::json!({"text": ""}));
         shared
             .edit(|model| {
+                model.api().root(start.clone())?;
                 model.enable_undo(UndoOptions::STANDARD);
-                model.api().root(start.clone())
+                Ok::<_, EditError>(())
             })
             .unwrap();
-        for _ in 0..2 {
-            let refused = shared.edit(too_many_keys);
-            assert!(matches!(refused, Err(SharedEditError::TooLarge { .. })), "{refused:?}");
-        }
-        let refused = shared.edit(|model| model.api().root(1));
+        let mut now = Duration::ZERO;
+        let mut type_one = |at: usize, character: &str| {
+            now += Duration::from_millis(100);
+            shared.edit(|model| {
+                model.set_now(now);
+                model.api().str("/text")?.ins(at, character)
+            })
+        };
+        type_one(0, "a").unwrap();
+        // What fails, or is too large, leaves nothing behind, and begins no step.
+        type_one(9, "nowhere").unwrap_err();
+        let failed = shared.edit(|model| {
+            model.api().str("/text")?.del(0, 1)?;
+            model.api().str("/nowhere")?.ins(0, "x")
+        });
+        assert!(matches!(failed, Err(SharedEditError::Edit(_))), "{failed:?}");
+        let refused = shared.edit(too_many_keys);
         assert!(matches!(refused, Err(SharedEditError::TooLarge { .. })), "{refused:?}");
-        assert_eq!(shared.held().unsent.len(), 1);
+        type_one(1, "b").unwrap();
+        assert_eq!(shared.view(), Value::from(&serde_json::json!({"text": "ab"})));
+        // What was typed without a pause goes at once.
+        let undone = shared.edit(|model| {
+            let step = model.undo()?;
+            assert!(step.is_some(), "there is a step");
+            Ok::<_, EditError>(())
+        });
+        assert!(undone.unwrap().is_some());
+        assert_eq!(shared.view(), start);
+        assert_eq!(shared.held().unsent.len(), 4);
     }
 }

@@ -61,6 +61,8 @@ struct Before {
     undo: Option<Box<Undo>>,
     has_history: bool,
     origin: Origin,
+    /// Whether it is a step of its own that can be undone.
+    is_step: bool,
 }
 
 /// A transaction that has begun. It is taken back if nobody says otherwise, so also when the edits panic.
@@ -106,11 +108,25 @@ impl Model {
     /// # Errors
     /// What `edit` returns.
     pub fn transaction<T, E>(&mut self, edit: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
-        let before = Some(self.begin());
+        self.run(true, edit)
+    }
+
+    /// A [transaction](Self::transaction) that is no step of its own in a model that keeps [undo](Self::enable_undo): what it
+    /// edits becomes part of a step just as without it, by the pauses between edits or the flushes. For a layer that makes
+    /// every edit all or nothing, however small.
+    ///
+    /// # Errors
+    /// What `edit` returns; then the model is as it was, what can be undone too.
+    pub fn attempt<T, E>(&mut self, edit: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+        self.run(false, edit)
+    }
+
+    fn run<T, E>(&mut self, is_step: bool, edit: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+        let before = Some(self.begin(is_step));
         let mut begun = Begun { model: self, before };
         let done = edit(begun.model)?;
         begun.before = None;
-        begun.model.commit();
+        begun.model.commit(is_step);
         Ok(done)
     }
 
@@ -128,8 +144,8 @@ impl Model {
         self.spare.0.as_ref().is_some_and(|spare| spare.depth > 0)
     }
 
-    fn begin(&mut self) -> Before {
-        if let Some(undo) = &mut self.undo {
+    fn begin(&mut self, is_step: bool) -> Before {
+        if let Some(undo) = self.undo.as_mut().filter(|_| is_step) {
             undo.enter();
         }
         if !self.in_transaction() {
@@ -152,11 +168,12 @@ impl Model {
             undo: self.undo.clone(),
             has_history: self.history.is_some(),
             origin: self.origin,
+            is_step,
         }
     }
 
-    fn commit(&mut self) {
-        if let Some(undo) = &mut self.undo {
+    fn commit(&mut self, is_step: bool) {
+        if let Some(undo) = self.undo.as_mut().filter(|_| is_step) {
             undo.leave();
         }
         if let Some(spare) = &mut self.spare.0 {
@@ -178,7 +195,7 @@ impl Model {
             self.spare = Spare(Some(spare));
         }
         self.undo = before.undo;
-        if let Some(undo) = &mut self.undo {
+        if let Some(undo) = self.undo.as_mut().filter(|_| before.is_step) {
             undo.leave();
         }
         if let Some(now) = self.now {
