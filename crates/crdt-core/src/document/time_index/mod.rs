@@ -14,6 +14,9 @@ pub(super) const UNITS_PER_PAGE: usize = 32;
 const UNITS_PER_ENTRY: usize = 4 * UNITS_PER_PAGE;
 const PAGES_FREE: usize = 64;
 
+/// How many pages a window has room for when it is more than one.
+const WINDOW_HEAP_MIN: usize = 8;
+
 /// So many times from one on, page by page: the page, the first bit in it, and how many.
 fn pages(time: u64, len: u32) -> impl Iterator<Item = (u64, u32, u32)> {
     let (mut time, mut left) = (time, len);
@@ -345,6 +348,10 @@ impl TimeIndex {
         if page.bits != 0 {
             self.filled[slot >> 6] |= 1 << (slot & 63);
             self.allowance += UNITS_PER_ENTRY;
+        }
+        if slot == 1 {
+            // It goes on the heap now, where one page more at a time would be three moves for the first eight.
+            self.window.reserve_exact(WINDOW_HEAP_MIN - 1);
         }
         self.window.push(page);
     }

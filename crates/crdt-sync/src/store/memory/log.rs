@@ -6,7 +6,6 @@
 
 use bytes::Bytes;
 use crdt_core::{SessionId, Timestamp};
-use smallvec::SmallVec;
 
 use crate::{
     Envelope, PatchRecord,
@@ -48,44 +47,103 @@ pub(super) struct Found {
 #[error("a patch in memory is not what was written")]
 pub(super) struct Damaged;
 
-/// Most heads fit.
-type Head = SmallVec<[u8; 96]>;
+/// What stands before the patch, while it is put together: word by word, of which the first bytes count. What is too long
+/// for this goes to the heap, all of it.
+struct Head<const N: usize> {
+    near: [u8; N],
+    len: usize,
+    far: Vec<u8>,
+}
+
+impl<const N: usize> Head<N> {
+    const fn new() -> Self {
+        Self { near: [0; N], len: 0, far: Vec::new() }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        if self.far.is_empty() { &self.near[..self.len] } else { &self.far }
+    }
+
+    /// The first `len` bytes of a word.
+    #[inline]
+    fn put_word(&mut self, word: [u8; 8], len: usize) {
+        if self.far.is_empty()
+            && let Some(place) = self.near.get_mut(self.len..self.len + 8)
+        {
+            place.copy_from_slice(&word);
+            self.len += len;
+        } else {
+            self.put_far(&word[..len]);
+        }
+    }
+
+    #[cold]
+    fn put_far(&mut self, bytes: &[u8]) {
+        if self.far.is_empty() {
+            self.far.extend_from_slice(&self.near[..self.len]);
+        }
+        self.far.extend_from_slice(bytes);
+    }
+
+    /// LEB128.
+    #[inline]
+    fn put_number(&mut self, mut number: u64) {
+        let (mut word, mut len) = (0, 0);
+        while number >= 0x80 && len < 7 {
+            word |= (number & 0x7f | 0x80) << (8 * len);
+            number >>= 7;
+            len += 1;
+        }
+        if number < 0x80 {
+            self.put_word((word | number << (8 * len)).to_le_bytes(), len + 1);
+        } else {
+            self.put_word(word.to_le_bytes(), len);
+            self.put_number(number);
+        }
+    }
+
+    /// Sessions are below 2^53.
+    #[inline]
+    fn put_session(&mut self, sid: SessionId) {
+        self.put_word(sid.get().to_le_bytes(), 7);
+    }
+}
 
 impl Log {
     /// Writes a record down.
     pub(super) fn push(&mut self, record: &PatchRecord) -> Place {
-        let mut head = Head::new();
-        put_session(&mut head, record.session());
-        put_number(&mut head, record.id.time);
-        put_number(&mut head, record.span);
-        put_number(&mut head, record.id.time.wrapping_sub(record.prev));
-        put_number(&mut head, record.needs.len() as u64);
+        let mut head = Head::<96>::new();
+        head.put_session(record.session());
+        head.put_number(record.id.time);
+        head.put_number(record.span);
+        head.put_number(record.id.time.wrapping_sub(record.prev));
+        head.put_number(record.needs.len() as u64);
         for needed in &record.needs {
-            put_session(&mut head, needed.sid);
-            put_number(&mut head, record.id.time.wrapping_sub(needed.time));
+            head.put_session(needed.sid);
+            head.put_number(record.id.time.wrapping_sub(needed.time));
         }
-        put_number(&mut head, record.proof.len() as u64);
-        put_number(&mut head, record.links.len() as u64);
+        head.put_number(record.proof.len() as u64);
+        head.put_number(record.links.len() as u64);
         for link in &record.links {
-            put_session(&mut head, link.sid);
-            put_number(&mut head, link.last);
-            head.extend_from_slice(&link.hash.0);
+            head.put_session(link.sid);
+            head.put_number(link.last);
+            head.put_far(&link.hash.0);
         }
-        self.push_parts(&[&head, &record.proof, &record.patch])
+        self.push_parts([head.as_slice(), &record.proof, &record.patch])
     }
 
     /// Takes over what stands in another log, as it is.
     pub(super) fn push_from(&mut self, other: &Self, place: Place) -> Result<Place, Damaged> {
-        Ok(self.push_parts(&[other.entry(place)?.0]))
+        Ok(self.push_parts([other.entry(place)?.0]))
     }
 
-    fn push_parts(&mut self, parts: &[&[u8]]) -> Place {
+    fn push_parts<const N: usize>(&mut self, parts: [&[u8]; N]) -> Place {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let mut prefix = Head::new();
-        put_number(&mut prefix, len as u64);
-        let chunk = self.room_for(prefix.len() + len);
+        let mut prefix = Head::<16>::new();
+        prefix.put_number(len as u64);
+        let chunk = self.room_for(prefix.len + len);
         let at = chunk.len() as u32;
-        chunk.extend_from_slice(&prefix);
+        chunk.extend_from_slice(prefix.as_slice());
         for part in parts {
             chunk.extend_from_slice(part);
         }
@@ -163,12 +221,6 @@ impl Log {
     }
 }
 
-fn put_session(out: &mut Head, sid: SessionId) {
-    // Sessions are below 2^53.
-    let [bytes @ .., _] = sid.get().to_le_bytes();
-    out.extend_from_slice(&bytes);
-}
-
 fn session(rest: &mut &[u8]) -> Result<SessionId, Damaged> {
     let ([a, b, c, d, e, f, g], tail) = rest.split_first_chunk().ok_or(Damaged)?;
     *rest = tail;
@@ -183,15 +235,6 @@ fn link(rest: &mut &[u8]) -> Result<Link, Damaged> {
 }
 
 /// LEB128.
-#[inline]
-fn put_number(out: &mut Head, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 fn number(rest: &mut &[u8]) -> Result<u64, Damaged> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
