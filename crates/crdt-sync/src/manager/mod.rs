@@ -277,6 +277,9 @@ pub enum SyncError {
     /// The store could not be read or written while it was repaired.
     #[error("the repair ended early: {0}")]
     Repair(#[source] SharedError),
+    /// The transport has been closed under it.
+    #[error("the channel to the other replicas is closed")]
+    ChannelClosed,
     /// Discovery did not start.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),

@@ -12,8 +12,8 @@ pub enum SessionEvent {
     Refused(Refusal),
     /// Everything that the peers are known to have is here.
     CaughtUp,
-    /// The synchronisation has ended by itself: the store failed, and what it has can't be told any more. Nothing is
-    /// stored, sent or taken in until the manager is started again.
+    /// The synchronisation has ended by itself: the store failed, and what it has can't be told any more, or the channels to
+    /// the others were closed. Nothing is stored, sent or taken in until the manager is started again.
     Stopped {
         /// Why.
         error: String,

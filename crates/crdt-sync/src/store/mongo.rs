@@ -320,7 +320,8 @@ fn read(row: &Bsons) -> Result<PatchRecord, PatchStoreError> {
         let pair = needed.as_array().filter(|pair| pair.len() == 2);
         let pair = pair.and_then(|pair| Some((pair[0].as_i64()?, pair[1].as_i64()?)));
         let (sid, time) = pair.ok_or_else(|| corrupt("a cause is no pair of numbers"))?;
-        Ok(Timestamp::new(session_of(sid)?, time as u64))
+        let time = u64::try_from(time).map_err(|_| corrupt("a cause has a time below 0"))?;
+        Ok(Timestamp::new(session_of(sid)?, time))
     };
     let link = |link: &Bson| {
         let link = link.as_document().ok_or_else(|| corrupt("a link is no document"))?;
@@ -369,11 +370,12 @@ fn number(row: &Bsons, name: &str) -> Result<u64, PatchStoreError> {
 }
 
 fn sid(row: &Bsons, name: &str) -> Result<SessionId, PatchStoreError> {
-    session_of(number(row, name)? as i64)
+    SessionId::new(number(row, name)?).map_err(|_| corrupt("a session out of range"))
 }
 
 fn session_of(number: i64) -> Result<SessionId, PatchStoreError> {
-    SessionId::new(number as u64).map_err(|_| corrupt("a session out of range"))
+    let number = u64::try_from(number).ok().and_then(|number| SessionId::new(number).ok());
+    number.ok_or_else(|| corrupt("a session out of range"))
 }
 
 fn binary(bytes: &[u8]) -> Bson {

@@ -142,6 +142,25 @@ async fn a_failed_read_costs_a_page_and_a_failed_append_is_told() {
     tokio::time::timeout(PATIENCE, only_late).await.expect("who has stopped is no peer any more");
 }
 
+#[tokio::test]
+async fn a_transport_that_is_closed_underneath_is_told() {
+    let group = Group::new();
+    let first = group.join(1, EncodingFormat::Binary).await;
+    let mut events = first.manager.events();
+    group.pubsub.close().await;
+    let told = async {
+        loop {
+            if let SessionEvent::Stopped { error } = events.recv().await.unwrap() {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+    assert_eq!(error, "the channel to the other replicas is closed");
+    assert!(matches!(first.manager.sync().await, Err(SyncError::Stopped)));
+    first.manager.stop().await;
+}
+
 /// A store that was put back from a backup knows less of the session than the others do.
 #[tokio::test]
 async fn a_replica_whose_store_went_back_is_told_and_acknowledges_nothing_more() {

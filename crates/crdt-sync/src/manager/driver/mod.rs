@@ -118,11 +118,11 @@ impl Driver {
                 },
                 heard = broadcaster.next() => match heard {
                     Some(heard) => self.heard_patch(heard),
-                    None => return self.settle().await,
+                    None => return self.channel_closed().await,
                 },
                 heard = syncer.next() => match heard {
                     Some(heard) => self.heard_message(heard),
-                    None => return self.settle().await,
+                    None => return self.channel_closed().await,
                 },
                 change = discovery.next(), if peers_open => match change {
                     Some(PeerChange::Up(peer)) => self.input(Input::PeerUp(peer)),
@@ -149,6 +149,12 @@ impl Driver {
             self.fold_when_due().await;
             self.drop_idle_offer();
         }
+    }
+
+    /// Nobody can be reached any more, nor reach us: that is not for the application to find out by waiting.
+    async fn channel_closed(&mut self) -> Result<(), SyncError> {
+        self.settle().await?;
+        Err(SyncError::ChannelClosed)
     }
 
     pub(super) fn now(&self) -> Duration {

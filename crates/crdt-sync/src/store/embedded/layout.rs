@@ -51,9 +51,13 @@ pub(super) fn record_key(document: DocumentNumber, sid: SessionId, last: u64) ->
 }
 
 fn record_key_parts(key: &[u8]) -> Result<(SessionId, u64), Damage> {
-    let key: &[u8; 20] = key.try_into().map_err(|_| Damage::Length)?;
-    let number = |at: usize| u64::from_be_bytes(key[at..at + 8].try_into().expect("8 bytes"));
-    Ok((SessionId::new(number(4)).map_err(|_| Damage::Range)?, number(12)))
+    let (rest, last) = key.split_last_chunk().ok_or(Damage::Length)?;
+    let (document, sid) = rest.split_last_chunk().ok_or(Damage::Length)?;
+    if document.len() != size_of::<DocumentNumber>() {
+        return Err(Damage::Length);
+    }
+    let sid = SessionId::new(u64::from_be_bytes(*sid)).map_err(|_| Damage::Range)?;
+    Ok((sid, u64::from_be_bytes(*last)))
 }
 
 /// The value of a patch. Its key is part of the checksum, so that a record can't stand at another's place.

@@ -315,8 +315,8 @@ impl Shared {
             sessions.push(Records { range }.peekable());
         }
         let (mut records, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = earliest(&mut sessions) {
-            let record = next.next().expect("just seen")?;
+        while let Some(record) = earliest(&mut sessions).and_then(Iterator::next) {
+            let record = record?;
             bytes += record.len_bytes();
             if bytes > bytes_max && !records.is_empty() {
                 break;
