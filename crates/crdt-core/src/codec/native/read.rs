@@ -73,10 +73,37 @@ const LOW_BYTES: [u128; BLOCK + 1] = {
     masks
 };
 
-/// An ASCII key in a block, and zeros behind it.
+/// A short key in a block, and zeros behind it.
 struct Brief {
     block: u128,
     len: usize,
+}
+
+impl Brief {
+    /// A key; none if it is long.
+    fn of(key: &[u8]) -> Self {
+        let mut block = [0; BLOCK];
+        let Some(room) = block.get_mut(..key.len()) else { return Self { block: 0, len: 0 } };
+        room.copy_from_slice(key);
+        Self { block: u128::from_le_bytes(block), len: key.len() }
+    }
+
+    /// The key that stands next in some bytes, and the bytes behind it. `None` if it is unusual in any way, or long.
+    #[inline(always)]
+    fn next<'a>(&self, bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let &[shared, rest_len, ref ahead @ ..] = bytes.first_chunk::<{ BLOCK + 2 }>()?;
+        let (shared, rest_len) = (usize::from(shared), usize::from(rest_len));
+        if self.len == 0 || shared > self.len || rest_len == 0 || shared + rest_len > BLOCK {
+            return None;
+        }
+        let (kept, more) =
+            (self.block & LOW_BYTES[shared], u128::from_le_bytes(*ahead) & LOW_BYTES[rest_len]);
+        let is_ascii = (kept | more) & u128::from_le_bytes([0x80; BLOCK]) == 0;
+        // Sorted: the first byte that differs is larger, or there was none.
+        let in_order = self.block.to_le_bytes()[shared] < ahead[0] || shared == self.len;
+        let key = Self { block: kept | more << (8 * shared), len: shared + rest_len };
+        (is_ascii && in_order).then_some((key, bytes.get(2 + rest_len..)?))
+    }
 }
 
 /// The keys of a document, sorted.
@@ -101,8 +128,9 @@ impl KeyList {
             ends: Vec::with_capacity((count as usize).min(column.len() / 2)),
         };
         let (mut start, mut end, mut is_ascii) = (0, 0, true);
+        let mut last = Brief::of(&[]);
         for number in 0..count {
-            if let Some((key, rest)) = keys.next_brief(start, r.rest())
+            if let Some((key, rest)) = last.next(r.rest())
                 && end + key.len <= max.min(u32::MAX as usize)
             {
                 r.skip_to(rest);
@@ -111,6 +139,7 @@ impl KeyList {
                 (start, end) = (end, end + key.len);
                 keys.bytes.truncate(end);
                 keys.ends.push(end as u32);
+                last = key;
                 continue;
             }
             let shared = r.vu57_up_to((end - start) as u64, "length of what keys share")? as usize;
@@ -146,30 +175,10 @@ impl KeyList {
                     .map_err(|_| Malformed::Text { at: r.offset() - rest.len() })?;
             }
             keys.ends.push(end as u32);
+            last = Brief::of(&keys.bytes[start..]);
         }
         r.end()?;
         Ok(keys)
-    }
-
-    /// The key that stands next in some bytes behind the last one, which starts at `start`; and the bytes behind it. `None` if
-    /// it is unusual in any way.
-    #[inline(always)]
-    fn next_brief<'a>(&self, start: usize, bytes: &'a [u8]) -> Option<(Brief, &'a [u8])> {
-        let len = self.bytes.len() - start;
-        let &[shared, rest_len, ref ahead @ ..] = bytes.first_chunk::<{ BLOCK + 2 }>()?;
-        let (shared, rest_len) = (usize::from(shared), usize::from(rest_len));
-        if len == 0 || len > BLOCK || shared > len || rest_len == 0 || shared + rest_len > BLOCK {
-            return None;
-        }
-        let last = self.bytes.last_chunk::<BLOCK>()?;
-        // The bytes in front are those of keys before.
-        let last = u128::from_le_bytes(*last) >> (8 * (BLOCK - len)) & LOW_BYTES[len];
-        let (kept, more) = (last & LOW_BYTES[shared], u128::from_le_bytes(*ahead) & LOW_BYTES[rest_len]);
-        let is_ascii = (kept | more) & u128::from_le_bytes([0x80; BLOCK]) == 0;
-        // Sorted: the first byte that differs is larger, or there was none.
-        let in_order = shared == len || ((last >> (8 * shared)) as u8) < ahead[0];
-        let key = Brief { block: kept | more << (8 * shared), len: shared + rest_len };
-        (is_ascii && in_order).then_some((key, bytes.get(2 + rest_len..)?))
     }
 
     pub(super) fn get(&self, number: u32) -> Wtf8<'_> {
