@@ -108,18 +108,23 @@ impl Tree {
         new
     }
 
-    /// Puts a leaf where one was freed, or behind all others. The list grows by small steps once it is long: by doubling, a
-    /// text would keep up to twice the memory that it needs.
+    /// Puts a leaf where one was freed, or behind all others.
     pub(super) fn push_leaf(&mut self, leaf: Leaf) -> u32 {
         if let Some(at) = self.free_leaves.pop() {
             self.leaves[at as usize] = leaf;
             return at;
         }
+        self.make_room_for_leaf();
+        self.leaves.push(leaf);
+        self.leaves.len() as u32 - 1
+    }
+
+    /// Lets the list of leaves grow by small steps once it is long: by doubling, a text would keep up to twice the memory that
+    /// it needs.
+    pub(super) fn make_room_for_leaf(&mut self) {
         if self.leaves.len() == self.leaves.capacity() && self.leaves.len() >= 64 {
             self.leaves.reserve_exact(self.leaves.len() / 8 + 1);
         }
-        self.leaves.push(leaf);
-        self.leaves.len() as u32 - 1
     }
 
     fn push_inner(&mut self, node: Inner) -> u32 {

@@ -100,9 +100,13 @@ impl Tree {
 
     #[cold]
     fn append_leaf(&mut self) {
-        let leaf = Leaf { prev: self.tail, ..Leaf::new() };
-        let new = self.push_leaf(leaf);
-        self.leaves[self.tail as usize].next = new;
+        let (last, new) = (self.tail as usize, self.leaves.len() as u32);
+        self.make_room_for_leaf();
+        // A copy of the last one, whose chunks are not its own: an empty one would be made elsewhere and moved here.
+        self.leaves.extend_from_within(last..=last);
+        self.leaves[last].next = new;
+        let leaf = &mut self.leaves[new as usize];
+        (leaf.len, leaf.prev, leaf.next) = (0, self.tail, NIL);
         self.tail = new;
     }
 

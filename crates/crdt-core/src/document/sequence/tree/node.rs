@@ -10,7 +10,7 @@ pub(super) const FILL: usize = 24;
 pub(super) const NIL: u32 = u32::MAX;
 
 /// Chunks side by side, as parallel arrays: a search reads one field of many.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Leaf {
     pub(super) time: [u64; WIDTH],
     pub(super) session: [u32; WIDTH],
