@@ -494,33 +494,3 @@ fn edit(model: &mut Model, random: &mut Random) {
         Kind::Con => {}
     }
 }
-
-#[test]
-#[ignore = "needs node and json-joy"]
-fn json_joy_takes_our_counters_and_multi_value_registers_for_its_own() {
-    let mut joy = JsonJoy::start();
-    let mut alice = Model::new(SessionId::new(123_456).unwrap());
-    alice.api().root(Value::Map(Vec::new())).unwrap();
-    alice.api().obj("").unwrap().set_counter("likes", 5.0).unwrap();
-    alice.api().obj("").unwrap().set_multi_value("name", "draft").unwrap();
-    alice.flush();
-    let before = hex(&alice.document().to_binary());
-    let mut bob = alice.fork(SessionId::new(200_000).unwrap());
-    alice.api().counter("/likes").unwrap().add(2.0).unwrap();
-    bob.api().counter("/likes").unwrap().add(10.0).unwrap();
-    alice.api().multi_value("/name").unwrap().set("Ada").unwrap();
-    bob.api().multi_value("/name").unwrap().set("Bob").unwrap();
-    let patches = [alice.flush().unwrap(), bob.flush().unwrap()];
-    assert_eq!(alice.apply(&patches[1]), Ok(Applied::Merged));
-    let list = hex_list(&patches, &[0, 1]);
-    let answer = joy.ask(&format!(r#"{{"do":"extensions","data":"{before}","patches":{list}}}"#));
-    let view = value_of(get(&answer, "view"));
-    assert_eq!(get(&view, "likes"), &17.into());
-    assert_eq!(get(&view, "name"), &["Bob", "Ada"].into_iter().collect());
-    // What json-joy shows with its extensions registered is our extended view.
-    assert_eq!(plain(&view), plain(&alice.document().view_extended()));
-    let theirs = Patch::decode(&unhex(text(get(&answer, "patch")))).unwrap();
-    assert_eq!(alice.apply(&theirs), Ok(Applied::Merged));
-    assert_eq!(alice.api().counter("/likes").unwrap().value(), 21.0);
-    assert_eq!(get(&value_of(get(&answer, "after")), "likes"), &21.into());
-}

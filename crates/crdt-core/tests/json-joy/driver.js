@@ -261,6 +261,25 @@ const handlers = {
     text.apply(delta);
     return {before, after: text.view(), patch: hex(model.api.flush().toBinary())};
   },
+  /** The blocks of a document whose root is a rich text, before and after a marker of json-joy's own. */
+  blocks: ({data, marker}) => {
+    const {ModelWithExt} = require('json-joy/lib/json-crdt-extensions');
+    const model = ModelWithExt.load(unhex(data), 300000);
+    const {txt} = model.s.toExt();
+    const name = (step) => String(Array.isArray(step) ? step[0] : step);
+    const leaves = (block) =>
+      block.children.length ? block.children.flatMap(leaves) : [[block.marker ? name(block.path.at(-1)) : '', block.text()]];
+    const blocks = () => {
+      txt.refresh();
+      return txt.blocks.root.children.flatMap(leaves);
+    };
+    const before = blocks();
+    if (!marker) return {before};
+    txt.editor.cursor.setAt(marker[0]);
+    txt.editor.saved.insMarker(marker[1]);
+    txt.editor.delCursors();
+    return {before, after: blocks(), patch: hex(model.api.flush().toBinary())};
+  },
   /** Reads a patch from one form and writes it in all. */
   patch: ({form, data}) => {
     const bytes = unhex(data);
