@@ -23,6 +23,7 @@ mod listener;
 mod producers;
 mod query;
 mod storage;
+mod plan;
 mod commit;
 mod remembered;
 mod adopt;

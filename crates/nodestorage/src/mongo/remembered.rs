@@ -16,7 +16,8 @@ use std::sync::{Arc, atomic::Ordering};
 use mongodb::bson::{Bson, Document as Bsons, doc};
 
 use super::{
-    commit::{How, OUTBOX_MAX, Planned},
+    commit::OUTBOX_MAX,
+    plan::{How, Planned},
     record::{Mark, Stored},
     relay::Key,
     storage::MongoStorage,

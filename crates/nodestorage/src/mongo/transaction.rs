@@ -11,8 +11,8 @@ use mongodb::{
 };
 
 use super::{
-    commit::Planned,
     failure::{Failure, has_no_transactions, is_duplicate},
+    plan::Planned,
     record::{Stored, WriteId, check_event},
     relay::Moved,
     storage::MongoStorage,

@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use futures_util::StreamExt;
@@ -95,6 +94,12 @@ async fn check(games: &MongoStorage, acknowledged: &Acknowledged) {
     }
 }
 
+/// Waits until so many writes were answered, or nobody writes any more.
+async fn reach(answers: &mut tokio::sync::watch::Receiver<u64>, wanted: u64) {
+    let reached = tokio::time::timeout(PATIENCE, answers.wait_for(|count| *count >= wanted)).await;
+    reached.expect("writes are answered").ok();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
@@ -117,8 +122,9 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     });
     for round in 0..ROUNDS {
         let stop = Arc::new(AtomicBool::new(false));
+        let (answered, mut answers) = tokio::sync::watch::channel(0);
         let writers = (0..WRITERS).map(|writer| {
-            let (games, stop) = (games.clone(), stop.clone());
+            let (games, stop, answered) = (games.clone(), stop.clone(), answered.clone());
             let document = writer % DOCUMENTS;
             let first =
                 1 + acknowledged.keys().filter(|key| key.0 == document && key.1 == writer).count() as u64;
@@ -130,6 +136,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
                     }
                     if let Some(version) = write(&games, document, writer, sequence).await {
                         done.push(((document, writer, sequence), version));
+                        answered.send_modify(|count| *count += 1);
                     } else {
                         break;
                     }
@@ -138,11 +145,13 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
             })
         });
         let writers: Vec<_> = writers.collect();
-        // The moment of the crash is what this is about; nothing is waited for.
-        tokio::time::sleep(Duration::from_millis(20 + round * 37 % 130)).await;
+        drop(answered);
+        // When one writer has its answer, the others are in the middle of something.
+        reach(&mut answers, 1 + round * 5 % 9).await;
         server.crash();
         // They go on through the crash: a write whose answer was lost is found, or done again.
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        let before = *answers.borrow();
+        reach(&mut answers, before + 1).await;
         stop.store(true, Ordering::Relaxed);
         for writer in writers {
             acknowledged.extend(tokio::time::timeout(PATIENCE, writer).await.expect("in time").unwrap());

@@ -14,14 +14,15 @@ use nodestorage::{
 };
 use serde_json::json;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::{oneshot, watch},
 };
 
-use super::{body, by, counted, games, id, open, options, proxy::message};
+use super::{PATIENCE, body, by, counted, games, id, open, options, proxy::message};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -33,10 +34,15 @@ enum Fault {
     Delayed,
 }
 
+/// How long a request is late.
+const LATE: Duration = Duration::from_millis(80);
+
 /// Passes everything on, except that every so many of the commands that write run into a fault.
 struct Proxy {
     port: u16,
     faults: Arc<AtomicU64>,
+    /// How many requests are still on their way from a connection that was cut.
+    cut_off: watch::Receiver<u64>,
 }
 
 impl Proxy {
@@ -45,71 +51,96 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (faults, writes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let counted = faults.clone();
+        let (on_their_way, cut_off) = watch::channel(0);
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let (writes, faults) = (writes.clone(), counted.clone());
+                let (writes, faults, cut_off) = (writes.clone(), counted.clone(), on_their_way.clone());
                 tokio::spawn(async move {
                     let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
-                    let replies = tokio::spawn(pass(from_server, to_client));
-                    requests(from_client, to_server, fault, every, &writes, &faults, replies).await;
+                    let (cut, is_cut) = oneshot::channel();
+                    let replies = tokio::spawn(replies(from_server, to_client, is_cut));
+                    let wire = Wire { from: from_client, to: to_server, cut, replies };
+                    wire.requests(fault, every, &writes, &faults, &cut_off).await;
                 });
             }
         });
-        Self { port, faults }
+        Self { port, faults, cut_off }
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let _ = tokio::io::copy(&mut from, &mut to).await;
+/// Passes on what the server says until the connection is cut. Then it ends with the next thing that the server says: it
+/// has done what it was asked last.
+async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_cut: oneshot::Receiver<()>) {
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut is_cut => break,
+            read = from.read(&mut piece) => match read {
+                Ok(length @ 1..) if to.write_all(&piece[..length]).await.is_ok() => {}
+                _ => return,
+            },
+        }
+    }
+    drop(to);
+    let _ = from.read(&mut piece).await;
 }
 
 fn contains(message: &[u8], word: &str) -> bool {
     message.windows(word.len()).any(|window| window == word.as_bytes())
 }
 
-async fn requests(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    fault: Fault,
-    every: u64,
-    writes: &AtomicU64,
-    faults: &AtomicU64,
+/// One connection through the proxy.
+struct Wire {
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    /// Cuts what goes back to the client.
+    cut: oneshot::Sender<()>,
     replies: tokio::task::JoinHandle<()>,
-) {
-    while let Some(message) = message(&mut from).await {
-        let is_write =
-            ["findAndModify\0", "insert\0", "update\0", "delete\0"].iter().any(|c| contains(&message, c))
-                && contains(&message, "weft_test");
-        if !is_write || !(1 + writes.fetch_add(1, Ordering::Relaxed)).is_multiple_of(every) {
-            if to.write_all(&message).await.is_err() {
+}
+
+impl Wire {
+    async fn requests(
+        mut self,
+        fault: Fault,
+        every: u64,
+        writes: &AtomicU64,
+        faults: &AtomicU64,
+        cut_off: &watch::Sender<u64>,
+    ) {
+        while let Some(message) = message(&mut self.from).await {
+            let is_write =
+                ["findAndModify\0", "insert\0", "update\0", "delete\0"].iter().any(|c| contains(&message, c))
+                    && contains(&message, "weft_test");
+            if is_write && (1 + writes.fetch_add(1, Ordering::Relaxed)).is_multiple_of(every) {
+                cut_off.send_modify(|count| *count += 1);
+                faults.fetch_add(1, Ordering::Relaxed);
+                self.fail(fault, &message).await;
+                cut_off.send_modify(|count| *count -= 1);
                 return;
             }
-            continue;
-        }
-        faults.fetch_add(1, Ordering::Relaxed);
-        match fault {
-            Fault::CutInRequest => {
-                let _ = to.write_all(&message[..message.len() / 2]).await;
-                replies.abort();
-            }
-            Fault::CutBeforeReply => {
-                replies.abort();
-                let _ = to.write_all(&message).await;
-                // Until the server has done it.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Fault::Delayed => {
-                replies.abort();
-                drop(from);
-                tokio::time::sleep(Duration::from_millis(80)).await;
-                let _ = to.write_all(&message).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            if self.to.write_all(&message).await.is_err() {
+                return;
             }
         }
-        return;
+        self.replies.abort();
+    }
+
+    async fn fail(mut self, fault: Fault, message: &[u8]) {
+        let _ = self.cut.send(());
+        if fault == Fault::CutInRequest {
+            let _ = self.to.write_all(&message[..message.len() / 2]).await;
+            return;
+        }
+        if fault == Fault::Delayed {
+            drop(self.from);
+            tokio::time::sleep(LATE).await;
+        }
+        let _ = self.to.write_all(message).await;
+        let _ = tokio::time::timeout(PATIENCE, self.replies).await;
     }
 }
 
@@ -120,7 +151,7 @@ async fn each_write_is_applied_once(fault: Fault) {
     let port = server.port();
     // Prepared without faults.
     open(&server).await.close().await.unwrap();
-    let proxy = Proxy::start(port, fault, 7).await;
+    let mut proxy = Proxy::start(port, fault, 7).await;
     let store = MongoStore::connect(&TestServer::uri_at(proxy.port), options(&server)).await.unwrap();
     let faulty = games(&store).await;
     let writers = (0..WRITERS).map(|writer| {
@@ -160,8 +191,9 @@ async fn each_write_is_applied_once(fault: Fault) {
         writer.await.unwrap();
     }
     assert!(proxy.faults.load(Ordering::Relaxed) > 10, "hardly any fault");
-    // Whatever is still on its way may arrive.
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    // Whatever is still on its way arrives.
+    let arrived = proxy.cut_off.wait_for(|count| *count == 0);
+    tokio::time::timeout(PATIENCE, arrived).await.expect("in time").unwrap();
     let store = open(&server).await;
     let games = games(&store).await;
     for document in 0..WRITERS / 2 {

@@ -1,0 +1,170 @@
+//! What a change is on the server: one command, whose filter asks for the document as it was found.
+
+use std::{collections::HashSet, sync::Arc};
+
+use crdt_core::ClientId;
+use mongodb::bson::{Bson, DateTime, Document as Bsons, doc};
+
+use super::{
+    record::{Mark, Stored, WriteId, digest, encode_event, encode_mark, encode_marks},
+    relay::Key,
+    storage::MongoStorage,
+    value::{self, count, escape, escape_field, fields_of},
+};
+use crate::{Body, Change, Diff, Document, EditOptions, Operation, Producer, Storage};
+
+/// A change, ready to be written.
+pub(super) struct Planned {
+    pub(super) before: Option<Document>,
+    pub(super) after: Option<Document>,
+    pub(super) change: Arc<Change>,
+    pub(super) event: Bsons,
+    pub(super) how: How,
+}
+
+pub(super) enum How {
+    Insert(Bsons),
+    Update { filter: Bsons, update: Bsons },
+    Remove { filter: Bsons },
+}
+
+impl MongoStorage {
+    /// Makes the commands that carry out a change.
+    #[expect(clippy::too_many_arguments, reason = "it is where everything about one write comes together")]
+    pub(super) fn plan(
+        &self,
+        key: &Key,
+        found: &Stored,
+        (operation, after): (Operation, Option<Body>),
+        sequence: Option<u64>,
+        options: &EditOptions,
+        write: WriteId,
+        spilled: &[ClientId],
+    ) -> Planned {
+        let recorded = self.options.record_changes;
+        let version = found.version + 1;
+        let timestamp_ms = self.shared().now_ms(found.time_ms);
+        let producer = Producer { client_id: options.producer.client_id.clone(), sequence };
+        let change = Arc::new(Change {
+            document_id: key.id.clone(),
+            version,
+            position: 0,
+            operation,
+            diff: Diff::between(found.body.as_deref(), after.as_ref(), version),
+            timestamp_ms,
+            producer,
+            metadata: options.metadata.clone(),
+        });
+        let event = if recorded { encode_event(write, &change) } else { Bsons::new() };
+        let how = self.how(found, &change, after.as_ref(), &event, write, spilled);
+        let before = found.document();
+        let after = after.map(|body| Document { id: key.id.clone(), version, body: Arc::new(body) });
+        Planned { before, after, change, event, how }
+    }
+
+    fn how(
+        &self,
+        found: &Stored,
+        change: &Change,
+        after: Option<&Body>,
+        event: &Bsons,
+        write: WriteId,
+        spilled: &[ClientId],
+    ) -> How {
+        let (recorded, version_field) = (self.options.record_changes, self.version_field());
+        let version = count(change.version);
+        let client = &change.producer.client_id;
+        let mark = change.producer.sequence.map(|sequence| Mark { sequence, version: change.version });
+        let Some(raw) = &found.raw else {
+            let mut producers = found.producers.clone();
+            producers.extend(mark.map(|mark| (client.clone(), mark)));
+            let mut own = doc! {"version": version, "write": write, "producers": encode_marks(&producers)};
+            if recorded {
+                own.insert("time", count(change.timestamp_ms));
+                own.insert("digest", after.map(digest));
+                own.insert("outbox", [event.clone()]);
+            }
+            if found.spilled {
+                own.insert("spilled", true);
+            }
+            let mut document = doc! {"_id": found.id.as_str()};
+            document.extend(after.map(|after| fields_of(after, version_field)).unwrap_or_default());
+            document.insert(version_field, version);
+            document.insert(value::OWN, own);
+            return How::Insert(document);
+        };
+        let mut filter = doc! {
+            "_id": found.id.as_str(), version_field: count(found.version), "_weft.version": count(found.version),
+        };
+        let (mut set, mut unset) = changed_fields(raw, found.body.as_deref(), after, version_field);
+        if found.remembered {
+            filter.extend(self.as_remembered(found, &set, &unset));
+        }
+        if !recorded && after.is_none() {
+            return How::Remove { filter };
+        }
+        set.insert(version_field, version);
+        set.insert("_weft.version", version);
+        set.insert("_weft.write", write);
+        if let Some(mark) = mark {
+            let place = format!("_weft.producers.{}", escape(client.as_str()));
+            // A producer that races with itself is no reason to apply two writes under one sequence.
+            let last = found.producers.get(client).map(|mark| count(mark.sequence));
+            filter.insert(
+                format!("{place}.s"),
+                last.map_or_else(|| Bson::Document(doc! {"$exists": false}), Bson::Int64),
+            );
+            set.insert(place, encode_mark(mark));
+        }
+        for gone in spilled.iter().filter(|gone| *gone != client) {
+            unset.insert(format!("_weft.producers.{}", escape(gone.as_str())), "");
+            set.insert("_weft.spilled", true);
+        }
+        if after.is_some() && found.body.is_none() {
+            unset.insert("_weft.deleted", "");
+        }
+        let mut update = Bsons::new();
+        if recorded {
+            set.insert("_weft.time", count(change.timestamp_ms));
+            set.insert("_weft.digest", after.map(digest));
+            if after.is_none() {
+                set.insert("_weft.deleted", DateTime::from_millis(count(change.timestamp_ms)));
+            }
+            let mut push = doc! {"$each": [event.clone()]};
+            let placed = self.shared().relay.placed(&self.key(&found.id));
+            if placed > 0 {
+                // What is in the log already leaves the outbox with this write, and costs none of its own.
+                push.insert("$slice", -count(change.version.saturating_sub(placed)).max(1));
+            }
+            update.insert("$push", doc! {"_weft.outbox": push});
+        }
+        update.insert("$set", set);
+        if !unset.is_empty() {
+            update.insert("$unset", unset);
+        }
+        How::Update { filter, update }
+    }
+}
+
+/// Only what is different: another program's types stay where nothing has changed.
+fn changed_fields(
+    raw: &Bsons,
+    before: Option<&Body>,
+    after: Option<&Body>,
+    version_field: &str,
+) -> (Bsons, Bsons) {
+    let (mut set, mut unset, mut kept) = (Bsons::new(), Bsons::new(), HashSet::new());
+    for (name, value) in after.into_iter().flatten() {
+        if before.and_then(|before| before.get(name)) == Some(value) {
+            kept.insert(name.as_str());
+        } else {
+            set.insert(escape_field(name, version_field), value::to_bson(value));
+        }
+    }
+    for name in raw.keys().filter(|name| value::is_field(name, version_field)) {
+        if !set.contains_key(name) && !kept.contains(&*value::unescape(name)) {
+            unset.insert(name, "");
+        }
+    }
+    (set, unset)
+}
