@@ -202,7 +202,8 @@ fn scan_within(r: &mut Reader<'_>, depth: usize) -> Result<(), Malformed> {
             }
             if len > 1 && r.canonical {
                 let keys = Keys { reader: start, left: len };
-                r.canonical = !has_duplicates(keys, len as usize);
+                // So many keys have been read; more than can be counted have not.
+                r.canonical = !has_duplicates(keys, usize::try_from(len).unwrap_or(usize::MAX));
             }
         }
         Item::Tag(_) => scan_within(r, deeper(r, depth)?)?,
@@ -286,7 +287,7 @@ fn value_of(r: &mut Reader<'_>, item: Item<'_>, depth: usize) -> Result<Value, M
 
 /// Memory for so many items, but no more than the bytes that are left can hold.
 fn room(r: &Reader<'_>, len: Option<u64>, item_len_min: usize) -> usize {
-    len.map_or(0, |len| len.min(ROOM_MAX.min(r.left() / item_len_min) as u64) as usize)
+    len.map_or(0, |len| super::room(len, ROOM_MAX.min(r.left() / item_len_min)))
 }
 
 fn array(r: &mut Reader<'_>, len: Option<u64>, depth: usize) -> Result<Vec<Value>, Malformed> {

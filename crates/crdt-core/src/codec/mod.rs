@@ -27,6 +27,11 @@ pub use patch::{NoJsonForm, PatchFormat};
 /// can hold lists that each say they are long, and a value in memory is many times as large as in bytes.
 const ROOM_MAX: usize = 64;
 
+/// How many items to make room for on the word of `announced`: not more than `most`, which the bytes that are left can hold.
+pub(crate) fn room(announced: u64, most: usize) -> usize {
+    usize::try_from(announced).map_or(most, |announced| announced.min(most))
+}
+
 /// A number in digits 0 to 9 and a to z.
 pub(crate) fn base36(mut n: u64) -> String {
     let mut digits = Vec::new();

@@ -3,7 +3,7 @@
 //! The profile: no 8-bit integers, every number outside the 32-bit integers as float64, and text headers as wide as four
 //! bytes per UTF-16 unit would need. `undefined` is the otherwise unused byte `c1`.
 
-use super::{Malformed, ROOM_MAX, wire::Reader};
+use super::{Malformed, ROOM_MAX, room, wire::Reader};
 use crate::{text::Text, value::Value};
 
 /// Reads bytes that are exactly one value, nested at most `depth_max` deep.
@@ -67,7 +67,7 @@ fn deeper(r: &Reader<'_>, depth: usize, max: usize) -> Result<usize, Malformed> 
 
 fn array(r: &mut Reader<'_>, len: u64, depth: usize, max: usize) -> Result<Value, Malformed> {
     let depth = deeper(r, depth, max)?;
-    let mut items = Vec::with_capacity(ROOM_MAX.min(r.left()).min(len as usize));
+    let mut items = Vec::with_capacity(room(len, ROOM_MAX.min(r.left())));
     for _ in 0..len {
         items.push(read(r, depth, max)?);
     }
@@ -76,7 +76,7 @@ fn array(r: &mut Reader<'_>, len: u64, depth: usize, max: usize) -> Result<Value
 
 fn map(r: &mut Reader<'_>, len: u64, depth: usize, max: usize) -> Result<Value, Malformed> {
     let depth = deeper(r, depth, max)?;
-    let mut entries = Vec::with_capacity(ROOM_MAX.min(r.left() / 2).min(len as usize));
+    let mut entries = Vec::with_capacity(room(len, ROOM_MAX.min(r.left() / 2)));
     for _ in 0..len {
         let at = r.offset();
         let key = match read(r, 0, max)? {

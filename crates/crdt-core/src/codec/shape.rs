@@ -57,6 +57,12 @@ pub(crate) fn number(value: &Value, max: u64, expected: &'static str) -> Result<
     }
 }
 
+/// A number that a byte holds.
+pub(crate) fn byte(value: &Value, expected: &'static str) -> Result<u8, Malformed> {
+    number(value, u8::MAX.into(), expected)
+        .and_then(|number| u8::try_from(number).map_err(|_| found(expected, value)))
+}
+
 pub(crate) fn time(value: &Value) -> Result<u64, Malformed> {
     number(value, MAX_ID, "a time up to 2^53 - 1")
 }

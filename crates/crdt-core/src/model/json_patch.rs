@@ -148,7 +148,8 @@ fn read_op(op: &Value) -> Result<JsonPatchOp, Malformed> {
     };
     let number = |key: &'static str| {
         let number = shape::number(field(op, key), u32::MAX.into(), "a position").map_err(of(key))?;
-        Ok::<_, Malformed>(number as usize)
+        // One that this machine cannot count to is behind every end.
+        Ok::<_, Malformed>(usize::try_from(number).unwrap_or(usize::MAX))
     };
     let value = || match field(op, "value") {
         Value::Undefined => Err(of("value")(Malformed::shape("a value", "none"))),

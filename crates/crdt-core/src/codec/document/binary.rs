@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Document, SessionId, Timestamp,
     codec::{
-        Malformed, cbor,
+        Malformed, cbor, room,
         wire::{Reader, put_b1vu56, put_pair, put_vu57},
     },
     document::{
@@ -75,7 +75,8 @@ pub(super) fn encode(document: &Document) -> Vec<u8> {
     writer.put_root(document.root());
     let Writer { mut out, ids, .. } = writer;
     if let IdWriter::Logical(table) = ids {
-        let len = (out.len() - 4) as u32;
+        // What is longer than the frame can say has no such form: readers are to refuse it, not to read half of it.
+        let len = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
         out[..4].copy_from_slice(&len.to_be_bytes());
         table.put(&mut out);
     }
@@ -495,7 +496,7 @@ fn read_node<'a>(
             let mut chunks = nodes.chunks(node)?;
             if let Some(chunks) = &mut chunks {
                 // A chunk takes two bytes at least.
-                chunks.reserve((r.left() / 2).min(usize::try_from(len).unwrap_or(usize::MAX)));
+                chunks.reserve(room(len, r.left() / 2));
             }
             let mut left = len;
             while left > 0 {
@@ -538,7 +539,7 @@ fn read_node<'a>(
     let (node, muted_before) = nodes.open(id, kind)?;
     if kind == Kind::Obj {
         // Each entry takes four bytes at least.
-        nodes.loader.reserve_keys(node, (len as usize).min(r.left() / 4));
+        nodes.loader.reserve_keys(node, room(len, r.left() / 4));
     }
     stack.push(Level { node, muted_before, open });
     Ok(None)

@@ -209,10 +209,10 @@ fn within(index: usize) -> impl Fn(Fault) -> Fault {
 /// `None` for the system's id, which stands for no node.
 fn read_node(nodes: &mut Nodes, clock: &Clock, value: &Value) -> Result<Option<NodeIx>, Fault> {
     let parts = items(value, "a node: an array")?;
-    let code = shape::number(item(parts, 0), u8::MAX.into(), "the kind of a node").map_err(at(0))?;
+    let code = shape::byte(item(parts, 0), "the kind of a node").map_err(at(0))?;
     let id = clock.id(item(parts, 1)).map_err(at(1))?;
     let content = item(parts, 2);
-    let kind = match code as u8 {
+    let kind = match code {
         kind::CON => {
             if is_nothing(id) {
                 return Ok(None);

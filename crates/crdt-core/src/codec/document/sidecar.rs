@@ -51,7 +51,8 @@ pub fn encode(document: &Document) -> Result<Sidecar, DocumentEncodeError> {
         None => writer.meta.push(0),
     }
     let Writer { view, mut meta, table, .. } = writer;
-    let len = (meta.len() - 4) as u32;
+    // As in the binary form: what is too long for the frame is refused by readers.
+    let len = u32::try_from(meta.len() - 4).unwrap_or(u32::MAX);
     meta[..4].copy_from_slice(&len.to_be_bytes());
     table.put(&mut meta);
     Ok(Sidecar { view, meta })

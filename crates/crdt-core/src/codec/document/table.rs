@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::{
     Document, SessionId, Timestamp, Value,
     codec::{
-        Malformed, shape,
+        Malformed, room, shape,
         wire::{Reader, put_vu57},
     },
     document::{LoadError, Loader, Order, SessionIx},
@@ -128,7 +128,7 @@ impl Table {
         if len == 0 {
             return Err(Malformed::Contradiction { at: r.offset(), what: "a clock table without entries" });
         }
-        let mut entries = Vec::with_capacity(r.left().min(usize::try_from(len).unwrap_or(usize::MAX)) / 2);
+        let mut entries = Vec::with_capacity(room(len, r.left() / 2));
         for _ in 0..len {
             entries.push(Timestamp::new(r.session()?, r.vu57_up_to(TIME_MAX, "time in the clock table")?));
         }

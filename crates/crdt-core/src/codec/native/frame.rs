@@ -148,11 +148,11 @@ fn column<'a>(r: &mut Reader<'a>) -> Result<(usize, Cow<'a, [u8]>), NativeError>
     let start = r.offset();
     let packed = r.take(packed_len, "a packed column").map_err(frame)?;
     let max = (RATIO_MAX as u64).saturating_mul(packed_len);
-    if len > max {
+    let Some(len_bytes) = usize::try_from(len).ok().filter(|_| len <= max) else {
         let at = r.offset();
         return Err(frame(Malformed::TooLarge { at, what: "length of a packed column", value: len, max }));
-    }
-    Ok((start, Cow::Owned(Packing::unpack(packed, len as usize)?)))
+    };
+    Ok((start, Cow::Owned(Packing::unpack(packed, len_bytes)?)))
 }
 
 impl Packing {

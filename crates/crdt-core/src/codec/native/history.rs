@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Patch, PatchBuilder, SessionId, Timestamp,
     codec::{
-        Log, Malformed, cbor,
+        Log, Malformed, cbor, room,
         wire::{Reader, put_vu57},
     },
     id::MAX_ID,
@@ -179,7 +179,7 @@ fn sessions<'p>(patches: impl Iterator<Item = &'p Patch>) -> Vec<u64> {
 fn read_sessions(bytes: &[u8]) -> Result<Vec<SessionId>, Malformed> {
     let r = &mut Reader::new(bytes);
     let count = r.vu57("a count of sessions")?;
-    let mut sessions = Vec::with_capacity((count as usize).min(bytes.len()));
+    let mut sessions = Vec::with_capacity(room(count, r.left()));
     let mut sid = 0;
     for _ in 0..count {
         let more = r.vu57_up_to(MAX_ID - sid, "session id")?;

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     SessionId, Timestamp,
-    codec::{Malformed, RawValue, cbor, wire::Reader},
+    codec::{self, Malformed, RawValue, cbor, wire::Reader},
     document::{Kind, LoadError, NativeId, Order},
     id::MAX_ID,
     text::Wtf8,
@@ -33,7 +33,7 @@ impl Clock {
     fn sessions(bytes: &[u8], order: Order) -> Result<Self, Malformed> {
         let r = &mut Reader::new(bytes);
         let count = r.vu57("a count of sessions")?;
-        let room = (count as usize).min(r.left() / 2);
+        let room = codec::room(count, r.left() / 2);
         let mut clock = Self {
             order,
             sessions: Vec::with_capacity(room),

@@ -91,8 +91,8 @@ fn read_op(builder: &mut PatchBuilder, value: &Value, own: SessionId) -> Result<
     let op = items(value, "an operation: an array")?;
     let id = |index: usize| shape::id(item(op, index), Bare(own)).map_err(at(index));
     let list = |index: usize| items(item(op, index), "an array").map_err(at(index));
-    let code = shape::number(item(op, 0), u8::MAX.into(), "an opcode").map_err(at(0))?;
-    match code as u8 {
+    let code = shape::byte(item(op, 0), "an opcode").map_err(at(0))?;
+    match code {
         code::NEW_CON if !shape::is_falsy(item(op, 2)) => builder.new_con_id(id(1)?),
         code::NEW_CON => builder.new_con(item(op, 1)),
         code::NEW_VAL => builder.new_val(),

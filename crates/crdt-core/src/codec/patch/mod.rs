@@ -135,7 +135,7 @@ fn key(value: &Value) -> Result<Text, Malformed> {
 
 /// An index into a tuple.
 fn index(value: &Value) -> Result<u8, Malformed> {
-    shape::number(value, u8::MAX.into(), "an index from 0 to 255").map(|index| index as u8)
+    shape::byte(value, "an index from 0 to 255")
 }
 
 fn ids(list: &[Value], bare: Bare) -> Result<Vec<Timestamp>, Malformed> {

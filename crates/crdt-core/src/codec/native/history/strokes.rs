@@ -6,6 +6,7 @@ use crate::{
     codec::{
         Malformed,
         native::runs::{unzigzag, zigzag},
+        room,
         wire::{Reader, put_vu57},
     },
     id::MAX_ID,
@@ -330,7 +331,7 @@ impl<'a> StrokeReader<'a> {
 
     fn spans(&mut self) -> Result<Vec<Timespan>, NativeError> {
         let count = std::mem::take(&mut self.left);
-        let mut spans = Vec::with_capacity((count as usize).min(self.refs.left()));
+        let mut spans = Vec::with_capacity(room(count, self.refs.left()));
         let mut next = self.start;
         for _ in 0..count {
             let head = self.refs.vu57("a span").map_err(column(HistoryCol::Refs))?;
@@ -358,7 +359,8 @@ impl<'a> StrokeReader<'a> {
     /// A session by its number; behind the last comes the system's.
     fn session(&mut self) -> Result<SessionId, Malformed> {
         let at = self.refs.vu57_up_to(self.sessions.len() as u64, "number of a session")?;
-        Ok(self.sessions.get(at as usize).copied().unwrap_or(SessionId::SYSTEM))
+        let known = usize::try_from(at).ok().and_then(|at| self.sessions.get(at));
+        Ok(known.copied().unwrap_or(SessionId::SYSTEM))
     }
 
     pub(super) fn end(&self) -> Result<(), NativeError> {
