@@ -5,11 +5,12 @@
 
 mod chunk;
 mod few;
+mod loading;
 mod rules;
 mod runs;
 mod tree;
+mod typing;
 
-use super::content::Arena;
 use few::Few;
 use rules::{Step, beside, delete_next, delete_visible, kill, live_before, place, place_at};
 use runs::Runs;
@@ -159,99 +160,6 @@ impl Sequence {
         storage!(&mut self.storage, runs => place_at(runs, position, id))
     }
 
-    /// Typing on at the cursor, the fast way: if a run of narrow content that starts with `id` just makes the chunk
-    /// there longer, this does it.
-    #[inline(always)]
-    pub(super) fn type_on(&mut self, position: u32, id: Id, bytes: &[u8], narrow: &mut Arena<u8>) -> bool {
-        let Some((at, end)) = self.cursor else { return false };
-        let Storage::Many(tree) = &mut self.storage else { return false };
-        if end != position || !tree.extend(at, id, bytes, narrow) {
-            return false;
-        }
-        self.cursor = Some((at, end + bytes.len() as u32));
-        self.grew(id, bytes.len() as u32);
-        true
-    }
-
-    /// Whether what is typed on at the cursor, `next` first, only makes the chunk there longer, and a narrow arena that ends at
-    /// `tail`.
-    pub(super) fn types_at(&self, next: Id, tail: u32) -> bool {
-        let Some((at, _)) = self.cursor.filter(|_| matches!(self.storage, Storage::Many(_))) else {
-            return false;
-        };
-        let chunk = self.chunk(at);
-        let is_narrow = !chunk.span.is_dead() && !chunk.span.is_wide();
-        is_narrow
-            && chunk.id().tick(chunk.span.len().into()) == next
-            && chunk.offset + chunk.span.len() == tail
-    }
-
-    /// [`type_on`](Self::type_on) for one letter more where [all else is known](Self::types_at): its content goes to the end
-    /// of the arena. `false`, and nothing has changed, if that is not the place of the cursor.
-    #[inline(always)]
-    pub(super) fn type_letter(&mut self, position: usize, id: Id) -> bool {
-        let (Some((at, end)), Storage::Many(tree)) = (&mut self.cursor, &mut self.storage) else {
-            return false;
-        };
-        if *end as usize != position {
-            return false;
-        }
-        *end += 1;
-        tree.lengthen(*at, id);
-        self.grew(id, 1);
-        true
-    }
-
-    /// Erasing on beside the cursor, the fast way: if elements at the end of the chunk there, or at the start of the live
-    /// one behind it, just go to a tombstone beside them, this does it. Tells what was there.
-    #[inline(always)]
-    pub(super) fn erase_on(&mut self, position: u32, len: u32) -> Option<Killed> {
-        let (at, end) = self.cursor?;
-        let Storage::Many(tree) = &mut self.storage else { return None };
-        let dead = if position == end {
-            tree.shrink_next(at, len)?
-        } else if position.checked_add(len)? == end {
-            let chunk = tree.shrink(at, len)?;
-            self.cursor = Some((at, position));
-            chunk.suffix(len)
-        } else {
-            return None;
-        };
-        self.len -= len;
-        Some(dead)
-    }
-
-    /// [`type_on`](Self::type_on) for a run from elsewhere that goes behind `after`.
-    #[inline]
-    pub(super) fn type_after(
-        &mut self,
-        after: Id,
-        id: Id,
-        bytes: &[u8],
-        sids: &impl Sids,
-        narrow: &mut Arena<u8>,
-    ) -> bool {
-        if after.time + 1 != id.time || after.session != id.session {
-            return false;
-        }
-        let Storage::Many(tree) = &mut self.storage else { return false };
-        // Nothing that stands behind can be larger than an id above all.
-        let is_new = id.time > self.time_max;
-        if !tree.extend_found(id, bytes, is_new, sids, narrow) {
-            return false;
-        }
-        self.cursor = None;
-        self.grew(id, bytes.len() as u32);
-        true
-    }
-
-    #[inline]
-    fn grew(&mut self, id: Id, units: u32) {
-        self.len += units;
-        self.span += units;
-        self.time_max = self.time_max.max(id.time + u64::from(units) - 1);
-    }
-
     /// The chunk that a spot's run would become part of.
     pub(super) fn joined(&self, spot: Spot) -> Option<Chunk> {
         spot.left.filter(|_| spot.join).map(|at| storage_ref!(&self.storage, runs => runs.get(at)))
@@ -292,76 +200,6 @@ impl Sequence {
     /// Remembers that a chunk ends at a visible position, for typing on.
     pub(super) fn set_cursor(&mut self, at: At, end: u32) {
         self.cursor = Some((at, end));
-    }
-
-    /// Appends a chunk while a document is loaded. The sequence cannot be used before it is [sealed](Self::seal).
-    #[inline]
-    pub(super) fn push(&mut self, chunk: Chunk) {
-        self.in_pieces |= chunk.span.is_soft();
-        self.len += chunk.span.weight();
-        self.span += chunk.span.len();
-        self.time_max = self.time_max.max(chunk.end() - 1);
-        match &mut self.storage {
-            Storage::Many(tree) => tree.append(chunk),
-            Storage::Few(_) => self.push_few(chunk),
-        }
-    }
-
-    /// [`push`](Self::push) for many that do not go on where another one ends.
-    #[inline(always)]
-    pub(super) fn push_all(&mut self, chunks: &mut impl Iterator<Item = Chunk>) {
-        let Storage::Many(tree) = &mut self.storage else {
-            return chunks.for_each(|chunk| self.push(chunk));
-        };
-        let (weight, span, end) = tree.append_all(chunks);
-        self.len += weight;
-        self.span += span;
-        self.time_max = self.time_max.max(end.saturating_sub(1));
-    }
-
-    /// Notes that all chunks that were appended are known to have different ids, so nobody needs to look at the
-    /// [end](Self::seal).
-    pub(super) const fn set_distinct(&mut self) {
-        if let Storage::Many(tree) = &mut self.storage {
-            tree.set_distinct();
-        }
-    }
-
-    #[inline(never)]
-    fn push_few(&mut self, chunk: Chunk) {
-        let Storage::Few(few) = &mut self.storage else { return };
-        if !few.is_full() {
-            return few.0.push(chunk);
-        }
-        let mut tree = Box::new(Tree::open(few::FEW));
-        few.0.drain(..).for_each(|chunk| tree.append(chunk));
-        tree.append(chunk);
-        self.storage = Storage::Many(tree);
-    }
-
-    /// Makes room for about so many chunks that are going to be appended; whether they are many, and the first ones.
-    pub(super) fn reserve(&mut self, chunks: usize) -> bool {
-        let first_of_many =
-            chunks > few::FEW && matches!(&self.storage, Storage::Few(few) if few.0.is_empty());
-        if first_of_many {
-            self.storage = Storage::Many(Box::new(Tree::open(chunks)));
-        }
-        first_of_many
-    }
-
-    /// Ends the [appending](Self::push) of chunks.
-    ///
-    /// # Errors
-    /// An id that occurs twice.
-    pub(super) fn seal(&mut self) -> Result<(), Id> {
-        match &mut self.storage {
-            Storage::Few(few) => few.find_double(),
-            Storage::Many(tree) => {
-                tree.seal();
-                tree.find_double()
-            }
-        }
-        .map_or(Ok(()), Err)
     }
 
     /// Makes tombstones of the elements of a span that exist. Tells what was there.
