@@ -185,17 +185,12 @@ impl<'a> Reader<'a> {
                 Some(&next) => u64::from_le_bytes(next),
                 None => u64::from_le_bytes(last).checked_shr(64 - 8 * left).unwrap_or(0),
             };
-            let stop = !word & 0x8080_8080_8080_8080;
-            let len = stop.trailing_zeros() / 8 + 1;
-            if len <= 6.min(left) {
+            if let Some((number, len)) = at_once(word)
+                && len <= left
+            {
                 self.at += len as usize;
-                let word = word & (u64::MAX >> (64 - 8 * len));
-                self.canonical &= word >> (8 * (len - 1)) != 0;
-                let word = word & 0x7f7f_7f7f_7f7f_7f7f;
-                let word = word & 0x00ff_00ff_00ff_00ff | (word & 0xff00_ff00_ff00_ff00) >> 1;
-                let word = word & 0x0000_ffff_0000_ffff | (word & 0xffff_0000_ffff_0000) >> 2;
-                let word = word & 0x0000_0000_ffff_ffff | (word & 0xffff_ffff_0000_0000) >> 4;
-                return Some(low | word << shift);
+                self.canonical &= number >> (7 * (len - 1)) != 0;
+                return Some(low | number << shift);
             }
         }
         self.varint_slow(low, shift)
@@ -272,6 +267,26 @@ impl<'a> Reader<'a> {
             _ => Ok((self.b1vu56("an id")?.1, self.vu57("an id")?)),
         }
     }
+}
+
+/// A number of at most six bytes with seven bits each, which begins at the low end of a word; and how many bytes it takes.
+/// `None` if it is longer.
+#[inline(always)]
+pub(crate) const fn at_once(word: u64) -> Option<(u64, u32)> {
+    let len = (!word & 0x8080_8080_8080_8080).trailing_zeros() / 8 + 1;
+    if len > 6 {
+        return None;
+    }
+    Some((join(word & (u64::MAX >> (64 - 8 * len))), len))
+}
+
+/// The low seven bits of the low seven bytes, side by side.
+#[inline(always)]
+pub(crate) const fn join(word: u64) -> u64 {
+    let word = word & 0x007f_7f7f_7f7f_7f7f;
+    let word = word & 0x00ff_00ff_00ff_00ff | (word & 0xff00_ff00_ff00_ff00) >> 1;
+    let word = word & 0x0000_ffff_0000_ffff | (word & 0xffff_0000_ffff_0000) >> 2;
+    word & 0x0000_0000_ffff_ffff | (word & 0xffff_ffff_0000_0000) >> 4
 }
 
 /// Writes a [`Reader::vu57`].

@@ -4,7 +4,12 @@
 //! A patch that is unusual in any way is left to the general reader, which finds what is wrong with it, if anything is.
 
 use super::{Head, op::code};
-use crate::{SessionId, Timespan, Timestamp, codec::wire::Foreign, id::MAX_ID, text::Wtf8};
+use crate::{
+    SessionId, Timespan, Timestamp,
+    codec::wire::{Foreign, join},
+    id::MAX_ID,
+    text::Wtf8,
+};
 
 /// A patch of one operation. Plain fields without variants stay in registers when they are handed on; a copy through
 /// memory costs more than all the reading.
@@ -247,15 +252,6 @@ const fn near(word: u64) -> Option<(u64, usize)> {
     } else {
         None
     }
-}
-
-/// The low seven bits of the low seven bytes, side by side.
-#[inline(always)]
-const fn join(word: u64) -> u64 {
-    let word = word & 0x007f_7f7f_7f7f_7f7f;
-    let word = word & 0x00ff_00ff_00ff_00ff | (word & 0xff00_ff00_ff00_ff00) >> 1;
-    let word = word & 0x0000_ffff_0000_ffff | (word & 0xffff_0000_ffff_0000) >> 2;
-    word & 0x0000_0000_ffff_ffff | (word & 0xffff_ffff_0000_0000) >> 4
 }
 
 #[cfg(test)]

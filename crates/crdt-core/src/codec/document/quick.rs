@@ -9,7 +9,7 @@ use super::{
 use crate::{
     codec::{
         cbor,
-        wire::{Burst, Bursts, Reader},
+        wire::{Burst, Bursts, Reader, at_once},
     },
     document::{ChunkLoader, Chunks, FindChunk, Found, TextChunk},
 };
@@ -53,8 +53,8 @@ fn read_text_chunk<'a>(bytes: &'a [u8], entries: &[Known]) -> Option<Found<'a>> 
         let (place, distance, at) = match head[0] {
             small @ 0..0x80 => (u64::from(small >> 4), u64::from(small & 15), 1),
             0x80..0xc0 => {
-                let (distance, len) = vu57(u64::from_le_bytes(*head[1..].first_chunk()?))?;
-                (word & 0x3f, distance, 1 + len)
+                let (distance, len) = at_once(u64::from_le_bytes(*head[1..].first_chunk()?))?;
+                (word & 0x3f, distance, 1 + len as usize)
             }
             0xc0.. => return None,
         };
@@ -102,20 +102,6 @@ const HEADS: [Head; 256] = {
     }
     heads
 };
-
-/// A number of at most six bytes with seven bits each, and how many it took.
-#[inline]
-fn vu57(word: u64) -> Option<(u64, usize)> {
-    let len = (!word & 0x8080_8080_8080_8080).trailing_zeros() / 8 + 1;
-    if len > 6 {
-        return None;
-    }
-    let word = word & 0x7f7f_7f7f_7f7f_7f7f & (u64::MAX >> (64 - 8 * len));
-    let word = word & 0x00ff_00ff_00ff_00ff | (word & 0xff00_ff00_ff00_ff00) >> 1;
-    let word = word & 0x0000_ffff_0000_ffff | (word & 0xffff_0000_ffff_0000) >> 2;
-    let word = word & 0x0000_0000_ffff_ffff | (word & 0xffff_ffff_0000_0000) >> 4;
-    Some((word, len as usize))
-}
 
 /// Writes the chunks of a text.
 pub(super) fn put_text_chunks(
