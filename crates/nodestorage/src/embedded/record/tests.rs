@@ -2,6 +2,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::{
+    Index,
+    query::{Direction, FieldPath},
+};
 
 fn id(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
