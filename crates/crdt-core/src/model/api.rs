@@ -10,7 +10,7 @@ use crate::{
 
 /// The edits of a [`Model`], by path.
 ///
-/// A path is a JSON pointer (`"/tags/0"`, `""` for the root), or a list of [`Step`]s. Registers on the way are stepped
+/// A path is a JSON pointer (`"/tags/0"`, `""` for the root), or a list of [`Step`](super::Step)s. Registers on the way are stepped
 /// through.
 #[derive(Debug)]
 pub struct Api<'m> {

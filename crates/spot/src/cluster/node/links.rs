@@ -313,6 +313,10 @@ impl Node {
             let gone = self.peers[peer].links.is_empty();
             let mut affected: Vec<TopicId> = self.peers[peer].topics.keys().copied().collect();
             affected.sort_unstable();
+            if gone {
+                // Nobody waits for its answer any more, nor for that of the next peer of this number.
+                self.sync_lost(peer);
+            }
             for topic in &affected {
                 match gone {
                     true => self.owner_remove(peer, *topic, false),

@@ -104,6 +104,13 @@ impl Node {
         report
     }
 
+    /// A peer is gone.
+    pub(super) fn sync_lost(&mut self, peer: PeerId) {
+        for peers in self.syncs.values_mut() {
+            peers.remove(&peer);
+        }
+    }
+
     /// A peer owns a topic now, or no more: those want to know who wait for its answer.
     pub(super) fn sync_saw(&mut self, peer: PeerId, id: TopicId, owned: bool) {
         for awaited in self.syncs.values_mut().filter_map(|peers| peers.get_mut(&peer)) {

@@ -381,3 +381,26 @@ fn a_sync_reports_what_came_and_went_and_not_what_came_and_went_again() {
     assert_eq!(names(&answered.removed), ["gone", "silent"]);
     assert_eq!((answered.topics, &report.timed_out[..]), (3, &[][..]));
 }
+
+#[test]
+fn a_sync_does_not_wait_for_the_successor_of_a_peer_that_is_gone() {
+    let mut node = node_with(|_| {});
+    let link = joined(&mut node, ANN, 1);
+    let answer = || Command::QueryResp { topics: vec!["a"], epochs: vec![1] };
+    tell(&mut node, link, &[answer()]);
+    // Some answers more than the successor will have given.
+    for _ in 0..3 {
+        let sync = node.sync_begin();
+        tell(&mut node, link, &[answer()]);
+        assert!(node.is_synced(sync));
+        node.sync_end(sync);
+    }
+    let sync = node.sync_begin();
+    assert!(!node.is_synced(sync));
+    node.link_closed(link, "cut");
+    assert!(node.is_synced(sync));
+    let link = joined(&mut node, BOB, 1);
+    tell(&mut node, link, &[answer()]);
+    assert!(node.is_synced(sync));
+    assert_eq!(node.sync_report(sync), SyncReport::default());
+}
