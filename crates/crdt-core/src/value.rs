@@ -240,7 +240,7 @@ pub(crate) fn has_duplicates<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone, l
     sorted.windows(2).any(|pair| pair[0] == pair[1])
 }
 
-/// Two values are equal when they are written as the same CBOR; a NaN equals a NaN. So the order of a map's keys counts,
+/// Two values are equal when they are built alike; a NaN equals a NaN, and −0 equals 0. So the order of a map's keys counts,
 /// and replicas that have the same patches can show their keys in another order: compare their views by
 /// [`is_same_json`](Value::is_same_json).
 impl PartialEq for Value {

@@ -457,3 +457,16 @@ fn the_editing_api_makes_json_joys_operations() {
     assert_eq!(plain(&model.view()), plain(get(recorded, "view")));
     assert_eq!(hex(&model.document().to_binary()), text(get(recorded, "model")));
 }
+
+/// JavaScript has two zeros, and takes either for the other: where a form has 0 for nothing, −0 is nothing too.
+#[test]
+fn a_zero_of_either_sign_stands_for_nothing() {
+    let empty = Document::from_compact(&Value::Array(vec![
+        Value::Array(vec![A.into(), 1.into()]),
+        Value::from(-0.0),
+    ]));
+    assert_eq!(empty.unwrap().view(), Value::Undefined);
+    let map_with_a_key_of_minus_zero = unhex("81cb800000000000000001");
+    let read = crdt_core::codec::msgpack::decode(&map_with_a_key_of_minus_zero, 2).unwrap();
+    assert_eq!(read, Value::Map(vec![("0".into(), 1.into())]));
+}

@@ -197,7 +197,7 @@ impl Parser<'_> {
     }
 }
 
-/// Writes JSON text as `JSON.stringify` does. What JSON lacks is written as near as can be, and does not come back:
+/// Writes JSON text as `JSON.stringify` does, but for −0, which keeps its sign. What JSON lacks is written as near as can be, and does not come back:
 /// a key without a value is left out, `undefined` elsewhere and numbers without digits are `null`, bytes are base64 text.
 pub fn encode(value: &Value) -> String {
     let mut out = String::new();

@@ -82,6 +82,7 @@ fn map(r: &mut Reader<'_>, len: u64, depth: usize, max: usize) -> Result<Value, 
         let key = match read(r, 0, max)? {
             Value::Text(key) => key,
             Value::Int(n) => Text::from(n.to_string()),
+            Value::Float(0.0) => Text::from("0"),
             _ => return Err(Malformed::Contradiction { at, what: "a map key that is not text" }),
         };
         entries.push((key, read(r, depth, max)?));

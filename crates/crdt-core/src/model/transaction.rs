@@ -103,7 +103,7 @@ impl Model {
     /// within each other go back one by one.
     ///
     /// The first one copies the document; the next ones cost what was edited since, and the copy is kept for them until
-    /// much is edited without any, or [`shrink`](Self::shrink) gives it back.
+    /// one fails, much is edited without any, or [`shrink`](Self::shrink) gives it back.
     ///
     /// # Errors
     /// What `edit` returns.

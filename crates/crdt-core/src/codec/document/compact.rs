@@ -196,10 +196,15 @@ fn read(value: &Value, sought: Option<Timestamp>) -> Result<Document, Fault> {
     };
     let mut nodes = Nodes::new(loader, sought);
     let root = match item(parts, 1) {
-        Value::Int(0) => None,
+        nothing if is_zero(nothing) => None,
         root => read_node(&mut nodes, &clock, root).map_err(within(1))?,
     };
     Ok(nodes.finish(root)?)
+}
+
+/// Zero of either sign.
+fn is_zero(value: &Value) -> bool {
+    *value == Value::Int(0)
 }
 
 fn within(index: usize) -> impl Fn(Fault) -> Fault {
@@ -219,7 +224,7 @@ fn read_node(nodes: &mut Nodes, clock: &Clock, value: &Value) -> Result<Option<N
             }
             return Ok(Some(match parts.get(3) {
                 None => nodes.con(id, super::ConBytes::from(content).as_raw())?,
-                Some(Value::Int(0)) if matches!(clock, Clock::Logical(_)) => {
+                Some(zero) if is_zero(zero) && matches!(clock, Clock::Logical(_)) => {
                     nodes.con(id, crate::codec::RawValue::UNDEFINED)?
                 }
                 Some(named) => nodes.con_id(id, clock.id(named).map_err(at(3))?)?,
@@ -252,7 +257,7 @@ fn read_node(nodes: &mut Nodes, clock: &Clock, value: &Value) -> Result<Option<N
         Kind::Vec => {
             for (index, child) in items(content, "an array").map_err(at(2))?.iter().enumerate() {
                 let child = match child {
-                    Value::Int(0) => None,
+                    nothing if is_zero(nothing) => None,
                     child => read_node(nodes, clock, child).map_err(|e| within(2)(within(index)(e)))?,
                 };
                 nodes.push_place(node, child)?;

@@ -335,7 +335,9 @@ impl Nodes {
         if self.muted {
             return Ok(());
         }
-        self.meet(str, id, text.units() as u64)?;
+        if self.sought.is_some() {
+            self.meet(str, id, text.units() as u64)?;
+        }
         self.loader.push_text(str, id, text)
     }
 

@@ -125,7 +125,7 @@ impl KeyList {
         let max = column.len().saturating_mul(super::frame::RATIO_MAX);
         let mut keys = Self {
             bytes: Vec::with_capacity(column.len()),
-            ends: Vec::with_capacity((count as usize).min(column.len() / 2)),
+            ends: Vec::with_capacity(super::super::room(count, column.len() / 2)),
         };
         let (mut start, mut end, mut is_ascii) = (0, 0, true);
         let mut last = Brief::of(&[]);

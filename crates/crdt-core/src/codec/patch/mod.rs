@@ -129,6 +129,7 @@ fn pairs<T>(
 fn key(value: &Value) -> Result<Text, Malformed> {
     match value {
         Value::Int(n) => Ok(n.to_string().into()),
+        Value::Float(0.0) => Ok("0".into()),
         value => shape::text(value).map(|key| key.to_text()),
     }
 }

@@ -61,7 +61,8 @@ pub(crate) fn brief(write: impl FnOnce(&mut Burst<'_>)) -> ([u8; 16], usize) {
 }
 
 impl Burst<'_> {
-    /// Words are written whole: an operation takes at most 48 bytes, a word that ends there eight more.
+    /// Words are written whole: an operation with the head of its patch takes at most 50 bytes, a word that ends there eight
+    /// more.
     const ROOM: usize = 64;
     /// The most bytes that [`some`](Self::some) takes: what is left behind the head of a patch.
     pub(crate) const SOME_MAX: usize = 32;

@@ -53,7 +53,7 @@ impl Sequence {
     }
 
     /// Erasing on beside the cursor, the fast way: if elements at the end of the chunk there, or at the start of the live
-    /// one behind it, just go to a tombstone beside them, this does it. Tells what was there.
+    /// one behind it, just go to a tombstone beside them, or become one of their own where the leaf has room, this does it. Tells what was there.
     #[inline(always)]
     pub(in super::super) fn erase_on(&mut self, position: u32, len: u32) -> Option<Killed> {
         let (at, end) = self.cursor?;

@@ -182,7 +182,7 @@ impl Tree {
         leaf.insert(slot as usize, chunk);
         if let Some(index) = self.index.get_mut() {
             index.note(chunk, At { slot, ..at });
-            // Who goes on erasing asks for the chunk that is left.
+            // A hint: who goes on erasing is near here.
             index.author(chunk.session).last = at;
         }
         Some(())
