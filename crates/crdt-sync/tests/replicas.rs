@@ -9,9 +9,9 @@ use crdt_core::{
     model::{EditError, UndoOptions},
 };
 use crdt_sync::{
-    CompactionPolicy, Heard, MemoryPatchStore, PatchRecord, PatchStore, PatchStoreError, PeerDiscovery,
-    PeerId, PubSubBroadcaster, PubSubSyncer, SharedError, SharedModel, SnapshotHead, StoreRetry,
-    SyncDocument as _, SyncError, SyncManager, SyncMessage, Syncer as _, Want,
+    CompactionPolicy, DiscoveryError, Heard, MemoryPatchStore, PatchRecord, PatchStore, PatchStoreError,
+    PeerChange, PeerDiscovery, PeerId, PubSubBroadcaster, PubSubSyncer, SharedError, SharedModel,
+    SnapshotHead, StoreRetry, SyncDocument as _, SyncError, SyncManager, SyncMessage, Syncer as _, Want,
     dag::Link,
     discovery::{MemoryPeerDiscovery, MemoryPeers, StaticPeerDiscovery},
     session::{Refusal, SessionEvent, SessionOptions, SyncMode, TrickleOptions},

@@ -161,6 +161,45 @@ async fn a_transport_that_is_closed_underneath_is_told() {
     first.manager.stop().await;
 }
 
+/// A registry that does not answer when this replica takes its leave.
+struct NeverCloses(MemoryPeerDiscovery);
+
+#[async_trait::async_trait]
+impl PeerDiscovery for NeverCloses {
+    async fn start(&self) -> Result<(), DiscoveryError> {
+        self.0.start().await
+    }
+
+    async fn peers(&self) -> Result<Vec<PeerId>, DiscoveryError> {
+        self.0.peers().await
+    }
+
+    async fn next(&self) -> Option<PeerChange> {
+        self.0.next().await
+    }
+
+    async fn close(&self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[tokio::test]
+async fn an_end_is_told_before_discovery_is_left() {
+    let group = Group::new();
+    let store = Arc::new(Failing::default());
+    let document = Arc::new(SharedModel::new(SessionId::new(SessionId::USER_MIN.get() + 1).unwrap()));
+    let discovery = NeverCloses(MemoryPeerDiscovery::new(&group.peers, PeerId::new("node-1").unwrap()));
+    let with = |manager: SyncManager| manager.with_store_retry(SOON);
+    let kept = Arc::clone(&store);
+    let first = group.join_found(1, EncodingFormat::Binary, document, kept, discovery, with).await;
+    let mut events = first.manager.events();
+    store.appends_fail.store(true, Ordering::SeqCst);
+    let patch = first.document.edit(|model| model.api().root("not kept")).unwrap().unwrap();
+    let acknowledged = tokio::time::timeout(PATIENCE, first.manager.apply_patch(&patch)).await;
+    assert!(matches!(acknowledged.expect("it is answered").unwrap_err(), SyncError::Stopped));
+    assert!(matches!(events.try_recv(), Ok(SessionEvent::Stopped { .. })), "it was told before that");
+}
+
 /// A store that was put back from a backup knows less of the session than the others do.
 #[tokio::test]
 async fn a_replica_whose_store_went_back_is_told_and_acknowledges_nothing_more() {

@@ -94,14 +94,16 @@ impl Driver {
         senders: mpsc::WeakSender<Command>,
     ) {
         self.commands = Some(senders);
-        let ended = self.serve(&mut commands).await;
-        // Nobody is here any more to ask, whether it was stopped, dropped or ended by its store.
-        self.parts.discovery.close().await;
-        // Whoever still waits is told that nothing more will come, by the drop of the senders.
-        if let Err(error) = ended {
+        if let Err(error) = self.serve(&mut commands).await {
             tracing::error!(%error, "synchronisation stopped");
             self.report(SessionEvent::Stopped { error: error.to_string() });
         }
+        let discovery = Arc::clone(&self.parts.discovery);
+        // Whoever still waits is told that nothing more will come, by the drop of the senders. A registry that does not
+        // answer is no reason to let them wait.
+        drop((commands, self));
+        // Nobody is here any more to ask, whether it was stopped, dropped or ended by its store.
+        discovery.close().await;
     }
 
     async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), SyncError> {
