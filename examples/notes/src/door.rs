@@ -68,7 +68,8 @@ impl Stranger {
         }
     }
 
-    /// Whether it is to give way; if not yet, it is woken then.
+    /// Whether it is to give way; if not yet, it is woken then. (One that is answered after the door has chosen it and before
+    /// it looks here is cut all the same: its place is given away already.)
     fn is_to_go(&self, cx: &Context<'_>) -> bool {
         if !self.answered.load(Relaxed) {
             // First the waker, then the look: who sets it afterwards wakes us.
