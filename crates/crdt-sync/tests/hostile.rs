@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{Model, SessionId, StateVector};
+use crdt_core::{Model, SessionId, StateVector, Timestamp};
 use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage,
-    dag::Heads,
+    dag::{Heads, Link, NodeHash},
     reconcile::sketch,
-    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions},
+    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
 };
 
 const OWN: SessionId = SessionId::USER_MIN;
@@ -79,6 +79,55 @@ fn edits_are_refused_once_the_own_session_is_known_to_be_used_elsewhere() {
     assert!(matches!(theirs[0], Output::Store(_)), "{theirs:?}");
 }
 
+/// A replica in a group that uses the DAG, with its first patch and the one after it.
+fn in_a_dag() -> (Session, Model, PatchRecord, PatchRecord) {
+    let options = SessionOptions { sync: SyncMode::Dag, ..SessionOptions::standard(OWN) };
+    let mut machine = Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, 1);
+    let mut model = Model::new(OWN);
+    let mut edit = |prev, value: i64| {
+        model.api().root(value).unwrap();
+        PatchRecord::new(prev, Bytes::copy_from_slice(model.flush().unwrap().as_bytes())).unwrap()
+    };
+    let first = edit(0, 1);
+    let second = edit(first.last(), 2);
+    outputs(&mut machine, Duration::ZERO, Input::Local(first.clone()));
+    outputs(&mut machine, Duration::ZERO, Input::Stored);
+    let mut theirs = Model::new(sid(1));
+    let _ = theirs.apply_bytes(&first.patch).unwrap();
+    (machine, theirs, first, second)
+}
+
+/// The wrong hash is told, and the replica goes on: whoever named it did not have to prove anything.
+fn is_told_and_goes_on(machine: &mut Session, told: &[Output], first: &PatchRecord, second: PatchRecord) {
+    let refused = SessionEvent::Refused(Refusal::SessionUsedTwice(Timestamp::new(OWN, first.last())));
+    assert!(told.contains(&Output::Event(refused.into())), "{told:?}");
+    let second = second.clone().with_links(machine.links(second.id.time)).unwrap();
+    assert_eq!(machine.local_refusal(&second), None);
+    let local = outputs(machine, Duration::ZERO, Input::Local(second));
+    assert!(local.iter().any(|output| matches!(output, Output::Store(_))), "{local:?}");
+}
+
+#[test]
+fn heads_with_a_wrong_hash_do_not_stop_the_edits_of_the_session_they_name() {
+    let (mut machine, _, first, second) = in_a_dag();
+    let wrong = Link { sid: OWN, last: first.last(), hash: NodeHash([7; 32]) };
+    let heads = SyncMessage::Heads { heads: vec![wrong], digest: 1 };
+    let told = says(&mut machine, Duration::ZERO, "reader", heads);
+    is_told_and_goes_on(&mut machine, &told, &first, second);
+}
+
+#[test]
+fn a_patch_that_follows_a_wrong_hash_does_not_stop_the_edits_of_the_session_it_names() {
+    let (mut machine, mut theirs, first, second) = in_a_dag();
+    theirs.api().root(3).unwrap();
+    let patch = Bytes::copy_from_slice(theirs.flush().unwrap().as_bytes());
+    let wrong = Link { sid: OWN, last: first.last(), hash: NodeHash([7; 32]) };
+    let record = PatchRecord::new(0, patch).unwrap().with_links([wrong].into()).unwrap();
+    outputs(&mut machine, Duration::ZERO, Input::Heard(record));
+    let told = outputs(&mut machine, Duration::ZERO, Input::Stored);
+    is_told_and_goes_on(&mut machine, &told, &first, second);
+}
+
 /// Brings a machine to fetch a snapshot of `len_bytes` from the peer that offers it.
 fn fetching(machine: &mut Session, now: Duration, from: &str, len_bytes: u64) -> u64 {
     let vector: StateVector<SessionId> = [(sid(1), 5)].into_iter().collect();
@@ -124,8 +173,8 @@ fn a_snapshot_that_comes_byte_by_byte_does_not_keep_others_from_being_asked() {
         machine.handle_input(start, Input::Tick);
         while machine.poll_output().is_some() {}
     }
-    // One whose line is slow gets twice the time at the next try.
-    assert_eq!(took, [seconds(5.0), seconds(7.5), seconds(12.5)]);
+    // It would not get there with the longest time either, so it does not get more.
+    assert_eq!(took, [seconds(5.0); 3]);
     // Who is quick enough may take as long as the snapshot is long.
     let id = fetching(&mut machine, start, "quick", len_bytes);
     let (mut now, mut id) = (start, id);
@@ -141,6 +190,50 @@ fn a_snapshot_that_comes_byte_by_byte_does_not_keep_others_from_being_asked() {
             }
         }
     }
+}
+
+/// Twelve rounds with a peer that sends a snapshot too slowly, and after each what is done then. Returns how long it could
+/// keep the machine from asking others each time.
+fn rounds_of_a_slow_peer(
+    machine: &mut Session,
+    mut then: impl FnMut(&mut Session, Duration, u64),
+) -> Vec<Duration> {
+    let mut start = Duration::ZERO;
+    (0..12)
+        .map(|round| {
+            let id = fetching(machine, start, "slow", 100 << 20);
+            let took = trickle(machine, start, id, 3 << 10, seconds(2.9));
+            start += took;
+            then(machine, start, round);
+            // Until it is asked again.
+            start += seconds(60.0);
+            outputs(machine, start, Input::Tick);
+            took
+        })
+        .collect()
+}
+
+#[test]
+fn a_peer_that_is_too_slow_gets_more_time_only_while_nobody_brings_anything() {
+    // One whose line is slow gets twice the time at the next try, up to a bound.
+    let mut alone = session(StateVector::new());
+    let took = rounds_of_a_slow_peer(&mut alone, |_, _, _| {});
+    assert_eq!(took[..5], [5.8, 8.7, 14.5, 26.1, 49.3].map(seconds));
+    assert_eq!(took[5..], [seconds(49.3); 7]);
+
+    // Where another one serves pages, it never keeps that one waiting for longer than the first time.
+    let mut machine = session(StateVector::new());
+    let took = rounds_of_a_slow_peer(&mut machine, |machine, now, round| {
+        let record = patch(sid(10 + round));
+        let vector = [(record.session(), record.last())].into_iter().collect();
+        let request = asked(&says(machine, now, "honest", SyncMessage::State { vector, reply: false }));
+        let Some((to, SyncMessage::Request { id, .. })) = request else { panic!("{request:?}") };
+        assert_eq!(to, peer("honest"));
+        let taken = says(machine, now, "honest", SyncMessage::Patches { id, records: vec![record.clone()] });
+        assert!(taken.contains(&Output::Store(record)), "{taken:?}");
+        outputs(machine, now, Input::Stored);
+    });
+    assert_eq!(took, [seconds(5.8); 12]);
 }
 
 #[test]
@@ -174,8 +267,34 @@ fn who_is_not_found_and_says_nothing_is_forgotten() {
         says(&mut machine, seconds(2.1), name, SyncMessage::Digest { digest: 3 });
     }
     assert_eq!((machine.stable().len(), machine.status().peers), (0, 3), "they may lack everything");
-    for second in 3..120 {
+    for second in 3..180 {
         outputs(&mut machine, seconds(f64::from(second)), Input::Tick);
     }
     assert_eq!((machine.stable(), machine.status().peers), (all, 1));
+}
+
+#[test]
+fn made_up_names_do_not_put_out_a_peer_that_discovery_names() {
+    let options = SessionOptions { peers_max: 3, ..SessionOptions::standard(OWN) };
+    let mut machine = Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, 1);
+    for name in ["first", "second"] {
+        machine.handle_input(Duration::ZERO, Input::PeerUp(peer(name)));
+    }
+    for number in 0..10 {
+        says(&mut machine, seconds(1.0), &format!("made up {number}"), SyncMessage::Digest { digest: 3 });
+    }
+    let known: Vec<PeerId> = machine.peer_statuses(seconds(1.0)).into_iter().map(|peer| peer.id).collect();
+    assert_eq!(known, ["first", "made up 9", "second"].map(peer));
+}
+
+#[test]
+fn strangers_are_remembered_for_longer_where_replicas_seldom_speak() {
+    let trickle = TrickleOptions { interval_max: seconds(300.0), ..TrickleOptions::STANDARD };
+    let options = SessionOptions { trickle, ..SessionOptions::standard(OWN) };
+    let mut machine = Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, 1);
+    says(&mut machine, Duration::ZERO, "stranger", SyncMessage::Digest { digest: 3 });
+    outputs(&mut machine, seconds(1199.0), Input::Tick);
+    assert_eq!(machine.status().peers, 1, "it may have said nothing because others had said the same");
+    outputs(&mut machine, seconds(1210.0), Input::Tick);
+    assert_eq!(machine.status().peers, 0);
 }

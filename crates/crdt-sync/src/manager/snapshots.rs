@@ -307,12 +307,8 @@ impl Driver {
         }
         let vector = head.vector;
         // Before anything is kept, the bytes must prove to be a snapshot of what the head says, that our own patches go on
-        // top of. Of our own session nobody has more than we do.
+        // top of.
         let (session, stored) = (self.parts.options.session, self.machine.stored().clone());
-        if vector.get(&session) > stored.get(&session) {
-            self.machine.own_session_is_ahead(vector.get(&session));
-            return Ok(Input::InstallFailed);
-        }
         let (owners, mut fold, mut heads) = match self.open(&vector, &bytes) {
             Ok(opened) => opened,
             Err(error) => {
@@ -324,6 +320,12 @@ impl Driver {
             && let Err(reason) = guard.check_owners(&vector, &owners)
         {
             self.not_allowed(Refusal::SnapshotNotAllowed { reason });
+            return Ok(Input::InstallFailed);
+        }
+        // Of our own session nobody has more than we do. With a guard it takes our signature to prove otherwise, and a
+        // snapshot has that of the one who made it.
+        if vector.get(&session) > stored.get(&session) {
+            self.machine.own_session_is_ahead(vector.get(&session), self.parts.guard.is_none());
             return Ok(Input::InstallFailed);
         }
         let (mut log, dag) =

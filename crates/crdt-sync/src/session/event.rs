@@ -13,7 +13,7 @@ pub enum SessionEvent {
     /// Everything that the peers are known to have is here.
     CaughtUp,
     /// The synchronisation has ended by itself: the store failed, and what it has can't be told any more, or the channels to
-    /// the others were closed. Nothing is stored, sent or taken in until the manager is started again.
+    /// the others were closed. Nothing is stored, sent or taken in any more; it takes another manager.
     Stopped {
         /// Why.
         error: String,
@@ -35,8 +35,8 @@ pub enum Refusal {
     #[error(transparent)]
     Invalid(#[from] InvalidRecord),
     /// Two replicas use one session id: each must take a new one. (Or there is one, and its store went back to an earlier
-    /// state, from a backup, say.) A replica that learns this of its own session takes no edits any more until it is started
-    /// under a new one; it can then take in what it had written under the old one, too.
+    /// state, from a backup, say.) A replica to which a patch proves this of its own session takes no edits any more until it is
+    /// started under a new one; it can then take in what it had written under the old one, too.
     #[error("patch {0} is not the one known here: its session is used by two replicas")]
     SessionUsedTwice(Timestamp),
     /// Its author may not write it, or did not.

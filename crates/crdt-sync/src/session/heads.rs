@@ -94,6 +94,8 @@ impl Session {
         }
     }
 
+    /// Tells that a session seems to be used twice. A hash is easily made up, so it is told and nothing else: what proves it
+    /// of the own session is a patch.
     fn report_fork(&mut self, link: Link) {
         let Some(ends) = &mut self.ends else { return };
         if ends.forked.len() < FORKS_MAX && ends.forked.insert(link.sid) {
@@ -211,6 +213,9 @@ impl Session {
                 && !self.parked.contains(record.session(), record.last())
         };
         let news = nodes.iter().any(fresh);
+        if news {
+            self.too_slow = 0;
+        }
         if let Some(ends) = &mut self.ends {
             ends.walked += nodes.len();
         }

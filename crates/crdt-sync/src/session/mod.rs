@@ -64,9 +64,11 @@ pub struct Session {
     ask_at: Option<Duration>,
     /// Until then patches are asked for and no snapshots: one could not be taken over.
     no_offers_until: Duration,
-    /// How often a snapshot has come too slowly since one came whole; each time the next may take twice as long.
+    /// How often a snapshot has come too slowly since one came whole or a page brought something; each time the next may
+    /// take twice as long.
     too_slow: u32,
-    /// A patch of the own session that was not made here.
+    /// A patch of the own session that was not made here: one that came itself, past the guard if there is one. Words about
+    /// it prove nothing; anybody can say them.
     used_twice: Option<Timestamp>,
     requests: u64,
     reads: usize,
@@ -104,7 +106,7 @@ impl Session {
             trickle: Trickle::new(options.trickle, now, &mut jitter),
             parked: Parked::new(options.parked_max, options.parked_bytes_max),
             ends: (options.sync == SyncMode::Dag).then(|| Ends::new(heads)),
-            peers: Peers::new(options.peers_max),
+            peers: Peers::new(options.peers_max, options.trickle.interval_max),
             digest: digest(&stored),
             digests_lately: VecDeque::with_capacity(DIGESTS_LATELY_MAX),
             latest: stored.iter().map(|(_, time)| time).max().unwrap_or(0),
@@ -214,7 +216,7 @@ impl Session {
 
     /// Why a patch of the application would be refused, if it would be.
     ///
-    /// Once somebody else is known to have used the session, every patch is: after a restore from a backup, say, others have
+    /// Once somebody else is proven to have used the session, every patch is: after a restore from a backup, say, others have
     /// what was written since, and none of them could ever take what is written in its place.
     pub fn local_refusal(&self, record: &PatchRecord) -> Option<Refusal> {
         if let Some(id) = self.used_twice {
@@ -251,6 +253,9 @@ impl Session {
     fn take_in(&mut self, now: Duration, record: PatchRecord, origin: Origin) -> bool {
         let mut seen = self.accepted.get(&record.session());
         if let Err(refusal) = self.admissible(&record, seen) {
+            if let Refusal::SessionUsedTwice(id) = refusal {
+                self.used_twice.get_or_insert(id);
+            }
             self.refuse(refusal);
             return false;
         }
@@ -366,17 +371,17 @@ impl Session {
         }
     }
 
-    /// A snapshot holds more of the own session than was made here.
-    pub(crate) fn own_session_is_ahead(&mut self, last: u64) {
-        self.refuse(Refusal::SessionUsedTwice(Timestamp::new(self.options.session, last)));
+    /// A snapshot holds more of the own session than was made here. Whether that is `proven` or only said: what a snapshot
+    /// has of a session is not signed by that session's author.
+    pub(crate) fn own_session_is_ahead(&mut self, last: u64, proven: bool) {
+        let id = Timestamp::new(self.options.session, last);
+        if proven {
+            self.used_twice.get_or_insert(id);
+        }
+        self.refuse(Refusal::SessionUsedTwice(id));
     }
 
     fn refuse(&mut self, refusal: Refusal) {
-        if let Refusal::SessionUsedTwice(id) = refusal
-            && id.sid == self.options.session
-        {
-            self.used_twice.get_or_insert(id);
-        }
         self.counters.refused += 1;
         self.outputs.push_back(Output::Event(SessionEvent::Refused(refusal).into()));
     }

@@ -33,7 +33,7 @@ pub struct SessionOptions {
     pub sessions_max: usize,
     /// How far a patch's time may be above all known times; a further one would use up the clock, and is refused.
     pub ticks_ahead_max: u64,
-    /// Peers that are remembered. Above it the one heard longest ago is forgotten.
+    /// Peers that are remembered. Above it the one heard longest ago is forgotten, those whom discovery does not name first.
     pub peers_max: usize,
     /// How replicas notice what they lack.
     pub sync: SyncMode,

@@ -91,6 +91,8 @@ impl Peer {
 pub(super) struct Peers {
     known: BTreeMap<PeerId, Peer>,
     max: usize,
+    /// How long a silent stranger is remembered.
+    stranger_max: Duration,
     /// Whether a peer may have something that is missing here: comparing vectors at each patch would cost more than the
     /// patch.
     maybe_ahead: bool,
@@ -102,15 +104,23 @@ pub(super) struct Peers {
 
 /// How long somebody is remembered whom discovery does not name and who says nothing: one who left while a last word was
 /// under way, or made up a name. What such a peer has is not known, and what a known peer may lack is never folded, so that
-/// without an end each of them would keep the log from ever getting shorter.
+/// without an end each of them would keep the log from ever getting shorter. Where replicas speak more seldom than by the
+/// standard, it is [`STRANGER_INTERVALS`] of the longest intervals, if that is more.
+///
+/// Two replicas that discovery never names and that are parted for longer no longer wait for each other: each may fold what
+/// the other lacks. If one has nothing that the other's snapshot lacks, it takes that over. If both have folded, neither
+/// snapshot contains the other, and neither can be taken over; that is why discovery is to name whoever may come back.
 const STRANGER_MAX: Duration = Duration::from_secs(60);
+/// A replica may be silent in an interval, because others have said the same, and be lost in the next.
+const STRANGER_INTERVALS: u32 = 4;
 /// How often strangers are looked for.
 const STRANGERS_PAUSE: Duration = Duration::from_secs(10);
 
 impl Peers {
-    pub(super) fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize, interval_max: Duration) -> Self {
+        let stranger_max = STRANGER_MAX.max(interval_max.saturating_mul(STRANGER_INTERVALS));
         let (maybe_ahead, probes_from, strangers_from) = (false, Duration::MAX, Duration::ZERO);
-        Self { known: BTreeMap::new(), max, maybe_ahead, probes_from, strangers_from }
+        Self { known: BTreeMap::new(), max, stranger_max, maybe_ahead, probes_from, strangers_from }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -140,10 +150,12 @@ impl Peers {
         }
     }
 
-    /// Notes that a peer is there. If there are too many, the one heard longest ago is forgotten.
+    /// Notes that a peer is there. If there are too many, the one heard longest ago is forgotten: of those whom discovery
+    /// does not name, if there are such, so that made-up names put out nobody who is there.
     fn heard(&mut self, id: &PeerId, now: Duration) -> &mut Peer {
         if !self.known.contains_key(id) && self.known.len() >= self.max {
-            let oldest = self.known.iter().min_by_key(|(_, peer)| peer.heard_at).map(|(id, _)| id.clone());
+            let first_to_go = self.known.iter().min_by_key(|(_, peer)| (peer.found, peer.heard_at));
+            let oldest = first_to_go.map(|(id, _)| id.clone());
             oldest.and_then(|id| self.known.remove(&id));
         }
         let peer = self.known.entry(id.clone()).or_default();
@@ -155,7 +167,7 @@ impl Peers {
     pub(super) fn forget_strangers(&mut self, now: Duration) {
         if now >= self.strangers_from {
             self.strangers_from = now + STRANGERS_PAUSE;
-            self.known.retain(|_, peer| peer.found || now < peer.heard_at + STRANGER_MAX);
+            self.known.retain(|_, peer| peer.found || now < peer.heard_at + self.stranger_max);
         }
     }
 

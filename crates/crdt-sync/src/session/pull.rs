@@ -16,8 +16,9 @@ const NO_OFFERS: Duration = Duration::from_secs(60);
 
 /// A snapshot may take a request's timeout for each such part of a page, and one more: with the standard options 21 KiB/s.
 const SLOW_PAGE_PART: usize = 4;
-/// Each that came too slowly doubles the time for the next, so often at the most: whose line is slow gets there, too.
-const TOO_SLOW_MAX: u32 = 8;
+/// Each that came too slowly doubles the time for the next, so often at the most: whose line is slow gets there, too, down
+/// to 1.3 KiB/s. As soon as a page brings something, others can be asked, and nobody gets more time any more.
+const TOO_SLOW_MAX: u32 = 4;
 
 /// A request under way.
 #[derive(Debug)]
@@ -112,6 +113,7 @@ impl Session {
             }
         }
         if news {
+            self.too_slow = 0;
             self.pull_next(now);
             self.caught_up();
         } else if want.iter().any(|want| self.accepted.get(&want.sid) < want.upto) {
@@ -150,11 +152,16 @@ impl Session {
         self.send(from, SyncMessage::Fetch { id, hash, offset });
     }
 
+    /// How much of a snapshot has to come within each timeout.
+    fn slow_part(&self) -> usize {
+        (self.options.page_bytes_max / SLOW_PAGE_PART).max(1)
+    }
+
     /// How long a snapshot may take of which so many bytes are here. Each part comes within a timeout, but a peer that sends
     /// a byte at a time would keep us from asking anybody else for as long as it likes.
     fn patience(&self, got_bytes: usize) -> Duration {
-        let pages = got_bytes / (self.options.page_bytes_max / SLOW_PAGE_PART).max(1);
-        let timeouts = u32::try_from(pages).unwrap_or(u32::MAX).saturating_add(1);
+        let parts = got_bytes / self.slow_part();
+        let timeouts = u32::try_from(parts).unwrap_or(u32::MAX).saturating_add(1);
         self.options.request_timeout.saturating_mul(timeouts).saturating_mul(1 << self.too_slow)
     }
 
@@ -177,7 +184,10 @@ impl Session {
         got.extend_from_slice(bytes);
         if (bytes.len() as u64) < left {
             if now.saturating_sub(since) > self.patience(got.len()) {
-                self.too_slow = (self.too_slow + 1).min(TOO_SLOW_MAX);
+                // What would be too slow with the longest time, too, is no slow line.
+                if got.len() >= self.slow_part() >> TOO_SLOW_MAX {
+                    self.too_slow = (self.too_slow + 1).min(TOO_SLOW_MAX);
+                }
                 return self.unhelpful(now, from, "sends a snapshot too slowly");
             }
             return self.fetch(now, from.clone(), head, (got, since));

@@ -130,3 +130,35 @@ async fn a_snapshot_of_one_who_may_not_write_is_refused() {
     assert_eq!(bob.document.view(), Value::Undefined);
     assert!(bob.manager.status().await.unwrap().not_allowed > 0);
 }
+
+/// A snapshot is signed as a whole, by any writer: what it says of another's session is that writer's word alone.
+#[tokio::test]
+async fn a_writer_who_makes_up_patches_of_another_in_a_snapshot_does_not_stop_its_edits() {
+    for group in [Group::new(), Group::with_dag()] {
+        let alice = group.join_as(1, ALICE, memory()).await;
+        let store = memory();
+        let bob = group.join_as(2, BOB, Arc::clone(&store)).await;
+        let first = alice.edit(|model| model.api().root(json(json!({"by": "alice"})))).await;
+        bob.sees(&json(json!({"by": "alice"}))).await;
+        bob.manager.stop().await;
+
+        // Bob writes on in Alice's name, and folds it, so that nobody asks for her signature.
+        let mut model = Model::new(alice.document.session());
+        let _ = model.apply(&first).unwrap();
+        model.api().obj("").unwrap().set([("by", "bob")]).unwrap();
+        let forged = Bytes::copy_from_slice(model.flush().unwrap().as_bytes());
+        store.append(&[PatchRecord::new(first.next_time() - 1, forged).unwrap()]).await.unwrap();
+        let apart =
+            Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
+        let bob = apart.join_as(2, BOB, Arc::clone(&store)).await;
+        bob.manager.compact().await.unwrap();
+        bob.manager.stop().await;
+
+        let mut events = alice.manager.events();
+        let _bob = group.join_as(2, BOB, store).await;
+        let reason = refusal(&mut events).await;
+        assert!(reason.contains("is used by two replicas"), "{reason}");
+        alice.edit(|model| model.api().obj("").unwrap().set([("still", "alice")])).await;
+        assert_eq!(alice.document.view(), json(json!({"by": "alice", "still": "alice"})));
+    }
+}

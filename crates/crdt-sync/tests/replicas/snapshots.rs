@@ -30,25 +30,18 @@ async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits() {
     a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(Group::with_dag()).await;
 }
 
-/// A peer that offers a snapshot under a false head. If its word were taken, what the snapshot lacks would never be asked
-/// for again.
-async fn a_snapshot_that_lacks_what_its_head_says_is_refused_by(claim: impl Fn(u64) -> u64) {
-    let group = Group::new();
-    let author = SessionId::new(SessionId::USER_MIN.get() + 1).unwrap();
-    let mut model = Model::new(author);
-    model.api().root(json(json!({"a": 1}))).unwrap();
-    let first = model.flush().unwrap();
-    let bytes = Bytes::from(model.document().to_native(Packing::Plain));
-    model.api().obj("").unwrap().set([("b", 2)]).unwrap();
-    let second = model.flush().unwrap();
-
-    let victim = group.join(2, EncodingFormat::Binary).await;
+/// Offers the second replica a snapshot under this head. Returns what it says of the one that does so.
+async fn offered(
+    group: &Group,
+    victim: &Replica,
+    vector: StateVector<SessionId>,
+    bytes: Bytes,
+) -> &'static str {
     let mut events = victim.manager.events();
     let topic = Topic::new("example-doc-sync").unwrap();
     let id = PeerId::new("liar").unwrap();
     let liar = PubSubSyncer::new(Arc::clone(&group.pubsub), topic, id, EncodingFormat::Binary).await.unwrap();
     let to = PeerId::new("node-2").unwrap();
-    let vector: StateVector<SessionId> = [(author, claim(second.next_time() - 1))].into_iter().collect();
     let head = SnapshotHead::new(vector.clone(), &bytes);
     let state = SyncMessage::State { vector, reply: false };
     liar.send(Some(&to), &state).await.unwrap();
@@ -75,7 +68,24 @@ async fn a_snapshot_that_lacks_what_its_head_says_is_refused_by(claim: impl Fn(u
     let why = tokio::time::timeout(PATIENCE, async {
         tokio::select! { why = noticed => why, () = lies => unreachable!() }
     });
-    assert_eq!(why.await.expect("the lie is noticed"), "sent a broken snapshot");
+    why.await.expect("the lie is noticed")
+}
+
+/// A peer that offers a snapshot under a false head. If its word were taken, what the snapshot lacks would never be asked
+/// for again.
+async fn a_snapshot_that_lacks_what_its_head_says_is_refused_by(claim: impl Fn(u64) -> u64) {
+    let group = Group::new();
+    let author = SessionId::new(SessionId::USER_MIN.get() + 1).unwrap();
+    let mut model = Model::new(author);
+    model.api().root(json(json!({"a": 1}))).unwrap();
+    let first = model.flush().unwrap();
+    let bytes = Bytes::from(model.document().to_native(Packing::Plain));
+    model.api().obj("").unwrap().set([("b", 2)]).unwrap();
+    let second = model.flush().unwrap();
+
+    let victim = group.join(2, EncodingFormat::Binary).await;
+    let vector: StateVector<SessionId> = [(author, claim(second.next_time() - 1))].into_iter().collect();
+    assert_eq!(offered(&group, &victim, vector, bytes).await, "sent a broken snapshot");
     assert_eq!(victim.document.view(), Value::Undefined, "nothing is taken over");
     assert_eq!(victim.manager.status().await.unwrap().counters.installed, 0);
 
@@ -92,6 +102,20 @@ async fn a_snapshot_that_lacks_what_its_head_says_is_refused_by(claim: impl Fn(u
 async fn a_snapshot_that_lacks_what_its_head_says_is_refused() {
     a_snapshot_that_lacks_what_its_head_says_is_refused_by(|last| last).await;
     a_snapshot_that_lacks_what_its_head_says_is_refused_by(|last| last + 1_000_000).await;
+}
+
+/// A head may say what it likes; only the bytes say what a snapshot holds.
+#[tokio::test]
+async fn a_snapshot_that_proves_nothing_does_not_stop_the_edits_of_a_replica() {
+    for group in [Group::new(), Group::with_dag()] {
+        let victim = group.join(2, EncodingFormat::Binary).await;
+        victim.edit(|model| model.api().root(json(json!({"a": 1})))).await;
+        let vector: StateVector<SessionId> = [(victim.document.session(), 1000)].into_iter().collect();
+        let bytes = Bytes::from(victim.document.with(|document| document.to_native(Packing::Plain)));
+        assert_eq!(offered(&group, &victim, vector, bytes).await, "sent a broken snapshot");
+        assert_eq!(victim.manager.status().await.unwrap().counters.refused, 0);
+        victim.edit(|model| model.api().obj("").unwrap().set([("b", 2)])).await;
+    }
 }
 
 /// The application's view of the document goes on over the snapshot: it is told, and can undo what it did before.
