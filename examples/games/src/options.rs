@@ -113,18 +113,30 @@ pub(crate) struct Options {
     pub(crate) requests_per_second: NonZeroU32,
 
     /// How many sockets, streams and long polls one address, and one name, may have open.
-    #[arg(long, value_name = "NUMBER", default_value_t = Allowance::STANDARD.connections)]
+    #[arg(long, value_name = "NUMBER", default_value_t = Allowance::STANDARD.connections,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) connections_each: usize,
 
     /// Behind a proxy: the header in which it says whose request it passes on, such as `x-forwarded-for`.
     ///
     /// Only where nobody can come past the proxy, and it does not pass on what others have written there.
-    #[arg(long, value_name = "HEADER")]
+    #[arg(long, value_name = "HEADER", value_parser = header_of_addresses)]
     pub(crate) client_address: Option<HeaderName>,
 
     /// What to write to standard error: a level (error, warn, info, debug, trace) or a list like `info,eventsync=debug`.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     pub(crate) log: String,
+}
+
+/// The name of a header that holds nothing but addresses. That of RFC 7239 names what they are, and is read by nobody here.
+fn header_of_addresses(name: &str) -> Result<HeaderName, String> {
+    let header = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
+    if header == axum::http::header::FORWARDED {
+        return Err(
+            "header forwarded (RFC 7239), expected one of bare addresses such as x-forwarded-for".to_owned()
+        );
+    }
+    Ok(header)
 }
 
 /// What keeps games that were read.
@@ -276,6 +288,9 @@ mod tests {
         assert_eq!(named.client_address(), ClientAddress::Header(HeaderName::from_static("x-real-ip")));
         assert_eq!((named.allowance().per_second.get(), named.allowance().burst.get()), (9, 45));
         assert!(parse(&["--client-address", "no header"]).is_err());
+        let refused = parse(&["--client-address", "Forwarded"]).unwrap_err().to_string();
+        assert!(refused.contains("expected one of bare addresses"), "{refused}");
+        assert!(parse(&["--connections-each", "0"]).is_err());
         assert!(parse(&["--requests-per-second", "0"]).is_err());
     }
 

@@ -21,6 +21,10 @@ const STREAM_SILENCE_MS = 40_000;
 /** How many events one page holds. */
 const PAGE_EVENTS = 500;
 
+/** How long it waits at least, and at most, before it reads again what it was refused for reading too much. */
+const REFUSED_WAIT_MIN_MS = 100;
+const REFUSED_WAIT_MAX_MS = 30_000;
+
 /** @typedef {{ fetch: typeof fetch }} Environment */
 
 /**
@@ -112,6 +116,26 @@ class HttpLink {
   /** Tells the machine, unless it has closed this link. @param {any} message */
   hear(message) {
     if (!this.#closed) this.listener.message(message);
+  }
+
+  /**
+   * Reads something of a subscription. Where that is too much for the server at the moment it is asked again after a
+   * while, so that a client that follows many documents does not lose all of them with one.
+   *
+   * @param {string} path
+   * @param {{ waitMs?: number, body?: any, signal: AbortSignal, accept?: string }} options
+   * @returns {Promise<Response>} a response in the 200s
+   */
+  async ask(path, options) {
+    for (let refused = 0; ; refused++) {
+      try {
+        return await this.request(path, options);
+      } catch (error) {
+        if (!(error instanceof ProblemError) || error.problem.status !== 429) throw error;
+        const wait = Math.max(Number(error.problem.retryAfterMs) || 0, REFUSED_WAIT_MIN_MS * 2 ** refused);
+        await pause(Math.min(wait, REFUSED_WAIT_MAX_MS), options.signal);
+      }
+    }
   }
 
   /**
@@ -209,6 +233,25 @@ class HttpLink {
   }
 }
 
+/**
+ * @param {number} ms
+ * @param {AbortSignal} signal ends it at once, as a failure
+ * @returns {Promise<void>}
+ */
+const pause = (ms, signal) =>
+  new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", stop);
+      resolve();
+    }, ms);
+    if (signal.aborted) stop();
+    else signal.addEventListener("abort", stop, { once: true });
+  });
+
 /** @param {Response} response */
 async function problemOf(response) {
   const unknown = { type: "about:blank", title: `the server answered ${response.status}`, status: response.status };
@@ -228,7 +271,7 @@ const isUnknownDocument = (error) =>
 async function follow(link, { documentId, from, signal }) {
   const path = documentId === undefined ? "events" : `events/${encodeURIComponent(documentId)}`;
   const open = (/** @type {number | undefined} */ cursor) =>
-    link.request(path + (cursor === undefined ? "" : `?after=${cursor}`), { signal, accept: "text/event-stream" });
+    link.ask(path + (cursor === undefined ? "" : `?after=${cursor}`), { signal, accept: "text/event-stream" });
   const response = await open(from.cursor).catch((error) => (isUnknownDocument(error) ? open(0) : Promise.reject(error)));
   for await (const { event, data } of readServerSentEvents(response, STREAM_SILENCE_MS)) {
     if (signal.aborted) return;
@@ -278,7 +321,7 @@ async function poll(link, { documentId, from, signal }) {
  * @param {AbortSignal} signal
  */
 async function sync(link, documentId, signal) {
-  return (await link.request(`api/sync/${encodeURIComponent(documentId)}`, { body: {}, signal })).json();
+  return (await link.ask(`api/sync/${encodeURIComponent(documentId)}`, { body: {}, signal })).json();
 }
 
 /**
@@ -291,7 +334,7 @@ async function sync(link, documentId, signal) {
 async function eventsAfter(link, documentId, cursor, live, signal) {
   const wait = live ? POLL_WAIT_S : 0;
   const path = `api/events/${encodeURIComponent(documentId)}?after=${cursor}&limit=${PAGE_EVENTS}&wait=${wait}`;
-  return (await link.request(path, { waitMs: wait * 1000, signal })).json();
+  return (await link.ask(path, { waitMs: wait * 1000, signal })).json();
 }
 
 /**
@@ -303,7 +346,7 @@ async function pollCollection(link, position, signal) {
   for (let live = false; !signal.aborted; ) {
     const wait = live ? POLL_WAIT_S : 0;
     const path = `api/events?after=${position}&limit=${PAGE_EVENTS}&wait=${wait}`;
-    const page = await link.request(path, { waitMs: wait * 1000, signal }).then(
+    const page = await link.ask(path, { waitMs: wait * 1000, signal }).then(
       (response) => response.json(),
       (error) => {
         if (!(error instanceof ProblemError) || error.problem.status !== 410) throw error;

@@ -32,21 +32,13 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
         check_host(&app.options, &parts.headers)?;
         let Ok(origin) = Origin::from_request_parts(parts, app).await;
-        let caller = Self::of(app.options.authorizer.as_deref(), &parts.headers).await?;
-        app.limits.admit_principal(&caller.principal)?;
-        Ok(Self { origin, ..caller })
+        let principal = principal_of(app.options.authorizer.as_deref(), &parts.headers).await?;
+        app.limits.admit_principal(&principal)?;
+        Ok(Self { principal, origin })
     }
 }
 
 impl Caller {
-    pub(super) async fn of(
-        authorizer: Option<&dyn Authorizer>,
-        headers: &HeaderMap,
-    ) -> Result<Self, Problem> {
-        let principal = authenticate(authorizer, bearer(headers)?, now_ms()).await?;
-        Ok(Self { principal, origin: Origin::default() })
-    }
-
     /// Refuses unless the caller has a right on a document, or on all.
     pub(super) fn require(&self, right: Right, document: Option<&DocumentId>) -> Result<(), Problem> {
         self.principal.require(right, document)
@@ -70,6 +62,14 @@ impl Caller {
     pub(super) const fn principal(&self) -> &Principal {
         &self.principal
     }
+}
+
+/// Who asks, by the bearer token of a request.
+pub(super) async fn principal_of(
+    authorizer: Option<&dyn Authorizer>,
+    headers: &HeaderMap,
+) -> Result<Principal, Problem> {
+    Ok(authenticate(authorizer, bearer(headers)?, now_ms()).await?)
 }
 
 /// Refuses a request that names this server by a public domain where nobody has to say who they are.

@@ -7,15 +7,17 @@ use parking_lot::Mutex;
 use crate::protocol::{Problem, ProblemType};
 
 /// How many addresses, and how many principals, are told apart. Beyond it those that come anew share one allowance, so that
-/// whoever has many addresses costs neither memory nor the others their place.
+/// whoever has many addresses costs neither memory nor the place of those with an open connection, or with requests not
+/// forgotten yet.
 pub const GUESTS_MAX: usize = 65_536;
 
 /// How often it is looked for those who have not come back, when there is no place for another.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a WebSocket that has sent too much is not read. One that would have to wait longer is closed with
-/// [`close::TOO_MANY`](crate::session::close::TOO_MANY).
-pub const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// [`close::TOO_MANY`](crate::session::close::TOO_MANY). It is well below the ten seconds for which clients wait for an
+/// answer before they give the connection up.
+pub const PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// What somebody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +25,8 @@ pub struct Allowance {
     /// Requests per second in the long run; a message on a WebSocket is one too. A request beyond it is refused with
     /// `too-many`; a WebSocket is read more slowly.
     pub per_second: NonZeroU32,
-    /// How many may come at once after a pause.
+    /// How many may come at once after a pause; on WebSockets half as many, so that they leave requests the other half.
+    /// With more than those of eight seconds, requests alone can bring a WebSocket to wait for longer than [`PAUSE_MAX`].
     pub burst: NonZeroU32,
     /// WebSockets, streams and long polls at once; a further one is refused with `too-many`.
     pub connections: usize,
@@ -129,12 +132,15 @@ impl<K: Eq + Hash + Clone> Limiter<K> {
     }
 
     /// Takes what has come already, and says how long nothing more is to be taken; or that it is too long.
+    ///
+    /// It is until half a burst is there again. If sockets waited only for the next token to take it, there would never be
+    /// one for a request.
     pub(super) fn charge(&self, key: &K, now: Duration) -> Result<Duration, Problem> {
         let cost = self.allowance.cost();
         let mut guests = self.guests.lock();
         let (guest, _) = guests.get(key, self.guests_max, now);
         guest.full_at = guest.full_at.max(now) + cost;
-        let wait = (guest.full_at - now).saturating_sub(cost * self.allowance.burst.get());
+        let wait = (guest.full_at - now).saturating_sub(cost * (self.allowance.burst.get() / 2));
         if wait <= PAUSE_MAX { Ok(wait) } else { Err(self.allowance.too_often(self.of, wait)) }
     }
 
@@ -203,18 +209,32 @@ mod tests {
     #[test]
     fn what_comes_on_sockets_is_paid_for_by_waiting() {
         let limiter = limiter(4, 1, 9);
-        for _ in 0..20 {
+        for _ in 0..10 {
             assert_eq!(limiter.charge(&1, Duration::ZERO).unwrap(), Duration::ZERO);
         }
         // Several sockets of one guest wait one after the other.
         assert_eq!(limiter.charge(&1, Duration::ZERO).unwrap(), SECOND / 4);
         assert_eq!(limiter.charge(&1, Duration::ZERO).unwrap(), SECOND / 2);
-        assert!(limiter.admit(&1, Duration::ZERO).is_err());
-        for _ in 2..40 {
+        for _ in 2..16 {
             limiter.charge(&1, Duration::ZERO).unwrap();
         }
-        assert_eq!(limiter.charge(&1, Duration::ZERO).unwrap_err().extra["retryAfterMs"], 10_250);
+        assert!(limiter.admit(&1, Duration::ZERO).is_err());
+        assert_eq!(limiter.charge(&1, Duration::ZERO).unwrap_err().extra["retryAfterMs"], 4_250);
         assert_eq!(limiter.charge(&1, SECOND * 60).unwrap(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_socket_that_never_pauses_leaves_requests_their_half() {
+        for burst in [1, 2, 3, 20] {
+            let allowance =
+                Allowance { burst: NonZeroU32::new(burst).unwrap(), ..Allowance::new(NonZeroU32::MIN, 1) };
+            let limiter = Limiter::new("address", allowance, 9);
+            let mut now = Duration::ZERO;
+            for message in 0..3 * burst {
+                now += limiter.charge(&1, now).unwrap();
+                assert!(limiter.admit(&1, now).is_ok(), "burst {burst}, message {message}");
+            }
+        }
     }
 
     #[test]
@@ -242,7 +262,7 @@ mod tests {
         assert!(limiter.connect(&6, start).is_err());
         drop(one);
         assert!(limiter.connect(&6, start).is_ok());
-        assert_eq!(taken(&limiter, 1, start), 20, "who was there keeps its own");
+        assert_eq!(taken(&limiter, 1, start), 20, "who has a connection keeps its own");
         // Those who are quiet, and have no connection, make place.
         let later = start + SECOND * 9;
         assert_eq!((taken(&limiter, 7, later), taken(&limiter, 8, later)), (20, 20));

@@ -11,7 +11,7 @@ use axum::{
 };
 use nodestorage::{CacheStats, Storage, StorageError};
 
-use super::{caller::Caller, output};
+use super::{caller::principal_of, output};
 use crate::{
     access::{Authorizer, Right},
     service::SyncService,
@@ -43,8 +43,8 @@ struct Numbers {
 
 async fn show(State(numbers): State<Numbers>, headers: HeaderMap) -> Response {
     let Numbers { service, authorizer, more } = numbers;
-    let caller = Caller::of(authorizer.as_deref(), &headers).await;
-    if let Err(problem) = caller.and_then(|caller| caller.require(Right::Admin, None)) {
+    let principal = principal_of(authorizer.as_deref(), &headers).await;
+    if let Err(problem) = principal.and_then(|principal| principal.require(Right::Admin, None)) {
         return output::problem(&problem);
     }
     match of_service(&service).await {

@@ -35,7 +35,8 @@ pub enum ClientAddress {
     Connection,
     /// A proxy writes it into this header, such as `x-forwarded-for` or `x-real-ip`; of a list the last one counts, which
     /// the nearest proxy has put there. Right only where nobody can come past the proxy: else everybody may say what
-    /// they like. Without the header it is that of the connection.
+    /// they like. Without the header it is that of the connection. `forwarded` (RFC 7239) is not such a header: its entries
+    /// are no bare addresses.
     Header(HeaderName),
 }
 

@@ -211,7 +211,10 @@ impl Connection {
                         self.count();
                         self.tell(SessionInput::Binary(&bytes));
                     }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.tell(SessionInput::Alive),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+                        self.count();
+                        self.tell(SessionInput::Alive);
+                    }
                     Some(Ok(Message::Close(_))) | None => return,
                     Some(Err(error)) => return self.refuse(&error.to_string()).await,
                 },
@@ -224,21 +227,32 @@ impl Connection {
     }
 
     /// Takes a message of the allowances, and reads no more for a while if it was too much.
-    #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its session")]
     fn count(&mut self) {
         let principal = self.principal.as_ref().map(|(principal, _)| principal);
         match self.app.limits.charge(self.origin, principal) {
-            Ok(Duration::ZERO) => {}
-            Ok(wait) => self.resume_at = Some(Instant::now() + wait),
+            Ok(wait) => self.pause(wait),
             Err(problem) => self.tell(SessionInput::TooMany(problem)),
         }
     }
 
-    /// Somebody has found out who is connected: it takes one of the places of that principal.
+    #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its session")]
+    fn pause(&mut self, wait: Duration) {
+        if !wait.is_zero() {
+            self.resume_at = self.resume_at.max(Some(Instant::now() + wait));
+        }
+    }
+
+    /// Somebody has found out who is connected: it takes one of the places of that principal, and pays for the hello, of
+    /// which it was not known yet whose it was.
     fn authorized(&mut self, result: Result<Principal, NotAuthenticated>) {
         if let (Ok(principal), None) = (&result, &self.principal) {
-            match self.app.limits.connect(principal) {
-                Ok(place) => self.principal = Some((principal.clone(), place)),
+            let limits = &self.app.limits;
+            let charged = limits.charge(Origin::default(), Some(principal));
+            match charged.and_then(|wait| Ok((wait, limits.connect(principal)?))) {
+                Ok((wait, place)) => {
+                    self.principal = Some((principal.clone(), place));
+                    self.pause(wait);
+                }
                 Err(problem) => return self.tell(SessionInput::TooMany(problem)),
             }
         }
