@@ -51,7 +51,7 @@ pub trait Storage: Send + Sync {
     async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError>;
 
     /// The ids of documents that are deleted and of which changes are left, in their order, those after `after`, at most
-    /// `limit`. For those who let go of old changes: nobody else can name them.
+    /// `limit`. A page may be short; only an empty one is the end. For those who let go of old changes: nobody else can name them.
     async fn list_deleted(
         &self,
         after: Option<&DocumentId>,

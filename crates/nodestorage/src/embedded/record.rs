@@ -260,6 +260,13 @@ impl Head {
     pub fn version(contents: &[u8]) -> Result<u64, RecordError> {
         Reader { what: "document", bytes: contents }.number()
     }
+
+    /// Whether it is that of a deleted document, without reading the body.
+    pub fn is_deleted(contents: &[u8]) -> Result<bool, RecordError> {
+        let mut rest = Reader { what: "document", bytes: contents };
+        rest.number()?;
+        Ok(rest.bytes.is_empty())
+    }
 }
 
 /// The contents of a change's record. The position and the time are not known before the change has its place in the

@@ -113,7 +113,7 @@ impl Storage for EmbeddedStorage {
             let prefix = number.to_be_bytes();
             let heads = view.scan(Space::Documents, &prefix, start, |key, contents| {
                 let (_, id, _) = DocumentKey::split(key)?;
-                Ok(Head::decode(contents)?.body.is_none().then_some(id))
+                Ok(Head::is_deleted(contents)?.then_some(id))
             });
             let has_changes = |id: &DocumentId| {
                 let key = DocumentKey::new(number, id);

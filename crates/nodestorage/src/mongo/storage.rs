@@ -240,7 +240,7 @@ impl Storage for MongoStorage {
         if limit == 0 || !self.options.record_changes {
             return self.check_open().map(|()| Vec::new());
         }
-        self.reading(|| self.deleted_with_changes(after, limit)).await
+        self.deleted_with_changes(after, limit).await
     }
 
     async fn find_many(&self, query: Query) -> Result<Page, StorageError> {

@@ -22,15 +22,18 @@ use super::{
     record::{Mark, Stored, client_of, encode_marks, id_of, mark_of, whole},
     relay::{Key, Moved},
     storage::MongoStorage,
-    value::{count, unescape},
+    value::{OWN, count, unescape},
 };
-use crate::DocumentId;
+use crate::{DocumentId, StorageError};
 
 /// How often old tombstones are looked for, at most.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
 /// How many tombstones one look moves at most.
 const PURGE_STEP: i64 = 1_000;
+
+/// How many tombstones one look for changes goes through at most; few enough to be done long before an operation has to.
+const WALK_STEP: usize = 500;
 
 impl Shared {
     /// Moves old tombstones for as long as the store is open.
@@ -54,7 +57,7 @@ impl Shared {
         let old = doc! {"_weft.deleted": {"$lt": DateTime::from_millis(count(before))}};
         let mut found = collection.find(old).limit(PURGE_STEP).await?;
         while let Some(raw) = found.try_next().await? {
-            let version_field = raw.keys().find(|name| *name != "_id" && *name != super::value::OWN);
+            let version_field = raw.keys().find(|name| *name != "_id" && *name != OWN);
             let version_field = version_field.cloned().unwrap_or_default();
             let Ok(stored) = Stored::decode(raw, &version_field) else { continue };
             if stored.body.is_some() {
@@ -98,7 +101,7 @@ impl Shared {
                     let mark = mark.as_document().ok_or("a producer has no mark")?;
                     Ok((client_of(&unescape(client))?, mark_of(mark)?))
                 };
-                let (client, mark) = read(client).map_err(|reason| crate::StorageError::Corrupt {
+                let (client, mark) = read(client).map_err(|reason| StorageError::Corrupt {
                     place: format!("tombstone of {id}"),
                     reason,
                 })?;
@@ -131,59 +134,99 @@ impl Shared {
     }
 }
 
+/// How far a walk through the tombstones of a collection has come.
+#[derive(Debug, Clone, Default)]
+struct Walk {
+    /// All up to this one were looked at.
+    after: String,
+    /// Once there is no further tombstone where its document was: those that were not looked at yet. To find that out takes
+    /// a look at every living document.
+    last_here: Option<Vec<String>>,
+}
+
 impl MongoStorage {
     /// Documents that are deleted, their tombstones where they were or beside, and of which changes are left.
     pub(super) async fn deleted_with_changes(
         &self,
         after: Option<&DocumentId>,
         limit: usize,
-    ) -> Result<Vec<DocumentId>, Failure> {
-        let shared = self.shared();
+    ) -> Result<Vec<DocumentId>, StorageError> {
         // What is in an outbox still is no less a change.
-        shared.relay.settle().await?;
-        let rows = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut after = after.map(ToString::to_string).unwrap_or_default();
-        loop {
-            let here = doc! {"_id": {"$gt": &after, "$type": "string"}, "_weft.deleted": {"$exists": true}};
-            let here =
-                self.documents.find(here).projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(rows);
-            let here: Vec<Bsons> = here.await?.try_collect().await?;
-            let from = doc! {"c": &*self.name, "d": &after};
-            let to = doc! {"c": &*self.name, "d": Bson::MaxKey};
-            let tombstones = shared.own("tombstones");
-            let beside = tombstones.find(doc! {"_id": {"$gt": from, "$lt": to}});
-            let beside = beside.projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(rows);
-            let beside: Vec<Bsons> = beside.await?.try_collect().await?;
-            let in_place = here.iter().filter_map(|row| row.get_str("_id").ok());
-            let of_rows = beside.iter().filter_map(|row| row.get_document("_id").ok()?.get_str("d").ok());
-            // Both lists may go on, so only what is not behind the end of either is known to be in order.
-            let ids: BTreeSet<&str> = in_place.chain(of_rows).collect();
-            let ids: Vec<&str> = ids.into_iter().take(limit).collect();
-            let Some(last) = ids.last().map(|last| (*last).to_owned()) else { return Ok(Vec::new()) };
-            let mut deleted = Vec::new();
-            for id in ids {
-                if let Ok(id) = id_of(Some(&Bson::from(id)))
-                    && self.is_deleted_with_changes(&id).await?
-                {
-                    deleted.push(id);
-                }
-            }
+        self.reading(|| async { Ok(self.shared().relay.settle().await?) }).await?;
+        let mut walk = Walk { after: after.map(ToString::to_string).unwrap_or_default(), last_here: None };
+        // Each step has its own time, as there may be any number of tombstones without changes before one with some.
+        while let Some((deleted, next)) =
+            self.reading(|| self.walk_tombstones(&walk, limit.min(WALK_STEP))).await?
+        {
             // An empty page would mean the end.
             if !deleted.is_empty() {
                 return Ok(deleted);
             }
-            after = last;
+            walk = next;
         }
+        Ok(Vec::new())
+    }
+
+    /// Looks at the next tombstones, at most `limit`; `None` if there are no more.
+    async fn walk_tombstones(
+        &self,
+        walk: &Walk,
+        limit: usize,
+    ) -> Result<Option<(Vec<DocumentId>, Walk)>, Failure> {
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+        let (here, is_last) = match &walk.last_here {
+            Some(here) => (here.clone(), true),
+            None => {
+                let here =
+                    doc! {"_id": {"$gt": &walk.after, "$type": "string"}, "_weft.deleted": {"$exists": true}};
+                let here = self.documents.find(here).projection(doc! {"_id": 1}).sort(doc! {"_id": 1});
+                let here: Vec<Bsons> = here.limit(rows).await?.try_collect().await?;
+                let is_last = here.len() < limit;
+                (here.iter().filter_map(|row| Some(row.get_str("_id").ok()?.to_owned())).collect(), is_last)
+            }
+        };
+        let from = doc! {"c": &*self.name, "d": &walk.after};
+        let to = doc! {"c": &*self.name, "d": Bson::MaxKey};
+        let tombstones = self.shared().own("tombstones");
+        let beside = tombstones.find(doc! {"_id": {"$gt": from, "$lt": to}});
+        let beside = beside.projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(rows);
+        let beside: Vec<Bsons> = beside.await?.try_collect().await?;
+        let of_rows = beside.iter().filter_map(|row| row.get_document("_id").ok()?.get_str("d").ok());
+        // Each list has its first `limit`, or all there are, so the first `limit` of both together are among them.
+        let ids: BTreeSet<&str> = here.iter().map(String::as_str).chain(of_rows).collect();
+        let ids: Vec<&str> = ids.into_iter().take(limit).collect();
+        let Some(&last) = ids.last() else { return Ok(None) };
+        let mut deleted = Vec::new();
+        for id in &ids {
+            if let Ok(id) = id_of(Some(&Bson::from(*id)))
+                && self.is_deleted_with_changes(&id).await?
+            {
+                deleted.push(id);
+            }
+        }
+        let last_here = is_last.then(|| here.iter().filter(|id| id.as_str() > last).cloned().collect());
+        Ok(Some((deleted, Walk { after: last.to_owned(), last_here })))
     }
 
     async fn is_deleted_with_changes(&self, id: &DocumentId) -> Result<bool, Failure> {
-        // The row of a tombstone stays when its document is created anew.
-        let living = doc! {"_id": id.as_str(), "_weft.deleted": {"$exists": false}};
-        if self.documents.find_one(living).projection(doc! {"_id": 1}).await?.is_some() {
+        let shared = self.shared();
+        let deleted = doc! {"_weft.deleted": 1};
+        let here = self.documents.find_one(doc! {"_id": id.as_str()}).projection(deleted).await?;
+        let is_deleted = match here {
+            Some(here) => here.get_document(OWN).is_ok_and(|own| own.contains_key("deleted")),
+            // The row of a tombstone stays when its document is created anew. If another program has deleted that one behind
+            // our back, its last change is all that tells which numbers were given.
+            None => {
+                let buried = shared.buried_version(&self.name, id).await?;
+                let last = shared.last_event_version(&self.name, id).await?;
+                buried.is_some_and(|buried| buried >= last)
+            }
+        };
+        if !is_deleted {
             return Ok(false);
         }
         let left = doc! {"collection": &*self.name, "documentId": id.as_str(), "removed": {"$exists": false}};
-        Ok(self.shared().events().find_one(left).projection(doc! {"_id": 1}).await?.is_some())
+        Ok(shared.events().find_one(left).projection(doc! {"_id": 1}).await?.is_some())
     }
 }
 

@@ -175,6 +175,45 @@ async fn a_purged_tombstone_keeps_its_numbers_and_its_producers() {
     check(&games, "a").await;
 }
 
+/// The history of such a document has to stay, or its numbers would be given a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn who_deletes_a_document_that_came_back_from_its_tombstone_does_not_free_its_numbers() {
+    let server = TestServer::start();
+    let soon = MongoOptions { tombstones_kept: Duration::from_millis(50), ..options(&server) };
+    let store = MongoStore::connect(server.uri(), soon).await.unwrap();
+    let games = games(&store).await;
+    let raw = direct(&games);
+    for name in ["a", "b", "c"] {
+        games.find_one_and_upsert(&id(name), body(json!({})), by("s")).await.unwrap();
+        games.delete_one(&id(name), by("s")).await.unwrap();
+    }
+    tokio::time::timeout(PATIENCE, async {
+        while raw.count_documents(doc! {}).await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the tombstones are purged");
+    // One page after another, past those of which nothing is left.
+    assert_eq!(games.list_deleted(None, 9).await.unwrap(), ["a", "b", "c"].map(id));
+    games.remove_changes(&id("a"), 2).await.unwrap();
+    assert_eq!(games.list_deleted(None, 1).await.unwrap(), [id("b")]);
+    games.find_one_and_upsert(&id("b"), body(json!({})), by("s")).await.unwrap();
+    assert_eq!(games.list_deleted(None, 1).await.unwrap(), [id("c")]);
+    store.close().await.unwrap();
+
+    let client = Client::with_uri_str(server.uri()).await.unwrap();
+    let raw = client.database(server.database()).collection::<Bsons>("games");
+    raw.delete_one(doc! {"_id": "b"}).await.unwrap();
+    // As if the stream of changes did not reach back so far.
+    client.database(server.database()).collection::<Bsons>("_weft.listeners").drop().await.unwrap();
+    let store = open(&server).await;
+    let games = super::games(&store).await;
+    assert_eq!(games.list_deleted(None, 9).await.unwrap(), [id("c")]);
+    assert_eq!(games.last_version(&id("b")).await.unwrap(), 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn names_that_are_the_servers_are_no_collections() {
