@@ -61,6 +61,8 @@ struct Unsure {
     /// The version that it was to follow.
     base: u64,
     planned: Planned,
+    /// It was sent again, and that was refused: because the first has arrived meanwhile, or somebody else came between.
+    refused: bool,
 }
 
 impl MongoStorage {
@@ -152,11 +154,14 @@ impl MongoStorage {
             None => self.absent(&key.id).await?,
         };
         if let Some(sent) = tries.unsure.take() {
-            match self.what_became_of(&sent, tries.write, &found).await? {
-                Fate::Applied => return Ok(Some(self.applied(key, sent.planned, &found.outbox))),
-                // The very same again: should both arrive, the version check lets one through.
-                Fate::Open => return self.send(key, sent.planned, found, tries).await,
-                Fate::Overtaken => {}
+            match self.what_became_of(&sent, tries.write, &found).await {
+                Ok(Fate::Applied) => return Ok(Some(self.applied(key, sent.planned, &found.outbox))),
+                Ok(Fate::Open) => return self.send_again(key, sent.planned, found, tries).await,
+                Ok(Fate::Overtaken) => {}
+                Err(error) => {
+                    tries.unsure = Some(sent);
+                    return Err(error);
+                }
             }
         }
         if !self.is_recorded(&found) {
@@ -249,17 +254,41 @@ impl MongoStorage {
         let spilled = self.shared().spill(key, &found).await?;
         let planned = self.plan(key, &found, (operation, after), sequence, options, tries.write, &spilled);
         check_event(&key.id, &planned.event)?;
-        self.send(key, planned, found, tries).await
+        match self.send(&planned).await {
+            Ok(true) => Ok(Some(self.answered(key, planned, found, tries))),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                tries.unsure = Some(Unsure { base: found.version, planned, refused: false });
+                Err(error)
+            }
+        }
     }
 
-    /// Sends a change. `None` when the document is not as it was found any more.
-    async fn send(
+    /// Sends the very same change again. Should both arrive, the version check lets one through: if it was not this one,
+    /// it has to be asked which.
+    async fn send_again(
         &self,
         key: &Key,
         planned: Planned,
-        mut found: Stored,
+        found: Stored,
         tries: &mut Tries,
     ) -> Result<Option<Outcome>, Failure> {
+        let sent = self.send(&planned).await;
+        if let Ok(true) = sent {
+            return Ok(Some(self.answered(key, planned, found, tries)));
+        }
+        tries.unsure = Some(Unsure { base: found.version, planned, refused: sent.is_ok() });
+        sent.map(|_| None)
+    }
+
+    fn answered(&self, key: &Key, planned: Planned, mut found: Stored, tries: &mut Tries) -> Outcome {
+        let outbox = std::mem::take(&mut found.outbox);
+        tries.left = self.left_by(found, &planned);
+        self.applied(key, planned, &outbox)
+    }
+
+    /// Sends a change. `false` when the document is not as it was found any more.
+    async fn send(&self, planned: &Planned) -> Result<bool, Failure> {
         let sent = match &planned.how {
             How::Insert(document) => match self.documents.insert_one(document).await {
                 Ok(_) => Ok(true),
@@ -274,18 +303,7 @@ impl MongoStorage {
                 self.documents.delete_one(filter.clone()).await.map(|deleted| deleted.deleted_count > 0)
             }
         };
-        match sent {
-            Ok(true) => {
-                let outbox = std::mem::take(&mut found.outbox);
-                tries.left = self.left_by(found, &planned);
-                Ok(Some(self.applied(key, planned, &outbox)))
-            }
-            Ok(false) => Ok(None),
-            Err(error) => {
-                tries.unsure = Some(Unsure { base: found.version, planned });
-                Err(error.into())
-            }
-        }
+        Ok(sent?)
     }
 
     /// Writes a change as a part of a transaction, which puts its event into the log itself. `false` when the document is
@@ -342,7 +360,10 @@ impl MongoStorage {
             let removed = matches!(sent.planned.how, How::Remove { .. });
             return Ok(if found.write == Some(write) || removed && found.raw.is_none() {
                 Fate::Applied
-            } else if found.version == sent.base && found.raw.is_some() == sent.planned.before.is_some() {
+            } else if !sent.refused
+                && found.version == sent.base
+                && found.raw.is_some() == sent.planned.before.is_some()
+            {
                 Fate::Open
             } else {
                 Fate::Overtaken
@@ -352,7 +373,7 @@ impl MongoStorage {
             return Ok(Fate::Applied);
         }
         if found.version == sent.base {
-            return Ok(Fate::Open);
+            return Ok(if sent.refused { Fate::Overtaken } else { Fate::Open });
         }
         let of_this = |event: &&Bsons| event.get_object_id("_id").is_ok_and(|id| id == write);
         let applied = found.outbox.iter().any(|event| of_this(&event))

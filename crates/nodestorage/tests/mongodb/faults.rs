@@ -19,7 +19,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{oneshot, watch},
+    sync::{Mutex, oneshot, watch},
 };
 
 use super::{PATIENCE, body, by, counted, games, id, open, options, proxy::message};
@@ -32,10 +32,32 @@ enum Fault {
     CutInRequest,
     /// The request arrives, long after its connection was cut.
     Delayed,
+    /// The request arrives just before the one that is sent in its place.
+    JustBeforeTheNext,
 }
 
 /// How long a request is late.
 const LATE: Duration = Duration::from_millis(80);
+
+/// A request whose connection was cut, and the way to the server on which it waits.
+struct Held {
+    document: &'static str,
+    message: Vec<u8>,
+    to: OwnedWriteHalf,
+    replies: tokio::task::JoinHandle<()>,
+}
+
+impl Held {
+    async fn arrive(mut self) {
+        let _ = self.to.write_all(&self.message).await;
+        let _ = tokio::time::timeout(PATIENCE, self.replies).await;
+    }
+}
+
+/// Which of the test's documents a request is about.
+fn document_of(message: &[u8]) -> Option<&'static str> {
+    ["d0\0", "d1\0", "own 0\0", "own 2\0"].into_iter().find(|id| contains(message, id))
+}
 
 /// Passes everything on, except that every so many of the commands that write run into a fault.
 struct Proxy {
@@ -43,6 +65,7 @@ struct Proxy {
     faults: Arc<AtomicU64>,
     /// How many requests are still on their way from a connection that was cut.
     cut_off: watch::Receiver<u64>,
+    held: Arc<Mutex<Vec<Held>>>,
 }
 
 impl Proxy {
@@ -52,22 +75,25 @@ impl Proxy {
         let (faults, writes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let counted = faults.clone();
         let (on_their_way, cut_off) = watch::channel(0);
+        let held = Arc::<Mutex<Vec<Held>>>::default();
+        let all_held = held.clone();
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 let (writes, faults, cut_off) = (writes.clone(), counted.clone(), on_their_way.clone());
+                let held = all_held.clone();
                 tokio::spawn(async move {
                     let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
                     let (cut, is_cut) = oneshot::channel();
                     let replies = tokio::spawn(replies(from_server, to_client, is_cut));
-                    let wire = Wire { from: from_client, to: to_server, cut, replies };
+                    let wire = Wire { from: from_client, to: to_server, cut, replies, held };
                     wire.requests(fault, every, &writes, &faults, &cut_off).await;
                 });
             }
         });
-        Self { port, faults, cut_off }
+        Self { port, faults, cut_off, held }
     }
 }
 
@@ -100,6 +126,7 @@ struct Wire {
     /// Cuts what goes back to the client.
     cut: oneshot::Sender<()>,
     replies: tokio::task::JoinHandle<()>,
+    held: Arc<Mutex<Vec<Held>>>,
 }
 
 impl Wire {
@@ -115,6 +142,12 @@ impl Wire {
             let is_write =
                 ["findAndModify\0", "insert\0", "update\0", "delete\0"].iter().any(|c| contains(&message, c))
                     && contains(&message, "weft_test");
+            let document = document_of(&message).filter(|_| is_write);
+            let before: Vec<Held> =
+                self.held.lock().await.extract_if(.., |held| Some(held.document) == document).collect();
+            for held in before {
+                held.arrive().await;
+            }
             if is_write && (1 + writes.fetch_add(1, Ordering::Relaxed)).is_multiple_of(every) {
                 cut_off.send_modify(|count| *count += 1);
                 faults.fetch_add(1, Ordering::Relaxed);
@@ -133,6 +166,12 @@ impl Wire {
         let _ = self.cut.send(());
         if fault == Fault::CutInRequest {
             let _ = self.to.write_all(&message[..message.len() / 2]).await;
+            return;
+        }
+        if let (Fault::JustBeforeTheNext, Some(document)) = (fault, document_of(message)) {
+            let held = Held { document, message: message.to_vec(), to: self.to, replies: self.replies };
+            // Before the client can know.
+            self.held.lock().await.push(held);
             return;
         }
         if fault == Fault::Delayed {
@@ -192,6 +231,9 @@ async fn each_write_is_applied_once(fault: Fault) {
     }
     assert!(proxy.faults.load(Ordering::Relaxed) > 10, "hardly any fault");
     // Whatever is still on its way arrives.
+    for held in proxy.held.lock().await.drain(..) {
+        held.arrive().await;
+    }
     let arrived = proxy.cut_off.wait_for(|count| *count == 0);
     tokio::time::timeout(PATIENCE, arrived).await.expect("in time").unwrap();
     let store = open(&server).await;
@@ -222,4 +264,10 @@ async fn a_write_that_is_cut_off_itself_is_applied_once() {
 #[ignore = "needs secantusd"]
 async fn a_write_that_arrives_late_is_applied_once() {
     each_write_is_applied_once(Fault::Delayed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_write_that_arrives_just_before_it_is_sent_again_is_applied_once() {
+    each_write_is_applied_once(Fault::JustBeforeTheNext).await;
 }
