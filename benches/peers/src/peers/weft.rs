@@ -1,6 +1,6 @@
 //! Weft: a patch per edit.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crdt_core::{
     Applied, Document, Model, SessionId,
@@ -50,6 +50,11 @@ impl Weft {
 
     pub fn from_document(document: Document) -> Self {
         Self(document.into())
+    }
+
+    /// What was written last, if nothing has changed since.
+    pub fn kept(&self) -> Arc<[u8]> {
+        self.0.snapshot()
     }
 
     fn message(&mut self) -> Vec<u8> {

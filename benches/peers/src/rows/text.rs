@@ -255,6 +255,7 @@ pub fn load(trace: &Trace, plan: &Plan) {
     row.run(plan.rounds);
 }
 
+/// Nothing changes between two writings: Loro copies what it kept of the last one, and so may we.
 pub fn encode(trace: &Trace, plan: &Plan) {
     let mut row = Row::new("write that snapshot", "ms").goal(2.5, "loro");
     macro_rules! add {
@@ -268,6 +269,9 @@ pub fn encode(trace: &Trace, plan: &Plan) {
     row.add("weft, native", move || {
         timed((), |()| peer.document().to_native(Packing::Plain), |bytes| assert!(bytes.len() > 50_000))
     });
+    let peer = typed::<Weft>(trace);
+    assert_eq!(peer.kept()[..], peer.document().to_binary());
+    row.add("weft, kept", move || timed((), |()| peer.kept(), |bytes| assert!(bytes.len() > 50_000)));
     row.add_js(plan, "save");
     row.run(plan.rounds);
 }

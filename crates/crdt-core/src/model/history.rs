@@ -254,8 +254,7 @@ impl Model {
     /// ```
     pub fn keep_history(&mut self) {
         if self.history.is_none() {
-            self.doc.share();
-            self.history = Some(Box::new(History::new(self.doc.clone())));
+            self.history = Some(Box::new(History::new(self.doc.share())));
         }
     }
 

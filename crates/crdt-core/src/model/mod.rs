@@ -13,6 +13,7 @@ mod rich;
 pub mod schema;
 mod transaction;
 mod undo;
+mod written;
 
 pub use api::Api;
 pub use change::{Change, ChangePath, ChangeSet, Delta, Diff, KeyChange, Origin, PlaceChange};
@@ -25,12 +26,13 @@ pub use rich::{Block, Expand, InvalidQuill, QuillOp, RichTextCursor, Slice, Span
 pub use schema::Schema;
 pub use undo::{UndoOptions, Undone};
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use api::{find_node, past_registers};
 use change::Watch;
 use transaction::Spare;
 use undo::Undo;
+use written::Written;
 
 use crate::{
     Patch, PatchBuilder, SessionId, StateVector, Timestamp, Value,
@@ -58,7 +60,7 @@ use crate::{
 /// operations are those that json-joy makes for the same edits.
 #[derive(Debug, Clone)]
 pub struct Model {
-    doc: Document,
+    doc: Written,
     patch: PatchBuilder,
     /// Who watches; most do not, and then nothing is gathered.
     watch: Option<Box<Watch>>,
@@ -133,12 +135,39 @@ impl Model {
 
     /// The document.
     pub const fn document(&self) -> &Document {
-        &self.doc
+        self.doc.document()
     }
 
     /// The document alone. Edits that were not flushed are in it, and in no patch.
     pub fn into_document(self) -> Document {
-        self.doc
+        self.doc.into_document()
+    }
+
+    /// The document in json-joy's binary form, as [`Document::to_binary`] writes it; written once, and again only when
+    /// something has changed since. For a server that sends it to one newcomer after another: until the next edit, each
+    /// after the first costs a count.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use crdt_core::{Model, SessionId};
+    ///
+    /// let mut model = Model::new(SessionId::new(70_001).unwrap());
+    /// model.api().root("warp")?;
+    /// let first = model.snapshot();
+    /// assert!(Arc::ptr_eq(&first, &model.snapshot()));
+    ///
+    /// model.api().str("")?.ins(4, " and weft")?;
+    /// assert_eq!(model.snapshot()[..], model.document().to_binary());
+    /// assert_ne!(first, model.snapshot());
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
+    ///
+    /// Edits that were not flushed are in it. The bytes take their length in memory until the next change or
+    /// [`shrink`](Self::shrink); copies of the model have the same ones. Who writes only now and then, or after each
+    /// edit, calls `to_binary`, which keeps nothing and copies nothing.
+    pub fn snapshot(&self) -> Arc<[u8]> {
+        self.doc.bytes()
     }
 
     /// The document as a JSON value.
@@ -162,13 +191,13 @@ impl Model {
         self.follow(patch.as_bytes().len());
         // Undo goes by ids: it need not know what others do.
         if self.watch.is_none() {
-            let applied = self.doc.apply_ref(patch);
+            let applied = self.doc.apply(|doc| doc.apply_ref(patch));
             self.follow_patch(patch, &applied);
             return applied;
         }
         let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo: None };
         sinks.begin(&self.doc, Origin::Remote, patch.id(), Some(patch.next_time()));
-        let applied = self.doc.apply_observed(patch, &mut sinks);
+        let applied = self.doc.apply(|doc| doc.apply_observed(patch, &mut sinks));
         sinks.close(&self.doc);
         self.follow_patch(patch, &applied);
         applied
@@ -259,7 +288,7 @@ impl Model {
     /// [`ReceiveError`]; then nothing has changed.
     pub fn apply_bytes(&mut self, bytes: &[u8]) -> Result<Applied, ReceiveError> {
         if self.watch.is_none() && self.history.is_none() && self.spare.is_none() {
-            return self.doc.apply_bytes(bytes);
+            return self.doc.apply(|doc| doc.apply_bytes(bytes));
         }
         Ok(self.apply(&Patch::decode(bytes)?)?)
     }
@@ -331,7 +360,7 @@ impl Model {
     pub fn replace_document(&mut self, mut document: Document) {
         document.set_session(self.doc.session());
         self.patch = PatchBuilder::new(document.session(), document.time());
-        self.doc = document;
+        self.doc = Written::new(document);
         self.follow_document();
         if let Some(watch) = &mut self.watch {
             watch.replaced(&self.doc);
@@ -393,7 +422,7 @@ impl From<Document> for Model {
     fn from(doc: Document) -> Self {
         let patch = PatchBuilder::new(doc.session(), doc.time());
         Self {
-            doc,
+            doc: Written::new(doc),
             patch,
             watch: None,
             undo: None,

@@ -4,7 +4,7 @@
 //! once and then *follows*: the edits and patches since are done to it too, so that the next transaction costs what was
 //! edited since the last one and not another copy. Who edits much and begins no transaction loses it again.
 
-use super::{Model, Origin, change::Rewind, undo::Undo};
+use super::{Model, Origin, change::Rewind, undo::Undo, written::Written};
 use crate::{
     Document, PatchRef,
     document::{Applied, ApplyError},
@@ -131,8 +131,9 @@ impl Model {
     }
 
     /// Gives back memory that is held for speed only: the copy of the document that [transactions](Self::transaction) go
-    /// back to.
+    /// back to, and the bytes of the last [snapshot](Self::snapshot).
     pub fn shrink(&mut self) {
+        self.doc.give_up();
         if !self.in_transaction() {
             self.spare = Spare(None);
         }
@@ -155,8 +156,7 @@ impl Model {
         let doc = &mut self.doc;
         let spare = self.spare.0.get_or_insert_with(|| {
             // The first edit copies it. There may be none.
-            doc.share();
-            let (document, bytes_max) = (doc.clone(), doc.size_bytes() / FOLLOWS_PART);
+            let (document, bytes_max) = (doc.share(), doc.size_bytes() / FOLLOWS_PART);
             Box::new(Following { document, mark, depth: 0, bytes_left: 0, bytes_max, replaced: 0 })
         });
         spare.depth += 1;
@@ -187,10 +187,10 @@ impl Model {
         self.patch.truncate(if before.replaced == spare.replaced { before.mark } else { spare.mark });
         spare.depth -= 1;
         if spare.depth == 0 {
-            self.doc = spare.document;
+            self.doc = Written::new(spare.document);
         } else {
             spare.document.share();
-            self.doc = spare.document.clone();
+            self.doc = Written::new(spare.document.clone());
             self.doc.edit_ops(self.patch.ops_since(spare.mark));
             self.spare = Spare(Some(spare));
         }
@@ -252,8 +252,7 @@ impl Model {
     pub(super) fn follow_document(&mut self) {
         match &mut self.spare.0 {
             Some(spare) if spare.depth > 0 => {
-                self.doc.share();
-                spare.document = self.doc.clone();
+                spare.document = self.doc.share();
                 spare.mark = self.patch.mark();
                 spare.replaced += 1;
             }

@@ -152,7 +152,7 @@ impl ObjCursor<'_> {
 
 impl RichTextCursor<'_> {
     const fn read(&self) -> Reading<'_> {
-        Reading { doc: &self.model.doc, text: self.text, slices: self.slices }
+        Reading { doc: self.model.document(), text: self.text, slices: self.slices }
     }
 
     fn node(&self) -> Result<NodeRef<'_>, EditError> {
