@@ -32,7 +32,8 @@
 //! | undo and redo | [`Model::enable_undo`]: one's own edits, those of others stay |
 //! | time travel, who wrote what | [`Model::keep_history`], [`Model::blame`] |
 //! | several edits or none | [`Model::transaction`] |
-//! | rich text, Quill | [`model::RichTextCursor`]: marks by the rules of Peritext |
+//! | rich text, Quill | [`model::RichTextCursor`]: marks by the rules of Peritext; [`model::QuillEditor`], told what others do |
+//! | one newcomer after another | [`Model::snapshot`]: written once, kept until the next change |
 //! | counters, registers that keep all | [`model::CounterCursor`], [`model::MultiValueCursor`] |
 //! | default contents | [`model::schema`]: the same first patch on every replica |
 //! | a form, a file saved elsewhere | [`model::Api::update`]: few edits to a target; [`Model::apply_json_patch`] |

@@ -7,12 +7,14 @@
 //! examples are in `tests/rich_text.rs`. A mark that comes before the text that it stands on waits for it. In the document a
 //! rich text is json-joy's extension 2 (or 3 for the Quill editor).
 
+mod editor;
 mod quill;
 mod read;
 mod slice;
 
 use std::{collections::BTreeSet, ops::Range};
 
+pub use editor::QuillEditor;
 pub use quill::{InvalidQuill, QuillOp};
 pub(super) use read::Reading;
 pub use slice::{Slice, Stacking};

@@ -28,6 +28,9 @@ pub enum InvalidQuill {
         /// What it is.
         found: String,
     },
+    /// The text has changed since the editor was told last.
+    #[error("the editor has not been told all that has changed: catch up first")]
+    Behind,
     /// The text is shorter.
     #[error(transparent)]
     Edit(#[from] EditError),
