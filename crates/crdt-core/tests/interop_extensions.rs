@@ -1,8 +1,8 @@
 //! json-joy's own extensions, as far as its npm package exports them, read what ours write and the other way round: counters,
 //! registers that keep all, and the blocks of rich text.
 //!
-//! `json-joy/lib/json-crdt-extensions` exports Peritext with its markers, slices and blocks. A marker there may have a type
-//! of several steps, a list and an item in it; we read those and tell the innermost one.
+//! `json-joy/lib/json-crdt-extensions` exports Peritext with its markers, slices and blocks. A marker may have a type of
+//! several steps, a list and an item in it; both sides write such and tell the same steps of what the other wrote.
 //!
 //! Excluded: a marker whose own character was deleted by itself, as the editor there never does. Ours joins the blocks; there
 //! the marker stays and takes the place of a letter, which none of its blocks has then.
@@ -11,9 +11,10 @@ mod support;
 
 use crdt_core::{
     Applied, Document, Model, Patch, PatchBuilder, SessionId, Timestamp, Value,
-    model::{Block, Extension, RichTextCursor},
+    model::{Block, BlockStep, Extension, RichTextCursor},
 };
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use serde_json::json;
 use support::{get, hex, items, node::JsonJoy, plain, text, unhex};
 
 /// A value of the view, which the driver sends as CBOR.
@@ -60,35 +61,50 @@ fn note(model: &mut Model) -> RichTextCursor<'_> {
     model.api().rich_text("").unwrap()
 }
 
-/// What each block is, and its text.
-type Blocks = Vec<(String, String)>;
+/// What each block is, step by step, and its text.
+type Blocks = Vec<(Value, String)>;
 
 fn ours(model: &mut Model) -> Blocks {
     let note = note(model);
     let units: Vec<u16> = note.text().as_wtf8().utf16().collect();
     let told = |block: &Block| {
         let text = String::from_utf16(&units[block.range.clone()]).unwrap();
-        (block.tag.as_ref().map(ToString::to_string).unwrap_or_default(), text)
+        let told = |step: &BlockStep| -> Value {
+            let data = if step.data.is_undefined() { Value::Null } else { step.data.clone() };
+            [step.tag.clone().into(), step.number.into(), data].into_iter().collect()
+        };
+        assert_eq!(block.tag.as_ref(), block.steps.last().map(|step| &step.tag));
+        (block.steps.iter().map(told).collect(), text)
     };
     note.blocks().unwrap().iter().map(told).collect()
 }
 
 fn theirs(blocks: &Value) -> Blocks {
-    let pair = |block: &Value| (text(&items(block)[0]).to_owned(), text(&items(block)[1]).to_owned());
+    let pair = |block: &Value| (items(block)[0].clone(), text(&items(block)[1]).to_owned());
     items(blocks).iter().map(pair).collect()
 }
 
 /// A block that is split off here or in json-joy, or what is written or deleted between.
 #[derive(Clone, Debug)]
 enum Edit {
-    Ours(usize, &'static str),
+    Ours(usize, Vec<BlockStep>),
     Theirs(usize, &'static str),
     Ins(usize, String),
     Del(usize, usize),
 }
 
 fn edit() -> impl Strategy<Value = Edit> {
-    let tag = prop::sample::select(vec!["p", "h1", "quote", "list-item"]);
+    let tag = || prop::sample::select(vec!["p", "h1", "quote", "ul", "li"]);
+    let data = prop::sample::select(vec![
+        Value::Undefined,
+        Value::Map(Vec::new()),
+        Value::from(&json!({"x": 1, "y": {"z": "far"}})),
+    ]);
+    let step = prop_oneof![
+        2 => tag().prop_map(BlockStep::from),
+        1 => (tag(), 0..3u64, data).prop_map(|(tag, number, data)| BlockStep { tag: tag.into(), number, data }),
+    ];
+    let steps = prop::collection::vec(step, 1..4);
     // In json-joy the type of a block is one step, or several with what each says.
     let path = prop::sample::select(vec![
         r#""p""#,
@@ -97,7 +113,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         r#"["quote","p"]"#,
     ]);
     prop_oneof![
-        2 => (any::<usize>(), tag).prop_map(|(at, tag)| Edit::Ours(at, tag)),
+        2 => (any::<usize>(), steps).prop_map(|(at, steps)| Edit::Ours(at, steps)),
         2 => (any::<usize>(), path).prop_map(|(at, path)| Edit::Theirs(at, path)),
         2 => (any::<usize>(), "[a-z]{1,5}").prop_map(|(at, text)| Edit::Ins(at, text)),
         1 => (any::<usize>(), 1..4usize).prop_map(|(at, len)| Edit::Del(at, len)),
@@ -122,8 +138,11 @@ fn json_joys_blocks_are_ours() {
         for edit in &edits {
             let len = note(&mut model).len();
             match edit {
-                Edit::Ours(at, tag) => {
-                    note(&mut model).split(at % (len + 1), *tag, Value::Undefined).unwrap();
+                Edit::Ours(at, steps) => {
+                    let (last, outer) = steps.split_last().unwrap();
+                    let mut note = note(&mut model);
+                    note.split_nested(at % (len + 1), outer.to_vec(), last.clone(), Value::Undefined)
+                        .unwrap();
                     split += 1;
                 }
                 Edit::Theirs(at, path) => {

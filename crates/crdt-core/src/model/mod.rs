@@ -22,7 +22,9 @@ pub use extension::{CounterCursor, Extension, MultiValueCursor};
 pub use history::{Authored, History, Part, Version};
 pub use path::{Path, PathStep, Step};
 pub use position::{RelativePosition, Selection, Side};
-pub use rich::{Block, Expand, InvalidQuill, QuillEditor, QuillOp, RichTextCursor, Slice, Span, Stacking};
+pub use rich::{
+    Block, BlockStep, Expand, InvalidQuill, QuillEditor, QuillOp, RichTextCursor, Slice, Span, Stacking,
+};
 pub use schema::Schema;
 pub use undo::{UndoOptions, Undone};
 

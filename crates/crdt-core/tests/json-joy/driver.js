@@ -261,14 +261,14 @@ const handlers = {
     text.apply(delta);
     return {before, after: text.view(), patch: hex(model.api.flush().toBinary())};
   },
-  /** The blocks of a document whose root is a rich text, before and after a marker of json-joy's own. */
+  /** The blocks of a document whose root is a rich text, each with its steps, before and after a marker of json-joy's own. */
   blocks: ({data, marker}) => {
     const {ModelWithExt} = require('json-joy/lib/json-crdt-extensions');
     const model = ModelWithExt.load(unhex(data), 300000);
     const {txt} = model.s.toExt();
-    const name = (step) => String(Array.isArray(step) ? step[0] : step);
+    const step = (step) => Array.isArray(step) ? [String(step[0]), step[1] ?? 0, step[2] ?? null] : [String(step), 0, null];
     const leaves = (block) =>
-      block.children.length ? block.children.flatMap(leaves) : [[block.marker ? name(block.path.at(-1)) : '', block.text()]];
+      block.children.length ? block.children.flatMap(leaves) : [[block.marker ? block.path.map(step) : [], block.text()]];
     const blocks = () => {
       txt.refresh();
       return txt.blocks.root.children.flatMap(leaves);

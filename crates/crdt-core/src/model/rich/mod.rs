@@ -17,7 +17,7 @@ use std::{collections::BTreeSet, ops::Range};
 pub use editor::QuillEditor;
 pub use quill::{InvalidQuill, QuillOp};
 pub(super) use read::Reading;
-pub use slice::{Slice, Stacking};
+pub use slice::{BlockStep, Slice, Stacking};
 
 use super::{
     Api, EditError, Extension, Model, ObjCursor, Path, RelativePosition, Side, find_node, past_registers,
@@ -54,6 +54,9 @@ pub struct Span {
 pub struct Block {
     /// What it is: the tag of the marker that begins it; `None` for what stands before the first marker.
     pub tag: Option<Text>,
+    /// All steps of what it is, the outermost first and the tag last: a list item is `ul`, `li`. Empty before the first
+    /// marker.
+    pub steps: Vec<BlockStep>,
     /// What the marker says beside.
     pub data: Value,
     /// Its text, without the marker's own character.
@@ -295,9 +298,42 @@ impl RichTextCursor<'_> {
         tag: impl Into<Text>,
         data: impl Into<Value>,
     ) -> Result<(), EditError> {
+        self.split_nested(position, [] as [BlockStep; 0], tag.into(), data)
+    }
+
+    /// [Splits](Self::split) the text where what follows is a block within others: a list item in a list, a paragraph in a
+    /// quotation. `outer` are the others, the outermost first.
+    ///
+    /// ```
+    /// use crdt_core::{Model, SessionId, Value};
+    ///
+    /// let mut model = Model::new(SessionId::new(70_001).unwrap());
+    /// model.api().root(Value::Map(vec![]))?;
+    /// model.api().obj("")?.set_rich_text("note", "warpweft")?;
+    /// let mut note = model.api().rich_text("/note")?;
+    /// note.split_nested(4, ["ul"], "li", Value::Undefined)?;
+    /// note.split_nested(0, ["ul"], "li", Value::Undefined)?;
+    /// let blocks = note.blocks()?;
+    /// // Two items of one list: their steps agree in all but the last.
+    /// assert_eq!(blocks.len(), 2);
+    /// assert_eq!(blocks[0].steps, blocks[1].steps);
+    /// assert_eq!(blocks[1].tag, Some("li".into()));
+    /// # Ok::<_, crdt_core::model::EditError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`EditError`]
+    pub fn split_nested<S: Into<BlockStep>>(
+        &mut self,
+        position: usize,
+        outer: impl IntoIterator<Item = S>,
+        step: impl Into<BlockStep>,
+        data: impl Into<Value>,
+    ) -> Result<(), EditError> {
+        let steps: Vec<BlockStep> = outer.into_iter().map(Into::into).chain([step.into()]).collect();
         self.ins(position, "\n")?;
         let at = self.position(position, Side::Before)?;
-        self.put(at, at, Stacking::Marker, &tag.into(), &data.into()).map(drop)
+        self.put(at, at, Stacking::Marker, &steps, &data.into()).map(drop)
     }
 
     fn slice(
@@ -319,7 +355,7 @@ impl RichTextCursor<'_> {
         let after = matches!(expand, Expand::After | Expand::Both);
         let start = self.position(range.start, if before { Side::After } else { Side::Before })?;
         let end = self.position(range.end, if after { Side::Before } else { Side::After })?;
-        self.put(start, end, stacking, &tag, &value)
+        self.put(start, end, stacking, &[tag.into()], &value)
     }
 
     fn position(&self, position: usize, side: Side) -> Result<RelativePosition, EditError> {
@@ -332,7 +368,7 @@ impl RichTextCursor<'_> {
         start: RelativePosition,
         end: RelativePosition,
         stacking: Stacking,
-        tag: &Text,
+        steps: &[BlockStep],
         data: &Value,
     ) -> Result<Timestamp, EditError> {
         if self.model.doc.node(self.slices).is_none() {
@@ -340,7 +376,7 @@ impl RichTextCursor<'_> {
         }
         let slices = self.slices;
         self.model.write(|patch| {
-            let slice = Slice::write(patch, (start, end), stacking, tag, data);
+            let slice = Slice::write(patch, (start, end), stacking, steps, data);
             patch.ins_arr(slices, slices, &[slice]);
             slice
         })

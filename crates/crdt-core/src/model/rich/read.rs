@@ -110,6 +110,7 @@ impl<'d> Reading<'d> {
                 .collect();
             blocks.push(Block {
                 tag: marker.map(|marker| marker.tag.clone()),
+                steps: marker.map(|marker| marker.all_steps()).unwrap_or_default(),
                 data: marker.map_or(Value::Undefined, |marker| marker.data.clone()),
                 range: start..end,
                 spans,

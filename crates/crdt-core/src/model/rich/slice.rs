@@ -45,6 +45,57 @@ impl Stacking {
     }
 }
 
+/// One step of what a block is: a list item in a list is of two.
+///
+/// ```
+/// use crdt_core::{Value, model::BlockStep};
+///
+/// let item = BlockStep::from("li");
+/// let list = BlockStep { tag: "ol".into(), number: 2, data: Value::Undefined };
+/// let steps = [list, item];
+/// # assert_eq!(steps[1].number, 0);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockStep {
+    /// What it is: `quote`, `ul`, `li`. Numbers of json-joy are told as text.
+    pub tag: Text,
+    /// Tells two of the same tag apart that stand next to each other. Blocks in a row are in the same outer one as far as their
+    /// steps have the same tags and numbers.
+    pub number: u64,
+    /// What it says beside; `undefined` if its tag says all.
+    pub data: Value,
+}
+
+impl BlockStep {
+    /// Reads a step: a tag, or a tag with its number and with what it says.
+    fn read(value: &Value) -> Option<Self> {
+        let Value::Array(parts) = value else { return Some(tag_of(value)?.into()) };
+        let number = parts.get(1).and_then(Value::as_u64).unwrap_or(0);
+        let data = parts.get(2).cloned().unwrap_or(Value::Undefined);
+        Some(Self { tag: tag_of(parts.first()?)?, number, data })
+    }
+
+    fn write(&self, patch: &mut PatchBuilder) -> Timestamp {
+        let tag = Value::Text(self.tag.clone());
+        if self.number == 0 && self.data.is_undefined() {
+            return patch.new_con(&tag);
+        }
+        let step = patch.new_vec();
+        let mut places = vec![(0, patch.new_con(&tag)), (1, patch.new_con(&self.number.into()))];
+        if !self.data.is_undefined() {
+            places.push((2, patch.const_or_json(&self.data)));
+        }
+        patch.ins_vec(step, places);
+        step
+    }
+}
+
+impl<T: Into<Text>> From<T> for BlockStep {
+    fn from(tag: T) -> Self {
+        Self { tag: tag.into(), number: 0, data: Value::Undefined }
+    }
+}
+
 /// Something that is said about a range of a rich text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slice {
@@ -58,6 +109,8 @@ pub struct Slice {
     pub stacking: Stacking,
     /// What it is about: `bold`, `link`. Numbers of json-joy are told as text.
     pub tag: Text,
+    /// If that is of several steps, all of them, the innermost last; its tag is this one's. Otherwise empty.
+    pub steps: Vec<BlockStep>,
     /// What it says; `undefined` if its tag says all.
     pub data: Value,
 }
@@ -84,13 +137,16 @@ impl Slice {
         };
         let end = RelativePosition { node: text, anchor, side: side(1) };
         let view = |node: NodeRef<'_>| document.view_of(node.number());
-        let tag = match view(node.at(3)?) {
+        let (tag, steps) = match view(node.at(3)?) {
             // A type of several steps: the innermost one is what the block is.
-            Value::Array(steps) => tag_of(steps.last()?)?,
-            tag => tag_of(&tag)?,
+            Value::Array(steps) => {
+                let steps = steps.iter().map(BlockStep::read).collect::<Option<Vec<_>>>()?;
+                (steps.last()?.tag.clone(), steps)
+            }
+            tag => (tag_of(&tag)?, Vec::new()),
         };
         let data = node.at(4).map_or(Value::Undefined, view);
-        Some(Self { id: node.id(), start, end, stacking, tag, data })
+        Some(Self { id: node.id(), start, end, stacking, tag, steps, data })
     }
 
     /// Writes a slice; the id is that of its node.
@@ -98,12 +154,21 @@ impl Slice {
         patch: &mut PatchBuilder,
         (start, end): (RelativePosition, RelativePosition),
         stacking: Stacking,
-        tag: &Text,
+        steps: &[BlockStep],
         data: &Value,
     ) -> Timestamp {
         let bit = |side: Side, bit: u32| i64::from(side == Side::After) << bit;
         let header = stacking.bits() << 2 | bit(end.side, 1) | bit(start.side, 0);
         let slice = patch.new_vec();
+        let tag = match steps {
+            [step] if step.number == 0 && step.data.is_undefined() => step.write(patch),
+            steps => {
+                let arr = patch.new_arr();
+                let nodes: Vec<_> = steps.iter().map(|step| step.write(patch)).collect();
+                patch.ins_arr(arr, arr, &nodes);
+                arr
+            }
+        };
         let mut places = vec![
             (0, patch.new_con(&Value::Int(header))),
             (1, patch.new_con_id(start.anchor)),
@@ -115,13 +180,18 @@ impl Slice {
                     patch.new_con_id(end.anchor)
                 },
             ),
-            (3, patch.new_con(&Value::Text(tag.clone()))),
+            (3, tag),
         ];
         if !data.is_undefined() {
             places.push((4, patch.new_con(data)));
         }
         patch.ins_vec(slice, places);
         slice
+    }
+
+    /// The steps of its tag, be they one or several.
+    pub(super) fn all_steps(&self) -> Vec<BlockStep> {
+        if self.steps.is_empty() { vec![self.tag.clone().into()] } else { self.steps.clone() }
     }
 
     /// What the mark says: its data, or that it is there.
