@@ -50,6 +50,9 @@ impl Document {
         for node in 0..store.nodes.len() as u32 {
             let counted = refs.get(&node).copied().unwrap_or(0).min(usize::from(u8::MAX));
             let at = store.node(node);
+            if at.form() == Form::Free && counted > 0 {
+                return Err(format!("{counted} references to place {node}, which is free for another node"));
+            }
             // A full count stays full.
             if at.refs() != u8::MAX && usize::from(at.refs()) != counted {
                 return Err(format!(

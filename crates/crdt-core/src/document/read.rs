@@ -59,9 +59,16 @@ pub struct ClockView {
 }
 
 impl Document {
-    /// The node in the document's root register; `None` if that was never set.
+    /// The node in the document's root register; `None` if that was never set, or if the node is gone.
     pub fn root(&self) -> Option<NodeRef<'_>> {
         self.root_node().map(|node| NodeRef { store: &self.store, node })
+    }
+
+    /// What the root register refers to, be it gone or not: for snapshots, so that it wins over the same values in a
+    /// document that is read.
+    pub(crate) fn root_child(&self) -> Option<Child<'_>> {
+        let store = &*self.store;
+        (store.root != NIL).then(|| Child::of(store, store.root))
     }
 
     /// The node with an id.

@@ -477,9 +477,12 @@ impl Store {
     }
 
     /// Sets a key of a map to a node by the last-writer rule. Tells whether it did.
+    ///
+    /// Here and in what follows the value is linked before the old one is released: it can be below the old one and go
+    /// with it, and its place must not go to another node while something refers to it.
     pub(super) fn set_key(&mut self, obj: u32, key: u32, value: u32) -> bool {
         match self.obj(obj).find(key) {
-            None => self.obj_mut(obj).push(Entry { key, node: value }),
+            None => self.push_key(obj, key, value),
             Some(place) => {
                 let old = self.obj(obj).entries[place].node;
                 if !self.is_newer(value, old) {
@@ -487,10 +490,10 @@ impl Store {
                     return false;
                 }
                 self.obj_mut(obj).entries[place].node = value;
+                self.node_mut(value).link();
                 self.release(old);
             }
         }
-        self.node_mut(value).link();
         true
     }
 
@@ -507,10 +510,10 @@ impl Store {
             return false;
         }
         self.vec_mut(vec)[place] = value;
+        self.node_mut(value).link();
         if old != NIL {
             self.release(old);
         }
-        self.node_mut(value).link();
         true
     }
 
@@ -522,10 +525,10 @@ impl Store {
             return false;
         }
         self.node_mut(val).set_payload(value);
+        self.node_mut(value).link();
         if old != NIL {
             self.release(old);
         }
-        self.node_mut(value).link();
         true
     }
 
@@ -537,10 +540,10 @@ impl Store {
             return false;
         }
         self.root = value;
+        self.node_mut(value).link();
         if old != NIL {
             self.release(old);
         }
-        self.node_mut(value).link();
         true
     }
 }

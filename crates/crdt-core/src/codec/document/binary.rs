@@ -14,8 +14,8 @@ use crate::{
         wire::{Reader, put_b1vu56, put_pair, put_vu57},
     },
     document::{
-        Child, ChunkLoader, Chunks, Content, Entries, Kind, LoadError, Loader, NodeIx, NodeRef, Order,
-        Places, SessionIx,
+        Child, ChunkLoader, Chunks, Content, Entries, Kind, LoadError, Loader, NodeIx, Order, Places,
+        SessionIx,
     },
     id::MAX_ID,
     text::Wtf8,
@@ -72,7 +72,7 @@ pub(super) fn encode(document: &Document) -> Vec<u8> {
     };
     let (walk, stack, scratch) = (Walk::new(document), Vec::new(), Vec::new());
     let mut writer = Writer { out: head, ids, walk, stack, scratch };
-    writer.put_root(document.root());
+    writer.put_root(document.root_child());
     let Writer { mut out, ids, .. } = writer;
     if let IdWriter::Logical(table) = ids {
         // What is longer than the frame can say has no such form: readers are to refuse it, not to read half of it.
@@ -100,9 +100,9 @@ struct Writer<'d> {
 }
 
 impl<'d> Writer<'d> {
-    fn put_root(&mut self, root: Option<NodeRef<'d>>) {
+    fn put_root(&mut self, root: Option<Child<'d>>) {
         let Some(root) = root else { return self.out.push(0) };
-        let mut next = Some(Child::Node(root));
+        let mut next = Some(root);
         loop {
             while let Some(child) = next.take() {
                 next = self.put_node(child);

@@ -36,8 +36,8 @@ pub(super) fn to_value(document: &Document) -> Result<Value, DocumentEncodeError
         Order::Logical => Ids::Logical(TableWriter::new(document)),
     };
     let mut writer = Writer { ids, walk: Walk::new(document) };
-    let root = match document.root() {
-        Some(root) => writer.node(Child::Node(root), DocumentFormat::DEPTH_MAX)?,
+    let root = match document.root_child() {
+        Some(root) => writer.node(root, DocumentFormat::DEPTH_MAX)?,
         None => Value::Int(0),
     };
     let clock = match &writer.ids {

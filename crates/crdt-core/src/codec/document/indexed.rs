@@ -34,7 +34,7 @@ pub fn encode(document: &Document) -> Result<Fields, DocumentEncodeError> {
     }
     let mut table = TableWriter::full(document);
     let mut fields = Fields::new();
-    if let Some(root) = document.root() {
+    if let Some(root) = document.root_child() {
         let mut out = Vec::new();
         put_id(&mut out, &mut table, root.id());
         fields.insert("r".to_owned(), out);

@@ -46,8 +46,8 @@ pub fn encode(document: &Document) -> Result<Sidecar, DocumentEncodeError> {
     }
     let (table, walk) = (TableWriter::new(document), Walk::new(document));
     let mut writer = Writer { view: Vec::new(), meta: vec![0; 4], table, walk };
-    match document.root() {
-        Some(root) => writer.node(Child::Node(root), DocumentFormat::DEPTH_MAX)?,
+    match document.root_child() {
+        Some(root) => writer.node(root, DocumentFormat::DEPTH_MAX)?,
         None => writer.meta.push(0),
     }
     let Writer { view, mut meta, table, .. } = writer;

@@ -29,7 +29,7 @@ pub(super) fn to_value(document: &Document) -> Result<Value, DocumentEncodeError
             entries.map(|entry| [entry.sid.get(), entry.time].into_iter().collect::<Value>()).collect()
         }
     };
-    let root = document.root().map_or(Child::Missing(Timestamp::ORIGIN), Child::Node);
+    let root = document.root_child().unwrap_or(Child::Missing(Timestamp::ORIGIN));
     let root = node_value(&mut Walk::new(document), root, DocumentFormat::DEPTH_MAX)?;
     let id = [0u64, 0].into_iter().collect();
     let register = map([("type", "val".into()), ("id", id), ("value", root)]);

@@ -316,7 +316,8 @@ impl<'a> Walk<'a> {
             top(sink);
             if self.next_kind()? == kind::NONE && tree == 0 {
                 sink.none().map_err(impossible(Col::Kinds, self.kinds.offset()))?;
-            } else if matches!(self.kind, kind::CON..=kind::CON_ID) {
+            } else if matches!(self.kind, kind::CON..=kind::CON_ID) || self.kind == kind::MISSING && tree == 0
+            {
                 self.node(sink)?;
             } else {
                 return Err(self.bad_kind("a node that nothing refers to, with a kind from 0 to 7"));

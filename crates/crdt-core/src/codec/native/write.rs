@@ -30,8 +30,8 @@ pub(super) fn columns(document: &Document) -> Vec<Vec<u8>> {
         stack: Vec::new(),
     };
     writer.columns[Col::Clock as usize] = clock.bytes;
-    match document.root() {
-        Some(root) => writer.tree(Child::Node(root)),
+    match document.root_child() {
+        Some(root) => writer.tree(root),
         None => writer.kinds.put(kind::NONE),
     }
     for node in loose {
