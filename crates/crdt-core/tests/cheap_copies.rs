@@ -1,10 +1,11 @@
 //! Copies that share memory until they are edited: whatever is done to them and to their original, each is what a copy of
-//! its own would be.
+//! its own would be. And documents that were loaded and get their index with the first edit: each is what one is that had it
+//! all along.
 
 mod support;
 
 use crdt_core::{
-    Document, Model, SessionId, StateVector, Timestamp, Value,
+    Applied, Document, Model, Patch, SessionId, StateVector, Timestamp, Value,
     codec::{Log, Packing},
     document::Compaction,
     model::EditError,
@@ -77,7 +78,72 @@ fn told(document: &Document) -> impl PartialEq + std::fmt::Debug + use<> {
         .map(|id| document.has_seen(id))
         .collect();
     let forms = (document.to_binary(), document.to_native(Packing::Plain));
-    (document.view(), clock, seen, forms, document.compacted_to())
+    let nodes: Vec<(Timestamp, Value)> = document.nodes().map(|node| (node.id(), node.view())).collect();
+    for (id, value) in &nodes {
+        assert_eq!(
+            document.node(*id).map(|node| (node.id(), node.view())).as_ref(),
+            Some(&(*id, value.clone()))
+        );
+    }
+    let unknown = Timestamp::new(session(11), 1 << 40);
+    assert!(document.node(unknown).is_none() && document.node(document.next_id()).is_none());
+    (document.view(), clock, seen, forms, nodes, document.compacted_to())
+}
+
+/// Does some things to two documents that are the same but for where they lie; and to their copies.
+fn live(pair: Pair, steps: Vec<(usize, Step)>, mut patches: Vec<Patch>) -> Result<(), TestCaseError> {
+    let mut pairs = vec![pair];
+    for (at, step) in steps {
+        let at = at % pairs.len();
+        let pair = &mut pairs[at];
+        match step {
+            Step::Share => pair.shared.share(),
+            Step::Clone => {
+                let copy = Pair { shared: pair.shared.clone(), deep: pair.deep.clone() };
+                pairs.push(copy);
+            }
+            Step::Fork(number) => {
+                let copy =
+                    Pair { shared: pair.shared.fork(session(number)), deep: pair.deep.fork(session(number)) };
+                pairs.push(copy);
+            }
+            Step::Become(number) => {
+                let set = |model: &mut Model| {
+                    let mut document = std::mem::replace(model, Model::new(session(1))).into_document();
+                    document.set_session(session(number));
+                    *model = document.into();
+                };
+                pair.both(set);
+            }
+            Step::Edit(one) => pair.both(|model| edit(model, &one)),
+            Step::Take(which) => {
+                let patch = &patches[which % patches.len()];
+                let (shared, deep) = (pair.shared.apply(patch), pair.deep.apply(patch));
+                prop_assert_eq!(shared, deep);
+            }
+            Step::Compact => {
+                let seen = pair.deep.document().state_vector();
+                let compact = |model: &mut Model| matches!(model.compact(&seen), Compaction::Done { .. });
+                prop_assert_eq!(compact(&mut pair.shared), compact(&mut pair.deep));
+            }
+            Step::Transaction(one, fails) => pair.both(|model| {
+                let _ = model.transaction(|model| {
+                    edit(model, &one);
+                    if fails { Err(()) } else { Ok(()) }
+                });
+            }),
+            Step::Drop if pairs.len() > 1 => drop(pairs.remove(at)),
+            Step::Drop => {}
+        }
+        for pair in &mut pairs {
+            let (shared, deep) = (pair.shared.flush(), pair.deep.flush());
+            prop_assert_eq!(&shared, &deep);
+            patches.extend(shared);
+            pair.shared.document().check().map_err(TestCaseError::fail)?;
+            prop_assert_eq!(told(pair.shared.document()), told(pair.deep.document()));
+        }
+    }
+    Ok(())
 }
 
 proptest! {
@@ -87,62 +153,56 @@ proptest! {
     fn a_shared_copy_is_what_a_copy_of_its_own_is(steps in prop::collection::vec(step(), 1..40)) {
         let mut model = Model::new(session(0));
         model.api().root(start()).unwrap();
-        let mut patches = vec![model.flush().unwrap()];
+        let patches = vec![model.flush().unwrap()];
         let document = model.into_document();
-        let mut pairs = vec![Pair::from(document.clone(), document)];
-        for (at, step) in steps {
-            let at = at % pairs.len();
-            let pair = &mut pairs[at];
-            match step {
-                Step::Share => pair.shared.share(),
-                Step::Clone => {
-                    let copy = Pair { shared: pair.shared.clone(), deep: pair.deep.clone() };
-                    pairs.push(copy);
-                }
-                Step::Fork(number) => {
-                    let copy = Pair {
-                        shared: pair.shared.fork(session(number)),
-                        deep: pair.deep.fork(session(number)),
-                    };
-                    pairs.push(copy);
-                }
-                Step::Become(number) => {
-                    let set = |model: &mut Model| {
-                        let mut document = std::mem::replace(model, Model::new(session(1))).into_document();
-                        document.set_session(session(number));
-                        *model = document.into();
-                    };
-                    pair.both(set);
-                }
-                Step::Edit(one) => pair.both(|model| edit(model, &one)),
-                Step::Take(which) => {
-                    let patch = &patches[which % patches.len()];
-                    let (shared, deep) = (pair.shared.apply(patch), pair.deep.apply(patch));
-                    prop_assert_eq!(shared, deep);
-                }
-                Step::Compact => {
-                    let seen = pair.deep.document().state_vector();
-                    let compact = |model: &mut Model| matches!(model.compact(&seen), Compaction::Done { .. });
-                    prop_assert_eq!(compact(&mut pair.shared), compact(&mut pair.deep));
-                }
-                Step::Transaction(one, fails) => pair.both(|model| {
-                    let _ = model.transaction(|model| {
-                        edit(model, &one);
-                        if fails { Err(()) } else { Ok(()) }
-                    });
-                }),
-                Step::Drop if pairs.len() > 1 => drop(pairs.remove(at)),
-                Step::Drop => {}
-            }
-            for pair in &mut pairs {
-                let (shared, deep) = (pair.shared.flush(), pair.deep.flush());
-                prop_assert_eq!(&shared, &deep);
-                patches.extend(shared);
-                pair.shared.document().check().map_err(TestCaseError::fail)?;
-                prop_assert_eq!(told(pair.shared.document()), told(pair.deep.document()));
-            }
-        }
+        live(Pair::from(document.clone(), document), steps, patches)?;
     }
+
+    #[test]
+    fn a_loaded_document_is_what_one_with_an_index_is(steps in prop::collection::vec(step(), 1..12)) {
+        let (model, patches) = with_many_rows();
+        // Both have the last patch; who takes it in has an index from then on, who is loaded with it has none yet.
+        let load = |document: &Document| Document::from_native(&document.to_native(Packing::Plain), session(12)).unwrap();
+        let mut ready = load(model.document());
+        let mut last = model.fork(session(13));
+        last.api().obj("/many").unwrap().set([("key7", "touched")]).unwrap();
+        prop_assert_eq!(ready.apply(&last.flush().unwrap()), Ok(Applied::Merged));
+        live(Pair::from(load(last.document()), ready), steps, patches)?;
+    }
+}
+
+/// Values were set in another order than that of their keys, so few ids of neighbours follow each other.
+fn with_many_rows() -> (Model, Vec<Patch>) {
+    let mut model = Model::new(session(0));
+    let mut start = start();
+    if let Value::Map(entries) = &mut start {
+        entries.push(("many".into(), Value::Map(Vec::new())));
+    }
+    model.api().root(start).unwrap();
+    for number in (0..100).rev() {
+        model.api().obj("/many").unwrap().set([(&*format!("key{number}"), number)]).unwrap();
+    }
+    let patches = vec![model.flush().unwrap()];
+    (model, patches)
+}
+
+#[test]
+fn a_loaded_document_can_be_asked_from_many_threads() {
+    let (model, _) = with_many_rows();
+    let bytes = model.document().to_native(Packing::Plain);
+    let mut loaded = Document::from_native(&bytes, session(1)).unwrap();
+    let ids: Vec<Timestamp> = model.document().nodes().map(|node| node.id()).collect();
+    let ask =
+        |document: &Document| ids.iter().all(|&id| document.node(id).is_some_and(|node| node.id() == id));
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| ask(&loaded))).collect();
+        readers.into_iter().for_each(|reader| assert!(reader.join().unwrap()));
+    });
+    loaded.share();
+    let mut copy = Model::from(loaded.clone());
+    copy.api().obj("/many").unwrap().set([("key1", 0)]).unwrap();
+    assert!(!copy.document().shares_with(&loaded) && ask(&loaded));
+    assert_eq!(loaded.to_native(Packing::Plain), bytes);
 }
 
 fn text(text: &str) -> Document {

@@ -109,6 +109,11 @@ const keysBytes = lazy(() => {
   setAll(model, entries());
   return model.toBinary();
 });
+const loadKeys = (bytes) => {
+  const model = Model.fromBinary(bytes);
+  check(model.api.obj(['map']).get('key34567').view() === 34567, 'a key');
+  return model;
+};
 const insert = (model, at, values) => {
   model.api.arr(['list']).ins(at, values);
   return model.api.flush().toBinary();
@@ -264,9 +269,13 @@ const rows = {
   }, (other) => check(other.view().map.key59999 === 59999, 'the last key')),
   'keys-load': () => {
     const bytes = keysBytes();
+    return timed(bytes, loadKeys, (model) => check(Object.keys(model.view().map).length === 60000, 'all keys'));
+  },
+  'keys-ready': () => {
+    const bytes = keysBytes();
     return timed(bytes, (bytes) => {
-      const model = Model.fromBinary(bytes);
-      check(model.api.obj(['map']).get('key34567').view() === 34567, 'a key');
+      const model = loadKeys(bytes);
+      check(setAll(model, {key23456: -1}).length > 0, 'a message');
       return model;
     }, (model) => check(Object.keys(model.view().map).length === 60000, 'all keys'));
   },

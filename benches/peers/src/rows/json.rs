@@ -34,7 +34,10 @@ pub fn keys(plan: &Plan) {
         set_keys(plan, &entries);
     }
     if plan.wants("keys.load") {
-        load_keys(plan, &entries);
+        load_keys(plan, &entries, false);
+    }
+    if plan.wants("keys.ready") {
+        load_keys(plan, &entries, true);
     }
     if plan.wants("keys.memory") {
         keep_keys(&entries);
@@ -63,37 +66,48 @@ fn set_keys(plan: &Plan, entries: &[(String, Value)]) {
     row.run(plan.rounds);
 }
 
-fn load_keys(plan: &Plan, entries: &[(String, Value)]) {
-    let mut row = Row::new("the same: load, ask for a key", "ms").goal(40.0, "loro");
+/// Who reads lazily pays for it, in part or in full, when something is set then: that is the second row.
+fn load_keys(plan: &Plan, entries: &[(String, Value)], sets_one: bool) {
+    let change = [("key23456".to_owned(), json!(-1))];
+    let mut weft = Weft::new(0);
+    weft.set_all(entries);
+    let native = weft.document().to_native(Packing::Plain);
+    let mut row = if sets_one {
+        Row::new("the same: load, ask for a key, set one", "ms")
+    } else {
+        Row::new("the same: load, ask for a key", "ms").goal(40.0, "loro")
+    };
+    macro_rules! ask {
+        ($peer:expr, $change:expr) => {{
+            let mut peer = $peer;
+            assert_eq!(peer.get("key34567", None), Some(json!(34_567)));
+            if sets_one {
+                assert!(!peer.set_all($change).is_empty());
+            }
+            peer
+        }};
+    }
+    macro_rules! check {
+        ($peer:ident) => {
+            |mut peer: $peer| {
+                assert_eq!(peer.map_len(), 60_000);
+                let changed = peer.get("key23456", None);
+                assert_eq!(changed, Some(if sets_one { json!(-1) } else { json!(23_456) }));
+            }
+        };
+    }
     macro_rules! add {
         ($peer:ident) => {
             let mut peer = $peer::new(0);
             peer.set_all(entries);
-            let bytes = peer.save();
-            row.add($peer::NAME, move || {
-                let work = |()| {
-                    let mut peer = $peer::load(&bytes, 1);
-                    assert_eq!(peer.get("key34567", None), Some(json!(34_567)));
-                    peer
-                };
-                timed((), work, |mut peer| assert_eq!(peer.map_len(), 60_000))
-            });
+            let (bytes, change) = (peer.save(), &change);
+            row.add($peer::NAME, move || timed((), |()| ask!($peer::load(&bytes, 1), change), check!($peer)));
         };
     }
-    let mut weft = Weft::new(0);
-    weft.set_all(entries);
-    let native = weft.document().to_native(Packing::Plain);
-    row.add("weft, native", move || {
-        let work = |()| {
-            let mut peer =
-                Weft::from_document(Document::from_native(&native, session()).expect("our own snapshot"));
-            assert_eq!(peer.get("key34567", None), Some(json!(34_567)));
-            peer
-        };
-        timed((), work, |mut peer| assert_eq!(peer.map_len(), 60_000))
-    });
+    let load = || Weft::from_document(Document::from_native(&native, session()).expect("our own snapshot"));
+    row.add("weft, native", || timed((), |()| ask!(load(), &change), check!(Weft)));
     each_json_peer!(add);
-    row.add_js(plan, "keys-load");
+    row.add_js(plan, if sets_one { "keys-ready" } else { "keys-load" });
     row.run(plan.rounds);
 }
 

@@ -165,6 +165,31 @@ pub(crate) fn scan<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
     Ok(RawValue(value))
 }
 
+/// [`scan`] of a value that has to be in canonical spelling.
+#[inline]
+pub(crate) fn canonical<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
+    let value = scan(r)?;
+    if r.canonical { Ok(value) } else { Err(Malformed::NotCanonical) }
+}
+
+/// A value of at most three bytes in canonical spelling at the start of some bytes: how many, and these. And the bytes
+/// behind it. `None` for any other, and near the end of the bytes.
+#[inline(always)]
+pub(crate) fn brief(bytes: &[u8]) -> Option<([u8; 4], &[u8])> {
+    let (&[head, second, third], _) = bytes.split_first_chunk()?;
+    // A branch for each length, which is mostly that of the value before: so where the next one starts is known early.
+    let number = head & !0x20;
+    if number == 0x19 && second > 0 {
+        Some(([3, head, second, third], &bytes[3..]))
+    } else if number < 0x18 || matches!(head, 0xf4..=0xf7) {
+        Some(([1, head, 0, 0], &bytes[1..]))
+    } else if number == 0x18 && second >= 24 {
+        Some(([2, head, second, 0], &bytes[2..]))
+    } else {
+        None
+    }
+}
+
 fn scan_any<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
     let start = r.offset();
     scan_within(r, Value::DEPTH_MAX)?;

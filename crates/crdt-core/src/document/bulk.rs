@@ -13,9 +13,13 @@ use super::{
     sessions::SESSIONS_MAX,
     store::Store,
     taken::Taken,
-    time_index::{TimeIndex, UNITS_PER_PAGE},
+    unindexed::{Row, Rows, index},
 };
-use crate::{SessionId, Timestamp, codec::RawValue, text::Wtf8};
+use crate::{
+    SessionId, Timestamp,
+    codec::{Malformed, RawValue, cbor, wire::Reader},
+    text::Wtf8,
+};
 
 /// An id whose session is a number: in a snapshot its place in the clock, in a document its place in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,25 +120,12 @@ impl Bulk {
     fn push(&mut self, node: Node) -> Result<u32, LoadError> {
         let at = self.doc.store.nodes.len() as u32;
         self.doc.store.nodes.push(node);
-        self.enter_row(node.id(), at, 1);
+        enter_row(&mut self.rows, node.id(), at, 1);
         if !self.numbers.is_empty() {
             self.numbers.push(at);
         }
         self.hold(at)?;
         Ok(at)
-    }
-
-    /// Notes that nodes came whose ids follow each other.
-    #[inline]
-    fn enter_row(&mut self, id: Id, node: u32, len: u32) {
-        if let Some(last) = self.rows.last_mut()
-            && last.id.tick(last.len.into()) == id
-            && last.node + last.len == node
-        {
-            last.len += len;
-        } else {
-            self.rows.push(Row { id, node, len });
-        }
     }
 
     /// Puts a node where the next one goes.
@@ -178,32 +169,48 @@ impl Bulk {
         self.push(node).map(drop)
     }
 
-    /// Constants of the map or array that was opened last, with ids that follow each other, as do the keys of a map; `next`
-    /// tells the values.
-    pub(crate) fn cons<'v, E: From<LoadError>>(
+    /// Constants of the map or array that was opened last, and the keys of a map, which follow each other from the first on;
+    /// `next` tells ids that follow each other, at most so many.
+    pub(crate) fn cons<E: From<LoadError> + From<Malformed>>(
         &mut self,
-        id: NativeId,
         key: Option<u32>,
         len: u64,
-        mut next: impl FnMut() -> Result<RawValue<'v>, E>,
+        mut next: impl FnMut(u64) -> Result<(NativeId, u64), E>,
+        values: &mut Reader<'_>,
     ) -> Result<(), E> {
-        let first = Id::new(self.sessions[id.session as usize], id.time);
-        let Some(open) = self.open.last_mut() else { return Ok(()) };
-        let store = &mut *self.doc.store;
-        if id.time <= open.time {
-            let container = store.timestamp(store.node(open.node).id());
-            return Err(LoadError::TooOld { child: store.timestamp(first), container }.into());
-        }
+        let Self { doc, open, rows, sessions, .. } = self;
+        let (Some(open), store) = (open.last_mut(), &mut *doc.store) else { return Ok(()) };
         let at = store.nodes.len() as u32;
         let made = at..at + len as u32;
-        store.nodes.reserve(len as usize);
-        for ticks in 0..len {
-            let value = next()?;
-            check_heap(store, value.as_bytes().len() + 8)?;
-            let mut node = store.con_node(first.tick(ticks), value);
-            node.link();
-            store.nodes.push(node);
+        let mut rest = values.rest();
+        while store.nodes.len() < made.end as usize {
+            let node = store.nodes.len() as u32;
+            let (id, len) = next((made.end - node).into())?;
+            let first = Id::new(sessions[id.session as usize], id.time);
+            if id.time <= open.time {
+                let container = store.timestamp(store.node(open.node).id());
+                return Err(LoadError::TooOld { child: store.timestamp(first), container }.into());
+            }
+            enter_row(rows, first, node, len as u32);
+            store.nodes.reserve(len as usize);
+            let mut short = Node::short(first, &[]);
+            short.link();
+            for ticks in 0..len {
+                if let Some((payload, after)) = cbor::brief(rest) {
+                    rest = after;
+                    store.nodes.push(short.later(ticks, payload));
+                    continue;
+                }
+                values.skip_to(rest);
+                let value = cbor::canonical(values)?;
+                check_heap(store, value.as_bytes().len() + 8)?;
+                let mut node = store.con_node(first.tick(ticks), value);
+                node.link();
+                store.nodes.push(node);
+                rest = values.rest();
+            }
         }
+        values.skip_to(rest);
         match key {
             Some(key) => {
                 let entries = (key..).zip(made.clone()).map(|(key, node)| Entry { key, node });
@@ -217,7 +224,6 @@ impl Bulk {
         if !self.numbers.is_empty() {
             self.numbers.extend(made);
         }
-        self.enter_row(first, at, len as u32);
         Ok(())
     }
 
@@ -380,48 +386,30 @@ impl Bulk {
 
     /// The document, when no id occurs twice.
     pub(crate) fn finish(mut self) -> Result<Document, LoadError> {
-        self.index()?;
-        let store = &mut *self.doc.store;
-        store.fit();
-        if let Some(id) = store.ghosts().find(|id| store.sessions.at(id.session).nodes.get(id.time).is_some())
-        {
+        self.doc.store.fit();
+        if self.doc.store.ghosts_len() == 0 && self.rows.len() >= Rows::MIN && self.are_distinct() {
+            self.doc.store.wait(Rows::new(self.rows));
+            return Ok(self.doc);
+        }
+        index(&self.rows, &mut self.doc.store.sessions)
+            .map_err(|session| LoadError::Duplicate(self.duplicate(session)))?;
+        let store = &self.doc.store;
+        if let Some(id) = store.ghosts().find(|&id| store.find_here(id).is_some()) {
             return Err(LoadError::Duplicate(store.timestamp(id)));
         }
         Ok(self.doc)
     }
+
+    /// Whether all ids of nodes are known to be different. Where the clock is far ahead of the nodes, the index has to tell.
+    fn are_distinct(&self) -> bool {
+        let store = &*self.doc.store;
+        let Some(mut taken) = Taken::new(&store.sessions, store.nodes.len()) else { return false };
+        self.rows.iter().for_each(|&Row { id, len, .. }| taken.take(id.session, id.time, len));
+        taken.are_distinct()
+    }
 }
 
 impl Bulk {
-    /// Makes the index from ids to nodes, session by session.
-    fn index(&mut self) -> Result<(), LoadError> {
-        let store = &mut *self.doc.store;
-        // For each session how many nodes it has, and the range of their times.
-        let mut ranges = vec![(0usize, u64::MAX, 0u64); store.sessions.len()];
-        for &Row { id, len, .. } in &self.rows {
-            let (count, min, max) = &mut ranges[id.session as usize];
-            *count += len as usize;
-            (*min, *max) = (id.time.min(*min), (id.time + u64::from(len) - 1).max(*max));
-        }
-        for (&(count, min, max), session) in ranges.iter().zip(0..).filter(|((count, ..), _)| *count > 0) {
-            // A page for each node at most.
-            store.sessions.at_mut(session).nodes =
-                TimeIndex::with_range(min, max + 1, count * UNITS_PER_PAGE);
-        }
-        for &Row { id, len, .. } in &self.rows {
-            store.sessions.at_mut(id.session).nodes.mark_run(id.time, len);
-        }
-        for (&(count, ..), session) in ranges.iter().zip(0..).filter(|((count, ..), _)| *count > 0) {
-            if store.sessions.at(session).nodes.marked() != count {
-                return Err(LoadError::Duplicate(self.duplicate(session)));
-            }
-            store.sessions.at_mut(session).nodes.lay_out();
-        }
-        for &Row { id, len, node } in &self.rows {
-            store.sessions.at_mut(id.session).nodes.fill_run(id.time, node, len);
-        }
-        Ok(())
-    }
-
     /// The first id of a session that occurs twice.
     fn duplicate(&self, session: u32) -> Timestamp {
         let store = &self.doc.store;
@@ -433,12 +421,17 @@ impl Bulk {
     }
 }
 
-/// Nodes side by side whose ids follow each other.
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    id: Id,
-    len: u32,
-    node: u32,
+/// Notes that nodes came whose ids follow each other.
+#[inline]
+fn enter_row(rows: &mut Vec<Row>, id: Id, node: u32, len: u32) {
+    if let Some(last) = rows.last_mut()
+        && last.id.tick(last.len.into()) == id
+        && last.node + last.len == node
+    {
+        last.len += len;
+    } else {
+        rows.push(Row { id, node, len });
+    }
 }
 
 /// Whether so many more bytes have room.
@@ -453,4 +446,60 @@ fn check_heap(store: &Store, more: usize) -> Result<(), LoadError> {
 
 fn too_large(what: &'static str, value: u64, max: u64) -> LoadError {
     LoadError::TooLarge { what, value, max }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SID: u64 = 70_000;
+
+    /// A map with a hundred constants, at every other time from the last one down, with a clock that is so far ahead; then
+    /// more at some times.
+    fn load(last: u64, more: &[u64]) -> Result<Document, LoadError> {
+        let sid = SessionId::new(SID).unwrap();
+        let mut bulk = Bulk::new(SessionId::new(SID + 1).unwrap(), Order::Logical, &[sid], &[last])?;
+        bulk.set_time(last + 1, 0);
+        bulk.set_keys(b"0".repeat(200), (1..=200).collect())?;
+        bulk.begin_tree();
+        let id = |time| NativeId { session: 0, time };
+        bulk.open(id(1), Kind::Obj, 100)?;
+        let times = (1..=100).rev().map(|at| 2 * at).chain(more.iter().copied());
+        for (time, key) in times.zip(0..) {
+            bulk.key(key);
+            bulk.con(id(time), RawValue::trusted(&[0x18, 24]))?;
+        }
+        bulk.close();
+        bulk.finish()
+    }
+
+    fn twice(time: u64) -> Option<LoadError> {
+        Some(LoadError::Duplicate(Timestamp::new(SessionId::new(SID).unwrap(), time)))
+    }
+
+    #[test]
+    fn an_id_that_occurs_twice_is_found_with_an_index_and_without() {
+        for last in [1000, 1 << 50] {
+            let document = load(last, &[3]).unwrap();
+            // Where the clock is far ahead of the nodes, there is an index at once.
+            assert_eq!(document.store.rows.is_some(), last == 1000);
+            document.check().unwrap();
+            assert_eq!(load(last, &[3, 5, 7, 3]).err(), twice(3));
+            assert_eq!(load(last, &[201, 8]).err(), twice(8));
+        }
+    }
+
+    #[test]
+    fn the_first_change_makes_the_index() {
+        let mut document = load(1000, &[]).unwrap();
+        document.set_session(SessionId::new(SID + 2).unwrap());
+        assert!(document.store.rows.is_some());
+        let before = document.nodes().map(|node| node.id()).collect::<Vec<_>>();
+        assert!(document.store.own().is_none(), "the fast ways leave it to others");
+        assert!(document.store.rows.is_some());
+        let _ = &mut *document.store;
+        assert!(document.store.rows.is_none() && document.store.own().is_some());
+        assert_eq!(document.nodes().map(|node| node.id()).collect::<Vec<_>>(), before);
+        document.check().unwrap();
+    }
 }

@@ -25,7 +25,7 @@ impl Document {
                 free += 1;
                 continue;
             }
-            let indexed = store.sessions.at(at.id().session).nodes.get(at.id().time);
+            let indexed = store.find_here(at.id());
             if (indexed == Some(node)) == at.is_dead() {
                 return Err(format!(
                     "node {} is dead or in the index, not one of them",

@@ -2,7 +2,7 @@
 //!
 //! Reading goes through to the store in either case. Writing makes a shared store the document's own first: it is copied,
 //! or just taken if the others are gone by then. So an edit of a document that shares nothing costs one comparison, and no
-//! copy can be edited through another.
+//! copy can be edited through another. A store that was loaded is made ready by its first edit in the same place.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -11,12 +11,14 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::store::Store;
+use super::{store::Store, unindexed::Rows};
 
 /// A store, and who else has it.
 #[derive(Debug, Clone)]
 pub(super) enum Held {
     Own(Box<Store>),
+    /// Its own, as it was loaded: whoever changes it first has its [index](Store::index) made.
+    Loaded(Box<Store>),
     Shared(Arc<Store>, Switches),
 }
 
@@ -43,9 +45,17 @@ impl Held {
 
     /// From now on copies have the same store.
     pub(super) fn share(&mut self) {
-        if let Self::Own(store) = self {
+        if let Self::Own(store) | Self::Loaded(store) = self {
             let store = std::mem::take(store);
             *self = Self::Shared(Arc::new(*store), Switches::new());
+        }
+    }
+
+    /// Leaves a store without an index until it is changed: its nodes stand in some rows.
+    pub(super) fn wait(&mut self, rows: Rows) {
+        if let Self::Own(store) = self {
+            store.rows = Some(rows);
+            *self = Self::Loaded(std::mem::take(store));
         }
     }
 
@@ -62,7 +72,7 @@ impl Held {
                 store.typing = None;
                 Some(store)
             }
-            Self::Shared(..) => None,
+            Self::Loaded(_) | Self::Shared(..) => None,
         }
     }
 
@@ -71,7 +81,7 @@ impl Held {
     pub(super) fn typing(&mut self) -> Option<&mut Store> {
         match self {
             Self::Own(store) => Some(store),
-            Self::Shared(..) => None,
+            Self::Loaded(_) | Self::Shared(..) => None,
         }
     }
 
@@ -83,11 +93,15 @@ impl Held {
     #[cold]
     #[inline(never)]
     fn make_own(&mut self) -> &mut Store {
-        if let Self::Shared(store, switches) = self {
+        if let Self::Loaded(store) = self {
+            store.index();
+            *self = Self::Own(std::mem::take(store));
+        } else if let Self::Shared(store, switches) = self {
             let mut own = Arc::unwrap_or_clone(std::mem::take(store));
             for switch in switches.iter() {
                 own.sessions.switch(switch.to, switch.last);
             }
+            own.index();
             *self = Self::new(own);
         }
         &mut *self
@@ -99,6 +113,7 @@ impl Held {
             Self::Shared(_, switches) if switches.len() < SWITCHES_MAX => {
                 switches.push(Switch { to: sid, last });
             }
+            Self::Loaded(store) => store.sessions.switch(sid, last),
             _ => self.sessions.switch(sid, last),
         }
     }
@@ -106,7 +121,7 @@ impl Held {
     #[inline]
     fn switches(&self) -> &[Switch] {
         match self {
-            Self::Own(_) => &[],
+            Self::Own(_) | Self::Loaded(_) => &[],
             Self::Shared(_, switches) => switches,
         }
     }
@@ -191,7 +206,7 @@ impl Deref for Held {
     #[inline(always)]
     fn deref(&self) -> &Store {
         match self {
-            Self::Own(store) => store,
+            Self::Own(store) | Self::Loaded(store) => store,
             Self::Shared(store, _) => store,
         }
     }
@@ -205,7 +220,7 @@ impl DerefMut for Held {
                 store.typing = None;
                 store
             }
-            Self::Shared(..) => self.make_own(),
+            Self::Loaded(_) | Self::Shared(..) => self.make_own(),
         }
     }
 }

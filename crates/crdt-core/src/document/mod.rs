@@ -31,6 +31,7 @@ mod subtree;
 mod taken;
 mod time_index;
 mod typing;
+mod unindexed;
 mod view;
 
 pub use apply::{Applied, ApplyError, ReceiveError};

@@ -108,6 +108,12 @@ impl Node {
         Self { payload, ..Self::new(id, Form::ConShort, 0) }
     }
 
+    /// The same constant so many ticks later, with other bytes: how many of the three behind, and these.
+    #[inline]
+    pub(super) const fn later(&self, ticks: u64, payload: [u8; 4]) -> Self {
+        Self { word: self.word + ticks, payload, ..*self }
+    }
+
     pub(super) const fn id(&self) -> Id {
         Id::new(self.owner & ((1 << SESSION_BITS) - 1), self.word & ((1 << TIME_BITS) - 1))
     }

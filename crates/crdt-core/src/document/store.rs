@@ -10,6 +10,7 @@ use super::{
     sequence::{Id, Sequence, Sids},
     sessions::Sessions,
     typing::Typing,
+    unindexed::Rows,
 };
 use crate::{SessionId, Timestamp, codec::RawValue, patch::elements::Constants};
 
@@ -36,6 +37,8 @@ pub(super) struct Store {
     pub(super) root: u32,
     /// Who types on; forgotten with any other change.
     pub(super) typing: Option<Typing>,
+    /// All nodes, as long as those of `sessions` are not [indexed](Self::index).
+    pub(super) rows: Option<Rows>,
 }
 
 /// Dead bytes in the heap that are not worth moving the others for.
@@ -65,8 +68,23 @@ impl Store {
 
     /// The node with an id.
     pub(super) fn find(&self, id: Timestamp) -> Option<u32> {
-        let session = self.sessions.get(id.sid.get())?;
-        self.sessions.at(session).nodes.get(id.time)
+        self.find_here(self.id(id)?)
+    }
+
+    /// The node with an id in here.
+    #[inline]
+    pub(super) fn find_here(&self, id: Id) -> Option<u32> {
+        match &self.rows {
+            None => self.sessions.at(id.session).nodes.get(id.time),
+            Some(rows) => rows.find(id),
+        }
+    }
+
+    /// Makes the index of all nodes, if it is still to be made: before anything is changed.
+    pub(super) fn index(&mut self) {
+        if let Some(rows) = self.rows.take() {
+            rows.index(&mut self.sessions);
+        }
     }
 
     pub(super) fn node(&self, node: u32) -> &Node {
@@ -403,6 +421,16 @@ impl Store {
 
     /// Ids of all nodes in the index, by session and time.
     pub(super) fn ids(&self) -> Vec<(Timestamp, u32)> {
+        if let Some(rows) = &self.rows {
+            let all = rows
+                .sorted()
+                .iter()
+                .flat_map(|row| (0..row.len).map(move |at| (row.id.tick(at.into()), row.node + at)));
+            let mut ids: Vec<_> = all.map(|(id, node)| (self.timestamp(id), node)).collect();
+            // By the ids of sessions, not by their places.
+            ids.sort_by_key(|(id, _)| id.sid);
+            return ids;
+        }
         let mut sessions: Vec<_> = self.sessions.iter().zip(0u32..).collect();
         sessions.sort_by_key(|(session, _)| session.sid);
         let ids = sessions.into_iter().flat_map(|(session, at)| {
@@ -432,6 +460,7 @@ impl Store {
                 .map(|session| size_of_val(session) + session.nodes.size_bytes())
                 .sum::<usize>()
             + self.keys.size_bytes()
+            + self.rows.as_ref().map_or(0, Rows::size_bytes)
             + self.heap.capacity()
             + self.contents.size_bytes()
     }

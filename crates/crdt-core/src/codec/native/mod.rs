@@ -7,6 +7,7 @@
 
 mod frame;
 mod history;
+mod keys;
 mod read;
 mod runs;
 mod sink;

@@ -2,12 +2,13 @@
 
 use super::{
     Col, Columns, NativeError, SnapshotKind, column, impossible, kind,
-    runs::{IdReader, Run, RunReader},
+    runs::{IdReader, RunReader},
+    sink::{Fault, Sink},
 };
 use crate::{
     SessionId, Timestamp,
-    codec::{self, Malformed, RawValue, cbor, wire::Reader},
-    document::{Kind, LoadError, NativeId, Order},
+    codec::{self, Malformed, cbor, wire::Reader},
+    document::{Kind, NativeId, Order},
     id::MAX_ID,
     text::Wtf8,
 };
@@ -57,199 +58,6 @@ impl Clock {
         clock.compacted_to = r.vu57_up_to(max, "time of compaction")?;
         r.end()?;
         Ok(clock)
-    }
-}
-
-/// How long a key is that is put together at once.
-const BLOCK: usize = 16;
-
-/// By how many: the low bytes of a block.
-const LOW_BYTES: [u128; BLOCK + 1] = {
-    let (mut masks, mut len) = ([0; BLOCK + 1], 0);
-    while len < BLOCK {
-        masks[len + 1] = masks[len] << 8 | 0xff;
-        len += 1;
-    }
-    masks
-};
-
-/// A short key in a block, and zeros behind it.
-struct Brief {
-    block: u128,
-    len: usize,
-}
-
-impl Brief {
-    /// A key; none if it is long.
-    fn of(key: &[u8]) -> Self {
-        let mut block = [0; BLOCK];
-        let Some(room) = block.get_mut(..key.len()) else { return Self { block: 0, len: 0 } };
-        room.copy_from_slice(key);
-        Self { block: u128::from_le_bytes(block), len: key.len() }
-    }
-
-    /// The key that stands next in some bytes, and the bytes behind it. `None` if it is unusual in any way, or long.
-    #[inline(always)]
-    fn next<'a>(&self, bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let &[shared, rest_len, ref ahead @ ..] = bytes.first_chunk::<{ BLOCK + 2 }>()?;
-        let (shared, rest_len) = (usize::from(shared), usize::from(rest_len));
-        if self.len == 0 || shared > self.len || rest_len == 0 || shared + rest_len > BLOCK {
-            return None;
-        }
-        let (kept, more) =
-            (self.block & LOW_BYTES[shared], u128::from_le_bytes(*ahead) & LOW_BYTES[rest_len]);
-        let is_ascii = (kept | more) & u128::from_le_bytes([0x80; BLOCK]) == 0;
-        // Sorted: the first byte that differs is larger, or there was none.
-        let in_order = self.block.to_le_bytes()[shared] < ahead[0] || shared == self.len;
-        let key = Self { block: kept | more << (8 * shared), len: shared + rest_len };
-        (is_ascii && in_order).then_some((key, bytes.get(2 + rest_len..)?))
-    }
-}
-
-/// The keys of a document, sorted.
-pub(super) struct KeyList {
-    pub(super) bytes: Vec<u8>,
-    /// Where each key ends; it starts where the one before ends.
-    pub(super) ends: Vec<u32>,
-}
-
-impl KeyList {
-    pub(super) fn read(columns: &Columns<'_>) -> Result<Self, NativeError> {
-        Self::unfold(columns.get(Col::Keys as usize)).map_err(column(Col::Keys))
-    }
-
-    fn unfold(column: &[u8]) -> Result<Self, Malformed> {
-        let r = &mut Reader::new(column);
-        let count = r.vu57("a count of keys")?;
-        // A key may share all but a byte with the one before; so bytes are bounded, not only counted.
-        let max = column.len().saturating_mul(super::frame::RATIO_MAX);
-        let mut keys = Self {
-            bytes: Vec::with_capacity(column.len()),
-            ends: Vec::with_capacity(super::super::room(count, column.len() / 2)),
-        };
-        let (mut start, mut end, mut is_ascii) = (0, 0, true);
-        let mut last = Brief::of(&[]);
-        for number in 0..count {
-            if let Some((key, rest)) = last.next(r.rest())
-                && end + key.len <= max.min(u32::MAX as usize)
-            {
-                r.skip_to(rest);
-                // A copy of a fixed size is two instructions, and what is too much is cut off.
-                keys.bytes.extend_from_slice(&key.block.to_le_bytes());
-                (start, end) = (end, end + key.len);
-                keys.bytes.truncate(end);
-                keys.ends.push(end as u32);
-                last = key;
-                continue;
-            }
-            let shared = r.vu57_up_to((end - start) as u64, "length of what keys share")? as usize;
-            let rest_len = r.vu57("the length of a key")?;
-            let rest = r.take(rest_len, "a key")?;
-            // Sorted: the first byte that differs is larger, or there was none.
-            let in_order = match (keys.bytes.get(start + shared..end).and_then(<[u8]>::first), rest.first()) {
-                (None, None) => number == 0,
-                (None, Some(_)) => true,
-                (Some(before), Some(after)) => before < after,
-                (Some(_), None) => false,
-            };
-            if !in_order {
-                return Err(Malformed::Contradiction { at: r.offset(), what: "keys that are not sorted" });
-            }
-            let total = keys.bytes.len() + shared + rest.len();
-            if total > max || total > u32::MAX as usize {
-                let max = max.min(u32::MAX as usize) as u64;
-                return Err(Malformed::TooLarge {
-                    at: r.offset(),
-                    what: "length of all keys",
-                    value: total as u64,
-                    max,
-                });
-            }
-            keys.bytes.extend_from_within(start..start + shared);
-            keys.bytes.extend_from_slice(rest);
-            (start, end) = (end, total);
-            // What it shares with one that is ASCII is too.
-            is_ascii = is_ascii && rest.is_ascii() || keys.bytes[start..].is_ascii();
-            if !is_ascii {
-                Wtf8::new(&keys.bytes[start..])
-                    .map_err(|_| Malformed::Text { at: r.offset() - rest.len() })?;
-            }
-            keys.ends.push(end as u32);
-            last = Brief::of(&keys.bytes[start..]);
-        }
-        r.end()?;
-        Ok(keys)
-    }
-
-    pub(super) fn get(&self, number: u32) -> Wtf8<'_> {
-        let at = number as usize;
-        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
-        Wtf8::trusted(&self.bytes[start..self.ends[at] as usize])
-    }
-}
-
-/// Takes the nodes of a snapshot in the order in which they stand: each before what it holds.
-pub(super) trait Sink {
-    /// A constant.
-    fn con(&mut self, id: NativeId, value: RawValue<'_>) -> Result<(), LoadError>;
-    /// Constants of a map or an array, with ids that follow each other, as do the keys if it is a map; `next` tells the
-    /// values.
-    fn cons<'v>(
-        &mut self,
-        id: NativeId,
-        key: Option<u32>,
-        len: u64,
-        mut next: impl FnMut() -> Result<RawValue<'v>, Fault>,
-    ) -> Result<(), Fault> {
-        for at in 0..len {
-            if let Some(key) = key {
-                self.key(key + at as u32);
-            }
-            self.con(NativeId { time: id.time + at, ..id }, next()?)?;
-        }
-        Ok(())
-    }
-    /// A constant that is a timestamp.
-    fn con_id(&mut self, id: NativeId, named: Timestamp) -> Result<(), LoadError>;
-    /// No node.
-    fn none(&mut self) -> Result<(), LoadError>;
-    /// A node that is not there, though something refers to it.
-    fn missing(&mut self, id: Timestamp) -> Result<(), LoadError>;
-    /// The node with this number in the snapshot, which stands further in front.
-    fn again(&mut self, number: u64) -> Result<(), LoadError>;
-    /// A register, map or tuple, which holds the `len` nodes that follow; or an array, whose runs follow first.
-    fn open(&mut self, id: NativeId, kind: Kind, len: usize) -> Result<(), LoadError>;
-    /// The key of the next node.
-    fn key(&mut self, number: u32);
-    /// The end of what was opened last.
-    fn close(&mut self);
-    /// A text or byte string, and then its runs and its visible content.
-    fn sequence(&mut self, id: NativeId, kind: Kind) -> Result<(), LoadError>;
-    /// A run of the array, text or byte string that was opened last.
-    fn run(&mut self, run: Run) -> Result<(), LoadError>;
-    /// How many nodes the array that was opened last holds: its runs have come.
-    fn elements(&mut self, len: usize) -> Result<(), LoadError>;
-    /// The visible text of the text that was opened last, and its length in UTF-16 units.
-    fn text(&mut self, text: Wtf8<'_>, units: u64) -> Result<(), LoadError>;
-    /// The visible bytes of the byte string that was opened last.
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), LoadError>;
-}
-
-/// What is wrong with a run of constants: their bytes, or what they say.
-pub(super) enum Fault {
-    Native(NativeError),
-    Impossible(LoadError),
-}
-
-impl From<NativeError> for Fault {
-    fn from(error: NativeError) -> Self {
-        Self::Native(error)
-    }
-}
-
-impl From<LoadError> for Fault {
-    fn from(error: LoadError) -> Self {
-        Self::Impossible(error)
     }
 }
 
@@ -364,13 +172,9 @@ impl<'a> Walk<'a> {
     /// Tells the key of the next node of the map that was opened last.
     #[inline]
     fn key<S: Sink>(&mut self, sink: &mut S) {
-        if let Some((key, row)) = self.rows.last_mut() {
-            sink.key(*key);
-            *key += 1;
-            *row -= 1;
-            if *row == 0 {
-                self.rows.pop();
-            }
+        if let Some(&(key, _)) = self.rows.last() {
+            sink.key(key);
+            self.skip_keys(1);
         }
     }
 
@@ -399,30 +203,39 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Reads as many constants of the map or array that was opened last as follow each other in every way.
+    /// Reads as many constants of the map or array that was opened last as follow each other in all but their ids.
     #[inline]
     fn cons<S: Sink>(&mut self, sink: &mut S, kind: Kind, left: u64) -> Result<(), NativeError> {
-        let keys = self.rows.last_mut().filter(|_| kind == Kind::Obj);
-        let most = keys.as_ref().map_or(left, |keys| left.min(keys.1.into())).min(self.row);
-        let (id, len) = self.ids.next_run(most)?;
-        let key = keys.map(|keys| {
-            let key = keys.0;
-            *keys = (key + len as u32, keys.1 - len as u32);
-            key
-        });
-        if key.is_some() && self.rows.last().is_some_and(|keys| keys.1 == 0) {
-            self.rows.pop();
-        }
-        self.row -= len;
-        self.count += len;
-        self.owed -= len;
-        self.passed(len);
-        let ids_at = self.ids.offset();
-        let read = sink.cons(id, key, len, || Ok(con(&mut self.values).map_err(column(Col::Values))?));
+        let keys = self.rows.last().copied().filter(|_| kind == Kind::Obj);
+        let most = keys.map_or(left, |(_, row)| left.min(row.into())).min(self.row);
+        let Self { ids, values, .. } = &mut *self;
+        let key = keys.map(|(key, _)| key);
+        let read = sink.cons(key, most, |most| ids.next_run(most).map_err(Fault::Ids), values);
         read.map_err(|fault| match fault {
-            Fault::Native(error) => error,
-            Fault::Impossible(error) => impossible(Col::Ids, ids_at)(error),
-        })
+            Fault::Ids(error) => error,
+            Fault::Values(error) => column(Col::Values)(error),
+            Fault::Impossible(error) => impossible(Col::Ids, self.ids.offset())(error),
+        })?;
+        if keys.is_some() {
+            self.skip_keys(most as u32);
+        }
+        self.row -= most;
+        self.count += most;
+        self.owed -= most;
+        self.passed(most);
+        Ok(())
+    }
+
+    /// So many keys of the row that is next have come.
+    #[inline]
+    fn skip_keys(&mut self, len: u32) {
+        if let Some((key, row)) = self.rows.last_mut() {
+            *key += len;
+            *row -= len;
+            if *row == 0 {
+                self.rows.pop();
+            }
+        }
     }
 
     /// So many nodes of what was opened last come now.
@@ -466,7 +279,7 @@ impl<'a> Walk<'a> {
         let (kind, max) = match self.kind {
             kind::CON => {
                 let id = self.id()?;
-                let value = con(&mut self.values).map_err(column(Col::Values))?;
+                let value = cbor::canonical(&mut self.values).map_err(column(Col::Values))?;
                 return sink.con(id, value).map_err(impossible(Col::Ids, self.ids.offset()));
             }
             kind::CON_ID => {
@@ -580,11 +393,4 @@ impl<'a> Walk<'a> {
         self.stack.push(Frame { kind: Kind::Arr, left });
         Ok(())
     }
-}
-
-/// Reads a constant, which is in canonical spelling.
-#[inline]
-fn con<'a>(r: &mut Reader<'a>) -> Result<RawValue<'a>, Malformed> {
-    let value = cbor::scan(r)?;
-    if r.canonical { Ok(value) } else { Err(Malformed::NotCanonical) }
 }

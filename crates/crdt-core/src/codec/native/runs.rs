@@ -4,7 +4,7 @@ use super::{Col, NativeError, column};
 use crate::{
     codec::{
         Malformed,
-        wire::{Reader, put_vu57},
+        wire::{Reader, at_once, put_vu57},
     },
     document::NativeId,
 };
@@ -88,7 +88,7 @@ impl<'a> IdReader<'a> {
     /// The first of at most `max` ids that follow each other, and how many they are.
     #[inline]
     pub(super) fn next_run(&mut self, max: u64) -> Result<(NativeId, u64), NativeError> {
-        if self.left == 0 {
+        if self.left == 0 && !self.start_near() {
             self.start_run().map_err(column(Col::Ids))?;
         }
         let (id, len) = (self.next, self.left.min(max));
@@ -100,6 +100,26 @@ impl<'a> IdReader<'a> {
     /// Up to which byte the column was read.
     pub(super) const fn offset(&self) -> usize {
         self.r.offset()
+    }
+
+    /// Starts a run of the same session if that needs no more than a word. Tells whether it did.
+    #[inline]
+    fn start_near(&mut self) -> bool {
+        let rest = self.r.rest();
+        let Some(&[head, ref word @ ..]) = rest.first_chunk::<9>() else { return false };
+        let (Some((away, len)), Some(&seen)) =
+            (at_once(u64::from_le_bytes(*word)), self.last.get(self.next.session as usize))
+        else {
+            return false;
+        };
+        let (time, count) = (self.next.time.wrapping_add_signed(unzigzag(away)), u64::from(head >> 1) + 1);
+        // What is too much is refused where there is an error for it.
+        if head & 0x81 != 0 || time > seen || count - 1 > seen - time {
+            return false;
+        }
+        self.r.skip_to(&rest[1 + len as usize..]);
+        (self.next.time, self.left) = (time, count);
+        true
     }
 
     fn start_run(&mut self) -> Result<(), Malformed> {

@@ -2,15 +2,87 @@
 
 use super::{
     Col, Columns, NativeError, impossible,
-    read::{Clock, Fault, KeyList, Sink, Walk},
+    keys::KeyList,
+    read::{Clock, Walk},
     runs::Run,
 };
 use crate::{
     Document, SessionId, Timestamp, Value,
-    codec::RawValue,
+    codec::{Malformed, RawValue, cbor, wire::Reader},
     document::{Bulk, Kind, LoadError, NativeId},
     text::Wtf8,
 };
+
+/// Takes the nodes of a snapshot in the order in which they stand: each before what it holds.
+pub(super) trait Sink {
+    /// A constant.
+    fn con(&mut self, id: NativeId, value: RawValue<'_>) -> Result<(), LoadError>;
+    /// Constants of a map or an array, and the keys of a map, which follow each other from the first on; `next` tells ids that
+    /// follow each other, at most so many.
+    fn cons(
+        &mut self,
+        key: Option<u32>,
+        len: u64,
+        mut next: impl FnMut(u64) -> Result<(NativeId, u64), Fault>,
+        values: &mut Reader<'_>,
+    ) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < len {
+            let (id, row) = next(len - done)?;
+            for ticks in 0..row {
+                if let Some(key) = key {
+                    self.key(key + (done + ticks) as u32);
+                }
+                self.con(NativeId { time: id.time + ticks, ..id }, cbor::canonical(values)?)?;
+            }
+            done += row;
+        }
+        Ok(())
+    }
+    /// A constant that is a timestamp.
+    fn con_id(&mut self, id: NativeId, named: Timestamp) -> Result<(), LoadError>;
+    /// No node.
+    fn none(&mut self) -> Result<(), LoadError>;
+    /// A node that is not there, though something refers to it.
+    fn missing(&mut self, id: Timestamp) -> Result<(), LoadError>;
+    /// The node with this number in the snapshot, which stands further in front.
+    fn again(&mut self, number: u64) -> Result<(), LoadError>;
+    /// A register, map or tuple, which holds the `len` nodes that follow; or an array, whose runs follow first.
+    fn open(&mut self, id: NativeId, kind: Kind, len: usize) -> Result<(), LoadError>;
+    /// The key of the next node.
+    fn key(&mut self, number: u32);
+    /// The end of what was opened last.
+    fn close(&mut self);
+    /// A text or byte string, and then its runs and its visible content.
+    fn sequence(&mut self, id: NativeId, kind: Kind) -> Result<(), LoadError>;
+    /// A run of the array, text or byte string that was opened last.
+    fn run(&mut self, run: Run) -> Result<(), LoadError>;
+    /// How many nodes the array that was opened last holds: its runs have come.
+    fn elements(&mut self, len: usize) -> Result<(), LoadError>;
+    /// The visible text of the text that was opened last, and its length in UTF-16 units.
+    fn text(&mut self, text: Wtf8<'_>, units: u64) -> Result<(), LoadError>;
+    /// The visible bytes of the byte string that was opened last.
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), LoadError>;
+}
+
+/// What is wrong with a row of constants: their ids, their bytes, or what they say.
+pub(super) enum Fault {
+    Ids(NativeError),
+    Values(Malformed),
+    Impossible(LoadError),
+}
+
+impl From<Malformed> for Fault {
+    fn from(error: Malformed) -> Self {
+        Self::Values(error)
+    }
+}
+
+impl From<LoadError> for Fault {
+    fn from(error: LoadError) -> Self {
+        Self::Impossible(error)
+    }
+}
 
 /// Makes a document.
 pub(super) fn load(columns: &Columns<'_>, session: SessionId) -> Result<Document, NativeError> {
@@ -34,14 +106,14 @@ impl Sink for Bulk {
     }
 
     #[inline]
-    fn cons<'v>(
+    fn cons(
         &mut self,
-        id: NativeId,
         key: Option<u32>,
         len: u64,
-        next: impl FnMut() -> Result<RawValue<'v>, Fault>,
+        next: impl FnMut(u64) -> Result<(NativeId, u64), Fault>,
+        values: &mut Reader<'_>,
     ) -> Result<(), Fault> {
-        self.cons(id, key, len, next)
+        self.cons(key, len, next, values)
     }
 
     fn con_id(&mut self, id: NativeId, named: Timestamp) -> Result<(), LoadError> {
