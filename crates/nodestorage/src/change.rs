@@ -106,6 +106,12 @@ pub enum WatchEvent {
         /// The position to resume after.
         resume_after: u64,
     },
+    /// Up to this position there is nothing more for this watch: what came behind its last change is of other
+    /// collections of the store, or of documents that it leaves out. Whoever keeps a cursor may move it there.
+    Reached {
+        /// The position to resume after.
+        position: u64,
+    },
 }
 
 /// A stream of changes. It ends when the storage is closed, and after an error.

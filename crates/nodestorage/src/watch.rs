@@ -64,6 +64,7 @@ struct Cursor {
 impl Cursor {
     fn take(&mut self, page: LogPage) -> Result<VecDeque<WatchEvent>, StorageError> {
         let mut events = VecDeque::new();
+        let mut passed_over = false;
         if self.after < page.floor || self.after > page.last {
             // Ahead of the log is a cursor from another life of the store: as good as none.
             self.after = if self.after < page.floor { page.floor } else { page.last };
@@ -79,6 +80,7 @@ impl Cursor {
             self.after = entry.position;
             let wanted = entry.collection == self.collection
                 && self.documents.as_ref().is_none_or(|documents| documents.contains(&entry.id));
+            passed_over = !wanted;
             match (wanted, entry.change) {
                 (false, _) => {}
                 (true, Some(change)) => events.push_back(WatchEvent::Change(change)),
@@ -90,6 +92,10 @@ impl Cursor {
                     events.push_back(WatchEvent::Missed { resume_after: entry.position });
                 }
             }
+        }
+        if passed_over {
+            // Who reads up to a position of the store would wait for a change of its own that never comes.
+            events.push_back(WatchEvent::Reached { position: self.after });
         }
         Ok(events)
     }

@@ -7,7 +7,7 @@ use nodestorage::{DocumentId, Storage, StorageError, WatchEvent, WatchFilter, Wa
 use tokio::sync::mpsc;
 
 use super::{SyncService, aging::Aging, now, now_ms};
-use crate::{compaction::EventCompactor, event::Event, protocol::Problem};
+use crate::{compaction::EventCompactor, event::Event};
 
 /// How many documents wait for their snapshot. At the bound one is left out, and made at its next interval.
 const SNAPSHOTS_WAITING_MAX: usize = 64;
@@ -83,6 +83,9 @@ impl SyncService {
                             position = position.max(resume_after);
                             self.0.broker.lag_all();
                         }
+                        Some(Ok(WatchEvent::Reached { position: reached })) => {
+                            position = position.max(reached);
+                        }
                         Some(Ok(_)) => self.0.broker.lag_all(),
                         Some(Err(error)) => break error,
                         None => break StorageError::Closed,
@@ -118,21 +121,21 @@ impl SyncService {
             let mut every = tokio::time::interval(COMPACT_EVERY);
             loop {
                 every.tick().await;
-                if let Err(problem) = service.compact_all(compactor).await {
-                    tracing::warn!(%problem, "old events not removed");
+                if let Err(error) = service.compact_all(compactor).await {
+                    tracing::warn!(%error, "not all documents were looked at for old events");
                 }
             }
         }));
     }
 
-    async fn compact_all(&self, compactor: EventCompactor) -> Result<(), Problem> {
+    async fn compact_all(&self, compactor: EventCompactor) -> Result<(), StorageError> {
         let mut after: Option<DocumentId> = None;
         loop {
             let page = self.0.storage.list(after.as_ref(), COMPACT_PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.id.clone());
             for document in page {
-                self.compact_one(compactor, &document.id).await?;
+                self.compact_one(compactor, &document.id).await;
             }
         }
         // A document that was deleted leaves a history like any other.
@@ -142,17 +145,18 @@ impl SyncService {
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for document in &page {
-                self.compact_one(compactor, document).await?;
+                self.compact_one(compactor, document).await;
             }
         }
     }
 
-    async fn compact_one(&self, compactor: EventCompactor, document: &DocumentId) -> Result<(), Problem> {
-        let gone = compactor.compact(self, document).await?;
-        if gone > 0 {
-            tracing::debug!(%document, gone, "old events removed");
+    /// One whose history can't be read keeps its events, and does not keep those of the others.
+    async fn compact_one(&self, compactor: EventCompactor, document: &DocumentId) {
+        match compactor.compact(self, document).await {
+            Ok(0) => {}
+            Ok(gone) => tracing::debug!(%document, gone, "old events removed"),
+            Err(problem) => tracing::warn!(%document, %problem, "old events not removed"),
         }
-        Ok(())
     }
 
     async fn forget_old_keys(&self) {

@@ -63,7 +63,7 @@ impl SyncService {
         }
         match document {
             Some(Document { version, body, .. }) => {
-                self.catch_up(id, &mut clock, version, |_| Ok(())).await?;
+                self.catch_up(id, &mut clock, None, version).await?;
                 self.0.storage.clocks().learn(id, &clock).await?;
                 Ok(snapshot_of(id, clock, Some(body)))
             }
@@ -96,7 +96,7 @@ impl SyncService {
             Some(base) => (base.clock(), base.value()),
             None => (DocumentClock::default(), Value::Null),
         };
-        self.catch_up(id, &mut clock, version, |event| event.apply(&mut state).map_err(internal)).await?;
+        self.catch_up(id, &mut clock, Some(&mut state), version).await?;
         let body = match state {
             Value::Object(body) => Some(Arc::new(body)),
             _ => None,
@@ -250,7 +250,7 @@ impl SyncService {
     /// The clock of a document at exactly this version, which must have been committed.
     pub async fn clock_at(&self, id: &DocumentId, version: u64) -> Result<DocumentClock, Problem> {
         let mut clock = self.known_clock(id, version).await?;
-        self.catch_up(id, &mut clock, version, |_| Ok(())).await?;
+        self.catch_up(id, &mut clock, None, version).await?;
         self.0.storage.clocks().learn(id, &clock).await?;
         Ok(clock)
     }
@@ -264,13 +264,13 @@ impl SyncService {
         Ok(self.0.snapshots.at_or_before(id, version).await?.map(|s| s.clock()).unwrap_or_default())
     }
 
-    /// Takes the events up to a version into a clock, showing each on the way (but none that is compacted away).
+    /// Takes the events up to a version into a clock, and into the state at that clock where it is wanted.
     async fn catch_up(
         &self,
         id: &DocumentId,
         clock: &mut DocumentClock,
+        mut state: Option<&mut Value>,
         version: u64,
-        mut see: impl FnMut(&Event) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
         while clock.version < version {
             let want = usize::try_from(version - clock.version).unwrap_or(usize::MAX);
@@ -279,8 +279,11 @@ impl SyncService {
                 && let Some(base) = self.0.snapshots.at_or_before(id, version).await?
                 && base.version > clock.version
             {
-                // Whoever compacts leaves a snapshot of what goes.
+                // Whoever compacts leaves a snapshot of what goes: the clock goes on from there, and the state with it.
                 *clock = base.clock();
+                if let Some(state) = &mut state {
+                    **state = base.value();
+                }
                 continue;
             }
             if page.gap || page.events.is_empty() {
@@ -290,7 +293,9 @@ impl SyncService {
                 );
             }
             for event in &page.events {
-                see(event)?;
+                if let Some(state) = &mut state {
+                    event.apply(state).map_err(internal)?;
+                }
                 clock.advance(event);
             }
         }

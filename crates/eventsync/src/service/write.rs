@@ -72,6 +72,12 @@ impl From<StorageError> for Refusal {
 }
 
 impl Refusal {
+    /// Whether the write is surely not there and will not be. Of one that took too long, or whose store failed, nobody
+    /// knows.
+    fn is_final(&self) -> bool {
+        self.problem.status < 500
+    }
+
     /// The problem with what is there now inside, for transports that answer with nothing else.
     pub fn into_problem(self) -> Problem {
         match &self.current {
@@ -149,7 +155,10 @@ impl SyncService {
                 Ok(written)
             }
             Err(refusal) => {
-                table.forget(key, &record).await?;
+                // A write whose fate is not known may land yet, and its repeat finds it by this record.
+                if refusal.is_final() {
+                    table.forget(key, &record).await?;
+                }
                 Err(refusal)
             }
         }

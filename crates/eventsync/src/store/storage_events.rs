@@ -111,6 +111,8 @@ impl EventStore for StorageEventStore {
                     page.cursor = event.position();
                     page.events.push(event);
                 }
+                // The rest of the page of the store is of others.
+                WatchEvent::Reached { position } => page.cursor = position,
                 WatchEvent::Missed { resume_after } if page.events.is_empty() => {
                     return Ok(EventPage { cursor: resume_after.max(after), gap: true, ..page });
                 }

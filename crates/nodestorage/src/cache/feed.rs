@@ -113,6 +113,7 @@ async fn take(shared: &Arc<Shared>, event: WatchEvent) {
         WatchEvent::Change(change) | WatchEvent::Full { change, .. } => told(shared, &change).await,
         // Nobody knows what was missed.
         WatchEvent::Missed { .. } => shared.coherence.distrust(),
+        WatchEvent::Reached { .. } => {}
     }
 }
 

@@ -111,6 +111,30 @@ pub async fn a_slow_watcher_misses_nothing(store: Arc<dyn Store>) {
     }
 }
 
+/// Who reads up to a position of the store comes there, whoever wrote what is there.
+pub async fn a_watch_tells_how_far_it_has_come(store: Arc<dyn Store>) {
+    let games = collection(&store).await;
+    let chat = store.collection("chat", StorageOptions::default()).await.unwrap();
+    create(&games, "a", json!({})).await;
+    for name in ["a", "b", "c"] {
+        create(&chat, name, json!({})).await;
+    }
+    let mut watch = games.watch(all(), WatchFrom::After(0)).await.unwrap();
+    assert_eq!(next_change(&mut watch).await.position, 1);
+    let head = games.position().await.unwrap();
+    assert_eq!(head, 4);
+    let mut reached = 1;
+    while reached < head {
+        let WatchEvent::Reached { position } = next(&mut watch).await else {
+            panic!("nothing else is to come")
+        };
+        assert!(reached < position && position <= head);
+        reached = position;
+    }
+    create(&games, "b", json!({})).await;
+    assert_eq!(next_change(&mut watch).await.position, 5);
+}
+
 /// Compaction under a reader.
 pub async fn a_watch_behind_removed_changes_is_told(store: Arc<dyn Store>) {
     let games = collection(&store).await;

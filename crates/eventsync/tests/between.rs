@@ -1,0 +1,216 @@
+//! What others do between two steps of a request: compaction under a reader, a write that lands after it was given up.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use crdt_core::ClientId;
+use eventsync::{
+    EventCompactor, EventSyncStorage, PageLimit, ProblemType, SnapshotPolicy, SyncService,
+    SyncServiceOptions,
+    protocol::PushOp,
+    service::{IdempotencyKey, WriteOptions},
+    shelf::{MemoryShelf, Shelf},
+};
+use futures_util::future::BoxFuture;
+use nodestorage::{
+    Body, ChangePage, DocumentId, EditFn, EditOptions, Edited, MemoryStorage, MemoryStore, Storage,
+    StorageError, StorageLayer, StorageOptions,
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+fn id(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap()
+}
+
+fn by() -> WriteOptions {
+    WriteOptions::by(ClientId::new("ann").unwrap())
+}
+
+fn fields(value: Value) -> Body {
+    value.as_object().unwrap().clone()
+}
+
+async fn service(
+    storage: Arc<dyn Storage>,
+    shelf: Arc<dyn Shelf>,
+    compaction: Option<EventCompactor>,
+) -> SyncService {
+    let storage = Arc::new(EventSyncStorage::new(storage));
+    let options =
+        SyncServiceOptions { storage, shelf, snapshots: SnapshotPolicy::STANDARD, compaction, rules: None };
+    SyncService::start(options).await.unwrap()
+}
+
+/// Sets a field of its own for each version.
+async fn write(service: &SyncService, name: &str, versions: std::ops::RangeInclusive<u64>) {
+    for n in versions {
+        let op = match n {
+            1 => PushOp::Create { state: fields(json!({"f1": 1})) },
+            n => PushOp::Merge { patch: fields(json!({ format!("f{n}"): n })) },
+        };
+        assert_eq!(service.write(&id(name), &op, by()).await.unwrap().version, n);
+    }
+}
+
+fn written(versions: u64) -> Value {
+    Value::Object((1..=versions).map(|n| (format!("f{n}"), n.into())).collect())
+}
+
+type Hook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+
+/// Lets something happen before the next page of a history is read.
+struct Before {
+    inner: MemoryStorage,
+    next: Mutex<Option<Hook>>,
+}
+
+#[async_trait]
+impl StorageLayer for Before {
+    fn inner(&self) -> &dyn Storage {
+        &self.inner
+    }
+
+    async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
+        let hook = self.next.lock().take();
+        if let Some(hook) = hook {
+            hook().await;
+        }
+        Storage::changes(&self.inner, id, after, limit).await
+    }
+}
+
+#[tokio::test]
+async fn a_past_state_is_right_though_its_events_are_compacted_meanwhile() {
+    let (inner, shelf) = (MemoryStorage::default(), Arc::new(MemoryShelf::new()));
+    let other = service(Arc::new(inner.clone()), shelf.clone(), None).await;
+    let before = Arc::new(Before { inner, next: Mutex::new(None) });
+    let reader = service(before.clone(), shelf, None).await;
+    write(&other, "a", 1..=20).await;
+    // With a snapshot to start from, and with none.
+    for (version, keep) in [(4, 18), (15, 6), (18, 3)] {
+        let compacting = other.clone();
+        *before.next.lock() = Some(Box::new(move || {
+            Box::pin(async move {
+                let gone = EventCompactor::keeping(keep).compact(&compacting, &id("a")).await.unwrap();
+                assert!(gone > 0);
+            })
+        }));
+        let state = reader.state_at(&id("a"), version).await.unwrap();
+        assert_eq!((state.version, state.value()), (version, written(version)));
+        let vector = state.state_vector.get(&ClientId::new("ann").unwrap());
+        assert_eq!(vector, version, "the vector is of the same version");
+    }
+    for service in [other, reader] {
+        service.close().await.unwrap();
+    }
+}
+
+/// Gives up the first write, which lands when it is told to.
+#[derive(Default)]
+struct Stalled {
+    inner: MemoryStorage,
+    late: Mutex<Option<(DocumentId, Body, EditOptions)>>,
+}
+
+#[async_trait]
+impl StorageLayer for Stalled {
+    fn inner(&self) -> &dyn Storage {
+        &self.inner
+    }
+
+    async fn find_one_and_update(
+        &self,
+        id: &DocumentId,
+        edit: EditFn<'_>,
+        options: EditOptions,
+    ) -> Result<Edited, StorageError> {
+        if self.late.lock().is_some() {
+            return Storage::find_one_and_update(&self.inner, id, edit, options).await;
+        }
+        let document = Storage::find_one(&self.inner, id).await?.expect("it was made");
+        let mut body = (*document.body).clone();
+        let mut edit = edit;
+        edit(&mut body).map_err(StorageError::Edit)?;
+        *self.late.lock() = Some((id.clone(), body, options));
+        Err(StorageError::Timeout(std::time::Duration::from_secs(30)))
+    }
+}
+
+#[tokio::test]
+async fn a_named_write_that_took_too_long_is_not_done_again_by_its_repeat() {
+    let storage = Arc::new(Stalled::default());
+    let service = service(storage.clone(), Arc::new(MemoryShelf::new()), None).await;
+    write(&service, "a", 1..=1).await;
+    let key = IdempotencyKey::new("a-name", &[b"body"]).unwrap();
+    let merge = PushOp::Merge { patch: fields(json!({"n": 1})) };
+    let refused = service.write_once(&key, &id("a"), &merge, by()).await.unwrap_err();
+    assert!(refused.problem.is(ProblemType::Unavailable), "{refused:?}");
+    // The disk goes on, and the write is there after all.
+    let (name, body, options) = storage.late.lock().clone().unwrap();
+    let land = |old: &mut Body| {
+        old.clone_from(&body);
+        Ok(())
+    };
+    Storage::find_one_and_update(&storage.inner, &name, Box::new(land), options).await.unwrap();
+    let again = service.write_once(&key, &id("a"), &merge, by()).await.unwrap();
+    assert!(again.repeated && again.version == 2, "{again:?}");
+    assert_eq!(Storage::last_version(&storage.inner, &name).await.unwrap(), 2);
+    service.close().await.unwrap();
+}
+
+/// One document's history can't be read.
+struct Broken {
+    inner: MemoryStorage,
+    document: DocumentId,
+}
+
+#[async_trait]
+impl StorageLayer for Broken {
+    fn inner(&self) -> &dyn Storage {
+        &self.inner
+    }
+
+    async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
+        if *id == self.document {
+            return Err(StorageError::Backend("a bad block".into()));
+        }
+        Storage::changes(&self.inner, id, after, limit).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_cannot_be_read_does_not_keep_those_of_others() {
+    let storage = Arc::new(Broken { inner: MemoryStorage::default(), document: id("b") });
+    let compactor = Some(EventCompactor::keeping(2));
+    let service = service(storage, Arc::new(MemoryShelf::new()), compactor).await;
+    for name in ["a", "b", "c"] {
+        write(&service, name, 1..=5).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(3601)).await;
+    for name in ["a", "c"] {
+        assert_eq!(service.oldest_event(&id(name), 0).await.unwrap(), 4, "of {name}");
+    }
+    service.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_a_collection_ends_though_another_collection_wrote_last() {
+    let store = MemoryStore::default();
+    let games = store.collection("games", StorageOptions::default()).unwrap();
+    let chat = store.collection("chat", StorageOptions::default()).unwrap();
+    let service = service(Arc::new(games), Arc::new(MemoryShelf::new()), None).await;
+    write(&service, "a", 1..=8).await;
+    let edit = EditOptions { expected_version: Some(0), ..EditOptions::by(ClientId::new("bob").unwrap()) };
+    for name in ["x", "y"] {
+        chat.find_one_and_upsert(&id(name), Body::new(), edit.clone()).await.unwrap();
+    }
+    let reading = service.events().collection_after(5, PageLimit::STANDARD);
+    let page =
+        tokio::time::timeout(std::time::Duration::from_secs(60), reading).await.expect("it ends").unwrap();
+    let positions: Vec<u64> = page.events.iter().map(|event| event.position()).collect();
+    assert_eq!((positions, page.cursor, page.more), (vec![6, 7, 8], 10, false));
+    let page = service.events().collection_after(page.cursor, PageLimit::STANDARD).await.unwrap();
+    assert_eq!((page.events.len(), page.cursor), (0, 10));
+    service.close().await.unwrap();
+}
