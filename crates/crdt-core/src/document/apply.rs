@@ -135,6 +135,7 @@ impl Document {
     fn apply_usual(&mut self, patch: &[u8]) -> bool {
         match Start::of(patch) {
             Some(start) if start.is_one() => self.apply_keystroke(start),
+            Some(start) if start.may_set() && self.apply_setting(start) => true,
             Some(start) if start.makes_constant() => self.apply_elements(start),
             _ => false,
         }
@@ -388,15 +389,7 @@ impl Document {
                 self.store.reserve_keys(node, entries.len());
                 for (key, value) in entries {
                     if let Some(value) = self.store.find(value).filter(|&value| self.is_later(value, node)) {
-                        let before = self.store.keys.len();
-                        let key = self.store.keys.enter(key.as_bytes());
-                        if key as usize >= before {
-                            // A key that no map had before is new to this one too.
-                            self.store.push_key(node, key, value);
-                            changed = true;
-                        } else {
-                            changed |= self.store.set_key(node, key, value);
-                        }
+                        changed |= self.store.put_key(node, key.as_bytes(), value);
                     }
                 }
                 changed

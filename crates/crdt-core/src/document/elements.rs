@@ -26,16 +26,22 @@ impl Document {
             && elements::read(patch).and_then(|elements| self.put_read(&elements)).is_some()
     }
 
-    fn put_read(&mut self, elements: &Elements<'_>) -> Option<()> {
-        let Elements { id, obj, after, values } = *elements;
+    /// The author of a patch that begins at an id, and is not from here and seen in no part: its place, if it has one.
+    #[inline]
+    pub(super) fn author_of_news(&mut self, id: Timestamp) -> Option<Option<u32>> {
         let known = self.store.sessions.look_up(id.sid.get());
         if known == Some(self.store.sessions.own) || id.time <= self.compacted_to {
             return None;
         }
         let author = known.map(|session| self.store.sessions.at(session));
-        if author.is_some_and(|at| at.seen >= Some(id.time) || at.nodes.ceiling(id.time).is_some()) {
-            return None;
-        }
+        let is_news =
+            !author.is_some_and(|at| at.seen >= Some(id.time) || at.nodes.ceiling(id.time).is_some());
+        is_news.then_some(known)
+    }
+
+    fn put_read(&mut self, elements: &Elements<'_>) -> Option<()> {
+        let Elements { id, obj, after, values } = *elements;
+        let known = self.author_of_news(id)?;
         if after != obj && after.sid != id.sid && !self.has_seen(after) {
             return None;
         }

@@ -26,6 +26,7 @@ mod quick;
 mod read;
 mod sequence;
 mod sessions;
+mod setting;
 mod store;
 mod subtree;
 mod taken;

@@ -61,9 +61,9 @@ pub(crate) struct Start<'a> {
     pub(super) words: Words<'a>,
     pub(super) id: Timestamp,
     /// The first byte of the number of operations.
-    count: u8,
+    pub(super) count: u8,
     /// The byte behind it: where there is one operation or a few, the first of them.
-    octet: u8,
+    pub(super) octet: u8,
 }
 
 impl<'a> Start<'a> {
@@ -84,6 +84,11 @@ impl<'a> Start<'a> {
     /// Whether the first operation is a constant, as far as can be seen.
     pub(crate) const fn makes_constant(&self) -> bool {
         self.octet == code::NEW_CON << 3 || self.count >= 0x80
+    }
+
+    /// Whether it may set one key: a constant or a text is made, and something is done with it.
+    pub(crate) const fn may_set(&self) -> bool {
+        matches!((self.count, self.octet >> 3), (2, code::NEW_CON) | (3, code::NEW_STR))
     }
 
     /// How many bytes the patch has.

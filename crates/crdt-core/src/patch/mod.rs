@@ -8,6 +8,7 @@ pub(crate) mod elements;
 pub(crate) mod keystroke;
 pub(crate) mod op;
 mod rewrite;
+pub(crate) mod setting;
 
 use std::{fmt, sync::Arc};
 
