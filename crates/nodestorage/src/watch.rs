@@ -23,7 +23,8 @@ const PAGE_MAX: usize = 256;
 pub(crate) struct LogEntry {
     pub(crate) position: u64,
     pub(crate) collection: u32,
-    pub(crate) id: DocumentId,
+    /// `None` for a mark that something was missed, whichever document it was of.
+    pub(crate) id: Option<DocumentId>,
     /// `None` when the change has been compacted away.
     pub(crate) change: Option<Arc<Change>>,
 }
@@ -78,8 +79,8 @@ impl Cursor {
                 });
             }
             self.after = entry.position;
-            let wanted = entry.collection == self.collection
-                && self.documents.as_ref().is_none_or(|documents| documents.contains(&entry.id));
+            let of_these = |documents: &HashSet<_>| entry.id.as_ref().is_none_or(|id| documents.contains(id));
+            let wanted = entry.collection == self.collection && self.documents.as_ref().is_none_or(of_these);
             passed_over = !wanted;
             match (wanted, entry.change) {
                 (false, _) => {}

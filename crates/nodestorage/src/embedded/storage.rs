@@ -364,7 +364,7 @@ fn read_log(engine: &Engine, after: u64, limit: usize) -> Result<LogPage, Storag
             let change = view.get(Space::Changes, &key, read)?;
             Some(Arc::new(change.ok_or_else(|| corrupt(Space::Changes, &key, "it is missing"))?))
         };
-        Ok(LogEntry { position, collection, id, change })
+        Ok(LogEntry { position, collection, id: Some(id), change })
     });
     Ok(LogPage { floor, last, entries: entries.collect::<Result<_, StorageError>>()? })
 }

@@ -275,7 +275,7 @@ impl EmbeddedStorage {
             let entry = LogRecord { collection: self.number, id: id.clone(), version, removed: false };
             writes.push(Write::put(Space::Log, position.to_be_bytes(), entry.encode()));
             let change = Some(change.clone());
-            (LogEntry { position, collection: self.number, id, change }, len_bytes)
+            (LogEntry { position, collection: self.number, id: Some(id), change }, len_bytes)
         });
         let Producer { client_id, sequence } = &change.producer;
         let sequence = sequence.map(|sequence| (client_id.clone(), sequence));

@@ -84,7 +84,7 @@ impl MemoryStorage {
         let document = entry.document(id).or(before).expect("it is there now or was before");
         if self.options.record_changes {
             entry.changes.push_back(change.clone());
-            let (collection, id) = (self.number as u32, id.clone());
+            let (collection, id) = (self.number as u32, Some(id.clone()));
             state.log.push_back(LogEntry { position, collection, id, change: Some(change.clone()) });
         } else if operation == Operation::Delete {
             state.collections[self.number].documents.remove(id);

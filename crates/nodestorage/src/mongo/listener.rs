@@ -18,8 +18,8 @@ use mongodb::{
 use tokio::time::Instant;
 
 use super::{
-    failure::{Failure, has_no_streams, is_history_lost},
-    log::STREAM_PAUSE,
+    failure::{Failure, has_no_streams, is_history_lost, is_too_large},
+    log::{OF_NO_DOCUMENT, STREAM_PAUSE},
     record::{Stored, WriteId, encode_event, event_version, whole},
     relay::Moved,
     storage::MongoStorage,
@@ -298,7 +298,7 @@ impl MongoStorage {
         loop {
             let position = self.shared().relay.last_position().await? + 1;
             let marker = doc! {
-                "_id": ObjectId::new(), "collection": &*self.name, "documentId": "*", "sequenceNum": count(position),
+                "_id": ObjectId::new(), "collection": &*self.name, "documentId": OF_NO_DOCUMENT, "sequenceNum": count(position),
                 "position": count(position), "removed": true, "missed": true,
             };
             match self.shared().events().insert_one(marker).await {

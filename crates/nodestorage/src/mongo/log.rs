@@ -25,6 +25,15 @@ use crate::{
 /// The pause before a change stream is opened again after a failure.
 pub(super) const STREAM_PAUSE: Duration = Duration::from_millis(200);
 
+/// What stands in the place of a document's name in a mark that something was missed. No document can have it, and so the
+/// mark takes no number from one.
+pub(super) const OF_NO_DOCUMENT: &str = "\u{1}";
+
+/// Whether a row of the log is such a mark. It belongs to a whole collection, whichever document is asked for.
+fn is_mark(event: &Bsons) -> bool {
+    event.get_bool("missed").unwrap_or(false)
+}
+
 #[async_trait]
 impl Log for Shared {
     async fn read(&self, after: u64, limit: usize) -> Result<LogPage, StorageError> {
@@ -71,11 +80,9 @@ impl Shared {
             reason: reason.to_owned(),
         };
         let collection = event.get_str("collection").map_err(|_| corrupt("no collection"))?;
-        // A marker belongs to a whole collection, whichever document was asked for.
-        let marker = event.get_bool("missed").unwrap_or(false);
         let removed = event.get_bool("removed").unwrap_or(false);
-        let change = if marker || removed { None } else { Some(Arc::new(decode_event(event)?)) };
-        let id = id_of(event.get("documentId"))?;
+        let change = if is_mark(event) || removed { None } else { Some(Arc::new(decode_event(event)?)) };
+        let id = if is_mark(event) { None } else { Some(id_of(event.get("documentId"))?) };
         Ok(LogEntry { position, collection: self.number(collection), id, change })
     }
 
@@ -105,6 +112,7 @@ impl Shared {
             doc! {"$project": {
                 "operationType": 1, "ns": 1, "documentKey": 1, "fullDocument.position": 1,
                 "fullDocument.collection": 1, "fullDocument.documentId": 1, "fullDocument.sequenceNum": 1,
+                "fullDocument.missed": 1,
             }},
         ];
         let mut stream = events.watch().pipeline(only).await?;
@@ -121,7 +129,9 @@ impl Shared {
             return;
         }
         let Some(event) = &event.full_document else { return };
-        if let (Ok(collection), Ok(id)) = (event.get_str("collection"), id_of(event.get("documentId"))) {
+        if let (Ok(collection), Ok(id)) = (event.get_str("collection"), id_of(event.get("documentId")))
+            && !is_mark(event)
+        {
             self.relay.note_placed(Key { collection: collection.into(), id }, event_version(event));
         }
         if let Some(position) = event.get("position").and_then(whole) {

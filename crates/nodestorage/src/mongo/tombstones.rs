@@ -114,9 +114,9 @@ impl Shared {
         Ok(stored)
     }
 
-    /// The last version of a document that is in the log; 0 for none.
+    /// The last version of a document that is in the log; 0 for none. A mark that something was missed is of none.
     pub(super) async fn last_event_version(&self, collection: &str, id: &DocumentId) -> Result<u64, Error> {
-        let of = doc! {"collection": collection, "documentId": id.as_str()};
+        let of = doc! {"collection": collection, "documentId": id.as_str(), "missed": {"$exists": false}};
         let last = self.events().find_one(of).sort(doc! {"sequenceNum": -1});
         let last = last.projection(doc! {"sequenceNum": 1}).await?;
         Ok(last.as_ref().map_or(0, super::record::event_version))

@@ -19,15 +19,21 @@ use serde_json::json;
 
 use super::{PATIENCE, body, by, counted, games, id, open, options};
 
-fn direct(games: &MongoStorage) -> Collection<Bsons> {
+pub(super) fn direct(games: &MongoStorage) -> Collection<Bsons> {
     games.native().unwrap().downcast_ref::<Collection<Bsons>>().unwrap().clone()
 }
 
-async fn next(watch: &mut Watch) -> WatchEvent {
-    tokio::time::timeout(PATIENCE, watch.next()).await.expect("in time").unwrap().unwrap()
+pub(super) async fn next(watch: &mut Watch) -> WatchEvent {
+    loop {
+        match tokio::time::timeout(PATIENCE, watch.next()).await.expect("in time").unwrap().unwrap() {
+            // That others were written to, as well.
+            WatchEvent::Reached { .. } => {}
+            event => return event,
+        }
+    }
 }
 
-async fn next_direct(watch: &mut Watch) -> Change {
+pub(super) async fn next_direct(watch: &mut Watch) -> Change {
     loop {
         if let WatchEvent::Change(change) = next(watch).await
             && change.producer.client_id.as_str() == DIRECT
@@ -38,7 +44,7 @@ async fn next_direct(watch: &mut Watch) -> Change {
 }
 
 /// The state that the events make is the document.
-async fn check(games: &MongoStorage, name: &str) {
+pub(super) async fn check(games: &MongoStorage, name: &str) {
     let mut state = None;
     for (change, version) in games.changes(&id(name), 0, 1_000).await.unwrap().changes.iter().zip(1..) {
         assert_eq!(change.version, version);

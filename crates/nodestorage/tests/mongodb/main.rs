@@ -5,6 +5,7 @@ mod crashes;
 mod direct;
 mod faults;
 mod filters;
+mod meddling;
 mod otherwise;
 mod pipelines;
 mod proxy;
