@@ -86,6 +86,9 @@ impl MongoStorage {
             let mut producers = base.producers.clone();
             producers.insert(client, mark);
             set.insert("_weft.producers", encode_marks(&producers));
+            if base.spilled {
+                set.insert("_weft.spilled", true);
+            }
         } else {
             set.insert(format!("_weft.producers.{}", escape(client.as_str())), encode_mark(mark));
         }

@@ -221,6 +221,7 @@ impl MongoStorage {
         let tombstone = doc! {"_id": id.as_str(), self.version_field(): count(version), "_weft": {
             "version": count(version), "write": write, "digest": mongodb::bson::Bson::Null,
             "time": count(change.timestamp_ms), "producers": super::record::encode_marks(&producers),
+            "spilled": base.spilled,
             "deleted": mongodb::bson::DateTime::from_millis(count(change.timestamp_ms)), "outbox": [event.clone()],
         }};
         match self.documents.insert_one(tombstone).await {

@@ -1,8 +1,12 @@
-//! Producers: the answers to their writes, and where those stand who have not written for long.
+//! Producers: the answers to their writes, and where those stand whose marks are not in the document: they have not written
+//! for long, or another program has taken the marks away.
+
+use std::collections::BTreeMap;
 
 use crdt_core::ClientId;
 use futures_util::TryStreamExt;
 use mongodb::{
+    Cursor,
     bson::{Bson, Document as Bsons, doc},
     error::Error,
 };
@@ -10,7 +14,7 @@ use mongodb::{
 use super::{
     Shared,
     failure::Failure,
-    record::{Mark, Stored, event_version, whole},
+    record::{Mark, Stored, client_of, encode_mark, event_version, mark_of, whole},
     relay::Key,
     value::count,
 };
@@ -26,28 +30,109 @@ fn row(key: &Key, client: &ClientId) -> Bsons {
     doc! {"c": &*key.collection, "d": key.id.as_str(), "p": client.as_str()}
 }
 
+/// All rows of a document are between these two.
+fn all_rows(key: &Key) -> (Bsons, Bsons) {
+    let from = doc! {"c": &*key.collection, "d": key.id.as_str()};
+    let to = doc! {"c": &*key.collection, "d": key.id.as_str(), "p": Bson::MaxKey};
+    (from, to)
+}
+
+async fn marks_of(mut found: Cursor<Bsons>) -> Result<Vec<(ClientId, Mark)>, Failure> {
+    let mut marks = Vec::new();
+    while let Some(row) = found.try_next().await? {
+        let client = row.get_document("_id").ok().and_then(|id| id.get_str("p").ok());
+        if let Some(Ok(client)) = client.map(client_of)
+            && let Ok(mark) = mark_of(&row)
+        {
+            marks.push((client, mark));
+        }
+    }
+    Ok(marks)
+}
+
+/// Notes a mark, unless a later one of the same producer is known.
+fn raise(marks: &mut BTreeMap<ClientId, Mark>, client: ClientId, mark: Mark) {
+    let known = marks.entry(client).or_insert(mark);
+    if mark.sequence > known.sequence {
+        *known = mark;
+    }
+}
+
 impl Shared {
     /// Where a producer stands, if its mark is not in the document.
     pub(super) async fn spilled_mark(&self, key: &Key, client: &ClientId) -> Result<Option<Mark>, Error> {
         let found = self.own("producers").find_one(doc! {"_id": row(key, client)}).await?;
-        Ok(found.and_then(|found| super::record::mark_of(&found).ok()))
+        Ok(found.and_then(|found| mark_of(&found).ok()))
     }
 
     /// All marks that are beside.
     pub(super) async fn spilled_marks(&self, key: &Key) -> Result<Vec<(ClientId, Mark)>, Failure> {
-        let from = doc! {"c": &*key.collection, "d": key.id.as_str()};
-        let to = doc! {"c": &*key.collection, "d": key.id.as_str(), "p": Bson::MaxKey};
-        let mut found = self.own("producers").find(doc! {"_id": {"$gt": from, "$lt": to}}).await?;
-        let mut marks = Vec::new();
+        let (from, to) = all_rows(key);
+        marks_of(self.own("producers").find(doc! {"_id": {"$gt": from, "$lt": to}}).await?).await
+    }
+
+    /// Finds the marks that a document had which was taken away with them: the last of each producer that is in the log, and
+    /// those that are beside.
+    pub(super) async fn marks_left(&self, key: &Key, stored: &mut Stored) -> Result<(), Failure> {
+        let of = doc! {
+            "collection": &*key.collection, "documentId": key.id.as_str(), "clientSeq": {"$exists": true},
+        };
+        let last = doc! {"_id": "$clientId", "s": {"$max": "$clientSeq"}, "v": {"$max": "$sequenceNum"}};
+        // Never more than a document holds: the others are beside.
+        let limit = count(PRODUCERS_MAX as u64);
+        let stages =
+            [doc! {"$match": of}, doc! {"$group": last}, doc! {"$sort": {"v": -1}}, doc! {"$limit": limit}];
+        let mut found = self.events().aggregate(stages).await?;
         while let Some(row) = found.try_next().await? {
-            let client = row.get_document("_id").ok().and_then(|id| id.get_str("p").ok());
-            if let Some(Ok(client)) = client.map(super::record::client_of)
-                && let Ok(mark) = super::record::mark_of(&row)
-            {
-                marks.push((client, mark));
+            let read = || Ok((client_of(row.get_str("_id").unwrap_or_default())?, mark_of(&row)?));
+            let (client, mark) = read().map_err(|reason: String| StorageError::Corrupt {
+                place: format!("events of {}", key.id),
+                reason,
+            })?;
+            raise(&mut stored.producers, client, mark);
+        }
+        let (from, to) = all_rows(key);
+        let producers = self.own("producers");
+        let beside = producers.find_one(doc! {"_id": {"$gt": from, "$lt": to}});
+        stored.spilled |= beside.projection(doc! {"_id": 1}).await?.is_some();
+        if stored.spilled {
+            // The document's own mark of a producer is the one that is asked for.
+            for (client, mark) in self.marks_beside(key, stored.producers.keys()).await? {
+                raise(&mut stored.producers, client, mark);
             }
         }
-        Ok(marks)
+        Ok(())
+    }
+
+    /// Keeps beside what [`marks_left`](Self::marks_left) would not find once the changes up to a version are removed.
+    pub(super) async fn keep_marks(&self, key: &Key, stored: &Stored, up_to: u64) -> Result<(), Failure> {
+        let old = || stored.producers.iter().filter(|(_, mark)| mark.version <= up_to);
+        let kept = self.marks_beside(key, old().map(|(client, _)| client)).await?;
+        for (client, mark) in old().filter(|(client, mark)| kept.get(client) != Some(mark)) {
+            self.keep_mark(key, client, *mark).await?;
+        }
+        Ok(())
+    }
+
+    /// The marks of these producers that are beside.
+    async fn marks_beside(
+        &self,
+        key: &Key,
+        clients: impl Iterator<Item = &ClientId>,
+    ) -> Result<BTreeMap<ClientId, Mark>, Failure> {
+        let ids: Vec<Bsons> = clients.map(|client| row(key, client)).collect();
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let found = self.own("producers").find(doc! {"_id": {"$in": ids}}).await?;
+        Ok(marks_of(found).await?.into_iter().collect())
+    }
+
+    async fn keep_mark(&self, key: &Key, client: &ClientId, mark: Mark) -> Result<(), Error> {
+        // Whoever was held up on the way here must not put an older one in the place of a newer.
+        let raise = doc! {"$max": encode_mark(mark)};
+        self.own("producers").update_one(doc! {"_id": row(key, client)}, raise).upsert(true).await?;
+        Ok(())
     }
 
     /// Keeps the marks of those who have not written for longest beside, and says who they are. What is written here
@@ -60,8 +145,7 @@ impl Shared {
         by_age.sort_by_key(|(_, mark)| mark.version);
         let mut spilled = Vec::new();
         for (client, mark) in by_age.into_iter().take(PRODUCERS_SPILLED) {
-            let set = doc! {"$set": super::record::encode_mark(*mark)};
-            self.own("producers").update_one(doc! {"_id": row(key, client)}, set).upsert(true).await?;
+            self.keep_mark(key, client, *mark).await?;
             spilled.push(client.clone());
         }
         Ok(spilled)
@@ -132,8 +216,7 @@ impl Shared {
 
     /// Forgets the answers up to a version.
     pub(super) async fn forget_answers(&self, key: &Key, up_to: u64) -> Result<(), Error> {
-        let from = doc! {"c": &*key.collection, "d": key.id.as_str()};
-        let to = doc! {"c": &*key.collection, "d": key.id.as_str(), "p": Bson::MaxKey};
+        let (from, to) = all_rows(key);
         let of = doc! {"_id": {"$gt": from, "$lt": to}, "v": {"$lte": count(up_to)}};
         self.own("answers").delete_many(of).await?;
         Ok(())

@@ -74,6 +74,16 @@ impl MongoStorage {
 
     /// A document that is not there: what is left of those that had its name.
     pub(super) async fn absent(&self, id: &DocumentId) -> Result<Stored, Failure> {
+        let (relay, key) = (&self.shared().relay, self.key(id));
+        if relay.taken(&key) > relay.placed(&key) {
+            // It was here a moment ago: its last changes are on their way, and their numbers are given.
+            relay.settle().await?;
+        }
+        self.absent_in_log(id).await
+    }
+
+    /// [`absent`](Self::absent) for whoever holds the end of the log, and has moved to it what was on its way.
+    pub(super) async fn absent_in_log(&self, id: &DocumentId) -> Result<Stored, Failure> {
         if self.options.record_changes {
             self.shared().absent(&self.name, id).await
         } else {
@@ -350,6 +360,9 @@ impl Storage for MongoStorage {
         self.reading(|| async {
             self.place_outbox(id).await?;
             let key = self.key(id);
+            if let Some(stored) = self.stored_alone(id).await? {
+                self.shared().keep_marks(&key, &stored, up_to).await?;
+            }
             let of = doc! {
                 "collection": &*self.name, "documentId": id.as_str(), "sequenceNum": {"$lte": count(up_to)},
                 "removed": {"$exists": false},

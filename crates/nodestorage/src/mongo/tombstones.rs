@@ -108,9 +108,13 @@ impl Shared {
                 stored.producers.insert(client, mark);
             }
         }
-        // Somebody who deleted the document behind our back left no tombstone.
+        // Somebody who deleted or replaced the document behind our back left no tombstone.
         let last = self.last_event_version(collection, id).await?;
-        stored.version = stored.version.max(last);
+        if last > stored.version {
+            stored.version = last;
+            let key = Key { collection: collection.into(), id: id.clone() };
+            self.marks_left(&key, &mut stored).await?;
+        }
         Ok(stored)
     }
 

@@ -47,7 +47,7 @@ impl MongoStorage {
         let raw = self.documents.find_one(doc! {"_id": id.as_str()}).session(session).await?;
         Ok(match raw {
             Some(raw) => Stored::decode(raw, self.version_field())?,
-            None => self.absent(id).await?,
+            None => self.absent_in_log(id).await?,
         })
     }
 

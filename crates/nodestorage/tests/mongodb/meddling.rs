@@ -42,6 +42,107 @@ async fn write(games: &MongoStorage, name: &str, producer: &str, sequence: u64) 
     games.edit(&id(name), edit, counted(producer, sequence)).await.unwrap();
 }
 
+/// The versions are those that the writes were answered with: `p` wrote 1 to 5, `q` 6.
+async fn know_their_producers(games: &MongoStorage, names: &[&str]) {
+    for name in names {
+        let (name, producers) = (&id(name), games.producers(&id(name)).await.unwrap());
+        let lasts: Vec<_> = producers.iter().map(|(client, last)| (client.as_str(), last)).collect();
+        assert!(lasts.contains(&("p", 5)) && lasts.contains(&("q", 1)), "{name}: {lasts:?}");
+        for (producer, sequence, version) in [("p", 5, 5), ("q", 1, 6)] {
+            let repeated = games.delete_one(name, counted(producer, sequence)).await.unwrap();
+            assert_eq!(repeated, Deleted::Repeated { version }, "{producer} {sequence} of {name}");
+        }
+        let repeated = games.delete_one(name, counted("p", 1)).await.unwrap();
+        assert!(matches!(repeated, Deleted::Repeated { .. }), "{name}: {repeated:?}");
+        assert!(games.delete_one(name, counted("p", 7)).await.is_err(), "{name}: a gap is a gap");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn who_replaces_or_deletes_a_document_does_not_make_its_producers_forgotten() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+    for name in ["replaced", "deleted", "compacted", "both"] {
+        games.find_one_and_upsert(&id(name), body(json!({})), counted("p", 1)).await.unwrap();
+        for sequence in 2..=5 {
+            write(&games, name, "p", sequence).await;
+        }
+        write(&games, name, "q", 1).await;
+    }
+    assert_eq!(games.remove_changes(&id("compacted"), 6).await.unwrap(), 6);
+    assert_eq!(games.remove_changes(&id("both"), 3).await.unwrap(), 3);
+    let other = direct(&games);
+    for name in ["replaced", "compacted", "both"] {
+        other.replace_one(doc! {"_id": name}, doc! {"_id": name, "n": 9}).await.unwrap();
+        assert_eq!(next_direct(&mut watch).await.version, 7);
+    }
+    other.delete_one(doc! {"_id": "deleted"}).await.unwrap();
+    assert_eq!(next_direct(&mut watch).await.version, 7);
+    know_their_producers(&games, &["replaced", "deleted", "compacted", "both"]).await;
+    // A second time: the change that was recorded has its own mark as well.
+    other.replace_one(doc! {"_id": "replaced"}, doc! {"_id": "replaced", "n": 10}).await.unwrap();
+    let change = next_direct(&mut watch).await;
+    assert_eq!((change.version, change.producer.sequence), (8, Some(2)));
+    know_their_producers(&games, &["replaced"]).await;
+    check(&games, "replaced").await;
+    check(&games, "deleted").await;
+}
+
+/// Nobody listens: whoever writes next finds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn marks_that_are_beside_outlive_a_direct_write() {
+    let server = TestServer::start();
+    let deaf = MongoOptions { listen: false, ..options(&server) };
+    let store = MongoStore::connect(server.uri(), deaf).await.unwrap();
+    let games = games(&store).await;
+    let producers = nodestorage::mongo::PRODUCERS_MAX as u64 + 40;
+    games.find_one_and_upsert(&id("a"), body(json!({})), counted("p0", 1)).await.unwrap();
+    for producer in 1..producers {
+        write(&games, "a", &format!("p{producer}"), 1).await;
+    }
+    games.remove_changes(&id("a"), producers).await.unwrap();
+    direct(&games).replace_one(doc! {"_id": "a"}, doc! {"_id": "a"}).await.unwrap();
+    for producer in [0, 1, producers - 1] {
+        let repeated = games.delete_one(&id("a"), counted(&format!("p{producer}"), 1)).await.unwrap();
+        assert_eq!(repeated, Deleted::Repeated { version: producer + 1 });
+    }
+    assert_eq!(games.producers(&id("a")).await.unwrap().iter().count() as u64, producers + 1);
+    direct(&games).delete_one(doc! {"_id": "a"}).await.unwrap();
+    let repeated = games.delete_one(&id("a"), counted("p1", 1)).await.unwrap();
+    assert_eq!(repeated, Deleted::Repeated { version: 2 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn who_deletes_a_document_at_once_does_not_free_a_number_that_was_answered() {
+    let server = TestServer::own();
+    let failing = Arc::new(AtomicBool::new(true));
+    let fails = Arc::clone(&failing);
+    let log_that_fails = move |command: &Bsons| {
+        let refused =
+            command.get_str("insert").is_ok_and(|name| name == "events") && fails.load(Ordering::Relaxed);
+        refused.then(|| refusal(14_031, "the disk is full"))
+    };
+    let port = proxy::start(server.port(), log_that_fails).await;
+    let deaf = MongoOptions { listen: false, ..options(&server) };
+    let store = MongoStore::connect(&TestServer::uri_at(port), deaf).await.unwrap();
+    let games = games(&store).await;
+    games.find_one_and_upsert(&id("a"), body(json!({})), counted("p", 1)).await.unwrap();
+    // Its event is nowhere but in the queue of this process now.
+    raw(&server, "games").await.delete_one(doc! {"_id": "a"}).await.unwrap();
+    let refused = games.find_one_and_upsert(&id("a"), body(json!({})), by("s")).await.unwrap_err();
+    assert!(refused.to_string().contains("the disk is full"), "{refused}");
+    failing.store(false, Ordering::Relaxed);
+    let made = games.find_one_and_upsert(&id("a"), body(json!({})), by("s")).await.unwrap();
+    assert!(matches!(&made, Upserted::Created { document, .. } if document.version == 2), "{made:?}");
+    let repeated = games.delete_one(&id("a"), counted("p", 1)).await.unwrap();
+    assert_eq!(repeated, Deleted::Repeated { version: 1 });
+}
+
 /// `*` is a name like any other; a place where changes were missed belongs to no document, and so to all who watch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
