@@ -26,7 +26,7 @@ use super::{
     tombstones::key_of,
     value::count,
 };
-use crate::{Body, Change, Diff, DocumentId, Operation, Producer, Storage};
+use crate::{Body, Change, Diff, DocumentId, Operation, Producer, Storage, StorageError};
 
 /// How often the resume token is kept, at most: what comes after it is looked at again after a crash.
 const TOKEN_EVERY: Duration = Duration::from_secs(1);
@@ -58,6 +58,21 @@ impl Drop for Heard<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
+}
+
+/// What is wrong with one document, because another program made it what it is, is no reason not to look at the others.
+/// Whoever reads it or writes to it is told as well.
+fn go_on(id: &DocumentId, seen_to: Result<(), Failure>) -> Result<(), Failure> {
+    match seen_to {
+        Err(Failure::Driver(error)) if is_too_large(&error) => {
+            tracing::warn!(document = %id, %error, "what another program wrote can't be recorded: it is too large");
+        }
+        Err(Failure::Storage(error @ StorageError::Corrupt { .. })) => {
+            tracing::warn!(document = %id, %error, "what another program wrote can't be recorded");
+        }
+        seen_to => return seen_to,
+    }
+    Ok(())
 }
 
 impl MongoStorage {
@@ -151,7 +166,7 @@ impl MongoStorage {
         let own = match event.operation_type {
             OperationType::Update => event.update_description.as_ref().map(|update| &update.updated_fields),
             OperationType::Insert | OperationType::Replace => event.full_document.as_ref(),
-            OperationType::Delete => return self.look_at_delete(&id).await,
+            OperationType::Delete => return go_on(&id, self.look_at_delete(&id).await),
             _ => return Ok(()),
         };
         let Some(own) = own else { return Ok(()) };
@@ -175,10 +190,13 @@ impl MongoStorage {
     }
 
     async fn adopt_unrecorded(&self, id: &DocumentId, missed: bool) -> Result<(), Failure> {
-        match self.stored(id).await? {
-            Some(stored) if !self.is_recorded(&stored) => self.adopt(stored, missed).await,
-            _ => Ok(()),
-        }
+        let adopted = async {
+            match self.stored(id).await? {
+                Some(stored) if !self.is_recorded(&stored) => self.adopt(stored, missed).await,
+                _ => Ok(()),
+            }
+        };
+        go_on(id, adopted.await)
     }
 
     /// A document went: a tombstone that was purged, or a delete behind our back.
@@ -245,9 +263,12 @@ impl MongoStorage {
             if !seen_to {
                 // Another process writes. From here on the log says itself what of its events is there.
                 shared.followed.notify_one();
-                if let Some(stored) = self.stored(id).await? {
-                    shared.relay.place_now(Moved { key: self.key(id), events: stored.outbox }).await?;
-                }
+                let placed = async {
+                    let Some(stored) = self.stored(id).await? else { return Ok(()) };
+                    let moved = Moved { key: self.key(id), events: stored.outbox };
+                    Ok(shared.relay.place_now(moved).await?)
+                };
+                go_on(id, placed.await)?;
             }
             waiting.remove(0);
         }

@@ -143,6 +143,32 @@ async fn who_deletes_a_document_at_once_does_not_free_a_number_that_was_answered
     assert_eq!(repeated, Deleted::Repeated { version: 1 });
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_document_that_can_not_be_recorded_keeps_nobody_from_seeing_the_others() {
+    let server = TestServer::start();
+    let other = raw(&server, "games").await;
+    // With an event that says what it is, it is more than the server takes.
+    let large = |name: &str| doc! {"_id": name, "text": "x".repeat(7 << 20)};
+    let damaged = |name: &str| doc! {"_id": name, "n": 1, "_weft": {"producers": {"p": 7}}};
+    // Some before anybody listens, in the order in which they are looked at.
+    other.insert_many([large("a"), damaged("b"), doc! {"_id": "c", "n": 1}]).await.unwrap();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
+    assert_eq!(next_direct(&mut watch).await.document_id, id("c"));
+
+    other.insert_many([large("d"), damaged("e"), doc! {"_id": "f", "n": 1}]).await.unwrap();
+    assert_eq!(next_direct(&mut watch).await.document_id, id("f"));
+    // What is there of it is shown, and who writes to it is told.
+    assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().version, 0);
+    let refused = games.find_one_and_upsert(&id("d"), body(json!({})), by("s")).await.unwrap_err();
+    assert!(refused.to_string().contains("more than the server takes"), "{refused}");
+    // When it is small enough it is recorded.
+    other.update_one(doc! {"_id": "a"}, doc! {"$set": {"text": "y"}}).await.unwrap();
+    assert_eq!(next_direct(&mut watch).await.document_id, id("a"));
+}
+
 /// `*` is a name like any other; a place where changes were missed belongs to no document, and so to all who watch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
