@@ -30,7 +30,7 @@ use crate::{DocumentId, StorageError};
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
 /// How many tombstones one look moves at most.
-const PURGE_STEP: i64 = 1_000;
+const PURGE_STEP: u64 = 1_000;
 
 /// How many tombstones one look for changes goes through at most; few enough to be done long before an operation has to.
 const WALK_STEP: usize = 500;
@@ -55,10 +55,15 @@ impl Shared {
         let kept = self.options.tombstones_kept.as_millis() as u64;
         let before = (self.options.clock)().saturating_sub(kept);
         let old = doc! {"_weft.deleted": {"$lt": DateTime::from_millis(count(before))}};
-        let mut found = collection.find(old).limit(PURGE_STEP).await?;
-        while let Some(raw) = found.try_next().await? {
+        let mut found = collection.find(old).await?;
+        let mut moved = 0;
+        while moved < PURGE_STEP
+            && let Some(raw) = found.try_next().await?
+        {
             let version_field = raw.keys().find(|name| *name != "_id" && *name != OWN);
             let version_field = version_field.cloned().unwrap_or_default();
+            // As it lies there: two documents are equal only if their fields come in the same order.
+            let marks = raw.get_document(OWN).ok().and_then(|own| own.get("producers").cloned());
             let Ok(stored) = Stored::decode(raw, &version_field) else { continue };
             if stored.body.is_some() {
                 continue;
@@ -72,9 +77,9 @@ impl Shared {
                 "_id": stored.id.as_str(),
                 "_weft.version": count(stored.version),
                 "_weft.deleted": {"$exists": true},
-                "_weft.producers": encode_marks(&stored.producers),
+                "_weft.producers": marks.unwrap_or_else(|| doc! {"$exists": false}.into()),
             };
-            collection.delete_one(same).await?;
+            moved += collection.delete_one(same).await?.deleted_count;
         }
         Ok(())
     }

@@ -169,6 +169,51 @@ async fn a_document_that_can_not_be_recorded_keeps_nobody_from_seeing_the_others
     assert_eq!(next_direct(&mut watch).await.document_id, id("a"));
 }
 
+async fn is_purged(raw: &Collection<Bsons>, name: &str) {
+    tokio::time::timeout(PATIENCE, async {
+        while raw.find_one(doc! {"_id": name}).await.unwrap().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the tombstone is purged");
+}
+
+/// The marks lie in the order in which their producers first wrote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_tombstone_is_purged_whoever_wrote_first() {
+    let server = TestServer::start();
+    let soon = MongoOptions { tombstones_kept: Duration::from_millis(50), ..options(&server) };
+    let store = MongoStore::connect(server.uri(), soon).await.unwrap();
+    let games = games(&store).await;
+    games.find_one_and_upsert(&id("a"), body(json!({})), counted("z", 1)).await.unwrap();
+    games.delete_one(&id("a"), counted("b", 1)).await.unwrap();
+    is_purged(&direct(&games), "a").await;
+    for (producer, version) in [("z", 1), ("b", 2)] {
+        let repeated = games.delete_one(&id("a"), counted(producer, 1)).await.unwrap();
+        assert_eq!(repeated, Deleted::Repeated { version });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn tombstones_that_can_not_be_moved_do_not_keep_the_others() {
+    let server = TestServer::start();
+    let other = raw(&server, "games").await;
+    let damaged = (0..1_100).map(|n| {
+        let own = doc! {"version": 1, "deleted": DateTime::from_millis(0), "producers": {"p": 7}};
+        doc! {"_id": format!("a{n:04}"), "_weft": own}
+    });
+    other.insert_many(damaged).await.unwrap();
+    let soon = MongoOptions { tombstones_kept: Duration::from_millis(50), listen: false, ..options(&server) };
+    let store = MongoStore::connect(server.uri(), soon).await.unwrap();
+    let games = games(&store).await;
+    games.find_one_and_upsert(&id("b"), body(json!({})), by("s")).await.unwrap();
+    games.delete_one(&id("b"), by("s")).await.unwrap();
+    is_purged(&other, "b").await;
+}
+
 /// `*` is a name like any other; a place where changes were missed belongs to no document, and so to all who watch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
