@@ -20,7 +20,7 @@ impl Filter {
     fn written(&self, of: Option<&str>) -> Bsons {
         let list =
             |filters: &[Self]| -> Vec<Bsons> { filters.iter().map(|filter| filter.written(of)).collect() };
-        // A filter names each place and each operator once, so one document has room for all of them.
+        // A filter names each place once, so one document has room for all of them.
         let conditions = self.0.iter().map(|condition| match condition {
             Condition::Field(Place::Id, tests) => {
                 (if of.is_some() { "_id" } else { NOWHERE }.to_owned(), operators(tests).into())
@@ -46,7 +46,17 @@ pub(crate) fn name(path: &FieldPath, of: Option<&str>) -> String {
 }
 
 fn operators(tests: &[Test]) -> Bsons {
-    tests.iter().map(|test| operator(test)).map(|(name, value)| (name.to_owned(), value)).collect()
+    let mut written = Bsons::new();
+    for test in tests {
+        match (operator(test), test) {
+            // `$ne` and `$nin` are short for a `$not`, and beside one that says the same there is room for the long form only.
+            ((name, _), Test::Not(tests)) if written.contains_key(name) => {
+                written.insert("$not", operators(tests));
+            }
+            ((name, value), _) => drop(written.insert(name, value)),
+        }
+    }
+    written
 }
 
 fn operator(test: &Test) -> (&'static str, Bson) {
