@@ -3,19 +3,19 @@
 use crdt_core::ClientId;
 use mongodb::{
     ClientSession,
-    bson::{Bson, DateTime, Document as Bsons, doc},
+    bson::{Bson, Document as Bsons, doc},
 };
 
 use super::{
     failure::{Failure, is_duplicate, is_passing, is_too_large},
     plan::{How, Planned},
-    record::{Mark, Stored, WriteId, check_event, encode_mark, encode_marks, event_version},
+    record::{Mark, Stored, WriteId, check_event, encode_mark, event_version},
     relay::{Key, Moved},
     storage::{CUT_PAUSE, MongoStorage},
     value::{self, count, escape},
 };
 use crate::{
-    Body, Document, DocumentId, EditOptions, Operation, Storage, StorageError,
+    Body, Document, DocumentId, EditOptions, Operation, StorageError,
     retry::{self, Backoff},
     rules::{self, Turn},
     verbs::{Outcome, Step},
@@ -400,14 +400,7 @@ impl MongoStorage {
         if found.raw.is_none() {
             let mut producers = found.producers.clone();
             producers.insert(client.clone(), mark);
-            let version = count(found.version);
-            let own = doc! {
-                "version": version, "write": WriteId::new(), "producers": encode_marks(&producers),
-                "digest": Bson::Null, "spilled": found.spilled,
-                "deleted": DateTime::from_millis(count(self.shared().now_ms(0))),
-            };
-            let placeholder = doc! {"_id": found.id.as_str(), self.version_field(): version, value::OWN: own};
-            let insert = self.documents.insert_one(placeholder);
+            let insert = self.documents.insert_one(self.stand_in(found, &producers));
             let inserted = match session {
                 Some(session) => insert.session(session).await,
                 None => insert.await,

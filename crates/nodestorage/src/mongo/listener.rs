@@ -179,6 +179,8 @@ impl MongoStorage {
             _ => None,
         };
         match version.and_then(whole) {
+            // What only stands in for a document that is absent has no event.
+            Some(0) => Ok(()),
             Some(version) => {
                 if waiting.len() < WAITING_MAX && !self.shared().relay.sees_to(&self.key(&id), version) {
                     waiting.push((super::now() + GRACE, id, version));
@@ -200,7 +202,7 @@ impl MongoStorage {
     }
 
     /// A document went: a tombstone that was purged, or a delete behind our back.
-    async fn look_at_delete(&self, id: &DocumentId) -> Result<(), Failure> {
+    pub(super) async fn look_at_delete(&self, id: &DocumentId) -> Result<(), Failure> {
         let shared = self.shared();
         shared.relay.settle().await?;
         let last = shared.last_event_version(&self.name, id).await?;

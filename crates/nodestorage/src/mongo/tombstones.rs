@@ -19,12 +19,12 @@ use mongodb::{
 use super::{
     Shared,
     failure::Failure,
-    record::{Mark, Stored, client_of, encode_marks, id_of, mark_of, whole},
+    record::{Mark, Stored, WriteId, client_of, encode_marks, id_of, mark_of, whole},
     relay::{Key, Moved},
     storage::MongoStorage,
     value::{OWN, count, unescape},
 };
-use crate::{DocumentId, StorageError};
+use crate::{DocumentId, Storage, StorageError};
 
 /// How often old tombstones are looked for, at most.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -72,7 +72,10 @@ impl Shared {
             if !stored.outbox.is_empty() {
                 self.relay.place_now(Moved { key, events: stored.outbox.clone() }).await?;
             }
-            self.bury(name, &stored).await?;
+            // What only stood in for a document that never was leaves nothing.
+            if stored.version > 0 || !stored.producers.is_empty() || stored.spilled {
+                self.bury(name, &stored).await?;
+            }
             let same = doc! {
                 "_id": stored.id.as_str(),
                 "_weft.version": count(stored.version),
@@ -154,6 +157,17 @@ struct Walk {
 }
 
 impl MongoStorage {
+    /// What stands where an absent document would be, for those who have to meet there: a tombstone of what is left of it.
+    pub(super) fn stand_in(&self, found: &Stored, producers: &BTreeMap<ClientId, Mark>) -> Bsons {
+        let version = count(found.version);
+        let own = doc! {
+            "version": version, "write": WriteId::new(), "producers": encode_marks(producers),
+            "digest": Bson::Null, "spilled": found.spilled,
+            "deleted": DateTime::from_millis(count(self.shared().now_ms(0))),
+        };
+        doc! {"_id": found.id.as_str(), self.version_field(): version, OWN: own}
+    }
+
     /// Documents that are deleted, their tombstones where they were or beside, and of which changes are left.
     pub(super) async fn deleted_with_changes(
         &self,

@@ -53,12 +53,22 @@ impl MongoStorage {
 
     async fn try_commit(&self, session: &mut ClientSession, draft: &Draft) -> Result<Commit, Failure> {
         let shared = self.shared();
-        // Their places in the log come before those of this transaction.
+        // Their places in the log come before those of this transaction, and so does what other programs wrote.
         for id in draft.touched.keys() {
-            if let Some(stored) = self.stored(id).await?
-                && !stored.outbox.is_empty()
-            {
-                shared.relay.place_now(Moved { key: self.key(id), events: stored.outbox }).await?;
+            match self.stored(id).await? {
+                Some(stored) if !self.is_recorded(&stored) => {
+                    self.adopt(stored, false).await?;
+                    return Ok(Commit::Conflict(written_by_another(id)));
+                }
+                Some(stored) if !stored.outbox.is_empty() => {
+                    shared.relay.place_now(Moved { key: self.key(id), events: stored.outbox }).await?;
+                }
+                Some(_) => {}
+                // What will stand in for it takes the place of the tombstone that a direct delete has not left.
+                None if self.options.record_changes && is_only_read(draft, id) => {
+                    self.look_at_delete(id).await?;
+                }
+                None => drop(self.absent(id).await?),
             }
         }
         let mut end = shared.relay.hold().await;
@@ -87,16 +97,11 @@ impl MongoStorage {
                 {
                     Some(format!("document {id} was written meanwhile"))
                 }
-                _ if !self.is_recorded(&stored) => {
-                    Some(format!("document {id} was written by another program"))
-                }
+                _ if !self.is_recorded(&stored) => Some(written_by_another(id)),
                 _ => draft.conflict(id, stored.version, last)?,
             };
             if let Some(reason) = conflict {
                 session.abort_transaction().await?;
-                if !self.is_recorded(&stored) {
-                    self.adopt(stored, false).await?;
-                }
                 return Ok(Commit::Conflict(reason));
             }
             found.insert(id.clone(), stored);
@@ -105,11 +110,14 @@ impl MongoStorage {
             session.abort_transaction().await?;
             return Ok(Commit::Done(Vec::new()));
         }
-        // What was only read must stay as it is too, until all of it is written.
-        for id in draft.touched.keys().filter(|id| !draft.entries.iter().any(|entry| of(entry) == *id)) {
+        // What was only read must stay as it is too, until all of it is written: absent, if it is.
+        for id in draft.touched.keys().filter(|id| is_only_read(draft, id)) {
             if found[id].raw.is_some() {
                 let touch = doc! {"$set": {"_weft.read": ObjectId::new()}};
                 self.documents.update_one(doc! {"_id": id.as_str()}, touch).session(&mut *session).await?;
+            } else {
+                let stand_in = self.stand_in(&found[id], &found[id].producers);
+                self.documents.insert_one(stand_in).session(&mut *session).await?;
             }
         }
         let mut position = self.shared().relay.last_position().await?;
@@ -174,6 +182,14 @@ impl MongoStorage {
         self.shared().relay.rise(position);
         Ok(Commit::Done(changes))
     }
+}
+
+fn is_only_read(draft: &Draft, id: &DocumentId) -> bool {
+    !draft.entries.iter().any(|entry| of(entry) == id)
+}
+
+fn written_by_another(id: &DocumentId) -> String {
+    format!("document {id} was written by another program")
 }
 
 /// Which document an entry is about.

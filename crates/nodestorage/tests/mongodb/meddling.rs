@@ -143,6 +143,46 @@ async fn who_deletes_a_document_at_once_does_not_free_a_number_that_was_answered
     assert_eq!(repeated, Deleted::Repeated { version: 1 });
 }
 
+/// Nobody listens: the transaction itself finds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_transaction_goes_on_from_what_another_program_has_left() {
+    let server = TestServer::start();
+    let deaf = MongoOptions { listen: false, ..options(&server) };
+    let store = MongoStore::connect(server.uri(), deaf).await.unwrap();
+    let games = games(&store).await;
+    for name in ["replaced", "updated", "deleted", "read"] {
+        games.find_one_and_upsert(&id(name), body(json!({"n": 1})), by("s")).await.unwrap();
+    }
+    let other = direct(&games);
+    other.replace_one(doc! {"_id": "replaced"}, doc! {"_id": "replaced", "n": 9}).await.unwrap();
+    other.update_one(doc! {"_id": "updated"}, doc! {"$set": {"n": 8}}).await.unwrap();
+    for name in ["deleted", "read"] {
+        other.delete_one(doc! {"_id": name}).await.unwrap();
+    }
+    let written = games.transact(|of| {
+        Box::pin(async move {
+            assert_eq!(of.find_one(&id("read")).await?, None);
+            for name in ["replaced", "updated", "deleted"] {
+                of.find_one_and_upsert(&id(name), body(json!({"n": 0})), by("s")).await?;
+                let count_up = Update::parse(&json!({"$inc": {"n": 1}})).unwrap();
+                of.update_one(&id(name), &count_up, by("s")).await?;
+            }
+            Ok(())
+        })
+    });
+    let written = tokio::time::timeout(PATIENCE, written).await.expect("in time").unwrap();
+    let last = |name: &str| written.iter().rfind(|change| change.document_id == id(name)).unwrap().version;
+    assert_eq!(["replaced", "updated", "deleted"].map(last), [3, 3, 3]);
+    for (name, n) in [("replaced", 10), ("updated", 9), ("deleted", 1)] {
+        let found = games.find_one(&id(name)).await.unwrap().unwrap();
+        assert_eq!((found.version, &found.body["n"]), (3, &json!(n)), "{name}");
+    }
+    for name in ["replaced", "updated", "deleted", "read"] {
+        check(&games, name).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_document_that_can_not_be_recorded_keeps_nobody_from_seeing_the_others() {

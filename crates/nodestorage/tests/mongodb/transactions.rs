@@ -4,15 +4,24 @@ use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader, Write},
     process::{Child, Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
 };
 
 use nodestorage::{
-    Body, MongoStorage, Storage, StorageError, StorageExt, StorageOptions, Store, Update, Upserted,
-    mongo::testing::TestServer,
+    Body, MongoStorage, MongoStore, Storage, StorageError, StorageExt, StorageOptions, Store, Update,
+    Upserted,
+    mongo::{
+        driver::bson::{Document, doc},
+        testing::TestServer,
+    },
 };
 use serde_json::json;
 
-use super::{PATIENCE, by, id, open};
+use super::{PATIENCE, by, id, open, options, proxy};
 
 const ROUNDS: u64 = 12;
 const WRITERS: u64 = 3;
@@ -172,4 +181,63 @@ async fn a_transaction_is_whole_or_not_at_all_after_a_kill() {
     }
     println!("{ROUNDS} crashes, {acknowledged:?} acknowledged transactions");
     assert!(acknowledged.iter().sum::<u64>() > ROUNDS * 2, "hardly anything was done: {acknowledged:?}");
+}
+
+/// Each of two transactions finds that a document is not there, and so creates the other one. Of one of them that is no
+/// more true when it is written, although all that it writes to is as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs secantusd"]
+async fn what_a_transaction_found_absent_is_absent_when_it_is_written() {
+    let server = TestServer::own();
+    let first = open(&server).await;
+    // The second one is held up between its readings and its writes.
+    let (reads, (reached, reaching)) = (AtomicU64::new(0), mpsc::channel());
+    let (go_on, going_on) = mpsc::channel::<()>();
+    let going_on = Mutex::new(going_on);
+    let slow = move |command: &Document| {
+        let within = matches!(command.get_bool("autocommit"), Ok(false));
+        let of_place = command.get_document("sort").is_ok_and(|sort| *sort == doc! {"position": -1});
+        if within && command.contains_key("find") {
+            reads.fetch_add(1, Ordering::Relaxed);
+        } else if (within || of_place) && reads.load(Ordering::Relaxed) == 2 {
+            reads.store(9, Ordering::Relaxed);
+            reached.send(()).unwrap();
+            going_on.lock().unwrap().recv().unwrap();
+        }
+        None
+    };
+    let port = proxy::start(server.port(), slow).await;
+    let second = MongoStore::connect(&TestServer::uri_at(port), options(&server)).await.unwrap();
+    let (first, second) = (purses(&first).await, purses(&second).await);
+    // A collection that is there.
+    first.find_one_and_upsert(&id("z"), Body::new(), by("s")).await.unwrap();
+
+    async fn unless_there(purses: &MongoStorage, absent: &str, created: &str) -> Result<(), StorageError> {
+        let (absent, created) = (&id(absent), &id(created));
+        let written = purses.transact(|of| {
+            Box::pin(async move {
+                if of.find_one(absent).await?.is_none() {
+                    of.find_one_and_upsert(created, Body::new(), by("s")).await?;
+                }
+                Ok(())
+            })
+        });
+        written.await.map(drop)
+    }
+    let late = tokio::spawn({
+        let second = second.clone();
+        async move { unless_there(&second, "b", "a").await }
+    });
+    tokio::task::spawn_blocking(move || reaching.recv_timeout(PATIENCE)).await.unwrap().unwrap();
+    unless_there(&first, "a", "b").await.unwrap();
+    go_on.send(()).unwrap();
+    late.await.unwrap().unwrap();
+    assert!(first.find_one(&id("b")).await.unwrap().is_some());
+    assert_eq!(first.find_one(&id("a")).await.unwrap(), None, "both were written");
+
+    // What stood in for the absent one is no document, and takes no number from it.
+    assert_eq!((first.last_version(&id("a")).await.unwrap(), first.position().await.unwrap()), (0, 2));
+    assert!(first.list_deleted(None, 9).await.unwrap().is_empty());
+    let made = first.find_one_and_upsert(&id("a"), Body::new(), by("s")).await.unwrap();
+    assert!(matches!(made, Upserted::Created { document, .. } if document.version == 1));
 }
