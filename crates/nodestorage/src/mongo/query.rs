@@ -30,7 +30,8 @@ impl MongoStorage {
     }
 
     /// Whether the server's order is not the one that all storages have: an empty array stands before `null` there,
-    /// what is behind an array on the way is seen otherwise, and nothing is sorted both ways.
+    /// what is behind an array on the way is seen otherwise, nothing is sorted both ways, and what other programs wrote that
+    /// JSON has no way to say has a place of its own there, and here that of the text or the `null` that it is read as.
     async fn sorts_otherwise(&self, query: &Query) -> Result<bool, Failure> {
         let by = |nth: usize| &query.sort[nth].0;
         if (1..query.sort.len()).any(|nth| (0..nth).any(|before| by(before) == by(nth))) {
@@ -40,8 +41,9 @@ impl MongoStorage {
             let place = name(path, Some(self.version_field()));
             let on_the_way = place.match_indices('.').map(|(at, _)| &place[..at]);
             let arrays = on_the_way.map(|prefix| doc! {prefix: {"$type": "array"}}).collect::<Vec<_>>();
-            let empty = Bsons::from_iter([(place.clone(), Bson::Array(Vec::new()))]);
-            arrays.into_iter().chain([empty]).collect::<Vec<_>>()
+            let values = doc! {&place: {"$in": values_sorted_otherwise()}};
+            let types = doc! {&place: {"$type": TYPES_SORTED_OTHERWISE.to_vec()}};
+            arrays.into_iter().chain([values, types]).collect::<Vec<_>>()
         };
         let places = query.sort.iter().flat_map(|(by, _)| match by {
             SortBy::Field(path) if path.names() != [self.version_field()] => of_field(path),
@@ -236,6 +238,26 @@ fn order(direction: Direction) -> i32 {
         Direction::Ascending => 1,
         Direction::Descending => -1,
     }
+}
+
+/// The types of the server that are read as another kind of values.
+const TYPES_SORTED_OTHERWISE: [&str; 10] = [
+    "date",
+    "objectId",
+    "binData",
+    "regex",
+    "timestamp",
+    "javascript",
+    "symbol",
+    "undefined",
+    "minKey",
+    "maxKey",
+];
+
+/// Values that have another place here, although others of their type are where they are.
+fn values_sorted_otherwise() -> Vec<Bson> {
+    let floats = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+    floats.into_iter().map(Bson::Double).chain([Bson::Array(Vec::new())]).collect()
 }
 
 /// The types of the server that one kind of values here has.

@@ -185,6 +185,54 @@ async fn no_condition_of_a_field_is_lost() {
     check(json!({"list": {"$elemMatch": {"$ne": 1, "$not": {"$eq": 2}}}}), &["d0", "d3"]).await;
 }
 
+/// What other programs write may be of types that JSON has no way to say, and so the server sorts them otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn pages_over_foreign_types_lose_nothing() {
+    let server = TestServer::start();
+    let deaf = MongoOptions { listen: false, ..options(&server) };
+    let store = MongoStore::connect(server.uri(), deaf).await.unwrap();
+    let games = games(&store).await;
+    let raw = store.database().collection::<Document>("games");
+    let at = |ms: i64| Bson::DateTime(DateTime::from_millis(ms));
+    let binary = Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: vec![1, 2] });
+    let expression = Regex { pattern: "^1".try_into().unwrap(), options: "".try_into().unwrap() };
+    let time = Timestamp { time: 7, increment: 1 };
+    let mixed = [
+        ("dates", vec![at(1_000), at(1_500), at(2_000), at(-1)]),
+        ("texts", vec![at(0), "1969".into(), "1971".into(), at(40_000_000_000)]),
+        (
+            "ids",
+            vec![ObjectId::from_bytes([255; 12]).into(), "zz".into(), "a".into(), ObjectId::new().into()],
+        ),
+        ("bytes", vec![binary, "a".into(), "z".into(), 1.into()]),
+        ("more", vec![expression.into(), time.into(), "a".into(), "~".into()]),
+        ("ends", vec![Bson::MinKey, Bson::MaxKey, Bson::Null, 1.into()]),
+        ("floats", vec![f64::NAN.into(), 1.into(), f64::NEG_INFINITY.into(), f64::INFINITY.into()]),
+        ("decimals", vec!["NaN".parse::<Decimal128>().unwrap().into(), 1.into(), "a".into(), true.into()]),
+    ];
+    let mut lost = Vec::new();
+    for (field, values) in &mixed {
+        raw.delete_many(doc! {}).await.unwrap();
+        let memory = MemoryStorage::default();
+        for (n, value) in values.iter().enumerate() {
+            let name = format!("d{n}");
+            raw.insert_one(doc! {"_id": &name, *field: value.clone()}).await.unwrap();
+            let found = games.find_one(&id(&name)).await.unwrap().unwrap();
+            memory.find_one_and_upsert(&id(&name), (*found.body).clone(), by("s")).await.unwrap();
+        }
+        for direction in [Direction::Ascending, Direction::Descending] {
+            let sort = vec![(SortBy::Field(FieldPath::new(field).unwrap()), direction)];
+            let query = Query { sort, limit: 1, ..Query::default() };
+            let (here, there) = (pages(&memory, query.clone()).await, pages(&games, query).await);
+            if here != there {
+                lost.push(format!("{direction:?}: in memory {here:?}, on the server {there:?}"));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
+}
+
 /// What the server shows of documents that are in it as they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
