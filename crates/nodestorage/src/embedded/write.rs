@@ -242,7 +242,7 @@ impl EmbeddedStorage {
                 pending.requests += 1;
                 writes.push(note.write);
                 let sequence = Some((note.client, note.sequence));
-                parts.push(Part { document: note.key, sequence, logged: None });
+                parts.push(Part { document: note.key, sequence, forgets: false, logged: None });
             }
             let timestamp_ms = order.state.timestamp_ms;
             Request { writes, parts, timestamp_ms, removed: Vec::new(), answer, share }
@@ -289,7 +289,7 @@ impl EmbeddedStorage {
             pending.lasts.insert(client, sequence);
         }
         pending.requests += 1;
-        (change, Part { document: key, sequence, logged })
+        (change, Part { document: key, sequence, forgets: prepared.forgotten, logged })
     }
 
     /// Waits until what was found is durable.
