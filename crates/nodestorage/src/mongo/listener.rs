@@ -100,6 +100,14 @@ impl MongoStorage {
         }
     }
 
+    /// Moves what a crash left, where nobody listens.
+    pub(super) async fn only_recover(self) {
+        while let Err(error) = self.recover().await {
+            tracing::debug!(?error, collection = &*self.name, "what a crash left is not moved yet");
+            tokio::time::sleep(STREAM_PAUSE).await;
+        }
+    }
+
     async fn listen_once(&self, waiting: &mut Vec<(Instant, DocumentId, u64)>) -> Result<(), Failure> {
         let shared = self.shared();
         let documents = shared.streams.database(shared.database.name()).collection::<Bsons>(&self.name);

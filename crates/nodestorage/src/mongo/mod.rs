@@ -140,7 +140,7 @@ struct Handle {
     /// The relay, the followers and listeners. They hold `shared`, so they end with the handle.
     tasks: Mutex<JoinSet<()>>,
     following: OnceLock<()>,
-    /// The collections that are listened to: each once, however often it is opened.
+    /// The collections that are listened to, or of which was moved what a crash left: each once, however often it is opened.
     listening: Mutex<BTreeSet<String>>,
 }
 
@@ -255,8 +255,11 @@ impl MongoStore {
             *interval = storage.options.watch_poll_interval.min(*interval);
             drop(interval);
             self.handle.follow();
-            if shared.options.listen && self.handle.listening.lock().insert(name.to_owned()) {
-                self.handle.tasks.lock().spawn(storage.for_task().listen());
+            if self.handle.listening.lock().insert(name.to_owned()) {
+                let (storage, listens) = (storage.for_task(), shared.options.listen);
+                self.handle.tasks.lock().spawn(async move {
+                    if listens { storage.listen().await } else { storage.only_recover().await }
+                });
             }
         }
         Ok(storage)

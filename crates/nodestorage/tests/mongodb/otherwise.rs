@@ -315,3 +315,21 @@ async fn an_error_of_the_server_is_told_as_it_is_and_the_store_goes_on() {
     let Edited::Changed { document, .. } = count_up(&games, "a").await.unwrap() else { panic!("no change") };
     assert_eq!((document.version, &document.body["n"]), (2, &json!(1)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn what_a_crash_left_is_told_also_where_nobody_listens() {
+    let server = TestServer::own();
+    let deaf = || MongoOptions { listen: false, ..options(&server) };
+    let failing = Arc::new(AtomicBool::new(true));
+    let port = proxy::start(server.port(), log_that_fails(&failing)).await;
+    let crashed = behind(port, deaf()).await;
+    create(&games(&crashed).await, "a").await;
+    // Without close, and its event is in the outbox alone.
+    drop(crashed);
+    let store = MongoStore::connect(server.uri(), deaf()).await.unwrap();
+    let games = games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
+    let WatchEvent::Change(change) = next(&mut watch).await else { panic!("no change") };
+    assert_eq!((change.document_id.as_str(), change.version, change.position), ("a", 1, 1));
+}
