@@ -4,13 +4,17 @@
 mod conflict;
 #[cfg(feature = "client")]
 mod connection;
-#[cfg(feature = "client")]
-mod driver;
 mod record;
+#[cfg(feature = "client")]
+mod shared;
 mod state_manager;
+#[cfg(feature = "client")]
+mod sync_client;
+#[cfg(feature = "client")]
+mod talk;
 
 pub use conflict::{Conflict, ConflictResolver, Resolution, three_way_merge};
-#[cfg(feature = "client")]
-pub use driver::{ClientError, ClientEvent, ClientStatus, SyncClient, SyncClientOptions};
 pub use record::ClientRecord;
 pub use state_manager::{Applied, Pending, StateManager};
+#[cfg(feature = "client")]
+pub use sync_client::{ClientError, ClientEvent, ClientStatus, SyncClient, SyncClientOptions};

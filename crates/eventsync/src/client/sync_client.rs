@@ -1,0 +1,228 @@
+//! The client: what the application calls.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crdt_core::ClientId;
+use nodestorage::DocumentId;
+use serde_json::Value;
+use tokio::{
+    sync::{Mutex, Notify, broadcast, watch},
+    task::JoinHandle,
+};
+
+use super::{
+    ClientRecord, ConflictResolver, StateManager,
+    shared::{Opened, Shared},
+    talk,
+};
+use crate::{
+    protocol::{Problem, PushOp},
+    shelf::{Shelf, ShelfError},
+};
+
+/// How a [`SyncClient`] behaves.
+pub struct SyncClientOptions {
+    /// The server's socket: `ws://HOST:PORT/sync`.
+    pub url: String,
+    /// One that no other running client uses.
+    pub client_id: ClientId,
+    /// A bearer token, where the server asks for one; [`SyncClient::set_token`] gives the next.
+    pub token: Option<String>,
+    /// Decides when others were faster.
+    pub resolver: ConflictResolver,
+    /// Where documents and unsent writes are kept: `MemoryShelf`, or a folder of its own.
+    pub shelf: Arc<dyn Shelf>,
+}
+
+/// Follows documents of an eventsync server and writes to them, online or not.
+///
+/// A write shows at once, is durable on the shelf when [`write`](Self::write) returns, and is sent until it is answered,
+/// over any number of lost connections and restarts. It counts once.
+pub struct SyncClient {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+/// Whether the server is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientStatus {
+    /// Waiting to try again, or trying.
+    Offline,
+    /// Connected; some documents have not caught up.
+    CatchingUp,
+    /// Everything that is open has caught up.
+    Live,
+}
+
+/// Something that the application may want to know.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// A document looks different.
+    Changed(DocumentId),
+    /// A write was refused; what became of it, the resolver decided.
+    Refused {
+        /// To which document.
+        document_id: DocumentId,
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// Why a client could not do something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// What is to be kept was not, or could not be read.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// What is kept is no record.
+    #[error("the record of {document_id} can't be read: {reason}")]
+    Record {
+        /// Of which document.
+        document_id: DocumentId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The document was not opened.
+    #[error("document {0} is not open")]
+    NotOpen(DocumentId),
+    /// Too many documents.
+    #[error("at most {} documents can be open", SyncClient::DOCUMENTS_MAX)]
+    TooManyDocuments,
+    /// Too many writes that are not answered.
+    #[error("{max} writes of document {0} are not answered yet", max = SyncClient::PENDING_MAX)]
+    TooManyWrites(DocumentId),
+}
+/// How many events wait for a slow listener; above it the oldest go, and the listener is told how many.
+const EVENTS_MAX: usize = 256;
+
+impl SyncClient {
+    /// How many documents can be open: as many as a socket serves.
+    pub const DOCUMENTS_MAX: usize = 256;
+    /// How many writes of one document wait for their answer; above it writing is an error.
+    pub const PENDING_MAX: usize = 1000;
+
+    /// Starts the client: it connects, and connects again whenever the connection breaks.
+    pub fn start(options: SyncClientOptions) -> Self {
+        let shared = Arc::new(Shared {
+            token: std::sync::Mutex::new(options.token.clone()),
+            options,
+            documents: std::sync::Mutex::default(),
+            saving: Mutex::default(),
+            wanted: Notify::new(),
+            changes: watch::Sender::new(0),
+            status: watch::Sender::new(ClientStatus::Offline),
+            events: broadcast::channel(EVENTS_MAX).0,
+        });
+        let task = tokio::spawn(talk::run(Arc::clone(&shared)));
+        Self { shared, task }
+    }
+
+    /// Follows a document, which need not exist, from where an earlier run left it.
+    pub async fn open(&self, id: &DocumentId) -> Result<(), ClientError> {
+        if self.shared.documents().contains_key(id) {
+            return Ok(());
+        }
+        let client = self.shared.options.client_id.clone();
+        let manager = match self.shared.options.shelf.get(&self.shared.key(id)).await? {
+            Some(bytes) => {
+                let record: ClientRecord = serde_json::from_slice(&bytes).map_err(|error| {
+                    ClientError::Record { document_id: id.clone(), reason: error.to_string() }
+                })?;
+                StateManager::restore(client, record)
+            }
+            None => StateManager::new(id.clone(), client, 0),
+        };
+        {
+            let mut documents = self.shared.documents();
+            if documents.len() >= Self::DOCUMENTS_MAX {
+                return Err(ClientError::TooManyDocuments);
+            }
+            let opened =
+                Opened { manager, changes: 0, kept: 0, afresh: false, subscribed: false, live: false };
+            documents.entry(id.clone()).or_insert(opened);
+        }
+        self.shared.wanted.notify_one();
+        Ok(())
+    }
+
+    /// Writes to an open document. It shows at once, and is durable here when this returns. `guarded`: only if the
+    /// document is still as it is seen now; else the resolver decides.
+    pub async fn write(&self, id: &DocumentId, op: PushOp, guarded: bool) -> Result<(), ClientError> {
+        {
+            let mut documents = self.shared.documents();
+            let opened = documents.get_mut(id).ok_or_else(|| ClientError::NotOpen(id.clone()))?;
+            if opened.manager.pending().count() >= Self::PENDING_MAX {
+                return Err(ClientError::TooManyWrites(id.clone()));
+            }
+            opened.manager.write(op, guarded, now_ms());
+            opened.changes += 1;
+        }
+        self.shared.changed(id);
+        self.shared.keep(id).await?;
+        self.shared.wanted.notify_one();
+        Ok(())
+    }
+
+    /// An open document as the user should see it: the confirmed state under the own writes; `Null` for absent.
+    pub fn view(&self, id: &DocumentId) -> Result<Value, ClientError> {
+        self.shared.look(id, StateManager::view)
+    }
+
+    /// The last event that an open document contains.
+    pub fn version(&self, id: &DocumentId) -> Result<u64, ClientError> {
+        self.shared.look(id, StateManager::version)
+    }
+
+    /// Goes on under another token of the same name, without a new connection. Without one in time the server ends the
+    /// connection; what is written meanwhile is kept, and sent under the next token.
+    pub fn set_token(&self, token: String) {
+        *self.shared.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        self.shared.wanted.notify_one();
+    }
+
+    /// How many writes are not answered, over all open documents.
+    pub fn unsent(&self) -> usize {
+        self.shared.documents().values().map(|opened| opened.manager.pending().count()).sum()
+    }
+
+    /// Changes whenever a document or the number of unsent writes does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Whether the server is reached.
+    pub fn status(&self) -> watch::Receiver<ClientStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<ClientEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// Ends the connection and keeps what there is. Unsent writes are sent by the next run.
+    pub async fn close(self) -> Result<(), ClientError> {
+        self.task.abort();
+        let ids: Vec<DocumentId> = self.shared.documents().keys().cloned().collect();
+        for id in ids {
+            self.shared.keep(&id).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SyncClient {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+#[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its machines")]
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

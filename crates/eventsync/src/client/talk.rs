@@ -1,0 +1,211 @@
+//! The client's conversation with the server: one connection after the other, and what is said on it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use nodestorage::DocumentId;
+use tokio::time::Instant;
+
+use super::{
+    Applied, ClientEvent, ClientStatus,
+    connection::{Connection, Lost, Said},
+    shared::Shared,
+};
+use crate::protocol::{ClientMessage, DocumentResume};
+
+/// The first pause before another attempt, which doubles up to the second.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long the server may be silent before it is asked whether it is there, and how long until it counts as gone.
+const PING_AFTER: Duration = Duration::from_secs(10);
+const SILENCE_MAX: Duration = Duration::from_secs(25);
+/// Talks for ever.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut failures: u32 = 0;
+    loop {
+        let mut was_live = false;
+        let mut pause_min = Duration::ZERO;
+        let lost = serve(&shared, &mut was_live, &mut pause_min).await;
+        for opened in shared.documents().values_mut() {
+            opened.manager.on_disconnected();
+            (opened.subscribed, opened.live) = (false, false);
+        }
+        shared.tell_status(false);
+        failures = if was_live { 0 } else { failures.saturating_add(1) };
+        tracing::debug!(lost, failures, "the connection to the server is gone");
+        // Clients that lost the same server do not all come back at once.
+        let ceiling = PAUSE_MAX.min(PAUSE_MIN * 2_u32.saturating_pow(failures.min(16)));
+        tokio::time::sleep(pause_min.max(ceiling.mul_f64(0.5 + rand::random::<f64>() / 2.0))).await;
+    }
+}
+
+/// One connection, until it is lost.
+#[expect(clippy::disallowed_methods, reason = "a driver notices silence")]
+async fn serve(shared: &Shared, was_live: &mut bool, pause_min: &mut Duration) -> Lost {
+    let mut connection = match Connection::open(&shared.options.url).await {
+        Ok(connection) => connection,
+        Err(lost) => return lost,
+    };
+    let mut shown = shared.token();
+    let hello = ClientMessage::Hello {
+        client_id: shared.options.client_id.clone(),
+        token: shown.clone(),
+        documents: BTreeMap::new(),
+        collection: None,
+    };
+    if let Err(lost) = connection.send(&hello).await {
+        return lost;
+    }
+    let mut heard = Instant::now();
+    let mut asked = heard;
+    let mut greeted = false;
+    loop {
+        if greeted && let Err(lost) = show_new_token(shared, &mut connection, &mut shown).await {
+            return lost;
+        }
+        if greeted && let Err(lost) = send_what_there_is(shared, &mut connection).await {
+            return lost;
+        }
+        tokio::select! {
+            said = connection.next() => {
+                heard = Instant::now();
+                match said {
+                    Ok(Said::Welcome {}) => greeted = true,
+                    Ok(Said::Drain { reconnect_after_ms }) => {
+                        *pause_min = Duration::from_millis(reconnect_after_ms).min(PAUSE_MAX);
+                        connection.close().await;
+                        return "the server goes down".to_owned();
+                    }
+                    Ok(said) => {
+                        if let Err(lost) = take(shared, said) {
+                            return lost;
+                        }
+                    }
+                    Err(lost) => return lost,
+                }
+                shared.tell_status(greeted);
+                *was_live |= *shared.status.borrow() == ClientStatus::Live;
+            }
+            () = shared.wanted.notified() => {}
+            () = tokio::time::sleep_until(heard.max(asked) + PING_AFTER) => {
+                if heard.elapsed() > SILENCE_MAX {
+                    return "the server is silent".to_owned();
+                }
+                if let Err(lost) = connection.send(&ClientMessage::Ping { id: None }).await {
+                    return lost;
+                }
+                asked = Instant::now();
+            }
+        }
+    }
+}
+
+/// Shows the token that has been set since the last one was shown.
+async fn show_new_token(
+    shared: &Shared,
+    connection: &mut Connection,
+    shown: &mut Option<String>,
+) -> Result<(), Lost> {
+    let token = shared.token();
+    if let Some(new) = token.clone().filter(|_| token != *shown) {
+        *shown = token;
+        connection.send(&ClientMessage::Authenticate { token: new }).await?;
+    }
+    Ok(())
+}
+
+/// Subscribes to what was opened, and sends the oldest write of each document that has caught up.
+async fn send_what_there_is(shared: &Shared, connection: &mut Connection) -> Result<(), Lost> {
+    let mut wanted = BTreeMap::new();
+    let mut ready = BTreeSet::new();
+    for (id, opened) in &mut *shared.documents() {
+        if !opened.subscribed {
+            (opened.subscribed, opened.live) = (true, false);
+            let resume = opened.manager.resume();
+            wanted.insert(id.clone(), if opened.afresh { DocumentResume::default() } else { resume });
+        }
+        if opened.live {
+            ready.insert(id.clone());
+        }
+    }
+    if !wanted.is_empty() {
+        connection.send(&subscribe(wanted)).await?;
+        shared.tell_status(true);
+    }
+    for id in ready {
+        // Kept before it is sent, also what a refusal has made of it.
+        shared.keep(&id).await.map_err(|error| error.to_string())?;
+        let push = shared.documents().get_mut(&id).and_then(|opened| opened.manager.poll_push());
+        if let Some(push) = push {
+            connection.send(&ClientMessage::Push(push)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn subscribe(documents: BTreeMap<DocumentId, DocumentResume>) -> ClientMessage {
+    ClientMessage::Subscribe { documents, collection: None }
+}
+
+/// Takes in what the server said.
+fn take(shared: &Shared, said: Said) -> Result<(), Lost> {
+    let mut documents = shared.documents();
+    let mut refused = None;
+    let id = match said {
+        Said::Events { document_id: Some(id), events } => {
+            let Some(opened) = documents.get_mut(&id) else { return Ok(()) };
+            for event in events {
+                match opened.manager.on_event(&event) {
+                    Ok(Applied::Merged | Applied::Known) => {}
+                    Ok(Applied::Gap) => opened.subscribed = false,
+                    Err(error) => {
+                        opened.afresh = true;
+                        return Err(format!("an event of {id} does not fit: {error}"));
+                    }
+                }
+            }
+            opened.changes += 1;
+            id
+        }
+        Said::Snapshot(snapshot) => {
+            let Some(opened) = documents.get_mut(&snapshot.document_id) else { return Ok(()) };
+            opened.manager.on_snapshot(&snapshot);
+            opened.afresh = false;
+            opened.changes += 1;
+            snapshot.document_id
+        }
+        Said::Live { document_id: Some(id) } => {
+            let Some(opened) = documents.get_mut(&id) else { return Ok(()) };
+            opened.live = true;
+            id
+        }
+        Said::Pushed { document_id, client_seq: Some(client_seq), version } => {
+            let Some(opened) = documents.get_mut(&document_id) else { return Ok(()) };
+            opened.manager.on_pushed(client_seq, version);
+            opened.changes += 1;
+            document_id
+        }
+        Said::Rejected { document_id, client_seq: Some(client_seq), problem, current } => {
+            let Some(opened) = documents.get_mut(&document_id) else { return Ok(()) };
+            let resolver = &shared.options.resolver;
+            opened.manager.on_rejected(client_seq, &problem, current.as_ref(), resolver);
+            opened.changes += 1;
+            refused = Some(problem);
+            document_id
+        }
+        Said::Error { problem } => {
+            tracing::warn!(detail = problem.detail, "the server did not like a message");
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    drop(documents);
+    if let Some(problem) = refused {
+        let _ = shared.events.send(ClientEvent::Refused { document_id: id.clone(), problem });
+    }
+    shared.changed(&id);
+    Ok(())
+}
