@@ -52,6 +52,8 @@ pub(super) enum Said {
         #[serde(default)]
         client_seq: Option<u64>,
         version: u64,
+        #[serde(default)]
+        repeated: bool,
     },
     Rejected {
         document_id: DocumentId,

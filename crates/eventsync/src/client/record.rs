@@ -22,8 +22,19 @@ pub struct ClientRecord {
     pub state_vector: ClientVector,
     /// When the confirmed state was made, in milliseconds since 1970 UTC.
     pub changed_at: u64,
-    /// The number of the last write that was answered.
+    /// The number of this client's last write that is contained.
     pub last_client_seq: u64,
-    /// The writes that are not answered, oldest first.
+    /// Whether the server counts from there as well.
+    #[serde(default = "yes")]
+    pub certain: bool,
+    /// Whether the first of the pending writes may be with the server, under the number after that. Records from before
+    /// this was written down don't tell, so it may.
+    #[serde(default = "yes")]
+    pub sent: bool,
+    /// The writes that are not contained, oldest first.
     pub pending: Vec<Pending>,
+}
+
+fn yes() -> bool {
+    true
 }

@@ -6,10 +6,13 @@ use std::{
 };
 
 use nodestorage::DocumentId;
-use tokio::sync::{Mutex, Notify, broadcast, watch};
+use tokio::{
+    sync::{Mutex, Notify, broadcast, watch},
+    time::Instant,
+};
 
 use super::{ClientError, ClientEvent, ClientStatus, StateManager, SyncClientOptions};
-use crate::shelf::Durability;
+use crate::{protocol::Push, shelf::Durability};
 
 /// See the [module](self).
 pub(super) struct Shared {
@@ -40,7 +43,35 @@ pub(super) struct Opened {
     pub(super) subscribed: bool,
     /// Whether it has caught up on this connection.
     pub(super) live: bool,
+    /// Send nothing before this: the server could not decide about the last one.
+    pub(super) again_at: Option<Instant>,
 }
+
+impl Opened {
+    pub(super) fn new(manager: StateManager) -> Self {
+        let (changes, kept) = (0, 0);
+        Self { manager, changes, kept, afresh: false, subscribed: false, live: false, again_at: None }
+    }
+
+    /// The connection is lost.
+    pub(super) fn cut_off(&mut self) {
+        self.manager.on_disconnected();
+        (self.subscribed, self.live, self.again_at) = (false, false, None);
+    }
+
+    /// Takes a push if there is one to be sent now.
+    pub(super) fn poll_push(&mut self, now: Instant) -> Option<Push> {
+        if self.again_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.again_at = None;
+        let push = self.manager.poll_push()?;
+        // That it may be with the server outlives this client.
+        self.changes += 1;
+        Some(push)
+    }
+}
+
 impl Shared {
     pub(super) fn documents(&self) -> MutexGuard<'_, BTreeMap<DocumentId, Opened>> {
         self.documents.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,6 +1,6 @@
 //! One document at a client: what the server confirmed, and on top of it the client's own writes that are under way.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use crdt_core::ClientId;
 use nodestorage::DocumentId;
@@ -15,15 +15,20 @@ use crate::{
     snapshot::Snapshot,
 };
 
+/// How long a write waits that is to be sent again, if the server does not say how long.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The longest that it waits, whatever the server says.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
+
 /// A write of this client that is not confirmed yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pending {
     /// What it does.
     pub op: PushOp,
-    /// Only if the document is still as the writer saw it.
+    /// Only if the document is still as the writer saw it: with everything up to here, and the writes before this one.
     pub base_version: Option<u64>,
-    /// The state that the writer saw.
+    /// The state that the writer saw; `Null` for absent.
     pub base: Value,
     /// When it was written, in milliseconds since 1970 UTC.
     pub written_at: u64,
@@ -41,8 +46,38 @@ pub enum Applied {
     Gap,
 }
 
+/// What became of a write that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a write that was kept is to be sent again"]
+pub enum Rejected {
+    /// It is given up, or replaced by what the resolver made of it.
+    Decided,
+    /// It is still the next one, as what was said decides nothing about it: ask for it again after this time.
+    Kept {
+        /// How long.
+        again_after: Duration,
+    },
+}
+
+/// Where the oldest write is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// To be sent.
+    Waiting,
+    /// Sent on this connection.
+    Sent {
+        /// Not for the first time with this number.
+        again: bool,
+    },
+    /// Durable, as this version, which is still to come.
+    Stored(u64),
+}
+
 /// Holds one document. Writes show at once, are sent one after the other, and are sent again with the same number
-/// until they are answered, so that each counts once whatever the connection does.
+/// until the confirmed state contains them, so that each counts once whatever the connection does.
+///
+/// The oldest write has the number after the last that the confirmed state contains. It keeps it until the server says
+/// that the number is free: an answer that decides nothing (`Problem::is_passing`) says no such thing.
 #[derive(Debug, Clone)]
 pub struct StateManager {
     document_id: DocumentId,
@@ -50,20 +85,25 @@ pub struct StateManager {
     confirmed: Value,
     version: u64,
     vector: ClientVector,
+    /// When others last changed it.
     changed_at: u64,
-    /// The number of the last write that was answered.
-    answered: u64,
-    /// Whether the first of `pending` has been sent with the number after that. It then keeps it.
+    /// The number of the last write that is contained.
+    contained: u64,
+    /// Whether the server counts from there as well. Of an earlier life's writes that changed nothing there are no events,
+    /// and their numbers are used up.
+    certain: bool,
+    /// Whether the first of `pending` may be with the server, under the number after that.
     sent: bool,
+    stage: Stage,
+    /// Send nothing before this version is here: what others did, the resolver has to know.
+    hold: u64,
     pending: VecDeque<Pending>,
-    /// Writes that were answered, with the version that contains them, until that version is here: so that nothing
-    /// that shows goes away for a moment.
-    answered_ahead: VecDeque<(u64, Pending)>,
 }
 
 impl StateManager {
-    /// A document of which nothing is known. A client that starts again goes on with the number of its last write.
-    pub fn new(document_id: DocumentId, client_id: ClientId, last_client_seq: u64) -> Self {
+    /// A document of which nothing is known. What the client wrote in an earlier life it learns from the server, before
+    /// it sends anything.
+    pub fn new(document_id: DocumentId, client_id: ClientId) -> Self {
         Self {
             document_id,
             client_id,
@@ -71,10 +111,12 @@ impl StateManager {
             version: 0,
             vector: ClientVector::new(),
             changed_at: 0,
-            answered: last_client_seq,
+            contained: 0,
+            certain: false,
             sent: false,
+            stage: Stage::Waiting,
+            hold: 0,
             pending: VecDeque::new(),
-            answered_ahead: VecDeque::new(),
         }
     }
 
@@ -85,8 +127,11 @@ impl StateManager {
             version: record.version,
             vector: record.state_vector,
             changed_at: record.changed_at,
+            contained: record.last_client_seq,
+            certain: record.certain,
+            sent: record.sent,
             pending: record.pending.into(),
-            ..Self::new(record.document_id, client_id, record.last_client_seq)
+            ..Self::new(record.document_id, client_id)
         }
     }
 
@@ -98,7 +143,9 @@ impl StateManager {
             version: self.version,
             state_vector: self.vector.clone(),
             changed_at: self.changed_at,
-            last_client_seq: self.answered,
+            last_client_seq: self.contained,
+            certain: self.certain,
+            sent: self.sent,
             pending: self.pending.iter().cloned().collect(),
         }
     }
@@ -106,7 +153,7 @@ impl StateManager {
     /// What the user sees: the confirmed state with the client's own writes on top. `Null` for absent.
     pub fn view(&self) -> Value {
         let mut view = self.confirmed.clone();
-        for pending in self.answered_ahead.iter().map(|(_, pending)| pending).chain(&self.pending) {
+        for pending in &self.pending {
             apply_locally(&pending.op, &mut view);
         }
         view
@@ -127,14 +174,19 @@ impl StateManager {
         &self.vector
     }
 
-    /// The number of the last write that was answered; to be kept durable.
+    /// The number of this client's last write that is contained.
     pub fn last_client_seq(&self) -> u64 {
-        self.answered
+        self.contained
     }
 
-    /// The writes that are not answered, oldest first; to be kept durable.
-    pub fn pending(&self) -> impl Iterator<Item = &Pending> {
+    /// The writes that the confirmed state does not contain yet, oldest first.
+    pub fn pending(&self) -> impl ExactSizeIterator<Item = &Pending> {
         self.pending.iter()
+    }
+
+    /// How many of them the server has not answered.
+    pub fn unsent(&self) -> usize {
+        self.pending.len() - usize::from(matches!(self.stage, Stage::Stored(_)))
     }
 
     /// Where to go on after a connection was lost.
@@ -156,12 +208,10 @@ impl StateManager {
         event.apply(&mut self.confirmed)?;
         event.advance(&mut self.vector);
         self.version += 1;
-        self.changed_at = event.change().timestamp_ms;
-        // The own write came back before its answer did. Only this client gives this number, and only to the first.
-        if event.client_id() == &self.client_id && event.client_seq() == Some(self.answered + 1) {
-            self.answered += 1;
-            self.sent = false;
-            self.pending.pop_front();
+        let own = event.client_seq().filter(|_| event.client_id() == &self.client_id);
+        match self.contains(own.unwrap_or(0)) {
+            Some(write) => self.follow(write.base_version),
+            None => self.changed_at = event.change().timestamp_ms,
         }
         self.settle();
         Ok(Applied::Merged)
@@ -173,104 +223,169 @@ impl StateManager {
         self.version = snapshot.version;
         self.vector.clone_from(&snapshot.state_vector);
         self.changed_at = snapshot.created_at;
+        if self.contains(self.vector.get(&self.client_id)).is_some() {
+            self.follow(None);
+        }
         self.settle();
     }
 
     /// Notes a write of the user: it shows at once and is sent when its turn comes. `guarded`: only if the document is
     /// still as the user sees it.
     pub fn write(&mut self, op: PushOp, guarded: bool, now_ms: u64) {
-        let base_version = guarded.then_some(if self.confirmed.is_null() { 0 } else { self.version });
+        let base_version = guarded.then_some(self.version);
         let base = self.view();
         self.pending.push_back(Pending { op, base_version, base, written_at: now_ms });
     }
 
-    /// The next write to send, if none is under way.
+    /// The next write to send, if none is under way. Keep the [record](Self::to_record) before it is sent.
     pub fn poll_push(&mut self) -> Option<Push> {
-        if self.sent {
+        if self.stage != Stage::Waiting || self.version < self.hold {
             return None;
         }
         let next = self.pending.front()?;
+        self.stage = Stage::Sent { again: self.sent };
         self.sent = true;
         Some(Push {
             document_id: self.document_id.clone(),
-            client_seq: Some(self.answered + 1),
-            base_version: next.base_version,
+            client_seq: Some(self.contained + 1),
+            // On the wire the version of what is absent is 0, whatever was there before.
+            base_version: next.base_version.map(|seen| if next.base.is_null() { 0 } else { seen }),
             op: next.op.clone(),
         })
     }
 
-    /// The connection is lost: what was under way is sent again, with its number.
+    /// The connection is lost: what was under way is sent again, with its number, if its event does not come first.
     pub fn on_disconnected(&mut self) {
-        self.sent = false;
+        self.stage = Stage::Waiting;
+        self.hold = 0;
     }
 
-    /// A write is durable. Answers to earlier ones are ignored.
-    pub fn on_pushed(&mut self, client_seq: u64, version: u64) {
-        if !self.sent || client_seq != self.answered + 1 {
+    /// A write is durable, as of `version`. Answers to earlier ones are ignored.
+    pub fn on_pushed(&mut self, client_seq: u64, version: u64, repeated: bool) {
+        let Some(again) = self.is_answered(client_seq) else { return };
+        if repeated && !(again && (self.certain || version > self.version)) {
+            // It was not there before, or would be here: an earlier life of this client has used the number up.
+            self.contained = client_seq;
+            self.sent = false;
+            self.stage = Stage::Waiting;
             return;
         }
-        self.answered += 1;
-        self.sent = false;
-        if let Some(pending) = self.pending.pop_front() {
-            self.answered_ahead.push_back((version, pending));
-        }
-        // Guards of later writes saw the document with this write in it.
-        if let Some(next) = self.pending.front_mut()
-            && next.base_version.is_some()
-        {
-            next.base_version = Some(version);
-        }
+        self.certain |= !repeated;
+        self.stage = Stage::Stored(version);
         self.settle();
     }
 
-    /// A write was refused. Its number is free again; what becomes of it is decided by the resolver.
+    /// A write was refused. If that decides about it, its number is free again, and the resolver says what becomes of it.
     pub fn on_rejected(
         &mut self,
         client_seq: u64,
         problem: &Problem,
         current: Option<&Current>,
         resolver: &ConflictResolver,
-    ) {
-        if !self.sent || client_seq != self.answered + 1 {
-            return;
+    ) -> Rejected {
+        let at_once = Rejected::Kept { again_after: Duration::ZERO };
+        if self.is_answered(client_seq).is_none() {
+            return at_once;
         }
-        self.sent = false;
-        let Some(refused) = self.pending.pop_front() else { return };
+        self.stage = Stage::Waiting;
+        if problem.is(ProblemType::SequenceGap)
+            && let Some(last) = problem.number("expected").and_then(|expected| expected.checked_sub(1))
+            && last < self.contained
+        {
+            // The server has lost writes, as after a backup was restored: it counts from where it is.
+            (self.contained, self.certain, self.sent) = (last, true, false);
+            return at_once;
+        }
         let conflicts = [
             ProblemType::VersionMismatch,
             ProblemType::AlreadyExists,
             ProblemType::UnknownDocument,
             ProblemType::InvalidPatch,
         ];
-        let Some(current) = current.filter(|_| conflicts.iter().any(|kind| problem.is(*kind))) else {
-            return;
-        };
-        let mut mine = refused.base.clone();
-        apply_locally(&refused.op, &mut mine);
-        let theirs = current.state.as_ref().map_or(Value::Null, |body| Value::Object((**body).clone()));
-        let conflict = Conflict {
-            op: refused.op,
-            base: refused.base,
-            mine,
-            theirs: theirs.clone(),
-            written_at: refused.written_at,
-            changed_at: self.changed_at,
-        };
-        if let Resolution::Write(op) = resolver.resolve(&conflict) {
-            let version = if theirs.is_null() { 0 } else { current.version };
-            let base_version = refused.base_version.map(|_| version);
-            self.pending.push_front(Pending {
-                op,
-                base_version,
-                base: theirs,
-                written_at: conflict.written_at,
-            });
+        let conflicts = conflicts.iter().any(|kind| problem.is(*kind));
+        self.certain |= conflicts;
+        match current {
+            Some(current) if conflicts && self.version < current.version => {
+                self.hold = current.version;
+                at_once
+            }
+            Some(current) if conflicts => self.resolve(current, resolver),
+            None if conflicts => again_after(problem),
+            _ if problem.is_passing() || problem.is(ProblemType::SequenceGap) => again_after(problem),
+            _ => {
+                self.sent = false;
+                self.pending.pop_front();
+                Rejected::Decided
+            }
         }
     }
 
-    fn settle(&mut self) {
-        while self.answered_ahead.front().is_some_and(|(version, _)| *version <= self.version) {
-            self.answered_ahead.pop_front();
+    /// Lets the resolver decide about the oldest write, against what is there now.
+    fn resolve(&mut self, current: &Current, resolver: &ConflictResolver) -> Rejected {
+        self.sent = false;
+        let Some(refused) = self.pending.pop_front() else { return Rejected::Decided };
+        let mut mine = refused.base.clone();
+        apply_locally(&refused.op, &mut mine);
+        let theirs = match &current.state {
+            // More has come since it was said.
+            _ if current.version < self.version => self.confirmed.clone(),
+            Some(body) => Value::Object((**body).clone()),
+            None => Value::Null,
+        };
+        let Pending { op, base, base_version, written_at } = refused;
+        let changed_at = self.changed_at;
+        let conflict = Conflict { op, base, mine, theirs, written_at, changed_at };
+        if let Resolution::Write(op) = resolver.resolve(&conflict) {
+            let base_version = base_version.map(|_| self.version);
+            self.pending.push_front(Pending { op, base_version, base: conflict.theirs, written_at });
+        }
+        Rejected::Decided
+    }
+
+    /// Whether this is the answer to what was sent last, and whether that was sent before.
+    fn is_answered(&self, client_seq: u64) -> Option<bool> {
+        match self.stage {
+            Stage::Sent { again } if client_seq == self.contained + 1 => Some(again),
+            _ => None,
         }
     }
+
+    /// The confirmed state contains this client's writes up to a number. Gives the pending one that is among them: only
+    /// what may have been sent can be, the others are of an earlier life.
+    fn contains(&mut self, client_seq: u64) -> Option<Pending> {
+        if client_seq <= self.contained {
+            return None;
+        }
+        self.contained = client_seq;
+        self.stage = Stage::Waiting;
+        let write = if std::mem::take(&mut self.sent) { self.pending.pop_front() } else { None };
+        self.certain = write.is_some();
+        write
+    }
+
+    /// An own write has become the present version. Who wrote on what was there just before, or on the same state as that
+    /// write (`guard`), had that write in view: so this version is what was seen.
+    fn follow(&mut self, guard: Option<u64>) {
+        for later in &mut self.pending {
+            if let Some(seen) = &mut later.base_version
+                && (*seen + 1 == self.version || guard == Some(*seen))
+            {
+                *seen = self.version;
+            }
+        }
+    }
+
+    /// Takes off a write that is stored and has no event of its own: it changed nothing.
+    fn settle(&mut self) {
+        if let Stage::Stored(version) = self.stage
+            && version <= self.version
+        {
+            self.contains(self.contained + 1);
+        }
+    }
+}
+
+fn again_after(problem: &Problem) -> Rejected {
+    let said = problem.number("retryAfterMs").map_or(AGAIN_AFTER, Duration::from_millis);
+    Rejected::Kept { again_after: said.min(AGAIN_AFTER_MAX) }
 }

@@ -135,16 +135,14 @@ impl SyncClient {
                 })?;
                 StateManager::restore(client, record)
             }
-            None => StateManager::new(id.clone(), client, 0),
+            None => StateManager::new(id.clone(), client),
         };
         {
             let mut documents = self.shared.documents();
             if documents.len() >= Self::DOCUMENTS_MAX {
                 return Err(ClientError::TooManyDocuments);
             }
-            let opened =
-                Opened { manager, changes: 0, kept: 0, afresh: false, subscribed: false, live: false };
-            documents.entry(id.clone()).or_insert(opened);
+            documents.entry(id.clone()).or_insert(Opened::new(manager));
         }
         self.shared.wanted.notify_one();
         Ok(())
@@ -156,7 +154,7 @@ impl SyncClient {
         {
             let mut documents = self.shared.documents();
             let opened = documents.get_mut(id).ok_or_else(|| ClientError::NotOpen(id.clone()))?;
-            if opened.manager.pending().count() >= Self::PENDING_MAX {
+            if opened.manager.pending().len() >= Self::PENDING_MAX {
                 return Err(ClientError::TooManyWrites(id.clone()));
             }
             opened.manager.write(op, guarded, now_ms());
@@ -187,7 +185,7 @@ impl SyncClient {
 
     /// How many writes are not answered, over all open documents.
     pub fn unsent(&self) -> usize {
-        self.shared.documents().values().map(|opened| opened.manager.pending().count()).sum()
+        self.shared.documents().values().map(|opened| opened.manager.unsent()).sum()
     }
 
     /// Changes whenever a document or the number of unsent writes does.

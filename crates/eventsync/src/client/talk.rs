@@ -1,16 +1,12 @@
 //! The client's conversation with the server: one connection after the other, and what is said on it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use nodestorage::DocumentId;
 use tokio::time::Instant;
 
 use super::{
-    Applied, ClientEvent, ClientStatus,
+    Applied, ClientEvent, ClientStatus, Rejected,
     connection::{Connection, Lost, Said},
     shared::Shared,
 };
@@ -22,6 +18,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long the server may be silent before it is asked whether it is there, and how long until it counts as gone.
 const PING_AFTER: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(25);
+
 /// Talks for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut failures: u32 = 0;
@@ -30,8 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let mut pause_min = Duration::ZERO;
         let lost = serve(&shared, &mut was_live, &mut pause_min).await;
         for opened in shared.documents().values_mut() {
-            opened.manager.on_disconnected();
-            (opened.subscribed, opened.live) = (false, false);
+            opened.cut_off();
         }
         shared.tell_status(false);
         failures = if was_live { 0 } else { failures.saturating_add(1) };
@@ -66,9 +62,14 @@ async fn serve(shared: &Shared, was_live: &mut bool, pause_min: &mut Duration) -
         if greeted && let Err(lost) = show_new_token(shared, &mut connection, &mut shown).await {
             return lost;
         }
-        if greeted && let Err(lost) = send_what_there_is(shared, &mut connection).await {
-            return lost;
+        let mut again_at = None;
+        if greeted {
+            match send_what_there_is(shared, &mut connection, Instant::now()).await {
+                Ok(next) => again_at = next,
+                Err(lost) => return lost,
+            }
         }
+        let look_at = heard.max(asked) + PING_AFTER;
         tokio::select! {
             said = connection.next() => {
                 heard = Instant::now();
@@ -80,7 +81,7 @@ async fn serve(shared: &Shared, was_live: &mut bool, pause_min: &mut Duration) -
                         return "the server goes down".to_owned();
                     }
                     Ok(said) => {
-                        if let Err(lost) = take(shared, said) {
+                        if let Err(lost) = take(shared, said, heard) {
                             return lost;
                         }
                     }
@@ -90,7 +91,8 @@ async fn serve(shared: &Shared, was_live: &mut bool, pause_min: &mut Duration) -
                 *was_live |= *shared.status.borrow() == ClientStatus::Live;
             }
             () = shared.wanted.notified() => {}
-            () = tokio::time::sleep_until(heard.max(asked) + PING_AFTER) => {
+            () = tokio::time::sleep_until(again_at.unwrap_or(look_at)), if again_at.is_some() => {}
+            () = tokio::time::sleep_until(look_at) => {
                 if heard.elapsed() > SILENCE_MAX {
                     return "the server is silent".to_owned();
                 }
@@ -117,10 +119,16 @@ async fn show_new_token(
     Ok(())
 }
 
-/// Subscribes to what was opened, and sends the oldest write of each document that has caught up.
-async fn send_what_there_is(shared: &Shared, connection: &mut Connection) -> Result<(), Lost> {
+/// Subscribes to what was opened, and sends the oldest write of each document that has caught up. Tells when there is
+/// something to be sent again.
+async fn send_what_there_is(
+    shared: &Shared,
+    connection: &mut Connection,
+    now: Instant,
+) -> Result<Option<Instant>, Lost> {
     let mut wanted = BTreeMap::new();
-    let mut ready = BTreeSet::new();
+    let mut ready = Vec::new();
+    let mut again_at: Option<Instant> = None;
     for (id, opened) in &mut *shared.documents() {
         if !opened.subscribed {
             (opened.subscribed, opened.live) = (true, false);
@@ -128,22 +136,22 @@ async fn send_what_there_is(shared: &Shared, connection: &mut Connection) -> Res
             wanted.insert(id.clone(), if opened.afresh { DocumentResume::default() } else { resume });
         }
         if opened.live {
-            ready.insert(id.clone());
+            ready.push((id.clone(), opened.poll_push(now)));
+            again_at = [again_at, opened.again_at].into_iter().flatten().min();
         }
     }
     if !wanted.is_empty() {
         connection.send(&subscribe(wanted)).await?;
         shared.tell_status(true);
     }
-    for id in ready {
+    for (id, push) in ready {
         // Kept before it is sent, also what a refusal has made of it.
         shared.keep(&id).await.map_err(|error| error.to_string())?;
-        let push = shared.documents().get_mut(&id).and_then(|opened| opened.manager.poll_push());
         if let Some(push) = push {
             connection.send(&ClientMessage::Push(push)).await?;
         }
     }
-    Ok(())
+    Ok(again_at)
 }
 
 fn subscribe(documents: BTreeMap<DocumentId, DocumentResume>) -> ClientMessage {
@@ -151,7 +159,7 @@ fn subscribe(documents: BTreeMap<DocumentId, DocumentResume>) -> ClientMessage {
 }
 
 /// Takes in what the server said.
-fn take(shared: &Shared, said: Said) -> Result<(), Lost> {
+fn take(shared: &Shared, said: Said, now: Instant) -> Result<(), Lost> {
     let mut documents = shared.documents();
     let mut refused = None;
     let id = match said {
@@ -182,18 +190,25 @@ fn take(shared: &Shared, said: Said) -> Result<(), Lost> {
             opened.live = true;
             id
         }
-        Said::Pushed { document_id, client_seq: Some(client_seq), version } => {
+        Said::Pushed { document_id, client_seq: Some(client_seq), version, repeated } => {
             let Some(opened) = documents.get_mut(&document_id) else { return Ok(()) };
-            opened.manager.on_pushed(client_seq, version);
-            opened.changes += 1;
+            let before = opened.manager.last_client_seq();
+            opened.manager.on_pushed(client_seq, version, repeated);
+            // Mostly there is an event to come, and nothing to keep before.
+            opened.changes += u64::from(opened.manager.last_client_seq() != before);
             document_id
         }
         Said::Rejected { document_id, client_seq: Some(client_seq), problem, current } => {
             let Some(opened) = documents.get_mut(&document_id) else { return Ok(()) };
             let resolver = &shared.options.resolver;
-            opened.manager.on_rejected(client_seq, &problem, current.as_ref(), resolver);
+            match opened.manager.on_rejected(client_seq, &problem, current.as_ref(), resolver) {
+                Rejected::Decided => refused = Some(problem),
+                Rejected::Kept { again_after } => {
+                    // Clients that were told the same do not all come back at once.
+                    opened.again_at = Some(now + again_after.mul_f64(1.0 + rand::random::<f64>() / 2.0));
+                }
+            }
             opened.changes += 1;
-            refused = Some(problem);
             document_id
         }
         Said::Error { problem } => {

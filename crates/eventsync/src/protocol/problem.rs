@@ -140,6 +140,17 @@ impl Problem {
         self.urn == kind.urn()
     }
 
+    /// One of its numbers.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.extra.get(name)?.as_u64()
+    }
+
+    /// Whether it decides nothing about a write: that may be done later, or have been done. The same write with the same
+    /// number finds out. By the status, so that it holds for types of newer servers too.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.status, 408 | 429 | 500..) || self.is(ProblemType::IdempotencyInProgress)
+    }
+
     /// A document that is not there.
     pub fn unknown_document(id: &DocumentId) -> Self {
         Self::new(ProblemType::UnknownDocument, format!("document {id} not found"))
