@@ -37,6 +37,7 @@ import { equal } from "./json.js";
  * @typedef {object} Write
  * @property {Json} after the state it leads to; `null` deletes
  * @property {number} madeAtMs
+ * @property {boolean} [isSent] whether it may be with the server, under the number of the oldest write
  * @property {boolean} [isCreateUnderWay] whether it is a create that was sent, and may or may not have been taken
  */
 
@@ -59,6 +60,8 @@ import { equal } from "./json.js";
  *
  * A write has no number of its own. The oldest one is always number `stateVector[clientId] + 1`, the next one follows.
  * So a write that is sent again carries the number that it had before, and a write that falls away leaves no gap.
+ * What the confirmed state contains of this client is a pending write only if that was sent: else it is of an earlier
+ * life, of which nothing was kept.
  */
 export class StateManager {
   /** The most writes that wait. A later edit joins the last of them: nothing is lost but the step in between. */
@@ -151,7 +154,8 @@ export class StateManager {
   #confirm(state, version, timeMs, advanceVector) {
     const before = this.stateVector[this.clientId] ?? 0;
     advanceVector();
-    const contained = Math.max(0, Math.min((this.stateVector[this.clientId] ?? 0) - before, this.pending.length));
+    const counted = (this.stateVector[this.clientId] ?? 0) > before;
+    const contained = counted && this.pending[0]?.isSent ? 1 : 0;
     const base = contained > 0 ? this.pending[contained - 1].after : this.state;
     this.pending.splice(0, contained);
     const undecided = this.#undecided;
@@ -231,6 +235,7 @@ export class StateManager {
   nextPush() {
     if (this.pending.length === 0 || this.storedAt !== undefined) return undefined;
     const { after } = this.pending[0];
+    this.pending[0] = { ...this.pending[0], isSent: true };
     const { documentId, nextSeq: clientSeq } = this;
     // Zero is "while it does not exist", whatever was there before.
     const baseVersion = this.state === null ? 0 : this.version;
@@ -246,12 +251,18 @@ export class StateManager {
   /**
    * The server has the write durable. Its event may have been here before.
    *
-   * @param {{ clientSeq: number, version: number, changed: boolean }} pushed
+   * @param {{ clientSeq: number, version: number, changed: boolean, repeated?: boolean }} pushed
    */
-  onPushed({ clientSeq, version, changed }) {
+  onPushed({ clientSeq, version, changed, repeated = false }) {
     if (clientSeq !== this.nextSeq || this.pending.length === 0) return;
-    if (changed && version > this.version) {
+    if ((changed || repeated) && version > this.version) {
       this.storedAt = version;
+      return;
+    }
+    if (repeated) {
+      // Its event would be here. So the number was used up by an earlier life of this client, for a write that changed
+      // nothing; none is sent from here that would.
+      this.renumber(clientSeq + 1);
       return;
     }
     // The write changed nothing, so no event will come to take it off.
@@ -274,9 +285,15 @@ export class StateManager {
     return dropped.after;
   }
 
-  /** The server counts this client's writes from another number (it lost or never had some): follow it. */
-  renumber(/** @type {number} */ nextSeq) {
+  /**
+   * The server counts this client's writes from another number (it lost or never had some): follow it. So it has not
+   * taken the oldest write.
+   *
+   * @param {number} nextSeq
+   */
+  renumber(nextSeq) {
     this.stateVector[this.clientId] = nextSeq - 1;
+    if (this.pending.length > 0) this.pending[0] = { ...this.pending[0], isSent: false };
   }
 
   /** @returns {DocumentRecord} */

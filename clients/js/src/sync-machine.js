@@ -83,8 +83,8 @@ export const ANSWER_WAIT_MS = 10_000;
 /** How often a silent WebSocket is asked whether it is alive; after two silent rounds it counts as dead. */
 export const HEARTBEAT_MS = 10_000;
 
-/** Problems that pass: the same write may be taken later. */
-const PASSING = new Set(["unavailable", "too-many", "internal", "idempotency-in-progress"]);
+/** Problems that decide nothing: the write may have been taken, or be taken later. The same one is sent again. */
+const PASSING = new Set(["unavailable", "too-many", "too-slow", "internal", "idempotency-in-progress"]);
 /** Problems that say "others were faster": the write waits for their events, then goes out rebased. */
 const OUTDATED = new Set(["version-mismatch", "already-exists", "unknown-document"]);
 
@@ -294,6 +294,8 @@ export class SyncMachine {
     for (const followed of this.#documents.values()) {
       followed.live = false;
       followed.inFlight = false;
+      // A server that was set back may never come to that version.
+      followed.waitFor = 0;
       // Whether the write is stored will be seen when its event comes, or by sending it again, which changes nothing.
       followed.manager.storedAt = undefined;
       // Cut off, nobody is known to be here.
@@ -510,7 +512,6 @@ export class SyncMachine {
       this.#changed(answer.documentId);
       this.#push(followed);
     } else if (answer.clientSeq === followed.manager.nextSeq) {
-      this.#notTaken(followed);
       this.#onRejected(followed, answer, random);
     } else {
       // The refused write is gone or has moved on since; the one that is the oldest now goes out.
@@ -532,6 +533,11 @@ export class SyncMachine {
    */
   #onRejected(followed, { documentId, problem, current }, random) {
     const kind = String(problem.type).replace("urn:weft:problem:", "");
+    if (PASSING.has(kind) || problem.status >= 500) {
+      this.#out({ type: "setTimer", name: "retry", delayMs: (problem.retryAfterMs ?? 1000) + Math.round(500 * random) });
+      return;
+    }
+    this.#notTaken(followed);
     if (kind === "sequence-gap") {
       followed.manager.renumber(problem.expected);
       this.#push(followed);
@@ -542,8 +548,6 @@ export class SyncMachine {
       else if (followed.pushedOn < followed.manager.version) this.#push(followed);
       // Refused though nothing is newer: what is held here is not what the server holds. Its snapshot puts that right.
       else this.#subscribe(followed, {});
-    } else if (PASSING.has(kind)) {
-      this.#out({ type: "setTimer", name: "retry", delayMs: (problem.retryAfterMs ?? 1000) + Math.round(500 * random) });
     } else {
       const lost = followed.manager.dropOldest();
       this.#changed(documentId);

@@ -12,6 +12,8 @@ export class ModelServer {
   events = [];
   /** Events up to here are compacted away. */
   compacted = 0;
+  /** Pushes that were answered `unavailable`, while nobody knows whether they will be done. */
+  stalled = [];
 
   commit(clientId, clientSeq, after) {
     const sequenceNum = ++this.version;
@@ -36,10 +38,35 @@ export class ModelServer {
     return { type: "snapshot", documentId: "g", version: this.version, state: this.state, stateVector: { ...this.vector }, createdAt: this.version };
   }
 
+  /** Goes back to what it was at a version. */
+  restore(version) {
+    this.events = this.events.slice(0, version);
+    this.version = version;
+    this.state = this.events.reduce((state, { diff }) => applyPatch(state, diff.jsonPatch), null);
+    this.vector = Object.create(null);
+    for (const { clientId, clientSeq } of this.events) this.vector[clientId] = clientSeq;
+    this.compacted = Math.min(this.compacted, version);
+    this.stalled = [];
+  }
+
+  /** Takes a push that has its turn, and says that it can't tell what will become of it. */
+  stall(clientId, push) {
+    if (push.clientSeq !== (this.vector[clientId] ?? 0) + 1) return this.push(clientId, push);
+    this.stalled.push({ clientId, push });
+    const problem = { type: "urn:weft:problem:unavailable", status: 503, retryAfterMs: 1000 };
+    return { type: "rejected", documentId: "g", clientSeq: push.clientSeq, problem };
+  }
+
+  /** Does the oldest of what stalled, or forgets it. */
+  recover(isDone) {
+    const [next] = this.stalled.splice(0, 1);
+    if (next && isDone) this.push(next.clientId, next.push);
+  }
+
   /** What a subscription is answered with: everything after the cursor, then `live`. */
   subscribe({ cursor }) {
     const live = { type: "live", documentId: "g", version: this.version };
-    if (cursor === undefined || cursor < this.compacted) return [this.snapshot(), live];
+    if (cursor === undefined || cursor < this.compacted || cursor > this.version) return [this.snapshot(), live];
     return [{ type: "events", documentId: "g", events: this.events.slice(cursor) }, live];
   }
 
@@ -48,7 +75,7 @@ export class ModelServer {
     const answer = { documentId: "g", clientSeq };
     if (clientSeq <= last) {
       const { sequenceNum } = this.events.find((event) => event.clientId === clientId && event.clientSeq === clientSeq);
-      return { type: "pushed", ...answer, version: sequenceNum, repeated: true, changed: true };
+      return { type: "pushed", ...answer, version: sequenceNum, repeated: true, changed: false };
     }
     const rejected = (kind, more) => ({
       type: "rejected",

@@ -11,6 +11,7 @@ class Client {
   toClient = [];
   connected = false;
   reconnecting = false;
+  retrying = false;
   seen = [];
 
   constructor(server, clientId, resolver, random) {
@@ -27,7 +28,8 @@ class Client {
       else if (output.type === "close") this.cut();
       else if (output.type === "send" && this.connected) this.toServer.push(output.message);
       else if (output.type === "setTimer" && output.name === "reconnect") this.reconnecting = true;
-      else if (output.type === "setTimer" && output.name === "retry") assert.fail("the model never asks for that");
+      else if (output.type === "setTimer" && output.name === "retry") this.retrying = true;
+      else if (output.type === "clearTimer" && output.name === "retry") this.retrying = false;
       else if (output.type === "emit" && output.event.type === "event") this.seen.push(output.event.event.sequenceNum);
       else if (output.type === "emit" && output.event.type === "snapshot") this.seen = [output.event.version];
       else if (output.type === "emit") assert.ok(!["refused", "error"].includes(output.event.type), JSON.stringify(output));
@@ -52,6 +54,32 @@ class Client {
     this.seen = [record.version];
   }
 
+  /** The process ends and starts again with nothing but its name. What was on its way arrives first, or never. */
+  forget() {
+    while (this.server.stalled.length > 0) this.server.recover(this.random() < 0.5);
+    const { clientId, transports, resolver } = this.machine;
+    this.cut();
+    this.retrying = this.reconnecting = false;
+    this.machine = new SyncMachine({ clientId, transports, resolver });
+    this.input({ type: "open", documentId: "g" });
+    this.seen = [0];
+    // Some write before they have heard anything.
+    if (this.random() < 0.5) this.input({ type: "write", documentId: "g", state: { gold: -1, players: [] } });
+    this.input({ type: "connect" });
+  }
+
+  /** Is cut off, connects again, and hears what there is before it says more. */
+  meet() {
+    this.cut();
+    this.input({ type: "closed" });
+    this.reconnecting = false;
+    this.input({ type: "timer", name: "reconnect" });
+    this.subscribed = "soon";
+    this.input({ type: "opened" });
+    this.serve(this.toServer.shift());
+    while (this.toClient.length > 0) this.input({ type: "message", message: this.toClient.shift() });
+  }
+
   get manager() {
     return this.machine.manager("g");
   }
@@ -65,6 +93,10 @@ class Client {
     if (this.reconnecting) {
       this.reconnecting = false;
       return this.input({ type: "timer", name: "reconnect" });
+    }
+    if (this.retrying && this.random() < 0.3) {
+      this.retrying = false;
+      return this.input({ type: "timer", name: "retry" });
     }
     if (this.canOpen) {
       this.subscribed = "soon";
@@ -82,7 +114,8 @@ class Client {
       this.subscribed = this.server.version;
     }
     if (message.type === "push") {
-      const answer = this.server.push(this.machine.clientId, message);
+      const stalls = this.server.isBusy && this.random() < 0.2;
+      const answer = this.server[stalls ? "stall" : "push"](this.machine.clientId, message);
       // The feed and the answers are not ordered to each other.
       if (this.random() < 0.5) this.feed();
       this.toClient.push(answer);
@@ -98,7 +131,7 @@ class Client {
   }
 
   get settled() {
-    const quiet = this.toServer.length + this.toClient.length === 0 && !this.reconnecting && !this.canOpen;
+    const quiet = this.toServer.length + this.toClient.length === 0 && !this.reconnecting && !this.retrying && !this.canOpen;
     return quiet && this.manager.pending.length === 0 && this.subscribed === this.server.version;
   }
 }
@@ -113,6 +146,7 @@ function edit(random, state) {
 function run(seed, resolver) {
   const random = randomFrom(seed);
   const server = new ModelServer();
+  server.isBusy = true;
   const clients = ["a", "b.c", "__proto__"].map((id) => new Client(server, id, resolver(), random));
   let writes = 0;
   for (let step = 0; step < 2000; step++) {
@@ -126,9 +160,17 @@ function run(seed, resolver) {
       client.input({ type: "closed" });
     } else if (dice < 0.08) client.crash();
     else if (dice < 0.083) server.compacted = Math.floor(random() * server.version);
-    else if (dice < 0.2) client.feed();
+    else if (dice < 0.1) server.recover(random() < 0.7);
+    else if (dice < 0.102) client.forget();
+    else if (dice < 0.103) {
+      server.restore(Math.floor(server.version * random()));
+      // All hear of it before anybody writes.
+      clients.forEach((each) => each.meet());
+    } else if (dice < 0.2) client.feed();
     else client.step();
   }
+  server.isBusy = false;
+  while (server.stalled.length > 0) server.recover(random() < 0.7);
   for (let rounds = 0; !clients.every((client) => client.settled); rounds++) {
     assert.ok(rounds < 20_000, "the clients come to rest");
     for (const client of clients) {
@@ -136,7 +178,7 @@ function run(seed, resolver) {
       client.step();
     }
   }
-  assert.ok(server.version > 20 && writes > 60, "something happened");
+  assert.ok(server.version > 5 && writes > 60, "something happened");
   for (const client of clients) {
     const { view, version, stateVector } = client.manager;
     assert.deepEqual({ view, version, vector: { ...stateVector } }, { view: server.state, version: server.version, vector: { ...server.vector } });
@@ -165,11 +207,13 @@ test("writes of different fields all survive, whatever the network does", () => 
   const random = randomFrom(SEED);
   const server = new ModelServer();
   server.commit("setup", 1, { a: 0, b: 0, c: 0 });
+  server.isBusy = true;
   const clients = ["a", "b", "c"].map((id) => new Client(server, id, ConflictResolver.serverWins(), random));
   const settle = () => {
     for (let rounds = 0; !clients.every((client) => client.settled); rounds++) {
       assert.ok(rounds < 20_000, "the clients come to rest");
       clients.forEach((client) => (client.feed(), client.step()));
+      server.recover(random() < 0.7);
     }
   };
   settle();
@@ -179,6 +223,7 @@ test("writes of different fields all survive, whatever the network does", () => 
     client.input({ type: "write", documentId: "g", state: { ...client.manager.view, [clientId]: step } });
     assert.equal(client.manager.view[clientId], step);
     if (random() < 0.2) client.crash();
+    if (random() < 0.2) server.recover(random() < 0.7);
     client.step();
   }
   const expected = Object.fromEntries(clients.map(({ machine, manager }) => [machine.clientId, manager.view[machine.clientId]]));

@@ -136,6 +136,50 @@ test("a write that the server can't take now is tried later", () => {
   assert.deepEqual(sent(feed({ type: "timer", name: "retry" })), [first]);
 });
 
+test("what an earlier life of this client wrote does not take off what is written now", () => {
+  const { it, feed, hear } = machine();
+  it.resolver = ConflictResolver.clientWins();
+  feed({ type: "write", documentId: "g", state: { gold: 5 } });
+  feed({ type: "connect" });
+  feed({ type: "opened" });
+  hear({ type: "welcome" });
+  const create = { ...update(1, 0, "me", 1), diff: { jsonPatch: [{ op: "replace", path: "", value: { gold: 1 } }] } };
+  hear({ type: "events", documentId: "g", events: [create] });
+  const [push] = sent(hear({ type: "live", documentId: "g", version: 1 }));
+  assert.deepEqual([push.clientSeq, push.baseVersion, push.op], [2, 1, "patch"]);
+  assert.deepEqual(it.manager("g").view, { gold: 5 });
+});
+
+test("a repeat of what was never seen here is of an earlier life: the write takes the next number", () => {
+  const { it, feed, hear } = liveMachine();
+  feed({ type: "write", documentId: "g", state: { gold: 2 } });
+  const pushed = { type: "pushed", documentId: "g", clientSeq: 1, version: 3, repeated: true, changed: false };
+  assert.deepEqual(sent(hear(pushed)).map(({ clientSeq }) => clientSeq), [2]);
+  assert.deepEqual(it.manager("g").view, { gold: 2 });
+});
+
+test("a repeat whose event is on its way shows until it is here", () => {
+  const { it, feed, hear } = liveMachine();
+  feed({ type: "write", documentId: "g", state: { gold: 2 } });
+  hear({ type: "pushed", documentId: "g", clientSeq: 1, version: 4, repeated: true, changed: false });
+  assert.deepEqual([it.manager("g").view, it.unsent], [{ gold: 2 }, 0]);
+  hear({ type: "events", documentId: "g", events: [update(4, 2, "me", 1)] });
+  assert.equal(it.manager("g").pending.length, 0);
+});
+
+test("a version that a server set back never comes to is not waited for on the next connection", () => {
+  const { feed, hear } = liveMachine();
+  feed({ type: "write", documentId: "g", state: { gold: 2 } });
+  const problem = { type: "urn:weft:problem:version-mismatch", expected: 3, actual: 9 };
+  hear({ type: "rejected", documentId: "g", clientSeq: 1, problem, current: { version: 9, state: {} } });
+  feed({ type: "closed" });
+  feed({ type: "timer", name: "reconnect" });
+  feed({ type: "opened" });
+  hear({ type: "welcome" });
+  hear({ type: "snapshot", documentId: "g", version: 2, state: { gold: 1 }, stateVector: {} });
+  assert.equal(sent(hear({ type: "live", documentId: "g", version: 2 })).length, 1);
+});
+
 test("a server that counts otherwise is followed", () => {
   const { feed, hear } = liveMachine();
   feed({ type: "write", documentId: "g", state: { gold: 2 } });
@@ -300,6 +344,18 @@ test("a create that others' create and delete overtook takes off itself and not 
   hear({ type: "pushed", documentId: "g", clientSeq: 1, version: 3, changed: true, repeated: false });
   assert.deepEqual(it.manager("g").view, { gold: 1, level: 2 });
   assert.deepEqual([pushes.at(-1).op, pushes.at(-1).clientSeq, pushes.at(-1).baseVersion], ["patch", 2, 3]);
+});
+
+test("a create that the server could not decide about is as open as one without an answer", () => {
+  const { it, hear, event } = createdWhileOthersCreatedAndDeleted();
+  event(3, "ann", 3, "create", { gold: 8 });
+  // Of a kind that this client does not know: the status says enough.
+  hear({ type: "rejected", documentId: "g", clientSeq: 1, problem: { type: "urn:weft:problem:overslept", status: 503 } });
+  event(4, "ann", 4, "delete", null);
+  // It was taken all the same.
+  event(5, "me", 1, "create", { gold: 1 });
+  assert.deepEqual(it.manager("g").view, { gold: 1, level: 2 });
+  assert.deepEqual(it.manager("g").pending.length, 1);
 });
 
 test("the same over a restart: whether the create was taken is not known until the server has said so", () => {
