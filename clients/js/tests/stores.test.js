@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { readlinkSync } from "node:fs";
+import { mkdtemp, open, readdir, realpath, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -40,6 +41,30 @@ test("a store in files gives back what it was given, also to the next process", 
     assert.deepEqual(await new FileStore(folder).load("busy"), [record("a", 50)]);
     assert.deepEqual((await readdir(folder)).filter((name) => !name.endsWith(".json")), []);
   } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+test("what is in a file is durable by its name, and so are the folders that were made for it", { skip: process.platform !== "linux" }, async () => {
+  const folder = await realpath(await mkdtemp(join(tmpdir(), "weft-store-")));
+  const file = await open(folder);
+  const FileHandle = Object.getPrototypeOf(file);
+  await file.close();
+  const { sync } = FileHandle;
+  /** @type {string[]} */
+  const synced = [];
+  FileHandle.sync = function () {
+    synced.push(readlinkSync(`/proc/self/fd/${this.fd}`).slice(folder.length));
+    return sync.call(this);
+  };
+  try {
+    const store = new FileStore(join(folder, "a", "b"));
+    await store.put("me", record("a", 1));
+    assert.deepEqual(synced.splice(0), ["/a/b/me.json.new", "/a/b", "/a", ""]);
+    await store.put("me", record("a", 2));
+    assert.deepEqual(synced, ["/a/b/me.json.new", "/a/b"]);
+  } finally {
+    FileHandle.sync = sync;
     await rm(folder, { recursive: true });
   }
 });

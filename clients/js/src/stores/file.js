@@ -1,7 +1,7 @@
 /** Keeps records in files, for Node: one per client, replaced whole, so that a crash leaves the old or the new one. @module */
 
 import { mkdir, open, readdir, readFile, rename } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 
 /** @typedef {import("../state-manager.js").DocumentRecord} DocumentRecord */
 
@@ -39,7 +39,8 @@ export class FileStore {
   }
 
   async clients() {
-    await mkdir(this.directory, { recursive: true });
+    const made = await mkdir(this.directory, { recursive: true });
+    if (made !== undefined) await syncFolders(this.directory, made);
     const names = (await readdir(this.directory)).filter((name) => name.endsWith(".json"));
     return Promise.all(
       names.map(async (name) => {
@@ -75,7 +76,7 @@ export class FileStore {
     const done = this.#writing.then(async () => {
       const records = await this.#records(clientId);
       change(records);
-      await mkdir(this.directory, { recursive: true });
+      const made = await mkdir(this.directory, { recursive: true });
       const path = this.#path(clientId);
       const file = await open(`${path}.new`, "w");
       try {
@@ -85,6 +86,7 @@ export class FileStore {
         await file.close();
       }
       await rename(`${path}.new`, path);
+      await syncFolders(this.directory, made);
     });
     // One that failed does not keep the next one from trying.
     this.#writing = done.catch(() => {});
@@ -94,5 +96,27 @@ export class FileStore {
   /** @param {string} clientId */
   #path(clientId) {
     return join(this.directory, `${encodeURIComponent(clientId)}.json`);
+  }
+}
+
+/**
+ * Makes the names in a folder durable: a file's new name is in the folder, and only syncing that keeps it over a power
+ * cut. So is the folder's own in the one above, when it was made just now.
+ *
+ * @param {string} folder
+ * @param {string | undefined} made the uppermost folder that was made for it
+ */
+async function syncFolders(folder, made) {
+  // Windows opens no folders, and keeps names in its journal.
+  if (process.platform === "win32") return;
+  const last = made === undefined ? resolve(folder) : dirname(resolve(made));
+  for (let each = resolve(folder); ; each = dirname(each)) {
+    const handle = await open(each, "r");
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    if (each === last) return;
   }
 }

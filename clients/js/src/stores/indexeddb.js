@@ -6,7 +6,7 @@ const RECORDS = "records";
 
 /** @implements {import("./memory.js").Store} */
 export class IndexedDbStore {
-  /** @type {Promise<IDBDatabase> | undefined} */
+  /** @type {Promise<IDBDatabase> | undefined} While it is open, or being opened. */
   #database = undefined;
 
   /** @param {string} [name] the database's name */
@@ -69,11 +69,23 @@ export class IndexedDbStore {
       const request = indexedDB.open(this.name, 1);
       request.onupgradeneeded = () => request.result.createObjectStore(RECORDS);
       request.onsuccess = () => {
-        // A newer page wants to change the database: let it, rather than block it.
-        request.result.onversionchange = () => request.result.close();
+        // Another page wants to change or delete the database: let it, rather than block it. What is kept next opens it
+        // again, and fails only if it has become one that this page does not know.
+        request.result.onversionchange = () => {
+          this.#database = undefined;
+          request.result.close();
+        };
+        // The browser closed it, as when the user clears what sites keep.
+        request.result.onclose = () => {
+          this.#database = undefined;
+        };
         resolve(request.result);
       };
-      request.onerror = () => reject(request.error);
+      request.onerror = () => {
+        // The next one tries again.
+        this.#database = undefined;
+        reject(request.error);
+      };
     });
   }
 }

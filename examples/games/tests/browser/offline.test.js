@@ -179,3 +179,29 @@ test("the page opens without the server, shows what it knew, and takes edits", t
   const { game } = await wholeRecord(program, id);
   assert.equal(game.gold, 12);
 }));
+
+test("what is kept in the browser is kept again after another page has deleted or changed the database", together(async ({ ann }) => {
+  const { page } = await ann.open();
+  const kept = await page.evaluate(async () => {
+    const { IndexedDbStore } = await import("/client/index.js");
+    const record = (version) => ({ documentId: "a", version, state: null, stateVector: {}, pending: [] });
+    const done = (request) =>
+      new Promise((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+      });
+    const store = new IndexedDbStore("probe");
+    await store.put("me", record(1));
+    await done(indexedDB.deleteDatabase("probe"));
+    await store.put("me", record(2));
+    const [again] = await store.load("me");
+    // A newer page's database is not written to: that is told, each time anew, and over when the newer one is gone.
+    (await done(indexedDB.open("probe", 2))).close();
+    const refused = [];
+    for (let i = 0; i < 2; i++) await store.put("me", record(3)).catch((error) => refused.push(error.name));
+    await done(indexedDB.deleteDatabase("probe"));
+    await store.put("me", record(4));
+    return { again: again.version, refused, last: (await store.load("me"))[0].version };
+  });
+  assert.deepEqual(kept, { again: 2, refused: ["VersionError", "VersionError"], last: 4 });
+}));
