@@ -19,25 +19,38 @@ pub struct Edit {
     pub character: char,
 }
 
+/// How many characters are typed at a place before the next one.
+const WORD: usize = 8;
+
+/// Xorshift.
+struct Random(u64);
+
+impl Random {
+    const fn new() -> Self {
+        Self(0x2545_f491_4f6c_dd1d)
+    }
+
+    const fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}
+
 /// People who type words at places of their own choice: everybody sees everything at once, so positions are of the one
-/// text that all have. A word is 8 characters long; `turn` characters after each other are of one author.
+/// text that all have. `turn` characters after each other are of one author.
 pub fn script(authors: usize, count: usize, turn: usize) -> (Vec<Edit>, String) {
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut below = |bound: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random % bound as u64) as usize
-    };
+    let mut random = Random::new();
     let mut text: Vec<char> = Vec::new();
     let mut cursors = vec![0; authors];
     let mut edits = Vec::with_capacity(count);
     for index in 0..count {
         let author = index / turn % authors;
-        if index / authors % 8 == 0 {
-            cursors[author] = below(text.len() + 1);
+        if index / authors % WORD == 0 {
+            cursors[author] = random.below(text.len() + 1);
         }
-        let (position, character) = (cursors[author], char::from(b'a' + below(26) as u8));
+        let (position, character) = (cursors[author], char::from(b'a' + random.below(26) as u8));
         text.insert(position, character);
         for (other, cursor) in cursors.iter_mut().enumerate() {
             *cursor += usize::from(*cursor > position || other == author);
@@ -45,6 +58,65 @@ pub fn script(authors: usize, count: usize, turn: usize) -> (Vec<Edit>, String) 
         edits.push(Edit { author, position, character });
     }
     (edits, text.into_iter().collect())
+}
+
+/// Edits, and the text at the end.
+pub struct Script {
+    /// Made one after the other before the clock runs.
+    pub prepared: Vec<Edit>,
+    pub edits: Vec<Edit>,
+    /// So many of them are made before any is taken in elsewhere.
+    pub at_once: usize,
+    pub text: String,
+}
+
+impl Script {
+    /// Everybody sees everything before the next edit is made.
+    fn by_turns(replicas: usize, count: usize) -> Self {
+        let (edits, text) = script(replicas, count, 1);
+        Self { prepared: Vec::new(), edits, at_once: 1, text }
+    }
+
+    /// Everybody types a character, then takes in those of all others: replicas that are tasks or machines of their own.
+    /// A text is there already, and no two type at one place, so that all systems must come to the same text.
+    fn at_once(replicas: usize, count: usize) -> Self {
+        let mut random = Random::new();
+        let mut text: Vec<char> = Vec::new();
+        let mut type_one = |text: &mut Vec<char>, random: &mut Random, author: usize, position: usize| {
+            let character = char::from(b'a' + random.below(26) as u8);
+            text.insert(position, character);
+            Edit { author, position, character }
+        };
+        let prepared = (0..replicas * 4).map(|at| type_one(&mut text, &mut random, 0, at)).collect();
+        let mut cursors: Vec<usize> = (0..replicas).map(|author| author * 4).collect();
+        let mut edits = Vec::new();
+        for round in 0..count / replicas {
+            for author in 0..replicas {
+                while round % WORD == 0 {
+                    let to = random.below(text.len() + 1);
+                    if !cursors.contains(&to) {
+                        cursors[author] = to;
+                        break;
+                    }
+                }
+            }
+            // All positions are of the text that everybody has at the start of the round. Put in from the last one on,
+            // they are the same in what becomes of it.
+            let mut authors: Vec<usize> = (0..replicas).collect();
+            authors.sort_by_key(|author| cursors[*author]);
+            let mut made: Vec<Edit> = authors
+                .iter()
+                .rev()
+                .map(|&author| type_one(&mut text, &mut random, author, cursors[author]))
+                .collect();
+            for (before, author) in authors.into_iter().enumerate() {
+                cursors[author] += before + 1;
+            }
+            made.sort_by_key(|edit| edit.author);
+            edits.extend(made);
+        }
+        Self { prepared, edits, at_once: replicas, text: text.into_iter().collect() }
+    }
 }
 
 /// What one run took.
@@ -97,28 +169,38 @@ fn main() {
     }
 }
 
+/// How a script of so many replicas and edits is made.
+type Schedule = fn(usize, usize) -> Script;
+
 fn live(rounds: usize, only: Option<usize>, chosen: &[&System]) {
-    println!(
-        "live: each edit at once to all. Thousand patches applied per second, bytes per edit on the wire."
-    );
-    let sizes = [(2, 20_000), (8, 4_000), (64, 600)];
-    for (replicas, count) in
-        sizes.into_iter().filter(|(replicas, _)| only.is_none_or(|only| only == *replicas))
-    {
-        let mut runs: Vec<Vec<Run>> = vec![Vec::new(); chosen.len()];
-        for _ in 0..rounds {
-            for (system, runs) in chosen.iter().zip(&mut runs) {
-                let (edits, text) = script(replicas, count / system.share, 1);
-                runs.push((system.live)(replicas, &edits, &text));
-            }
+    let schedules: [(&str, Schedule); 2] = [
+        ("each edit is taken in by all before the next is made", Script::by_turns),
+        ("everybody types a character, then takes in the others'", Script::at_once),
+    ];
+    for (title, schedule) in schedules {
+        println!("live: {title}. Thousand patches applied per second, bytes per edit on the wire.");
+        let sizes = [(2, 20_000), (8, 4_000), (64, 640)];
+        for (replicas, count) in
+            sizes.into_iter().filter(|(replicas, _)| only.is_none_or(|only| only == *replicas))
+        {
+            live_with(rounds, chosen, replicas, |share| schedule(replicas, count / share));
         }
-        println!("  {replicas} replicas, {count} edits");
+    }
+}
+
+fn live_with(rounds: usize, chosen: &[&System], replicas: usize, script: impl Fn(usize) -> Script) {
+    let mut runs: Vec<Vec<Run>> = vec![Vec::new(); chosen.len()];
+    for _ in 0..rounds {
         for (system, runs) in chosen.iter().zip(&mut runs) {
-            let run = median(runs);
-            let edits = (count / system.share) as f64;
-            let applied = edits * (replicas - 1) as f64 / run.time.as_secs_f64() / 1000.0;
-            println!("    {:24} {applied:10.1} k/s {:8.1} B", system.name, run.bytes as f64 / edits);
+            runs.push((system.live)(replicas, &script(system.share)));
         }
+    }
+    println!("  {replicas} replicas, {} edits", script(1).edits.len());
+    for (system, runs) in chosen.iter().zip(&mut runs) {
+        let run = median(runs);
+        let edits = script(system.share).edits.len() as f64;
+        let applied = edits * (replicas - 1) as f64 / run.time.as_secs_f64() / 1000.0;
+        println!("    {:24} {applied:10.1} k/s {:8.1} B", system.name, run.bytes as f64 / edits);
     }
 }
 

@@ -11,7 +11,10 @@ use yrs::{
     updates::{decoder::Decode, encoder::Encode},
 };
 
-use crate::{Edit, Run, timed, weft::Replica};
+use crate::{
+    Edit, Run, Script, timed,
+    weft::{Replica, Sent},
+};
 
 /// Ids are drawn at random in use, so they are large numbers of up to 53 bits; the same ones for all.
 pub const ID_MIN: u64 = 0x0012_3456_789a_bc00;
@@ -24,8 +27,8 @@ pub struct System {
     pub name: &'static str,
     /// One in so many of the edits is enough: it is slow.
     pub share: usize,
-    /// Replicas, edits, and the text at the end.
-    pub live: fn(usize, &[Edit], &str) -> Run,
+    /// So many replicas follow a script.
+    pub live: fn(usize, &Script) -> Run,
     /// Replicas and edits, before the catch-up that is measured.
     pub source: fn(usize, &[Edit]) -> Source,
 }
@@ -34,19 +37,68 @@ pub const SYSTEMS: [System; 5] = [
     System {
         name: "weft",
         share: 1,
-        live: |n, e, t| weft_live(SyncMode::Vectors, n, e, t),
+        live: |n, s| follow(weft_group(SyncMode::Vectors, n), s),
         source: |n, e| weft_source(SyncMode::Vectors, n, e),
     },
     System {
         name: "weft, DAG",
         share: 1,
-        live: |n, e, t| weft_live(SyncMode::Dag, n, e, t),
+        live: |n, s| follow(weft_group(SyncMode::Dag, n), s),
         source: |n, e| weft_source(SyncMode::Dag, n, e),
     },
-    System { name: "yrs, y-sync", share: 1, live: yrs_live, source: yrs_source },
-    System { name: "loro", share: 1, live: loro_live, source: loro_source },
-    System { name: "automerge", share: 20, live: automerge_live, source: automerge_source },
+    System { name: "yrs, y-sync", share: 1, live: |n, s| follow(yrs_group(n), s), source: yrs_source },
+    System { name: "loro", share: 1, live: |n, s| follow(loro_group(n), s), source: loro_source },
+    System {
+        name: "automerge",
+        share: 20,
+        live: |n, s| follow(automerge_group(n), s),
+        source: automerge_source,
+    },
 ];
+
+/// Replicas of one system, and what it does for an edit.
+trait Group {
+    type Message;
+
+    /// Makes an edit and writes it to bytes. Returns how many, too.
+    fn make(&mut self, edit: &Edit) -> (Self::Message, usize);
+    /// Reads and applies it at another replica.
+    fn take(&mut self, to: usize, message: &Self::Message);
+    fn texts(&self) -> impl Iterator<Item = String>;
+}
+
+/// Makes some edits, then lets every replica take in what the others have made. Returns the bytes of all.
+fn step<G: Group>(group: &mut G, edits: &[Edit], replicas: usize) -> usize {
+    let mut len = 0;
+    let mut messages = Vec::with_capacity(edits.len());
+    for edit in edits {
+        let (message, bytes) = group.make(edit);
+        messages.push((edit.author, message));
+        len += bytes;
+    }
+    for to in 0..replicas {
+        for (_, message) in messages.iter().filter(|(from, _)| *from != to) {
+            group.take(to, message);
+        }
+    }
+    len
+}
+
+fn follow<G: Group>(group: G, script: &Script) -> Run {
+    let mut group = group;
+    let replicas = group.texts().count();
+    script.prepared.chunks(1).for_each(|edit| _ = step(&mut group, edit, replicas));
+    let rounds = script.edits.chunks(script.at_once);
+    let run = timed(|| rounds.map(|edits| step(&mut group, edits, replicas)).sum());
+    group.texts().for_each(|text| assert_eq!(text, script.text));
+    run
+}
+
+/// For each edit, everybody takes it in.
+fn edit_all<G: Group>(group: &mut G, edits: &[Edit]) {
+    let replicas = group.texts().count();
+    edits.chunks(1).for_each(|edit| _ = step(group, edit, replicas));
+}
 
 fn one_character(character: char, buffer: &mut [u8; 4]) -> &str {
     character.encode_utf8(buffer)
@@ -60,47 +112,40 @@ fn weft_group(sync: SyncMode, replicas: usize) -> Vec<Replica> {
     group
 }
 
-/// Brings the patches that a replica has sent to all others. Returns their bytes.
-fn weft_deliver(group: &mut [Replica], from: usize) -> usize {
-    let mut len = 0;
-    for sent in std::mem::take(&mut group[from].sent) {
-        len += sent.bytes.len();
-        for (to, replica) in group.iter_mut().enumerate() {
-            if to != from && sent.patch {
-                replica.heard(&sent.bytes);
-            }
-        }
+/// Brings the patches that a replica has sent to all others.
+fn weft_deliver(group: &mut [Replica], from: usize) {
+    let sent = std::mem::take(&mut group[from].sent);
+    for to in (0..group.len()).filter(|to| *to != from) {
+        sent.iter().filter(|sent| sent.patch).for_each(|sent| group[to].heard(&sent.bytes));
     }
-    len
 }
 
-fn weft_edit(group: &mut [Replica], edit: &Edit) -> usize {
-    let author = &mut group[edit.author];
-    let text = one_character(edit.character, &mut [0; 4]).to_owned();
-    author
-        .model
-        .api()
-        .str("")
-        .and_then(|mut root| root.ins(edit.position, text.as_str()))
-        .expect("in the text");
-    author.flush();
-    weft_deliver(group, edit.author)
-}
+impl Group for Vec<Replica> {
+    type Message = Vec<Sent>;
 
-fn weft_live(sync: SyncMode, replicas: usize, edits: &[Edit], text: &str) -> Run {
-    let mut group = weft_group(sync, replicas);
-    let run = timed(|| edits.iter().map(|edit| weft_edit(&mut group, edit)).sum());
-    for replica in &group {
-        assert_eq!(replica.model.view().as_str(), Some(text));
+    fn make(&mut self, edit: &Edit) -> (Vec<Sent>, usize) {
+        let author = &mut self[edit.author];
+        let text = one_character(edit.character, &mut [0; 4]).to_owned();
+        let root = author.model.api().str("");
+        root.and_then(|mut root| root.ins(edit.position, text.as_str())).expect("in the text");
+        author.flush();
+        let sent = std::mem::take(&mut author.sent);
+        let len = sent.iter().map(|sent| sent.bytes.len()).sum();
+        (sent, len)
     }
-    run
+
+    fn take(&mut self, to: usize, message: &Vec<Sent>) {
+        message.iter().filter(|sent| sent.patch).for_each(|sent| self[to].heard(&sent.bytes));
+    }
+
+    fn texts(&self) -> impl Iterator<Item = String> {
+        self.iter().map(|replica| replica.model.view().as_str().expect("a text").to_owned())
+    }
 }
 
 fn weft_source(sync: SyncMode, replicas: usize, edits: &[Edit]) -> Source {
     let mut group = weft_group(sync, replicas);
-    for edit in edits {
-        weft_edit(&mut group, edit);
-    }
+    edit_all(&mut group, edits);
     let mut source = group.swap_remove(0);
     let (mut number, mut more) = (1000, String::new());
     Box::new(move |text, goes_on| {
@@ -155,7 +200,9 @@ fn yrs_group(replicas: usize) -> Vec<Doc> {
         offset_kind: yrs::OffsetKind::Utf16,
         ..yrs::Options::default()
     };
-    (0..replicas).map(|number| Doc::with_options(options(number))).collect()
+    let group: Vec<Doc> = (0..replicas).map(|number| Doc::with_options(options(number))).collect();
+    group.iter().for_each(|doc| _ = doc.get_or_insert_text("text"));
+    group
 }
 
 /// Writes what a transaction changed as a message of y-sync.
@@ -174,19 +221,25 @@ fn yrs_receive(doc: &Doc, message: &[u8]) {
         .expect("an update that applies");
 }
 
-fn yrs_edit(group: &[Doc], edit: &Edit) -> usize {
-    let text = group[edit.author].get_or_insert_text("text");
-    let message = {
-        let mut txn = group[edit.author].transact_mut();
+impl Group for Vec<Doc> {
+    type Message = Vec<u8>;
+
+    fn make(&mut self, edit: &Edit) -> (Vec<u8>, usize) {
+        let text = self[edit.author].get_or_insert_text("text");
+        let mut txn = self[edit.author].transact_mut();
         text.insert(&mut txn, edit.position as u32, one_character(edit.character, &mut [0; 4]));
-        yrs_message(&txn)
-    };
-    for (to, doc) in group.iter().enumerate() {
-        if to != edit.author {
-            yrs_receive(doc, &message);
-        }
+        let message = yrs_message(&txn);
+        let len = message.len();
+        (message, len)
     }
-    message.len()
+
+    fn take(&mut self, to: usize, message: &Vec<u8>) {
+        yrs_receive(&self[to], message);
+    }
+
+    fn texts(&self) -> impl Iterator<Item = String> {
+        self.iter().map(yrs_text)
+    }
 }
 
 fn yrs_text(doc: &Doc) -> String {
@@ -194,21 +247,9 @@ fn yrs_text(doc: &Doc) -> String {
     text.get_string(&doc.transact())
 }
 
-fn yrs_live(replicas: usize, edits: &[Edit], text: &str) -> Run {
-    let group = yrs_group(replicas);
-    for doc in &group {
-        doc.get_or_insert_text("text");
-    }
-    let run = timed(|| edits.iter().map(|edit| yrs_edit(&group, edit)).sum());
-    group.iter().for_each(|doc| assert_eq!(yrs_text(doc), text));
-    run
-}
-
 fn yrs_source(replicas: usize, edits: &[Edit]) -> Source {
-    let group = yrs_group(replicas);
-    for edit in edits {
-        yrs_edit(&group, edit);
-    }
+    let mut group = yrs_group(replicas);
+    edit_all(&mut group, edits);
     let mut more = String::new();
     Box::new(move |text, goes_on| {
         let text = format!("{text}{more}");
@@ -254,33 +295,32 @@ fn loro_group(replicas: usize) -> Vec<LoroDoc> {
     (0..replicas).map(doc).collect()
 }
 
-fn loro_edit(group: &[LoroDoc], edit: &Edit) -> usize {
-    let author = &group[edit.author];
-    let before = author.oplog_vv();
-    let text = one_character(edit.character, &mut [0; 4]).to_owned();
-    author.get_text("text").insert(edit.position, &text).expect("in the text");
-    author.commit();
-    let update = author.export(ExportMode::updates(&before)).expect("an update");
-    for (to, doc) in group.iter().enumerate() {
-        if to != edit.author {
-            doc.import(&update).expect("an update that applies");
-        }
-    }
-    update.len()
-}
+impl Group for Vec<LoroDoc> {
+    type Message = Vec<u8>;
 
-fn loro_live(replicas: usize, edits: &[Edit], text: &str) -> Run {
-    let group = loro_group(replicas);
-    let run = timed(|| edits.iter().map(|edit| loro_edit(&group, edit)).sum());
-    group.iter().for_each(|doc| assert_eq!(doc.get_text("text").to_string(), text));
-    run
+    fn make(&mut self, edit: &Edit) -> (Vec<u8>, usize) {
+        let author = &self[edit.author];
+        let before = author.oplog_vv();
+        let text = one_character(edit.character, &mut [0; 4]).to_owned();
+        author.get_text("text").insert(edit.position, &text).expect("in the text");
+        author.commit();
+        let update = author.export(ExportMode::updates(&before)).expect("an update");
+        let len = update.len();
+        (update, len)
+    }
+
+    fn take(&mut self, to: usize, message: &Vec<u8>) {
+        self[to].import(message).expect("an update that applies");
+    }
+
+    fn texts(&self) -> impl Iterator<Item = String> {
+        self.iter().map(|doc| doc.get_text("text").to_string())
+    }
 }
 
 fn loro_source(replicas: usize, edits: &[Edit]) -> Source {
     let mut group = loro_group(replicas);
-    for edit in edits {
-        loro_edit(&group, edit);
-    }
+    edit_all(&mut group, edits);
     let source = group.swap_remove(0);
     let mut more = String::new();
     Box::new(move |text, goes_on| {
@@ -308,7 +348,10 @@ fn loro_source(replicas: usize, edits: &[Edit]) -> Source {
     })
 }
 
-fn automerge_group(replicas: usize) -> (Vec<AutoCommit>, ObjId) {
+/// Documents, and the text in them.
+type Automerges = (Vec<AutoCommit>, ObjId);
+
+fn automerge_group(replicas: usize) -> Automerges {
     let mut first = AutoCommit::new().with_actor(ActorId::from([1; 16]));
     let text = first.put_object(ROOT, "text", ObjType::Text).expect("a new key");
     let saved = first.save();
@@ -320,35 +363,35 @@ fn automerge_group(replicas: usize) -> (Vec<AutoCommit>, ObjId) {
     (group, text)
 }
 
-fn automerge_edit(group: &mut [AutoCommit], object: &ObjId, edit: &Edit) -> usize {
-    let author = &mut group[edit.author];
-    author
-        .splice_text(object, edit.position, 0, one_character(edit.character, &mut [0; 4]))
-        .expect("in the text");
-    author.commit();
-    let bytes = author.get_last_local_change().expect("a change").raw_bytes().to_vec();
-    for (to, doc) in group.iter_mut().enumerate() {
-        if to != edit.author {
-            let change = Change::from_bytes(bytes.clone()).expect("a change");
-            doc.apply_changes([change]).expect("a change that applies");
-        }
-    }
-    bytes.len()
-}
+impl Group for Automerges {
+    type Message = Vec<u8>;
 
-fn automerge_live(replicas: usize, edits: &[Edit], text: &str) -> Run {
-    let (mut group, object) = automerge_group(replicas);
-    let run = timed(|| edits.iter().map(|edit| automerge_edit(&mut group, &object, edit)).sum());
-    group.iter().for_each(|doc| assert_eq!(doc.text(&object).expect("a text"), text));
-    run
+    fn make(&mut self, edit: &Edit) -> (Vec<u8>, usize) {
+        let author = &mut self.0[edit.author];
+        author
+            .splice_text(&self.1, edit.position, 0, one_character(edit.character, &mut [0; 4]))
+            .expect("in the text");
+        author.commit();
+        let bytes = author.get_last_local_change().expect("a change").raw_bytes().to_vec();
+        let len = bytes.len();
+        (bytes, len)
+    }
+
+    fn take(&mut self, to: usize, message: &Vec<u8>) {
+        let change = Change::from_bytes(message.clone()).expect("a change");
+        self.0[to].apply_changes([change]).expect("a change that applies");
+    }
+
+    fn texts(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|doc| doc.text(&self.1).expect("a text"))
+    }
 }
 
 fn automerge_source(replicas: usize, edits: &[Edit]) -> Source {
-    let (mut group, object) = automerge_group(replicas);
-    for edit in edits {
-        automerge_edit(&mut group, &object, edit);
-    }
-    let mut source = group.swap_remove(0);
+    let mut group = automerge_group(replicas);
+    edit_all(&mut group, edits);
+    let (mut docs, object) = group;
+    let mut source = docs.swap_remove(0);
     let mut more = String::new();
     Box::new(move |text, goes_on| {
         let text = format!("{text}{more}");

@@ -71,6 +71,44 @@ impl<W: Ord> StateVector<W> {
         }
     }
 
+    /// [`get`](Self::get) for who asks for the same writers again and again: `near` is where the writer stood when it was asked
+    /// for last, and is told where it stands now. Any number will do; a right one saves the search.
+    #[inline]
+    pub fn get_near<Q: Ord + ?Sized>(&self, writer: &Q, near: &mut u32) -> u64
+    where
+        W: Borrow<Q>,
+    {
+        self.place_near(writer, near).map_or(0, |place| self.0[place].1)
+    }
+
+    /// [`raise`](Self::raise) in the same way.
+    #[inline]
+    pub fn raise_near(&mut self, writer: W, count: u64, near: &mut u32) -> u64 {
+        match self.place_near(&writer, near) {
+            Ok(place) => {
+                let seen = &mut self.0[place].1;
+                let before = *seen;
+                *seen = count.max(before);
+                before
+            }
+            Err(_) => self.raise(writer, count),
+        }
+    }
+
+    #[inline]
+    fn place_near<Q: Ord + ?Sized>(&self, writer: &Q, near: &mut u32) -> Result<usize, usize>
+    where
+        W: Borrow<Q>,
+    {
+        if self.0.get(*near as usize).is_some_and(|(at, _)| at.borrow() == writer) {
+            return Ok(*near as usize);
+        }
+        let place = self.place(writer);
+        let (Ok(found) | Err(found)) = place;
+        *near = found as u32;
+        place
+    }
+
     /// Takes over everything that `other` has seen (the join of the two).
     pub fn merge(&mut self, other: &Self)
     where

@@ -178,7 +178,7 @@ impl PatchRecord {
 }
 
 /// What the envelope says of a patch: its id, how many ticks it takes, and what it names.
-fn facts(patch: &[u8]) -> Result<(Timestamp, u64, Needs), Malformed> {
+pub(crate) fn facts(patch: &[u8]) -> Result<(Timestamp, u64, Needs), Malformed> {
     let mut needs = Needs::new();
     let read = PatchRef::decode_naming(patch, |Timespan { start, span }| {
         // Reserved sessions make the same contents on every replica, and send nothing.

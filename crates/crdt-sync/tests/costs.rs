@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{EncodingFormat, SessionId, StateVector, Timestamp};
+use crdt_core::{EncodingFormat, PatchBuilder, SessionId, StateVector};
 use crdt_sync::{
-    Envelope, MemoryPatchStore, Needs, PatchRecord, PatchStore, PeerId, SyncMessage,
+    MemoryPatchStore, PatchRecord, PatchStore, PeerId, SyncMessage,
     dag::{Heads, Link, NodeHash, Walk},
     reconcile::{Progress, Reconciler, sketch},
     session::{Input, Output, Page, ReadWhat, Session, SessionOptions, SyncMode, WALK_PAGE_NODES_MAX},
@@ -119,23 +119,17 @@ impl History {
     fn go_on(&mut self, count: u64, authors: u64) {
         for turn in 0..count {
             let sid = author(turn % authors);
-            let record = PatchRecord::from(Envelope {
-                id: Timestamp::new(sid, self.records.len() as u64 + 1),
-                span: 1,
-                prev: self.vector.get(&sid),
-                needs: Needs::new(),
-                patch: Bytes::from_static(&[7; PATCH_BYTES]),
-                proof: Bytes::new(),
-                links: self.heads.latest(sid),
-            });
+            let mut patch = PatchBuilder::new(sid, self.records.len() as u64 + 1);
+            patch.nop(1);
+            let patch = Bytes::copy_from_slice(patch.finish().unwrap().as_bytes());
+            let record = PatchRecord::new(self.vector.get(&sid), patch).unwrap();
+            let record = record.with_links(self.heads.latest(sid)).unwrap();
             self.heads.add(&record);
             self.vector.advance(sid, record.last());
             self.records.push(record);
         }
     }
 }
-
-const PATCH_BYTES: usize = 24;
 
 /// The production machine over a store in memory. What it would do with a document is of no interest here.
 struct Node {
@@ -221,7 +215,7 @@ fn catch_up(sync: SyncMode, behind: &History, ahead: &History) -> (usize, usize)
             for message in std::mem::take(&mut source.sent) {
                 bytes += len(&message);
                 if let SyncMessage::Patches { records, .. } = &message {
-                    bytes -= records.len() * PATCH_BYTES;
+                    bytes -= records.iter().map(|record| record.patch.len()).sum::<usize>();
                 }
                 late.input(now, Input::Message { from: source.id.clone(), message });
             }

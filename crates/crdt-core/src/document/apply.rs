@@ -462,7 +462,7 @@ impl Document {
         self.store.node(value).id().time > self.store.node(container).id().time
     }
 
-    fn insert_run(
+    pub(super) fn insert_run(
         &mut self,
         node: u32,
         after: Option<Id>,

@@ -36,7 +36,7 @@ impl Document {
                 return Err(format!("nothing refers to the dead node {}", store.timestamp(at.id())));
             }
             let seen =
-                at.id().session == store.sessions.own || store.sessions.at(at.id().session).seen.is_some();
+                at.id().session == store.sessions.own || store.sessions.seen(at.id().session).is_some();
             if at.id().time >= self.time || !seen {
                 return Err(format!("node {} is above the clock", store.timestamp(at.id())));
             }

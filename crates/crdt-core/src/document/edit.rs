@@ -67,7 +67,7 @@ impl Document {
         let mut released: SmallVec<[u32; 4]> = SmallVec::new();
         let sessions = &store.sessions;
         sequence.delete_at(position, len, |dead| {
-            let sid = SessionId::new(sessions.at(dead.id.session).sid).unwrap_or(SessionId::SYSTEM);
+            let sid = SessionId::new(sessions.sid_at(dead.id.session)).unwrap_or(SessionId::SYSTEM);
             let start = Timestamp::new(sid, dead.id.time);
             let units = u64::from(dead.span.len());
             match spans.last_mut() {

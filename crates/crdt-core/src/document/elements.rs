@@ -33,10 +33,10 @@ impl Document {
         if known == Some(self.store.sessions.own) || id.time <= self.compacted_to {
             return None;
         }
-        let author = known.map(|session| self.store.sessions.at(session));
-        let is_news =
-            !author.is_some_and(|at| at.seen >= Some(id.time) || at.nodes.ceiling(id.time).is_some());
-        is_news.then_some(known)
+        let sessions = &self.store.sessions;
+        let is_known =
+            |at| sessions.seen(at) >= Some(id.time) || sessions.at(at).nodes.ceiling(id.time).is_some();
+        (!known.is_some_and(is_known)).then_some(known)
     }
 
     fn put_read(&mut self, elements: &Elements<'_>) -> Option<()> {

@@ -151,7 +151,7 @@ impl Held {
             return self.seen_late(sid);
         }
         let session = self.sessions.get(sid)?;
-        if session == self.sessions.own { Some(self.sessions.made) } else { self.sessions.at(session).seen }
+        self.sessions.seen_or_made(session)
     }
 
     #[cold]
@@ -161,7 +161,7 @@ impl Held {
 
     /// The last time seen of a session that is not, or was not, the own one.
     fn seen_of_left(&self, sid: u64) -> Option<u64> {
-        let seen = self.sessions.get(sid).and_then(|at| self.sessions.at(at).seen);
+        let seen = self.sessions.get(sid).and_then(|at| self.sessions.seen(at));
         let left = self.left().filter(|&(left, _)| left == sid).map(|(_, last)| last).max();
         seen.max(left)
     }
@@ -189,7 +189,7 @@ impl Held {
     /// All sessions in the order of their numbers, each with the last time seen of it; `None` for one that was only named.
     pub(super) fn all_seen(&self) -> Vec<(u64, Option<u64>)> {
         let (own, made) = (self.own_sid(), self.made());
-        let mut sids: Vec<u64> = self.sessions.iter().map(|session| session.sid).collect();
+        let mut sids: Vec<u64> = self.sessions.sids().collect();
         for switch in self.switches() {
             if self.sessions.get(switch.to).is_none() && !sids.contains(&switch.to) {
                 sids.push(switch.to);

@@ -9,10 +9,7 @@ use super::{
 };
 use crate::{
     Timestamp,
-    patch::{
-        TextOp,
-        keystroke::{self, Keystroke, Start},
-    },
+    patch::keystroke::{self, Keystroke, Start},
 };
 
 impl Document {
@@ -30,7 +27,7 @@ impl Document {
         let store = self.store.own()?;
         let own = store.sessions.own;
         let session = store.sessions.look_up(id.sid.get()).filter(|&session| session != own)?;
-        let seen = store.sessions.at(session).seen?;
+        let seen = store.sessions.seen(session)?;
         if id.time <= seen.max(self.compacted_to) || self.order != Order::Logical {
             return None;
         }
@@ -48,11 +45,11 @@ impl Document {
                 && sequence.type_after(element, new, bytes, &store.sessions, &mut store.contents.narrow);
             if typed_on {
                 store.span += span;
-                store.sessions.at_mut(session).seen = Some(id.time + span - 1);
+                store.sessions.go_on(session, id.time + span - 1);
                 self.time = self.time.max(id.time + span);
                 return Some(());
             }
-            self.insert_read(new, keystroke)?;
+            self.insert_read(new, (at != obj).then_some(element), keystroke)?;
         } else {
             if at.sid != id.sid && !self.has_seen(at.tick(deleted - 1)) {
                 return None;
@@ -63,18 +60,22 @@ impl Document {
             store.tidy();
         }
         let last = id.time + span - 1;
-        self.store.sessions.at_mut(session).seen = Some(last);
+        self.store.sessions.go_on(session, last);
         self.time = self.time.max(last + 1);
         Some(())
     }
 
     /// Text that is not just typed on.
-    fn insert_read(&mut self, new: Id, keystroke: Keystroke<'_>) -> Option<()> {
-        let Keystroke { id, span, obj, at, text, .. } = keystroke;
-        if at.sid != id.sid && !self.has_seen(at) {
+    fn insert_read(&mut self, new: Id, after: Option<Id>, keystroke: Keystroke<'_>) -> Option<()> {
+        let Keystroke { id, span, at, text, .. } = keystroke;
+        let is_seen = |at: Id| self.store.sessions.seen_or_made(at.session) >= Some(at.time);
+        if at.sid != id.sid && !after.is_none_or(is_seen) {
             return None;
         }
-        self.insert_text(new, &TextOp { id, obj, after: at, text, units: span })?;
+        let units = span as u32;
+        self.insert_run(self.target, after, new, units, |contents, left| {
+            contents.store_text(left, text, units)
+        })?;
         self.store.tidy();
         Some(())
     }

@@ -111,7 +111,7 @@ impl Loader {
     pub fn session(&mut self, sid: SessionId) -> Result<SessionIx, LoadError> {
         let at = self.enter(sid)?;
         let sessions = &self.doc.store.sessions;
-        let seen = if at == sessions.own { Some(sessions.made) } else { sessions.at(at).seen };
+        let seen = if at == sessions.own { Some(sessions.made) } else { sessions.seen(at) };
         Ok(SessionIx { at, seen: seen.unwrap_or(0) })
     }
 
@@ -130,7 +130,7 @@ impl Loader {
         let session = self.enter(id.sid)?;
         let last = bound("times", id.time + span - 1, crate::id::MAX_ID - 1)?;
         if session != self.doc.store.sessions.own
-            && self.doc.store.sessions.at(session).seen.is_some_and(|seen| last <= seen)
+            && self.doc.store.sessions.seen(session).is_some_and(|seen| last <= seen)
         {
             self.doc.time = self.doc.time.max(last + 1);
         } else {

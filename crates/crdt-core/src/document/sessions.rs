@@ -1,30 +1,46 @@
 //! The sessions that a document knows, and their nodes.
 
-use hashbrown::HashMap;
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{sequence::Sids, time_index::TimeIndex};
 
 /// The most sessions in one document.
 pub(super) const SESSIONS_MAX: usize = (1 << 24) - 1;
 
-/// A session's nodes and what has been seen of it.
-#[derive(Debug, Clone)]
+/// What a session made.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Session {
-    pub(super) sid: u64,
-    /// The last time seen of it; `None` if it was only named.
-    pub(super) seen: Option<u64>,
     /// From the time of a node's id to the node.
     pub(super) nodes: TimeIndex,
+}
+
+/// Who a session is and what has been seen of it: what every patch asks for, four to a line of memory.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    sid: u64,
+    /// [`UNSEEN`](Self::UNSEEN) if it was only named.
+    seen: u64,
+}
+
+impl Row {
+    /// No time is so large.
+    const UNSEEN: u64 = u64::MAX;
+
+    fn seen(self) -> Option<u64> {
+        (self.seen != Self::UNSEEN).then_some(self.seen)
+    }
 }
 
 /// All sessions of a document, in the order in which they were named first. The document's own is one of them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sessions {
+    rows: Vec<Row>,
     list: Vec<Session>,
-    /// The id of each, side by side for the search.
-    sids: Vec<u64>,
-    /// Used from the [`LISTED`](Self::LISTED)th session on.
-    by_sid: HashMap<u64, u32>,
+    /// From an id to the session's place. Used from the [`LISTED`](Self::LISTED)th session on.
+    by_sid: HashTable<u32>,
+    hasher: DefaultHashBuilder,
     /// The peers in the order in which something of theirs was seen first.
     pub(super) peers: Vec<u32>,
     /// The document's own session.
@@ -41,13 +57,14 @@ impl Sessions {
 
     #[inline]
     pub(super) fn get(&self, sid: u64) -> Option<u32> {
-        if self.sids.get(self.last as usize) == Some(&sid) {
+        if self.rows.get(self.last as usize).is_some_and(|row| row.sid == sid) {
             return Some(self.last);
         }
-        if self.sids.len() <= Self::LISTED {
-            return self.sids.iter().position(|&at| at == sid).map(|at| at as u32);
+        if self.rows.len() <= Self::LISTED {
+            return self.rows.iter().position(|row| row.sid == sid).map(|at| at as u32);
         }
-        self.by_sid.get(&sid).copied()
+        let hash = self.hasher.hash_one(sid);
+        self.by_sid.find(hash, |&at| self.rows[at as usize].sid == sid).copied()
     }
 
     /// [`get`](Self::get), and remembers it for the next time.
@@ -64,14 +81,15 @@ impl Sessions {
             self.last = at;
             return at;
         }
-        let at = self.list.len() as u32;
-        self.sids.push(sid);
-        self.list.push(Session { sid, seen: None, nodes: TimeIndex::default() });
-        if self.list.len() > Self::LISTED {
-            if self.by_sid.is_empty() {
-                self.by_sid.extend(self.list.iter().zip(0..).map(|(session, at)| (session.sid, at)));
-            }
-            self.by_sid.insert(sid, at);
+        let at = self.rows.len() as u32;
+        self.rows.push(Row { sid, seen: Row::UNSEEN });
+        self.list.push(Session::default());
+        if self.rows.len() > Self::LISTED {
+            let Self { rows, by_sid, hasher, .. } = self;
+            let hash = |&at: &u32| hasher.hash_one(rows[at as usize].sid);
+            // All that were found by looking at each come with the first one that is not.
+            let from = if by_sid.is_empty() { 0 } else { at };
+            (from..=at).for_each(|at| _ = by_sid.insert_unique(hash(&at), at, hash));
         }
         self.last = at;
         at
@@ -80,7 +98,7 @@ impl Sessions {
     /// The public id of a session.
     #[inline]
     pub(super) fn sid_at(&self, session: u32) -> u64 {
-        self.sids[session as usize]
+        self.rows[session as usize].sid
     }
 
     pub(super) fn at(&self, session: u32) -> &Session {
@@ -91,15 +109,32 @@ impl Sessions {
         &mut self.list[session as usize]
     }
 
+    /// The last time seen of a session; `None` if it was only named. (Of the own one [`made`](Self::made) tells.)
+    #[inline]
+    pub(super) fn seen(&self, session: u32) -> Option<u64> {
+        self.rows[session as usize].seen()
+    }
+
+    /// The last time seen of a session, the own one included, even if it made nothing.
+    #[inline]
+    pub(super) fn seen_or_made(&self, session: u32) -> Option<u64> {
+        if session == self.own { Some(self.made) } else { self.seen(session) }
+    }
+
+    /// Notes the last time seen of a session of which something was seen before.
+    #[inline]
+    pub(super) fn go_on(&mut self, session: u32, time: u64) {
+        self.rows[session as usize].seen = time;
+    }
+
     /// Notes the last time seen of another session.
     pub(super) fn observe(&mut self, session: u32, time: u64) {
-        let entry = &mut self.list[session as usize];
-        match &mut entry.seen {
-            Some(seen) => *seen = time.max(*seen),
-            seen => {
-                *seen = Some(time);
-                self.peers.push(session);
-            }
+        let row = &mut self.rows[session as usize];
+        if let Some(seen) = row.seen() {
+            row.seen = time.max(seen);
+        } else {
+            row.seen = time;
+            self.peers.push(session);
         }
     }
 
@@ -109,16 +144,28 @@ impl Sessions {
         self.own = self.enter(sid);
         if self.own != before {
             self.observe(before, last);
-            self.made = self.at(self.own).seen.unwrap_or(0);
+            self.made = self.seen(self.own).unwrap_or(0);
         }
     }
 
+    /// All sessions.
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Session> {
         self.list.iter()
     }
 
+    /// The ids of all sessions.
+    pub(super) fn sids(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.rows.iter().map(|row| row.sid)
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.list.len()
+        self.rows.len()
+    }
+
+    /// Bytes that they take, roughly.
+    pub(super) fn size_bytes(&self) -> usize {
+        let nodes: usize = self.list.iter().map(|session| session.nodes.size_bytes()).sum();
+        self.list.len() * (size_of::<Row>() + size_of::<Session>()) + nodes
     }
 }
 

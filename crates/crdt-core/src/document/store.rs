@@ -432,7 +432,7 @@ impl Store {
             return ids;
         }
         let mut sessions: Vec<_> = self.sessions.iter().zip(0u32..).collect();
-        sessions.sort_by_key(|(session, _)| session.sid);
+        sessions.sort_by_key(|&(_, at)| self.sessions.sid_at(at));
         let ids = sessions.into_iter().flat_map(|(session, at)| {
             session.nodes.iter().map(move |(time, node)| (self.timestamp(Id::new(at, time)), node))
         });
@@ -454,11 +454,7 @@ impl Store {
             + self.objs.items.iter().map(Obj::size_bytes).sum::<usize>()
             + self.vecs.items.iter().map(|vec| size_of_val(vec) + vec.capacity() * 4).sum::<usize>()
             + self.sequences.items.iter().map(Sequence::size_bytes).sum::<usize>()
-            + self
-                .sessions
-                .iter()
-                .map(|session| size_of_val(session) + session.nodes.size_bytes())
-                .sum::<usize>()
+            + self.sessions.size_bytes()
             + self.keys.size_bytes()
             + self.rows.as_ref().map_or(0, Rows::size_bytes)
             + self.heap.capacity()

@@ -24,9 +24,9 @@ impl Taken {
     pub(super) fn new(sessions: &Sessions, chunks: usize) -> Option<Self> {
         let mut starts = Vec::new();
         let mut words = 0;
-        for (session, at) in sessions.iter().zip(0..) {
+        for at in 0..sessions.len() as u32 {
             starts.push(8 * words);
-            let seen = if sessions.own == at { sessions.made } else { session.seen.unwrap_or(0) };
+            let seen = if sessions.own == at { sessions.made } else { sessions.seen(at).unwrap_or(0) };
             // A run may reach into the eight bytes behind its own.
             words += usize::try_from(seen / 64).ok().filter(|&words| words <= chunks)? + 2;
             if words > chunks {

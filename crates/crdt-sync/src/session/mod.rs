@@ -15,6 +15,7 @@ mod io;
 mod options;
 mod parked;
 mod peers;
+mod places;
 mod pull;
 mod repair;
 mod trickle;
@@ -35,6 +36,7 @@ use self::{
     heads::Ends,
     parked::{Parked, Readiness, readiness},
     peers::Peers,
+    places::Places,
     pull::Pull,
     trickle::Trickle,
 };
@@ -46,6 +48,8 @@ pub struct Session {
     options: SessionOptions,
     /// What was given to the store: patches that build on it are ready.
     accepted: StateVector<SessionId>,
+    /// Where its sessions stand in it and in `stored`, which mostly have the same ones.
+    places: Places,
     /// The highest time in it.
     latest: u64,
     /// What is durable: this is told to peers.
@@ -111,6 +115,7 @@ impl Session {
             digests_lately: VecDeque::with_capacity(DIGESTS_LATELY_MAX),
             latest: stored.iter().map(|(_, time)| time).max().unwrap_or(0),
             accepted: stored.clone(),
+            places: Places::default(),
             stored,
             storing: VecDeque::new(),
             pull: None,
@@ -246,12 +251,17 @@ impl Session {
     }
 
     fn readiness(&self, record: &PatchRecord) -> Readiness {
-        readiness(record, self.accepted.get(&record.session()), &self.accepted)
+        readiness(record, self.accepted.get(&record.session()), |sid| self.accepted.get(&sid))
+    }
+
+    /// The last time of a session that was taken in.
+    fn seen(&mut self, sid: SessionId) -> u64 {
+        self.accepted.get_near(&sid, self.places.of(sid))
     }
 
     /// Takes in a patch from outside. Returns whether it was news.
     fn take_in(&mut self, now: Duration, record: PatchRecord, origin: Origin) -> bool {
-        let mut seen = self.accepted.get(&record.session());
+        let mut seen = self.seen(record.session());
         if let Err(refusal) = self.admissible(&record, seen) {
             if let Refusal::SessionUsedTwice(id) = refusal {
                 self.used_twice.get_or_insert(id);
@@ -262,7 +272,7 @@ impl Session {
         let mut news = false;
         let (mut next, mut work) = (Some((record, origin)), Vec::new());
         while let Some((record, origin)) = next.take() {
-            match readiness(&record, seen, &self.accepted) {
+            match readiness(&record, seen, |sid| self.seen(sid)) {
                 Readiness::Ready if self.storing.len() >= self.options.storing_max => {
                     self.counters.shed += 1;
                     self.ask_soon(now);
@@ -288,7 +298,7 @@ impl Session {
             // What it releases was heard from peers, or will be asked for by those who lack it.
             next = work.pop().map(|record| (record, Origin::Remote));
             if let Some((record, _)) = &next {
-                seen = self.accepted.get(&record.session());
+                seen = self.seen(record.session());
             }
         }
         news
@@ -312,7 +322,8 @@ impl Session {
     }
 
     fn accept(&mut self, record: PatchRecord, origin: Origin) {
-        self.accepted.advance(record.session(), record.last());
+        let sid = record.session();
+        self.accepted.raise_near(sid, record.last(), self.places.of(sid));
         self.latest = self.latest.max(record.last());
         if origin == Origin::Local {
             self.grow(&record);
@@ -364,7 +375,7 @@ impl Session {
     }
 
     fn note_stored(&mut self, sid: SessionId, last: u64) {
-        let before = self.stored.raise(sid, last);
+        let before = self.stored.raise_near(sid, last, self.places.of(sid));
         if last > before {
             let change = digest::entry(sid, last).wrapping_sub(digest::entry(sid, before));
             self.digest = self.digest.wrapping_add(change);

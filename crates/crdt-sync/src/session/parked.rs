@@ -35,8 +35,8 @@ pub(super) enum Readiness {
     Forked,
 }
 
-/// Whether a record can be taken in on top of `vector`, in which `seen` is the time of its session.
-pub(super) fn readiness(record: &PatchRecord, seen: u64, vector: &StateVector<SessionId>) -> Readiness {
+/// Whether a record can be taken in on top of a vector, in which `seen` is the time of its session, and `of` finds the others.
+pub(super) fn readiness(record: &PatchRecord, seen: u64, mut of: impl FnMut(SessionId) -> u64) -> Readiness {
     let sid = record.session();
     if record.last() <= seen {
         return Readiness::Known;
@@ -49,8 +49,8 @@ pub(super) fn readiness(record: &PatchRecord, seen: u64, vector: &StateVector<Se
     }
     let mut causes = record.needs.iter().map(|need| (need.sid, need.time));
     let mut parents = record.links.iter().map(|link| (link.sid, link.last));
-    let lacks = |(sid, time): &(SessionId, u64)| vector.get(sid) < *time;
-    match causes.find(lacks).or_else(|| parents.find(lacks)) {
+    let mut lacks = |(sid, time): &(SessionId, u64)| of(*sid) < *time;
+    match causes.find(&mut lacks).or_else(|| parents.find(&mut lacks)) {
         Some((sid, _)) => Readiness::Waits(sid),
         None => Readiness::Ready,
     }

@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector, Timestamp};
+use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp};
 use crdt_sync::{
-    Envelope, PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Heads, Link, Walk, snapshot},
     session::{
         Input, Output, Page, ReadWhat, Session, SessionOptions, SyncMode, TrickleOptions, WALK_PAGE_NODES_MAX,
@@ -167,16 +167,16 @@ impl Replica {
         wishes: &mut Vec<Wish>,
     ) -> Result<PatchRecord, String> {
         let latest = self.doc.vector.iter().map(|(_, time)| time).max().unwrap_or(0);
-        let record: PatchRecord = Envelope {
-            id: Timestamp::new(self.session, latest + 1),
-            span,
-            prev: self.doc.vector.get(&self.session),
-            needs: needs.into(),
-            patch: Bytes::from(vec![0; (span % 60) as usize]),
-            proof: Bytes::new(),
-            links: self.machine.links(latest + 1),
+        let mut patch = PatchBuilder::new(self.session, latest + 1);
+        let named = needs.len() as u64;
+        for need in needs {
+            patch.ins_str(need, need, "x");
         }
-        .into();
+        patch.nop(span.saturating_sub(named).max(1));
+        let patch = patch.finish().map(|patch| Bytes::copy_from_slice(patch.as_bytes())).unwrap_or_default();
+        let record = PatchRecord::new(self.doc.vector.get(&self.session), patch)
+            .and_then(|record| record.with_links(self.machine.links(latest + 1)))
+            .map_err(|error| error.to_string())?;
         self.doc.apply(&record)?;
         self.input(now, Input::Local(record.clone()), wishes)?;
         Ok(record)

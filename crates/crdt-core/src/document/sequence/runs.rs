@@ -2,7 +2,8 @@
 
 use super::chunk::{Chunk, Id};
 
-/// Where a chunk stands. Good until chunks are inserted or removed.
+/// Where a chunk stands. In a list `slot` is its number, in a tree its place in the leaf. Good until chunks are inserted or
+/// removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::document) struct At {
     pub(in crate::document) leaf: u32,

@@ -1,380 +1,250 @@
-//! From a session's times to what stands there: a bitmap of the times in use, with a value for each.
+//! From a session's times to what stands there: a short list, or a bitmap of the times in use with a value for each.
 
+mod dense;
 mod page;
-
-use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use page::{Blocks, NIL, PAGE_BITS, PAGE_MASK, Page};
+use dense::Dense;
 
 /// How many units of content one page of the dense window may cost.
 pub(super) const UNITS_PER_PAGE: usize = 32;
-/// How many pages the window may hold for each page that has an entry, in units; and without any reason at all.
-const UNITS_PER_ENTRY: usize = 4 * UNITS_PER_PAGE;
-const PAGES_FREE: usize = 64;
 
-/// How many pages a window has room for when it is more than one.
-const WINDOW_HEAP_MIN: usize = 8;
+/// So many entries are kept in a list: two lines of memory, most of which is not even looked at.
+const LISTED_MAX: usize = 16;
 
-/// So many times from one on, page by page: the page, the first bit in it, and how many.
-fn pages(time: u64, len: u32) -> impl Iterator<Item = (u64, u32, u32)> {
-    let (mut time, mut left) = (time, len);
-    std::iter::from_fn(move || {
-        let bit = (time & PAGE_MASK) as u32;
-        let (key, len) = (time >> PAGE_BITS, left.min((1 << PAGE_BITS) - bit));
-        (time, left) = (time + u64::from(len), left - len);
-        (len > 0).then_some((key, bit, len))
-    })
-}
+/// A time after [`TimeIndex::base`], and its value.
+type Entry = (u32, u32);
 
 /// A map from times to `u32`, made for times that come close together and mostly in order, safe for any others.
 ///
-/// A window of pages without gaps serves the close ones: finding an entry costs a shift, a mask and a count of bits.
-/// Times that lie too far away for the window go to a tree. So memory follows the number of entries (and the
-/// length of content that the caller says they carry), whatever times a peer makes up.
+/// Of many sessions most made a few things, far from each other in a time that all share: those stand in a list, of which two
+/// are in here. More, or such as lie too far apart for that, go to [pages](Dense) of consecutive times.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TimeIndex {
-    /// Which page the window starts with.
+    /// What the times in the list are counted from: the first one that was entered.
     base: u64,
-    /// In place while it is one page: of many sessions, most made a thing or two.
-    window: SmallVec<[Page; 1]>,
-    /// A bit per page of the window: whether it has entries.
-    filled: SmallVec<[u64; 1]>,
-    /// Pages outside of the window.
-    far: BTreeMap<u64, Page>,
-    /// For how many units of content the window may have pages.
+    /// In the order of time; empty once there are pages.
+    list: SmallVec<[Entry; 2]>,
+    pages: Option<Box<Dense>>,
+    /// For how many units of content the [window](Dense) may have pages, told before there are any.
     allowance: usize,
-    blocks: Blocks,
 }
 
 impl TimeIndex {
-    /// Lets the window grow over `units` of content, which cost memory of their own.
+    /// Lets the pages grow over `units` of content, which cost memory of their own.
+    #[inline]
     pub(super) fn allow(&mut self, units: usize) {
-        self.allowance += units;
+        match &mut self.pages {
+            Some(pages) => pages.allow(units),
+            None => self.allowance += units,
+        }
+    }
+
+    /// [`with_range`](Self::with_range) for so many entries, which may be few enough for a list.
+    pub(super) fn with_few(start: u64, end: u64, units: usize, entries: usize) -> Self {
+        if entries <= LISTED_MAX / 2 && end - start <= u64::from(u32::MAX) {
+            return Self { base: start, allowance: units, ..Self::default() };
+        }
+        Self::with_range(start, end, units)
     }
 
     /// An index for times from `start` to before `end`, with `units` of content in all. Times are [marked](Self::mark),
     /// all of them, then given their [values](Self::fill).
     pub(super) fn with_range(start: u64, end: u64, units: usize) -> Self {
-        let mut index = Self { base: start >> PAGE_BITS, allowance: units, ..Self::default() };
-        let pages = (end.saturating_sub(1) >> PAGE_BITS) + 1 - index.base;
-        let allowed = (units / UNITS_PER_PAGE + PAGES_FREE) as u64;
-        index.window = SmallVec::from_elem(Page::default(), pages.min(allowed) as usize);
-        index.filled = SmallVec::from_elem(0, index.window.len().div_ceil(64));
-        index
+        Self { pages: Some(Box::new(Dense::with_range(start, end, units))), ..Self::default() }
     }
 
     /// Enters a time without its value.
     #[inline]
     pub(super) fn mark(&mut self, time: u64) {
-        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
-        match self.slot(key).and_then(|slot| self.window.get_mut(slot)) {
-            Some(page) => page.bits |= 1 << bit,
-            None => {
-                self.far.entry(key).or_default().insert(bit, NIL, &mut self.blocks);
-            }
+        if let Some(pages) = &mut self.pages {
+            pages.mark(time);
         }
     }
 
     /// Enters so many times from one on, without their values.
     pub(super) fn mark_run(&mut self, time: u64, len: u32) {
-        for (key, bit, len) in pages(time, len) {
-            let bits = u64::MAX >> (64 - len) << bit;
-            match self.slot(key).and_then(|slot| self.window.get_mut(slot)) {
-                Some(page) => page.bits |= bits,
-                None => {
-                    let page = self.far.entry(key).or_default();
-                    (bit..bit + len).for_each(|bit| _ = page.insert(bit, NIL, &mut self.blocks));
-                }
-            }
-        }
+        self.pages_mut().mark_run(time, len);
     }
 
     /// How many different times were marked.
     pub(super) fn marked(&self) -> usize {
-        self.window.iter().chain(self.far.values()).map(|page| page.bits.count_ones() as usize).sum()
+        self.pages.as_ref().map_or(0, |pages| pages.marked())
     }
 
     /// Makes room for the values of what was marked.
     pub(super) fn lay_out(&mut self) {
-        let mut len = self.blocks.values.len();
-        for (slot, page) in self.window.iter_mut().enumerate().filter(|(_, page)| page.bits != 0) {
-            self.filled[slot >> 6] |= 1 << (slot & 63);
-            self.allowance += UNITS_PER_ENTRY;
-            page.class = page.bits.count_ones().next_power_of_two().trailing_zeros() as u8;
-            if page.class > 0 {
-                page.start = len as u32;
-                len += 1 << page.class;
-            }
+        if let Some(pages) = &mut self.pages {
+            pages.lay_out();
         }
-        self.blocks.values.resize(len, NIL);
     }
 
     /// Gives a marked time its value.
     #[inline]
     pub(super) fn fill(&mut self, time: u64, value: u32) {
-        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
-        let page = match self.slot(key) {
-            Some(slot) if slot < self.window.len() => &mut self.window[slot],
-            _ => self.far.entry(key).or_default(),
-        };
-        let rank = page.rank(bit);
-        page.set(rank, value, &mut self.blocks);
+        match &mut self.pages {
+            Some(pages) => pages.fill(time, value),
+            None => _ = self.enter_listed(time, value),
+        }
     }
 
     /// Gives so many marked times from one on values that follow each other.
     pub(super) fn fill_run(&mut self, time: u64, value: u32, len: u32) {
-        let mut value = value;
-        for (key, bit, len) in pages(time, len) {
-            let page = match self.slot(key) {
-                Some(slot) if slot < self.window.len() => &mut self.window[slot],
-                _ => self.far.entry(key).or_default(),
-            };
-            let rank = page.rank(bit);
-            if page.class > 0 {
-                let start = page.start as usize + rank;
-                let values = &mut self.blocks.values[start..start + len as usize];
-                values.iter_mut().zip(value..).for_each(|(place, value)| *place = value);
-            } else {
-                (0..len).for_each(|at| page.set(rank + at as usize, value + at, &mut self.blocks));
-            }
-            value += len;
-        }
+        self.pages_mut().fill_run(time, value, len);
     }
 
     /// Puts a value at a time, in place of one that was there. Tells whether none was.
+    #[inline]
     pub(super) fn insert(&mut self, time: u64, value: u32) -> bool {
-        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
-        if let Some(slot) = self.slot(key)
-            && slot < self.window.len()
-        {
-            return self.insert_at(slot, bit, value);
+        if let Some(pages) = &mut self.pages {
+            return pages.insert(time, value);
         }
-        if self.window.is_empty() {
-            self.base = key;
+        self.insert_listed(time, value)
+    }
+
+    fn insert_listed(&mut self, time: u64, value: u32) -> bool {
+        if self.list.is_empty() {
+            self.base = time;
         }
-        if let Some(slot) = self.slot(key)
-            && slot < self.allowance / UNITS_PER_PAGE + PAGES_FREE
-            && !self.far.contains_key(&key)
-        {
-            while self.window.len() <= slot {
-                let page = if self.far.is_empty() {
-                    Page::default()
-                } else {
-                    self.far.remove(&(self.base + self.window.len() as u64)).unwrap_or_default()
-                };
-                self.push(page);
-            }
-            return self.insert_at(slot, bit, value);
+        self.enter_listed(time, value)
+    }
+
+    fn enter_listed(&mut self, time: u64, value: u32) -> bool {
+        let Some(after) = self.after_base(time) else { return self.pages_mut().insert(time, value) };
+        let place = self.upto(after);
+        if let Some((_, there)) = self.list[..place].last_mut().filter(|(at, _)| *at == after) {
+            *there = value;
+            return false;
         }
-        self.far.entry(key).or_default().insert(bit, value, &mut self.blocks)
+        if self.list.len() == LISTED_MAX {
+            return self.pages_mut().insert(time, value);
+        }
+        if self.list.len() == self.list.capacity() {
+            // By doubling it would move three times on the way.
+            self.list.reserve_exact(LISTED_MAX / 2 - self.list.len() % (LISTED_MAX / 2));
+        }
+        self.list.insert(place, (after, value));
+        true
     }
 
     /// Puts consecutive values at as many times that have none, nor has any behind them.
     pub(super) fn insert_run(&mut self, time: u64, value: u32, len: u32) {
-        let mut done = 0;
-        while done < len {
-            let (at, first) = (time + u64::from(done), value + done);
-            self.insert(at, first);
-            done += 1;
-            // What else goes to the page, if it is alone there.
-            let more = (PAGE_MASK - (at & PAGE_MASK)).min(u64::from(len - done)) as u32;
-            if more > 0
-                && let Some(page) = self.slot(at >> PAGE_BITS).and_then(|slot| self.window.get_mut(slot))
-                && page.take_run(more)
-            {
-                done += more;
-            }
+        if self.pages.is_none() && self.list.len() + len as usize <= LISTED_MAX / 2 {
+            (time..).zip(value..value + len).for_each(|(time, value)| _ = self.insert(time, value));
+        } else {
+            self.pages_mut().insert_run(time, value, len);
         }
     }
 
     /// The value at a time.
+    #[inline]
     pub(super) fn get(&self, time: u64) -> Option<u32> {
-        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
-        match self.slot(key).and_then(|slot| self.window.get(slot)) {
-            Some(page) => page.get(bit, &self.blocks),
-            None => self.far.get(&key)?.get(bit, &self.blocks),
+        match &self.pages {
+            Some(pages) => pages.get(time),
+            None => self.floor_listed(time).filter(|&(at, _)| at == time).map(|(_, value)| value),
         }
     }
 
     /// The last entry at or before a time.
+    #[inline]
     pub(super) fn floor(&self, time: u64) -> Option<(u64, u32)> {
-        let near = self.floor_near(time);
-        if self.far.is_empty() {
-            return near;
+        match &self.pages {
+            Some(pages) => pages.floor(time),
+            None => self.floor_listed(time),
         }
-        let key = time >> PAGE_BITS;
-        let far = self.far.range(..=key).next_back().and_then(|(&at, page)| {
-            let bit = if at == key { (time & PAGE_MASK) as u32 } else { PAGE_MASK as u32 };
-            // A page in the tree may lack entries before the bit; the one before it has some.
-            match page.floor(bit, &self.blocks) {
-                Some((bit, value)) => Some((at << PAGE_BITS | u64::from(bit), value)),
-                None => self.far.range(..at).next_back().and_then(|(&at, page)| {
-                    page.floor(PAGE_MASK as u32, &self.blocks)
-                        .map(|(bit, value)| (at << PAGE_BITS | u64::from(bit), value))
-                }),
-            }
-        });
-        near.max(far)
     }
 
-    fn floor_near(&self, time: u64) -> Option<(u64, u32)> {
-        let key = time >> PAGE_BITS;
-        let mut slot = self.slot(key)?;
-        if let Some(page) = self.window.get(slot) {
-            if let Some((bit, value)) = page.floor((time & PAGE_MASK) as u32, &self.blocks) {
-                return Some((key << PAGE_BITS | u64::from(bit), value));
-            }
-        } else {
-            slot = self.window.len();
-        }
-        // The nearest filled page before this one.
-        let slot = slot.checked_sub(1)?;
-        let mut word = slot >> 6;
-        let mut bits = self.filled[word] & (u64::MAX >> (63 - (slot & 63)));
-        while bits == 0 {
-            word = word.checked_sub(1)?;
-            bits = self.filled[word];
-        }
-        let slot = (word << 6) + 63 - bits.leading_zeros() as usize;
-        let (bit, value) = self.window[slot].floor(PAGE_MASK as u32, &self.blocks)?;
-        Some(((self.base + slot as u64) << PAGE_BITS | u64::from(bit), value))
+    fn floor_listed(&self, time: u64) -> Option<(u64, u32)> {
+        let after = u32::try_from(time.checked_sub(self.base)?).unwrap_or(u32::MAX);
+        let &(after, value) = self.list[..self.upto(after)].last()?;
+        Some((self.base + u64::from(after), value))
     }
 
     /// The first time at or after a time that has an entry.
     pub(super) fn ceiling(&self, time: u64) -> Option<u64> {
-        let near = self.ceiling_near(time);
-        if self.far.is_empty() {
-            return near;
+        if let Some(pages) = &self.pages {
+            return pages.ceiling(time);
         }
-        let key = time >> PAGE_BITS;
-        let far = self.far.range(key..).find_map(|(&at, page)| {
-            let from = if at == key { time & PAGE_MASK } else { 0 };
-            page.ceiling(from).map(|bit| at << PAGE_BITS | bit)
-        });
-        [near, far].into_iter().flatten().min()
-    }
-
-    fn ceiling_near(&self, time: u64) -> Option<u64> {
-        let key = time >> PAGE_BITS;
-        let start = usize::try_from(key.saturating_sub(self.base)).unwrap_or(usize::MAX);
-        let page = self.window.get(start)?;
-        let from = if key >= self.base { time & PAGE_MASK } else { 0 };
-        if let Some(bit) = page.ceiling(from) {
-            return Some((self.base + start as u64) << PAGE_BITS | bit);
-        }
-        // The nearest filled page behind this one.
-        let slot = start + 1;
-        let mut word = slot >> 6;
-        let mut bits = self.filled.get(word)? & (u64::MAX << (slot & 63));
-        while bits == 0 {
-            word += 1;
-            bits = *self.filled.get(word)?;
-        }
-        let slot = (word << 6) + bits.trailing_zeros() as usize;
-        let bit = self.window[slot].ceiling(0)?;
-        Some((self.base + slot as u64) << PAGE_BITS | bit)
+        let place = match time.saturating_sub(self.base) {
+            0 => 0,
+            after => self.upto(u32::try_from(after - 1).ok()?),
+        };
+        self.list.get(place).map(|&(after, _)| self.base + u64::from(after))
     }
 
     /// Takes the entry at a time out.
     pub(super) fn remove(&mut self, time: u64) -> Option<u32> {
-        let (key, bit) = (time >> PAGE_BITS, (time & PAGE_MASK) as u32);
-        if let Some(slot) = self.slot(key)
-            && let Some(page) = self.window.get_mut(slot)
-        {
-            let value = page.remove(bit, &mut self.blocks)?;
-            if page.bits == 0 {
-                self.filled[slot >> 6] &= !(1 << (slot & 63));
-                self.allowance = self.allowance.saturating_sub(UNITS_PER_ENTRY);
-            }
-            return Some(value);
+        if let Some(pages) = &mut self.pages {
+            return pages.remove(time);
         }
-        let page = self.far.get_mut(&key)?;
-        let value = page.remove(bit, &mut self.blocks)?;
-        if page.bits == 0 {
-            self.far.remove(&key);
-        }
-        Some(value)
+        let after = self.after_base(time)?;
+        let place = self.upto(after).checked_sub(1)?;
+        (self.list[place].0 == after).then(|| self.list.remove(place).1)
     }
 
     /// Moves an entry to a time at which there is none, when no other entry lies between the two.
     pub(super) fn shift(&mut self, from: u64, to: u64, value: u32) {
-        if from >> PAGE_BITS == to >> PAGE_BITS
-            && let Some(slot) = self.slot(from >> PAGE_BITS)
-            && let Some(page) = self.window.get_mut(slot)
-        {
-            let rank = page.rank((from & PAGE_MASK) as u32);
-            page.bits ^= 1 << (from & PAGE_MASK) | 1 << (to & PAGE_MASK);
-            page.set(rank, value, &mut self.blocks);
-        } else {
-            self.remove(from);
-            self.insert(to, value);
+        if let Some(pages) = &mut self.pages {
+            return pages.shift(from, to, value);
         }
+        self.remove(from);
+        self.insert(to, value);
     }
 
     /// All entries in the order of time.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
-        let end = self.base + self.window.len() as u64;
-        let near = self.window.iter().enumerate().map(|(slot, page)| (self.base + slot as u64, page));
-        let before = self.far.range(..self.base).map(|(&key, page)| (key, page));
-        let after = self.far.range(end..).map(|(&key, page)| (key, page));
-        before.chain(near).chain(after).flat_map(move |(key, page)| {
-            let mut bits = page.bits;
-            (0..bits.count_ones() as usize).map(move |rank| {
-                let bit = bits.trailing_zeros();
-                bits &= bits - 1;
-                (key << PAGE_BITS | u64::from(bit), page.value(rank, &self.blocks))
-            })
-        })
+        let listed = self.list.iter().map(|&(after, value)| (self.base + u64::from(after), value));
+        listed.chain(self.pages.iter().flat_map(|pages| pages.iter()))
     }
 
     /// Bytes that it takes beside itself, roughly.
     pub(super) fn size_bytes(&self) -> usize {
-        let window = if self.window.spilled() { self.window.capacity() * size_of::<Page>() } else { 0 };
-        let filled = if self.filled.spilled() { self.filled.capacity() * 8 } else { 0 };
-        window + filled + self.blocks.values.capacity() * 4 + self.far.len() * (size_of::<Page>() + 8)
+        let list = if self.list.spilled() { self.list.capacity() * size_of::<Entry>() } else { 0 };
+        list + self.pages.as_ref().map_or(0, |pages| size_of::<Dense>() + pages.size_bytes())
     }
 
-    fn slot(&self, key: u64) -> Option<usize> {
-        key.checked_sub(self.base).and_then(|slot| usize::try_from(slot).ok())
-    }
-
-    fn push(&mut self, page: Page) {
-        let slot = self.window.len();
-        if slot & 63 == 0 {
-            self.filled.push(0);
-        }
-        if page.bits != 0 {
-            self.filled[slot >> 6] |= 1 << (slot & 63);
-            self.allowance += UNITS_PER_ENTRY;
-        }
-        if slot == 1 {
-            // It goes on the heap now, where one page more at a time would be three moves for the first eight.
-            self.window.reserve_exact(WINDOW_HEAP_MIN - 1);
-        }
-        self.window.push(page);
-    }
-
+    /// A time as the list has it.
     #[inline]
-    fn insert_at(&mut self, slot: usize, bit: u32, value: u32) -> bool {
-        let page = &mut self.window[slot];
-        if page.bits == 0 {
-            self.filled[slot >> 6] |= 1 << (slot & 63);
-            self.allowance += UNITS_PER_ENTRY;
-        }
-        page.insert(bit, value, &mut self.blocks)
+    fn after_base(&self, time: u64) -> Option<u32> {
+        u32::try_from(time.checked_sub(self.base)?).ok()
+    }
+
+    /// How many in the list are not after a time. It is mostly all of them.
+    #[inline]
+    fn upto(&self, after: u32) -> usize {
+        self.list.iter().rposition(|&(at, _)| at <= after).map_or(0, |last| last + 1)
+    }
+
+    /// The pages, to which what is in the list goes with the first call.
+    fn pages_mut(&mut self) -> &mut Dense {
+        let Self { base, list, pages, allowance } = self;
+        pages.get_or_insert_with(|| {
+            let mut pages = Box::<Dense>::default();
+            pages.allow(*allowance);
+            for (after, value) in std::mem::take(list) {
+                pages.insert(*base + u64::from(after), value);
+            }
+            pages
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{dense::PAGES_FREE, *};
 
     fn times() -> impl Strategy<Value = u64> {
         prop_oneof![0..300u64, 0..20_000u64, 0..1u64 << 53]
+    }
+
+    fn entries() -> impl Strategy<Value = BTreeMap<u64, u32>> {
+        let of = |range| prop::collection::btree_map(times(), any::<u32>(), range);
+        prop_oneof![of(1..10), of(1..200)]
     }
 
     /// Values for a time: any, and such as need no block.
@@ -429,7 +299,7 @@ mod tests {
                 index.insert(time, first.wrapping_add(time as u32));
                 oracle.insert(time, first.wrapping_add(time as u32));
             }
-            prop_assert!(index.blocks.values.is_empty());
+            prop_assert!(index.pages.as_ref().unwrap().blocks.values.is_empty());
             for (step, time, value) in steps {
                 if step < 6 {
                     prop_assert_eq!(index.remove(time), oracle.remove(&time));
@@ -444,12 +314,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn made_at_once_it_is_the_same(entries in prop::collection::btree_map(times(), any::<u32>(), 1..200), units in 0..1usize << 20) {
+        fn made_at_once_it_is_the_same(entries in entries(), units in 0..1usize << 20) {
             let (start, end) = (*entries.keys().next().unwrap(), *entries.keys().next_back().unwrap() + 1);
-            let mut index = TimeIndex::with_range(start, end, units);
+            let mut index = TimeIndex::with_few(start, end, units, entries.len());
             entries.keys().for_each(|&time| index.mark(time));
             index.lay_out();
-            entries.iter().for_each(|(&time, &value)| index.fill(time, value));
+            entries.iter().rev().for_each(|(&time, &value)| index.fill(time, value));
             prop_assert_eq!(index.iter().collect::<Vec<_>>(), entries.iter().map(|(&t, &v)| (t, v)).collect::<Vec<_>>());
             for &time in entries.keys() {
                 prop_assert_eq!(index.floor(time + 1).map(|(t, _)| t), entries.range(..=time + 1).next_back().map(|(&t, _)| t));
@@ -490,7 +360,8 @@ mod tests {
         for i in 0..1000u64 {
             index.insert(i << 40, i as u32);
         }
-        assert!(index.window.len() <= PAGES_FREE, "{} pages", index.window.len());
+        let pages = index.pages.as_ref().unwrap().window.len();
+        assert!(pages <= PAGES_FREE, "{pages} pages");
         assert_eq!(index.floor((7 << 40) + 5), Some((7 << 40, 7)));
     }
 }

@@ -23,8 +23,8 @@ impl Tree {
                 parent.low && parent.weight[slot].wrapping_add_signed(short) == node.weight(),
                 "leaf's count is wrong",
             )?;
-            for slot in 0..node.len as usize {
-                let (id, end) = (node.get(slot).id(), node.get(slot).end());
+            for chunk in node.chunks() {
+                let (id, end) = (chunk.id(), chunk.end());
                 if let Some(index) = self.index.get() {
                     let author = index.known(id.session);
                     let at = author.and_then(|author| author.times.get(id.time));
@@ -50,7 +50,8 @@ impl Tree {
             ensure(parent.weight[parent.slot_of(at as u32)] == node.total(), "inner count is wrong")?;
         }
         if let Some((leaf, before)) = self.near {
-            ensure(self.position(At { leaf, slot: 0 }) == before, "remembered position is wrong")?;
+            let first = At { leaf, slot: self.leaves[leaf as usize].place(0) as u32 };
+            ensure(self.position(first) == before, "remembered position is wrong")?;
         }
         Ok(())
     }

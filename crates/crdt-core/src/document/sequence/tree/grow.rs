@@ -1,23 +1,24 @@
 //! Leaves and inner nodes come and go.
 
 use super::{
-    super::chunk::Id,
+    super::runs::At,
     Tree,
     node::{Inner, Leaf, NIL, WIDTH},
 };
 
 impl Tree {
     /// Splits a full leaf, the new one on the right; at the very end of all the new one is empty.
-    pub(super) fn split_leaf(&mut self, leaf: u32, slot: usize) -> u32 {
+    pub(super) fn split_leaf(&mut self, leaf: u32, rank: usize) -> u32 {
         self.settle();
-        let at_end = slot == WIDTH && self.leaves[leaf as usize].next == NIL;
+        let at_end = rank == WIDTH && self.leaves[leaf as usize].next == NIL;
         let keep = if at_end { WIDTH } else { WIDTH / 2 };
         let old = &mut self.leaves[leaf as usize];
         let (parent, next) = (old.parent, old.next);
+        let from: [usize; WIDTH] = std::array::from_fn(|rank| old.place(rank));
         let mut right = old.split_off(keep);
         (right.prev, right.next, right.parent) = (leaf, next, parent);
         let (moved, weight) = (right.len as usize, right.weight());
-        let ids: [Id; WIDTH] = std::array::from_fn(|i| Id::new(right.session[i], right.time[i]));
+        let heads = right.head;
 
         let new = self.push_leaf(right);
         self.leaves[leaf as usize].next = new;
@@ -26,8 +27,12 @@ impl Tree {
             next => self.leaves[next as usize].prev = new,
         }
         if let Some(index) = self.index.get_mut() {
-            for id in &ids[..moved] {
-                index.author(id.session).times.insert(id.time, new);
+            for ((head, &from), slot) in heads[..moved].iter().zip(&from[keep..]).zip(0..) {
+                let author = index.author(head.session);
+                author.times.insert(head.time, new);
+                if author.last == (At { leaf, slot: from as u32 }) {
+                    author.last = At { leaf: new, slot };
+                }
             }
         }
         self.insert_child(parent, leaf, new, weight);
@@ -42,7 +47,8 @@ impl Tree {
             // The left half stays where it is.
             self.split_inner(parent);
         }
-        let leaf = Leaf { next: first, parent, ..Leaf::new() };
+        let mut leaf = Leaf::new();
+        (leaf.next, leaf.parent) = (first, parent);
         let new = self.push_leaf(leaf);
         self.leaves[first as usize].prev = new;
         self.head = new;

@@ -31,7 +31,9 @@ impl Default for Author {
 /// The chunks of a tree by session and time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
-    authors: Vec<Option<Box<Author>>>,
+    /// For each session its author's place, [`NIL`] for most: a text has few authors of all that a document has.
+    places: Vec<u32>,
+    authors: Vec<Author>,
     /// Elements that were added to chunks without the times hearing of it.
     pub(super) grown: usize,
 }
@@ -42,13 +44,14 @@ pub(super) struct Extent {
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) units: usize,
+    pub(super) chunks: usize,
 }
 
 /// By session, from when to when its chunks are; `None` for sessions without any.
 pub(super) fn extents(leaves: &[Leaf]) -> Vec<Option<Extent>> {
     let mut extents: Vec<Option<Extent>> = Vec::new();
     // The session of the last chunk, which most often is the next one's too.
-    let (mut last, mut extent) = (None, Extent { start: 0, end: 0, units: 0 });
+    let (mut last, mut extent) = (None, Extent { start: 0, end: 0, units: 0, chunks: 0 });
     for leaf in leaves {
         for chunk in leaf.chunks() {
             let session = chunk.session as usize;
@@ -59,12 +62,13 @@ pub(super) fn extents(leaves: &[Leaf]) -> Vec<Option<Extent>> {
                 if extents.len() <= session {
                     extents.resize(session + 1, None);
                 }
-                let empty = Extent { start: chunk.time, end: chunk.end(), units: 0 };
+                let empty = Extent { start: chunk.time, end: chunk.end(), units: 0, chunks: 0 };
                 extent = extents[session].unwrap_or(empty);
             }
             extent.start = extent.start.min(chunk.time);
             extent.end = extent.end.max(chunk.end());
             extent.units += chunk.span.weight() as usize;
+            extent.chunks += 1;
         }
     }
     if let Some(last) = last {
@@ -75,16 +79,17 @@ pub(super) fn extents(leaves: &[Leaf]) -> Vec<Option<Extent>> {
 
 impl Index {
     pub(super) fn build(leaves: &[Leaf]) -> Self {
-        let author = |Extent { start, end, units }| {
-            let times = TimeIndex::with_range(start, end, units);
-            Box::new(Author { times, end, ..Author::default() })
-        };
-        let authors = extents(leaves).into_iter().map(|extent| extent.map(author)).collect();
-        let mut index = Self { authors, grown: 0 };
+        let mut index = Self::default();
+        for (extent, session) in extents(leaves).into_iter().zip(0..) {
+            if let Some(Extent { start, end, units, chunks }) = extent {
+                let author = index.author(session);
+                (author.times, author.end) = (TimeIndex::with_few(start, end, units, chunks), end);
+            }
+        }
         for chunk in leaves.iter().flat_map(Leaf::chunks) {
             index.author(chunk.session).times.mark(chunk.time);
         }
-        index.authors.iter_mut().flatten().for_each(|author| author.times.lay_out());
+        index.authors.iter_mut().for_each(|author| author.times.lay_out());
         for (leaf, at) in leaves.iter().zip(0..) {
             for chunk in leaf.chunks() {
                 index.author(chunk.session).times.fill(chunk.time, at);
@@ -96,20 +101,25 @@ impl Index {
     #[inline]
     pub(super) fn author(&mut self, session: u32) -> &mut Author {
         let session = session as usize;
-        if self.authors.len() <= session {
-            self.authors.resize_with(session + 1, || None);
+        if self.places.len() <= session {
+            self.places.resize(session + 1, NIL);
         }
-        self.authors[session].get_or_insert_default()
+        let place = &mut self.places[session];
+        if *place == NIL {
+            *place = self.authors.len() as u32;
+            self.authors.push(Author::default());
+        }
+        &mut self.authors[*place as usize]
     }
 
     #[inline]
     pub(super) fn known(&self, session: u32) -> Option<&Author> {
-        self.authors.get(session as usize)?.as_deref()
+        self.authors.get(*self.places.get(session as usize)? as usize)
     }
 
     #[inline]
     pub(super) fn known_mut(&mut self, session: u32) -> Option<&mut Author> {
-        self.authors.get_mut(session as usize)?.as_deref_mut()
+        self.authors.get_mut(*self.places.get(session as usize)? as usize)
     }
 
     /// Enters a new chunk.
@@ -124,13 +134,13 @@ impl Index {
 
     /// How many chunks it knows.
     pub(super) fn len(&self) -> usize {
-        self.authors.iter().flatten().map(|author| author.times.iter().count()).sum()
+        self.authors.iter().map(|author| author.times.iter().count()).sum()
     }
 
     /// Bytes that it takes beside itself, roughly.
     pub(super) fn size_bytes(&self) -> usize {
         let author = |author: &Author| size_of::<Author>() + author.times.size_bytes();
-        self.authors.capacity() * 8 + self.authors.iter().flatten().map(|at| author(at)).sum::<usize>()
+        self.places.capacity() * 4 + self.authors.iter().map(author).sum::<usize>()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Storage of a sequence of many chunks: a B-tree of run-length chunks with counts, and an index by id.
 //!
-//! Leaves hold 32 chunks as parallel arrays and know their parents and neighbours. Inner nodes hold for each child
+//! Leaves hold 32 chunks and know their parents and neighbours. Inner nodes hold for each child
 //! how many visible elements it has. The count of the leaf that is being edited is written up the tree only when the
 //! edits go elsewhere, so typing costs one addition.
 
@@ -65,9 +65,7 @@ impl Tree {
         if self.leaves[self.tail as usize].len as usize >= FILL {
             self.append_leaf();
         }
-        let leaf = &mut self.leaves[self.tail as usize];
-        leaf.set(leaf.len as usize & (WIDTH - 1), chunk);
-        leaf.len += 1;
+        self.leaves[self.tail as usize].append(chunk);
         self.distinct = false;
     }
 
@@ -128,6 +126,7 @@ impl Tree {
     /// Builds the inner nodes over what was appended. Whether ids occur twice is for the caller to
     /// [ask](Self::find_double).
     pub(super) fn seal(&mut self) {
+        self.leaves[self.tail as usize].free_spare();
         self.build_inner();
     }
 
@@ -149,7 +148,7 @@ impl Tree {
     /// All chunks in order.
     #[inline]
     pub(super) fn walk(&self) -> TreeWalk<'_> {
-        TreeWalk { leaves: &self.leaves, leaf: &self.leaves[self.head as usize], slot: 0 }
+        TreeWalk { leaves: &self.leaves, leaf: &self.leaves[self.head as usize], rank: 0 }
     }
 
     fn index(&self) -> &Index {
@@ -231,18 +230,18 @@ impl Tree {
 pub(super) struct TreeWalk<'t> {
     leaves: &'t [Leaf],
     leaf: &'t Leaf,
-    slot: usize,
+    rank: usize,
 }
 
 impl TreeWalk<'_> {
     #[inline]
     pub(super) fn next(&mut self) -> Option<Chunk> {
-        while self.slot >= self.leaf.len as usize {
+        while self.rank >= self.leaf.len as usize {
             self.leaf = self.leaves.get(self.leaf.next as usize)?;
-            self.slot = 0;
+            self.rank = 0;
         }
-        let chunk = self.leaf.get(self.slot & (WIDTH - 1));
-        self.slot += 1;
+        let chunk = self.leaf.get(self.leaf.place(self.rank));
+        self.rank += 1;
         Some(chunk)
     }
 }

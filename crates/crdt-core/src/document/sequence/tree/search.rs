@@ -15,14 +15,20 @@ impl Tree {
     fn within(&self, leaf: u32, before: u32, position: u32) -> Option<(At, u32)> {
         let node = &self.leaves[leaf as usize];
         let mut left = position.checked_sub(before)?;
-        for (slot, span) in node.span[..node.len as usize].iter().enumerate() {
-            let weight = span.weight();
+        for place in node.places(0..WIDTH) {
+            let weight = node.span[place].weight();
             if left < weight {
-                return Some((At { leaf, slot: slot as u32 }, left));
+                return Some((At { leaf, slot: place as u32 }, left));
             }
             left -= weight;
         }
         None
+    }
+
+    /// The first chunk of a leaf.
+    fn first_of(&self, leaf: u32) -> Option<At> {
+        let node = &self.leaves[leaf as usize];
+        (node.len > 0).then(|| At { leaf, slot: node.place(0) as u32 })
     }
 
     /// The leaf with the visible element at a position, and how many stand before it. Counts must be settled.
@@ -44,23 +50,25 @@ impl Tree {
 
 impl Runs for Tree {
     fn first(&self) -> Option<At> {
-        (self.leaves[self.head as usize].len > 0).then_some(At { leaf: self.head, slot: 0 })
+        self.first_of(self.head)
     }
 
     fn next(&self, at: At) -> Option<At> {
         let leaf = &self.leaves[at.leaf as usize];
-        if at.slot + 1 < leaf.len {
-            return Some(At { slot: at.slot + 1, ..at });
+        if let Some(place) = leaf.behind(at.slot as usize) {
+            return Some(At { slot: place as u32, ..at });
         }
-        (leaf.next != NIL).then_some(At { leaf: leaf.next, slot: 0 })
+        if leaf.next == NIL { None } else { self.first_of(leaf.next) }
     }
 
     fn prev(&self, at: At) -> Option<At> {
-        if let Some(slot) = at.slot.checked_sub(1) {
-            return Some(At { slot, ..at });
+        let leaf = &self.leaves[at.leaf as usize];
+        if let Some(place) = leaf.before(at.slot as usize) {
+            return Some(At { slot: place as u32, ..at });
         }
-        let leaf = self.leaves[at.leaf as usize].prev;
-        (leaf != NIL).then(|| At { leaf, slot: self.leaves[leaf as usize].len - 1 })
+        let last = self.leaves.get(leaf.prev as usize)?;
+        let place = last.place((last.len as usize).checked_sub(1)?);
+        Some(At { leaf: leaf.prev, slot: place as u32 })
     }
 
     fn get(&self, at: At) -> Chunk {
@@ -73,7 +81,6 @@ impl Runs for Tree {
         let author = self.index.get_mut()?.known_mut(id.session)?;
         let At { leaf, slot } = author.last;
         if let Some(node) = self.leaves.get(leaf as usize)
-            && slot < node.len
             && node.get(slot as usize).holds(id)
         {
             return Some(author.last);
@@ -114,7 +121,7 @@ impl Runs for Tree {
             return self.within(leaf, before, position);
         }
         let short = self.pending.0;
-        let start = self.position(At { leaf: short, slot: 0 });
+        let start = self.first_of(short).map_or(0, |first| self.position(first));
         if position < start {
             let (leaf, before) = self.descend(position);
             return self.within(leaf, before, position);
@@ -130,7 +137,8 @@ impl Runs for Tree {
 
     fn position(&self, at: At) -> u32 {
         let node = &self.leaves[at.leaf as usize];
-        let mut before: u32 = node.span[..at.slot as usize].iter().map(|span| span.weight()).sum();
+        let places = node.places(0..node.rank(at.slot as usize));
+        let mut before: u32 = places.map(|place| node.span[place].weight()).sum();
         let (mut child, mut parent) = (at.leaf, node.parent);
         // Where the leaf with the pending count hangs, level by level, to correct the counts on the left.
         let mut short =
@@ -152,25 +160,25 @@ impl Runs for Tree {
     }
 
     fn insert_after(&mut self, at: Option<At>, chunk: Chunk) -> At {
-        let (mut leaf, mut slot) = match at {
-            Some(at) => (at.leaf, at.slot as usize + 1),
+        let (mut leaf, mut rank) = match at {
+            Some(at) => (at.leaf, self.leaves[at.leaf as usize].rank(at.slot as usize) + 1),
             None => (self.head, 0),
         };
         let Leaf { len, prev, .. } = self.leaves[leaf as usize];
-        if len as usize == WIDTH && slot == 0 && prev == NIL {
+        if len as usize == WIDTH && rank == 0 && prev == NIL {
             leaf = self.lead_leaf();
         } else if len as usize == WIDTH {
-            let right = self.split_leaf(leaf, slot);
+            let right = self.split_leaf(leaf, rank);
             let kept = self.leaves[leaf as usize].len as usize;
-            if slot > kept || kept == WIDTH {
+            if rank > kept || kept == WIDTH {
                 if self.near.is_some_and(|(near, _)| near == leaf) {
                     self.near = None;
                 }
-                (leaf, slot) = (right, slot - kept);
+                (leaf, rank) = (right, rank - kept);
             }
         }
-        self.leaves[leaf as usize].insert(slot, chunk);
-        let at = At { leaf, slot: slot as u32 };
+        let place = self.leaves[leaf as usize].insert(rank, chunk);
+        let at = At { leaf, slot: place as u32 };
         if let Some(index) = self.index.get_mut() {
             index.note(chunk, at);
         }
@@ -219,6 +227,6 @@ impl Runs for Tree {
 fn lookup(leaves: &[Leaf], times: &TimeIndex, id: Id) -> Option<At> {
     let (time, leaf) = times.floor(id.time)?;
     let node = &leaves[leaf as usize];
-    let slot = node.slot_of(Id::new(id.session, time))?;
-    node.get(slot).holds(id).then_some(At { leaf, slot: slot as u32 })
+    let place = node.place_of(Id::new(id.session, time))?;
+    node.get(place).holds(id).then_some(At { leaf, slot: place as u32 })
 }

@@ -16,19 +16,19 @@ impl Tree {
     /// and there is room behind its content.
     #[inline(always)]
     pub(in super::super) fn extend(&mut self, at: At, id: Id, bytes: &[u8], narrow: &mut Arena<u8>) -> bool {
-        let slot = at.slot as usize & (WIDTH - 1);
+        let place = at.slot as usize & (WIDTH - 1);
         let leaf = &mut self.leaves[at.leaf as usize];
-        let (span, units) = (leaf.span[slot], bytes.len() as u32);
-        let end = leaf.time[slot] + u64::from(span.len());
+        let (head, span, units) = (&leaf.head[place], leaf.span[place], bytes.len() as u32);
+        let end = head.time + u64::from(span.len());
         if end != id.time
-            || leaf.session[slot] != id.session
+            || head.session != id.session
             || span.is_dead()
             || span.is_wide()
-            || !narrow.follow(leaf.offset[slot] + span.len(), bytes)
+            || !narrow.follow(head.offset + span.len(), bytes)
         {
             return false;
         }
-        leaf.span[slot] = span.with_len(span.len() + units);
+        leaf.span[place] = span.with_len(span.len() + units);
         if let Some(index) = self.index.get_mut() {
             index.grown += units as usize;
             let author = index.author(id.session);
@@ -72,13 +72,13 @@ impl Tree {
         let Some(author) = self.index.get_mut().and_then(|index| index.known_mut(id.session)) else {
             return false;
         };
-        let (at, slot, units) = (author.last, author.last.slot as usize & (WIDTH - 1), bytes.len() as u32);
+        let (at, place, units) = (author.last, author.last.slot as usize & (WIDTH - 1), bytes.len() as u32);
         let Some(leaf) = self.leaves.get_mut(at.leaf as usize) else { return false };
-        let (span, end) = (leaf.span[slot], leaf.time[slot] + u64::from(leaf.span[slot].len()));
-        if at.slot >= leaf.len
-            || end != id.time
+        let (head, span) = (leaf.head[place], leaf.span[place]);
+        let end = head.time + u64::from(span.len());
+        if end != id.time
             || author.end > id.time
-            || leaf.session[slot] != id.session
+            || head.session != id.session
             || span.is_dead()
             || span.is_wide()
         {
@@ -88,10 +88,10 @@ impl Tree {
             return false;
         }
         let leaf = &mut self.leaves[at.leaf as usize];
-        if !narrow.follow(leaf.offset[slot] + span.len(), bytes) {
+        if !narrow.follow(head.offset + span.len(), bytes) {
             return false;
         }
-        leaf.span[slot] = span.with_len(span.len() + units);
+        leaf.span[place] = span.with_len(span.len() + units);
         if let Some(index) = self.index.get_mut() {
             index.grown += units as usize;
             if let Some(author) = index.known_mut(id.session) {
@@ -110,30 +110,27 @@ impl Tree {
     /// same leaf, if that has the ids that follow, or to one of their own, if the leaf has room. Returns what the chunk was.
     #[inline(always)]
     pub(in super::super) fn shrink(&mut self, at: At, len: u32) -> Option<Chunk> {
-        let slot = at.slot as usize;
+        let place = at.slot as usize & (WIDTH - 1);
         let leaf = &mut self.leaves[at.leaf as usize];
-        if slot + 1 >= leaf.len as usize {
-            return None;
-        }
-        let (span, next) = (leaf.span[slot], leaf.span[slot + 1]);
-        let end = leaf.time[slot] + u64::from(span.len());
+        let behind = leaf.behind(place)?;
+        let (span, next) = (leaf.span[place], leaf.span[behind]);
+        let end = leaf.head[place].time + u64::from(span.len());
         if len == 0 || span.is_dead() || span.len() <= len {
             return None;
         }
         let start = end - u64::from(len);
-        let chunk = leaf.get(slot);
-        if next.is_dead() && chunk.session == leaf.session[slot + 1] && leaf.time[slot + 1] == end {
-            leaf.span[slot] = span.with_len(span.len() - len);
-            leaf.span[slot + 1] = next.with_len(next.len() + len);
-            leaf.time[slot + 1] = start;
+        let (chunk, tomb) = (leaf.get(place), &mut leaf.head[behind]);
+        if next.is_dead() && chunk.session == tomb.session && tomb.time == end {
+            tomb.time = start;
+            leaf.span[place] = span.with_len(span.len() - len);
+            leaf.span[behind] = next.with_len(next.len() + len);
             if let Some(index) = self.index.get_mut() {
                 index.author(chunk.session).times.shift(end, start, at.leaf);
             }
         } else {
             let tombstone = Chunk { time: start, span: Span::dead(len), offset: 0, ..chunk };
             self.put_behind(at, tombstone)?;
-            let leaf = &mut self.leaves[at.leaf as usize];
-            leaf.span[slot] = span.with_len(span.len() - len);
+            self.leaves[at.leaf as usize].span[place] = span.with_len(span.len() - len);
         }
         self.lighten(at.leaf, len);
         Some(chunk)
@@ -145,27 +142,32 @@ impl Tree {
     #[inline(always)]
     pub(in super::super) fn shrink_next(&mut self, at: At, len: u32) -> Option<Killed> {
         let leaf = &mut self.leaves[at.leaf as usize];
-        let behind = leaf.span.get(at.slot as usize + 1..leaf.len as usize)?;
-        let before = at.slot as usize + behind.iter().position(|span| !span.is_dead())?;
-        let (slot, tomb) = (before + 1, leaf.span[before]);
-        let chunk = leaf.get(slot);
+        let mut before = at.slot as usize & (WIDTH - 1);
+        let mut behind = leaf.places(leaf.rank(before) + 1..WIDTH);
+        let place = behind.find(|&place| {
+            let is_live = !leaf.span[place].is_dead();
+            before = if is_live { before } else { place };
+            is_live
+        })?;
+        drop(behind);
+        let (tomb, chunk) = (leaf.span[before], leaf.get(place));
         if len == 0 || chunk.span.len() <= len {
             return None;
         }
         let (killed, rest) = chunk.split(len);
         if tomb.is_dead()
-            && leaf.session[before] == chunk.session
-            && leaf.time[before] + u64::from(tomb.len()) == chunk.time
+            && leaf.head[before].session == chunk.session
+            && leaf.head[before].time + u64::from(tomb.len()) == chunk.time
         {
-            leaf.set(slot, rest);
+            leaf.set(place, rest);
             leaf.span[before] = tomb.with_len(tomb.len() + len);
             if let Some(index) = self.index.get_mut() {
                 index.author(rest.session).times.shift(chunk.time, rest.time, at.leaf);
             }
         } else {
-            self.put_behind(At { slot: slot as u32, ..at }, rest)?;
+            self.put_behind(At { slot: place as u32, ..at }, rest)?;
             let tombstone = Chunk { span: Span::dead(len), offset: 0, ..killed };
-            self.leaves[at.leaf as usize].set(slot, tombstone);
+            self.leaves[at.leaf as usize].set(place, tombstone);
         }
         self.lighten(at.leaf, len);
         Some(Killed { id: killed.id(), span: killed.span, offset: killed.offset })
@@ -178,10 +180,9 @@ impl Tree {
         if leaf.len as usize >= WIDTH {
             return None;
         }
-        let slot = at.slot + 1;
-        leaf.insert(slot as usize, chunk);
+        let place = leaf.insert(leaf.rank(at.slot as usize) + 1, chunk);
         if let Some(index) = self.index.get_mut() {
-            index.note(chunk, At { slot, ..at });
+            index.note(chunk, At { slot: place as u32, ..at });
             // A hint: who goes on erasing is near here.
             index.author(chunk.session).last = at;
         }
@@ -203,10 +204,8 @@ impl Tree {
     pub(in super::super) fn shrink_found(&mut self, id: Id, len: u32) -> Option<Chunk> {
         let at = self.index().known(id.session)?.last;
         let node = self.leaves.get(at.leaf as usize)?;
-        let slot = at.slot as usize;
-        let ends = slot < node.len as usize
-            && node.session[slot] == id.session
-            && node.time[slot] + u64::from(node.span[slot].len()) == id.time + u64::from(len);
+        let found = node.get(at.slot as usize);
+        let ends = found.session == id.session && found.end() == id.time + u64::from(len);
         if ends { self.shrink(at, len) } else { None }
     }
 }
