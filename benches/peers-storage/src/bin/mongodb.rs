@@ -5,6 +5,9 @@
 //! write, and its relay moves the events to the log meanwhile; the second time of ours is the one until the log has all
 //! of them. The last row of the raw driver leaves the read out, as a program may that remembers the version.
 //!
+//! On Linux, and with a server that was started here, it also says what an update costs both programs in processor time, the
+//! least of all runs: it is what they are short of, and is moved less by what else runs on the machine.
+//!
 //! The server is the one that `MONGODB_URI` names, else one that `WEFT_SECANTUSD` starts. Every run ends by comparing what
 //! is stored with what was asked for.
 
@@ -45,8 +48,39 @@ fn name(writer: u64) -> String {
     format!("game {writer}")
 }
 
+/// What one update takes, in microseconds of the client's and the server's processor time.
+#[derive(Clone, Copy)]
+struct Spent {
+    client: f64,
+    server: f64,
+}
+
+impl Spent {
+    const NOTHING_YET: Self = Self { client: f64::MAX, server: f64::MAX };
+
+    /// What both have used up to now. `None` where that is not told.
+    fn so_far(server: &TestServer) -> Option<Self> {
+        let of = |process: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+            let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+            // User and system time in hundredths of a second: the 14th and 15th field, of which two are cut off here.
+            Some((fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?) * 10_000.0)
+        };
+        Some(Self { client: of(std::process::id())?, server: of(server.process()?)? })
+    }
+
+    /// The lesser of this and of what was used since `start`, by so many updates.
+    fn least(self, start: Option<Self>, server: &TestServer, updates: u64) -> Self {
+        let (Some(start), Some(end)) = (start, Self::so_far(server)) else { return self };
+        Self {
+            client: self.client.min((end.client - start.client) / updates as f64),
+            server: self.server.min((end.server - start.server) / updates as f64),
+        }
+    }
+}
+
 /// Updates per second of the driver alone.
-async fn raw(server: &TestServer, round: usize, version: Version, writers: u64) -> f64 {
+async fn raw(server: &TestServer, round: usize, version: Version, writers: u64, spent: &mut Spent) -> f64 {
     let mut options = ClientOptions::parse(server.uri()).await.unwrap();
     options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
     options.read_concern = Some(ReadConcern::majority());
@@ -56,11 +90,12 @@ async fn raw(server: &TestServer, round: usize, version: Version, writers: u64) 
     let games: Collection<Document> = database.collection("games");
     for writer in 0..writers {
         let items: Vec<_> = (0..8).map(|n| doc! {"id": n, "name": format!("item {n}")}).collect();
-        let game = doc! {"_id": name(writer), "name": "a game", "gold": 0i64, "items": items, "_version": 1i64};
+        let game =
+            doc! {"_id": name(writer), "name": "a game", "gold": 0i64, "items": items, "_version": 1i64};
         games.insert_one(game).await.unwrap();
     }
     let each = UPDATES / writers;
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), Spent::so_far(server));
     let mut tasks = JoinSet::new();
     for writer in 0..writers {
         let games = games.clone();
@@ -81,6 +116,7 @@ async fn raw(server: &TestServer, round: usize, version: Version, writers: u64) 
     }
     tasks.join_all().await;
     let took = start.elapsed().as_secs_f64();
+    *spent = spent.least(before, server, writers * each);
     for writer in 0..writers {
         let game = games.find_one(doc! {"_id": name(writer)}).await.unwrap().unwrap();
         assert_eq!(game.get_i64("gold").unwrap(), i64::try_from(each).unwrap());
@@ -90,7 +126,7 @@ async fn raw(server: &TestServer, round: usize, version: Version, writers: u64) 
 }
 
 /// Updates per second until each is answered, and until the log has all of them.
-async fn ours(server: &TestServer, round: usize, writers: u64) -> (f64, f64) {
+async fn ours(server: &TestServer, round: usize, writers: u64, spent: &mut Spent) -> (f64, f64) {
     let database = format!("{}_own_{round}_{writers}", server.database());
     let options = MongoOptions { database: Some(database), ..MongoOptions::default() };
     let store = MongoStore::connect(server.uri(), options).await.unwrap();
@@ -104,7 +140,7 @@ async fn ours(server: &TestServer, round: usize, writers: u64) -> (f64, f64) {
     }
     assert_eq!(games.position().await.unwrap(), writers);
     let each = UPDATES / writers;
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), Spent::so_far(server));
     let mut tasks = JoinSet::new();
     for writer in 0..writers {
         let games = games.clone();
@@ -122,6 +158,7 @@ async fn ours(server: &TestServer, round: usize, writers: u64) -> (f64, f64) {
     let answered = start.elapsed().as_secs_f64();
     assert_eq!(games.position().await.unwrap(), writers + writers * each);
     let logged = start.elapsed().as_secs_f64();
+    *spent = spent.least(before, server, writers * each);
     for writer in 0..writers {
         let game = games.find_one(&id(writer)).await.unwrap().unwrap();
         assert_eq!((game.version, &game.body["gold"]), (1 + each, &json!(each)));
@@ -139,19 +176,26 @@ async fn main() {
         return;
     }
     let server = TestServer::start();
-    println!("updates per second   raw driver   MongoStorage   and logged   time, times   logged, times   raw, no read");
+    println!(
+        "updates per second   raw driver   MongoStorage   and logged   time, times   logged, times   raw, no read"
+    );
     for writers in [1, 16, 256] {
         let (mut driver, mut blind, mut answered, mut logged) = (0f64, 0f64, 0f64, 0f64);
+        let mut spent = [Spent::NOTHING_YET; 3];
         for round in 0..ROUNDS {
-            driver = driver.max(raw(&server, round, Version::Read, writers).await);
-            let own = ours(&server, round, writers).await;
+            driver = driver.max(raw(&server, round, Version::Read, writers, &mut spent[0]).await);
+            let own = ours(&server, round, writers, &mut spent[1]).await;
             (answered, logged) = (answered.max(own.0), logged.max(own.1));
-            blind = blind.max(raw(&server, round, Version::Remembered, writers).await);
+            blind = blind.max(raw(&server, round, Version::Remembered, writers, &mut spent[2]).await);
         }
         println!(
             "{writers:>3} in flight {driver:>17.0} {answered:>14.0} {logged:>12.0} {:>13.2} {:>15.2} {blind:>14.0}",
             driver / answered,
             driver / logged,
         );
+        if spent[0].client < f64::MAX {
+            let [raw, own, blind] = spent.map(|of| format!("{:.0} + {:.0}", of.client, of.server));
+            println!("    µs of client + server: {raw}, with events {own}, raw without a read {blind}");
+        }
     }
 }

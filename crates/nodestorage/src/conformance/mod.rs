@@ -59,6 +59,7 @@ macro_rules! conformance_tests {
             removed_changes_are_told_not_hidden
             timestamps_never_go_back
             a_repeated_write_gets_the_first_answer
+            a_write_repeated_at_once_gets_the_first_answer
             a_repeat_of_a_write_without_effect_has_no_effect
             a_gap_in_a_producers_sequence_is_refused
             a_refused_write_uses_no_sequence

@@ -25,6 +25,27 @@ pub async fn a_repeated_write_gets_the_first_answer(store: Arc<dyn Store>) {
     assert_eq!(games.position().await.unwrap(), 3);
 }
 
+/// Also while the first answer's change is on its way to wherever the store keeps its history.
+pub async fn a_write_repeated_at_once_gets_the_first_answer(store: Arc<dyn Store>) {
+    let games = collection(&store).await;
+    for game in 0..12 {
+        let game = format!("game {game}");
+        for sequence in 1..=4 {
+            let edit = body(json!({"gold": sequence}));
+            if sequence == 1 {
+                games.find_one_and_upsert(&id(&game), edit, counted("p", sequence)).await.unwrap();
+            } else {
+                set(&games, &game, ("gold", json!(sequence)), counted("p", sequence)).await;
+            }
+        }
+        for sequence in [3, 2] {
+            let repeated = set(&games, &game, ("gold", json!(0)), counted("p", sequence)).await;
+            let answered = matches!(repeated, Edited::Repeated { version, .. } if version == sequence);
+            assert!(answered, "{game}, sequence {sequence}: {repeated:?}");
+        }
+    }
+}
+
 /// "Unchanged", "existing" and "absent" are answers too.
 pub async fn a_repeat_of_a_write_without_effect_has_no_effect(store: Arc<dyn Store>) {
     let games = collection(&store).await;

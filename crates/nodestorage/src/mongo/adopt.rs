@@ -5,7 +5,7 @@ use mongodb::bson::{Bson, Document as Bsons, doc};
 
 use super::{
     failure::Failure,
-    record::{Mark, Stored, WriteId, digest, encode_event, encode_mark, encode_marks},
+    record::{Mark, Stored, WriteId, digest, encode_event, encode_mark, encode_marks, packed},
     relay::Moved,
     storage::MongoStorage,
     value::{self, count, escape},
@@ -80,7 +80,7 @@ impl MongoStorage {
         };
         let mut update = Bsons::new();
         if self.options.record_changes {
-            update.insert("$push", doc! {"_weft.outbox": event.clone()});
+            update.insert("$push", doc! {"_weft.outbox": packed(&event)});
         }
         if found.write.is_none() {
             let mut producers = base.producers.clone();

@@ -325,7 +325,12 @@ impl MongoStorage {
                 }
             }
             How::Update { filter, update } => {
-                update.remove("$push");
+                // All that the outbox holds was seen to be in the log.
+                if update.remove("$push").is_some()
+                    && let Ok(set) = update.get_document_mut("$set")
+                {
+                    set.insert("_weft.outbox", Bson::Array(Vec::new()));
+                }
                 let updated = self.documents.update_one(filter.clone(), update.clone());
                 updated.session(session).await?.matched_count > 0
             }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{
     failure::{Failure, has_no_streams, is_history_lost, is_too_large},
     log::{OF_NO_DOCUMENT, STREAM_PAUSE},
-    record::{Stored, WriteId, encode_event, event_version, whole},
+    record::{Stored, WriteId, encode_event, event_version, packed, whole},
     relay::Moved,
     storage::MongoStorage,
     tombstones::key_of,
@@ -250,7 +250,7 @@ impl MongoStorage {
             "version": count(version), "write": write, "digest": mongodb::bson::Bson::Null,
             "time": count(change.timestamp_ms), "producers": super::record::encode_marks(&producers),
             "spilled": base.spilled,
-            "deleted": mongodb::bson::DateTime::from_millis(count(change.timestamp_ms)), "outbox": [event.clone()],
+            "deleted": mongodb::bson::DateTime::from_millis(count(change.timestamp_ms)), "outbox": [packed(&event)],
         }};
         match self.documents.insert_one(tombstone).await {
             Ok(_) => shared.relay.take(Moved { key: self.key(id), events: vec![event] }),

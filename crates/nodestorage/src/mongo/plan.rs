@@ -6,7 +6,7 @@ use crdt_core::ClientId;
 use mongodb::bson::{Bson, DateTime, Document as Bsons, doc};
 
 use super::{
-    record::{Mark, Stored, WriteId, digest, encode_event, encode_mark, encode_marks},
+    record::{Mark, Stored, WriteId, digest, encode_event, encode_mark, encode_marks, packed},
     relay::Key,
     storage::MongoStorage,
     value::{self, count, escape, escape_field, fields_of},
@@ -82,7 +82,7 @@ impl MongoStorage {
             if recorded {
                 own.insert("time", count(change.timestamp_ms));
                 own.insert("digest", after.map(digest));
-                own.insert("outbox", [event.clone()]);
+                own.insert("outbox", [packed(event)]);
             }
             if found.spilled {
                 own.insert("spilled", true);
@@ -130,7 +130,7 @@ impl MongoStorage {
             if after.is_none() {
                 set.insert("_weft.deleted", DateTime::from_millis(count(change.timestamp_ms)));
             }
-            let mut push = doc! {"$each": [event.clone()]};
+            let mut push = doc! {"$each": [packed(event)]};
             let placed = self.shared().relay.placed(&self.key(&found.id));
             if placed > 0 {
                 // What is in the log already leaves the outbox with this write, and costs none of its own.

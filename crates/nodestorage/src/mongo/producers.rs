@@ -180,6 +180,8 @@ impl Shared {
         if last.sequence == sequence {
             return Ok(last.version);
         }
+        // The document may have been read without its outbox, because this process sees to all that is in it.
+        self.relay.settle().await?;
         let mut answers: Vec<(u64, u64)> = vec![(last.sequence, last.version)];
         for event in &stored.outbox {
             if event.get_str("clientId").is_ok_and(|by| by == client.as_str())

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crdt_core::ClientId;
-use mongodb::bson::{Bson, DateTime, Document as Bsons, doc, oid::ObjectId};
+use mongodb::bson::{Binary, Bson, DateTime, Document as Bsons, doc, oid::ObjectId, spec::BinarySubtype};
 
 use super::value::{self, OWN, body_of, count, escape, unescape};
 use crate::{Body, Change, Diff, Document, DocumentId, Operation, Producer, StorageError};
@@ -75,7 +75,7 @@ impl Stored {
             producers.insert(client_of(&unescape(client)).map_err(corrupt)?, mark_of(mark).map_err(corrupt)?);
         }
         let entries = own.and_then(|own| own.get_array("outbox").ok()).into_iter().flatten();
-        let outbox = entries.filter_map(|entry| entry.as_document().cloned()).collect();
+        let outbox = entries.map(|entry| unpacked(entry).map_err(corrupt)).collect::<Result<_, _>>()?;
         let deleted = own.is_some_and(|own| own.contains_key("deleted"))
             && !raw.keys().any(|name| value::is_field(name, version_field));
         let body = (!deleted).then(|| Arc::new(body_of(&raw, version_field)));
@@ -128,7 +128,24 @@ pub(super) fn digest(body: &Body) -> i64 {
     hash.0 as i64
 }
 
-/// An event as it lies in an outbox.
+/// An event as it lies in an outbox: its bytes. With each write of the document a server goes through all of its outbox, and
+/// takes these for one value each, where it would take events apart field by field.
+pub(super) fn packed(event: &Bsons) -> Bson {
+    let bytes = event.to_vec().expect("short names, texts, whole numbers and a time");
+    Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes })
+}
+
+/// The event of an entry of an outbox. One that is a document was left by a store that did not pack them.
+fn unpacked(entry: &Bson) -> Result<Bsons, String> {
+    match entry {
+        Bson::Document(event) => Ok(event.clone()),
+        Bson::Binary(packed) => Bsons::from_reader(packed.bytes.as_slice())
+            .map_err(|error| format!("an event in its outbox can't be read: {error}")),
+        other => Err(format!("an event in its outbox is neither bytes nor a document, but {other}")),
+    }
+}
+
+/// An event as it lies in the log, but for its place and whose it is.
 pub(super) fn encode_event(write: WriteId, change: &Change) -> Bsons {
     let mut event = doc! {
         "_id": write,
@@ -302,6 +319,34 @@ mod tests {
             assert!(matches!(decode_event(&damaged), Err(StorageError::Corrupt { .. })), "{field}");
         }
     }
+
+    #[test]
+    fn an_outbox_holds_events_as_bytes() {
+        let write = WriteId::parse_str("0123456789abcdef01234567").unwrap();
+        let producer = Producer { client_id: ClientId::new("p").unwrap(), sequence: None };
+        let mut change = Change { producer, version: 1, metadata: Body::new(), ..change() };
+        change.diff = Diff::between(None, Some(&Body::new()), 1);
+        let event = encode_event(write, &change);
+        let Bson::Binary(packed) = packed(&event) else { panic!("not bytes") };
+        let hex: String = packed.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN_EVENT);
+        let read = |entry: Bson| {
+            let raw = doc! {"_id": "a", "_version": 1_i64, OWN: {"version": 1_i64, "outbox": [entry]}};
+            Stored::decode(raw, "_version").map(|stored| stored.outbox)
+        };
+        assert_eq!(read(Bson::Binary(packed.clone())).unwrap(), std::slice::from_ref(&event));
+        assert_eq!(read(event.clone().into()).unwrap(), [event], "as they were before they were packed");
+        let cut = Binary { bytes: packed.bytes[..20].to_vec(), ..packed };
+        for damaged in [Bson::Binary(cut), Bson::Null] {
+            assert!(matches!(read(damaged), Err(StorageError::Corrupt { .. })));
+        }
+    }
+
+    const GOLDEN_EVENT: &str = "c8000000075f6964000123456789abcdef01234567\
+        1273657175656e63654e756d000100000000000000026f7065726174696f6e000f0000007570646174655f73656374696f6e00\
+        0974696d657374616d700000a8da769b01000002636c69656e74496400020000007000\
+        026469666600520000007b2276657273696f6e223a312c226a736f6e5061746368223a5b7b226f70223a227265706c616365222c\
+        2270617468223a22222c2276616c7565223a7b7d7d5d2c226d657267655061746368223a7b7d7d0000";
 
     #[test]
     fn a_document_of_another_program_is_read_and_known_as_such() {

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use mongodb::{
     Collection, Database,
     bson::{Bson, Document as Bsons, doc},
@@ -54,8 +55,14 @@ const CLEAR_STEP: usize = 256;
 /// so does one that somebody asks for.
 const REST: u32 = 8;
 
-/// The longest rest.
+/// The longest rest while somebody watches in this process.
 const REST_MAX: Duration = Duration::from_millis(20);
+
+/// The longest rest while nobody does: a command costs the server as much as twenty rows, so the fewer the better.
+const REST_UNWATCHED_MAX: Duration = Duration::from_millis(50);
+
+/// So many events in one document's outbox end the rest: each further write of it would carry all of them.
+const PRESSING: u64 = 16;
 
 /// The longest pause before it is tried again after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -81,6 +88,8 @@ pub(super) struct Relay {
     queue: Mutex<Queue>,
     queue_max: usize,
     filled: Notify,
+    /// Told when an outbox has grown so long that it should not wait.
+    pressing: Notify,
     /// How far the events of documents have come. Held for a look-up.
     known: Mutex<HashMap<Key, Known>>,
     /// Held while events are inserted: one process takes its places one after the other.
@@ -109,8 +118,15 @@ struct Known {
 pub(super) struct End {
     /// The last position, as far as known.
     last: Option<u64>,
-    /// What can go from the outboxes: the ids of the events, and since when.
-    clear: HashMap<Key, (Vec<Bson>, Instant)>,
+    /// Documents whose outboxes can be emptied, if they are not written again.
+    clear: HashMap<Key, Placed>,
+}
+
+/// The last event of a document that came into the log, and with it all before.
+struct Placed {
+    version: u64,
+    write: Bson,
+    since: Instant,
 }
 
 impl End {
@@ -128,6 +144,7 @@ impl Relay {
             database,
             queue: Mutex::default(),
             filled: Notify::new(),
+            pressing: Notify::new(),
             known: Mutex::default(),
             end: tokio::sync::Mutex::default(),
             tide,
@@ -154,7 +171,8 @@ impl Relay {
         self.note(key, Known { placed: version, taken: 0 });
     }
 
-    fn note(&self, key: Key, news: Known) {
+    /// Answers with how many events of the document are on their way.
+    fn note(&self, key: Key, news: Known) -> u64 {
         let mut all = self.known.lock();
         if all.len() >= KNOWN_MAX && !all.contains_key(&key) {
             all.clear();
@@ -162,6 +180,7 @@ impl Relay {
         let known = all.entry(key).or_default();
         known.placed = known.placed.max(news.placed);
         known.taken = known.taken.max(news.taken);
+        known.taken.saturating_sub(known.placed)
     }
 
     /// Sees to it that there is room for one more. Writers that are let in at once may each bring one over the bound.
@@ -175,11 +194,13 @@ impl Relay {
 
     /// Takes events that were just written.
     pub(super) fn take(&self, moved: Moved) {
-        if let Some(last) = moved.events.last() {
-            self.note(moved.key.clone(), Known { placed: 0, taken: event_version(last) });
-        }
+        let last = moved.events.last().map_or(0, event_version);
+        let on_their_way = self.note(moved.key.clone(), Known { placed: 0, taken: last });
         self.queue.lock().waiting.push_back(moved);
         self.filled.notify_one();
+        if on_their_way >= PRESSING {
+            self.pressing.notify_one();
+        }
     }
 
     /// Moves everything that was taken before the call.
@@ -189,13 +210,14 @@ impl Relay {
     }
 
     async fn settle_at(&self, end: &mut End) -> Result<(), Error> {
-        loop {
-            let batch = self.batch();
-            if batch.is_empty() {
-                return Ok(());
-            }
+        // Not what comes meanwhile: while somebody writes there is always some, and each insert would be a small one.
+        let mut left = self.queue.lock().waiting.len();
+        while left > 0 {
+            let batch = self.batch(left);
+            left -= batch.len();
             self.place(end, batch).await?;
         }
+        Ok(())
     }
 
     /// Moves events that may have been moved already, behind everything that was taken before: what this process wrote
@@ -211,10 +233,12 @@ impl Relay {
         self.end.lock().await
     }
 
-    fn batch(&self) -> Vec<Moved> {
+    /// Takes out what is to be placed next, at most so many writes.
+    fn batch(&self, writes_max: usize) -> Vec<Moved> {
         let mut queue = self.queue.lock();
         let (mut batch, mut events) = (Vec::new(), 0);
         while events < BATCH_MAX
+            && batch.len() < writes_max
             && let Some(moved) = queue.waiting.pop_front()
         {
             events += moved.events.len();
@@ -237,14 +261,19 @@ impl Relay {
             let moved = match self.settle().await {
                 Ok(()) => {
                     let rest = if waited { started.elapsed() * REST } else { Duration::ZERO };
-                    self.clear(CLEAR_AFTER).await.map(|()| rest.min(REST_MAX))
+                    self.clear(CLEAR_AFTER).await.map(|()| rest.min(self.rest_max()))
                 }
                 Err(error) => Err(error),
             };
             match moved {
                 Ok(rest) => {
                     pause = Duration::from_millis(10);
-                    tokio::time::sleep(rest).await;
+                    // Outboxes that were long before the insert are not any more.
+                    let _ = self.pressing.notified().now_or_never();
+                    tokio::select! {
+                        () = tokio::time::sleep(rest) => {}
+                        () = self.pressing.notified() => {}
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "events wait in their outboxes: the log can't be written");
@@ -254,6 +283,10 @@ impl Relay {
                 }
             }
         }
+    }
+
+    fn rest_max(&self) -> Duration {
+        if self.tide.receiver_count() > 0 { REST_MAX } else { REST_UNWATCHED_MAX }
     }
 
     /// Gives places to what has none. On an error the rest of it is taken again later, and so it is when the caller has no
@@ -322,11 +355,10 @@ impl Relay {
     }
 
     fn done(&self, end: &mut End, key: &Key, event: &Bsons) {
-        self.note_placed(key.clone(), event_version(event));
+        let version = event_version(event);
+        self.note_placed(key.clone(), version);
         let write = event.get("_id").cloned().unwrap_or(Bson::Null);
-        let clear = end.clear.entry(key.clone()).or_insert_with(|| (Vec::new(), super::now()));
-        clear.0.push(write);
-        clear.1 = super::now();
+        end.clear.insert(key.clone(), Placed { version, write, since: super::now() });
     }
 
     /// Wakes the watchers.
@@ -354,25 +386,25 @@ impl Relay {
         Ok(last.and_then(|event| event.get("position").and_then(whole)).unwrap_or(0))
     }
 
-    /// Removes from the outboxes what has been in the log for a while.
+    /// Empties the outboxes of documents that were not written for a while since all of theirs came into the log.
     pub(super) async fn clear(&self, age: Duration) -> Result<(), Error> {
-        let mut old: Vec<(Key, Vec<Bson>)> = {
+        let mut old: Vec<(Key, Placed)> = {
             let mut end = self.end.lock().await;
-            let old =
-                |(events, since): &(Vec<Bson>, Instant)| since.elapsed() >= age || events.len() >= CLEAR_STEP;
-            end.clear.extract_if(|_, waiting| old(waiting)).map(|(key, (events, _))| (key, events)).collect()
+            end.clear.extract_if(|_, placed| placed.since.elapsed() >= age).collect()
         };
+        // What was written again by this process has lost them already, and comes here once more.
+        old.retain(|(key, placed)| self.taken(key) <= placed.version);
         old.sort_by(|(a, _), (b, _)| a.collection.cmp(&b.collection));
         let of_one = old.chunk_by(|(a, _), (b, _)| a.collection == b.collection);
         for chunk in of_one.flat_map(|same| same.chunks(CLEAR_STEP)) {
             let ids: Vec<&str> = chunk.iter().map(|(key, _)| key.id.as_str()).collect();
-            let events: Vec<&Bson> = chunk.iter().flat_map(|(_, events)| events).collect();
+            let writes: Vec<&Bson> = chunk.iter().map(|(_, placed)| &placed.write).collect();
             let collection = self.database.collection::<Bsons>(&chunk[0].0.collection);
-            let pull = doc! {"$pull": {"_weft.outbox": {"_id": {"$in": events}}}};
-            // What fails here goes with the next write of its document.
-            collection
-                .update_many(doc! {"_id": {"$in": ids}, "_weft.outbox.0": {"$exists": true}}, pull)
-                .await?;
+            // As the last write left them: one that came since, of whatever process, has an event that may have no place.
+            let unwritten = doc! {
+                "_id": {"$in": ids}, "_weft.write": {"$in": writes}, "_weft.outbox.0": {"$exists": true},
+            };
+            collection.update_many(unwritten, doc! {"$set": {"_weft.outbox": []}}).await?;
         }
         Ok(())
     }
@@ -406,5 +438,59 @@ fn first_refused(error: &Error) -> usize {
             error.write_errors.as_ref().and_then(|errors| errors.first()).map_or(0, |error| error.index)
         }
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::Client;
+
+    use super::*;
+
+    fn moved(version: u64) -> Moved {
+        let key = Key { collection: "games".into(), id: DocumentId::new("chess").unwrap() };
+        Moved { key, events: vec![doc! {"sequenceNum": count(version)}] }
+    }
+
+    /// Of a server that nobody asks.
+    async fn relay() -> Relay {
+        let client = Client::with_uri_str("mongodb://127.0.0.1:1").await.unwrap();
+        let (tide, _) = watch::channel(Tide { position: 0, closed: false });
+        Relay::new(client.database("weft"), tide, QUEUE_MAX)
+    }
+
+    #[tokio::test]
+    async fn an_outbox_that_grows_long_ends_the_rest() {
+        let relay = relay().await;
+        let is_pressing = || relay.pressing.notified().now_or_never().is_some();
+        for version in 1..PRESSING {
+            relay.take(moved(version));
+            assert!(!is_pressing(), "{version}");
+        }
+        relay.take(moved(PRESSING));
+        assert!(is_pressing());
+        relay.note_placed(moved(1).key, PRESSING);
+        relay.take(moved(PRESSING + 1));
+        assert!(!is_pressing(), "what has its place leaves with the next write");
+    }
+
+    #[tokio::test]
+    async fn the_relay_rests_longer_while_nobody_watches() {
+        let relay = relay().await;
+        assert_eq!(relay.rest_max(), REST_UNWATCHED_MAX);
+        let watcher = relay.tide.subscribe();
+        assert_eq!(relay.rest_max(), REST_MAX);
+        drop(watcher);
+        assert_eq!(relay.rest_max(), REST_UNWATCHED_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_comes_meanwhile_waits_for_the_next_insert() {
+        let relay = relay().await;
+        (1..=3).for_each(|version| relay.take(moved(version)));
+        let left = relay.queue.lock().waiting.len();
+        (4..=5).for_each(|version| relay.take(moved(version)));
+        assert_eq!(relay.batch(left).len(), 3);
+        assert_eq!(relay.queue.lock().waiting.len(), 2);
     }
 }

@@ -12,7 +12,7 @@ use crdt_core::{ClientId, StateVector};
 use futures_util::TryStreamExt;
 use mongodb::{
     Collection,
-    bson::{Document as Bsons, doc},
+    bson::{Bson, Document as Bsons, doc},
 };
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ use super::{
     failure::{Failure, is_passing, of_driver},
     record::{Mark, Stored, decode_event, is_ours},
     relay::{Key, Moved},
-    value::count,
+    value::{self, count},
 };
 use crate::{
     Body, Change, ChangePage, Deleted, Document, DocumentId, EditFn, EditOptions, Edited, Explained, Index,
@@ -155,17 +155,20 @@ impl MongoStorage {
         Ok(raw.map(|raw| Stored::decode(raw, self.version_field())).transpose()?)
     }
 
-    /// Sees to it that all events of a document up to its version are in the log.
-    pub(super) async fn place_outbox(&self, id: &DocumentId) -> Result<u64, Failure> {
-        let Some(stored) = self.stored(id).await? else {
+    /// Sees to it that all events of a document up to its version are in the log. Answers with that version, and with what
+    /// the outbox held.
+    pub(super) async fn place_outbox(&self, id: &DocumentId) -> Result<(u64, Vec<Bson>), Failure> {
+        // One without a write is another program's, perhaps put over one of ours.
+        let Some(stored) = self.stored(id).await?.filter(|stored| stored.write.is_some()) else {
             self.shared().relay.settle().await?;
-            return Ok(0);
+            return Ok((self.shared().last_event_version(&self.name, id).await?, Vec::new()));
         };
         let key = self.key(id);
         if self.shared().relay.placed(&key) < stored.version && !stored.outbox.is_empty() {
             self.shared().relay.place_now(Moved { key, events: stored.outbox }).await?;
         }
-        Ok(stored.version)
+        let own = stored.raw.as_ref().and_then(|raw| raw.get_document(value::OWN).ok());
+        Ok((stored.version, own.and_then(|own| own.get_array("outbox").ok()).cloned().unwrap_or_default()))
     }
 
     async fn read_changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, Failure> {
@@ -358,7 +361,9 @@ impl Storage for MongoStorage {
             return self.check_open().map(|()| 0);
         }
         self.reading(|| async {
-            self.place_outbox(id).await?;
+            let (version, outbox) = self.place_outbox(id).await?;
+            // What is written from here on is not removed: its events may come into the log at any time.
+            let up_to = up_to.min(version);
             let key = self.key(id);
             if let Some(stored) = self.stored_alone(id).await? {
                 self.shared().keep_marks(&key, &stored, up_to).await?;
@@ -375,10 +380,11 @@ impl Storage for MongoStorage {
             let removed = self.shared().events().update_many(of, empty).await?.modified_count;
             self.shared().forget_answers(&key, up_to).await?;
             // Before the places go: an outbox that outlives them would get its events new ones.
-            let outbox = doc! {"$pull": {"_weft.outbox": {"sequenceNum": {"$lte": count(up_to)}}}};
-            self.documents
-                .update_one(doc! {"_id": id.as_str(), "_weft.outbox.0": {"$exists": true}}, outbox)
-                .await?;
+            if !outbox.is_empty() {
+                self.documents
+                    .update_one(doc! {"_id": id.as_str()}, doc! {"$pull": {"_weft.outbox": {"$in": outbox}}})
+                    .await?;
+            }
             self.shared().trim_log().await?;
             Ok(removed)
         })

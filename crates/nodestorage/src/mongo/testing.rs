@@ -50,6 +50,11 @@ impl TestServer {
         Self { address: address(port), running: Some(running), database }
     }
 
+    /// The process of a server that was started here.
+    pub fn process(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.child.id())
+    }
+
     /// Where it is.
     pub fn uri(&self) -> &str {
         &self.address

@@ -12,8 +12,10 @@ use std::{
 use crdt_core::ClientId;
 use futures_util::TryStreamExt;
 use mongodb::{
+    IndexModel,
     bson::{Bson, DateTime, Document as Bsons, doc},
     error::Error,
+    options::IndexOptions,
 };
 
 use super::{
@@ -151,8 +153,7 @@ impl Shared {
 struct Walk {
     /// All up to this one were looked at.
     after: String,
-    /// Once there is no further tombstone where its document was: those that were not looked at yet. To find that out takes
-    /// a look at every living document.
+    /// Once there is no further tombstone where its document was: those that were not looked at yet.
     last_here: Option<Vec<String>>,
 }
 
@@ -166,6 +167,20 @@ impl MongoStorage {
             "deleted": DateTime::from_millis(count(self.shared().now_ms(0))),
         };
         doc! {"_id": found.id.as_str(), self.version_field(): version, OWN: own}
+    }
+
+    /// What finds the tombstones among the living. Only they are in it, so a write of a living document does not touch it.
+    pub(super) async fn create_tombstone_index(&self) -> Result<(), StorageError> {
+        let only = doc! {"_weft.deleted": {"$exists": true}};
+        let options =
+            IndexOptions::builder().name("_weft deleted".to_owned()).partial_filter_expression(only).build();
+        let keys = doc! {"_id": 1, "_weft.deleted": 1};
+        let model = IndexModel::builder().keys(keys).options(options).build();
+        self.reading(|| async {
+            self.documents.create_index(model.clone()).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Documents that are deleted, their tombstones where they were or beside, and of which changes are left.

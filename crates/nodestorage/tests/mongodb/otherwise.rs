@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use super::{
     PATIENCE, body, by, games, id, open, options,
     proxy::{self, Manner, refusal},
+    store,
 };
 
 /// A server that is no member of a replica set, as mongod is when it is started without `--replSet`.
@@ -332,4 +333,29 @@ async fn what_a_crash_left_is_told_also_where_nobody_listens() {
     let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
     let WatchEvent::Change(change) = next(&mut watch).await else { panic!("no change") };
     assert_eq!((change.document_id.as_str(), change.version, change.position), ("a", 1, 1));
+}
+
+/// Among living documents, however many.
+#[tokio::test]
+#[ignore = "needs secantusd"]
+async fn tombstones_are_found_by_an_index() {
+    let (store, _server) = store().await;
+    let collection = games(&store).await;
+    for name in ["a", "b"] {
+        collection.find_one_and_upsert(&id(name), body(json!({})), by("p")).await.unwrap();
+    }
+    collection.delete_one(&id("b"), by("p")).await.unwrap();
+    assert_eq!(
+        games(&store).await.indexes().await.unwrap(),
+        [],
+        "opened twice; it is none of the application's"
+    );
+    let find = doc! {
+        "find": "games", "sort": {"_id": 1},
+        "filter": {"_id": {"$gt": "", "$type": "string"}, "_weft.deleted": {"$exists": true}},
+    };
+    let explain = doc! {"explain": find, "verbosity": "queryPlanner"};
+    let explained = store.database().run_command(explain).await.unwrap();
+    assert!(explained.to_string().contains("\"_weft deleted\""), "{explained}");
+    assert_eq!(collection.list_deleted(None, 9).await.unwrap(), [id("b")]);
 }
