@@ -165,13 +165,22 @@ fn put_text(out: &mut Vec<u8>, text: &Text) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Whether a value comes back as it was.
+/// Whether a value comes back as it was. What is longer than 32 bits can count has no form.
 pub fn is_msgpack(value: &Value) -> bool {
     match value {
         Value::Uint(_) | Value::Nint(_) | Value::Tag(..) | Value::Simple(_) => false,
         Value::Int(n) => n.unsigned_abs() < 1 << 53,
-        Value::Array(items) => items.iter().all(is_msgpack),
-        Value::Map(entries) => entries.iter().all(|(_, value)| is_msgpack(value)),
+        Value::Text(text) => is_len(text.as_bytes().len()),
+        Value::Bytes(bytes) => is_len(bytes.len()),
+        Value::Array(items) => is_len(items.len()) && items.iter().all(is_msgpack),
+        Value::Map(entries) => {
+            is_len(entries.len())
+                && entries.iter().all(|(key, value)| is_len(key.as_bytes().len()) && is_msgpack(value))
+        }
         _ => true,
     }
+}
+
+fn is_len(len: usize) -> bool {
+    u32::try_from(len).is_ok()
 }

@@ -25,6 +25,10 @@ struct Region {
 }
 
 /// An append-only list of items that chunks are ranges of.
+///
+/// Places in it are 32 bits wide. They fit: what is put in is at most [`SPAN_MAX`](super::sequence::SPAN_MAX) items, dead ones
+/// included; a chunk is joined, and so moved, only by the id that goes on from its last one, which is once in a patch; and
+/// after each patch what is dead is at most half.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Arena<T> {
     items: Vec<T>,

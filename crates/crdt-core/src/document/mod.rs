@@ -24,6 +24,7 @@ mod node;
 mod observe;
 mod quick;
 mod read;
+mod run;
 mod sequence;
 mod sessions;
 mod setting;
