@@ -190,8 +190,13 @@ pub fn quill(bytes: &[u8]) {
     assert_eq!(QuillOp::from_value(&written).as_ref(), Ok(&ops));
     let mut model = edited();
     let mut replica = model.fork(session(1));
-    let _ = model.transaction(|model| model.api().rich_text("/note").unwrap().apply_quill(&ops));
+    let mut editor = model.api().rich_text("/note").unwrap().quill_editor();
+    editor.catch_up(model.document()).unwrap();
+    let done = model.transaction(|model| model.api().rich_text("/note").unwrap().apply_quill(&ops));
     follow(&mut model, &mut replica);
+    let delta = editor.catch_up(model.document()).unwrap();
+    assert!(done.is_ok() || delta.is_empty());
+    assert_eq!(editor.edit(&mut model, &delta[..0]), Ok(()));
     let told = model.api().rich_text("/note").unwrap().to_quill().unwrap();
     assert_eq!(replica.api().rich_text("/note").unwrap().to_quill().unwrap(), told);
 }
@@ -279,6 +284,10 @@ pub fn model(bytes: &[u8]) {
         assert_eq!(shared.document().to_native(Packing::Plain), native);
         assert_eq!(copy.to_native(Packing::Plain), then);
         assert_eq!(plain.view(), watched.view());
+        // What is kept of the last writing is what would be written.
+        for model in [&plain, &watched] {
+            assert!(model.snapshot()[..] == model.document().to_binary());
+        }
     }
 }
 
