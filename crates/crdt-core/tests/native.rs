@@ -377,3 +377,20 @@ fn a_row_of_more_keys_than_there_are_is_refused() {
     let error = Document::view_native(&repaired(&bytes)).unwrap_err();
     assert!(error.to_string().contains("number of keys"), "{error}");
 }
+
+/// The system makes nothing, so its session has no place in the clock, also where a document goes on as it.
+#[test]
+fn a_document_of_the_systems_session_comes_back() {
+    let value = json!([[0, 1000, 70_000, 9], [5, [-2, 1], [[[-2, 2], 3]]]]);
+    let mut document = Document::from_compact(&Value::from(&value)).unwrap();
+    assert_eq!((document.session(), document.time()), (SessionId::SYSTEM, 1001));
+    let stable = document.state_vector();
+    let _ = document.compact(&stable);
+    for packing in [Packing::Plain, Packing::Deflate] {
+        let native = document.to_native(packing);
+        let back = Document::from_native(&native, SessionId::SYSTEM).unwrap();
+        assert_eq!((back.time(), back.view()), (document.time(), document.view()));
+        assert_eq!(back.compacted_to(), document.compacted_to());
+        assert_eq!(back.to_native(packing), native);
+    }
+}

@@ -55,7 +55,7 @@ impl Clock {
         }
         let max = clock.last.iter().copied().max().unwrap_or(0);
         clock.time = max + 1 + r.vu57_up_to(MAX_ID - max - 1, "time")?;
-        clock.compacted_to = r.vu57_up_to(max, "time of compaction")?;
+        clock.compacted_to = r.vu57_up_to(clock.time - 1, "time of compaction")?;
         r.end()?;
         Ok(clock)
     }

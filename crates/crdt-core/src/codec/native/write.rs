@@ -7,7 +7,7 @@ use super::{
     runs::{IdWriter, Run, RunWriter},
 };
 use crate::{
-    Document, Timestamp,
+    Document, SessionId, Timestamp,
     codec::wire::put_vu57,
     document::{Child, Content, NativeId, NodeRef},
 };
@@ -49,10 +49,12 @@ struct Clock {
 
 impl Clock {
     fn of(document: &Document) -> Self {
+        // The system makes nothing. A document that came from outside can go on as its session; the time says how far.
         let mut sessions: Vec<(u64, u64, usize)> = document
             .sessions_seen()
             .enumerate()
             .filter_map(|(number, (sid, seen))| Some((sid, seen?, number)))
+            .filter(|&(sid, _, _)| sid != SessionId::SYSTEM.get())
             .collect();
         sessions.sort_unstable();
         let mut numbers = vec![u32::MAX; document.sessions_seen().len()];
