@@ -64,11 +64,12 @@ pub enum LoadError {
     },
 }
 
-/// A session of a document that is being loaded, and the last time seen of it: looked up once for many ids.
+/// A session of a document that is being loaded, and the first time not seen of it: looked up once for many ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionIx {
     pub(super) at: u32,
-    pub(super) seen: u64,
+    /// Not the last time seen: of a session that nothing was seen of, time 0 has to be noted too.
+    pub(super) unseen: u64,
 }
 
 /// Builds a document from nodes with their contents, in any order as long as a node is there before it is referred to.
@@ -111,8 +112,9 @@ impl Loader {
     pub fn session(&mut self, sid: SessionId) -> Result<SessionIx, LoadError> {
         let at = self.enter(sid)?;
         let sessions = &self.doc.store.sessions;
-        let seen = if at == sessions.own { Some(sessions.made) } else { sessions.seen(at) };
-        Ok(SessionIx { at, seen: seen.unwrap_or(0) })
+        let made = Some(sessions.made).filter(|&made| at == sessions.own && made > 0);
+        let seen = made.or(sessions.seen(at));
+        Ok(SessionIx { at, unseen: seen.map_or(0, |seen| seen + 1) })
     }
 
     fn enter(&mut self, sid: SessionId) -> Result<u32, LoadError> {
@@ -480,8 +482,9 @@ impl ChunkLoader<'_> {
         }
         bound("elements of all sequences", self.span.saturating_add(units), u64::from(SPAN_MAX))?;
         let last = bound("times", time.saturating_add(units - 1), crate::id::MAX_ID - 1)?;
-        if last > session.seen {
-            if session.at == self.sessions.own {
+        if last >= session.unseen {
+            // As everywhere, an own time of 0 is one that was seen.
+            if session.at == self.sessions.own && last > 0 {
                 self.sessions.made = last.max(self.sessions.made);
             } else {
                 self.sessions.observe(session.at, last);

@@ -66,7 +66,7 @@ impl<F: FindChunk> Iterator for Usual<'_, '_, F> {
         let Found { session, time, len, is_dead, ahead } = self.finder.find(self.rest)?;
         // There must be room, and the clock must be above them already.
         let span = self.span + u64::from(len);
-        if len == 0 || time + u64::from(len) - 1 > session.seen || span > u64::from(SPAN_MAX) {
+        if len == 0 || time + u64::from(len) > session.unseen || span > u64::from(SPAN_MAX) {
             return None;
         }
         let offset = self.narrow.tail();
