@@ -43,6 +43,7 @@ impl Pair {
             pings: true,
             sealed: false,
             principal: String::new(),
+            named: false,
             shown: false,
         };
         let links = nodes.each_mut().map(|node| node.link_up(info.clone()));

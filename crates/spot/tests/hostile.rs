@@ -129,6 +129,7 @@ fn node_with_link() -> (Node, usize) {
         pings: true,
         sealed: false,
         principal: String::new(),
+        named: false,
         shown: false,
     };
     let link = node.link_up(info);

@@ -310,6 +310,7 @@ impl World {
             pings: false,
             sealed: false,
             principal: String::new(),
+            named: false,
             shown: false,
         };
         let roles = [(from, Role::Dialed(endpoint.to_owned())), (to, Role::Accepted)];

@@ -29,6 +29,7 @@ pub fn command(input: &[u8]) {
         pings: true,
         sealed: false,
         principal: String::new(),
+        named: false,
         shown: false,
     });
     let mut bytes = BytesMut::new();

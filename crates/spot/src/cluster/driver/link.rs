@@ -251,11 +251,15 @@ async fn establish(
     // Not a stranger any more.
     drop(permit);
     let Established { properties, version, mut principal, decoder, encoder } = established;
+    let mut named = !principal.is_empty();
     if let (Security::CurveClient { server, .. }, Security::CurveServer { authenticate, .. }) =
         (&security, &shared.options.server)
     {
         // The peer's key has one name, whichever side dialed.
-        principal = authenticate(Credentials::Curve(*server)).unwrap_or(principal);
+        match authenticate(Credentials::Curve(*server)) {
+            Ok(name) => principal = name,
+            Err(_) => named = false,
+        }
     }
     let shown = matches!(security, Security::PlainClient { .. } | Security::CurveClient { .. });
     let extended = properties.get("X-Spot").and_then(|v| std::str::from_utf8(v).ok()?.parse::<u32>().ok());
@@ -267,6 +271,7 @@ async fn establish(
         pings: version >= (3, 1),
         sealed: encoder.is_sealed(),
         principal,
+        named,
         shown,
     };
     let (stream, write_half) = stream.into_halves();

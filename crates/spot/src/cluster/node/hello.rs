@@ -41,22 +41,21 @@ impl Node {
         }
         if self.links[id].peer.is_none() {
             let known = self.by_node.get(&hello.node).copied();
-            if known.is_some_and(|peer| !self.may_be(id, peer, hello.incarnation)) {
-                self.counters.refused += 1;
-                return self.close(id, "its node is connected, and known by another name");
-            }
-            let peer = match known {
-                Some(peer) if self.peers[peer].incarnation == hello.incarnation => peer,
-                known => {
-                    if let Some(old) = known {
-                        // An earlier life of it, whose end we have not noticed.
-                        for link in self.peers[old].links.clone() {
-                            self.close(link, "the peer has restarted");
-                        }
-                        self.by_node.remove(&hello.node);
+            let claim = known.map(|peer| (peer, self.claim(id, peer, hello.incarnation)));
+            let peer = match claim {
+                Some((_, Claim::False)) => {
+                    self.counters.refused += 1;
+                    return self.close(id, "its node is connected, and known by another name");
+                }
+                Some((peer, Claim::Same)) => peer,
+                Some((old, Claim::Anew(reason))) => {
+                    for link in self.peers[old].links.clone() {
+                        self.close(link, reason);
                     }
+                    self.by_node.remove(&hello.node);
                     self.peer_new(Some(hello.node), hello.incarnation)
                 }
+                None => self.peer_new(Some(hello.node), hello.incarnation),
             };
             self.peer_link(peer, id);
         }
@@ -100,19 +99,55 @@ impl Node {
         }
     }
 
-    /// Whether a connection can be one of a node that is connected already, or of its next life: nobody speaks for another.
-    fn may_be(&self, id: LinkId, peer: PeerId, incarnation: u64) -> bool {
+    /// What a connection can be that says it is of a node that is connected already: nobody speaks for another.
+    fn claim(&self, id: LinkId, peer: PeerId, incarnation: u64) -> Claim {
         let new = &self.links[id].info;
+        let lives_on = self.peers[peer].incarnation == incarnation;
         let mut others = self.peers[peer].links.iter().map(|link| &self.links[*link].info);
-        if self.peers[peer].incarnation == incarnation {
-            // Whom we dial we have chosen, and it may have another key to be dialed with.
+        let differs = others.clone().any(|o| o.named && new.named && o.principal != new.principal);
+        if new.named && self.is_chosen(new) {
+            // Whom we dial we have chosen, and it has shown its key: who has another was not that node.
+            return match (lives_on, differs) {
+                (true, false) => Claim::Same,
+                (true, true) => Claim::Anew("the node itself was dialed, and has another name"),
+                (false, _) => Claim::Anew("the peer has restarted"),
+            };
+        }
+        if lives_on {
+            // It may have another key to be dialed with, or none; but two names are two nodes.
             let accepted = |info: &&LinkInfo| info.role == Role::Accepted;
-            return !accepted(&new) || others.filter(accepted).all(|other| other.principal == new.principal);
+            let agrees = match accepted(&new) {
+                true => others.filter(accepted).all(|other| other.principal == new.principal),
+                // Anybody may be where gossip leads. It has proved nothing, and we have nothing to lose there.
+                false => self.is_chosen(new) || new.named || new.shown || !others.any(|other| other.named),
+            };
+            return if agrees && !differs { Claim::Same } else { Claim::False };
         }
         // A restart ends the connections of the earlier life.
-        match new.principal.is_empty() {
+        let agrees = match new.principal.is_empty() {
             true => others.all(|other| other.principal.is_empty()),
             false => others.any(|other| other.principal == new.principal),
+        };
+        if agrees { Claim::Anew("the peer has restarted") } else { Claim::False }
+    }
+
+    /// Whether we dialed an endpoint that somebody here named, not gossip.
+    pub(super) fn is_chosen(&self, info: &LinkInfo) -> bool {
+        match &info.role {
+            Role::Dialed(endpoint) => {
+                self.membership.targets.get(endpoint).is_some_and(|target| !target.gossiped)
+            }
+            Role::Accepted => false,
         }
     }
+}
+
+/// What a connection is that says it is of a node that is connected already.
+enum Claim {
+    /// Another connection of it.
+    Same,
+    /// The node, while what is connected is its earlier life, or was never it; why that ends.
+    Anew(&'static str),
+    /// Somebody else.
+    False,
 }

@@ -190,6 +190,10 @@ impl Node {
             }
         }
         let topic = self.named(text);
+        let better = match topic {
+            Some(topic) => self.owner_link(topic).is_some_and(|link| link != id),
+            None => better,
+        };
         let now = self.now;
         let known = topic.and_then(|topic| {
             let state = &mut self.topics[topic];

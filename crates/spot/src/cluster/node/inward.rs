@@ -183,13 +183,8 @@ impl Node {
         let link = &self.links[id];
         // Between two nodes there may be two connections, and only on one of them it showed who it is. Whom gossip made us
         // dial may be anybody, though, as long as it has proved nothing.
-        let chosen = match &link.info.role {
-            Role::Dialed(endpoint) => {
-                let gossiped = self.membership.targets.get(endpoint).is_none_or(|target| target.gossiped);
-                !gossiped || !link.info.principal.is_empty()
-            }
-            Role::Accepted => false,
-        };
+        let proved = link.info.role != Role::Accepted && !link.info.principal.is_empty();
+        let chosen = proved || self.is_chosen(&link.info);
         let others = link.peer.filter(|_| chosen).map(|peer| &self.peers[peer].links);
         let mut names = others.into_iter().flatten().map(|link| self.links[*link].info.principal.as_str());
         match rights(&link.info.principal, right, topic) || names.any(|name| rights(name, right, topic)) {

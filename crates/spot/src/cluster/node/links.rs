@@ -36,6 +36,9 @@ pub struct LinkInfo {
     pub sealed: bool,
     /// The name that authentication gave the peer; empty if it showed nothing.
     pub principal: String,
+    /// Whether that is a name, by which the peer may come to us as well. What we dialed and would not let in has none, only
+    /// its key.
+    pub named: bool,
     /// Whether we showed the peer who we are: it is there that it lets us do what we may.
     pub shown: bool,
 }
@@ -217,12 +220,14 @@ impl Node {
 
     pub(super) fn peer_link(&mut self, peer: PeerId, id: LinkId) {
         self.links[id].peer = Some(peer);
-        // What we ask goes over the first: where the peer knows who we are, if there is such a one.
+        // What we ask goes over the first: where the peer knows who we are, if there is such a one, or else where we know
+        // who the peer is.
         let (links, state) = (&self.links, &mut self.peers[peer]);
-        let at = match links[id].info.shown {
-            true => state.links.iter().take_while(|link| links[**link].info.shown).count(),
-            false => state.links.len(),
+        let rank = |link: LinkId| {
+            let info = &links[link].info;
+            if info.shown { 0 } else { 1 + u8::from(!info.named) }
         };
+        let at = state.links.iter().take_while(|link| rank(**link) <= rank(id)).count();
         state.links.insert(at, id);
         if at == 0 {
             if self.links[id].protocol == Protocol::Extended {
@@ -340,10 +345,7 @@ impl Node {
             }
         }
         match &link.info.role {
-            Role::Dialed(endpoint) => {
-                self.target_down(endpoint, reason);
-                self.reroute_routed();
-            }
+            Role::Dialed(endpoint) => self.target_down(endpoint, reason),
             Role::Accepted if link.peer.is_some() => {
                 let state = PeerState::Down { reason: reason.to_owned() };
                 self.outputs
@@ -351,6 +353,7 @@ impl Node {
             }
             Role::Accepted => {}
         }
+        self.reroute_routed();
         self.room();
         self.place_partitions();
         self.changed = true;

@@ -288,6 +288,7 @@ mod tests {
             pings: true,
             sealed: false,
             principal: String::new(),
+            named: false,
             shown: false,
         };
         let [stuck, slow] = [(); 2].map(|()| node.link_up(info.clone()));

@@ -1,6 +1,6 @@
 //! Who owns a topic, and the way to it.
 
-use super::{Node, Output, Owner, PeerId, TopicId, topics::TopicError};
+use super::{LinkId, Node, Output, Owner, PeerId, Right, TopicId, topics::TopicError};
 use crate::cluster::{
     command::{Command, Resume},
     node::{Event, Protocol},
@@ -85,13 +85,25 @@ impl Node {
         }
     }
 
+    /// The connection to a topic's owner: the first on which the peer may say that it owns the topic. Between two nodes there
+    /// may be two, and where one shows no name, anybody may claim to be the other end.
+    pub(super) fn owner_link(&self, id: TopicId) -> Option<LinkId> {
+        let peer = &self.peers[self.remote_owner(id)?];
+        let topic = &self.topics[id];
+        let may_own = |link: &&LinkId| self.allowed(**link, Right::Own, topic.name.as_str()).is_ok();
+        match self.options.rights.is_none() || peer.node.is_none() || topic.elsewhere.route.is_some() {
+            true => peer.links.first().copied(),
+            false => peer.links.iter().find(may_own).copied(),
+        }
+    }
+
     /// Makes interest and publishes go to where the owner is now.
     pub(super) fn reroute(&mut self, id: TopicId) {
         let Some(topic) = self.topics.get(id) else { return };
         if topic.open {
             return;
         }
-        let owner = self.remote_owner(id).and_then(|peer| self.peers[peer].links.first().copied());
+        let owner = self.owner_link(id);
         let moving = self.is_moving(id);
         let topic = &mut self.topics[id];
         let ceded = owner.is_some();

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Absent, LinkId, Local, Log, Node, Peer, PeerId, Policy, Protocol, Publish, Publisher, TopicError,
+    Absent, LinkId, Local, Log, Node, Peer, PeerId, Policy, Protocol, Publish, Publisher, Right, TopicError,
     TopicId, TopicOptions, inward::NotFollowed,
 };
 use crate::{
@@ -214,6 +214,12 @@ impl Node {
         }
     }
 
+    /// The connection over which a partition can be given to a node: one on which it may own it.
+    fn link_to_give(&self, to: NodeId, name: &str) -> Option<LinkId> {
+        let links = &self.peers[*self.by_node.get(&to)?].links;
+        links.iter().copied().find(|link| self.allowed(*link, Right::Own, name).is_ok())
+    }
+
     fn hand_over(&mut self, id: TopicId, to: NodeId) {
         if self.partitions.moves.contains_key(&id) {
             return;
@@ -225,9 +231,7 @@ impl Node {
             self.partitions.moves.insert(id, Move { to, since });
             return;
         }
-        let Some(&link) = self.by_node.get(&to).and_then(|peer| self.peers[*peer].links.first()) else {
-            return;
-        };
+        let Some(link) = self.link_to_give(to, self.topics[id].name.as_str()) else { return };
         if self.links[link].protocol != Protocol::Extended {
             return;
         }
@@ -298,6 +302,7 @@ impl Node {
         name: &str,
         handover: Handover,
     ) -> Result<(), NotFollowed> {
+        self.allowed(id, Right::Own, name)?;
         let peer = self.links[id].peer.ok_or(NotFollowed)?;
         let topic = self.named(name).ok_or(NotFollowed)?;
         let state = &self.topics[topic];

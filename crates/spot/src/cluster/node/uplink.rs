@@ -16,8 +16,10 @@ use crate::cluster::{
 
 impl Node {
     pub(super) fn publish_remote(&mut self, id: TopicId, payload: &Bytes) -> Publish {
-        let Some(peer) = self.remote_owner(id) else { return Publish::Full };
-        let Some(&link) = self.peers[peer].links.first() else { return Publish::Full };
+        // Where its stream goes already, it goes on: who may own a topic is asked when its owner changes.
+        let known = self.topics[id].uplink.as_ref().and_then(|uplink| uplink.link);
+        let known = known.filter(|link| self.links.contains(*link));
+        let Some(link) = known.or_else(|| self.owner_link(id)) else { return Publish::Full };
         let report = Report { queued: 1, ..Report::default() };
         if self.links[link].protocol != Protocol::Extended {
             let link_state = &mut self.links[link];

@@ -31,6 +31,7 @@ fn accepted(principal: &str, extended: bool) -> LinkInfo {
         pings: true,
         sealed: false,
         principal: principal.into(),
+        named: !principal.is_empty(),
         shown: false,
     }
 }

@@ -215,3 +215,74 @@ fn nobody_speaks_for_a_node_that_is_known_by_another_name() {
     tell(&mut node, again, &[hello(ANN, 2)]);
     assert!(node.links[ann].closing && !node.links[again].closing);
 }
+
+fn dialed_as(node: &mut Node, endpoint: &str, principal: &str) -> LinkId {
+    node.target_add(endpoint);
+    node.link_up(LinkInfo {
+        role: Role::Dialed(endpoint.into()),
+        named: !principal.is_empty(),
+        ..accepted(principal, true)
+    })
+}
+
+/// One connection is usual between two nodes, and the one that dialed knows the other by its key.
+#[test]
+fn nobody_joins_a_node_that_we_dialed_and_know_by_its_key() {
+    let mut node = node_with(|_| {});
+    let ann = dialed_as(&mut node, "tcp://ann:1", "ann");
+    tell(&mut node, ann, &[hello(ANN, 1), Command::Announce { topic: "t", epoch: 1 }]);
+    for incarnation in [1, 2] {
+        let mallory = node.link_up(accepted("mallory", true));
+        tell(&mut node, mallory, &[hello(ANN, incarnation)]);
+        assert!(node.links[mallory].closing && !node.links[ann].closing);
+        node.link_closed(mallory, "closed");
+    }
+    // Ann herself may come as well.
+    let again = joined_as(&mut node, "ann", ANN);
+    assert!(!node.links[again].closing && !node.links[ann].closing);
+}
+
+#[test]
+fn who_took_the_place_of_a_node_loses_it_when_we_dial_the_node_itself() {
+    for incarnation in [1, 2] {
+        let mut node = node_with(|_| {});
+        let mallory = joined_as(&mut node, "mallory", ANN);
+        tell(&mut node, mallory, &[Command::Announce { topic: "t", epoch: 1 }]);
+        let ann = dialed_as(&mut node, "tcp://ann:1", "ann");
+        tell(&mut node, ann, &[hello(ANN, incarnation)]);
+        assert!(node.links[mallory].closing && !node.links[ann].closing, "{incarnation}");
+        node.link_closed(mallory, "closed");
+        assert_eq!(node.topic_owner("t"), None);
+        assert_eq!(node.by_node[&ANN], node.links[ann].peer.unwrap());
+    }
+}
+
+/// A key that only says who may be dialed is nobody's name: all servers may share one.
+#[test]
+fn a_key_without_a_name_does_not_keep_a_node_from_dialing_back() {
+    let mut node = node_with(|_| {});
+    node.target_add("tcp://ann:1");
+    let shared = LinkInfo { role: Role::Dialed("tcp://ann:1".into()), ..accepted("the key of all", true) };
+    let dialed = node.link_up(LinkInfo { named: false, ..shared });
+    tell(&mut node, dialed, &[hello(ANN, 1)]);
+    let ann = joined_as(&mut node, "ann", ANN);
+    assert!(!node.links[ann].closing && !node.links[dialed].closing);
+}
+
+/// Gossip may bring an endpoint of anybody's, who may say that it is a node that we know.
+#[test]
+fn whom_gossip_brought_is_nobody_that_we_know_by_name() {
+    let told = |endpoints| {
+        Command::Hello(Hello { version: 2, node: BOB, incarnation: 1, heartbeat_ms: 1000, endpoints })
+    };
+    for principal in ["", "mallory"] {
+        let mut node = node_with(|_| {});
+        let bob = node.link_up(accepted("bob", true));
+        tell(&mut node, bob, &[told(vec![(NodeId(99), "tcp://evil:1".into())])]);
+        let ann = joined_as(&mut node, "ann", ANN);
+        let info = LinkInfo { role: Role::Dialed("tcp://evil:1".into()), ..accepted(principal, true) };
+        let evil = node.link_up(LinkInfo { named: !principal.is_empty(), ..info });
+        tell(&mut node, evil, &[hello(ANN, 1)]);
+        assert!(node.links[evil].closing && !node.links[ann].closing, "{principal:?}");
+    }
+}
