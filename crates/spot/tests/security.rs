@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use spot::{
     PubSub, PubSubError, SubscriptionOptions, TopicPattern,
     cluster::{
-        Arrival, Credentials, CurveKeys, PeerState, PublishError, Right, Security, Spot, SpotError,
+        Arrival, Credentials, CurveKeys, NodeId, PeerState, PublishError, Right, Security, Spot, SpotError,
         SpotOptions, SpotPubSub,
     },
 };
@@ -160,4 +160,40 @@ async fn a_password_that_is_too_long_is_an_error_not_another_password() {
     let node = Spot::new(SpotOptions { client, connect_timeout, ..options() });
     let error = node.cluster_add(&at).await.unwrap_err().to_string();
     assert!(error.contains("password of 256 bytes: at most 255 are allowed"), "{error}");
+}
+
+/// Any peer may say that a node is at any endpoint.
+#[tokio::test]
+async fn a_password_is_not_shown_to_whom_only_gossip_names() {
+    let mut guarded = options();
+    let check = |credentials: Credentials<'_>| match credentials {
+        Credentials::Plain { password: "secret", username } => Ok(username.to_owned()),
+        _ => Err("unknown".to_owned()),
+    };
+    guarded.server = Security::PlainServer(Arc::new(check));
+    guarded.node.gossip_allow = Some(Arc::new(|_| false));
+    let owner = Spot::new(guarded);
+    let at = owner.bind("tcp://127.0.0.1:0").await.unwrap();
+    let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let evil = format!("tcp://{}", elsewhere.local_addr().unwrap());
+    let client = || Security::PlainClient { username: "ann".into(), password: "secret".into() };
+    let mut mallory = SpotOptions { client: client(), ..options() };
+    mallory.node.advertise = vec![evil.clone()];
+    let mallory = Spot::new(mallory);
+    mallory.cluster_add(&at).await.unwrap();
+
+    let handshake_timeout = Duration::from_millis(300);
+    let mut ann = SpotOptions { client: client(), handshake_timeout, ..options() };
+    let node = Spot::new(ann.clone());
+    node.cluster_add(&at).await.unwrap();
+    // By now it has been told of the endpoint, and whatever it dials has been tried.
+    assert!(node.cluster_settled(PATIENCE).await);
+    let dialed = tokio::time::timeout(Duration::ZERO, elsewhere.accept()).await;
+    assert!(dialed.is_err(), "it dialed {evil}");
+    // Unless somebody here has said that such endpoints are good.
+    ann.node.id = NodeId(1);
+    ann.node.gossip_allow = Some(Arc::new(|_| true));
+    let trusting = Spot::new(ann);
+    trusting.cluster_add(&at).await.unwrap();
+    tokio::time::timeout(PATIENCE, elsewhere.accept()).await.unwrap().unwrap();
 }

@@ -20,7 +20,8 @@ pub struct SpotOptions {
     pub node: NodeOptions,
     /// What peers that connect to us have to show.
     pub server: Security,
-    /// What we show to peers that we connect to, unless they have their own.
+    /// What we show to peers that we connect to, unless they have their own. A password is shown to endpoints that gossip
+    /// brought only where [`NodeOptions::gossip_allow`] says so.
     pub client: Security,
     /// Whether `bind` may take an address that other machines reach, although nobody has to show anything.
     pub public: bool,

@@ -115,7 +115,12 @@ impl Spot {
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
         let began = Instant::now();
         let (links, subs) = Default::default();
-        let inner = Inner { node: Node::new(options.node.clone()), links, subs, closed: false };
+        let mut node = options.node.clone();
+        if matches!(options.client, Security::PlainClient { .. }) {
+            // The password would go to whatever endpoint any peer names.
+            node.gossip_allow.get_or_insert_with(|| Arc::new(|_| false));
+        }
+        let inner = Inner { node: Node::new(node), links, subs, closed: false };
         let shared = Arc::new(Shared {
             began,
             inner: Mutex::new(inner),
