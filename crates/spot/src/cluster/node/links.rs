@@ -154,6 +154,7 @@ impl Node {
             delimited: false,
             peer: None,
             outbox,
+            since: self.now,
             heard_at: self.now,
             pinged_at: self.now,
             suspect: false,
@@ -199,6 +200,7 @@ impl Node {
         let peer = self.peers.insert(Peer {
             node,
             incarnation,
+            since: self.now,
             heartbeat: None,
             links,
             topics,

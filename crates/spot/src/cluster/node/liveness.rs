@@ -42,7 +42,10 @@ impl Node {
                 self.outputs
                     .push_back(Output::Event(Event::Peer { endpoint: link.info.name.clone(), state }));
             }
-            if silence > silence_max {
+            if link.peer.is_none() && self.now.saturating_sub(link.since) > silence_max {
+                // Its engine answers, and nobody knows what it owns.
+                self.close(id, "it announced our kind and said no HELLO");
+            } else if silence > silence_max {
                 self.close(id, &format!("nothing heard for {:.1} s", silence.as_secs_f64()));
             } else if self.now.saturating_sub(link.pinged_at) >= heartbeat {
                 link.pinged_at = self.now;

@@ -37,6 +37,8 @@ struct Membership {
     leaving: bool,
     /// Answers to QUERY that have to come before anything is claimed: by then all know of each other.
     awaits: BTreeMap<PeerId, u64>,
+    /// Since when.
+    since: Duration,
 }
 
 /// A partition that is given away.
@@ -78,9 +80,11 @@ impl Node {
         let member = partition::member_name(name, count, self.options.id);
         self.topic_create(&member, TopicOptions { policy: Policy::DropNewest, replay: 0 })?;
         let epochs = vec![0; count as usize];
-        let peers: Vec<PeerId> = self.peers.iter().map(|(peer, _)| peer).collect();
+        // Founding peers know nothing of partitions.
+        let nodes = self.peers.iter().filter(|(_, peer)| peer.node.is_some());
+        let peers: Vec<PeerId> = nodes.map(|(peer, _)| peer).collect();
         let awaits = peers.into_iter().map(|peer| (peer, self.barrier(peer))).collect();
-        let membership = Membership { count, options, epochs, leaving: false, awaits };
+        let membership = Membership { count, options, epochs, leaving: false, awaits, since: self.now };
         self.partitions.own.insert(name.to_owned(), membership);
         self.partitions.stale = true;
         self.place_partitions();
@@ -143,9 +147,16 @@ impl Node {
         }
     }
 
-    /// Whether all is known that can be: who has just begun must not claim what others have.
+    /// How long a peer is waited for that says nothing.
+    fn patience(&self) -> Duration {
+        self.options.heartbeat * self.options.heartbeats_missed_max
+    }
+
+    /// Whether all is known that can be: who has just begun must not claim what others have. Who has been here for so long and
+    /// has not said what it owns is not waited for.
     fn is_settled(&self) -> bool {
-        let known = |peer: &Peer| peer.node.is_none() || peer.answers > 0;
+        let is_late = |peer: &Peer| self.now.saturating_sub(peer.since) >= self.patience();
+        let known = |peer: &Peer| peer.node.is_none() || peer.answers > 0 || is_late(peer);
         self.peers.iter().all(|(_, peer)| known(peer))
             && self.links.iter().all(|(_, link)| link.peer.is_some() || link.closing)
             && self
@@ -161,9 +172,11 @@ impl Node {
             return;
         }
         self.partitions.stale = false;
+        let patience = self.patience();
         for membership in self.partitions.own.values_mut() {
             let answers = |peer: PeerId| self.peers.get(peer).map_or(u64::MAX, |peer| peer.answers);
-            membership.awaits.retain(|peer, awaited| answers(*peer) < *awaited);
+            let is_late = self.now.saturating_sub(membership.since) >= patience;
+            membership.awaits.retain(|peer, awaited| !is_late && answers(*peer) < *awaited);
             self.partitions.stale |= !membership.awaits.is_empty();
         }
         let mut claims = Vec::new();

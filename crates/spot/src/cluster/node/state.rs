@@ -312,6 +312,7 @@ pub(super) struct Link {
     pub(super) delimited: bool,
     pub(super) peer: Option<PeerId>,
     pub(super) outbox: Outbox,
+    pub(super) since: Duration,
     pub(super) heard_at: Duration,
     pub(super) pinged_at: Duration,
     pub(super) suspect: bool,
@@ -339,6 +340,7 @@ pub(super) struct Link {
 pub(super) struct Peer {
     pub(super) node: Option<NodeId>,
     pub(super) incarnation: u64,
+    pub(super) since: Duration,
     /// How often it looks after its peers, as its HELLO says; none if it has sent no HELLO.
     pub(super) heartbeat: Option<Duration>,
     pub(super) links: Vec<LinkId>,

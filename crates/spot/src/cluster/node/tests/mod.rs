@@ -12,6 +12,7 @@ use crate::cluster::{
 use crate::{Topic, TopicPattern};
 
 mod losses;
+mod silent;
 mod rights;
 
 const ANN: NodeId = NodeId(0xa);
