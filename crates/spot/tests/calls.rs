@@ -165,6 +165,25 @@ async fn gossip_connects_only_to_where_it_is_allowed() {
     assert!(!reaches(&at_other));
 }
 
+/// Its peers need not find out by its silence, which here would never end.
+#[tokio::test]
+async fn a_node_that_is_closed_is_gone_for_its_peers_at_once() {
+    for closes_who_dialed in [true, false] {
+        let patient = || {
+            let mut options = options();
+            options.node.heartbeat = Duration::from_secs(3600);
+            Spot::new(options)
+        };
+        let (bound, dialed) = (patient(), patient());
+        let at = bound.bind(HERE).await.unwrap();
+        dialed.cluster_add(&at).await.unwrap();
+        until("both are connected", || bound.status().len() == 1).await;
+        let (closes, stays) = if closes_who_dialed { (&dialed, &bound) } else { (&bound, &dialed) };
+        closes.close();
+        until("the other one notices", || stays.status().is_empty()).await;
+    }
+}
+
 #[tokio::test]
 async fn topics_beyond_the_bound_are_refused() {
     let mut options = options();

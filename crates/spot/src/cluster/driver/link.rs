@@ -283,7 +283,8 @@ async fn establish(
 /// Reads until the end.
 async fn serve(shared: Arc<Shared>, ready: Ready) -> String {
     let Ready { id, io, mut stream, mut decoder, mut buffer } = ready;
-    let writing = tokio::spawn(writer(shared.clone(), io.clone(), id));
+    let task = tokio::spawn(writer(shared.clone(), io.clone(), id));
+    let mut writing = Writing { shared: &shared, id, io: &io, task };
 
     let mut read_len = READ_LEN_MIN;
     let mut unfinished = Unfinished { shared: &shared, held: 0 };
@@ -352,11 +353,31 @@ async fn serve(shared: Arc<Shared>, ready: Ready) -> String {
     let reason = io.reason.lock().clone().unwrap_or(reason);
     io.close(reason.clone());
     drop(unfinished);
-    writing.abort();
+    writing.task.abort();
     // Only when its writer has ended may the number go to another connection.
-    drop(writing.await);
+    let _ = (&mut writing.task).await;
     shared.link_closed(id, &reason);
     reason
+}
+
+/// The half that writes, for as long as the other one reads: when a node is closed its connections are not read to their ends,
+/// and what writes must not hold their sockets open.
+struct Writing<'a> {
+    shared: &'a Shared,
+    id: LinkId,
+    io: &'a Arc<LinkIo>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.io.close("the node is closed".to_owned());
+        self.task.abort();
+        let mut inner = self.shared.inner.lock();
+        if inner.links.get(&self.id).is_some_and(|io| Arc::ptr_eq(io, self.io)) {
+            inner.links.remove(&self.id);
+        }
+    }
 }
 
 /// What a connection holds of a message that is not whole, counted for all connections together.
