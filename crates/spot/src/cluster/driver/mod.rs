@@ -163,7 +163,9 @@ impl Shared {
 
     fn link_closed(&self, id: LinkId, reason: &str) {
         let now = self.now();
-        self.inner.lock().links.remove(&id);
+        if let Some(io) = self.inner.lock().links.remove(&id) {
+            io.go();
+        }
         self.with(|node| {
             node.set_now(now);
             node.link_closed(id, reason);
