@@ -1,7 +1,7 @@
 //! Who here listens to what, and who elsewhere is told of it.
 
 use super::{
-    Amount, Event, LinkId, Node, Output, PeerId, Right, SubId, TopicId, inward::NotFollowed,
+    Amount, Event, LinkId, Node, Output, PeerId, Right, SubId, Told, TopicId, inward::NotFollowed,
     topics::TopicError,
 };
 use crate::{
@@ -130,7 +130,7 @@ impl Node {
             self.peers.iter().filter(|(_, p)| p.node.is_some()).map(|(peer, _)| peer).collect();
         for peer in peers {
             match begins {
-                true => self.tell_open_interest(peer, &text),
+                true => self.tell_open_interest(peer, &text, false),
                 false => {
                     self.peers[peer].refused.remove(&text);
                     for link in self.peers[peer].links.clone() {
@@ -144,20 +144,21 @@ impl Node {
     }
 
     /// Tells a peer of an open interest, on one connection only: it would send everything twice.
-    fn tell_open_interest(&mut self, peer: PeerId, text: &str) {
+    fn tell_open_interest(&mut self, peer: PeerId, text: &str, missed: bool) {
         let state = &mut self.peers[peer];
         let Some(&link) = state.links.first() else { return };
         if state.links.iter().any(|link| self.links[*link].told.contains_key(text)) {
             return;
         }
         state.refused.remove(text);
-        self.links[link].told.insert(text.to_owned(), false);
+        self.links[link].told.insert(text.to_owned(), Told::Asked { missed });
         let resume = Resume { open: true, ..Resume::default() };
         self.send(link, &Command::Subscribe { topic: text, resume: Some(resume) });
     }
 
-    /// Sends all open interest to a peer that has just come up, or that knows us better now.
-    pub(super) fn send_open_interests(&mut self, peer: PeerId) {
+    /// Sends all open interest to a peer that has just come up, or that knows us better now. If something may have been
+    /// `missed` until it knows, that is told when it does: earlier, what it says meanwhile would be missed in silence.
+    pub(super) fn send_open_interests(&mut self, peer: PeerId, missed: bool) {
         let all: std::collections::BTreeSet<String> = self
             .subs
             .iter()
@@ -165,16 +166,24 @@ impl Node {
             .flat_map(|(_, sub)| sub.patterns.iter().map(TopicPattern::to_string))
             .collect();
         for text in all {
-            self.tell_open_interest(peer, &text);
+            self.tell_open_interest(peer, &text, missed);
         }
     }
 
     /// A peer has taken in an open interest.
     pub(super) fn open_interest_acked(&mut self, id: LinkId, text: &str) {
-        if let Some(acked) = self.links[id].told.get_mut(text) {
-            *acked = true;
-        }
         self.changed = true;
+        let Some(told) = self.links[id].told.get_mut(text) else { return };
+        if std::mem::replace(told, Told::Acked) != (Told::Asked { missed: true }) {
+            return;
+        }
+        for (id, sub) in self.subs.iter_mut().filter(|(_, sub)| sub.open) {
+            for pattern in sub.patterns.iter().filter(|pattern| pattern.to_string() == text) {
+                if sub.ring.push_gap(pattern, 0, None) {
+                    self.outputs.push_back(Output::Readable(id));
+                }
+            }
+        }
     }
 
     /// A peer does not let us do what we asked for on this connection. If it knows us by another name on another one, we ask
@@ -182,10 +191,11 @@ impl Node {
     pub(super) fn refused(&mut self, id: LinkId, text: &str, publish: bool) -> Result<(), NotFollowed> {
         let peer = self.links[id].peer.ok_or(NotFollowed)?;
         let better = self.peers[peer].links.first().is_some_and(|first| *first != id);
-        let told = !publish && self.links[id].told.remove(text).is_some();
-        if told {
+        let asked = if publish { None } else { self.links[id].told.remove(text) };
+        let told = asked.is_some();
+        if let Some(asked) = asked {
             match better {
-                true => self.tell_open_interest(peer, text),
+                true => self.tell_open_interest(peer, text, asked == Told::Asked { missed: true }),
                 false => drop(self.peers[peer].refused.insert(text.to_owned())),
             }
         }
@@ -264,7 +274,7 @@ impl Node {
         let Some(state) = self.subs.get(sub) else { return false };
         if state.open {
             let text = pattern.to_string();
-            let acked = |link: &LinkId| self.links[*link].told.get(&text) == Some(&true);
+            let acked = |link: &LinkId| self.links[*link].told.get(&text) == Some(&Told::Acked);
             return state.patterns.contains(pattern)
                 && self.peers.iter().all(|(_, peer)| peer.node.is_none() || peer.links.iter().any(acked));
         }

@@ -233,10 +233,8 @@ impl Node {
         state.links.insert(at, id);
         if at == 0 {
             if self.links[id].protocol == Protocol::Extended {
-                if self.peers[peer].links.len() == 1 {
-                    self.open_gaps();
-                }
-                self.send_open_interests(peer);
+                let returns = self.open_lost && self.peers[peer].links.len() == 1;
+                self.send_open_interests(peer, returns);
             }
             self.peers[peer].known_with = self.query(peer);
             let mut topics: Vec<TopicId> = self.peers[peer].topics.keys().copied().collect();
@@ -261,23 +259,6 @@ impl Node {
             self.reroute_routed();
         }
         self.changed = true;
-    }
-
-    /// Tells subscriptions without owners that a publisher was away and may have been missed.
-    fn open_gaps(&mut self) {
-        if self.open_lost == 0 {
-            return;
-        }
-        self.open_lost -= 1;
-        let mut wake = Vec::new();
-        for (id, sub) in self.subs.iter_mut().filter(|(_, sub)| sub.open) {
-            for pattern in &sub.patterns {
-                if sub.ring.push_gap(pattern, 0, None) {
-                    wake.push(id);
-                }
-            }
-        }
-        self.outputs.extend(wake.into_iter().map(Output::Readable));
     }
 
     /// Puts a command into a link's outbox.
@@ -335,14 +316,12 @@ impl Node {
                     if self.by_node.get(&node) == Some(&peer) {
                         self.by_node.remove(&node);
                     }
-                    self.open_lost += 1;
+                    self.open_lost = true;
                     self.moves_end(node);
                 }
                 self.peers.remove(peer);
             } else if self.links[self.peers[peer].links[0]].protocol == Protocol::Extended {
-                self.open_lost += 1;
-                self.open_gaps();
-                self.send_open_interests(peer);
+                self.send_open_interests(peer, true);
                 self.query(peer);
             }
         }

@@ -56,8 +56,8 @@ pub use topics::{TopicError, TopicInfo, TopicOrigin};
 use lazy::Lazy;
 use names::Names;
 use state::{
-    Absent, Cursor, Flow, Inbound, Link, Links, Local, Owner, Peer, Protocol, Publisher, Sub, TopicState,
-    Uplink,
+    Absent, Cursor, Flow, Inbound, Link, Links, Local, Owner, Peer, Protocol, Publisher, Sub, Told,
+    TopicState, Uplink,
 };
 
 /// A connection. A number is used again only after the driver has said that the connection is closed.
@@ -115,8 +115,8 @@ pub struct Node {
     credit_at: Option<Duration>,
     syncs: BTreeMap<u64, BTreeMap<PeerId, syncs::Awaited>>,
     syncs_begun: u64,
-    /// Peers that were lost and not replaced by another connection since.
-    open_lost: u32,
+    /// Whether a peer was ever lost: whoever comes may be its next life.
+    open_lost: bool,
     swept_at: Duration,
     /// Something was learned that was not told to all yet, and when all were told last.
     gossip_stale: bool,
@@ -160,7 +160,7 @@ impl Node {
             credit_at: None,
             syncs: BTreeMap::new(),
             syncs_begun: 0,
-            open_lost: 0,
+            open_lost: false,
             swept_at: Duration::ZERO,
             gossip_stale: false,
             gossiped_at: None,

@@ -279,6 +279,15 @@ pub(super) struct Sub {
 /// One subscription of a peer to streams without an owner, or a pattern.
 pub(super) type OpenInterest = BTreeSet<String>;
 
+/// What became of a pattern that a peer was told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It has not said that it knows. Something may have been missed since it was away.
+    Asked { missed: bool },
+    /// It has.
+    Acked,
+}
+
 #[derive(Debug)]
 pub(super) struct Inbound {
     pub(super) topic: TopicId,
@@ -322,8 +331,8 @@ pub(super) struct Link {
     /// Aliases of streams that come from owners and publishers without one, by topic.
     pub(super) inbound_of: HashMap<TopicId, u32>,
     pub(super) interest: OpenInterest,
-    /// Patterns that we told it of, and whether it has acknowledged them.
-    pub(super) told: BTreeMap<String, bool>,
+    /// Patterns that we told it of.
+    pub(super) told: BTreeMap<String, Told>,
     /// QUERYs that it has not answered.
     pub(super) unanswered: u64,
     /// Topics with messages that wait for room in the outbox.

@@ -135,3 +135,30 @@ fn what_local_subscriptions_drop_is_counted() {
     }
     assert_eq!(node.counters().dropped, 15);
 }
+
+/// What a publisher without an owner said meanwhile is lost; who comes first after that may be somebody else.
+#[test]
+fn a_gap_is_told_when_a_publisher_is_back_and_hears_our_interest_again() {
+    let mut node = node_with(|_| {});
+    let sub = open_sub(&mut node, "news*");
+    let ack = || Command::SubAck { topic: "news*", epoch: 0, next: 0, lossless: false, continues: false };
+    let gaps = |node: &mut Node| {
+        arrivals(node, sub).iter().filter(|arrival| matches!(arrival, Arrival::Gap { .. })).count()
+    };
+    let bob = joined(&mut node, BOB, 1);
+    tell(&mut node, bob, &[ack()]);
+    assert_eq!(gaps(&mut node), 0, "nobody was away");
+    node.link_closed(bob, "lost");
+    let ann = joined(&mut node, ANN, 1);
+    tell(&mut node, ann, &[ack()]);
+    gaps(&mut node);
+    let bob = joined(&mut node, BOB, 1);
+    assert_eq!(gaps(&mut node), 0, "what he says until our interest has reached him is missing too");
+    tell(&mut node, bob, &[ack()]);
+    assert_eq!(gaps(&mut node), 1);
+    // Interest that begins now misses nothing.
+    node.subscribe(sub, TopicPattern::new("more").unwrap()).unwrap();
+    let ack = Command::SubAck { topic: "more", epoch: 0, next: 0, lossless: false, continues: false };
+    tell(&mut node, bob, &[ack]);
+    assert_eq!(gaps(&mut node), 0);
+}
