@@ -89,6 +89,13 @@ impl Node {
         added
     }
 
+    /// Makes the connection to an endpoint anew, if there is one: what it is to show there is different now.
+    pub fn target_redial(&mut self, endpoint: &str) {
+        if let Some(link) = self.membership.targets.get(endpoint).and_then(|target| target.link) {
+            self.close(link, "it is dialed again with other security");
+        }
+    }
+
     /// Ends the connection to an endpoint; the peer's topics go with it. False if there was none.
     pub fn target_remove(&mut self, endpoint: &str) -> bool {
         let Some(target) = self.membership.remove(endpoint) else { return false };
@@ -103,7 +110,8 @@ impl Node {
     /// How it stands with each endpoint, and whether its topics are known.
     pub fn targets(&self) -> impl Iterator<Item = (&str, &PeerState, bool)> {
         self.membership.targets.iter().map(|(endpoint, target)| {
-            let peer = target.link.and_then(|link| self.links.get(link)?.peer);
+            let link = target.link.and_then(|link| self.links.get(link)).filter(|link| !link.closing);
+            let peer = link.and_then(|link| link.peer);
             (endpoint.as_str(), &target.state, peer.is_some_and(|peer| self.peers[peer].is_known()))
         })
     }

@@ -201,7 +201,8 @@ impl Node {
         }
         let node = self.links[id].peer.and_then(|peer| self.peers[peer].node);
         let (old_epoch, have) = (upstream.epoch, upstream.have);
-        let same = (upstream.owner, upstream.epoch) == (node, epoch) || continues;
+        // After an owner that numbered nothing there is no place to go on from.
+        let same = ((upstream.owner, upstream.epoch) == (node, epoch) || continues) && have != u64::MAX;
         upstream.owner = node;
         upstream.live = true;
         upstream.lossless = lossless;

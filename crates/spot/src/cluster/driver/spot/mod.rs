@@ -200,6 +200,8 @@ impl Spot {
             // Before it is dialed, which is when this call has returned.
             if let Some(security) = security.filter(|_| added) {
                 shared.securities.lock().insert(endpoint.to_owned(), security);
+                // Gossip may have brought the endpoint before, and with it a connection.
+                node.target_redial(endpoint);
             }
             added
         });

@@ -162,3 +162,19 @@ fn a_gap_is_told_when_a_publisher_is_back_and_hears_our_interest_again() {
     tell(&mut node, bob, &[ack]);
     assert_eq!(gaps(&mut node), 0);
 }
+
+/// The owner before was a founding peer, which numbers nothing: there is no place to go on from.
+#[test]
+fn nobody_goes_on_from_an_owner_that_numbered_nothing() {
+    let mut node = node_with(|_| {});
+    let founding = node.link_up(accepted("", false));
+    let sub = node.sub_open(SubscriptionOptions::STANDARD, false);
+    node.subscribe(sub, TopicPattern::new("t").unwrap()).unwrap();
+    tell(&mut node, founding, &[Command::QueryResp { topics: vec!["t"], epochs: vec![] }]);
+    let link = joined(&mut node, ANN, 1);
+    let ack = Command::SubAck { topic: "t", epoch: 5, next: 1, lossless: true, continues: true };
+    let gap = Command::Gap { topic: "t", first: 1, last: 2 };
+    tell(&mut node, link, &[Command::Announce { topic: "t", epoch: 5 }, ack, gap]);
+    tell(&mut node, link, &[stream(1, Kind::Message, 5, 3, "t", &[b"c"])]);
+    assert_eq!(texts(arrivals(&mut node, sub)).last().unwrap(), "c");
+}

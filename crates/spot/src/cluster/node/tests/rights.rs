@@ -286,3 +286,22 @@ fn whom_gossip_brought_is_nobody_that_we_know_by_name() {
         assert!(node.links[evil].closing && !node.links[ann].closing, "{principal:?}");
     }
 }
+
+#[test]
+fn an_endpoint_that_gossip_brought_is_dialed_again_with_the_security_it_is_added_with() {
+    let mut node = node_with(|_| {});
+    let bob = node.link_up(accepted("bob", true));
+    let endpoints = vec![(ANN, "tcp://ann:1".into())];
+    let told = Hello { version: 2, node: BOB, incarnation: 1, heartbeat_ms: 1000, endpoints };
+    tell(&mut node, bob, &[Command::Hello(told)]);
+    let ann = node.link_up(LinkInfo { role: Role::Dialed("tcp://ann:1".into()), ..accepted("", true) });
+    tell(&mut node, ann, &[hello(ANN, 1), Command::QueryResp { topics: vec![], epochs: vec![] }]);
+    let known = |node: &Node| node.targets().any(|(_, _, known)| known);
+    assert!(known(&node));
+    assert!(node.target_add("tcp://ann:1"), "it is added by name only now");
+    node.target_redial("tcp://ann:1");
+    assert!(node.links[ann].closing && !known(&node));
+    node.link_closed(ann, "closed");
+    node.advance(Duration::from_secs(10));
+    assert!(std::iter::from_fn(|| node.poll_output()).any(|o| o == Output::Dial("tcp://ann:1".into())));
+}
