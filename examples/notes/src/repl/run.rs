@@ -55,17 +55,13 @@ impl Desk {
                 let view = serde_json::Value::from(&replica.view());
                 serde_json::to_string_pretty(&view).map_err(|error| error.to_string())
             }
-            Command::Title(None) => Ok(replica.title()),
+            Command::Title(None) => Ok(printable(&replica.title())),
             Command::Title(Some(title)) => self.set("title", &title).await,
             Command::Add(line) => self.add(&line).await,
-            Command::Insert { at, text } => self.insert(note::position(&replica.text(), at), &text).await,
+            Command::Insert { at, text } => self.insert(at, &text).await,
             Command::Delete { at, count } => self.delete(at, count).await,
             Command::Line { number, text } => self.line(number, text).await,
-            Command::Replace { old, new } => {
-                let text = replica.text();
-                let at = text.find(&old).ok_or_else(|| format!("{old:?} is not in the text"))?;
-                self.set("text", &format!("{}{new}{}", &text[..at], &text[at + old.len()..])).await
-            }
+            Command::Replace { old, new } => self.replace(&old, &new).await,
             Command::At(at) => {
                 self.caret = Some(note::position(&replica.text(), at));
                 replica.show(&self.name, self.caret);
@@ -118,39 +114,66 @@ impl Desk {
         edit.await.map(|()| String::new())
     }
 
-    async fn insert(&mut self, position: usize, text: &str) -> Answer {
-        let edit = self.replica.edit(|model| model.api().str("/text")?.ins(position, text));
+    // Where an edit goes is looked for within it: between a look at the text and the edit of it others may write.
+
+    async fn insert(&mut self, at: note::LineColumn, text: &str) -> Answer {
+        let mut position = 0;
+        let edit = self.replica.edit(|model| {
+            position = note::position(&note::string(model.document(), "text"), at);
+            model.api().str("/text")?.ins(position, text)
+        });
         edit.await?;
         self.caret = Some(position + text.encode_utf16().count());
         self.replica.show(&self.name, self.caret);
         Ok(String::new())
     }
 
+    async fn replace(&self, old: &str, new: &str) -> Answer {
+        let mut found = false;
+        let edit = self.replica.edit(|model| {
+            let text = note::string(model.document(), "text");
+            let Some(at) = text.find(old) else { return Ok(()) };
+            found = true;
+            note::set(model, "text", &format!("{}{new}{}", &text[..at], &text[at + old.len()..]))
+        });
+        edit.await?;
+        if found { Ok(String::new()) } else { Err(format!("{old:?} is not in the text")) }
+    }
+
     async fn delete(&self, at: note::LineColumn, count: usize) -> Answer {
-        let text = self.replica.text();
-        let position = note::position(&text, at);
-        let units = text.encode_utf16().count();
-        // Characters, not code units: half of one must not stay.
-        let after = String::from_utf16_lossy(&text.encode_utf16().skip(position).collect::<Vec<_>>());
-        let taken: usize = after.chars().take(count).map(char::len_utf16).sum();
-        let taken = taken.min(units - position);
-        let edit = self.replica.edit(|model| model.api().str("/text")?.del(position, taken));
+        let edit = self.replica.edit(|model| {
+            let text = note::string(model.document(), "text");
+            let position = note::position(&text, at);
+            let units: Vec<u16> = text.encode_utf16().collect();
+            // Characters, not code units: half of one must not stay.
+            let after = String::from_utf16_lossy(&units[position..]);
+            let taken: usize = after.chars().take(count).map(char::len_utf16).sum();
+            model.api().str("/text")?.del(position, taken.min(units.len() - position))
+        });
         edit.await.map(|()| String::new())
     }
 
     async fn line(&self, number: usize, text: Option<String>) -> Answer {
-        let whole = self.replica.text();
-        let mut lines: Vec<&str> = whole.split('\n').collect();
-        let count = lines.len();
-        let line =
-            lines.get_mut(number - 1).ok_or_else(|| format!("no line {number}: the text has {count}"))?;
-        match &text {
-            None => Ok((*line).to_owned()),
-            Some(text) => {
-                *line = text;
-                self.set("text", &lines.join("\n")).await
-            }
-        }
+        let missing = |count| format!("no line {number}: the text has {count}");
+        let Some(text) = text else {
+            let whole = self.replica.text();
+            let line = whole.split('\n').nth(number - 1);
+            return line.map(printable).ok_or_else(|| missing(whole.split('\n').count()));
+        };
+        let mut lacks = None;
+        let edit = self.replica.edit(|model| {
+            let whole = note::string(model.document(), "text");
+            let mut lines: Vec<&str> = whole.split('\n').collect();
+            let count = lines.len();
+            let Some(line) = lines.get_mut(number - 1) else {
+                lacks = Some(count);
+                return Ok(());
+            };
+            *line = &text;
+            note::set(model, "text", &lines.join("\n"))
+        });
+        edit.await?;
+        lacks.map_or(Ok(String::new()), |count| Err(missing(count)))
     }
 
     fn show(&self) -> String {
