@@ -104,7 +104,9 @@ impl Replica {
                     self.keep();
                     self.install(*head, bytes);
                 }
-                Some(Output::Event(_) | Output::Mend(_) | Output::RepairEnds { .. }) => {}
+                Some(
+                    Output::Event(_) | Output::Mend(_) | Output::RepairEnds { .. } | Output::Released(_),
+                ) => {}
             }
         }
     }

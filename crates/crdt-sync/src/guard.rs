@@ -16,6 +16,13 @@ pub trait Guard: Send + Sync {
     /// Checks a patch of another replica.
     fn check(&self, record: &PatchRecord) -> Result<(), SharedError>;
 
+    /// As [`check`](Self::check), of a patch in a session whose first patch has just come and was right, but has not been
+    /// noted yet.
+    fn check_after(&self, first: &PatchRecord, record: &PatchRecord) -> Result<(), SharedError> {
+        let _ = first;
+        self.check(record)
+    }
+
     /// Decides about a patch that a client of this node made, which has no key: refused like any without a proof, unless the
     /// guard answers for the node's clients and adds the node's own proof.
     fn vouch(&self, record: PatchRecord) -> Result<PatchRecord, SharedError> {

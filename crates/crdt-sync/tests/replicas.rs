@@ -11,7 +11,7 @@ use crdt_core::{
 use crdt_sync::{
     CompactionPolicy, DiscoveryError, Heard, MemoryPatchStore, PatchRecord, PatchStore, PatchStoreError,
     PeerChange, PeerDiscovery, PeerId, PubSubBroadcaster, PubSubSyncer, SharedError, SharedModel,
-    SnapshotHead, StoreRetry, SyncDocument as _, SyncError, SyncManager, SyncMessage, Syncer as _, Want,
+    SnapshotHead, StoreRetry, SyncDocument as _, SyncError, SyncManager, SyncMessage, Syncer, Want,
     dag::Link,
     discovery::{MemoryPeerDiscovery, MemoryPeers, StaticPeerDiscovery},
     session::{Refusal, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
@@ -83,16 +83,32 @@ impl Group {
         discovery: impl PeerDiscovery + 'static,
         with: impl FnOnce(SyncManager) -> SyncManager,
     ) -> Replica {
-        let session = document.session();
+        let syncer = self.syncer(number, format).await;
+        self.join_over(number, format, document, store, (discovery, Arc::new(syncer)), with).await
+    }
+
+    async fn syncer(&self, number: u64, format: EncodingFormat) -> PubSubSyncer {
         let id = PeerId::new(format!("node-{number}")).unwrap();
-        let topic = |name: &str| Topic::new(format!("example-doc-{name}")).unwrap();
-        let broadcaster =
-            PubSubBroadcaster::new(Arc::clone(&self.pubsub), topic("patches"), format).await.unwrap();
-        let syncer = PubSubSyncer::new(Arc::clone(&self.pubsub), topic("sync"), id, format).await.unwrap();
+        let topic = Topic::new("example-doc-sync").unwrap();
+        PubSubSyncer::new(Arc::clone(&self.pubsub), topic, id, format).await.unwrap()
+    }
+
+    async fn join_over(
+        &self,
+        number: u64,
+        format: EncodingFormat,
+        document: Arc<SharedModel>,
+        store: Arc<dyn PatchStore>,
+        (discovery, syncer): (impl PeerDiscovery + 'static, Arc<dyn Syncer>),
+        with: impl FnOnce(SyncManager) -> SyncManager,
+    ) -> Replica {
+        let session = document.session();
+        let topic = Topic::new("example-doc-patches").unwrap();
+        let broadcaster = PubSubBroadcaster::new(Arc::clone(&self.pubsub), topic, format).await.unwrap();
         let manager = SyncManager::new(
             Arc::<SharedModel>::clone(&document) as _,
             Arc::new(broadcaster),
-            Arc::new(syncer),
+            syncer,
             Arc::new(discovery),
             store,
         );

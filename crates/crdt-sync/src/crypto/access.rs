@@ -265,6 +265,11 @@ impl Access {
     }
 }
 
+/// Whose proof a patch carries.
+fn key_id(record: &PatchRecord) -> Option<&[u8; KEY_ID_BYTES]> {
+    record.proof.split_first_chunk().map(|(id, _)| id)
+}
+
 impl From<AccessError> for SharedError {
     fn from(error: AccessError) -> Self {
         Self::new(error)
@@ -280,6 +285,11 @@ impl Guard for Access {
         Ok(self.check_patch(record)?)
     }
 
+    fn check_after(&self, first: &PatchRecord, record: &PatchRecord) -> Result<(), SharedError> {
+        self.check_patch(record)?;
+        if key_id(first) == key_id(record) { Ok(()) } else { Err(AccessError::OtherAuthor(record.id).into()) }
+    }
+
     fn vouch(&self, record: PatchRecord) -> Result<PatchRecord, SharedError> {
         if self.vouches && record.proof.is_empty() {
             return self.prove(record);
@@ -288,7 +298,7 @@ impl Guard for Access {
     }
 
     fn note(&self, record: &PatchRecord) {
-        if let Some((id, _)) = record.proof.split_first_chunk::<KEY_ID_BYTES>() {
+        if let Some(id) = key_id(record) {
             self.list_mut().sessions.entry(record.session()).or_insert(*id);
         }
     }

@@ -7,7 +7,7 @@ use crdt_core::{SessionId, StateVector};
 
 use super::{
     SyncError,
-    driver::{Driver, expect_whole, for_each_page, skip_bad},
+    driver::{Driver, expect_whole, for_each_page, is_stopping, skip_bad},
     owned,
     policy::Log,
 };
@@ -108,8 +108,8 @@ impl Driver {
         if offers {
             // What only some have stays as patches. (An asker that could not take such a snapshot over needs more.)
             let contained = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
-            vector = self.machine.stable_without(peer);
-            vector.merge(&contained);
+            let stable = self.machine.stable_without(peer);
+            vector = self.ends_of_patches(&contained, &stable).await?;
         }
         if let Some(head) = self.offered_again(&vector) {
             return Ok(Page::Snapshot(head));
@@ -259,7 +259,7 @@ impl Driver {
         // Causes have lower times than their effects, so a cut at one time lacks no cause.
         let cut = latest.saturating_sub(keep_ticks);
         let upto: StateVector<SessionId> = stable.iter().map(|(sid, last)| (*sid, last.min(cut))).collect();
-        let upto = if keep_ticks == 0 { stable } else { self.ends_of_patches(&present, &upto).await? };
+        let upto = self.ends_of_patches(&present, &upto).await?;
         if present.contains(&upto) || !upto.contains(&present) {
             return Ok(present);
         }
@@ -275,7 +275,8 @@ impl Driver {
         Ok(contained)
     }
 
-    /// The last patches that end at or before `upto`: a snapshot contains whole patches.
+    /// The last patches that end at or before `upto`: a snapshot contains whole patches, and a time that a peer says need
+    /// not be the end of one.
     async fn ends_of_patches(
         &self,
         have: &StateVector<SessionId>,
@@ -341,12 +342,19 @@ impl Driver {
                 }
             }
         });
-        if !on_top.await? {
-            return Ok(Input::InstallFailed);
+        match on_top.await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Input::InstallFailed),
+            Err(error) => {
+                // Nothing was changed yet, and it can be asked for again.
+                self.read_failed(&error);
+                return Ok(Input::InstallFailed);
+            }
         }
         let store = &*self.parts.store;
         let keep = || store.install(&vector, bytes.clone());
-        match self.parts.retry.run(|| false, &mut 0, keep).await {
+        let stopping = is_stopping(self.commands.as_ref());
+        match self.parts.retry.run(stopping, &mut self.traffic.write_failures, keep).await {
             Ok(()) => {}
             Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
             Err(error) => return Err(error.into()),

@@ -120,6 +120,9 @@ pub enum Output {
         /// What no peer has brought.
         left: Vec<Link>,
     },
+    /// A patch that waited has its causes now: look at it again, and say [`Input::Heard`] if it may still be taken in.
+    /// Only with [`rechecks_parked`](super::SessionOptions::rechecks_parked).
+    Released(PatchRecord),
     /// Tell whoever watches.
     Event(Box<SessionEvent>),
 }

@@ -280,7 +280,7 @@ impl Session {
                 Readiness::Ready => {
                     let sid = record.session();
                     self.accept(record, origin);
-                    work.extend(self.parked.released_by(sid));
+                    self.release(sid, &mut work);
                     news = true;
                 }
                 Readiness::Waits(on) => {
@@ -291,7 +291,7 @@ impl Session {
                 Readiness::Known => {
                     self.counters.known += 1;
                     // What was parked behind it may have come another way, too.
-                    work.extend(self.parked.released_by(record.session()));
+                    self.release(record.session(), &mut work);
                 }
                 Readiness::Forked => self.refuse(Refusal::SessionUsedTwice(record.id)),
             }
@@ -302,6 +302,16 @@ impl Session {
             }
         }
         news
+    }
+
+    /// Lets go of what waited for a session: into `work`, or to whoever has to look at it first.
+    fn release(&mut self, sid: SessionId, work: &mut Vec<PatchRecord>) {
+        let released = self.parked.released_by(sid);
+        if self.options.rechecks_parked {
+            self.outputs.extend(released.into_iter().map(Output::Released));
+        } else {
+            work.extend(released);
+        }
     }
 
     /// Whether a patch may be looked at; `seen` is the last time taken in of its session.

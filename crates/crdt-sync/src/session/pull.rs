@@ -216,7 +216,9 @@ impl Session {
             self.note_stored(*sid, last);
         }
         for (sid, _) in vector.iter() {
-            for record in self.parked.released_by(*sid) {
+            let mut released = Vec::new();
+            self.release(*sid, &mut released);
+            for record in released {
                 self.take_in(now, record, Origin::Remote);
             }
         }

@@ -162,3 +162,50 @@ async fn a_writer_who_makes_up_patches_of_another_in_a_snapshot_does_not_stop_it
         assert_eq!(alice.document.view(), json(json!({"by": "alice", "still": "alice"})));
     }
 }
+
+/// Bob may write, and continues Alice's session before anybody knows whose it is: in the same moment as her first patch, or
+/// ahead of it, so that his patch waits for hers.
+#[tokio::test]
+async fn a_session_is_not_continued_by_another_author_before_it_is_known_whose_it_is() {
+    for group in [Group::new(), Group::with_dag()] {
+        for bob_first in [false, true] {
+            let group =
+                Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
+            let reader = group.join_as(3, MALLORY, memory()).await;
+            let mut events = reader.manager.events();
+            // So that it listens to its channels.
+            reader.manager.status().await.unwrap();
+
+            let session = SessionId::new(SessionId::USER_MIN.get() + 9).unwrap();
+            let mut alice = Model::new(session);
+            alice.api().root(json(json!({"by": "alice"}))).unwrap();
+            let first = alice.flush().unwrap();
+            let mut bob = Model::new(session);
+            let _ = bob.apply(&first).unwrap();
+            bob.api().obj("").unwrap().set([("by", "bob")]).unwrap();
+            let forged = bob.flush().unwrap();
+            alice.api().obj("").unwrap().set([("more", "by alice")]).unwrap();
+            let second = alice.flush().unwrap();
+
+            let publish = async |secret, prev, patch: &Patch| {
+                let bytes = Bytes::copy_from_slice(patch.as_bytes());
+                let record = access(secret).prove(PatchRecord::new(prev, bytes).unwrap()).unwrap();
+                let topic = Topic::new("example-doc-patches").unwrap();
+                let bytes = crdt_sync::wire::encode_patch(EncodingFormat::Binary, &record).unwrap();
+                group.pubsub.publish(&topic, bytes).await.unwrap();
+            };
+            let last = first.next_time() - 1;
+            if bob_first {
+                publish(BOB, last, &forged).await;
+            }
+            publish(ALICE, 0, &first).await;
+            if !bob_first {
+                publish(BOB, last, &forged).await;
+            }
+            let reason = refusal(&mut events).await;
+            assert!(reason.contains("belongs to another author"), "{reason}");
+            publish(ALICE, last, &second).await;
+            reader.sees(&json(json!({"by": "alice", "more": "by alice"}))).await;
+        }
+    }
+}

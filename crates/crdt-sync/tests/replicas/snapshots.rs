@@ -1,5 +1,11 @@
 //! Managers that take over snapshots, refuse wrong ones, and fold what they have.
 
+use std::sync::OnceLock;
+
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
+use tokio::sync::Semaphore;
+
 use super::*;
 
 async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(group: Group) {
@@ -227,4 +233,112 @@ async fn the_log_is_folded_by_policy_and_a_late_replica_gets_what_is_cheaper() {
         .await
         .expect("the offer ends");
     }
+}
+
+/// Lets something happen at the moment at which a part of a snapshot comes in.
+struct AtPart {
+    inner: PubSubSyncer,
+    /// Nothing comes in before the test is ready.
+    open: Semaphore,
+    then: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+#[async_trait]
+impl Syncer for AtPart {
+    fn peer_id(&self) -> &PeerId {
+        self.inner.peer_id()
+    }
+
+    async fn send(&self, to: Option<&PeerId>, message: &SyncMessage) -> Result<(), crdt_sync::ChannelError> {
+        self.inner.send(to, message).await
+    }
+
+    async fn next(&self) -> Option<Heard<(PeerId, SyncMessage)>> {
+        let _open = self.open.acquire().await.unwrap();
+        let heard = self.inner.next().await;
+        if let (Some(Heard::Message((_, SyncMessage::Part { .. }))), Some(then)) = (&heard, self.then.get()) {
+            then();
+        }
+        heard
+    }
+}
+
+/// The edit waits for the manager when the snapshot is whole, and both are taken in together.
+#[tokio::test]
+async fn an_edit_made_while_a_snapshot_comes_in_stays_in_the_document() {
+    for group in [Group::new(), Group::with_dag()] {
+        let format = EncodingFormat::Binary;
+        let first = group.join(1, format).await;
+        let root = first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+        for count in 1..100 {
+            first.edit(|model| model.api().obj("").unwrap().set([("count", count)])).await;
+        }
+        first.manager.compact().await.unwrap();
+
+        let store = MemoryPatchStore::new();
+        let record = PatchRecord::new(0, Bytes::copy_from_slice(root.as_bytes())).unwrap();
+        store.append(&[record]).await.unwrap();
+        let document = Arc::new(SharedModel::new(SessionId::new(SessionId::USER_MIN.get() + 2).unwrap()));
+        let syncer = Arc::new(AtPart {
+            inner: group.syncer(2, format).await,
+            open: Semaphore::new(0),
+            then: OnceLock::new(),
+        });
+        let discovery = MemoryPeerDiscovery::new(&group.peers, PeerId::new("node-2").unwrap());
+        let parts = (discovery, Arc::clone(&syncer) as Arc<dyn Syncer>);
+        let late =
+            Arc::new(group.join_over(2, format, document, Arc::new(store), parts, |manager| manager).await);
+        let editing = Arc::clone(&late);
+        let hook = move || {
+            let edit = |model: &mut Model| model.api().obj("").unwrap().set([("late", true)]);
+            let patch = editing.document.edit(edit).unwrap().expect("an edit");
+            // It is on its way to the manager, and is answered to nobody.
+            assert!(editing.manager.apply_patch(&patch).now_or_never().is_none());
+        };
+        assert!(syncer.then.set(Box::new(hook)).is_ok());
+        syncer.open.add_permits(1);
+
+        let both = json(json!({"count": 99, "late": true}));
+        first.sees(&both).await;
+        late.sees(&both).await;
+        assert_eq!(late.manager.status().await.unwrap().counters.installed, 1);
+        late.edit(|model| model.api().obj("").unwrap().set([("more", 1)])).await;
+        first.sees(&json(json!({"count": 99, "late": true, "more": 1}))).await;
+    }
+}
+
+/// What a peer says that it has need not end where a patch ends; a snapshot does.
+#[tokio::test]
+async fn a_time_within_a_patch_stops_no_compaction() {
+    let group = Group::new();
+    let first = group.join(1, EncodingFormat::Binary).await;
+    first.edit(|model| model.api().root(json(json!({"text": ""})))).await;
+    let whole = first.manager.status().await.unwrap().stored;
+    first.edit(|model| model.api().str("/text")?.ins(0, "a patch of many ticks")).await;
+    let session = first.document.session();
+    let within = whole.get(&session) + 3;
+
+    let topic = Topic::new("example-doc-sync").unwrap();
+    let odd = PubSubSyncer::new(
+        Arc::clone(&group.pubsub),
+        topic,
+        PeerId::new("odd").unwrap(),
+        EncodingFormat::Binary,
+    )
+    .await
+    .unwrap();
+    let vector: StateVector<SessionId> = [(session, within)].into_iter().collect();
+    odd.send(Some(&PeerId::new("node-1").unwrap()), &SyncMessage::State { vector, reply: false })
+        .await
+        .unwrap();
+    let known = async {
+        while first.manager.status().await.unwrap().peers.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.expect("it is heard");
+    assert_eq!(first.manager.compact().await.unwrap(), whole);
+    // And who comes late gets what is folded as a snapshot and the rest as patches.
+    let late = group.join(2, EncodingFormat::Binary).await;
+    late.sees(&json(json!({"text": "a patch of many ticks"}))).await;
 }

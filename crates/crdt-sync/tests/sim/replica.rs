@@ -229,6 +229,7 @@ impl Replica {
                     self.machine.handle_input(at, input);
                 }
                 Output::Mend(_) | Output::RepairEnds { .. } => unreachable!("nothing is repaired here"),
+                Output::Released(_) => unreachable!("there is no guard here"),
                 Output::Event(_) => {}
             }
         }

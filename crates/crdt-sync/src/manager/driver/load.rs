@@ -1,7 +1,7 @@
 //! How the driver brings a document to what its store has.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     DocumentError, PatchRecord, PatchStoreError, Want,
     dag::{Heads, snapshot},
     manager::{Parts, SyncError, owned, policy::Log, repair::Repairing},
-    session::{Session, SessionEvent, SyncMode},
+    session::{Session, SessionEvent, SessionOptions, SyncMode},
     store::PatchPage,
 };
 
@@ -50,7 +50,8 @@ impl Driver {
             }
         });
         expect_whole(whole.await?)?;
-        let machine = Session::new(parts.options, stored.clone(), heads, Duration::ZERO, seed);
+        let options = SessionOptions { rechecks_parked: parts.guard.is_some(), ..parts.options };
+        let machine = Session::new(options, stored.clone(), heads, Duration::ZERO, seed);
         let own_last = stored.get(&parts.options.session);
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
         let started = Instant::now();
@@ -65,6 +66,7 @@ impl Driver {
             waiting,
             repeated,
             handed: VecDeque::new(),
+            firsts: HashMap::new(),
             own_last,
             offered,
             log,

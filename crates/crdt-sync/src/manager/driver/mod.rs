@@ -4,7 +4,7 @@ mod load;
 mod own;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -59,6 +59,8 @@ pub(super) struct Driver {
     repeated: Vec<(Patch, Done)>,
     /// Where the last local patches given to the machine begin and end.
     handed: VecDeque<(u64, u64)>,
+    /// With a guard, the first patches of sessions that came in this turn: no more than one turn takes in.
+    firsts: HashMap<SessionId, PatchRecord>,
     /// The last time that was handed over of this replica's own session.
     own_last: u64,
     /// The last snapshot that was made for a peer, so that its parts are parts of one thing.
@@ -67,15 +69,15 @@ pub(super) struct Driver {
     /// How often patches were folded into a snapshot.
     pub(super) folded: u64,
     pub(super) repairing: Repairing,
-    traffic: Traffic,
+    pub(super) traffic: Traffic,
     /// Whether somebody is left who may give a command: not when it is to stop.
-    commands: Option<mpsc::WeakSender<Command>>,
+    pub(super) commands: Option<mpsc::WeakSender<Command>>,
     /// What goes to the store next; empty between two steps, and kept for its room.
     batch: Vec<PatchRecord>,
 }
 
 #[derive(Default)]
-struct Traffic {
+pub(super) struct Traffic {
     bytes_broadcast: u64,
     bytes_paged: u64,
     not_applied: u64,
@@ -84,7 +86,7 @@ struct Traffic {
     gaps: u64,
     send_failures: u64,
     read_failures: u64,
-    write_failures: u64,
+    pub(super) write_failures: u64,
 }
 
 impl Driver {
@@ -123,7 +125,12 @@ impl Driver {
                     None => return self.channel_closed().await,
                 },
                 heard = syncer.next() => match heard {
-                    Some(heard) => self.heard_message(heard),
+                    Some(heard) => {
+                        self.heard_message(heard);
+                        // A snapshot that is whole goes under the document before anything more is edited: an edit of
+                        // the same turn would be neither in it nor in what goes on top of it.
+                        self.settle().await?;
+                    }
                     None => return self.channel_closed().await,
                 },
                 change = discovery.next(), if peers_open => match change {
@@ -217,8 +224,27 @@ impl Driver {
     }
 
     fn allowed(&mut self, record: &PatchRecord) -> bool {
-        let checked = self.parts.guard.as_ref().map_or(Ok(()), |guard| guard.check(record));
-        checked.map_err(|reason| self.not_allowed(Refusal::NotAllowed { id: record.id, reason })).is_ok()
+        let Some(guard) = &self.parts.guard else { return true };
+        let checked = match self.firsts.get(&record.session()) {
+            Some(first) => guard.check_after(first, record),
+            None => guard.check(record),
+        };
+        match checked {
+            Ok(()) => self.note_first(record),
+            Err(reason) => {
+                self.not_allowed(Refusal::NotAllowed { id: record.id, reason });
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The guard is told whose a session is when its first patch is taken in; what comes in the same turn is compared with
+    /// that patch itself.
+    pub(super) fn note_first(&mut self, record: &PatchRecord) {
+        if record.prev == 0 {
+            self.firsts.entry(record.session()).or_insert_with(|| record.clone());
+        }
     }
 
     /// The store could not be read for something that can be asked for again.
@@ -251,7 +277,16 @@ impl Driver {
     async fn settle(&mut self) -> Result<(), SyncError> {
         loop {
             match self.machine.poll_output() {
-                Some(Output::Store(record)) => self.batch.push(record),
+                Some(Output::Store(record)) => {
+                    // At once: what is looked at after it may be of the same session.
+                    self.parts.guard.iter().for_each(|guard| guard.note(&record));
+                    self.batch.push(record);
+                }
+                Some(Output::Released(record)) => {
+                    if self.allowed(&record) {
+                        self.input(Input::Heard(record));
+                    }
+                }
                 Some(Output::Install { head, bytes }) => {
                     self.store().await?;
                     let input = self.install(*head, bytes).await?;
@@ -263,7 +298,10 @@ impl Driver {
                     self.input(Input::Page { peer, id, page });
                 }
                 Some(output) => self.carry_out(output).await?,
-                None if self.batch.is_empty() => return Ok(()),
+                None if self.batch.is_empty() => {
+                    self.firsts.clear();
+                    return Ok(());
+                }
                 None => self.store().await?,
             }
         }
@@ -280,7 +318,7 @@ impl Driver {
                 None => store.append(batch).await,
             }
         };
-        let stopping = || self.commands.as_ref().is_some_and(|senders| senders.strong_count() == 0);
+        let stopping = is_stopping(self.commands.as_ref());
         self.parts.retry.run(stopping, &mut self.traffic.write_failures, append).await?;
         for record in &self.batch {
             self.log.bytes += record.len_bytes() as u64;
@@ -298,7 +336,6 @@ impl Driver {
         let sent = match output {
             Output::Apply(record) => {
                 self.traffic.not_applied += u64::from(!skip_bad(self.parts.document.apply(&record)));
-                self.parts.guard.iter().for_each(|guard| guard.note(&record));
                 return Ok(());
             }
             Output::Broadcast(record) => {
@@ -308,7 +345,6 @@ impl Driver {
                 {
                     let _ = done.send(Ok(()));
                 }
-                self.parts.guard.iter().for_each(|guard| guard.note(&record));
                 self.traffic.bytes_broadcast += record.patch.len() as u64;
                 self.parts.broadcaster.broadcast(&record).await
             }
@@ -331,7 +367,9 @@ impl Driver {
                 self.report(*event);
                 return Ok(());
             }
-            Output::Store(_) | Output::Install { .. } | Output::Read { .. } => return Ok(()),
+            Output::Store(_) | Output::Install { .. } | Output::Read { .. } | Output::Released(_) => {
+                return Ok(());
+            }
         };
         if let Err(error) = sent {
             // It is stored here, and whoever lacks it will ask.
@@ -381,4 +419,9 @@ impl Driver {
             peers: self.machine.peer_statuses(self.now()),
         }
     }
+}
+
+/// Whether nobody is left who could give a command, so that a retry need not go on.
+pub(super) fn is_stopping(commands: Option<&mpsc::WeakSender<Command>>) -> impl Fn() -> bool + '_ {
+    move || commands.is_some_and(|senders| senders.strong_count() == 0)
 }

@@ -76,6 +76,7 @@ impl Driver {
         if let Some(guard) = &self.parts.guard {
             let id = record.id;
             record = guard.vouch(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
+            self.note_first(&record);
         }
         self.input(Input::Relayed(record));
         Ok(())
