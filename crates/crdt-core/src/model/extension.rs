@@ -110,7 +110,10 @@ fn sum(parts: NodeRef<'_>) -> f64 {
         Content::Con(value) => value.to_value().as_f64(),
         _ => None,
     };
-    entries.filter_map(|(_, child)| part(child.node()?)).sum()
+    let mut parts: Vec<_> = entries.filter_map(|(key, child)| Some((key, part(child.node()?)?))).collect();
+    // Keys stand in the order in which they came, and a sum of fractions depends on its order.
+    parts.sort_unstable_by_key(|&(key, _)| key);
+    parts.into_iter().map(|(_, part)| part).sum()
 }
 
 impl PatchBuilder {
