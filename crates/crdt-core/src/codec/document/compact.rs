@@ -82,6 +82,12 @@ impl Writer {
                 return Ok(Value::Array(con));
             }
             Content::ConId(named) => {
+                if let Ids::Server { time } = self.ids
+                    && named.time >= time
+                {
+                    let what = "a timestamp at or beyond the document's time";
+                    return Err(DocumentEncodeError::Lost { what });
+                }
                 return Ok(Value::Array(vec![code(kind::CON), self.id(id), Value::Int(0), self.id(named)]));
             }
             Content::Val(child) => {
@@ -224,9 +230,8 @@ fn read_node(nodes: &mut Nodes, clock: &Clock, value: &Value) -> Result<Option<N
             }
             return Ok(Some(match parts.get(3) {
                 None => nodes.con(id, super::ConBytes::from(content).as_raw())?,
-                Some(zero) if is_zero(zero) && matches!(clock, Clock::Logical(_)) => {
-                    nodes.con(id, crate::codec::RawValue::UNDEFINED)?
-                }
+                // In server order too, where it could be a timestamp of the document's time: that is refused when written.
+                Some(zero) if is_zero(zero) => nodes.con(id, crate::codec::RawValue::UNDEFINED)?,
                 Some(named) => nodes.con_id(id, clock.id(named).map_err(at(3))?)?,
             }));
         }
