@@ -343,7 +343,8 @@ impl<'a> StrokeReader<'a> {
             let what = "a time out of range";
             let wrong = Malformed::Contradiction { at: self.refs.offset(), what };
             let start = Timestamp::new(next.sid, time.ok_or(wrong).map_err(column(HistoryCol::Refs))?);
-            let span = self.lens.vu57_up_to(MAX_ID, "length of a span").map_err(column(HistoryCol::Lens))?;
+            let room = MAX_ID - start.time + 1;
+            let span = self.lens.vu57_up_to(room, "length of a span").map_err(column(HistoryCol::Lens))?;
             spans.push(Timespan { start, span });
             next.time = start.time + span;
         }
