@@ -127,10 +127,11 @@ impl RichTextCursor<'_> {
                     at += 1;
                 }
                 QuillOp::Retain(len, attributes) => {
-                    let range = at..at + len;
-                    if range.end > self.len() {
-                        return Err(EditError::OutOfRange { position: range.end, len: self.len() }.into());
+                    let (end, len) = (at.saturating_add(*len), self.len());
+                    if end > len {
+                        return Err(EditError::OutOfRange { position: end, len }.into());
                     }
+                    let range = at..end;
                     for (tag, value) in attributes.iter().filter(|_| !range.is_empty()) {
                         self.set_mark(range.clone(), tag, value)?;
                     }
