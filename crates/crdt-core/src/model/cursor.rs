@@ -217,9 +217,12 @@ impl StrCursor<'_> {
         let Model { doc, patch, .. } = &mut *self.model;
         room(doc, text.as_bytes().len())?;
         let units = text.units() as u32;
+        let mark = patch.mark();
         patch.skip_to(doc.time());
         let after = u32::try_from(position).ok().and_then(|at| doc.edit_text(self.node, at, text, units));
         let Some(after) = after else {
+            // Time that nothing has used is not told to others.
+            patch.truncate(mark);
             return Err(EditError::OutOfRange { position, len: self.len() });
         };
         patch.ins_text(self.id, after, text, u64::from(units));
@@ -270,9 +273,11 @@ impl BinCursor<'_> {
         }
         let Model { doc, patch, .. } = &mut *self.model;
         room(doc, bytes.len())?;
+        let mark = patch.mark();
         patch.skip_to(doc.time());
         let after = u32::try_from(position).ok().and_then(|at| doc.edit_bytes(self.node, at, bytes));
         let Some(after) = after else {
+            patch.truncate(mark);
             return Err(EditError::OutOfRange { position, len: self.len() });
         };
         patch.ins_bin(self.id, after, bytes);
@@ -341,8 +346,9 @@ impl ArrCursor<'_> {
         let constants = patch.constants_since(constants);
         let len = constants.span();
         let after = if len == 0 { None } else { doc.edit_elements(self.node, index as u32, constants) };
-        if let Some(after) = after {
-            patch.ins_arr_made(self.id, after, len);
+        match after {
+            Some(after) => _ = patch.ins_arr_made(self.id, after, len),
+            None => patch.truncate(mark),
         }
         Ok(())
     }
