@@ -164,6 +164,8 @@ async fn metrics_tell_of_the_service_and_of_what_the_application_adds() {
         "# TYPE weft_position gauge",
         "weft_position 1",
         "weft_connections 1",
+        "# TYPE weft_refused_total counter",
+        "weft_refused_total{reason=\"connections\"} 0",
         "weft_ready 1",
         "own_total{kind=\"a\"} 1",
         "own_total{kind=\"b\"} 2",

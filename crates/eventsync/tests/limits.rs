@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use eventsync::{
     access::{Authorizer, Grant, NotAuthenticated, Principal},
     http::{Allowance, ClientAddress, HttpOptions},
+    service::RefusedBy,
 };
 use serde_json::{Value, json};
 use support::{Reply, Server, Socket};
@@ -130,6 +131,9 @@ async fn a_principal_is_limited_from_wherever_it_comes() {
     }
     let (refused, _) = until_refused(&server, "192.0.2.77", "ann").await;
     assert_eq!(refused.problem(), "too-many");
+    let refusals = server.service.refusals();
+    assert_eq!(refusals.of(RefusedBy::PrincipalRequests), 1);
+    assert_eq!(refusals.of(RefusedBy::AddressRequests), 0);
     assert_eq!(refused.json()["detail"], "more than 1 requests per second of this principal");
     assert_eq!(ask(&server, "192.0.2.77", "bob", "/api/games").await.status, 200);
 }
@@ -157,6 +161,7 @@ async fn connections_of_an_address_are_counted_while_they_are_open() {
         assert_eq!((refused.status, refused.problem().as_str()), (429, "too-many"), "{path}");
         assert_eq!(refused.json()["detail"], "all 2 connections of this address are taken");
     }
+    assert_eq!(server.service.refusals().of(RefusedBy::AddressConnections), 3);
     assert_eq!(ask(&server, from, "", "/api/events").await.status, 200, "what does not stay takes no place");
     socket(&server, "192.0.2.2").await.unwrap();
     first.stream.close(None).await.unwrap();
@@ -185,6 +190,7 @@ async fn one_socket_too_many_of_a_principal_is_closed_with_4429() {
     assert_eq!((code, messages.len()), (Some(4429), 1));
     assert_eq!(messages[0]["problem"]["detail"], "all 2 connections of this principal are taken");
     assert_eq!(ask(&server, "192.0.2.9", "ann", "/events").await.status, 429, "a stream is one too");
+    assert_eq!(server.service.refusals().of(RefusedBy::PrincipalConnections), 2);
     let mut other = socket(&server, "192.0.2.9").await.unwrap();
     other.send(&hello("bob")).await;
     assert_eq!(other.next().await["type"], "welcome");

@@ -1,16 +1,15 @@
-//! `kill -9` at random moments: whatever was confirmed is there, once, and clients go on where they were.
+//! `kill -9` at any answer: whatever was confirmed is there, once, and clients go on where they were.
 
 mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use support::{Client, Games, Lost};
+use support::{Answers, Client, Games, Lost};
 use tokio::sync::Mutex;
 
 const ROUNDS: u64 = 32;
@@ -28,12 +27,14 @@ struct Writer {
     name: String,
     /// By game: how many of its writes were confirmed, and with which versions.
     confirmed: BTreeMap<&'static str, Vec<u64>>,
+    /// Told of each of them.
+    answers: Answers,
 }
 
 impl Writer {
-    fn new(name: String) -> Arc<Mutex<Self>> {
+    fn new(name: String, answers: Answers) -> Arc<Mutex<Self>> {
         let confirmed = GAMES.iter().map(|game| (*game, Vec::new())).collect();
-        Arc::new(Mutex::new(Self { name, confirmed }))
+        Arc::new(Mutex::new(Self { name, confirmed, answers }))
     }
 
     /// What it writes next to a game: the same again until it is confirmed.
@@ -46,6 +47,7 @@ impl Writer {
         let versions = self.confirmed.get_mut(game).unwrap();
         assert_eq!(versions.len() as u64 + 1, count);
         versions.push(version);
+        self.answers.count();
     }
 
     /// Writes with one request after the other until the server is gone.
@@ -171,8 +173,10 @@ async fn nothing_confirmed_is_lost_and_clients_go_on_where_they_were() {
     println!("WEFT_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();
-    let writers: Vec<_> =
-        (0..HTTP_WRITERS + SOCKET_WRITERS).map(|n| Writer::new(format!("writer.{n}"))).collect();
+    let answers = Answers::default();
+    let writers: Vec<_> = (0..HTTP_WRITERS + SOCKET_WRITERS)
+        .map(|n| Writer::new(format!("writer.{n}"), answers.clone()))
+        .collect();
     let new = |game: &&'static str| Follower { game, version: 0, state: Value::Null };
     let mut followers: Vec<Follower> = GAMES.iter().map(new).collect();
     for round in 0..ROUNDS {
@@ -207,8 +211,9 @@ async fn nothing_confirmed_is_lost_and_clients_go_on_where_they_were() {
                 follower
             });
         }
-        // The moment of the crash is what this test is about; nothing is waited for.
-        tokio::time::sleep(Duration::from_millis(rng.random_range(20..300))).await;
+        // When one writer has its answer the others are in the middle of something. In every fourth round much was done before.
+        let more = if round % 4 == 3 { rng.random_range(60..240) } else { rng.random_range(1..30) };
+        answers.reach_more(more).await;
         games.kill().await;
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap();

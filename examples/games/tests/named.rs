@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
-use support::{Games, Lost};
+use support::{Answers, Games, Lost};
 
 const ROUNDS: u64 = 30;
 const WRITERS: usize = 6;
@@ -17,6 +17,7 @@ struct Writer {
     number: usize,
     answered: BTreeMap<String, String>,
     asked: usize,
+    answers: Answers,
 }
 
 impl Writer {
@@ -35,6 +36,7 @@ impl Writer {
                 Ok((201, body)) => {
                     let game = body["id"].as_str().expect("an id").to_owned();
                     self.answered.insert(name, game);
+                    self.answers.count();
                 }
                 Ok((status, body)) => panic!("{status}: {body}"),
                 Err(Lost) => return,
@@ -50,8 +52,10 @@ async fn a_named_request_is_done_once_whenever_the_server_dies() {
     println!("WEFT_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();
-    let mut writers: Vec<Writer> =
-        (0..WRITERS).map(|number| Writer { number, answered: BTreeMap::new(), asked: 0 }).collect();
+    let answers = Answers::default();
+    let mut writers: Vec<Writer> = (0..WRITERS)
+        .map(|number| Writer { number, answered: BTreeMap::new(), asked: 0, answers: answers.clone() })
+        .collect();
     for _ in 0..ROUNDS {
         let games = Games::start(folder.path()).await;
         let mut tasks = tokio::task::JoinSet::new();
@@ -62,8 +66,8 @@ async fn a_named_request_is_done_once_whenever_the_server_dies() {
                 writer
             });
         }
-        // The moment of the crash is what this test is about; nothing is waited for.
-        tokio::time::sleep(Duration::from_millis(rng.random_range(5..120))).await;
+        // When one writer has its answer the others are between the note of the name and theirs.
+        answers.reach_more(rng.random_range(1..40)).await;
         games.kill().await;
         while let Some(writer) = tasks.join_next().await {
             writers.push(writer.unwrap());

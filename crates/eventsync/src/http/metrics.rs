@@ -14,7 +14,7 @@ use nodestorage::{CacheStats, Storage, StorageError};
 use super::{caller::principal_of, output};
 use crate::{
     access::{Authorizer, Right},
-    service::SyncService,
+    service::{RefusedBy, SyncService},
 };
 
 /// What an application adds to the numbers of its service.
@@ -62,6 +62,9 @@ async fn of_service(service: &SyncService) -> Result<MetricsPage, StorageError> 
     page.add(service.storage().position().await?);
     page.of("weft_connections", "gauge", "WebSocket and Server-Sent Events connections that are open.");
     page.add(service.connections().len() as u64);
+    page.of("weft_refused_total", "counter", "Requests, messages and connections refused, by the limit.");
+    let refused = RefusedBy::ALL.map(|(by, name)| (name, service.refusals().of(by)));
+    page.each("reason", &refused);
     page.of("weft_ready", "gauge", "1 while new clients are welcome.");
     page.add(service.ready().is_ok().into());
     Ok(page)

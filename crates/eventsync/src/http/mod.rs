@@ -101,7 +101,7 @@ pub fn router(service: SyncService, options: HttpOptions) -> Router {
     let documents = format!("/api/{}", options.collection);
     let document = format!("{documents}/{{id}}");
     let connections = Arc::new(tokio::sync::Semaphore::new(options.connections_max));
-    let limits = Arc::new(origin::Limits::new(&options));
+    let limits = Arc::new(origin::Limits::new(&service, &options));
     let app = App { service, options: Arc::new(options), connections, limits };
     Router::new()
         .route(&documents, get(documents::list).post(documents::create))

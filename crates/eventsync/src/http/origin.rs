@@ -24,6 +24,7 @@ use super::{
 use crate::{
     access::Principal,
     protocol::{Problem, ProblemType},
+    service::{RefusedBy, SyncService},
 };
 
 /// How it is known which address a request comes from.
@@ -104,14 +105,20 @@ pub(super) struct Limits {
     addresses: Option<Arc<Limiter<IpAddr>>>,
     principals: Option<Arc<Limiter<Arc<str>>>>,
     started: Instant,
+    /// Where refusals are counted.
+    service: SyncService,
 }
 
 impl Limits {
     #[expect(clippy::disallowed_methods, reason = "the driver's clock, which the limiters are told")]
-    pub(super) fn new(options: &HttpOptions) -> Self {
+    pub(super) fn new(service: &SyncService, options: &HttpOptions) -> Self {
         let addresses = options.per_address.map(|of| Arc::new(Limiter::new("address", of, GUESTS_MAX)));
         let principals = options.per_principal.map(|of| Arc::new(Limiter::new("principal", of, GUESTS_MAX)));
-        Self { addresses, principals, started: Instant::now() }
+        Self { addresses, principals, started: Instant::now(), service: service.clone() }
+    }
+
+    fn counted<T>(&self, by: RefusedBy, answer: Result<T, Problem>) -> Result<T, Problem> {
+        answer.inspect_err(|_| self.service.refusals().count(by))
     }
 
     fn now(&self) -> Duration {
@@ -120,7 +127,9 @@ impl Limits {
 
     fn admit(&self, Origin(origin): Origin) -> Result<(), Problem> {
         match (&self.addresses, origin) {
-            (Some(limiter), Some(address)) => limiter.admit(&address, self.now()),
+            (Some(limiter), Some(address)) => {
+                self.counted(RefusedBy::AddressRequests, limiter.admit(&address, self.now()))
+            }
             _ => Ok(()),
         }
     }
@@ -128,7 +137,9 @@ impl Limits {
     /// Takes a request of a principal's allowance.
     pub(super) fn admit_principal(&self, principal: &Principal) -> Result<(), Problem> {
         match (&self.principals, principal.shared_name()) {
-            (Some(limiter), Some(name)) => limiter.admit(name, self.now()),
+            (Some(limiter), Some(name)) => {
+                self.counted(RefusedBy::PrincipalRequests, limiter.admit(name, self.now()))
+            }
             _ => Ok(()),
         }
     }
@@ -140,11 +151,15 @@ impl Limits {
         principal: Option<&Principal>,
     ) -> Result<Duration, Problem> {
         let by_address = match (&self.addresses, origin) {
-            (Some(limiter), Some(address)) => limiter.charge(&address, self.now())?,
+            (Some(limiter), Some(address)) => {
+                self.counted(RefusedBy::AddressRequests, limiter.charge(&address, self.now()))?
+            }
             _ => Duration::ZERO,
         };
         let by_name = match (&self.principals, principal.and_then(Principal::shared_name)) {
-            (Some(limiter), Some(name)) => limiter.charge(name, self.now())?,
+            (Some(limiter), Some(name)) => {
+                self.counted(RefusedBy::PrincipalRequests, limiter.charge(name, self.now()))?
+            }
             _ => Duration::ZERO,
         };
         Ok(by_address.max(by_name))
@@ -153,7 +168,9 @@ impl Limits {
     /// A place among the connections of a principal.
     pub(super) fn connect(&self, principal: &Principal) -> Result<Option<Place<Arc<str>>>, Problem> {
         match (&self.principals, principal.shared_name()) {
-            (Some(limiter), Some(name)) => limiter.connect(name, self.now()).map(Some),
+            (Some(limiter), Some(name)) => {
+                self.counted(RefusedBy::PrincipalConnections, limiter.connect(name, self.now())).map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -179,7 +196,10 @@ impl Room {
         }
         let limits = &app.limits;
         let of_address = match (&limits.addresses, origin) {
-            (Some(limiter), Some(address)) => Some(limiter.connect(&address, limits.now())?),
+            (Some(limiter), Some(address)) => {
+                let place = limiter.connect(&address, limits.now());
+                Some(limits.counted(RefusedBy::AddressConnections, place)?)
+            }
             _ => None,
         };
         let of_principal = principal.map(|principal| limits.connect(principal)).transpose()?.flatten();
@@ -188,7 +208,8 @@ impl Room {
             Problem::new(ProblemType::TooMany, format!("all {limit} connections are taken"))
                 .with("limit", limit)
                 .with("retryAfterMs", 1000)
-        })?;
+        });
+        let of_all = limits.counted(RefusedBy::Connections, of_all)?;
         Ok(Self { _of_all: of_all, _of_address: of_address, _of_principal: of_principal })
     }
 }

@@ -6,6 +6,7 @@ mod idempotency;
 mod pump;
 mod read;
 mod reader;
+mod refusals;
 mod wake;
 mod write;
 
@@ -31,6 +32,7 @@ pub use edit::{DOCUMENT_BYTES_MAX, PATCH_OPERATIONS_MAX};
 pub use idempotency::IdempotencyKey;
 pub use read::{SyncAnswer, SyncRequest};
 pub use reader::FeedReader;
+pub use refusals::{Refusals, RefusedBy};
 pub use write::{Refusal, WriteOptions, Written};
 
 /// What the application demands of its documents. An error says what is wrong in words for the user.
@@ -69,6 +71,8 @@ struct Parts {
     /// The tasks of this service and the connections that it serves.
     tasks: TaskTracker,
     connections: TaskTracker,
+    /// Of those who asked for too much.
+    refusals: Refusals,
     /// Where writes are told to other processes over the same store, once they are joined.
     hints: OnceLock<mpsc::Sender<DocumentId>>,
     // Written once when the pump can't go on; read by `/readyz`.
@@ -89,6 +93,7 @@ impl SyncService {
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
             connections: TaskTracker::new(),
+            refusals: Refusals::default(),
             hints: OnceLock::new(),
             failure: Mutex::new(None),
             storage,
@@ -135,6 +140,11 @@ impl SyncService {
     /// What [`close`](Self::close) waits for besides the service's own tasks.
     pub fn connections(&self) -> &TaskTracker {
         &self.0.connections
+    }
+
+    /// How often its users' limits refused something.
+    pub fn refusals(&self) -> &Refusals {
+        &self.0.refusals
     }
 
     /// Whether new clients are welcome; if not, why.

@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     process::{Child, Command},
+    sync::watch,
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -63,6 +64,24 @@ impl Games {
 
     pub(crate) fn client(&self) -> Client {
         Client { address: self.address.clone() }
+    }
+}
+
+/// How many answers came, whoever got them.
+#[derive(Clone, Default)]
+pub(crate) struct Answers(watch::Sender<u64>);
+
+impl Answers {
+    pub(crate) fn count(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until so many more have come.
+    pub(crate) async fn reach_more(&self, more: u64) {
+        let mut answers = self.0.subscribe();
+        let wanted = *answers.borrow() + more;
+        let reached = timeout(DEADLINE, answers.wait_for(|count| *count >= wanted)).await;
+        reached.expect("requests are answered").expect("it is told for as long as this is there");
     }
 }
 
