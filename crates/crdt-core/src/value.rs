@@ -223,10 +223,12 @@ fn deduplicated(entries: Vec<(Text, Value)>) -> Vec<(Text, Value)> {
     kept
 }
 
+/// So many keys are compared with each other; more are sorted.
+pub(crate) const FEW_KEYS: usize = 12;
+
 /// Whether two of the keys are equal.
 pub(crate) fn has_duplicates<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone, len: usize) -> bool {
-    const FEW: usize = 12;
-    if len <= FEW {
+    if len <= FEW_KEYS {
         let mut rest = keys;
         while let Some(key) = rest.next() {
             if rest.clone().any(|other| other == key) {

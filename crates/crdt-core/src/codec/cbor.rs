@@ -4,10 +4,12 @@
 //! float32 where that loses nothing, else float64; and the header of a text as wide as four bytes per UTF-16 unit would
 //! need, whatever the text really takes.
 
+use smallvec::SmallVec;
+
 use super::{Malformed, ROOM_MAX, wire::Reader};
 use crate::{
     text::{Text, Wtf8, push_fused, units},
-    value::{SAFE_INT_MAX, Value, has_duplicates},
+    value::{FEW_KEYS, SAFE_INT_MAX, Value, has_duplicates},
 };
 
 /// The CBOR bytes of one value, checked and in the canonical spelling: equal values are equal bytes.
@@ -211,26 +213,7 @@ fn scan_within(r: &mut Reader<'_>, depth: usize) -> Result<(), Malformed> {
                 scan_within(r, depth)?;
             }
         }
-        Item::Map(Some(len)) => {
-            let depth = deeper(r, depth)?;
-            let start = *r;
-            for _ in 0..len {
-                match item(r)? {
-                    Item::Text(Some(_)) => scan_within(r, depth)?,
-                    // Rare, and to be respelled anyhow.
-                    _ => {
-                        *r = start;
-                        r.canonical = false;
-                        return map(r, Some(len), depth).map(drop);
-                    }
-                }
-            }
-            if len > 1 && r.canonical {
-                let keys = Keys { reader: start, left: len };
-                // So many keys have been read; more than can be counted have not.
-                r.canonical = !has_duplicates(keys, usize::try_from(len).unwrap_or(usize::MAX));
-            }
-        }
+        Item::Map(Some(len)) => scan_map(r, len, deeper(r, depth)?)?,
         Item::Tag(_) => scan_within(r, deeper(r, depth)?)?,
         Item::Break => return Err(r.unexpected(0xff, "a value")),
         Item::Array(None) => drop(array(r, None, deeper(r, depth)?)?),
@@ -242,37 +225,27 @@ fn scan_within(r: &mut Reader<'_>, depth: usize) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The keys of a map that was scanned.
-#[derive(Clone)]
-struct Keys<'a> {
-    reader: Reader<'a>,
-    left: u64,
-}
-
-impl<'a> Iterator for Keys<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        self.left = self.left.checked_sub(1)?;
-        let Ok(Item::Text(Some(key))) = item(&mut self.reader) else { return None };
-        skip(&mut self.reader);
-        Some(key.as_bytes())
+/// Scans the entries of a map. Its keys are kept on the way: to look for them again behind their values would take a pass
+/// over all that is nested in it, at each level.
+fn scan_map(r: &mut Reader<'_>, len: u64, depth: usize) -> Result<(), Malformed> {
+    let start = *r;
+    let mut keys = SmallVec::<[&[u8]; FEW_KEYS]>::new();
+    for _ in 0..len {
+        match item(r)? {
+            Item::Text(Some(key)) => {
+                keys.push(key.as_bytes());
+                scan_within(r, depth)?;
+            }
+            // Rare, and to be respelled anyhow.
+            _ => {
+                *r = start;
+                r.canonical = false;
+                return map(r, Some(len), depth).map(drop);
+            }
+        }
     }
-}
-
-/// Skips a value that was scanned.
-fn skip(r: &mut Reader<'_>) {
-    let mut left = 1u64;
-    while left > 0 {
-        left -= 1;
-        left += match item(r) {
-            Ok(Item::Array(Some(len))) => len,
-            Ok(Item::Map(Some(len))) => 2 * len,
-            Ok(Item::Tag(_)) => 1,
-            Ok(_) => 0,
-            Err(_) => return,
-        };
-    }
+    r.canonical = r.canonical && !has_duplicates(keys.iter().copied(), keys.len());
+    Ok(())
 }
 
 fn deeper(r: &Reader<'_>, depth: usize) -> Result<usize, Malformed> {
