@@ -39,6 +39,8 @@ impl Document {
     /// `stable` is a version that **every replica has reached, and everything that any of them made before it reached
     /// it is part of it**: each patch that is still to come was made by a session that had seen all of `stable`. Then
     /// no patch to come can refer to an element that is deleted in it. The document must stand exactly at this version.
+    /// A model that keeps undo has to forget its steps before it agrees to a version
+    /// ([`disable_undo`](crate::Model::disable_undo), then enable it again): to undo a deletion is to insert behind it.
     ///
     /// A patch that breaks this is refused: one that is not known and of a time within `stable`, and one that
     /// inserts behind an element that is gone ([`ApplyError::Compacted`]). Replicas may compact at different moments, or

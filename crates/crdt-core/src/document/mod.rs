@@ -14,6 +14,7 @@ mod compact;
 mod content;
 mod edit;
 mod elements;
+pub(crate) mod extension;
 mod held;
 mod keys;
 mod keystroke;

@@ -1,9 +1,11 @@
 //! What hung below a node that was removed: kept to say what was there, and to make it again.
 
+use std::collections::BTreeMap;
+
 use smallvec::SmallVec;
 
-use super::{Child, Chunk, Chunks, Content, Document, NodeRef};
-use crate::{PatchBuilder, Timespan, Timestamp, Value, text::Text};
+use super::{Child, Chunk, Chunks, Content, Document, NodeRef, extension};
+use crate::{PatchBuilder, SessionId, Timespan, Timestamp, Value, text::Text};
 
 /// A copy of a node and of all that hangs below it, with its ids.
 #[derive(Debug, Clone, Default)]
@@ -159,14 +161,54 @@ impl Subtree {
         if self.nodes.is_empty() {
             return patch.new_con(&Value::Undefined);
         }
-        // A node must be younger than what holds it, so all are made from the root down, and filled after.
-        let ids: Vec<Timestamp> = self.nodes.iter().map(|node| create(patch, node)).collect();
+        // A node must be younger than what holds it, so all are made from the root down, and filled after. The ids that
+        // constants name are those of the new elements, so these constants are made when the texts are there.
+        let headers = self.headers();
+        let mut ids: Vec<Timestamp> = Vec::with_capacity(self.nodes.len());
+        for (node, header) in self.nodes.iter().zip(&headers) {
+            ids.push(match (&node.content, header) {
+                (CopiedContent::ConId(_), _) => node.id,
+                (_, Some((number, tuple))) => patch.new_con(&extension::header(*number, ids[*tuple])),
+                (_, None) => create(patch, node),
+            });
+        }
+        let mut new = NewIds::default();
+        let mut tell = |old: Timespan, start: Timestamp| {
+            new.starts.insert((old.start.sid, old.start.time), (old.span, start));
+            renamed(old, start);
+        };
         let one = |start| Timespan { start, span: 1 };
         for (node, &id) in self.nodes.iter().zip(&ids) {
-            renamed(one(node.id), id);
             let mut after = id;
             match &node.content {
-                CopiedContent::Con(_) | CopiedContent::ConId(_) | CopiedContent::Val(None) => {}
+                CopiedContent::ConId(_) => continue,
+                CopiedContent::Str(runs) => {
+                    for (was, text) in runs {
+                        let units = text.as_wtf8().units() as u64;
+                        let start = patch.ins_str(id, after, text.as_wtf8());
+                        tell(Timespan { start: *was, span: units }, start);
+                        after = start.tick(units - 1);
+                    }
+                }
+                CopiedContent::Bin(runs) => {
+                    for (was, bytes) in runs {
+                        let start = patch.ins_bin(id, after, bytes);
+                        tell(Timespan { start: *was, span: bytes.len() as u64 }, start);
+                        after = start.tick(bytes.len() as u64 - 1);
+                    }
+                }
+                _ => {}
+            }
+            tell(one(node.id), id);
+        }
+        for (node, id) in self.nodes.iter().zip(&mut ids) {
+            if let CopiedContent::ConId(named) = node.content {
+                *id = patch.new_con_id(new.of(named, &self.tombstones));
+                renamed(one(node.id), *id);
+            }
+        }
+        for (node, &id) in self.nodes.iter().zip(&ids) {
+            match &node.content {
                 CopiedContent::Val(Some(child)) => {
                     patch.ins_val(id, ids[*child]);
                 }
@@ -181,21 +223,6 @@ impl Subtree {
                         places.filter_map(|(at, place)| Some((at, ids[(*place)?]))).collect();
                     patch.ins_vec(id, places);
                 }
-                CopiedContent::Str(runs) => {
-                    for (was, text) in runs {
-                        let units = text.as_wtf8().units() as u64;
-                        let start = patch.ins_str(id, after, text.as_wtf8());
-                        renamed(Timespan { start: *was, span: units }, start);
-                        after = start.tick(units - 1);
-                    }
-                }
-                CopiedContent::Bin(runs) => {
-                    for (was, bytes) in runs {
-                        let start = patch.ins_bin(id, after, bytes);
-                        renamed(Timespan { start: *was, span: bytes.len() as u64 }, start);
-                        after = start.tick(bytes.len() as u64 - 1);
-                    }
-                }
                 CopiedContent::Arr(slots) => {
                     let nodes: Vec<_> = slots.iter().map(|(_, child)| ids[*child]).collect();
                     let start = patch.ins_arr(id, id, &nodes);
@@ -203,14 +230,62 @@ impl Subtree {
                         renamed(one(*was), start.tick(tick));
                     }
                 }
+                _ => {}
             }
         }
         ids[0]
     }
 
+    /// Which of the nodes are headers of extensions: the extension's number, and the tuple that the header names.
+    fn headers(&self) -> Vec<Option<(u8, usize)>> {
+        let mut headers = vec![None; self.nodes.len()];
+        for (tuple, node) in self.nodes.iter().enumerate() {
+            if let CopiedContent::Vec(places) = &node.content
+                && let [Some(first), Some(_)] = places[..]
+                && let CopiedContent::Con(bytes) = &self.nodes[first].content
+                && let Some(number) = extension::number(crate::codec::RawValue::trusted(bytes), node.id)
+            {
+                headers[first] = Some((number, tuple));
+            }
+        }
+        headers
+    }
+
     /// Calls `each` with the deleted elements that are left out when it is made again: ids, and the element before.
     pub(crate) fn for_each_tombstone(&self, mut each: impl FnMut(Timespan, Timestamp)) {
         self.tombstones.iter().for_each(|&(span, after)| each(span, after));
+    }
+}
+
+/// From the ids of what was copied to those of what is made again.
+#[derive(Debug, Default)]
+struct NewIds {
+    /// By first id: how many, and the first new one.
+    starts: BTreeMap<(SessionId, u64), (u64, Timestamp)>,
+}
+
+impl NewIds {
+    /// The new id of what an id names, of what stands before it where that is left out; the same for what is elsewhere.
+    fn of(&self, named: Timestamp, left_out: &[(Timespan, Timestamp)]) -> Timestamp {
+        let mut id = named;
+        // Runs of what is left out can stand behind each other: each is looked at once.
+        for _ in 0..=left_out.len() {
+            let found = self.starts.range(..=(id.sid, id.time)).next_back();
+            if let Some((&(sid, start), &(span, new))) = found
+                && sid == id.sid
+                && id.time - start < span
+            {
+                return new.tick(id.time - start);
+            }
+            let within = |span: Timespan| {
+                span.start.sid == id.sid && id.time.wrapping_sub(span.start.time) < span.span
+            };
+            match left_out.iter().find(|(span, _)| within(*span)) {
+                Some(&(_, before)) => id = before,
+                None => break,
+            }
+        }
+        named
     }
 }
 

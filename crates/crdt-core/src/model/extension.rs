@@ -8,7 +8,7 @@ use super::{Api, ArrCursor, EditError, Model, ObjCursor, Path, rich::Reading};
 use crate::{
     Document, PatchBuilder, SessionId, Text, Timestamp, Value,
     codec::base36,
-    document::{Content, Kind, NodeRef, Shown},
+    document::{Content, Kind, NodeRef, Shown, extension},
 };
 
 /// Which extension a tuple is.
@@ -49,9 +49,8 @@ impl Extension {
         }
     }
 
-    /// The bytes in the first place of a tuple.
     fn header(self, tuple: Timestamp) -> Value {
-        Value::Bytes(vec![self.number(), tuple.sid.get() as u8, tuple.time as u8])
+        extension::header(self.number(), tuple)
     }
 }
 
@@ -62,10 +61,8 @@ impl<'d> NodeRef<'d> {
             return None;
         }
         let Content::Con(header) = self.at(0)?.content() else { return None };
-        let [0x43, number, sid, time] = *header.as_bytes() else { return None };
-        let id = self.id();
-        let is_header = sid == id.sid.get() as u8 && time == id.time as u8;
-        Some((Extension::of(number), self.at(1)?)).filter(|_| is_header)
+        let number = extension::number(header, self.id())?;
+        Some((Extension::of(number), self.at(1)?))
     }
 }
 

@@ -291,7 +291,8 @@ impl Model {
 
     /// Undoes the last step of this session that still has something to be undone. `None` if there is none.
     ///
-    /// The edits that undo it are in the open patch, like any.
+    /// The edits that undo it are in the open patch, like any. A deletion that others may have
+    /// [compacted](Document::compact) must not be undone: they refuse the patch.
     ///
     /// # Errors
     /// [`EditError`] if there is no room for an edit; those before it have been made.
