@@ -252,11 +252,7 @@ async fn groups_with_different_prefixes_share_a_server() {
 #[ignore = "needs redis-server"]
 async fn a_refused_subscription_does_not_take_others_with_it() {
     let server = RedisServer::start().await;
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
-    let acl = ["SETUSER", "bob", "on", ">secret", "+@all", "resetchannels", "&weft:free*"];
-    redis::cmd("ACL").arg(&acl).query_async::<()>(&mut admin).await.unwrap();
-    let url = server.url().replace("redis://", "redis://bob:secret@");
+    let (url, _admin) = user(&server, &["&weft:free*"]).await;
     let hub = RedisPubSub::connect(&url, RedisOptions::standard()).await.unwrap();
     let try_subscribe = |name: &str| hub.subscribe(topic(name).into(), SubscriptionOptions::STANDARD);
     let (free, secret, free_too) =
@@ -268,6 +264,55 @@ async fn a_refused_subscription_does_not_take_others_with_it() {
         publish(&hub, name, name).await;
         assert_eq!(text(next(&mut subscription.unwrap()).await), name);
     }
+}
+
+/// A user of the server who may do so much, and the administrator's connection.
+async fn user(server: &RedisServer, may: &[&str]) -> (String, redis::aio::MultiplexedConnection) {
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let acl = [&["SETUSER", "bob", "on", ">secret", "+@all", "resetchannels"], may].concat();
+    redis::cmd("ACL").arg(&acl).query_async::<()>(&mut admin).await.unwrap();
+    (server.url().replace("redis://", "redis://bob:secret@"), admin)
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn a_server_that_refuses_to_be_pinged_is_not_away() {
+    let server = RedisServer::start().await;
+    let (url, mut admin) = user(&server, &["-ping", "&weft:*"]).await;
+    let quick = RedisOptions { ping_interval: Duration::from_millis(5), ..RedisOptions::standard() };
+    let hub = RedisPubSub::connect(&url, quick).await.unwrap();
+    let mut free = subscribe(&hub, "free").await;
+    let refused = async {
+        loop {
+            let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut admin).await.unwrap();
+            let ping = stats.lines().find(|line| line.starts_with("cmdstat_ping:"));
+            let pings = ping.and_then(|line| line.split("rejected_calls=").nth(1)?.split(',').next());
+            if pings.is_some_and(|count| count.parse::<u32>().unwrap() >= 5) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await.expect("it is pinged");
+    publish(&hub, "free", "there").await;
+    assert_eq!(text(next(&mut free).await), "there");
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn what_is_refused_after_a_reconnect_does_not_keep_the_others_away() {
+    let server = RedisServer::start().await;
+    let (url, mut admin) = user(&server, &["&weft:free", "&weft:secret"]).await;
+    let hub = RedisPubSub::connect(&url, RedisOptions::standard()).await.unwrap();
+    let (mut free, mut secret) = (subscribe(&hub, "free").await, subscribe(&hub, "secret").await);
+    // Redis ends the connections of those who listen to what they may not hear any more.
+    let acl = ["SETUSER", "bob", "resetchannels", "&weft:free"];
+    redis::cmd("ACL").arg(&acl).query_async::<()>(&mut admin).await.unwrap();
+    let Received::Gap { reason, .. } = next(&mut secret).await else { panic!("nothing was published") };
+    assert!(reason.contains("not subscribed again"), "{reason}");
+    assert!(matches!(next(&mut free).await, Received::Gap { .. }));
+    publish(&hub, "free", "there").await;
+    assert_eq!(text(next(&mut free).await), "there");
 }
 
 #[tokio::test]

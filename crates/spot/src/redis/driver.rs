@@ -8,7 +8,7 @@ use std::{
 
 use ::redis::{
     AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisResult, Value, aio::MultiplexedConnection,
+    RedisError, RedisResult, Value, aio::MultiplexedConnection,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -16,7 +16,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{Link, Shared, Subscribe, failure};
+use super::{Link, RedisOptions, Shared, Subscribe, failure};
 use crate::{Message, PubSubError, TopicPattern};
 
 /// Patterns in one SUBSCRIBE or UNSUBSCRIBE; more need several.
@@ -150,11 +150,19 @@ pub(super) async fn run(
     let mut closed = shared.link.subscribe();
     let work = async {
         let (mut live, mut waiting) = (HashSet::new(), Vec::new());
-        let mut line = first;
+        let (mut line, mut backoff) = (first, Backoff::new(&shared.options));
         loop {
+            #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
+            let since = tokio::time::Instant::now();
             let reason = serve(&shared, line, &mut live, &mut waiting, &mut commands).await;
             shared.set_link(Link::Down(reason.clone()));
-            line = reconnect(&client, &shared, &live, &reason).await;
+            if since.elapsed() >= shared.options.backoff_max {
+                backoff = Backoff::new(&shared.options);
+            } else {
+                // A server that takes connections and ends them at once is away as well.
+                backoff.pause().await;
+            }
+            line = reconnect(&client, &shared, &live, &reason, &mut backoff).await;
         }
     };
     tokio::select! {
@@ -181,21 +189,37 @@ impl Shared {
     }
 }
 
+/// Pauses between tries, each up to twice as long as the one before.
+struct Backoff {
+    next: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    fn new(options: &RedisOptions) -> Self {
+        Self { next: options.backoff_min, max: options.backoff_max }
+    }
+
+    /// Full jitter: after a restart of the server its clients come back spread out.
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.next.mul_f64(rand::random())).await;
+        self.next = (self.next * 2).min(self.max);
+    }
+}
+
 async fn reconnect(
     client: &Client,
     shared: &Arc<Shared>,
     live: &HashSet<TopicPattern>,
     reason: &str,
+    backoff: &mut Backoff,
 ) -> Line {
-    let mut pause_max = shared.options.backoff_min;
     loop {
         match connect(client, shared, live.clone(), reason.to_owned()).await {
             Ok(line) => return line,
             Err(error) => shared.set_link(Link::Down(format!("{reason}; reconnect: {error}"))),
         }
-        // Full jitter: after a restart of the server its clients come back spread out.
-        tokio::time::sleep(pause_max.mul_f64(rand::random())).await;
-        pause_max = (pause_max * 2).min(shared.options.backoff_max);
+        backoff.pause().await;
     }
 }
 
@@ -225,7 +249,7 @@ async fn converse(
 ) -> RedisResult<()> {
     live.retain(|pattern| shared.fanout.wants(pattern));
     let again: Vec<_> = live.iter().cloned().collect();
-    line.change(shared, Change::Subscribe, &again).await?;
+    line.resume(shared, &again).await?;
     waiting.retain(|command| !command.live.is_closed()); // Those whose callers still wait.
     line.make_live(shared, live, waiting).await?;
     shared.set_link(Link::Up(line.connection.clone()));
@@ -235,7 +259,11 @@ async fn converse(
     loop {
         tokio::select! {
             () = line.inlet.lost.notified() => return Ok(()),
-            _ = ping.tick() => ::redis::cmd("PING").query_async::<()>(&mut line.connection).await?,
+            _ = ping.tick() => match ::redis::cmd("PING").query_async::<()>(&mut line.connection).await {
+                // It is there, though it is loading or does not let this user ask.
+                Err(error) if !is_refusal(&error) => return Err(error),
+                _ => {}
+            },
             () = shared.left_some.notified() => {
                 let mut left: Vec<_> = shared.left.lock().drain().collect();
                 // Somebody may have come back in the meantime; then it simply stays.
@@ -253,7 +281,31 @@ enum Change {
     Unsubscribe,
 }
 
+/// Whether the server has answered, and said no.
+fn is_refusal(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_))
+}
+
 impl Line {
+    /// Subscribes again, after a reconnect. Who is refused now is told that nothing comes any more; the next connection
+    /// tries it again.
+    async fn resume(&mut self, shared: &Shared, patterns: &[TopicPattern]) -> RedisResult<()> {
+        match self.change(shared, Change::Subscribe, patterns).await {
+            Err(error) if is_refusal(&error) => {}
+            done => return done,
+        }
+        for pattern in patterns {
+            match self.change(shared, Change::Subscribe, std::slice::from_ref(pattern)).await {
+                Ok(()) => {}
+                Err(error) if is_refusal(&error) => {
+                    shared.fanout.gap(pattern, &format!("not subscribed again: {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Subscribes for all who wait and tells them. When the connection breaks they go on waiting for the next one.
     async fn make_live(
         &mut self,
@@ -267,13 +319,13 @@ impl Line {
         match self.change(shared, Change::Subscribe, &wanted).await {
             Ok(()) => live.extend(wanted),
             // Redis refuses a whole command for one channel; the others must not suffer for it.
-            Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => {
+            Err(error) if is_refusal(&error) => {
                 for pattern in wanted {
                     match self.change(shared, Change::Subscribe, std::slice::from_ref(&pattern)).await {
                         Ok(()) => {
                             live.insert(pattern);
                         }
-                        Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => {
+                        Err(error) if is_refusal(&error) => {
                             for refused in waiting.extract_if(.., |command| command.pattern == pattern) {
                                 let error = failure(&error, shared.options.response_timeout);
                                 let _ = refused.live.send(Err(error)); // Or the caller gave up.
