@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector, Timestamp};
+use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp, Value};
 
 use super::{MemoryPatchStore, PatchPage, PatchStore, PatchStoreError};
 use crate::{
-    Envelope, PatchRecord, Want,
+    PatchRecord, Want,
     dag::{Link, NodeHash},
 };
 
@@ -55,15 +55,24 @@ fn sid(number: u64) -> SessionId {
     SessionId::new(70_000 + number).expect("a small number")
 }
 
-/// A patch of a session that follows `prev` after a pause of `pause` ticks.
+/// A patch of a session that follows `prev` after a pause of `pause` ticks, and all but the first need one of session 0.
 fn record(session: u64, prev: u64, pause: u64, span: u64) -> PatchRecord {
     let id = Timestamp::new(sid(session), prev + 1 + pause);
-    let needs = if session > 0 && prev > 0 { vec![Timestamp::new(sid(0), prev)] } else { Vec::new() };
-    let patch = Bytes::from(format!("{session}:{}", id.time).repeat(span as usize));
-    let proof = vec![5; (session % 2) as usize * 72].into();
+    let behind = if session > 0 && prev > 0 { Timestamp::new(sid(0), prev) } else { id };
+    let mut record = PatchRecord::new(prev, typed(id, behind, span, "x")).expect("a patch");
+    record.proof = vec![5; (session % 2) as usize * 72].into();
     let link = Link { last: prev, sid: sid(session), hash: NodeHash([session as u8; 32]) };
-    let links = if prev % 3 == 1 { Box::new([link]) as Box<[Link]> } else { Box::default() };
-    Envelope { id, span, prev, needs: needs.into(), patch, proof, links }.into()
+    if prev % 3 == 1 {
+        record.links = Box::new([link]);
+    }
+    record
+}
+
+/// A patch that types a letter so many times behind an element: a tick for each.
+fn typed(id: Timestamp, behind: Timestamp, span: u64, letter: &str) -> Bytes {
+    let mut patch = PatchBuilder::new(id.sid, id.time);
+    patch.ins_str(behind, behind, letter.repeat(span as usize).as_str());
+    Bytes::copy_from_slice(patch.finish().expect("an operation").as_bytes())
 }
 
 /// The first `count` patches of a session, of one tick each.
@@ -99,8 +108,10 @@ pub async fn what_was_appended_is_there(maker: &mut impl StoreMaker) {
     let (store, _) = maker.open().await;
     assert!(store.vector().await.expect("vector").is_empty());
     assert_eq!(store.snapshot().await.expect("snapshot"), None);
-    let mut large = record(2, 5, 0, 1);
-    large.patch = vec![7; 1 << 20].into();
+    let mut patch = PatchBuilder::new(sid(2), 6);
+    patch.new_con(&Value::Bytes(vec![7; 1 << 20]));
+    let patch = Bytes::copy_from_slice(patch.finish().expect("an operation").as_bytes());
+    let large = PatchRecord::new(5, patch).expect("a patch");
     let written = [record(1, 0, 0, 3), record(1, 3, 10, 1), record(2, 0, 4, 1), large, record(1, 14, 0, 2)];
     append(&store, &written[..1]).await;
     append(&store, &written[1..]).await;
@@ -368,7 +379,7 @@ pub async fn a_damaged_patch_is_put_back_and_nothing_else(maker: &mut impl Store
     append(&store, &patches).await;
     // Another patch of the same place: as if it had been damaged.
     let mut damaged = patches[1].clone();
-    damaged.patch = Bytes::from_static(b"something else");
+    damaged.patch = typed(damaged.id, damaged.id, 1, "y");
     store.mend(&damaged).await.expect("it takes what it is given");
     assert_eq!(all(&store).await, [patches[0].clone(), damaged, patches[2].clone()]);
     store.mend(&patches[1]).await.expect("a patch of that place");
