@@ -51,6 +51,7 @@ test("each sees who is here and where, until they go", together(async ({ program
   await left.select(0);
   await left.type("ab");
   await left.page.waitForFunction(() => document.querySelector('.caret[data-name="Bo"]')?.previousSibling?.textContent === "ab0123");
+  await left.hasUnsent(0);
   assert.match(await program.type("who"), /Bo \(window-[0-9a-f]+\) at 1:7/);
   await program.type("name Mina");
   await program.type("at 1:2");
