@@ -383,7 +383,7 @@ fn text_whose_tombstones_were_dropped_comes_back_where_it_stood() {
 fn extensions_come_back_as_what_they_were() {
     // Not by chance the same last bytes of an id: each of many tuples.
     for skipped in 0..300 {
-        let mut alice = model(70_001, &json!({"text": ""}));
+        let mut alice = model(70_001, json!({"text": ""}));
         alice.api().str("/text").unwrap().ins(0, "x".repeat(skipped).as_str()).unwrap();
         alice.api().obj("").unwrap().set_counter("likes", 1.5).unwrap();
         alice.api().obj("").unwrap().set_multi_value("choice", "red").unwrap();
