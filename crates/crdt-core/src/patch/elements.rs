@@ -115,17 +115,11 @@ mod tests {
     use super::*;
     use crate::{
         Patch, PatchBuilder, PatchRef, SessionId, Value,
-        patch::{Con, Op},
+        patch::{
+            Con, Op,
+            drawn::{id, nearly, number},
+        },
     };
-
-    fn number() -> impl Strategy<Value = u64> {
-        (1..=MAX_ID, 0..53u32).prop_map(|(number, shift)| (number >> shift).max(1))
-    }
-
-    fn id(own: u64) -> impl Strategy<Value = Timestamp> {
-        let sid = prop_oneof![Just(own), number()];
-        (sid, number()).prop_map(|(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time))
-    }
 
     fn value() -> impl Strategy<Value = Value> {
         prop_oneof![
@@ -193,20 +187,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_not_quite_it_is_left_alone(
-            patch in patch(),
-            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
-            cut in any::<prop::sample::Index>(),
-            cuts: bool,
-        ) {
-            let mut bytes = patch.as_bytes().to_vec();
-            for (at, byte) in changes {
-                let at = at.index(bytes.len());
-                bytes[at] ^= byte;
-            }
-            if cuts {
-                bytes.truncate(cut.index(bytes.len()));
-            }
+        fn what_is_not_quite_it_is_left_alone(bytes in nearly(patch())) {
             check(&bytes);
         }
     }

@@ -4,6 +4,8 @@
 //! they are walked, without allocation. [`PatchBuilder`] writes those bytes.
 
 mod builder;
+#[cfg(test)]
+mod drawn;
 pub(crate) mod elements;
 pub(crate) mod keystroke;
 pub(crate) mod op;
