@@ -120,6 +120,14 @@ impl Node {
                 self.blocked.remove(&id);
             }
             local.ceded = ceded;
+            if !ceded && (topic.upstream.epoch != 0 || topic.upstream.have == UNNUMBERED) {
+                // Who listens here heard the owner before us, and may not have had all that it published.
+                let first = topic.upstream.have.saturating_add(1);
+                (topic.upstream.epoch, topic.upstream.have) = (0, 0);
+                if !topic.subs.is_empty() {
+                    self.deliver_gap(id, first, None);
+                }
+            }
         }
         if ceded {
             self.release(id);
