@@ -69,16 +69,38 @@ impl Node {
             return;
         }
         for (node, endpoint) in &hello.endpoints {
-            let known = *node == self.options.id || self.by_node.contains_key(node);
-            let allowed = self.options.gossip_allow.as_ref().is_none_or(|allow| allow(endpoint));
-            if !known && allowed && self.membership.targets.len() < GOSSIP_TARGETS_MAX {
-                self.membership.add(endpoint, true, self.now);
+            if *node == self.options.id || self.by_node.contains_key(node) {
+                continue;
             }
+            if !self.may_dial(endpoint) || self.membership.targets.len() >= GOSSIP_TARGETS_MAX {
+                self.counters.undialed += 1;
+                continue;
+            }
+            self.membership.add(endpoint, true, self.now);
         }
         self.dial_due();
         if news {
             self.gossip_stale = true;
             self.gossip_on();
+        }
+    }
+
+    /// Somebody here named an endpoint: to connect to, to listen at, or to be told to others. Gossip may lead to others of its
+    /// kind.
+    pub fn endpoint_named(&mut self, endpoint: &str) {
+        if let Some(kind) = kind(endpoint).filter(|kind| !self.kinds.contains(*kind)) {
+            self.kinds.insert(kind.to_owned());
+        }
+    }
+
+    /// Whether gossip may lead to an endpoint. Unless somebody here decides for each, only to one of a kind that was named here:
+    /// who has only spoken of other machines does not expect that a peer makes him open a socket of this one.
+    fn may_dial(&self, endpoint: &str) -> bool {
+        let of_kind = |named: &String| kind(named) == kind(endpoint);
+        match &self.options.gossip_allow {
+            Some(allow) => allow(endpoint),
+            None => kind(endpoint)
+                .is_some_and(|kind| self.kinds.contains(kind) || self.options.advertise.iter().any(of_kind)),
         }
     }
 
@@ -140,6 +162,11 @@ impl Node {
             Role::Accepted => false,
         }
     }
+}
+
+/// What stands before `://`.
+fn kind(endpoint: &str) -> Option<&str> {
+    endpoint.split_once("://").map(|(kind, _)| kind)
 }
 
 /// What a connection is that says it is of a node that is connected already.

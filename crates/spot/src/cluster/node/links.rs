@@ -84,6 +84,7 @@ impl fmt::Debug for Link {
 impl Node {
     /// Keeps a connection to an endpoint from now on. False if it does already.
     pub fn target_add(&mut self, endpoint: &str) -> bool {
+        self.endpoint_named(endpoint);
         let added = self.membership.add(endpoint, false, self.now);
         self.dial_due();
         added

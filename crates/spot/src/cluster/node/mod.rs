@@ -90,6 +90,8 @@ pub struct Node {
     peers: Slab<Peer>,
     by_node: HashMap<NodeId, PeerId>,
     membership: Membership,
+    /// Kinds of endpoints that were named here.
+    kinds: BTreeSet<String>,
     outputs: VecDeque<Output>,
     wants_room: bool,
     counters: Counters,
@@ -144,6 +146,7 @@ impl Node {
             peers: Slab::new(),
             by_node: HashMap::new(),
             membership: Membership::default(),
+            kinds: BTreeSet::new(),
             outputs: VecDeque::new(),
             wants_room: false,
             counters: Counters::default(),

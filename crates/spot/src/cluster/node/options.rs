@@ -92,8 +92,8 @@ pub struct NodeOptions {
     pub topics_max: usize,
     /// Whether to connect to nodes that others tell of.
     pub gossip: bool,
-    /// Which endpoints gossip may make us connect to; none means any, or, for a node that shows a password to those it connects
-    /// to, none at all.
+    /// Which endpoints gossip may make us connect to. None means those of a kind (`tcp`, `ipc`, `inproc`) that this node listens
+    /// at, advertises or was told to connect to; or, for a node that shows a password to those it connects to, none at all.
     pub gossip_allow: Option<Allow>,
     /// Who may do what; none means all may do all.
     pub rights: Option<Rights>,

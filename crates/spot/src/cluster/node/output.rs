@@ -86,4 +86,7 @@ pub struct Counters {
     pub duplicates: u64,
     /// Commands that were malformed, unknown, not allowed or made no sense.
     pub refused: u64,
+    /// Endpoints that peers told of and that are not connected to: not allowed, of another kind than those named here, or too
+    /// many. They count again each time a peer tells of them. Not told to other nodes.
+    pub undialed: u64,
 }

@@ -27,8 +27,17 @@ pub struct PeerStatus {
 
 impl Node {
     pub(super) fn tell_status(&mut self, id: LinkId) {
-        let Counters { published, sent, received, delivered, dropped, gaps, duplicates, refused } =
-            self.counters;
+        let Counters {
+            published,
+            sent,
+            received,
+            delivered,
+            dropped,
+            gaps,
+            duplicates,
+            refused,
+            undialed: _,
+        } = self.counters;
         let topics = self.topics.iter().filter(|(_, topic)| !topic.open && topic.local.is_some()).count();
         let queued: usize = self.links.iter().map(|(_, link)| link.outbox.bytes()).sum();
         let own = [topics as u64, self.links.len() as u64, queued as u64];
@@ -93,8 +102,17 @@ impl Node {
                 links,
                 queued,
             ] = state.status.counts;
-            let counters =
-                Counters { published, sent, received, delivered, dropped, gaps, duplicates, refused };
+            let counters = Counters {
+                published,
+                sent,
+                received,
+                delivered,
+                dropped,
+                gaps,
+                duplicates,
+                refused,
+                undialed: 0,
+            };
             let heartbeat = state.heartbeat.unwrap_or_default();
             told.push(PeerStatus { node, name, heartbeat, counters, topics, links, queued_bytes: queued });
         }

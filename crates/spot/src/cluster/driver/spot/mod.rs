@@ -173,6 +173,7 @@ impl Spot {
         }
         let text = bound.to_string();
         *slot = Some(bound);
+        shared.with(|node| node.endpoint_named(&text));
         if !slot.as_ref().is_some_and(Endpoint::is_everywhere) {
             let told = text.clone();
             shared.with(|node| {

@@ -276,7 +276,7 @@ fn whom_gossip_brought_is_nobody_that_we_know_by_name() {
         Command::Hello(Hello { version: 2, node: BOB, incarnation: 1, heartbeat_ms: 1000, endpoints })
     };
     for principal in ["", "mallory"] {
-        let mut node = node_with(|_| {});
+        let mut node = node_with(|options| options.advertise = vec!["tcp://here:1".into()]);
         let bob = node.link_up(accepted("bob", true));
         tell(&mut node, bob, &[told(vec![(NodeId(99), "tcp://evil:1".into())])]);
         let ann = joined_as(&mut node, "ann", ANN);
@@ -289,7 +289,7 @@ fn whom_gossip_brought_is_nobody_that_we_know_by_name() {
 
 #[test]
 fn an_endpoint_that_gossip_brought_is_dialed_again_with_the_security_it_is_added_with() {
-    let mut node = node_with(|_| {});
+    let mut node = node_with(|options| options.advertise = vec!["tcp://here:1".into()]);
     let bob = node.link_up(accepted("bob", true));
     let endpoints = vec![(ANN, "tcp://ann:1".into())];
     let told = Hello { version: 2, node: BOB, incarnation: 1, heartbeat_ms: 1000, endpoints };
@@ -304,4 +304,34 @@ fn an_endpoint_that_gossip_brought_is_dialed_again_with_the_security_it_is_added
     node.link_closed(ann, "closed");
     node.advance(Duration::from_secs(10));
     assert!(std::iter::from_fn(|| node.poll_output()).any(|o| o == Output::Dial("tcp://ann:1".into())));
+}
+
+/// A peer may name whatever it likes, also sockets of this machine.
+#[test]
+fn gossip_leads_only_to_endpoints_of_a_kind_that_was_named_here() {
+    let dialed = |change: &dyn Fn(&mut NodeOptions), named: &[&str]| {
+        let mut node = node_with(change);
+        for endpoint in named {
+            node.endpoint_named(endpoint);
+        }
+        let bob = node.link_up(accepted("bob", true));
+        let endpoints = ["tcp://a:1", "ipc:///run/other.sock", "inproc://x", "udp://a:1", "a", ""];
+        let endpoints: Vec<_> = (90..).map(NodeId).zip(endpoints.map(str::to_owned)).collect();
+        let all = endpoints.len() as u64;
+        let told = Hello { version: 2, node: BOB, incarnation: 1, heartbeat_ms: 1000, endpoints };
+        tell(&mut node, bob, &[Command::Hello(told)]);
+        let dialed: Vec<String> = std::iter::from_fn(|| node.poll_output())
+            .filter_map(|output| if let Output::Dial(endpoint) = output { Some(endpoint) } else { None })
+            .collect();
+        assert_eq!(node.counters().undialed + dialed.len() as u64, all);
+        dialed
+    };
+    assert_eq!(dialed(&|_| {}, &[]), [""; 0]);
+    assert_eq!(dialed(&|_| {}, &["tcp://*:5000"]), ["tcp://a:1"]);
+    assert_eq!(dialed(&|options| options.advertise = vec!["tcp://here:1".into()], &[]), ["tcp://a:1"]);
+    assert_eq!(dialed(&|_| {}, &["ipc:///run/this.sock"]), ["ipc:///run/other.sock"]);
+    // Who decides for each decides.
+    let allow: Allow = std::sync::Arc::new(|endpoint: &str| endpoint.ends_with('x'));
+    let decides = |options: &mut NodeOptions| options.gossip_allow = Some(allow.clone());
+    assert_eq!(dialed(&decides, &["tcp://*:5000"]), ["inproc://x"]);
 }
