@@ -7,8 +7,9 @@ mod support;
 
 use checksum::repaired;
 use crdt_core::{
-    Document, Model, Patch, PatchBuilder, SessionId, Timespan, Timestamp, Value,
+    Applied, Document, Model, Patch, PatchBuilder, SessionId, Timespan, Timestamp, Value,
     codec::{Log, NativeError, Packing},
+    document::Compaction,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -293,6 +294,52 @@ fn the_bytes_of_a_small_document_are_these() {
         "57656674010088bcaadd0e01f0a2041400000e020601000100040c0602020200060c020101010400140200016e0004746578740401\
          000401f60a00010200040a0100000101061800100a612d2d72700000"
     );
+}
+
+/// A fork is given on before its session made anything, and its origin knew later times than it made.
+#[test]
+fn equal_documents_give_equal_bytes_whoever_they_were_given_to() {
+    let sid = |sid| SessionId::new(sid).unwrap();
+    let mut author = Model::new(sid(70_003));
+    author.api().root("warp and weft").unwrap();
+    let patch = author.flush().unwrap();
+    let direct = {
+        let mut direct = receiver(70_002);
+        assert_eq!(direct.apply(&patch), Ok(Applied::Merged));
+        direct
+    };
+    for shared in [false, true] {
+        let mut document = receiver(70_001);
+        assert_eq!(document.apply(&patch), Ok(Applied::Merged));
+        if shared {
+            document.share();
+        }
+        let mut forks = vec![document.fork(sid(70_002)), document.fork(sid(70_002)).fork(sid(70_004))];
+        let mut back = document.fork(sid(70_002));
+        back.set_session(sid(70_001));
+        forks.extend([back, author.document().fork(sid(70_002))]);
+        for mut fork in forks {
+            check(&fork);
+            assert_eq!(fork.to_native(Packing::Plain), direct.to_native(Packing::Plain));
+            assert_eq!(fork.state_vector(), direct.state_vector());
+            // Nobody has to wait for what was never made.
+            assert_eq!(fork.compact(&direct.state_vector()), Compaction::Done { elements: 0 });
+        }
+        // What it makes then is seen, and what its origin makes is new to it.
+        let mut one = Model::from(document.fork(sid(70_002)));
+        one.api().str("").unwrap().ins(0, "the ").unwrap();
+        let one_made = one.flush().unwrap();
+        let mut other = Model::from(document);
+        other.api().str("").unwrap().ins(0, "a ").unwrap();
+        let other_made = other.flush().unwrap();
+        let mut one = one.into_document();
+        one.set_session(sid(70_005));
+        assert_eq!(one.apply(&one_made), Ok(Applied::Known));
+        assert_eq!(one.apply(&other_made), Ok(Applied::Merged));
+        assert_eq!(other.apply(&one_made), Ok(Applied::Merged));
+        assert_eq!(one.to_native(Packing::Plain), other.document().to_native(Packing::Plain));
+        assert_eq!(one.state_vector(), other.document().state_vector());
+    }
 }
 
 #[test]

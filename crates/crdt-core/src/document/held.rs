@@ -159,44 +159,39 @@ impl Held {
         if sid == self.own_sid() { Some(self.made()) } else { self.seen_of_left(sid) }
     }
 
-    /// The last time seen of a session that is not, or was not, the own one.
     fn seen_of_left(&self, sid: u64) -> Option<u64> {
-        let seen = self.sessions.get(sid).and_then(|at| self.sessions.seen(at));
-        let left = self.left().filter(|&(left, _)| left == sid).map(|(_, last)| last).max();
-        seen.max(left)
+        self.sessions.get(sid).and_then(|at| self.sessions.seen_of_any(at))
     }
 
-    /// The sessions that were left since the store is shared, with the last time of each.
+    /// The sessions that were left since the store is shared, with the last time that had been used by then.
     fn left(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let first = self.sessions.sid_at(self.sessions.own);
         let before = std::iter::once(first).chain(self.switches().iter().map(|switch| switch.to));
         before.zip(self.switches()).map(|(sid, switch)| (sid, switch.last))
     }
 
-    /// The other sessions with the last time seen of each, in the order in which they were seen first.
+    /// The other sessions with the last time seen of each, in the order in which they were seen first or left. Of one that
+    /// was left that is the last time that had been used by then.
     pub(super) fn peers(&self) -> Vec<(u64, u64)> {
-        let own = self.own_sid();
-        let mut sids: Vec<u64> = self.sessions.peers.iter().map(|&peer| self.sessions.sid_at(peer)).collect();
+        let (own, sessions) = (self.own_sid(), &self.sessions);
+        let mut sids: Vec<u64> = sessions.peers.iter().map(|&peer| sessions.sid_at(peer)).collect();
         for (sid, _) in self.left() {
             if !sids.contains(&sid) {
                 sids.push(sid);
             }
         }
-        let others = sids.into_iter().filter(|&sid| sid != own);
-        others.map(|sid| (sid, self.seen_of_left(sid).unwrap_or(0))).collect()
+        let time = |sid| {
+            let left = self.left().filter(|&(left, _)| left == sid).map(|(_, last)| last).max();
+            let before = sessions.get(sid).and_then(|at| sessions.left_at(at));
+            self.seen_of_left(sid).max(before).max(left).unwrap_or(0)
+        };
+        sids.into_iter().filter(|&sid| sid != own).map(|sid| (sid, time(sid))).collect()
     }
 
     /// All sessions in the order of their numbers, each with the last time seen of it; `None` for one that was only named.
-    pub(super) fn all_seen(&self) -> Vec<(u64, Option<u64>)> {
-        let (own, made) = (self.own_sid(), self.made());
-        let mut sids: Vec<u64> = self.sessions.sids().collect();
-        for switch in self.switches() {
-            if self.sessions.get(switch.to).is_none() && !sids.contains(&switch.to) {
-                sids.push(switch.to);
-            }
-        }
-        let seen = |sid| if sid == own && made > 0 { Some(made) } else { self.seen_of_left(sid) };
-        sids.into_iter().map(|sid| (sid, seen(sid))).collect()
+    pub(super) fn all_seen(&self) -> impl ExactSizeIterator<Item = (u64, Option<u64>)> + '_ {
+        // Who was given a shared store has made nothing since.
+        self.sessions.sids().enumerate().map(|(at, sid)| (sid, self.sessions.seen_of_any(at as u32)))
     }
 }
 

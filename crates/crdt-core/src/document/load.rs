@@ -112,9 +112,7 @@ impl Loader {
     pub fn session(&mut self, sid: SessionId) -> Result<SessionIx, LoadError> {
         let at = self.enter(sid)?;
         let sessions = &self.doc.store.sessions;
-        let made = Some(sessions.made).filter(|&made| at == sessions.own && made > 0);
-        let seen = made.or(sessions.seen(at));
-        Ok(SessionIx { at, unseen: seen.map_or(0, |seen| seen + 1) })
+        Ok(SessionIx { at, unseen: sessions.seen_of_any(at).map_or(0, |seen| seen + 1) })
     }
 
     fn enter(&mut self, sid: SessionId) -> Result<u32, LoadError> {

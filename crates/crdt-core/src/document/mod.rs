@@ -174,16 +174,13 @@ impl Document {
 
     /// What has been seen: for each session its last time, its own included if it has made anything.
     pub fn state_vector(&self) -> StateVector {
-        let mut seen = StateVector::new();
-        let peers = self.peers().map(|peer| (peer.sid, peer.time));
-        for (sid, time) in peers {
-            seen.advance(sid, time);
-        }
-        seen.advance(self.session(), self.store.made());
-        seen
+        let sessions = self.sessions_seen();
+        sessions.filter_map(|(sid, seen)| Some((SessionId::new(sid).ok()?, seen?))).collect()
     }
 
-    /// The other sessions with the last time seen of each, in the order in which they were seen first.
+    /// The peers of json-joy's clock: the other sessions with the last time seen of each, in the order in which they were seen
+    /// first. A session that was [left](Self::set_session) counts as seen up to the time at which it was, whether or not it
+    /// had made that much; what it made is in the [state vector](Self::state_vector).
     pub fn peers(&self) -> impl ExactSizeIterator<Item = Timestamp> + '_ {
         let peers = self.store.peers().into_iter();
         peers.map(|(sid, time)| Timestamp::new(SessionId::new(sid).unwrap_or(SessionId::SYSTEM), time))
@@ -191,7 +188,7 @@ impl Document {
 
     /// All sessions in the order of their numbers, each with the last time seen of it; `None` for one that was only named.
     pub(crate) fn sessions_seen(&self) -> impl ExactSizeIterator<Item = (u64, Option<u64>)> + '_ {
-        self.store.all_seen().into_iter()
+        self.store.all_seen()
     }
 
     /// The time up to which tombstones have been dropped; 0 for none.

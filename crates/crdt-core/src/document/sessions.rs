@@ -41,8 +41,10 @@ pub(super) struct Sessions {
     /// From an id to the session's place. Used from the [`LISTED`](Self::LISTED)th session on.
     by_sid: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    /// The peers in the order in which something of theirs was seen first.
+    /// The peers in the order in which something of theirs was seen first, or in which they were left.
     pub(super) peers: Vec<u32>,
+    /// The sessions that were the own one, with the last time that was used when they were left, by whomever.
+    left: Vec<(u32, u64)>,
     /// The document's own session.
     pub(super) own: u32,
     /// The last time at which the own session made something; 0 for none.
@@ -121,6 +123,12 @@ impl Sessions {
         if session == self.own { Some(self.made) } else { self.seen(session) }
     }
 
+    /// The last time seen of a session, the own one included if it made something.
+    pub(super) fn seen_of_any(&self, session: u32) -> Option<u64> {
+        let made = Some(self.made).filter(|&made| session == self.own && made > 0);
+        made.max(self.seen(session))
+    }
+
     /// Notes the last time seen of a session of which something was seen before.
     #[inline]
     pub(super) fn go_on(&mut self, session: u32, time: u64) {
@@ -134,18 +142,38 @@ impl Sessions {
             row.seen = time.max(seen);
         } else {
             row.seen = time;
-            self.peers.push(session);
+            if self.left_at(session).is_none() {
+                self.peers.push(session);
+            }
         }
     }
 
-    /// The document is edited by another session from now on; `last` is the last time that was used.
+    /// The document is edited by another session from now on; `last` is the last time that was used. Of the one before, no
+    /// more was seen than it made.
     pub(super) fn switch(&mut self, sid: u64, last: u64) {
-        let before = self.own;
+        let (before, made) = (self.own, self.made);
         self.own = self.enter(sid);
-        if self.own != before {
-            self.observe(before, last);
-            self.made = self.seen(self.own).unwrap_or(0);
+        if self.own == before {
+            return;
         }
+        if made > 0 {
+            self.observe(before, made);
+        }
+        match self.left.iter_mut().find(|left| left.0 == before) {
+            Some(left) => left.1 = left.1.max(last),
+            None => {
+                if self.seen(before).is_none() {
+                    self.peers.push(before);
+                }
+                self.left.push((before, last));
+            }
+        }
+        self.made = self.seen(self.own).unwrap_or(0);
+    }
+
+    /// The last time that was used when a session was left.
+    pub(super) fn left_at(&self, session: u32) -> Option<u64> {
+        self.left.iter().find(|left| left.0 == session).map(|left| left.1)
     }
 
     /// All sessions.
@@ -165,7 +193,8 @@ impl Sessions {
     /// Bytes that they take, roughly.
     pub(super) fn size_bytes(&self) -> usize {
         let nodes: usize = self.list.iter().map(|session| session.nodes.size_bytes()).sum();
-        self.list.len() * (size_of::<Row>() + size_of::<Session>()) + nodes
+        let left = self.left.len() * size_of::<(u32, u64)>();
+        self.list.len() * (size_of::<Row>() + size_of::<Session>()) + left + nodes
     }
 }
 
