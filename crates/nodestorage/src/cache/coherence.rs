@@ -60,10 +60,18 @@ struct OfDocument {
     flight: Option<(Ticket, Flight)>,
 }
 
+/// The versions of a document that this process knows to be committed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// Written, read or heard of here: nobody is served less.
+    seen: u64,
+    /// The cache has been told of: it need not be told again.
+    told: u64,
+}
+
 pub(super) struct Coherence {
     state: Mutex<State>,
-    /// The versions that this process has seen committed.
-    known: Moka<DocumentId, u64>,
+    known: Moka<DocumentId, Known>,
 }
 
 impl Coherence {
@@ -165,15 +173,41 @@ impl Coherence {
         }
     }
 
-    /// Remembers a version that was committed and that the cache has been told of.
-    pub(super) fn learn(&self, id: &DocumentId, version: u64) {
-        self.known
-            .entry_by_ref(id)
-            .and_upsert_with(|known| known.map_or(version, |known| version.max(known.into_value())));
+    /// Remembers a version that was seen here, whether or not the cache can be told of it: what another node puts into
+    /// an emptied cache may be older.
+    pub(super) fn see(&self, id: &DocumentId, version: u64) {
+        self.admits(id, version);
     }
 
+    /// Whether an entry of this version may be served. If so, nobody is served less from here on.
+    pub(super) fn admits(&self, id: &DocumentId, version: u64) -> bool {
+        let known = self.known(id);
+        if known < version {
+            self.learn(id, Known { seen: version, told: 0 });
+        }
+        known <= version
+    }
+
+    /// Remembers a version that the cache has been told of.
+    pub(super) fn told(&self, id: &DocumentId, version: u64) {
+        self.learn(id, Known { seen: version, told: version });
+    }
+
+    fn learn(&self, id: &DocumentId, new: Known) {
+        self.known.entry_by_ref(id).and_upsert_with(|known| {
+            let known = known.map_or_else(Known::default, moka::Entry::into_value);
+            Known { seen: known.seen.max(new.seen), told: known.told.max(new.told) }
+        });
+    }
+
+    /// The highest version that was seen here.
     pub(super) fn known(&self, id: &DocumentId) -> u64 {
-        self.known.get(id).unwrap_or(0)
+        self.known.get(id).map_or(0, |known| known.seen)
+    }
+
+    /// Whether the cache has been told of a version, or of a later one.
+    pub(super) fn has_told(&self, id: &DocumentId, version: u64) -> bool {
+        self.known.get(id).is_some_and(|known| known.told >= version)
     }
 
     /// The cache has failed: nobody asks it until it has been emptied.
@@ -327,8 +361,12 @@ mod tests {
     fn what_is_known_never_goes_back() {
         let coherence = trusted();
         for version in [3, 7, 5] {
-            coherence.learn(&id(), version);
+            coherence.told(&id(), version);
         }
-        assert_eq!(coherence.known(&id()), 7);
+        for version in [6, 9, 8] {
+            coherence.see(&id(), version);
+        }
+        assert_eq!(coherence.known(&id()), 9);
+        assert!(coherence.has_told(&id(), 7) && !coherence.has_told(&id(), 8));
     }
 }

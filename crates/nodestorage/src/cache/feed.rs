@@ -89,7 +89,8 @@ async fn step(shared: &Shared) -> bool {
     }
 }
 
-/// Waits for the next try to reach the cache. What the watch tells meanwhile need not be kept: the cache will be empty.
+/// Waits for the next try to reach the cache. What the watch tells meanwhile need not be kept, as the cache will be empty;
+/// only that nobody may be served less.
 async fn drain(shared: &Arc<Shared>, watch: &mut Watch, backoff: &mut Backoff) -> Result<(), StorageError> {
     let pause = async {
         if !backoff.pause().await {
@@ -101,7 +102,12 @@ async fn drain(shared: &Arc<Shared>, watch: &mut Watch, backoff: &mut Backoff) -
         tokio::select! {
             () = &mut pause => return Ok(()),
             event = watch.next() => match event {
-                Some(event) => drop(event?),
+                Some(event) => match event? {
+                    WatchEvent::Change(change) | WatchEvent::Full { change, .. } => {
+                        shared.coherence.see(&change.document_id, change.version);
+                    }
+                    WatchEvent::Missed { .. } | WatchEvent::Reached { .. } => {}
+                },
                 None => return Err(StorageError::Closed),
             },
         }
@@ -119,7 +125,7 @@ async fn take(shared: &Arc<Shared>, event: WatchEvent) {
 
 async fn told(shared: &Arc<Shared>, change: &Change) {
     let (id, version) = (&change.document_id, change.version);
-    if shared.coherence.known(id) >= version {
+    if shared.coherence.has_told(id, version) {
         // Written here, and told already.
         return;
     }

@@ -72,6 +72,15 @@ impl Cached {
         }
     }
 
+    /// What it answers a reader with; `None` if it says too little.
+    pub(crate) fn answer(self, id: &DocumentId) -> Option<Option<Document>> {
+        match self {
+            Self::Document { version, body } => Some(Some(Document { id: id.clone(), version, body })),
+            Self::Absent { .. } => Some(None),
+            Self::Changed { .. } => None,
+        }
+    }
+
     /// What was read; `since` is a version that an absent document is known to have reached.
     pub(crate) fn of(document: Option<&Document>, since: u64) -> Self {
         match document {

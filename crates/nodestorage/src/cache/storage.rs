@@ -31,7 +31,7 @@ pub const QUERY_BYTES_MAX: u64 = 16 << 20;
 /// A storage whose documents are read from a cache when they are there.
 ///
 /// Reads through this handle are never older than what was written or seen through it. Writes by others show after the
-/// storage's feed of changes has told of them. A collection that records no changes, or can't be watched, has no such
+/// storage's feed of changes has told of them; so do deletes in a transaction whose end is not known. A collection that records no changes, or can't be watched, has no such
 /// feed; it is not cached at all.
 ///
 /// Dropping the last handle ends the feed.
@@ -144,37 +144,44 @@ impl CachedStorage {
         write: impl Future<Output = Result<T, StorageError>>,
         told: impl Fn(&T) -> Option<Cached>,
     ) -> Result<T, StorageError> {
-        let _writing = Writing::begin(&self.shared, id);
+        let mut writing = Writing::begin(&self.shared, id);
         let written = write.await;
         match written.as_ref().ok().and_then(told) {
             Some(entry) => self.shared.tell(id, entry).await,
-            // Nothing was written as far as one knows, but what is cached may be why.
-            None if self.shared.coherence.is_trusted() => {
-                let removed = self.shared.cache.remove(id).await;
-                self.shared.noted(removed);
-            }
-            None => {}
+            None => self.shared.forget(id).await,
         }
+        writing.is_told = true;
         written
     }
 }
 
-/// A write that is under way, until it is dropped.
+/// A write that is under way, until it is dropped. If its caller drops it before the cache was told, that is made up for
+/// first: somebody may have read what it wrote.
 struct Writing<'s> {
     shared: &'s Arc<Shared>,
     id: &'s DocumentId,
+    is_told: bool,
 }
 
 impl<'s> Writing<'s> {
     fn begin(shared: &'s Arc<Shared>, id: &'s DocumentId) -> Self {
         shared.coherence.begin(id);
-        Self { shared, id }
+        Self { shared, id, is_told: false }
     }
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        self.shared.coherence.end(self.id);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !self.is_told => {
+                let (shared, id) = (Arc::clone(self.shared), self.id.clone());
+                runtime.spawn(async move {
+                    shared.forget(&id).await;
+                    shared.coherence.end(&id);
+                });
+            }
+            _ => self.shared.coherence.end(self.id),
+        }
     }
 }
 
@@ -191,15 +198,24 @@ impl Shared {
     /// Tells the cache of a committed version.
     pub(super) async fn tell(&self, id: &DocumentId, entry: Cached) {
         let version = entry.version();
-        // While it is not trusted it will be emptied, and every change is told by the feed anyway.
+        self.coherence.see(id, version);
+        // While it is not trusted it need not be told: it will be emptied.
         if self.coherence.is_trusted() {
             let put = self.cache.put(id, entry, self.options.cache_ttl).await;
             if let Some(kept) = self.noted(put) {
                 if kept {
                     self.counters.fills.up();
                 }
-                self.coherence.learn(id, version);
+                self.coherence.told(id, version);
             }
+        }
+    }
+
+    /// Takes away what is cached of a document of which nobody knows whether it was written.
+    async fn forget(&self, id: &DocumentId) {
+        if self.coherence.is_trusted() {
+            let removed = self.cache.remove(id).await;
+            self.noted(removed);
         }
     }
 
@@ -217,22 +233,6 @@ impl Shared {
         }
     }
 
-    /// What the cache has, if it may be served.
-    fn served(&self, id: &DocumentId, entry: Cached) -> Option<Option<Document>> {
-        if self.is_stale(id, &entry) {
-            return None;
-        }
-        match entry {
-            Cached::Document { version, body } => Some(Some(Document { id: id.clone(), version, body })),
-            Cached::Absent { .. } => Some(None),
-            Cached::Changed { .. } => None,
-        }
-    }
-
-    fn is_stale(&self, id: &DocumentId, entry: &Cached) -> bool {
-        entry.version() < self.coherence.known(id)
-    }
-
     /// One reader's trip: to the cache, and if that has nothing, to the storage.
     async fn fetch(
         self: Arc<Self>,
@@ -243,10 +243,9 @@ impl Shared {
         let lookup = self.cache.get(&id).await;
         match self.noted(lookup) {
             Some(Lookup::Found(entry)) => {
-                if self.is_stale(&id, &entry) {
+                if !self.coherence.admits(&id, entry.version()) {
                     self.counters.stale.up();
-                }
-                if let Some(found) = self.served(&id, entry) {
+                } else if let Some(found) = entry.answer(&id) {
                     self.counters.hits.up();
                     return Ok(found);
                 }
@@ -265,7 +264,7 @@ impl Shared {
     async fn fill(&self, id: &DocumentId, ticket: Ticket) -> Result<Option<Document>, StorageError> {
         // What is absent is so since the last version that was known before.
         let known = self.coherence.known(id);
-        let document = self.storage.find_one(id).await?;
+        let document = self.ask_storage(id).await?;
         let entry = Cached::of(document.as_ref(), known);
         if self.coherence.may_fill(id, ticket) {
             let put = self.cache.put(id, entry, self.options.cache_ttl).await;
@@ -276,6 +275,15 @@ impl Shared {
             }
         } else {
             self.counters.fills_refused.up();
+        }
+        Ok(document)
+    }
+
+    /// Reads past the cache. What is seen so is not forgotten when the cache is asked again.
+    async fn ask_storage(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
+        let document = self.storage.find_one(id).await?;
+        if let Some(document) = &document {
+            self.coherence.see(id, document.version);
         }
         Ok(document)
     }
@@ -302,7 +310,8 @@ impl Shared {
         self.hot.touch(id);
         if self.coherence.may_serve(id)
             && let Some(entry) = self.cache.peek(id)
-            && let Some(found) = self.served(id, entry)
+            && self.coherence.admits(id, entry.version())
+            && let Some(found) = entry.answer(id)
         {
             self.counters.hits.up();
             return Ok(found);
@@ -314,7 +323,7 @@ impl Shared {
         let flight = match self.coherence.read(id, go) {
             Reading::Around => {
                 self.counters.bypassed.up();
-                return self.storage.find_one(id).await;
+                return self.ask_storage(id).await;
             }
             Reading::Join(flight) => {
                 self.counters.shared.up();
@@ -327,7 +336,7 @@ impl Shared {
             // An error is the first reader's; each other one makes its own way.
             Err(error) => match Arc::try_unwrap(error) {
                 Ok(error) => Err(error),
-                Err(_) => self.storage.find_one(id).await,
+                Err(_) => self.ask_storage(id).await,
             },
         }
     }

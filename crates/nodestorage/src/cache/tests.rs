@@ -1,5 +1,7 @@
 //! A cached storage keeps every law, and the promises of its own.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use crdt_core::ClientId;
 use serde_json::{Value, json};
 
@@ -9,8 +11,10 @@ use crate::{
     query::{Filter, Query},
 };
 
+mod failing;
 mod gated;
 
+use failing::Failing;
 use gated::Gated;
 
 mod over_memory {
@@ -194,6 +198,56 @@ async fn a_write_by_others_shows_when_the_feed_has_told_of_it() {
     set(&inner.inner, "b", 4).await;
     until("the other's change shows", async || n(&*games, "b").await == Some(4)).await;
     assert_eq!(games.stats().invalidated, 3);
+}
+
+/// Written while the cache could not be told; then it is back, and another node that had read before the write puts what
+/// it brought.
+#[tokio::test]
+async fn what_was_written_while_the_cache_was_away_is_never_older_when_it_is_back() {
+    for how in ["here", "by others and seen here", "by others and told by the feed"] {
+        let inner = Gated::open(&StorageOptions::default(), MANY).await;
+        let cache = Arc::new(Failing::default());
+        let games = CachedStorage::new(inner.clone(), cache.clone(), StorageOptions::default()).await;
+        cache.is_away.store(true, SeqCst);
+        assert_eq!(n(&games, "a").await, Some(1));
+        assert!(!games.is_cache_trusted());
+        match how {
+            "here" => set(&games, "a", 2).await,
+            _ => set(&inner.inner, "a", 2).await,
+        }
+        match how {
+            "by others and seen here" => assert_eq!(n(&games, "a").await, Some(2)),
+            _ => until("it is known", async || games.shared.coherence.known(&id("a")) == 2).await,
+        }
+        cache.is_away.store(false, SeqCst);
+        until("the cache is trusted", async || games.is_cache_trusted()).await;
+        let old = Cached::Document { version: 1, body: Arc::new(body(json!({"n": 1}))) };
+        // Without what the feed may have told meanwhile.
+        cache.clear().await.unwrap();
+        assert!(cache.put(&id("a"), old, Duration::from_secs(60)).await.unwrap());
+        assert_eq!((n(&games, "a").await, games.stats().stale), (Some(2), 1), "written {how}");
+    }
+}
+
+/// The caller of a delete went away when the storage had it and the cache had not.
+#[tokio::test]
+async fn a_write_whose_caller_goes_away_is_not_taken_back() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let cache = Arc::new(Failing::default());
+    let games = Arc::new(CachedStorage::new(inner.clone(), cache.clone(), StorageOptions::default()).await);
+    assert_eq!(n(&*games, "a").await, Some(1));
+    let held = cache.hold.clone().write_owned().await;
+    let delete = tokio::spawn({
+        let games = games.clone();
+        async move { games.delete_one(&id("a"), by()).await }
+    });
+    until("it is deleted", async || n(&*games, "a").await.is_none()).await;
+    delete.abort();
+    assert!(delete.await.unwrap_err().is_cancelled());
+    assert_eq!(n(&*games, "a").await, None);
+    drop(held);
+    until("the cache has been told", async || games.shared.coherence.may_serve(&id("a"))).await;
+    assert_eq!(n(&*games, "a").await, None);
 }
 
 /// A slow node read that a document is absent, and put that into a cache that had been emptied meanwhile.
