@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
 
@@ -14,7 +14,8 @@ use crate::{Document, DocumentId, StorageError};
 pub const KNOWN_VERSIONS_MAX: u64 = 65_536;
 
 /// A reader's trip to the storage that others may share. An error is shared as text.
-pub(super) type Flight = Shared<BoxFuture<'static, Result<Option<Document>, Arc<StorageError>>>>;
+pub(super) type Flight = Shared<Trip>;
+type Trip = BoxFuture<'static, Result<Option<Document>, Arc<StorageError>>>;
 
 /// What a reader may do.
 pub(super) enum Reading {
@@ -55,9 +56,10 @@ struct OfDocument {
     writers: usize,
     /// Counted up by each beginning and end of a write, and by each change that the feed tells of.
     writes: u64,
-    /// Readers on the way, by number, and the one that can be joined.
+    /// Readers on the way, by number, and the one that can be joined. It is its readers': when the last of them goes away,
+    /// the trip ends there, and not where the lock is held.
     readers: usize,
-    flight: Option<(Ticket, Flight)>,
+    flight: Option<(Ticket, WeakShared<Trip>)>,
 }
 
 /// The versions of a document that this process knows to be committed.
@@ -100,12 +102,12 @@ impl Coherence {
         }
         let all = state.all;
         let of = state.documents.entry(id.clone()).or_default();
-        if let Some((_, flight)) = &of.flight {
-            return Reading::Join(flight.clone());
+        if let Some(flight) = of.flight.as_ref().and_then(|(_, flight)| flight.upgrade()) {
+            return Reading::Join(flight);
         }
         let ticket = Ticket { document: of.writes, all };
         let flight = go(ticket);
-        of.flight = Some((ticket, flight.clone()));
+        of.flight = flight.downgrade().map(|flight| (ticket, flight));
         of.readers += 1;
         Reading::Go(flight)
     }
@@ -226,6 +228,12 @@ impl Coherence {
         self.state.lock().trusted
     }
 
+    /// Of how many documents somebody is about.
+    #[cfg(test)]
+    pub(super) fn documents(&self) -> usize {
+        self.state.lock().documents.len()
+    }
+
     /// The cache has been emptied, since this many failures. Whether it is trusted now.
     pub(super) fn trust(&self, failures: u64) -> bool {
         let mut state = self.state.lock();
@@ -273,15 +281,15 @@ mod tests {
         coherence
     }
 
-    /// Sets out, and gives the ticket.
-    fn go(coherence: &Coherence) -> Ticket {
+    /// Sets out, and gives the ticket and the flight, which can be joined as long as somebody has it.
+    fn go(coherence: &Coherence) -> (Ticket, Flight) {
         let mut ticket = None;
         let reading = coherence.read(&id(), |given| {
             ticket = Some(given);
             flight()
         });
-        assert!(matches!(reading, Reading::Go(_)));
-        ticket.unwrap()
+        let Reading::Go(flight) = reading else { panic!("somebody else is on the way") };
+        (ticket.unwrap(), flight)
     }
 
     fn joins(coherence: &Coherence) -> bool {
@@ -291,11 +299,11 @@ mod tests {
     #[test]
     fn a_reader_may_fill_if_nobody_has_written_meanwhile() {
         let coherence = trusted();
-        let ticket = go(&coherence);
+        let (ticket, _flight) = go(&coherence);
         assert!(joins(&coherence));
         assert!(coherence.may_fill(&id(), ticket));
         coherence.landed(&id(), ticket);
-        assert!(coherence.state.lock().documents.is_empty());
+        assert_eq!(coherence.documents(), 0);
     }
 
     #[test]
@@ -318,16 +326,16 @@ mod tests {
         ];
         for disturb in disturbances {
             let coherence = trusted();
-            let late = go(&coherence);
+            let (late, _late_flight) = go(&coherence);
             disturb(&coherence);
             assert!(!coherence.may_fill(&id(), late));
-            let next = go(&coherence);
+            let (next, _flight) = go(&coherence);
             coherence.landed(&id(), late);
             // The one that lands late does not end the other's flight.
             assert!(joins(&coherence));
             assert!(coherence.may_fill(&id(), next));
             coherence.landed(&id(), next);
-            assert!(coherence.state.lock().documents.is_empty());
+            assert_eq!(coherence.documents(), 0);
         }
     }
 

@@ -3,11 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::oneshot;
 
 use super::{Cached, storage::Shared};
-use crate::{Change, Operation, StorageError, Watch, WatchEvent, WatchFilter, WatchFrom, retry::Backoff};
+use crate::{
+    Change, DocumentId, Operation, StorageError, Watch, WatchEvent, WatchFilter, WatchFrom, retry::Backoff,
+};
 
 /// The shortest time between two rounds of keeping documents warm.
 const WARMING_MIN: Duration = Duration::from_millis(10);
@@ -15,6 +17,7 @@ const WARMING_MIN: Duration = Duration::from_millis(10);
 /// Runs until the storage can't be watched any more, or is closed. Tells `started` when the cache is in step for the
 /// first time, or can't be for now.
 pub(super) async fn run(shared: Arc<Shared>, started: oneshot::Sender<()>) {
+    let _ending = Ending(&shared);
     let mut started = Some(started);
     let mut backoff = Backoff::new(&shared.options);
     loop {
@@ -36,6 +39,31 @@ pub(super) async fn run(shared: Arc<Shared>, started: oneshot::Sender<()>) {
     }
 }
 
+/// Nobody trusts a cache that nobody tells, however this has ended.
+struct Ending<'s>(&'s Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.coherence.distrust();
+    }
+}
+
+/// The documents that are being read anew, at most as many as are kept warm. A slow storage holds no change up by them.
+struct Warmth<'s> {
+    shared: &'s Arc<Shared>,
+    on_the_way: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+impl Warmth<'_> {
+    /// Reads a document anew, unless so many are on the way already: the next round comes.
+    fn warm(&mut self, id: DocumentId) {
+        if self.on_the_way.len() < self.shared.options.cache_hot_max {
+            let shared = Arc::clone(self.shared);
+            self.on_the_way.push(Box::pin(async move { shared.warm(id).await }));
+        }
+    }
+}
+
 /// Follows one watch to its end.
 async fn follow(
     shared: &Arc<Shared>,
@@ -47,6 +75,7 @@ async fn follow(
     let mut watch = shared.storage.watch(WatchFilter::default(), WatchFrom::After(position)).await?;
     let mut warming = tokio::time::interval((shared.options.cache_ttl / 2).max(WARMING_MIN));
     warming.tick().await;
+    let mut warmth = Warmth { shared, on_the_way: FuturesUnordered::new() };
     loop {
         if !shared.coherence.is_trusted() {
             match step(shared).await {
@@ -61,15 +90,14 @@ async fn follow(
         started.take();
         tokio::select! {
             event = watch.next() => match event {
-                Some(event) => take(shared, event?).await,
+                Some(event) => take(&mut warmth, event?).await,
                 None => return Ok(()),
             },
             () = shared.troubled.notified() => {}
             _ = warming.tick() => {
-                for id in shared.hot.list() {
-                    shared.warm(id).await;
-                }
+                shared.hot.list().into_iter().for_each(|id| warmth.warm(id));
             }
+            Some(()) = warmth.on_the_way.next() => {}
         }
     }
 }
@@ -114,16 +142,17 @@ async fn drain(shared: &Arc<Shared>, watch: &mut Watch, backoff: &mut Backoff) -
     }
 }
 
-async fn take(shared: &Arc<Shared>, event: WatchEvent) {
+async fn take(warmth: &mut Warmth<'_>, event: WatchEvent) {
     match event {
-        WatchEvent::Change(change) | WatchEvent::Full { change, .. } => told(shared, &change).await,
+        WatchEvent::Change(change) | WatchEvent::Full { change, .. } => told(warmth, &change).await,
         // Nobody knows what was missed.
-        WatchEvent::Missed { .. } => shared.coherence.distrust(),
+        WatchEvent::Missed { .. } => warmth.shared.coherence.distrust(),
         WatchEvent::Reached { .. } => {}
     }
 }
 
-async fn told(shared: &Arc<Shared>, change: &Change) {
+async fn told(warmth: &mut Warmth<'_>, change: &Change) {
+    let shared = warmth.shared;
     let (id, version) = (&change.document_id, change.version);
     if shared.coherence.has_told(id, version) {
         // Written here, and told already.
@@ -137,6 +166,6 @@ async fn told(shared: &Arc<Shared>, change: &Change) {
     };
     shared.tell(id, entry).await;
     if shared.hot.list().contains(id) {
-        shared.warm(id.clone()).await;
+        warmth.warm(id.clone());
     }
 }

@@ -52,13 +52,20 @@ impl Default for RedisCacheOptions {
     }
 }
 
+#[derive(Default)]
+struct Connection {
+    open: Option<MultiplexedConnection>,
+    /// Counted up by each that is opened.
+    number: u64,
+}
+
 /// Keeps entries in Redis, as [`frame`] has them. It connects when it is first used, and anew after an error.
 pub struct RedisCache {
     client: Client,
     /// What the keys of this collection begin with.
     prefix: String,
     timeout: Duration,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    connection: Mutex<Connection>,
 }
 
 impl RedisCache {
@@ -66,33 +73,39 @@ impl RedisCache {
     pub fn new(url: &str, collection: &str, options: RedisCacheOptions) -> Result<Self, CacheError> {
         let client = Client::open(url).map_err(|e| CacheError(format!("{url}: {e}")))?;
         let prefix = format!("{}:{collection}:", options.prefix);
-        Ok(Self { client, prefix, timeout: options.timeout, connection: Mutex::new(None) })
+        Ok(Self { client, prefix, timeout: options.timeout, connection: Mutex::default() })
     }
 
     fn key(&self, id: &DocumentId) -> String {
         format!("{}{id}", self.prefix)
     }
 
-    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+    /// The connection, and its number.
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), RedisError> {
         let mut connection = self.connection.lock().await;
-        if let Some(connection) = &*connection {
-            return Ok(connection.clone());
+        if let Some(open) = &connection.open {
+            return Ok((open.clone(), connection.number));
         }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout));
         let new = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(connection.insert(new).clone())
+        connection.number += 1;
+        Ok((connection.open.insert(new).clone(), connection.number))
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CacheError> {
-        let asked = async { command.query_async(&mut self.connection().await?).await }.await;
-        match asked {
+        let failed = |error: RedisError| CacheError(error.to_string());
+        let (mut open, number) = self.connection().await.map_err(failed)?;
+        match command.query_async(&mut open).await {
             Ok(answer) => Ok(answer),
             Err(error) => {
-                // The next one connects anew.
-                self.connection.lock().await.take();
-                Err(CacheError(error.to_string()))
+                let mut connection = self.connection.lock().await;
+                // The next one connects anew, unless somebody has already.
+                if connection.number == number {
+                    connection.open = None;
+                }
+                Err(failed(error))
             }
         }
     }

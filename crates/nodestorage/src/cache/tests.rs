@@ -137,6 +137,56 @@ async fn a_reader_that_goes_away_leaves_nobody_waiting() {
     assert_eq!(second.await.unwrap(), Some(1));
 }
 
+/// The map of who is on the way keeps nothing of a reader that nobody waits for.
+#[tokio::test]
+async fn a_write_after_a_reader_has_gone_away_is_not_held_up() {
+    let inner = Gated::open(&StorageOptions::default(), 0).await;
+    let games = cached(&inner, StorageOptions::default()).await;
+    for with in ["one write", "a transaction", "the feed", "a failing cache"] {
+        let reads = inner.reads();
+        let reader = tokio::spawn({
+            let games = games.clone();
+            async move { n(&*games, "a").await }
+        });
+        until("it is on the way", async || inner.reads() > reads).await;
+        reader.abort();
+        assert!(reader.await.unwrap_err().is_cancelled());
+        assert_eq!(games.shared.coherence.documents(), 0);
+        match with {
+            "one write" => set(&*games, "a", 2).await,
+            "a transaction" => games.shared.coherence.begin_wide(),
+            "the feed" => games.shared.coherence.disturb(&id("a")),
+            _ => games.shared.coherence.distrust(),
+        }
+        if with == "a transaction" {
+            games.shared.coherence.end_wide();
+        }
+        // Nothing in the cache: the next one makes its way again.
+        games.shared.cache.clear().await.unwrap();
+    }
+}
+
+/// What is hot is read anew beside the changes, not before them.
+#[tokio::test]
+async fn a_slow_storage_does_not_hold_up_what_the_feed_tells() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let games = cached(&inner, StorageOptions { cache_hot_max: 1, ..StorageOptions::default() }).await;
+    for _ in 0..10 {
+        n(&*games, "a").await;
+    }
+    n(&*games, "b").await;
+    // From here on no read comes back.
+    let _held =
+        inner.gate.acquire_many(u32::try_from(inner.gate.available_permits()).unwrap()).await.unwrap();
+    let reads = inner.reads();
+    for n in 2..9 {
+        set(&inner.inner, "a", n).await;
+        set(&inner.inner, "b", n).await;
+    }
+    until("all is told", async || games.shared.coherence.has_told(&id("b"), 8)).await;
+    assert_eq!(inner.reads(), reads + 1, "at most as many are read anew as are kept warm");
+}
+
 /// Defect 29 of the prototype: a stale fill wins the race.
 #[tokio::test]
 async fn a_slow_read_never_overwrites_what_is_newer() {
