@@ -1,6 +1,6 @@
 //! What a peer can do to keep a replica from the others, and does not get.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use crdt_core::{Model, SessionId, StateVector, Timestamp};
@@ -234,6 +234,134 @@ fn a_peer_that_is_too_slow_gets_more_time_only_while_nobody_brings_anything() {
         outputs(machine, now, Input::Stored);
     });
     assert_eq!(took, [seconds(5.8); 12]);
+}
+
+/// A peer that offers a snapshot of its own, how much of it it sends at a time, and how long that takes it.
+struct Sender {
+    name: &'static str,
+    part: u64,
+    pause: Duration,
+}
+
+const SILENT: Duration = Duration::MAX;
+
+/// How a machine came to a snapshot that several have.
+#[derive(Debug, Default)]
+struct Race {
+    winner: &'static str,
+    took: Duration,
+    /// When each sender was asked for the first time.
+    first_asked: BTreeMap<&'static str, Duration>,
+    /// How often each was asked for a snapshot from its start.
+    begun: BTreeMap<&'static str, usize>,
+}
+
+/// What a sender does with a message: its answer, and when that comes.
+fn answer(
+    sender: &Sender,
+    hash: u64,
+    len_bytes: u64,
+    message: &SyncMessage,
+) -> Option<(Duration, SyncMessage)> {
+    match *message {
+        _ if sender.pause == SILENT => None,
+        SyncMessage::Request { id, .. } => {
+            let vector = [(sid(1), 5)].into_iter().collect();
+            let snapshot = SnapshotHead { vector, len_bytes, hash, proof: Bytes::new() };
+            Some((Duration::ZERO, SyncMessage::Offer { id, snapshot }))
+        }
+        SyncMessage::Fetch { id, hash, offset } => {
+            let bytes = Bytes::from(vec![0; sender.part.min(len_bytes - offset) as usize]);
+            Some((sender.pause, SyncMessage::Part { id, hash, offset, bytes }))
+        }
+        _ => None,
+    }
+}
+
+/// Lets a machine that hears of several senders at the same time, in this order, go on until it has a snapshot.
+fn race(senders: &[Sender], len_bytes: u64) -> (Race, Session) {
+    let mut machine = session(StateVector::new());
+    let (mut race, mut now, mut answers) = (Race::default(), Duration::ZERO, BTreeMap::new());
+    for (at, sender) in senders.iter().enumerate() {
+        let vector = [(sid(1), 5)].into_iter().collect();
+        answers.insert((now, at as u64), (sender.name, SyncMessage::State { vector, reply: false }));
+    }
+    let mut number = senders.len() as u64;
+    loop {
+        let wakes_at = machine.wakes_at().max(now);
+        let outputs = match answers.first_entry() {
+            Some(next) if next.key().0 <= wakes_at => {
+                let ((at, _), (from, message)) = next.remove_entry();
+                now = at;
+                says(&mut machine, now, from, message)
+            }
+            _ => {
+                now = wakes_at;
+                outputs(&mut machine, now, Input::Tick)
+            }
+        };
+        assert!(now < seconds(3600.0), "nothing is here after an hour: {race:?}");
+        for output in outputs {
+            match output {
+                Output::Install { head, .. } => {
+                    race.winner = senders[head.hash as usize].name;
+                    race.took = now;
+                    return (race, machine);
+                }
+                Output::Send { to: Some(to), message } => {
+                    let hash = senders.iter().position(|sender| peer(sender.name) == to).expect("a sender");
+                    let sender = &senders[hash];
+                    race.first_asked.entry(sender.name).or_insert(now);
+                    if let SyncMessage::Fetch { offset: 0, .. } = *message {
+                        *race.begun.entry(sender.name).or_default() += 1;
+                    }
+                    if let Some((pause, message)) = answer(sender, hash as u64, len_bytes, &message) {
+                        answers.insert((now + pause, number), (sender.name, message));
+                        number += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_at_the_least_pace_holds_nobody_up_for_longer_than_a_turn() {
+    let slow = Sender { name: "slow", part: 65 << 10, pause: seconds(2.9) };
+    let quick = Sender { name: "quick", part: 256 << 10, pause: seconds(1.0) };
+    let (race, machine) = race(&[slow, quick], 100 << 20);
+    // Alone the quick one takes 400 s, and the slow one 76 minutes.
+    assert_eq!((race.winner, race.begun["quick"]), ("quick", 1), "{race:?}");
+    assert!(race.first_asked["quick"] < seconds(33.0), "{race:?}");
+    assert!(race.took < seconds(440.0), "{race:?}");
+    // First the slow one's, then the quick one's in its place.
+    assert_eq!(machine.counters().long, 2);
+}
+
+#[test]
+fn a_long_snapshot_goes_on_while_others_are_asked_and_bring_nothing() {
+    let only = Sender { name: "only", part: 128 << 10, pause: seconds(2.0) };
+    let silent = ["a", "b", "c"].map(|name| Sender { name, part: 0, pause: SILENT });
+    let senders: Vec<Sender> = [only].into_iter().chain(silent).collect();
+    let (race, _) = race(&senders, 20 << 20);
+    assert_eq!((race.winner, race.begun["only"]), ("only", 1), "{race:?}");
+    // Its 160 parts of two seconds, and nothing for those who do not answer.
+    assert_eq!(race.took, seconds(320.0), "{race:?}");
+    assert!(race.first_asked["c"] < seconds(60.0), "{race:?}");
+}
+
+#[test]
+fn a_long_snapshot_is_put_in_place_when_the_pull_is_free() {
+    // Both are slow; the rival has the pull when the long one ends, and is given up for it.
+    let long = Sender { name: "long", part: 256 << 10, pause: seconds(2.9) };
+    let rival = Sender { name: "rival", part: 65 << 10, pause: seconds(2.5) };
+    let (race, mut machine) = race(&[long, rival], 13 * (256 << 10));
+    assert_eq!(race.winner, "long", "{race:?}");
+    assert_eq!(race.took, seconds(39.4), "{race:?}");
+    let vector = [(sid(1), 5)].into_iter().collect();
+    outputs(&mut machine, race.took, Input::Installed { vector, heads: Heads::new() });
+    assert!(!machine.status().pulling);
 }
 
 #[test]

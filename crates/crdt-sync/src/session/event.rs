@@ -115,6 +115,8 @@ pub struct Counters {
     pub requests_dropped: u64,
     /// Snapshots taken over from peers.
     pub installed: u64,
+    /// Transfers of snapshots that took longer than a turn, and went on beside other requests.
+    pub long: u64,
     /// Nodes taken from walks through the DAG.
     pub walked: u64,
     /// Comparisons by coded symbols begun.
@@ -125,7 +127,7 @@ pub struct Counters {
 
 impl Counters {
     /// Each count with its name, for metrics.
-    pub fn named(&self) -> [(&'static str, u64); 17] {
+    pub fn named(&self) -> [(&'static str, u64); 18] {
         [
             ("broadcast", self.broadcast),
             ("heard", self.heard),
@@ -141,6 +143,7 @@ impl Counters {
             ("pages", self.pages),
             ("requests_dropped", self.requests_dropped),
             ("installed", self.installed),
+            ("long", self.long),
             ("walked", self.walked),
             ("compared", self.compared),
             ("repaired", self.repaired),

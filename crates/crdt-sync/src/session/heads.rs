@@ -164,7 +164,7 @@ impl Session {
             return;
         }
         let due: Vec<PeerId> =
-            self.peers.trusted(now).filter(|(_, peer)| peer.walk).map(|(id, _)| id.clone()).collect();
+            self.askable(now).filter(|(_, peer)| peer.walk).map(|(id, _)| id.clone()).collect();
         if !due.is_empty() {
             let one = self.jitter.below(due.len() as u64) as usize;
             self.walk(now, due[one].clone());

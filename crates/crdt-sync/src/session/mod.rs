@@ -18,6 +18,7 @@ mod peers;
 mod places;
 mod pull;
 mod repair;
+mod transfer;
 mod trickle;
 
 use std::{collections::VecDeque, time::Duration};
@@ -38,6 +39,7 @@ use self::{
     peers::Peers,
     places::Places,
     pull::Pull,
+    transfer::Long,
     trickle::Trickle,
 };
 use crate::{PatchRecord, PeerId, SyncMessage, dag::Heads};
@@ -64,6 +66,8 @@ pub struct Session {
     ends: Option<Ends>,
     peers: Peers,
     pull: Option<Pull>,
+    /// A snapshot that takes long comes beside the pull.
+    long: Option<Long>,
     /// When to ask for what parked patches wait for.
     ask_at: Option<Duration>,
     /// Until then patches are asked for and no snapshots: one could not be taken over.
@@ -119,6 +123,7 @@ impl Session {
             stored,
             storing: VecDeque::new(),
             pull: None,
+            long: None,
             ask_at: None,
             no_offers_until: Duration::ZERO,
             too_slow: 0,
@@ -157,7 +162,8 @@ impl Session {
     /// Whether nothing is due, under way or to be asked for: most patches come in such a time, and a look at every timer
     /// would cost as much as taking one in.
     fn is_quiet(&self, now: Duration) -> bool {
-        let idle = self.pull.is_none() && self.ask_at.is_none() && self.ends.is_none();
+        let pulls = self.pull.is_some() || self.long.is_some();
+        let idle = !pulls && self.ask_at.is_none() && self.ends.is_none();
         idle && self.peers.are_quiet(now) && now < self.trickle.wakes_at()
     }
 
@@ -168,8 +174,9 @@ impl Session {
 
     /// When to say [`Input::Tick`] at the latest, if nothing else comes before.
     pub fn wakes_at(&self) -> Duration {
-        let others = [self.ask_at, self.pull.as_ref().map(Pull::deadline), self.peers.wakes_at()];
-        others.into_iter().flatten().fold(self.trickle.wakes_at(), Duration::min)
+        let pulls = [self.pull.as_ref().map(Pull::deadline), self.long.as_ref().and_then(Long::deadline)];
+        let others = [self.ask_at, self.peers.wakes_at()].into_iter().chain(pulls);
+        others.flatten().fold(self.trickle.wakes_at(), Duration::min)
     }
 
     /// What is durable here.
@@ -203,7 +210,7 @@ impl Session {
             storing: self.storing.len(),
             heads: self.ends.as_ref().map_or(0, |ends| ends.stored().len()),
             lag_ticks: self.peers.lag_ticks(&self.accepted),
-            pulling: self.pull.is_some(),
+            pulling: self.pull.is_some() || self.long.is_some(),
         }
     }
 

@@ -49,7 +49,7 @@ pub struct SessionOptions {
     pub page_bytes_max: usize,
     /// Pages that are read for others at the same time. Requests above it are dropped; the asker repeats them.
     pub reads_max: usize,
-    /// A snapshot taken from a peer, in bytes. A larger offer is refused.
+    /// A snapshot taken from a peer, in bytes. A larger offer is refused. Two may be coming at the same time, if one takes long.
     pub snapshot_bytes_max: usize,
     /// After how long an unanswered request is given up, and another peer asked.
     pub request_timeout: Duration,

@@ -278,6 +278,7 @@ impl Session {
 
     pub(super) fn peer_down(&mut self, id: &PeerId) {
         self.peers.known.remove(id);
+        self.long.take_if(|long| long.peer == *id);
         if self.pull.as_ref().is_some_and(|pull| pull.peer == *id) {
             self.pull = None;
         }
@@ -396,7 +397,7 @@ impl Session {
             self.ask_at = waits.then_some(now + self.options.request_timeout);
             return;
         }
-        let trusted: Vec<PeerId> = self.peers.trusted(now).map(|(id, _)| id.clone()).collect();
+        let trusted: Vec<PeerId> = self.askable(now).map(|(id, _)| id.clone()).collect();
         if trusted.is_empty() {
             self.announce(None);
         } else {

@@ -1,24 +1,18 @@
-//! How missing patches are fetched: one page at a time, from one peer at a time.
+//! How missing patches are fetched: one page at a time, from one peer at a time. A snapshot comes as a
+//! [transfer](super::transfer).
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use crdt_core::{SessionId, StateVector};
 
-use super::{Origin, Output, Refusal, Session, SessionEvent, compare::Comparison};
+use super::{Origin, Output, Session, SessionEvent, compare::Comparison, transfer::Transfer};
 use crate::{
-    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    PatchRecord, PeerId, SyncMessage, Want,
     dag::{Heads, Link},
 };
 
 /// How long no snapshots are asked for after one could not be taken over.
-const NO_OFFERS: Duration = Duration::from_secs(60);
-
-/// A snapshot may take a request's timeout for each such part of a page, and one more: with the standard options 21 KiB/s.
-const SLOW_PAGE_PART: usize = 4;
-/// Each that came too slowly doubles the time for the next, so often at the most: whose line is slow gets there, too, down
-/// to 1.3 KiB/s. As soon as a page brings something, others can be asked, and nobody gets more time any more.
-const TOO_SLOW_MAX: u32 = 4;
+pub(super) const NO_OFFERS: Duration = Duration::from_secs(60);
 
 /// A request under way.
 #[derive(Debug)]
@@ -42,12 +36,7 @@ pub(super) enum Stage {
     /// Nodes that were here and are damaged.
     Repair,
     Compare(Box<Comparison>),
-    Snapshot {
-        head: SnapshotHead,
-        got: BytesMut,
-        /// When the first part was asked for.
-        since: Duration,
-    },
+    Snapshot(Box<Transfer>),
     /// The driver is putting the snapshot in place.
     Installing,
 }
@@ -61,13 +50,13 @@ impl Pull {
 impl Session {
     /// Asks for the next page, if something is missing that a trusted peer has.
     pub(super) fn pull_next(&mut self, now: Duration) {
-        if self.pull.is_some() || self.storing.len() > self.options.storing_max / 2 {
+        if self.pull.is_some() || self.place_long(now) || self.storing.len() > self.options.storing_max / 2 {
             return;
         }
         if self.repair_next(now) {
             return;
         }
-        let ahead = self.peers.ahead_of(&self.accepted, now);
+        let ahead = self.ahead(now);
         if ahead.is_empty() {
             return self.walk_next(now);
         }
@@ -80,11 +69,16 @@ impl Session {
     }
 
     pub(super) fn request(&mut self, now: Duration, peer: PeerId, stage: Stage) -> u64 {
+        let (id, deadline) = self.next_request(now);
+        self.pull = Some(Pull { peer, id, stage, deadline });
+        id
+    }
+
+    /// The number of the next request, and by when it has to be answered.
+    pub(super) fn next_request(&mut self, now: Duration) -> (u64, Duration) {
         self.requests += 1;
         self.counters.requests += 1;
-        let deadline = now + self.options.request_timeout;
-        self.pull = Some(Pull { peer, id: self.requests, stage, deadline });
-        self.requests
+        (self.requests, now + self.options.request_timeout)
     }
 
     /// Takes the pull if this is the answer that it waits for.
@@ -126,74 +120,6 @@ impl Session {
         if self.pull.is_none() && self.parked.len() == 0 {
             self.outputs.push_back(Output::Event(SessionEvent::CaughtUp.into()));
         }
-    }
-
-    pub(super) fn on_offer(&mut self, now: Duration, from: &PeerId, id: u64, head: SnapshotHead) {
-        let Some(pull) = self.answered(from, id) else { return };
-        if matches!(pull.stage, Stage::Repair) {
-            // It has folded what is wanted, and can't bring it any more.
-            return self.pull_next(now);
-        }
-        let limit = self.options.snapshot_bytes_max;
-        if head.len_bytes > limit as u64 {
-            self.refuse(Refusal::SnapshotTooLarge { len_bytes: head.len_bytes, limit });
-            self.no_offers_until = now + NO_OFFERS;
-            self.unhelpful(now, from, "offered a snapshot that is too large");
-        } else if self.accepted.contains(&head.vector) || head.len_bytes == 0 {
-            self.unhelpful(now, from, "offered a snapshot with nothing new");
-        } else {
-            self.fetch(now, from.clone(), head, (BytesMut::new(), now));
-        }
-    }
-
-    fn fetch(&mut self, now: Duration, from: PeerId, head: SnapshotHead, (got, since): (BytesMut, Duration)) {
-        let (hash, offset) = (head.hash, got.len() as u64);
-        let id = self.request(now, from.clone(), Stage::Snapshot { head, got, since });
-        self.send(from, SyncMessage::Fetch { id, hash, offset });
-    }
-
-    /// How much of a snapshot has to come within each timeout.
-    fn slow_part(&self) -> usize {
-        (self.options.page_bytes_max / SLOW_PAGE_PART).max(1)
-    }
-
-    /// How long a snapshot may take of which so many bytes are here. Each part comes within a timeout, but a peer that sends
-    /// a byte at a time would keep us from asking anybody else for as long as it likes.
-    fn patience(&self, got_bytes: usize) -> Duration {
-        let parts = got_bytes / self.slow_part();
-        let timeouts = u32::try_from(parts).unwrap_or(u32::MAX).saturating_add(1);
-        self.options.request_timeout.saturating_mul(timeouts).saturating_mul(1 << self.too_slow)
-    }
-
-    pub(super) fn on_part(
-        &mut self,
-        now: Duration,
-        from: &PeerId,
-        id: u64,
-        (hash, offset): (u64, u64),
-        bytes: &Bytes,
-    ) {
-        let Some(pull) = self.answered(from, id) else { return };
-        let Stage::Snapshot { head, mut got, since } = pull.stage else {
-            return self.unhelpful(now, from, "sent a part of a snapshot for something else");
-        };
-        let left = head.len_bytes - got.len() as u64;
-        if head.hash != hash || offset != got.len() as u64 || bytes.is_empty() || bytes.len() as u64 > left {
-            return self.unhelpful(now, from, "sent another part of a snapshot than it was asked for");
-        }
-        got.extend_from_slice(bytes);
-        if (bytes.len() as u64) < left {
-            if now.saturating_sub(since) > self.patience(got.len()) {
-                // What would be too slow with the longest time, too, is no slow line.
-                if got.len() >= self.slow_part() >> TOO_SLOW_MAX {
-                    self.too_slow = (self.too_slow + 1).min(TOO_SLOW_MAX);
-                }
-                return self.unhelpful(now, from, "sends a snapshot too slowly");
-            }
-            return self.fetch(now, from.clone(), head, (got, since));
-        }
-        self.request(now, from.clone(), Stage::Installing);
-        self.outputs.push_back(Output::Install { head: head.into(), bytes: got.freeze() });
     }
 
     pub(super) fn installed(&mut self, now: Duration, vector: &StateVector<SessionId>, heads: Heads) {
@@ -241,6 +167,7 @@ impl Session {
                 self.unhelpful(now, &pull.peer, "did not answer in time");
             }
         }
+        self.tick_long(now);
         self.pull_next(now);
     }
 

@@ -43,7 +43,7 @@ impl Session {
         if !self.is_repairing() {
             return false;
         }
-        let trusted: Vec<PeerId> = self.peers.trusted(now).map(|(id, _)| id.clone()).collect();
+        let trusted: Vec<PeerId> = self.askable(now).map(|(id, _)| id.clone()).collect();
         let Some(ends) = &mut self.ends else { return false };
         let Repair { wanted, asked } = &mut ends.repair;
         let Some(peer) = trusted.into_iter().find(|peer| !asked.contains(peer)) else {

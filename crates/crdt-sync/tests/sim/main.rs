@@ -1,9 +1,11 @@
 //! Many replicas, one bad network, one seed.
 //!
 //! The production machines run in a simulated world with loss, repeats, reordering, delay, partitions, crashes that
-//! lose what was not synced, compaction and a peer that lies. `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
+//! lose what was not synced, compaction, a peer that lies, and outsiders who say things in anybody's name.
+//! `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
 //! `WEFT_SIM_SEED=s` runs one, printing each event.
 
+mod outsider;
 mod replica;
 mod world;
 

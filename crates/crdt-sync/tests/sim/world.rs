@@ -12,7 +12,10 @@ use crdt_sync::{
     session::{Input, SyncMode},
 };
 
-use crate::replica::{Replica, Wish};
+use crate::{
+    outsider,
+    replica::{Replica, Wish},
+};
 
 /// How long replicas edit and things go wrong.
 const TROUBLE: Duration = Duration::from_secs(20);
@@ -32,6 +35,7 @@ enum What {
     Restart(usize),
     Join(usize),
     Partition,
+    Outside,
 }
 
 pub(crate) struct World {
@@ -66,17 +70,17 @@ struct Trouble {
 }
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ (x >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
@@ -171,6 +175,13 @@ impl World {
             let at = self.random.ms(ms);
             self.plan(at, What::Partition);
         }
+        if self.random.percent(30) {
+            // It goes on for a while when the network is good again, as long as it is not tired of it.
+            for _ in 0..1 + self.random.below(60) {
+                let at = self.random.ms(ms * 3 / 2);
+                self.plan(at, What::Outside);
+            }
+        }
     }
 
     /// Runs to the end. Returns a number that stands for all that happened, and how often what did.
@@ -214,6 +225,10 @@ impl World {
             What::Partition => {
                 let sides: Vec<u8> = (0..self.side.len()).map(|_| self.random.below(2) as u8).collect();
                 self.side = if self.random.percent(40) { vec![0; self.side.len()] } else { sides };
+                return Ok(());
+            }
+            What::Outside => {
+                self.outside();
                 return Ok(());
             }
             What::Restart(index) if index >= self.members => return Ok(()),
@@ -286,6 +301,19 @@ impl World {
         Ok(())
     }
 
+    /// An outsider says something to all.
+    fn outside(&mut self) {
+        let members: Vec<PeerId> = self.replicas.iter().map(|replica| replica.id.clone()).collect();
+        let one = self.random.below(members.len() as u64) as usize;
+        let seen = self.replicas[one].kept_vector();
+        let (from, message) = outsider::says(&mut self.random, &members, &seen);
+        for to in 0..members.len() {
+            let pause = self.random.ms(20);
+            let input = Input::Message { from: from.clone(), message: message.clone() };
+            self.plan(self.now + pause, What::Deliver { to, input: input.into() });
+        }
+    }
+
     fn fulfil(&mut self, from: usize, wishes: Vec<Wish>) {
         for wish in wishes {
             match wish {
@@ -303,6 +331,11 @@ impl World {
                     }
                 }
                 Wish::Send(to, message) => {
+                    let answer = to.as_ref().and_then(|to| outsider::answers(&mut self.random, to, &message));
+                    if let Some((name, message, pause)) = answer {
+                        let input = Input::Message { from: name, message }.into();
+                        self.plan(self.now + pause, What::Deliver { to: from, input });
+                    }
                     let message = self.maybe_lie(from, message);
                     for to_index in 0..self.replicas.len() {
                         if to.as_ref().is_none_or(|to| *to == self.replicas[to_index].id) {
