@@ -262,6 +262,37 @@ fn aliases_do_not_blow_a_snapshot_up() {
     assert_eq!(back.to_binary(), bytes);
 }
 
+/// H5: what a node holds counts too, not only how often it is referred to. Here nothing refers to most nodes.
+#[test]
+fn aliases_of_what_is_long_do_not_blow_anything_up() {
+    let mut b = crdt_core::PatchBuilder::new(SessionId::new(70_000).unwrap(), 1);
+    let (list, text) = (b.new_arr(), b.new_str());
+    b.ins_val(crdt_core::Timestamp::ORIGIN, list);
+    b.ins_str(text, text, &*"weft".repeat(9_000));
+    b.ins_arr(list, list, &vec![text; 60_000]);
+    for _ in 0..60_000 {
+        b.new_con(&Value::Null);
+    }
+    let patch = b.finish().unwrap();
+    let mut document = receiver();
+    assert_eq!(document.apply(&patch), Ok(Applied::Merged));
+    let shown = |value: &Value| match value {
+        Value::Array(items) => items.iter().filter(|item| **item != Value::Undefined).count(),
+        other => panic!("{other:?}"),
+    };
+    // Once, and as often again as what was shown once and 65 536 more are long.
+    assert_eq!(shown(&document.view()), 1 + (65_536 + 36_002) / 36_001);
+    let len = patch.as_bytes().len();
+    let bytes = document.to_binary();
+    assert!(bytes.len() < 10 * len, "{} bytes for {len}", bytes.len());
+    let back = Document::from_binary(&bytes).unwrap();
+    assert_eq!(shown(&back.view()), shown(&document.view()));
+    for format in [DocumentFormat::Verbose, DocumentFormat::Compact, DocumentFormat::CompactBinary] {
+        let bytes = format.encode(&document).unwrap();
+        assert!(bytes.len() < 40 * len, "{} bytes for {len}", bytes.len());
+    }
+}
+
 /// Found by the fuzzer: a server's forms spell "no node" as time 0, so a node of that time was written and not read.
 #[test]
 fn a_server_numbers_from_one() {

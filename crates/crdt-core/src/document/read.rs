@@ -97,6 +97,13 @@ impl Document {
         loose
     }
 
+    /// How long it is when each node is written once, about.
+    pub(crate) fn weight(&self) -> usize {
+        let store = &self.store;
+        let nodes = store.nodes.iter().zip(0u32..).filter(|(node, _)| !node.is_dead());
+        nodes.map(|(_, node)| NodeRef { store, node }.weight()).sum()
+    }
+
     /// How many keys occur in all maps, or did.
     pub(crate) fn key_count(&self) -> usize {
         self.store.keys.len()
@@ -169,6 +176,20 @@ impl<'d> NodeRef<'d> {
     /// the tree should take it the first time that it meets it, or it can take for ever.
     pub fn is_aliased(&self) -> bool {
         self.store.node(self.node).refs() > 1
+    }
+
+    /// How long it is when it is written, about and without what it holds.
+    pub(crate) fn weight(&self) -> usize {
+        let store = self.store;
+        let content = match store.form(self.node) {
+            Form::Con | Form::ConShort => store.con(self.node).map_or(0, |raw| raw.as_bytes().len()),
+            Form::Str | Form::Bin | Form::Arr => {
+                let sequence = store.sequence(self.node);
+                sequence.chunks().count() + sequence.len() as usize
+            }
+            _ => 0,
+        };
+        1 + content
     }
 
     /// The JSON value of it and all that it holds.

@@ -1,5 +1,7 @@
 //! The JSON value of a document.
 
+use std::collections::HashSet;
+
 use super::{
     Document,
     content::TextOut,
@@ -11,8 +13,9 @@ use crate::{
     value::Value,
 };
 
-/// How often a view shows nodes that are referred to from more than one place, after the first time. Honest editors
-/// never make such nodes; without a bound a small document could have a view of any size.
+/// How much a view shows again of nodes that are referred to from more than one place, beyond as much as it has shown once.
+/// A node counts one, an element of a sequence and a byte of a constant one each. Honest editors never make such nodes;
+/// without a bound a small document could have a view of any size.
 const ALIASES_MAX: usize = 1 << 16;
 
 impl Document {
@@ -30,14 +33,14 @@ impl Document {
 
     /// The view with some tuples as something else.
     pub(crate) fn view_with(&self, tuples: &dyn Fn(u32) -> Option<Shown>) -> Value {
-        let mut view = View { store: &self.store, aliases: 0, tuples };
+        let mut view = View::new(&self.store, tuples);
         self.root_node().map_or(Value::Undefined, |root| view.value(root, Self::VIEW_DEPTH_MAX))
     }
 }
 
 /// The JSON value of a node and all that it holds.
 pub(super) fn view_of(store: &Store, node: u32) -> Value {
-    View { store, aliases: 0, tuples: &|_| None }.value(node, Document::VIEW_DEPTH_MAX)
+    View::new(store, &|_| None).value(node, Document::VIEW_DEPTH_MAX)
 }
 
 /// What a tuple is shown as.
@@ -49,21 +52,54 @@ pub(crate) enum Shown {
 
 struct View<'d> {
     store: &'d Store,
-    aliases: usize,
     tuples: &'d dyn Fn(u32) -> Option<Shown>,
+    /// The nodes with several references that were met.
+    met: HashSet<u32>,
+    /// How many nodes that were met before stand around what is shown now.
+    again: usize,
+    /// How much may be shown again.
+    left: usize,
 }
 
-impl View<'_> {
+impl<'d> View<'d> {
+    fn new(store: &'d Store, tuples: &'d dyn Fn(u32) -> Option<Shown>) -> Self {
+        Self { store, tuples, met: HashSet::new(), again: 0, left: ALIASES_MAX }
+    }
+
     fn value(&mut self, node: u32, depth: usize) -> Value {
-        let store = self.store;
-        if store.node(node).is_dead() {
+        let of = self.store.node(node);
+        if of.is_dead() {
             return Value::Undefined;
         }
-        if store.node(node).refs() > 1 {
-            self.aliases += 1;
-            if self.aliases > ALIASES_MAX {
-                return Value::Undefined;
-            }
+        if of.refs() > 1 && !self.met.insert(node) {
+            self.again += 1;
+            let value = self.shown(node, depth);
+            self.again -= 1;
+            return value;
+        }
+        self.shown(node, depth)
+    }
+
+    /// Whether something of this size may be shown.
+    fn may_show(&mut self, len: usize) -> bool {
+        if self.again == 0 {
+            self.left = self.left.saturating_add(1 + len);
+            return true;
+        }
+        let left = self.left.checked_sub(1 + len);
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+
+    fn shown(&mut self, node: u32, depth: usize) -> Value {
+        let store = self.store;
+        let len = match store.form(node) {
+            Form::Con | Form::ConShort => store.con(node).map_or(0, |raw| raw.as_bytes().len()),
+            Form::Str | Form::Bin => store.sequence(node).len() as usize,
+            _ => 0,
+        };
+        if !self.may_show(len) {
+            return Value::Undefined;
         }
         let Some(deeper) = depth.checked_sub(1) else { return Value::Null };
         match store.form(node) {

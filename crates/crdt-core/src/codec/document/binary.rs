@@ -93,7 +93,7 @@ enum Frame<'d> {
 struct Writer<'d> {
     out: Vec<u8>,
     ids: IdWriter,
-    walk: Walk,
+    walk: Walk<'d>,
     stack: Vec<Frame<'d>>,
     /// Text that does not lie in one piece, or not as bytes.
     scratch: Vec<u8>,

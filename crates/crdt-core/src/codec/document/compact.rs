@@ -25,9 +25,9 @@ enum Ids {
     Server { time: u64 },
 }
 
-struct Writer {
+struct Writer<'d> {
     ids: Ids,
-    walk: Walk,
+    walk: Walk<'d>,
 }
 
 pub(super) fn to_value(document: &Document) -> Result<Value, DocumentEncodeError> {
@@ -49,7 +49,7 @@ pub(super) fn to_value(document: &Document) -> Result<Value, DocumentEncodeError
     Ok([clock, root].into_iter().collect())
 }
 
-impl Writer {
+impl Writer<'_> {
     fn id(&mut self, id: Timestamp) -> Value {
         match &mut self.ids {
             Ids::Server { time } => Value::Int(*time as i64 - id.time as i64),

@@ -171,26 +171,40 @@ fn in_msgpack(value: &Value) -> Result<Vec<u8>, DocumentEncodeError> {
 ///
 /// Something may refer to a node that was removed elsewhere, or to one that is referred to elsewhere too; the reference
 /// allows both, and loses data (H5). A node with several references is written at each, as the reference does, as
-/// long as the whole does not become twice the document; then a constant without a value takes its place.
-struct Walk {
-    left: usize,
+/// long as the whole does not become three times the document; then a constant without a value takes its place.
+struct Walk<'d> {
+    document: &'d Document,
     seen: HashSet<usize>,
+    /// How much may be written, counted since the first node that was written again.
+    left: Option<usize>,
 }
 
-impl Walk {
-    fn new(document: &Document) -> Self {
-        Self { left: 2 * document.node_count() + 16, seen: HashSet::new() }
+impl<'d> Walk<'d> {
+    fn new(document: &'d Document) -> Self {
+        Self { document, seen: HashSet::new(), left: None }
     }
 
     /// The node to write; `None` for a constant without a value.
     #[inline]
-    fn enter<'d>(&mut self, child: Child<'d>) -> Option<NodeRef<'d>> {
+    fn enter<'c>(&mut self, child: Child<'c>) -> Option<NodeRef<'c>> {
         let node = child.node()?;
-        self.left = self.left.saturating_sub(1);
-        if node.is_aliased() && !self.seen.insert(node.index()) && self.left == 0 {
-            return None;
+        let again = node.is_aliased() && !self.seen.insert(node.index());
+        if again || self.left.is_some() {
+            self.count(&node, again)?;
         }
         Some(node)
+    }
+
+    #[cold]
+    fn count(&mut self, node: &NodeRef<'_>, again: bool) -> Option<()> {
+        let document = self.document;
+        let left = self.left.get_or_insert_with(|| 16 + 2 * document.weight());
+        let size = node.weight();
+        if again && *left < size {
+            return None;
+        }
+        *left = left.saturating_sub(size);
+        Some(())
     }
 }
 

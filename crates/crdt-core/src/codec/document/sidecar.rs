@@ -29,11 +29,11 @@ pub struct Sidecar {
     pub meta: Vec<u8>,
 }
 
-struct Writer {
+struct Writer<'d> {
     view: Vec<u8>,
     meta: Vec<u8>,
     table: TableWriter,
-    walk: Walk,
+    walk: Walk<'d>,
 }
 
 /// Writes a document. A document in server order has no such form.
@@ -58,7 +58,7 @@ pub fn encode(document: &Document) -> Result<Sidecar, DocumentEncodeError> {
     Ok(Sidecar { view, meta })
 }
 
-impl Writer {
+impl Writer<'_> {
     fn id(&mut self, id: Timestamp) {
         let (place, distance) = self.table.relative(id);
         put_pair(&mut self.meta, place, distance);

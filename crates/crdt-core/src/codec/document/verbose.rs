@@ -36,7 +36,7 @@ pub(super) fn to_value(document: &Document) -> Result<Value, DocumentEncodeError
     Ok(map([("time", time), ("root", register)]))
 }
 
-fn node_value(walk: &mut Walk, child: Child<'_>, depth: usize) -> Result<Value, DocumentEncodeError> {
+fn node_value(walk: &mut Walk<'_>, child: Child<'_>, depth: usize) -> Result<Value, DocumentEncodeError> {
     let Some(deeper) = depth.checked_sub(1) else {
         return Err(DocumentEncodeError::TooDeep { max: DocumentFormat::DEPTH_MAX });
     };

@@ -16,7 +16,8 @@ pub(super) const VERSION: u8 = 1;
 const HEAD_LEN: usize = 10;
 
 /// The most bytes that one packed byte may stand for. A column that would pack better stays as it is, and a reader
-/// refuses more: so a snapshot never takes more memory than a multiple of its own size.
+/// refuses more: so what is unpacked is never more than a multiple of the snapshot. What may be made of it is
+/// [weighed](super::weigh).
 pub(super) const RATIO_MAX: usize = 64;
 
 /// What a snapshot is of.
@@ -33,12 +34,21 @@ pub(super) enum SnapshotKind {
 
 /// Writes a snapshot out of its columns.
 pub(super) fn write(kind: SnapshotKind, columns: &[Vec<u8>], packing: Packing) -> Vec<u8> {
+    write_with(kind, columns, |column| packing.pack(column))
+}
+
+/// The same, packed in whatever way.
+pub(super) fn write_with(
+    kind: SnapshotKind,
+    columns: &[Vec<u8>],
+    pack: impl Fn(&[u8]) -> Option<Vec<u8>>,
+) -> Vec<u8> {
     let room: usize = columns.iter().map(|column| column.len() + 5).sum();
     let mut out = Vec::with_capacity(HEAD_LEN + room);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[VERSION, kind as u8, 0, 0, 0, 0]);
     for column in columns {
-        let packed = packing.pack(column).filter(|packed| {
+        let packed = pack(column).filter(|packed| {
             packed.len() + 2 < column.len() && column.len() <= RATIO_MAX.saturating_mul(packed.len())
         });
         put_vu57(&mut out, (column.len() as u64) << 1 | u64::from(packed.is_some()));
@@ -109,6 +119,17 @@ impl<'a> Columns<'a> {
         Ok(Self { kind, columns, starts })
     }
 
+    /// Columns that are not written yet, for a snapshot of so many bytes.
+    pub(super) fn unwritten(kind: SnapshotKind, columns: &'a [Vec<u8>], len_bytes: usize) -> Self {
+        let columns = columns.iter().map(|column| Cow::Borrowed(&**column)).collect();
+        Self { kind, columns, starts: vec![len_bytes] }
+    }
+
+    /// How long all columns are, unpacked.
+    pub(super) fn len_unpacked(&self) -> usize {
+        self.columns.iter().map(|column| column.len()).sum()
+    }
+
     /// How long the snapshot is.
     pub(super) fn len_bytes(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
@@ -158,7 +179,7 @@ fn column<'a>(r: &mut Reader<'a>) -> Result<(usize, Cow<'a, [u8]>), NativeError>
 impl Packing {
     /// The bytes packed, unless that is not asked for or not built in.
     #[cfg(feature = "deflate")]
-    fn pack(self, bytes: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn pack(self, bytes: &[u8]) -> Option<Vec<u8>> {
         use flate2::{Compress, Compression, FlushCompress, Status};
         if self == Self::Plain {
             return None;

@@ -10,7 +10,9 @@ use strokes::{StrokeReader, StrokeWriter};
 use super::{
     Col, Columns, NativeError, Packing, SnapshotKind, frame,
     runs::{unzigzag, zigzag},
-    sink, write,
+    sink,
+    weigh::{self, Allowance},
+    write,
 };
 use crate::{
     Patch, PatchBuilder, SessionId, Timestamp,
@@ -54,22 +56,30 @@ fn column(column: HistoryCol) -> impl Fn(Malformed) -> NativeError {
 /// next to the one before. More is written as another repetition.
 const REPEAT_MAX: u64 = 64;
 
-/// The most operations for each byte of a snapshot; a reader refuses more. A history that would pack better than that
-/// stays unpacked.
-const OPS_PER_BYTE_MAX: usize = 64;
-
 impl Log {
     /// The history as a native snapshot: the document it starts with and all patches since, in the order of their ids.
     /// A history whose start has been moved on is a *shallow* snapshot: a state, and what happened since.
     pub fn to_native(&self, packing: Packing) -> Vec<u8> {
-        let mut columns = write::columns(self.start());
-        columns.extend(Writer::columns(self.patches()));
-        let bytes = frame::write(SnapshotKind::History, &columns, packing);
-        let ops: usize = self.patches().map(|patch| patch.ops().len()).sum();
-        if ops > OPS_PER_BYTE_MAX * bytes.len() {
-            return frame::write(SnapshotKind::History, &columns, Packing::Plain);
+        let start = write::columns(self.start());
+        // The smallest of those that a reader takes; the last is never too small.
+        let ways = [(packing, REPEAT_MAX), (Packing::Plain, REPEAT_MAX), (Packing::Plain, 1)];
+        let mut bytes = Vec::new();
+        for (packing, repeat_max) in ways {
+            let mut columns = start.clone();
+            columns.extend(Writer::columns(self.patches(), repeat_max));
+            bytes = frame::write(SnapshotKind::History, &columns, packing);
+            if self.is_fair(&columns, bytes.len()) {
+                break;
+            }
         }
         bytes
+    }
+
+    /// Whether columns may be read when they have been written into so many bytes.
+    fn is_fair(&self, columns: &[Vec<u8>], len_bytes: usize) -> bool {
+        let mut allowance = Allowance::of(len_bytes);
+        weigh::is_fair(SnapshotKind::History, columns, len_bytes)
+            && self.patches().all(|patch| allowance.patch(patch.ops().len() as u64).is_ok())
     }
 
     /// Reads [`to_native`](Self::to_native) from anyone. The document at its start goes on as `session`.
@@ -83,12 +93,19 @@ impl Log {
         }
         super::expect_columns(&columns, Col::COUNT + HistoryCol::COUNT)?;
         let read = || {
+            weigh::check(&columns)?;
             let mut log = Self::new(sink::load(&columns, session)?);
             read_patches(&columns, bytes.len(), &mut log)?;
             Ok(log)
         };
         read().map_err(|error| columns.placed(error))
     }
+}
+
+/// The columns of a history behind those of its start, whether or not a reader takes them.
+#[cfg(test)]
+pub(super) fn columns(log: &Log) -> [Vec<u8>; HistoryCol::COUNT] {
+    Writer::columns(log.patches(), REPEAT_MAX)
 }
 
 #[derive(Default)]
@@ -100,10 +117,14 @@ struct Writer {
     session: u32,
     /// A patch with nothing to say but how many operations it has, and how often that is so.
     run: Option<(u64, u64)>,
+    repeat_max: u64,
 }
 
 impl Writer {
-    fn columns<'p>(patches: impl Iterator<Item = &'p Patch> + Clone) -> [Vec<u8>; HistoryCol::COUNT] {
+    fn columns<'p>(
+        patches: impl Iterator<Item = &'p Patch> + Clone,
+        repeat_max: u64,
+    ) -> [Vec<u8>; HistoryCol::COUNT] {
         let sessions = sessions(patches.clone());
         let mut list = Vec::new();
         put_vu57(&mut list, sessions.len() as u64);
@@ -112,7 +133,7 @@ impl Writer {
             put_vu57(&mut list, sid - before);
             before = sid;
         }
-        let mut writer = Self { strokes: StrokeWriter::new(sessions), ..Self::default() };
+        let mut writer = Self { strokes: StrokeWriter::new(sessions), repeat_max, ..Self::default() };
         patches.for_each(|patch| writer.patch(patch));
         writer.end_run();
         let Self { patches, metas, strokes, .. } = writer;
@@ -128,7 +149,7 @@ impl Writer {
         let flags = u64::from(other) | u64::from(gap) << 1 | u64::from(meta.is_some()) << 2;
         if flags == 0 {
             match &mut self.run {
-                Some((head, len)) if *head == count && *len < REPEAT_MAX => *len += 1,
+                Some((head, len)) if *head == count && *len < self.repeat_max => *len += 1,
                 _ => {
                     self.end_run();
                     self.run = Some((count, 1));
@@ -205,8 +226,8 @@ fn read_patches(columns: &Columns<'_>, len_bytes: usize, log: &mut Log) -> Resul
             .map(get),
     );
     let (mut r, mut metas) = (Reader::new(get(HistoryCol::Patches)), Reader::new(get(HistoryCol::Metas)));
-    let (mut id, mut ops_left) = (Timestamp::ORIGIN, (OPS_PER_BYTE_MAX * len_bytes) as u64);
-    let mut last = None;
+    let (mut id, mut last) = (Timestamp::ORIGIN, None);
+    let mut allowance = Allowance::of(len_bytes);
     while r.left() > 0 {
         let head = Head::read(&mut r, &sessions, &mut id).map_err(column(HistoryCol::Patches))?;
         for _ in 0..head.repeat {
@@ -215,12 +236,10 @@ fn read_patches(columns: &Columns<'_>, len_bytes: usize, log: &mut Log) -> Resul
                 let meta = cbor::read(&mut metas).map_err(column(HistoryCol::Metas))?;
                 builder.set_meta(&meta);
             }
-            if head.ops > ops_left {
-                let max = OPS_PER_BYTE_MAX as u64 * len_bytes as u64;
-                let (at, what, value) = (r.offset(), "number of operations", max - ops_left + head.ops);
-                return Err(column(HistoryCol::Patches)(Malformed::TooLarge { at, what, value, max }));
-            }
-            ops_left -= head.ops;
+            allowance.patch(head.ops).map_err(|source| {
+                let (column, at) = (HistoryCol::Patches.name(), r.offset());
+                NativeError::Impossible { column, start: 0, at, source }
+            })?;
             for _ in 0..head.ops {
                 strokes.op(&mut builder)?;
             }

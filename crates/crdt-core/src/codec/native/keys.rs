@@ -24,10 +24,31 @@ impl KeyList {
         Wtf8::trusted(&self.bytes[start..self.ends[at] as usize])
     }
 
+    /// How many keys there are, and how many bytes, without unfolding them.
+    pub(super) fn measure(columns: &Columns<'_>) -> Result<(usize, u64), NativeError> {
+        let measure = || {
+            let r = &mut Reader::new(columns.get(Col::Keys as usize));
+            let count = r.vu57("a count of keys")?;
+            let mut bytes = 0u64;
+            let mut measured = 0;
+            while r.left() > 0 && measured < count {
+                let shared = r.vu57("length of what keys share")?;
+                let rest_len = r.vu57("the length of a key")?;
+                r.take(rest_len, "a key")?;
+                bytes = bytes.saturating_add(shared).saturating_add(rest_len);
+                measured += 1;
+            }
+            // Each has taken bytes of the column, so there are not too many to count.
+            Ok((measured as usize, bytes))
+        };
+        measure().map_err(column(Col::Keys))
+    }
+
     fn unfold(column: &[u8]) -> Result<Self, Malformed> {
         let r = &mut Reader::new(column);
         let count = r.vu57("a count of keys")?;
-        // A key may share all but a byte with the one before; so bytes are bounded, not only counted.
+        // A key may share all but a byte with the one before; so bytes are bounded, not only counted. A writer shares less
+        // where that is too good.
         let max = column.len().saturating_mul(RATIO_MAX).min(u32::MAX as usize);
         let room = codec::room(count, column.len() / 2);
         // Most keys share most with the one before; what is too much is given back.
@@ -56,14 +77,8 @@ impl KeyList {
         let shared = r.vu57_up_to((end - start) as u64, "length of what keys share")? as usize;
         let rest_len = r.vu57("the length of a key")?;
         let rest = r.take(rest_len, "a key")?;
-        // Sorted: the first byte that differs is larger, or there was none.
-        let in_order = match (self.bytes.get(start + shared), rest.first()) {
-            (None, None) => self.ends.is_empty(),
-            (None, Some(_)) => true,
-            (Some(before), Some(after)) => before < after,
-            (Some(_), None) => false,
-        };
-        if !in_order {
+        let before = &self.bytes[start + shared..];
+        if before >= rest && !self.ends.is_empty() {
             return Err(Malformed::Contradiction { at: r.offset(), what: "keys that are not sorted" });
         }
         let total = end + shared + rest.len();

@@ -11,6 +11,7 @@ mod keys;
 mod read;
 mod runs;
 mod sink;
+mod weigh;
 mod write;
 
 use frame::{Columns, SnapshotKind};
@@ -187,7 +188,13 @@ impl Document {
             Order::Logical => SnapshotKind::Logical,
             Order::Server => SnapshotKind::Server,
         };
-        frame::write(kind, &write::columns(self), packing)
+        let columns = write::columns(self);
+        let bytes = frame::write(kind, &columns, packing);
+        if weigh::is_fair(kind, &columns, bytes.len()) {
+            bytes
+        } else {
+            frame::write(kind, &columns, Packing::Plain)
+        }
     }
 
     /// Reads [`to_native`](Self::to_native) from anyone. The document goes on as `session`; one that a server numbers
@@ -216,6 +223,7 @@ fn document_columns(bytes: &[u8]) -> Result<Columns<'_>, NativeError> {
         return Err(NativeError::Kind { found: "a history", expected: "a document" });
     }
     expect_columns(&columns, Col::COUNT)?;
+    weigh::check(&columns).map_err(|error| columns.placed(error))?;
     Ok(columns)
 }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::{
-    Col, kind,
+    Col,
+    frame::RATIO_MAX,
+    kind,
     runs::{IdWriter, Run, RunWriter},
 };
 use crate::{
@@ -265,10 +267,14 @@ impl<'d> Writer<'d> {
         }
         let mut numbers = vec![0u32; self.ranks.len()];
         let (mut count, mut before): (u32, &[u8]) = (0, &[]);
-        let mut out = Vec::new();
+        let (mut out, mut unfolded) = (Vec::new(), 0);
         for (rank, _) in used.iter().enumerate().filter(|&(_, &used)| used) {
             let key = self.document.key(by_rank[rank]);
-            let shared = key.iter().zip(before).take_while(|(a, b)| a == b).count();
+            let mut shared = key.iter().zip(before).take_while(|(a, b)| a == b).count();
+            unfolded += key.len();
+            if unfolded > RATIO_MAX * (out.len() + key.len() - shared) {
+                shared = 0;
+            }
             put_vu57(&mut out, shared as u64);
             put_vu57(&mut out, (key.len() - shared) as u64);
             out.extend_from_slice(&key[shared..]);
