@@ -315,6 +315,38 @@ async fn what_is_refused_after_a_reconnect_does_not_keep_the_others_away() {
     assert_eq!(text(next(&mut free).await), "there");
 }
 
+/// Rights that come back end no connection, so nothing but asking tells.
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn what_was_refused_is_live_again_when_the_server_lets_it() {
+    for asked_by in ["a ping", "a new subscriber"] {
+        let server = RedisServer::start().await;
+        let (url, mut admin) = user(&server, &["&weft:free", "&weft:secret"]).await;
+        let ping_interval = Duration::from_millis(if asked_by == "a ping" { 5 } else { 1_000_000 });
+        let hub = RedisPubSub::connect(&url, RedisOptions { ping_interval, ..RedisOptions::standard() });
+        let hub = hub.await.unwrap();
+        let mut secret = subscribe(&hub, "secret").await;
+        for (channels, reason) in [(&[][..], "not subscribed again"), (&["&weft:secret"], "had refused it")] {
+            let acl = [&["SETUSER", "bob", "resetchannels", "&weft:free"], channels].concat();
+            redis::cmd("ACL").arg(&acl).query_async::<()>(&mut admin).await.unwrap();
+            let late = match (asked_by, channels) {
+                ("a new subscriber", [_]) => Some(subscribe(&hub, "secret").await),
+                _ => None,
+            };
+            let Received::Gap { reason: told, .. } = next(&mut secret).await else { panic!("a message") };
+            assert!(told.contains(reason), "{told}");
+            if let Some(mut late) = late {
+                assert!(matches!(next(&mut late).await, Received::Gap { .. }));
+                publish(&hub, "secret", "there").await;
+                assert_eq!(text(next(&mut late).await), "there");
+            } else if !channels.is_empty() {
+                publish(&hub, "secret", "there").await;
+            }
+        }
+        assert_eq!(text(next(&mut secret).await), "there");
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs redis-server"]
 async fn what_is_no_topic_is_refused_and_counted() {

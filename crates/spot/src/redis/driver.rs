@@ -149,12 +149,12 @@ pub(super) async fn run(
 ) {
     let mut closed = shared.link.subscribe();
     let work = async {
-        let (mut live, mut waiting) = (HashSet::new(), Vec::new());
+        let mut wanted = Wanted::default();
         let (mut line, mut backoff) = (first, Backoff::new(&shared.options));
         loop {
             #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
             let since = tokio::time::Instant::now();
-            let reason = serve(&shared, line, &mut live, &mut waiting, &mut commands).await;
+            let reason = serve(&shared, line, &mut wanted, &mut commands).await;
             shared.set_link(Link::Down(reason.clone()));
             if since.elapsed() >= shared.options.backoff_max {
                 backoff = Backoff::new(&shared.options);
@@ -162,7 +162,7 @@ pub(super) async fn run(
                 // A server that takes connections and ends them at once is away as well.
                 backoff.pause().await;
             }
-            line = reconnect(&client, &shared, &live, &reason, &mut backoff).await;
+            line = reconnect(&client, &shared, &wanted.live, &reason, &mut backoff).await;
         }
     };
     tokio::select! {
@@ -223,17 +223,29 @@ async fn reconnect(
     }
 }
 
-/// Works on a connection until it is lost; returns why. `live` is what was live at that moment, `waiting` (at most
-/// [`BATCH_MAX`]) what was about to be.
+/// What the driver was asked to subscribe to.
+#[derive(Default)]
+struct Wanted {
+    /// What Redis has confirmed, on this connection or on the one that was lost.
+    live: HashSet<TopicPattern>,
+    /// What was live and what Redis has refused since. It is asked again with each ping, at most [`BATCH_MAX`] at a time: rights
+    /// that come back cut no connection.
+    refused: Vec<TopicPattern>,
+    /// Callers who wait for an answer, at most [`BATCH_MAX`].
+    waiting: Vec<Subscribe>,
+}
+
+/// Works on a connection until it is lost; returns why.
 async fn serve(
     shared: &Arc<Shared>,
     mut line: Line,
-    live: &mut HashSet<TopicPattern>,
-    waiting: &mut Vec<Subscribe>,
+    wanted: &mut Wanted,
     commands: &mut mpsc::Receiver<Subscribe>,
 ) -> String {
-    let end = converse(shared, &mut line, live, waiting, commands).await;
+    let end = converse(shared, &mut line, wanted, commands).await;
     line.inlet.state.lock().open = false;
+    // The next connection tries everything.
+    wanted.live.extend(wanted.refused.drain(..));
     match end {
         Ok(()) => "connection lost".to_owned(),
         Err(error) => format!("connection lost: {error}"),
@@ -243,34 +255,38 @@ async fn serve(
 async fn converse(
     shared: &Arc<Shared>,
     line: &mut Line,
-    live: &mut HashSet<TopicPattern>,
-    waiting: &mut Vec<Subscribe>,
+    wanted: &mut Wanted,
     commands: &mut mpsc::Receiver<Subscribe>,
 ) -> RedisResult<()> {
-    live.retain(|pattern| shared.fanout.wants(pattern));
-    let again: Vec<_> = live.iter().cloned().collect();
-    line.resume(shared, &again).await?;
-    waiting.retain(|command| !command.live.is_closed()); // Those whose callers still wait.
-    line.make_live(shared, live, waiting).await?;
+    let again: Vec<_> = wanted.live.iter().filter(|pattern| shared.fanout.wants(pattern)).cloned().collect();
+    line.resume(shared, wanted, again).await?;
+    wanted.waiting.retain(|command| !command.live.is_closed()); // Those whose callers still wait.
+    line.make_live(shared, wanted).await?;
     shared.set_link(Link::Up(line.connection.clone()));
 
     let mut ping = tokio::time::interval(shared.options.ping_interval);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick comes at once.
+    ping.tick().await;
     loop {
         tokio::select! {
             () = line.inlet.lost.notified() => return Ok(()),
-            _ = ping.tick() => match ::redis::cmd("PING").query_async::<()>(&mut line.connection).await {
-                // It is there, though it is loading or does not let this user ask.
-                Err(error) if !is_refusal(&error) => return Err(error),
-                _ => {}
-            },
+            _ = ping.tick() => {
+                match ::redis::cmd("PING").query_async::<()>(&mut line.connection).await {
+                    // It is there, though it is loading or does not let this user ask.
+                    Err(error) if !is_refusal(&error) => return Err(error),
+                    _ => {}
+                }
+                line.retry(shared, wanted).await?;
+            }
             () = shared.left_some.notified() => {
                 let mut left: Vec<_> = shared.left.lock().drain().collect();
                 // Somebody may have come back in the meantime; then it simply stays.
-                left.retain(|pattern| !shared.fanout.wants(pattern) && live.remove(pattern));
+                left.retain(|pattern| !shared.fanout.wants(pattern) && wanted.live.remove(pattern));
                 line.change(shared, Change::Unsubscribe, &left).await?;
             }
-            _ = commands.recv_many(waiting, BATCH_MAX) => line.make_live(shared, live, waiting).await?,
+            // None are left when the transport was dropped; it is about to be closed.
+            1.. = commands.recv_many(&mut wanted.waiting, BATCH_MAX) => line.make_live(shared, wanted).await?,
         }
     }
 }
@@ -287,60 +303,94 @@ fn is_refusal(error: &RedisError) -> bool {
 }
 
 impl Line {
-    /// Subscribes again, after a reconnect. Who is refused now is told that nothing comes any more; the next connection
-    /// tries it again.
-    async fn resume(&mut self, shared: &Shared, patterns: &[TopicPattern]) -> RedisResult<()> {
-        match self.change(shared, Change::Subscribe, patterns).await {
-            Err(error) if is_refusal(&error) => {}
-            done => return done,
-        }
-        for pattern in patterns {
-            match self.change(shared, Change::Subscribe, std::slice::from_ref(pattern)).await {
-                Ok(()) => {}
-                Err(error) if is_refusal(&error) => {
-                    shared.fanout.gap(pattern, &format!("not subscribed again: {error}"));
-                }
-                Err(error) => return Err(error),
-            }
+    /// Subscribes again to what was live, after a reconnect. Who is refused now is told that nothing comes any more.
+    async fn resume(
+        &mut self,
+        shared: &Shared,
+        wanted: &mut Wanted,
+        patterns: Vec<TopicPattern>,
+    ) -> RedisResult<()> {
+        wanted.live = patterns.iter().cloned().collect();
+        for (pattern, error) in self.subscribe(shared, &patterns).await? {
+            shared.fanout.gap(&pattern, &format!("not subscribed again: {error}"));
+            wanted.live.remove(&pattern);
+            wanted.refused.push(pattern);
         }
         Ok(())
     }
 
+    /// Asks again for what was refused. Who gets it is told of a gap.
+    async fn retry(&mut self, shared: &Shared, wanted: &mut Wanted) -> RedisResult<()> {
+        wanted.refused.retain(|pattern| shared.fanout.wants(pattern));
+        let again: Vec<_> = wanted.refused.drain(..wanted.refused.len().min(BATCH_MAX)).collect();
+        wanted.live.extend(again.iter().cloned());
+        self.expect(&again);
+        for (pattern, _) in self.subscribe(shared, &again).await? {
+            wanted.live.remove(&pattern);
+            wanted.refused.push(pattern);
+        }
+        Ok(())
+    }
+
+    /// Lets those who had lost these patterns know when they are live again.
+    fn expect(&self, patterns: &[TopicPattern]) {
+        if !patterns.is_empty() {
+            let mut state = self.inlet.state.lock();
+            state.resuming.extend(patterns.iter().cloned());
+            "the server had refused it".clone_into(&mut state.reason);
+        }
+    }
+
     /// Subscribes for all who wait and tells them. When the connection breaks they go on waiting for the next one.
-    async fn make_live(
-        &mut self,
-        shared: &Shared,
-        live: &mut HashSet<TopicPattern>,
-        waiting: &mut Vec<Subscribe>,
-    ) -> RedisResult<()> {
-        let wanted: HashSet<_> =
-            waiting.iter().map(|command| &command.pattern).filter(|p| !live.contains(*p)).cloned().collect();
-        let wanted: Vec<_> = wanted.into_iter().collect();
-        match self.change(shared, Change::Subscribe, &wanted).await {
-            Ok(()) => live.extend(wanted),
-            // Redis refuses a whole command for one channel; the others must not suffer for it.
-            Err(error) if is_refusal(&error) => {
-                for pattern in wanted {
-                    match self.change(shared, Change::Subscribe, std::slice::from_ref(&pattern)).await {
-                        Ok(()) => {
-                            live.insert(pattern);
-                        }
-                        Err(error) if is_refusal(&error) => {
-                            for refused in waiting.extract_if(.., |command| command.pattern == pattern) {
-                                let error = failure(&error, shared.options.response_timeout);
-                                let _ = refused.live.send(Err(error)); // Or the caller gave up.
-                            }
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
+    async fn make_live(&mut self, shared: &Shared, wanted: &mut Wanted) -> RedisResult<()> {
+        let Wanted { live, refused, waiting } = wanted;
+        let new: HashSet<_> = waiting.iter().map(|command| &command.pattern).cloned().collect();
+        let new: Vec<_> = new.into_iter().filter(|pattern| !live.contains(pattern)).collect();
+        let lost: Vec<_> = refused.extract_if(.., |pattern| new.contains(pattern)).collect();
+        self.expect(&lost);
+        let answers = self.subscribe(shared, &new).await;
+        if answers.is_err() {
+            refused.extend(lost);
+            return answers.map(drop);
+        }
+        live.extend(new);
+        for (pattern, error) in answers? {
+            live.remove(&pattern);
+            for command in waiting.extract_if(.., |command| command.pattern == pattern) {
+                let error = failure(&error, shared.options.response_timeout);
+                let _ = command.live.send(Err(error)); // Or the caller gave up.
             }
-            Err(error) => return Err(error),
+            if lost.contains(&pattern) {
+                refused.push(pattern);
+            }
         }
         for command in waiting.drain(..) {
             let _ = command.live.send(Ok(())); // Or the caller gave up.
         }
         Ok(())
+    }
+
+    /// Subscribes; returns what the server has refused. It refuses a whole command for one channel, and the others must
+    /// not suffer for it.
+    async fn subscribe(
+        &mut self,
+        shared: &Shared,
+        patterns: &[TopicPattern],
+    ) -> RedisResult<Vec<(TopicPattern, RedisError)>> {
+        let mut refused = Vec::new();
+        match self.change(shared, Change::Subscribe, patterns).await {
+            Ok(()) => return Ok(refused),
+            Err(error) if is_refusal(&error) => {}
+            Err(error) => return Err(error),
+        }
+        for pattern in patterns {
+            match self.change(shared, Change::Subscribe, std::slice::from_ref(pattern)).await {
+                Ok(()) => {}
+                Err(error) if is_refusal(&error) => refused.push((pattern.clone(), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(refused)
     }
 
     /// Subscribes to or unsubscribes from many patterns; returns when Redis has confirmed all.
