@@ -127,8 +127,9 @@ impl Node {
         let lives_on = self.peers[peer].incarnation == incarnation;
         let mut others = self.peers[peer].links.iter().map(|link| &self.links[*link].info);
         let differs = others.clone().any(|o| o.named && new.named && o.principal != new.principal);
-        if new.named && self.is_chosen(new) {
-            // Whom we dial we have chosen, and it has shown its key: who has another was not that node.
+        if !new.principal.is_empty() && self.is_chosen(new) {
+            // Whom we dial we have chosen, and it has shown its key: who has another name was not that node, and who
+            // lives another life is not.
             return match (lives_on, differs) {
                 (true, false) => Claim::Same,
                 (true, true) => Claim::Anew("the node itself was dialed, and has another name"),

@@ -269,6 +269,24 @@ fn a_key_without_a_name_does_not_keep_a_node_from_dialing_back() {
     assert!(!node.links[ann].closing && !node.links[dialed].closing);
 }
 
+/// Somebody with a name of his own joined it under its id, which its key alone can't refute; its next life is let in.
+#[test]
+fn a_dialed_node_that_restarts_is_not_locked_out_by_who_spoke_for_it() {
+    let mut node = node_with(|_| {});
+    node.target_add("tcp://ann:1");
+    let of_ann = || {
+        let info = LinkInfo { role: Role::Dialed("tcp://ann:1".into()), ..accepted("her key", true) };
+        LinkInfo { named: false, ..info }
+    };
+    let dialed = node.link_up(of_ann());
+    tell(&mut node, dialed, &[hello(ANN, 1)]);
+    let mallory = joined_as(&mut node, "mallory", ANN);
+    node.link_closed(dialed, "she restarts");
+    let again = node.link_up(of_ann());
+    tell(&mut node, again, &[hello(ANN, 2)]);
+    assert!(!node.links[again].closing && node.links[mallory].closing);
+}
+
 /// Gossip may bring an endpoint of anybody's, who may say that it is a node that we know.
 #[test]
 fn whom_gossip_brought_is_nobody_that_we_know_by_name() {
