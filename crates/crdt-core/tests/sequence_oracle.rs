@@ -8,6 +8,7 @@ use crdt_core::{
     Applied, Document, Model, Patch, PatchBuilder, SessionId, Text, Timespan, Timestamp, Value,
     codec::Packing,
     document::{Compaction, Content, Kind},
+    model::UndoOptions,
     patch::Op,
 };
 use proptest::prelude::*;
@@ -165,6 +166,11 @@ enum Step {
         place: usize,
         len: usize,
     },
+    /// Takes back what a session did last, or does it again.
+    Undo {
+        session: usize,
+        redo: bool,
+    },
     Deliver {
         to: usize,
         from: usize,
@@ -184,6 +190,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (session.clone(), text()).prop_map(|(session, text)| Step::Type { session, text }),
         3 => (session.clone(), 0..3usize, any::<usize>(), 1..9usize)
             .prop_map(|(session, what, place, len)| Step::Delete { session, what, place, len }),
+        3 => (3..SESSIONS, prop::bool::weighted(0.3)).prop_map(|(session, redo)| Step::Undo { session, redo }),
         5 => (session.clone(), session, any::<bool>()).prop_map(|(to, from, twice)| Step::Deliver { to, from, twice }),
     ]
 }
@@ -235,7 +242,11 @@ fn run(phases: Vec<(Vec<Step>, u8)>) {
             let mut lists: Vec<List> =
                 nodes.iter().map(|&node| List { node: Some(node), ..List::default() }).collect();
             lists.iter_mut().for_each(|list| list.apply(&first));
-            let model = base.fork(SessionId::new(80_000 - at * 7).unwrap());
+            let mut model = base.fork(SessionId::new(80_000 - at * 7).unwrap());
+            // The others edit in ways of their own, which nobody watches.
+            if at >= 3 {
+                model.enable_undo(UndoOptions::STANDARD);
+            }
             Replica { model, lists, come: [0; SESSIONS], compacted: false }
         })
         .collect();
@@ -313,6 +324,13 @@ fn run(phases: Vec<(Vec<Step>, u8)>) {
                             let len = len.min(arr.len() - at);
                             arr.del(at, len).unwrap();
                         }
+                    });
+                    logs[session].extend(patch);
+                    session
+                }
+                Step::Undo { session, redo } => {
+                    let patch = edit(&mut replicas[session], |model| {
+                        _ = if redo { model.redo() } else { model.undo() }.unwrap();
                     });
                     logs[session].extend(patch);
                     session

@@ -39,8 +39,6 @@ impl Document {
     /// `stable` is a version that **every replica has reached, and everything that any of them made before it reached
     /// it is part of it**: each patch that is still to come was made by a session that had seen all of `stable`. Then
     /// no patch to come can refer to an element that is deleted in it. The document must stand exactly at this version.
-    /// A model that keeps undo has to forget its steps before it agrees to a version
-    /// ([`disable_undo`](crate::Model::disable_undo), then enable it again): to undo a deletion is to insert behind it.
     ///
     /// A patch that breaks this is refused: one that is not known and of a time within `stable`, and one that
     /// inserts behind an element that is gone ([`ApplyError::Compacted`]). Replicas may compact at different moments, or
@@ -79,6 +77,21 @@ impl Document {
         let named = (0..store.nodes.len() as u32).filter_map(|node| store.id(store.con_id(node)?));
         let mut named: Vec<(u32, u64)> = named.map(|id| (id.session, id.time)).collect();
         named.sort_unstable();
+        named.dedup();
+        named
+    }
+
+    /// What timestamps in constants name that were made before a time and are part of the document, sorted. Whoever
+    /// [compacts](Self::compact) at a version that something of this time or later is part of keeps that.
+    pub(crate) fn named_before(&self, time: u64) -> Vec<Timestamp> {
+        let store = &self.store;
+        let older = |&at: &u32| {
+            let node = store.node(at);
+            node.refs() > 0 && !node.is_lost() && node.id().time < time
+        };
+        let named = (0..store.nodes.len() as u32).filter(older).filter_map(|node| store.con_id(node));
+        let mut named: Vec<Timestamp> = named.collect();
+        named.sort_unstable_by_key(|named| (named.sid, named.time));
         named.dedup();
         named
     }

@@ -56,6 +56,48 @@ impl Document {
         self.element_at(self.sequence_node(node)?, u32::try_from(position).ok()?)
     }
 
+    /// Whether an element of a sequence stands behind another, deleted ones included. Takes as many steps as there are
+    /// tombstones between them, if nothing else is.
+    pub(crate) fn stands_behind(&self, node: Timestamp, element: Timestamp, other: Timestamp) -> bool {
+        let place = |element| {
+            let sequence = self.store.sequence(self.sequence_node(node)?);
+            Some((sequence, sequence.find(self.store.id(element)?)?))
+        };
+        let (Some((sequence, at)), Some((_, other_at))) = (place(element), place(other)) else {
+            return false;
+        };
+        if at == other_at {
+            return element.time > other.time;
+        }
+        let (before, other_before) = (sequence.position(at), sequence.position(other_at));
+        if before != other_before {
+            return before > other_before;
+        }
+        // Nothing visible is between them: the one from which the other is reached stands in front. Both look in step, so
+        // that neither goes further than the other is away.
+        let step = |at: At| sequence.next(at).filter(|_| sequence.chunk(at).span.is_dead());
+        let (mut from, mut from_other) = (at, other_at);
+        loop {
+            match step(from_other) {
+                None => return false,
+                Some(next) if next == at => return true,
+                Some(next) => from_other = next,
+            }
+            match step(from) {
+                None => return true,
+                Some(next) if next == other_at => return false,
+                Some(next) => from = next,
+            }
+        }
+    }
+
+    /// The first of the visible elements that stand side by side with consecutive ids up to one of them.
+    pub(crate) fn run_start(&self, node: Timestamp, element: Timestamp) -> Option<Timestamp> {
+        let sequence = self.store.sequence(self.sequence_node(node)?);
+        let chunk = sequence.chunk(sequence.find(self.store.id(element)?)?);
+        Some(self.store.timestamp(chunk.id()))
+    }
+
     fn sequence_node(&self, node: Timestamp) -> Option<u32> {
         let node = self.store.find(node)?;
         matches!(self.store.form(node), Form::Str | Form::Bin | Form::Arr).then_some(node)

@@ -42,6 +42,7 @@ pub(crate) use bulk::{Bulk, NativeId};
 pub use compact::Compaction;
 pub use load::{ChunkLoader, LoadError, Loader, NodeIx, SessionIx};
 pub use locate::Located;
+pub(crate) use locate::Piece;
 pub use node::Kind;
 pub(crate) use quick::{FindChunk, Found};
 pub(crate) use read::TextChunk;

@@ -465,7 +465,7 @@ impl Observer for Sinks<'_> {
             watch.effect(document, id, &effect);
         }
         if let Some((undo, origin)) = &mut self.undo {
-            undo.record(*origin, effect);
+            undo.record(*origin, document, effect);
         }
     }
 }

@@ -11,6 +11,8 @@ type Key = (SessionId, u64);
 pub(super) struct IdMap {
     /// By first id: how many, and the first id of those that took their place.
     reborn: BTreeMap<Key, Reborn>,
+    /// The way back for elements that came back beside the deleted ones, by first new id: how many, and the first old id.
+    images: BTreeMap<Key, (u64, Timestamp)>,
     /// Deleted elements of a sequence that was made again without them, by first id: how many, and what stood before.
     left_out: BTreeMap<Key, (u64, Timestamp)>,
 }
@@ -46,7 +48,13 @@ impl IdMap {
             && (last.to.tick(last.span), last.beside) == (new, beside)
         {
             last.span += old.span;
+            if beside && let Some((span, _)) = self.images.get_mut(&key(last.to)) {
+                *span = last.span;
+            }
             return;
+        }
+        if beside {
+            self.images.insert(key(new), (old.span, old.start));
         }
         self.reborn.insert(key(old.start), Reborn { span: old.span, to: new, beside });
     }
@@ -54,6 +62,20 @@ impl IdMap {
     /// Deleted elements were left out of something that was made again; they stood behind an element.
     pub(super) fn leave_out(&mut self, old: Timespan, after: Timestamp) {
         self.left_out.insert(key(old.start), (old.span, after));
+    }
+
+    /// For an element that came back from a time on: the first of those that came back with it, and what it was at that time.
+    pub(super) fn image_since(&self, id: Timestamp, since: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let is_since = |id: Timestamp| id.sid == since.sid && id.time >= since.time;
+        let mut image = None;
+        let mut was = id;
+        while is_since(was)
+            && let Some((place, _, old)) = within(&self.images, was)
+        {
+            image.get_or_insert_with(|| Timestamp::new(id.sid, id.time - place));
+            was = old.tick(place);
+        }
+        image.map(|first| (first, was))
     }
 
     /// The id that something has now.

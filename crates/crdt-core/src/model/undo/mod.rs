@@ -10,10 +10,14 @@
 //! state-based CRDTs", OPODIS 2019).
 
 mod ids;
+mod places;
+mod step;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ids::IdMap;
+use places::{Part, Places, parts};
+use step::{Action, Step, Stood};
 
 use super::{EditError, Model, Origin, RelativePosition, Selection};
 use crate::{
@@ -67,26 +71,6 @@ pub(super) struct Undo {
     depth: usize,
 }
 
-#[derive(Debug, Clone)]
-struct Step {
-    /// The step's own nodes are those from this time on.
-    start: Timestamp,
-    actions: Vec<Action>,
-    bytes: usize,
-    selections: Vec<Selection>,
-    last_at: Option<Duration>,
-    /// Whether nothing more can become part of it.
-    sealed: bool,
-}
-
-/// What an edit did.
-#[derive(Debug, Clone)]
-enum Action {
-    Held { container: Timestamp, place: Place, was: Option<Subtree>, now: Timestamp },
-    Inserted { node: Timestamp, ids: Timespan },
-    Deleted { node: Timestamp, ids: Timespan, position: u32, removed: Removed },
-}
-
 impl Undo {
     fn new(options: UndoOptions) -> Self {
         Self {
@@ -124,7 +108,7 @@ impl Undo {
     }
 
     /// Notes what an operation of this session did.
-    pub(super) fn record(&mut self, origin: Origin, effect: Effect) {
+    pub(super) fn record(&mut self, origin: Origin, document: &Document, effect: Effect) {
         if origin == Origin::Local {
             self.forget_undone();
             if self.open.as_ref().is_some_and(|open| !self.goes_on(open, false)) {
@@ -138,7 +122,7 @@ impl Undo {
         let mut open = self.open.take().unwrap_or_else(|| self.step());
         open.last_at = self.now;
         let before = open.bytes;
-        open.record(effect);
+        open.record(document, effect);
         self.bytes += open.bytes - before;
         self.open = Some(open);
     }
@@ -217,42 +201,6 @@ impl Undo {
     }
 }
 
-impl Step {
-    fn record(&mut self, effect: Effect) {
-        // What is inside of something new goes and comes with it.
-        let start = self.start;
-        let is_new = |node: Timestamp| node.sid == start.sid && node.time >= start.time;
-        match effect {
-            Effect::Held { container, place, was, now } if !is_new(container) => {
-                let was = was.map(|(_, was)| was);
-                self.bytes += was.as_ref().map_or(0, Subtree::size_bytes);
-                self.actions.push(Action::Held { container, place, was, now });
-            }
-            Effect::Inserted { node, ids, .. } if !is_new(node) => match self.actions.last_mut() {
-                Some(Action::Inserted { node: last_node, ids: last })
-                    if *last_node == node && last.start.tick(last.span) == ids.start =>
-                {
-                    last.span += ids.span;
-                }
-                _ => self.actions.push(Action::Inserted { node, ids }),
-            },
-            Effect::Deleted { node, pieces } if !is_new(node) => {
-                for (piece, removed) in pieces {
-                    self.bytes += match &removed {
-                        Removed::Text(text) => text.as_bytes().len(),
-                        Removed::Bytes(bytes) => bytes.len(),
-                        Removed::Nodes(nodes) => nodes.iter().map(Subtree::size_bytes).sum(),
-                    };
-                    let ids = Timespan { start: piece.id, span: piece.units.into() };
-                    self.actions.push(Action::Deleted { node, ids, position: piece.position, removed });
-                }
-            }
-            _ => {}
-        }
-        self.bytes += size_of::<Action>();
-    }
-}
-
 impl Model {
     /// Begins to keep what this session edits, so that it can be undone.
     ///
@@ -291,8 +239,8 @@ impl Model {
 
     /// Undoes the last step of this session that still has something to be undone. `None` if there is none.
     ///
-    /// The edits that undo it are in the open patch, like any. A deletion that others may have
-    /// [compacted](Document::compact) must not be undone: they refuse the patch.
+    /// The edits that undo it are in the open patch, like any. What was deleted comes back where it stood, also if others have
+    /// [compacted](Document::compact) the document since.
     ///
     /// # Errors
     /// [`EditError`] if there is no room for an edit; those before it have been made.
@@ -346,7 +294,13 @@ impl Model {
             let Some(step) = step else { return Ok(None) };
             undo.bytes -= step.bytes;
             self.origin = origin;
-            let result = step.actions.iter().rev().try_for_each(|action| self.reverse_action(action));
+            let brings_back = step.actions.iter().any(|action| matches!(action, Action::Deleted { .. }));
+            let named = if brings_back { self.doc.named_before(step.start.time) } else { Vec::new() };
+            let result = step
+                .actions
+                .iter()
+                .rev()
+                .try_for_each(|action| self.reverse_action(action, &named, step.start));
             self.origin = Origin::Local;
             let Some(undo) = &mut self.undo else { return Ok(None) };
             let Some(mut reverse) = undo.open.take() else {
@@ -367,7 +321,13 @@ impl Model {
         }
     }
 
-    fn reverse_action(&mut self, action: &Action) -> Result<(), EditError> {
+    /// Takes back what an action did; `named` is what constants named before its step, which began at `since`.
+    fn reverse_action(
+        &mut self,
+        action: &Action,
+        named: &[Timestamp],
+        since: Timestamp,
+    ) -> Result<(), EditError> {
         let Some(undo) = &self.undo else { return Ok(()) };
         match action {
             Action::Inserted { node, ids } => {
@@ -385,13 +345,25 @@ impl Model {
                 }
                 if spans.is_empty() { Ok(()) } else { self.write(|patch| _ = patch.del(node, &spans)) }
             }
-            Action::Deleted { node, ids, position, removed } => {
+            Action::Deleted { node, ids: all, stood, removed } => {
                 let node = undo.ids.now(*node);
                 if self.doc.node(node).is_none() {
                     return Ok(());
                 }
-                for part in parts(&self.doc, &undo.ids, node, *ids, *position as usize) {
-                    self.bring_back(node, part, *ids, removed)?;
+                let mut stood = Stood {
+                    left: stood.left.map(|left| undo.ids.now(left)),
+                    right: stood.right.map(|right| undo.ids.now(right)),
+                    ..*stood
+                };
+                for (ids, left) in parts(&self.doc, node, *all) {
+                    if left == Part::Visible {
+                        stood.left = Some(ids.start.tick(ids.span - 1));
+                        continue;
+                    }
+                    let Some(undo) = &self.undo else { return Ok(()) };
+                    let places = Places { doc: &self.doc, ids: &undo.ids, node, named, since };
+                    let after = places.after(ids, left, stood);
+                    stood.left = Some(self.bring_back(node, after, (ids, left), all.start, removed)?);
                 }
                 Ok(())
             }
@@ -410,16 +382,16 @@ impl Model {
         }
     }
 
-    /// Inserts deleted elements again, behind where they stood.
+    /// Inserts deleted elements again, of those from a first one on, behind one. Tells the id of the last.
     fn bring_back(
         &mut self,
         node: Timestamp,
-        part: Part,
-        of: Timespan,
+        after: Timestamp,
+        (ids, left): (Timespan, Part),
+        first: Timestamp,
         removed: &Removed,
-    ) -> Result<(), EditError> {
-        let Part { ids, after, beside } = part;
-        let from = (ids.start.time - of.start.time) as usize;
+    ) -> Result<Timestamp, EditError> {
+        let from = (ids.start.time - first.time) as usize;
         let range = from..from + ids.span as usize;
         let mut renamed = Vec::new();
         self.write(|patch| match removed {
@@ -440,16 +412,16 @@ impl Model {
                 renamed.push((ids, start));
             }
         })?;
+        let elements = renamed.pop();
         if let Some(undo) = &mut self.undo {
-            let elements = renamed.pop();
             let ids = Arc::make_mut(&mut undo.ids);
             renamed.into_iter().for_each(|(old, new)| ids.put(old, new, false));
-            elements.into_iter().for_each(|(old, new)| ids.put(old, new, beside));
+            elements.iter().for_each(|&(old, new)| ids.put(old, new, left == Part::Tombstone));
             if let Removed::Nodes(nodes) = removed {
                 nodes.iter().for_each(|node| left_out(node, ids));
             }
         }
-        Ok(())
+        Ok(elements.map_or(after, |(old, new)| new.tick(old.span - 1)))
     }
 
     /// Puts what was there into a place again.
@@ -482,41 +454,4 @@ impl Model {
 /// Notes the deleted elements that a copy was made without.
 fn left_out(copy: &Subtree, ids: &mut IdMap) {
     copy.for_each_tombstone(|span, after| ids.leave_out(span, after));
-}
-
-/// Deleted elements that come back together, and what they come back behind.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    ids: Timespan,
-    after: Timestamp,
-    /// Whether what is left of the deleted ones is there.
-    beside: bool,
-}
-
-/// Deleted elements as they stand now: others can have inserted something between them.
-fn parts(doc: &Document, ids: &IdMap, node: Timestamp, span: Timespan, position: usize) -> Vec<Part> {
-    let pieces = doc.pieces(node, span);
-    let mut parts: Vec<Part> = pieces
-        .iter()
-        .filter(|piece| !piece.live)
-        .map(|piece| Part {
-            ids: Timespan { start: piece.id, span: piece.units.into() },
-            after: piece.last(),
-            beside: true,
-        })
-        .collect();
-    if pieces.is_empty() {
-        // The sequence was made again without them.
-        let exists = |id| doc.locate(node, id).is_some();
-        let after = if ids.is_left_out(span.start) {
-            ids.before(span.start, exists)
-        } else {
-            // Compaction has dropped them: back to where they stood by count.
-            let before = doc.node(node).map_or(0, |node| node.len()).min(position).checked_sub(1);
-            before.and_then(|before| doc.element_id(node, before))
-        };
-        let after = after.unwrap_or(node);
-        parts.push(Part { ids: span, after, beside: false });
-    }
-    parts
 }
