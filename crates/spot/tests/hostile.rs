@@ -8,7 +8,7 @@ use spot::{
     SubscriptionOptions, TopicPattern,
     cluster::{
         Arrival, Credentials, CurveKeys, NodeId, NodeOptions, Security, Spot, SpotOptions, TopicOptions,
-        command::{Command, Handover, Hello, Resume},
+        command::{Before, Command, Handover, Hello, Resume},
         node::{LinkInfo, Node, Role},
         record::{DataHeader, Kind, put_define},
         ring::Taken,
@@ -185,6 +185,8 @@ fn words_of_an_owner() -> Vec<u8> {
         first: 1,
         publishers: vec![(NodeId(1), 1, 3), (NodeId(3), 1, 4)],
         subscribers: vec![(NodeId(3), 1), (NodeId(1), 2)],
+        before: vec![Before { node: NodeId(5), epoch: 6 }, Before { node: NodeId(2), epoch: 5 }],
+        doubts: vec![2, 3],
         messages: vec!["one".into(), "two".into()],
     };
     let mut stream = vec![0, 2, 0];
@@ -197,6 +199,8 @@ fn words_of_an_owner() -> Vec<u8> {
         Command::SubAck { topic: "p#0", epoch: 7, next: 1, lossless: true, continues: false },
         Command::Batch(stream.into()),
         Command::Gap { topic: "p#0", first: 3, last: 4 },
+        Command::GoesOn { topic: "p#0", epoch: 7, doubt: 5 },
+        Command::NotTaken { topic: "p#0", epoch: 8 },
         Command::Credit { topic: "p#0", up: true, acked: 0, limit: 5, limit_bytes: 500 },
         Command::Status,
         Command::Handover { topic: "p#0", handover },
@@ -223,8 +227,8 @@ fn an_owner_hands_over_and_the_next_one_goes_on() {
     let mut bytes = BytesMut::from(&words_of_an_owner()[..]);
     let batch = Decoder::plain(DecoderLimits::STANDARD).decode(&mut bytes).unwrap();
     node.handle_batch(link, &batch);
-    // There was no uplink to give credit for.
-    assert_eq!(node.counters().refused, 1);
+    // There was no uplink to give credit for, and nothing was offered that would not be taken.
+    assert_eq!(node.counters().refused, 2);
     assert_eq!(node.topic_owner("p#0"), Some((9, Some(NodeId(1)))));
 }
 

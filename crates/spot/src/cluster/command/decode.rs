@@ -3,8 +3,8 @@
 use bytes::{Buf, Bytes};
 
 use super::{
-    Command, ENDPOINT_LEN_MAX, ENDPOINTS_MAX, Handover, Hello, NodeId, REFUSED_TO_HEAR, REFUSED_TO_PUBLISH,
-    Refused, Resume, SEQUENCE_MAX, Status, code, u64_at,
+    BEFORE_MAX, Before, Command, ENDPOINT_LEN_MAX, ENDPOINTS_MAX, GOES_ON, Handover, Hello, NOT_TAKEN,
+    NodeId, REFUSED_TO_HEAR, REFUSED_TO_PUBLISH, Refused, Resume, SEQUENCE_MAX, Status, code, u64_at,
 };
 use crate::{
     Topic, TopicPattern,
@@ -113,6 +113,12 @@ impl<'a> Command<'a> {
                     .filter(|n| b.len() == 17 && n.1 <= SEQUENCE_MAX)
                     .ok_or(field("acknowledgement"))?;
                 let (lossless, continues) = (flags & 1 == 1, flags & 2 == 2);
+                if flags & GOES_ON != 0 {
+                    return Ok(Self::GoesOn { topic: name(0)?, epoch, doubt: next });
+                }
+                if flags & NOT_TAKEN != 0 {
+                    return Ok(Self::NotTaken { topic: name(0)?, epoch });
+                }
                 if flags & (REFUSED_TO_HEAR | REFUSED_TO_PUBLISH) != 0 {
                     return Ok(Self::Refusal {
                         topic: pattern(0)?,
@@ -159,9 +165,13 @@ impl<'a> Command<'a> {
                 Self::StatusResp(Status { counts })
             }
             code::HANDOVER => {
-                count(4)?;
+                if args.len() != 4 && args.len() != 6 {
+                    return Err(wrong());
+                }
                 let messages = batch.bytes.slice(args[3].range());
-                let handover = Handover::decode(body(1), body(2), &messages).ok_or(field("handover"))?;
+                let more = |i: usize| args.get(i).map_or(&[][..], |frame| batch.body(frame));
+                let handover = Handover::decode([body(1), body(2), more(4), more(5)], &messages)
+                    .ok_or(field("handover"))?;
                 Self::Handover { topic: name(0)?, handover }
             }
             _ => return Err(Refused::Unknown { code }),
@@ -170,18 +180,33 @@ impl<'a> Command<'a> {
 }
 
 impl Handover {
-    fn decode(mut publishers: &[u8], mut subscribers: &[u8], messages: &Bytes) -> Option<Self> {
+    fn decode(
+        [mut publishers, mut subscribers, mut before, mut doubts]: [&[u8]; 4],
+        messages: &Bytes,
+    ) -> Option<Self> {
         let mut number = || publishers.try_get_u64_le().ok();
         let (epoch, from_epoch, first) = (number()?, number()?, number()?);
         if !publishers.len().is_multiple_of(32)
             || !subscribers.len().is_multiple_of(24)
+            || !before.len().is_multiple_of(24)
+            || before.len() > BEFORE_MAX * 24
+            || !doubts.len().is_multiple_of(8)
+            || doubts.len() > BEFORE_MAX * 8
             || first == 0
             || first > SEQUENCE_MAX
         {
             return None;
         }
-        let mut handover =
-            Self { epoch, from_epoch, first, publishers: vec![], subscribers: vec![], messages: vec![] };
+        let mut handover = Self {
+            epoch,
+            from_epoch,
+            first,
+            publishers: Vec::new(),
+            subscribers: Vec::new(),
+            before: Vec::new(),
+            doubts: Vec::new(),
+            messages: Vec::new(),
+        };
         while let Ok(node) = publishers.try_get_u128_le() {
             let (epoch, taken) = (publishers.try_get_u64_le().ok()?, publishers.try_get_u64_le().ok()?);
             if taken > SEQUENCE_MAX {
@@ -191,6 +216,15 @@ impl Handover {
         }
         while let Ok(node) = subscribers.try_get_u128_le() {
             handover.subscribers.push((NodeId(node), subscribers.try_get_u64_le().ok()?));
+        }
+        while let Ok(node) = before.try_get_u128_le() {
+            handover.before.push(Before { node: NodeId(node), epoch: before.try_get_u64_le().ok()? });
+        }
+        while let Ok(doubt) = doubts.try_get_u64_le() {
+            handover.doubts.push(doubt);
+        }
+        if !handover.doubts.is_sorted() {
+            return None;
         }
         let mut rest = messages.clone();
         while !rest.is_empty() {

@@ -2,7 +2,9 @@
 
 use bytes::BytesMut;
 
-use super::{Command, ENDPOINTS_MAX, Handover, Hello, REFUSED_TO_HEAR, REFUSED_TO_PUBLISH, code};
+use super::{
+    Command, ENDPOINTS_MAX, GOES_ON, Handover, Hello, NOT_TAKEN, REFUSED_TO_HEAR, REFUSED_TO_PUBLISH, code,
+};
 use crate::cluster::zmtp::decoder::put_message;
 
 impl Command<'_> {
@@ -62,6 +64,18 @@ impl Command<'_> {
                 body.push(if *publish { REFUSED_TO_PUBLISH } else { REFUSED_TO_HEAR });
                 put(code::SUB_ACK, &[topic.as_bytes(), &body]);
             }
+            Self::GoesOn { topic, epoch, doubt } => {
+                let mut body = epoch.to_le_bytes().to_vec();
+                body.extend(doubt.to_le_bytes());
+                body.push(GOES_ON);
+                put(code::SUB_ACK, &[topic.as_bytes(), &body]);
+            }
+            Self::NotTaken { topic, epoch } => {
+                let mut body = epoch.to_le_bytes().to_vec();
+                body.extend([0; 8]);
+                body.push(NOT_TAKEN);
+                put(code::SUB_ACK, &[topic.as_bytes(), &body]);
+            }
             Self::Ping(nonce) => put(code::PING, &[&nonce.to_le_bytes()]),
             Self::Pong(nonce) => put(code::PONG, &[&nonce.to_le_bytes()]),
             Self::Batch(body) => put(code::BATCH, &[body]),
@@ -81,16 +95,20 @@ impl Command<'_> {
                 put(code::STATUS_RESP, &[&body]);
             }
             Self::Handover { topic, handover } => {
-                let [publishers, subscribers, messages] = handover.encode();
-                put(code::HANDOVER, &[topic.as_bytes(), &publishers, &subscribers, &messages]);
+                let [publishers, subscribers, messages, before, doubts] = handover.encode();
+                let topic = topic.as_bytes();
+                let args: [&[u8]; 6] = [topic, &publishers, &subscribers, &messages, &before, &doubts];
+                // Most have neither, and earlier versions know neither.
+                let more = handover.before.len() + handover.doubts.len() > 0;
+                put(code::HANDOVER, if more { &args } else { &args[..4] });
             }
         }
     }
 }
 
 impl Handover {
-    /// Three frames: publishers, with the epochs and the first number before them; subscribers; messages.
-    fn encode(&self) -> [Vec<u8>; 3] {
+    /// Five frames: publishers, with the epochs and the first number before them; subscribers; messages; owners before; doubts.
+    fn encode(&self) -> [Vec<u8>; 5] {
         let mut publishers = Vec::new();
         for n in [self.epoch, self.from_epoch, self.first] {
             publishers.extend(n.to_le_bytes());
@@ -110,7 +128,13 @@ impl Handover {
             messages.extend((message.len() as u32).to_le_bytes());
             messages.extend(message);
         }
-        [publishers, subscribers, messages]
+        let mut before = Vec::new();
+        for owner in &self.before {
+            before.extend(owner.node.0.to_le_bytes());
+            before.extend(owner.epoch.to_le_bytes());
+        }
+        let doubts = self.doubts.iter().flat_map(|doubt| doubt.to_le_bytes()).collect();
+        [publishers, subscribers, messages, before, doubts]
     }
 }
 

@@ -17,6 +17,8 @@ pub const SEQUENCE_MAX: u64 = 1 << 62;
 /// Flags of a SUB_ACK that is none.
 const REFUSED_TO_HEAR: u8 = 4;
 const REFUSED_TO_PUBLISH: u8 = 8;
+const GOES_ON: u8 = 16;
+const NOT_TAKEN: u8 = 32;
 
 /// The longest endpoint.
 pub const ENDPOINT_LEN_MAX: usize = 512;
@@ -88,9 +90,25 @@ pub struct Handover {
     pub publishers: Vec<(NodeId, u64, u64)>,
     /// Who is subscribed, and has acknowledged all up to here.
     pub subscribers: Vec<(NodeId, u64)>,
+    /// The owners before the giver whose numbers go on, the latest last.
+    pub before: Vec<Before>,
+    /// Numbers before which somebody else may have given numbers to other messages, that are lost.
+    pub doubts: Vec<u64>,
     /// Messages that are kept, one after the other.
     pub messages: Vec<Bytes>,
 }
+
+/// An owner whose numbers another one's go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Before {
+    /// Who.
+    pub node: NodeId,
+    /// Under which epoch.
+    pub epoch: u64,
+}
+
+/// Owners before the last, and doubts, that are known of a topic; beyond, who comes from the earliest finds no place.
+pub const BEFORE_MAX: usize = 16;
 
 /// How a node subscribes at a node of its own kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -185,6 +203,22 @@ pub enum Command<'a> {
         topic: &'a str,
         /// Whether publishing to it is meant, or hearing it.
         publish: bool,
+    },
+    /// On the wire a SUB_ACK: an owner goes on under another epoch, because somebody else may have gone on from the one before.
+    GoesOn {
+        /// Which topic.
+        topic: &'a str,
+        /// The epoch.
+        epoch: u64,
+        /// Before this message somebody else may have numbered others.
+        doubt: u64,
+    },
+    /// On the wire a SUB_ACK: a partition that was handed over is not taken.
+    NotTaken {
+        /// Which.
+        topic: &'a str,
+        /// The epoch that was offered.
+        epoch: u64,
     },
     /// Are you there?
     Ping(u64),

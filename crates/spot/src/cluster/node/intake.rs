@@ -58,16 +58,15 @@ impl super::Flow {
         if self.publishers.get(&node).is_none_or(|publisher| publisher.waiting.messages == 0) {
             return 0;
         }
-        let mut unnumbered = self.backlog.iter().filter(|(from, ..)| from.is_none()).count();
-        let (bytes, mut dropped) = (&mut self.backlog_bytes, 0);
+        let (unnumbered, bytes, mut dropped) = (&mut self.unnumbered, &mut self.unnumbered_bytes, 0);
         self.backlog.retain_mut(|(from, sequence, data)| {
             if *from != Some(node) {
                 return true;
             }
-            let fits = unnumbered < messages_max && *bytes + data.len() <= bytes_max;
+            let fits = *unnumbered < messages_max && *bytes + data.len() <= bytes_max;
             if fits {
                 (*from, *sequence) = (None, 0);
-                unnumbered += 1;
+                *unnumbered += 1;
                 *bytes += data.len();
             } else {
                 dropped += 1;
@@ -75,6 +74,24 @@ impl super::Flow {
             fits
         });
         dropped
+    }
+
+    /// A message that nobody numbered has to wait for room.
+    pub(super) fn wait_unnumbered(&mut self, payload: Bytes) {
+        self.unnumbered += 1;
+        self.unnumbered_bytes += payload.len();
+        self.backlog.push_back((None, 0, payload));
+    }
+
+    /// Another node has the topic. What publishers numbered they will send again, to that node; the rest is for us to pass on.
+    pub(super) fn cede(&mut self) -> Vec<Bytes> {
+        (self.unnumbered, self.unnumbered_bytes, self.blocked_since) = (0, 0, None);
+        for publisher in self.publishers.values_mut() {
+            publisher.taken = publisher.taken.saturating_sub(publisher.waiting.messages);
+            publisher.waiting = Default::default();
+        }
+        let backlog = std::mem::take(&mut self.backlog);
+        backlog.into_iter().filter(|(node, ..)| node.is_none()).map(|(_, _, data)| data).collect()
     }
 }
 
@@ -90,14 +107,9 @@ impl Node {
     ) {
         let now = self.now;
         let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
-        if local.moving || local.ceded {
+        if local.ceded {
             // It will be sent again, to the next owner.
-            stream.broken = true;
             return;
-        }
-        if stream.broken {
-            return self
-                .close(link, "a topic that was to move stays here: what was not taken has to come again");
         }
         let (messages_max, bytes_max) = (self.options.retained_messages_max, self.options.retained_bytes_max);
         let mut publisher = local.flow.publishers.entry(node).or_default();
@@ -110,6 +122,15 @@ impl Node {
         publisher.heard_at = now;
         if sequence <= publisher.taken {
             self.counters.duplicates += 1;
+            return;
+        }
+        if sequence > publisher.taken.saturating_add(1) && sequence != stream.began {
+            // Something came while another node had the topic. It comes again: who publishes begins anew when it hears who
+            // has it now.
+            let since = *stream.broken.get_or_insert(now);
+            if now.saturating_sub(since) > self.options.heartbeat {
+                self.close(link, "what was not taken before has to come again");
+            }
             return;
         }
         let (waiting, len) = (publisher.waiting, data.len() as u64);
@@ -146,13 +167,12 @@ impl Node {
             return Ok(());
         }
         let local = self.topics[id].local.as_mut().ok_or(NotFollowed)?;
-        if local.flow.backlog.len() >= messages_max || local.flow.backlog_bytes + data.len() > bytes_max {
+        if local.flow.backlog.len() >= messages_max || local.flow.unnumbered_bytes + data.len() > bytes_max {
             self.counters.dropped += 1;
             return Err(NotFollowed);
         }
         let since = *local.flow.blocked_since.get_or_insert(now);
-        local.flow.backlog_bytes += data.len();
-        local.flow.backlog.push_back((None, 0, Bytes::copy_from_slice(&data)));
+        local.flow.wait_unnumbered(Bytes::copy_from_slice(&data));
         self.blocked.insert(id);
         let waits = match local.options.policy {
             Policy::Block { timeout } => now.saturating_sub(since) < timeout,
@@ -211,7 +231,8 @@ impl Node {
             }
             local.flow.blocked_since = Some(self.now);
             let Some(node) = node else {
-                local.flow.backlog_bytes -= data.len();
+                local.flow.unnumbered -= 1;
+                local.flow.unnumbered_bytes -= data.len();
                 continue;
             };
             if let Some(publisher) = local.flow.publishers.get_mut(&node) {
@@ -230,6 +251,7 @@ impl Node {
         {
             self.blocked.remove(&id);
             self.release(id);
+            self.room();
         }
         for node in nodes {
             self.ack_publisher(id, node);

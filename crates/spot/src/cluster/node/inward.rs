@@ -114,8 +114,14 @@ impl Node {
         {
             link.protocol = Protocol::Notifying;
         }
-        if matches!(command, Command::Query | Command::Subscribe { .. } | Command::Ping(_) | Command::Status)
-        {
+        if matches!(
+            command,
+            Command::Query
+                | Command::Subscribe { .. }
+                | Command::Ping(_)
+                | Command::Status
+                | Command::Handover { .. }
+        ) {
             self.expect_reader(id)?;
         }
         match command {
@@ -164,7 +170,9 @@ impl Node {
                 Ok(())
             }
             Command::StatusResp(status) => self.status_told(peer, status),
-            Command::Handover { topic, handover } => self.handed_over(id, topic, handover),
+            Command::GoesOn { topic, epoch, doubt } => self.goes_on(id, topic, epoch, doubt),
+            Command::Handover { topic, handover } => self.offered(id, topic, handover),
+            Command::NotTaken { topic, epoch } => self.not_taken(id, topic, epoch),
             Command::Hello(_) | Command::Batch(_) => Err(NotFollowed),
         }
     }
@@ -285,7 +293,7 @@ impl Node {
             local.flow.absent.retain(|absent| absent.node != node);
         }
         let replayed = local.flow.log.next().saturating_sub(local.options.replay as u64);
-        let continues = local.flow.inherited == Some((resume.owner, resume.epoch));
+        let continues = local.flow.before.iter().any(|o| (o.node, o.epoch) == (resume.owner, resume.epoch));
         let resumes = continues || (self.options.id, local.epoch) == (resume.owner, resume.epoch);
         let from = if resumes { resume.have.saturating_add(1) } else { replayed };
         let next = from.clamp(local.flow.log.first(), local.flow.log.next());
@@ -296,7 +304,11 @@ impl Node {
         };
         let epoch = local.epoch;
         if extended {
+            let doubts = if continues { local.flow.doubts.clone() } else { Vec::new() };
             self.send(id, &Command::SubAck { topic: text, epoch, next, lossless, continues });
+            for doubt in doubts.into_iter().filter(|doubt| *doubt > resume.have) {
+                self.send(id, &Command::GoesOn { topic: text, epoch, doubt });
+            }
         }
         self.cursor_add(topic, id, next, window);
         self.changed = true;
@@ -364,9 +376,6 @@ impl Node {
                 Publish::Done(_) => Ok(()),
                 Publish::Full => Err(NotFollowed),
             };
-        }
-        if self.pass_on(topic, data) {
-            return Ok(());
         }
         self.accept(id, topic, data)
     }

@@ -326,7 +326,6 @@ impl Node {
                         self.by_node.remove(&node);
                     }
                     self.open_lost = true;
-                    self.moves_end(node);
                 }
                 self.peers.remove(peer);
             } else if self.links[self.peers[peer].links[0]].protocol == Protocol::Extended {
@@ -343,6 +342,7 @@ impl Node {
             }
             Role::Accepted => {}
         }
+        self.moves_end(id);
         self.reroute_routed();
         self.room();
         self.place_partitions();

@@ -83,6 +83,7 @@ impl Node {
             flow.forget_publishers(self.now, |node| self.by_node.contains_key(node));
             if let (Some(since), Policy::Block { timeout }) = (flow.blocked_since, local.options.policy)
                 && self.now.saturating_sub(since) >= timeout
+                && !local.moving
             {
                 blocked.push(id);
             }
@@ -112,7 +113,9 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let heartbeat = self.options.heartbeat;
         let tick = (!self.links.is_empty() || !self.topics.is_empty()).then(|| {
-            let ping = self.links.iter().map(|(_, link)| link.pinged_at + heartbeat).min();
+            // Who is being closed is not asked any more.
+            let open = self.links.iter().filter(|(_, link)| !link.closing);
+            let ping = open.map(|(_, link)| link.pinged_at + heartbeat).min();
             ping.map_or(self.swept_at + heartbeat, |ping| ping.min(self.swept_at + heartbeat))
         });
         [tick, self.membership.next_due(), self.credit_at].into_iter().flatten().min()

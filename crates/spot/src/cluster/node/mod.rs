@@ -12,6 +12,7 @@ mod inward;
 mod lazy;
 mod links;
 mod liveness;
+mod moves;
 mod names;
 mod options;
 mod output;

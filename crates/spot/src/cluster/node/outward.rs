@@ -66,6 +66,13 @@ impl Node {
                 return Err(PublishError::NotAllowed(name.to_owned()));
             }
             Some((id, Some(_))) => self.publish_remote(id, payload),
+            // What was published here before and waits comes first.
+            Some((id, None))
+                if !force
+                    && self.topics[id].local.as_ref().is_some_and(|local| local.flow.unnumbered > 0) =>
+            {
+                Publish::Full
+            }
             Some((id, None)) if self.topics[id].local.is_some() => {
                 self.publish_local(id, Payload::Shared(payload), force)
             }

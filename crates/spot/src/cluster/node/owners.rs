@@ -1,8 +1,10 @@
 //! Who owns a topic, and the way to it.
 
+use bytes::Bytes;
+
 use super::{LinkId, Node, Output, Owner, PeerId, Right, TopicId, topics::TopicError};
 use crate::cluster::{
-    command::{Command, Resume},
+    command::{Before, Command, Resume},
     node::{Event, Protocol},
 };
 
@@ -104,34 +106,13 @@ impl Node {
             return;
         }
         let owner = self.owner_link(id);
-        let moving = self.is_moving(id);
-        let topic = &mut self.topics[id];
-        let ceded = owner.is_some();
-        if let Some(local) = &mut topic.local {
-            if ceded && !local.ceded {
-                if !moving {
-                    let epoch = topic.elsewhere.owners.last().map_or(0, |owner| owner.epoch);
-                    let topic = topic.name.clone();
-                    self.outputs.push_back(Output::Event(Event::OwnerLost { topic, epoch }));
-                }
-                // Who listens here has had all that was published here.
-                topic.upstream.owner = Some(self.options.id);
-                (topic.upstream.epoch, topic.upstream.have) = (local.epoch, local.flow.log.next() - 1);
-                self.blocked.remove(&id);
+        let waited = match owner {
+            Some(_) => self.cede(id),
+            None => {
+                self.stay(id);
+                Vec::new()
             }
-            local.ceded = ceded;
-            if !ceded && (topic.upstream.epoch != 0 || topic.upstream.have == UNNUMBERED) {
-                // Who listens here heard the owner before us, and may not have had all that it published.
-                let first = topic.upstream.have.saturating_add(1);
-                (topic.upstream.epoch, topic.upstream.have) = (0, 0);
-                if !topic.subs.is_empty() {
-                    self.deliver_gap(id, first, None);
-                }
-            }
-        }
-        if ceded {
-            self.release(id);
-        }
+        };
         let topic = &mut self.topics[id];
         let wanted = if topic.subs.is_empty() { None } else { owner };
         let name = topic.name.clone();
@@ -169,9 +150,86 @@ impl Node {
             self.changed = true;
         }
         self.uplink_reroute(id, owner);
+        self.pass_on(id, waited);
         if owner.is_some() {
             self.room();
         }
+    }
+
+    /// A topic is another node's. If it was ours until now, what waited here without a number is for us to pass on.
+    fn cede(&mut self, id: TopicId) -> Vec<Bytes> {
+        let topic = &mut self.topics[id];
+        let mut waited = Vec::new();
+        if let Some(local) = topic.local.as_mut().filter(|local| !local.ceded) {
+            local.ceded = true;
+            // Who listens here has had all that was published here.
+            topic.upstream.owner = Some(self.options.id);
+            (topic.upstream.epoch, topic.upstream.have) = (local.epoch, local.flow.log.next() - 1);
+            if let Some(flow) = local.flow.get_mut() {
+                waited = flow.cede();
+            }
+            self.blocked.remove(&id);
+            if !self.move_done(id) {
+                let topic = &self.topics[id];
+                let epoch = topic.elsewhere.owners.last().map_or(0, |owner| owner.epoch);
+                let topic = topic.name.clone();
+                self.outputs.push_back(Output::Event(Event::OwnerLost { topic, epoch }));
+            }
+        }
+        self.release(id);
+        waited
+    }
+
+    /// A topic is no other node's, as far as we know. It may be that it was until now.
+    fn stay(&mut self, id: TopicId) {
+        let topic = &mut self.topics[id];
+        let Some(local) = &mut topic.local else { return };
+        if std::mem::take(&mut local.ceded) {
+            // Some have not heard that it was not ours, and others have heard more than we have.
+            let (name, epoch) = (topic.name.clone(), local.epoch.saturating_add(1));
+            let epoch = self.partition_claim(name.as_str()).unwrap_or(epoch);
+            self.partitions.ceded.remove(&id);
+            self.go_on(id, epoch);
+        }
+        let topic = &mut self.topics[id];
+        if topic.upstream.epoch != 0 || topic.upstream.have == UNNUMBERED {
+            // Who listens here heard the owner before us, and may not have had all that it published.
+            let first = topic.upstream.have.saturating_add(1);
+            topic.upstream.forget();
+            if !topic.subs.is_empty() {
+                self.deliver_gap(id, first, None);
+            }
+        }
+        if let Some(uplink) = self.topics[id].uplink.take() {
+            self.publish_rest(id, &uplink.log, 0);
+        }
+    }
+
+    /// We go on as the owner of a topic under another epoch, because somebody else may have gone on from the one before. Who
+    /// hears us is told that something may be missing, and who publishes to us begins anew.
+    pub(super) fn go_on(&mut self, id: TopicId, epoch: u64) {
+        let topic = &mut self.topics[id];
+        let name = topic.name.clone();
+        let Some(local) = topic.local.as_mut() else { return };
+        let node = self.options.id;
+        let old = std::mem::replace(&mut local.epoch, epoch);
+        let mut told = Vec::new();
+        if let Some(flow) = local.flow.get_mut() {
+            let doubt = flow.doubts();
+            flow.follows(Before { node, epoch: old });
+            for cursor in &mut flow.cursors {
+                if self.links[cursor.link].protocol == Protocol::Extended {
+                    cursor.defined = false;
+                    told.push((cursor.link, doubt));
+                }
+            }
+        }
+        for (link, doubt) in told {
+            self.send(link, &Command::GoesOn { topic: name.as_str(), epoch, doubt });
+        }
+        self.announce(&Command::Announce { topic: name.as_str(), epoch });
+        self.owner_changed(name.as_str(), Some(node), Some(epoch));
+        self.changed = true;
     }
 
     /// Takes in that a peer owns a topic.
@@ -204,13 +262,16 @@ impl Node {
         topic.elsewhere.owners.retain(|owner| owner.peer != peer);
         let name = topic.name.clone();
         self.owner_changed(name.as_str(), node, None);
+        // A partition whose topic goes on will have another owner.
+        let destroyed = destroyed && !self.awaits_owner(name.as_str());
         let topic = &mut self.topics[id];
         if destroyed
             && topic.elsewhere.owners.is_empty()
             && let Some(upstream) = topic.upstream.get_mut()
+            && (node.is_none() || upstream.owner == node)
         {
             // There is nothing to resume.
-            (upstream.epoch, upstream.have) = (0, 0);
+            upstream.forget();
         }
         self.reroute(id);
         self.topic_gc(id);

@@ -8,6 +8,7 @@ use super::{
     Amount, Inbound, LinkId, Node, PeerId, Protocol, Right, TopicId, TopicState, inward::NotFollowed,
 };
 use crate::cluster::{
+    command::BEFORE_MAX,
     log::Payload,
     record::{Kind, Record, Span, next_of, next_record},
     ring::Fit,
@@ -147,7 +148,17 @@ impl Node {
         }
         let TopicState { generation, name, open, .. } = &self.topics[topic];
         let (generation, open) = (*generation, open.then(|| name.clone()));
-        Ok(Inbound { topic, generation, open, kind, epoch, next, received_bytes: 0, broken: false })
+        Ok(Inbound {
+            topic,
+            generation,
+            open,
+            kind,
+            epoch,
+            next,
+            began: next,
+            received_bytes: 0,
+            broken: None,
+        })
     }
 
     /// Messages from the owner, with their numbers.
@@ -162,15 +173,32 @@ impl Node {
         if run.is_empty() {
             return;
         }
+        if let Some(&doubt) = upstream.doubts.first() {
+            let until = doubt.saturating_sub(first).min(run.len() as u64) as usize;
+            if until < run.len() {
+                if until > 0 {
+                    self.numbered(id, stream, first, body, &run[..until]);
+                } else {
+                    // A message of another number than the doubt's is the next: the doubt stands before it all the same.
+                    upstream.doubts.remove(0);
+                    self.deliver_gap(stream.topic, doubt, None);
+                }
+                return self.numbered(id, stream, first + until as u64, body, &run[until..]);
+            }
+        }
         let missing = (first > upstream.have + 1).then_some((upstream.have + 1, first - 1));
         upstream.have = first + (run.len() as u64 - 1);
-        let lossless = upstream.lossless;
+        let (lossless, doubts) = (upstream.lossless, !upstream.doubts.is_empty());
         if let Some((first, last)) = missing {
             self.grant_used(stream.topic, Amount { messages: last - first + 1, bytes: 0 });
             self.deliver_gap(stream.topic, first, Some(last));
         }
         if !lossless {
-            return self.deliver_run(stream.topic, body, run, Fit::Lossy);
+            self.deliver_run(stream.topic, body, run, Fit::Lossy);
+            if doubts {
+                self.tell_doubts(stream.topic);
+            }
+            return;
         }
         // An owner that sends more than it was told to is no reason to hold more than was promised.
         let promised = self.topics[stream.topic].upstream.promised(run);
@@ -178,6 +206,9 @@ impl Node {
         self.deliver_run(stream.topic, body, &run[..promised], Fit::Lossless);
         if promised < run.len() {
             self.deliver_run(stream.topic, body, &run[promised..], Fit::Lossy);
+        }
+        if doubts {
+            self.tell_doubts(stream.topic);
         }
     }
 
@@ -212,18 +243,56 @@ impl Node {
         }
         if !same {
             (upstream.epoch, upstream.have) = (epoch, next - 1);
+            upstream.doubts.clear();
             if old_epoch != 0 || have == u64::MAX {
                 self.deliver_gap(topic, have.saturating_add(1), None);
             }
         } else if next > have.saturating_add(1) {
             upstream.have = next - 1;
             self.deliver_gap(topic, have + 1, Some(next - 1));
+            self.tell_doubts(topic);
         }
         if !lossless {
             self.grant_ends(topic);
         }
         self.changed = true;
         Ok(())
+    }
+
+    /// The owner goes on under another epoch. Before the message `doubt` others may be missing.
+    pub(super) fn goes_on(
+        &mut self,
+        id: LinkId,
+        text: &str,
+        epoch: u64,
+        doubt: u64,
+    ) -> Result<(), NotFollowed> {
+        let topic = self.named(text).ok_or(NotFollowed)?;
+        let upstream = &mut self.topics[topic].upstream;
+        if upstream.link != Some(id) || !upstream.live || epoch == 0 {
+            return Err(NotFollowed);
+        }
+        upstream.epoch = epoch;
+        if upstream.doubts.len() >= BEFORE_MAX {
+            // Too early rather than not at all.
+            self.deliver_gap(topic, doubt, None);
+        } else if let Err(at) = upstream.doubts.binary_search(&doubt) {
+            upstream.doubts.insert(at, doubt);
+            self.tell_doubts(topic);
+        }
+        Ok(())
+    }
+
+    /// All before a doubt has come: something may be missing here.
+    fn tell_doubts(&mut self, id: TopicId) {
+        let upstream = &mut self.topics[id].upstream;
+        if let Some(&doubt) =
+            upstream.doubts.first().filter(|doubt| **doubt <= upstream.have.saturating_add(1))
+        {
+            upstream.doubts.remove(0);
+            self.deliver_gap(id, doubt, None);
+            self.tell_doubts(id);
+        }
     }
 
     pub(super) fn gap(&mut self, id: LinkId, name: &str, first: u64, last: u64) -> Result<(), NotFollowed> {
@@ -252,6 +321,7 @@ impl Node {
             }
             self.grant_used(topic, Amount { messages: last - from + 1, bytes: 0 });
             self.deliver_gap(topic, from, Some(last));
+            self.tell_doubts(topic);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Topic, TopicPattern,
     cluster::{
-        command::{NodeId, Status},
+        command::{Before, NodeId, Status},
         log::Log,
         outbox::Outbox,
         record::Kind,
@@ -91,7 +91,7 @@ pub(super) struct Local {
     pub(super) flow: Lazy<Flow>,
     /// Another node has a higher epoch.
     pub(super) ceded: bool,
-    /// It is given to another node; nothing is taken any more.
+    /// It is offered to another node. What comes waits until that node has it, or not.
     pub(super) moving: bool,
 }
 
@@ -103,15 +103,19 @@ pub(super) struct Flow {
     pub(super) absent: Vec<Absent>,
     /// All up to here have arrived everywhere.
     pub(super) acked: u64,
-    /// What came from other nodes and waits for room: who, its sequence number (0 if it has none), payload.
+    /// What waits for room: which node sent it, its sequence number (0 if it has none), payload.
     pub(super) backlog: VecDeque<(Option<NodeId>, u64, bytes::Bytes)>,
-    /// Bytes of those without a number.
-    pub(super) backlog_bytes: usize,
+    /// How much of it has no number.
+    pub(super) unnumbered: usize,
+    pub(super) unnumbered_bytes: usize,
     /// Since when the backlog waits.
     pub(super) blocked_since: Option<Duration>,
     pub(super) publishers: BTreeMap<NodeId, Publisher>,
-    /// The owner that gave it to us, and its epoch: our numbers go on from there.
-    pub(super) inherited: Option<(NodeId, u64)>,
+    /// The owners before us whose numbers ours go on from, the latest last.
+    pub(super) before: Vec<Before>,
+    /// Numbers before which somebody else may have given numbers to other messages, in order: who comes from an owner before us
+    /// is told a gap there.
+    pub(super) doubts: Vec<u64>,
 }
 
 impl Flow {
@@ -122,10 +126,12 @@ impl Flow {
             absent: Vec::new(),
             acked: 0,
             backlog: VecDeque::new(),
-            backlog_bytes: 0,
+            unnumbered: 0,
+            unnumbered_bytes: 0,
             blocked_since: None,
             publishers: BTreeMap::new(),
-            inherited: None,
+            before: Vec::new(),
+            doubts: Vec::new(),
         }
     }
 }
@@ -157,6 +163,8 @@ pub(super) struct Upstream {
     pub(super) epoch: u64,
     /// and the last sequence number that came.
     pub(super) have: u64,
+    /// Numbers, in order, before which others may be missing that somebody else gave. That is told when all before has come.
+    pub(super) doubts: Vec<u64>,
     /// What the owner may still send.
     pub(super) granted: Amount,
     /// What it was given with the last grant.
@@ -181,6 +189,7 @@ impl Upstream {
             owner: None,
             epoch: 0,
             have: 0,
+            doubts: Vec::new(),
             granted: NONE,
             window: NONE,
             received_bytes: 0,
@@ -188,6 +197,14 @@ impl Upstream {
             len_max: 0,
             touched: false,
         }
+    }
+}
+
+impl Upstream {
+    /// There is no place to resume from any more.
+    pub(super) fn forget(&mut self) {
+        (self.epoch, self.have) = (0, 0);
+        self.doubts.clear();
     }
 }
 
@@ -206,6 +223,10 @@ impl Blank for Upstream {
 #[derive(Debug)]
 pub(super) struct Uplink {
     pub(super) link: Option<LinkId>,
+    /// The epoch of the owner that it was begun for. An owner with another one may not have taken what the last one was sent.
+    pub(super) owner: u64,
+    /// Which life of the stream: its numbers begin anew when we were the owner meanwhile, or had forgotten the topic.
+    pub(super) epoch: u64,
     pub(super) log: Log,
     pub(super) next: u64,
     pub(super) defined: bool,
@@ -299,8 +320,11 @@ pub(super) struct Inbound {
     pub(super) next: u64,
     /// Bytes of payload that came.
     pub(super) received_bytes: u64,
-    /// Something of it was not taken: the rest makes no sense until it begins anew.
-    pub(super) broken: bool,
+    /// The first sequence number since it was defined. What a publisher leaves out there others have taken; any other number
+    /// follows the one before it.
+    pub(super) began: u64,
+    /// Since when something of it is missing that was not taken: the rest makes no sense until it begins anew.
+    pub(super) broken: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -225,13 +225,22 @@ impl Node {
     pub fn topic_destroy(&mut self, name: &str) -> Result<(), TopicError> {
         let id = self.named(name).ok_or_else(|| TopicError::NotFound(name.to_owned()))?;
         let topic = &mut self.topics[id];
-        let Some(local) = topic.local.take() else {
+        if topic.local.is_none() {
             return Err(match topic.elsewhere.owners.is_empty() {
                 true => TopicError::NotFound(name.to_owned()),
                 false => TopicError::Remote(topic.name.clone()),
             });
-        };
-        let name = topic.name.clone();
+        }
+        self.let_go(id);
+        self.reroute(id);
+        self.topic_gc(id);
+        Ok(())
+    }
+
+    /// A topic is ours no more, and all peers are told.
+    pub(super) fn let_go(&mut self, id: TopicId) {
+        let Some(local) = self.topics[id].local.take() else { return };
+        let name = self.topics[id].name.clone();
         for cursor in &local.flow.cursors {
             if let Some(link) = self.links.get_mut(cursor.link) {
                 link.cursors.remove(&id);
@@ -240,12 +249,11 @@ impl Node {
         }
         self.announce(&Command::Remove { topic: name.as_str(), epoch: local.epoch });
         self.owner_changed(name.as_str(), Some(self.options.id), None);
+        self.move_done(id);
+        self.partitions.ceded.remove(&id);
         self.blocked.remove(&id);
         self.release(id);
-        self.reroute(id);
-        self.topic_gc(id);
         self.changed = true;
-        Ok(())
     }
 
     pub(super) fn announce(&mut self, command: &Command<'_>) {

@@ -41,9 +41,36 @@ impl Node {
             }
             return Publish::Done(report);
         }
+        if let Some(uplink) = &self.topics[id].uplink
+            && (uplink.log.len() >= self.options.retained_messages_max
+                || uplink.log.bytes() >= self.options.retained_bytes_max)
+        {
+            return Publish::Full;
+        }
+        self.uplink_push(id, link, payload);
+        Publish::Done(report)
+    }
+
+    /// Puts a message behind those for the owner, whatever the bounds are: it was within others before.
+    fn uplink_push(&mut self, id: TopicId, link: LinkId, payload: &Bytes) {
+        match &mut self.topics[id].uplink {
+            Some(uplink) if uplink.link.is_some() => uplink.log.push(Payload::Shared(payload)),
+            _ => self.uplink_begin(id, link).log.push(Payload::Shared(payload)),
+        }
+        self.pump_uplink(id);
+    }
+
+    /// The stream to an owner that nothing was sent to yet.
+    fn uplink_begin(&mut self, id: TopicId, link: LinkId) -> &mut Uplink {
+        let owner = self.owner_epoch(id);
+        let generations = &mut self.generations;
+        let incarnation = self.options.incarnation;
         let uplink = self.topics[id].uplink.get_or_insert_with(|| {
+            *generations += 1;
             Box::new(Uplink {
-                link: Some(link),
+                link: None,
+                owner,
+                epoch: incarnation.wrapping_add(*generations),
                 log: Log::new(1),
                 next: 1,
                 defined: false,
@@ -53,22 +80,32 @@ impl Node {
                 refused_at: None,
             })
         });
-        if uplink.log.len() >= self.options.retained_messages_max
-            || uplink.log.bytes() >= self.options.retained_bytes_max
-        {
-            return Publish::Full;
+        (uplink.link, uplink.owner) = (Some(link), owner);
+        uplink
+    }
+
+    /// What waited here for room, unnumbered, goes to the node that has the topic now.
+    pub(super) fn pass_on(&mut self, id: TopicId, waited: Vec<Bytes>) {
+        for payload in waited {
+            match self.owner_link(id).filter(|link| self.links[*link].protocol == Protocol::Extended) {
+                Some(link) => self.uplink_push(id, link, &payload),
+                None => {
+                    if self.publish_remote(id, &payload) == Publish::Full {
+                        self.counters.dropped += 1;
+                    }
+                }
+            }
         }
-        uplink.log.push(Payload::Shared(payload));
-        if uplink.link.is_none() {
-            uplink.link = Some(link);
-        }
-        self.pump_uplink(id);
-        Publish::Done(report)
+    }
+
+    /// The epoch under which another node owns a topic, 0 if it has none.
+    fn owner_epoch(&self, id: TopicId) -> u64 {
+        let owner = self.remote_owner(id).and_then(|peer| self.peers[peer].topics.get(&id));
+        owner.copied().unwrap_or(0)
     }
 
     pub(super) fn pump_uplink(&mut self, id: TopicId) {
         let (bytes_max, messages_max) = (self.options.send_bytes_max, self.options.send_messages_max);
-        let incarnation = self.options.incarnation;
         let topic = &mut self.topics[id];
         let Some(uplink) = topic.uplink.as_mut() else { return };
         let Some(link_id) = uplink.link else { return };
@@ -84,9 +121,7 @@ impl Node {
             }
             if !uplink.defined {
                 let mut define = BytesMut::new();
-                // Numbers begin anew when a topic was forgotten, so its life here is part of the epoch.
-                let epoch = incarnation.wrapping_add(topic.generation);
-                put_define(&mut define, alias, Kind::Publish, epoch, uplink.next, topic.name.as_str());
+                put_define(&mut define, alias, Kind::Publish, uplink.epoch, uplink.next, topic.name.as_str());
                 link.outbox.put_record(&define);
                 uplink.defined = true;
             }
@@ -101,10 +136,11 @@ impl Node {
 
     /// Sends what is not acknowledged to where the owner is now.
     pub(super) fn uplink_reroute(&mut self, id: TopicId, owner: Option<LinkId>) {
+        let epoch = self.owner_epoch(id);
         let Some(uplink) = self.topics[id].uplink.as_mut() else { return };
         let owner = owner.filter(|link| self.links[*link].protocol == Protocol::Extended);
-        if uplink.link != owner {
-            uplink.link = owner;
+        if (uplink.link, uplink.owner) != (owner, epoch) {
+            (uplink.link, uplink.owner) = (owner, epoch);
             uplink.begin();
             self.pump_uplink(id);
         }

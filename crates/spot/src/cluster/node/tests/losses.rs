@@ -23,7 +23,7 @@ fn a_publisher_that_restarts_while_its_messages_wait_loses_none() {
     assert_eq!(texts(arrivals(&mut node, sub)), ["first", "a", "b", "c", "d"]);
     let topic = node.topics[node.named("t").expect("it is known")].local.as_ref().unwrap();
     let publisher = &topic.flow.publishers[&ANN];
-    assert_eq!((publisher.taken, publisher.waiting, topic.flow.backlog_bytes), (1, Amount::default(), 0));
+    assert_eq!((publisher.taken, publisher.waiting, topic.flow.unnumbered_bytes), (1, Amount::default(), 0));
     assert_eq!(node.counters().dropped, 0);
 }
 

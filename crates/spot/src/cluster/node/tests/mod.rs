@@ -12,6 +12,7 @@ use crate::cluster::{
 use crate::{Topic, TopicPattern};
 
 mod losses;
+mod moves;
 mod silent;
 mod rights;
 
