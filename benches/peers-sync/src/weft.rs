@@ -105,7 +105,11 @@ impl Replica {
                     self.install(*head, bytes);
                 }
                 Some(
-                    Output::Event(_) | Output::Mend(_) | Output::RepairEnds { .. } | Output::Released(_),
+                    Output::Event(_)
+                    | Output::Compare { .. }
+                    | Output::Mend(_)
+                    | Output::RepairEnds { .. }
+                    | Output::Released(_),
                 ) => {}
             }
         }
@@ -182,7 +186,7 @@ impl Replica {
         let document = Document::from_native(&document, self.model.document().session()).expect("a snapshot");
         now(self.store.install(&head.vector, bytes)).expect("room");
         self.model = document.into();
-        self.machine.handle_input(self.now, Input::Installed { vector: head.vector, heads });
+        self.machine.handle_input(self.now, Input::Installed { vector: head.vector, heads, content: Some(0) });
     }
 }
 

@@ -94,6 +94,9 @@ pub enum SyncMessage {
     Digest {
         /// See [`digest`](crate::session::digest).
         digest: u64,
+        /// Stands for the patches themselves, in which two replicas may differ that have the same times: the sum of their
+        /// [`content`](crate::session::content). `None` where it is not known.
+        content: Option<u64>,
     },
     /// "This is what I have", to one peer.
     State {

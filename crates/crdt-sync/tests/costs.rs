@@ -92,7 +92,7 @@ fn heads_cost_what_their_number_is() {
         heads(1),
         heads(8),
         heads(64),
-        len(&SyncMessage::Digest { digest: 7 })
+        len(&SyncMessage::Digest { digest: 7, content: None })
     );
     assert!(heads(1) < 64 && heads(64) < 64 * 48);
 }

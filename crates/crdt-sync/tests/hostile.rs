@@ -360,7 +360,7 @@ fn a_long_snapshot_is_put_in_place_when_the_pull_is_free() {
     assert_eq!(race.winner, "long", "{race:?}");
     assert_eq!(race.took, seconds(39.4), "{race:?}");
     let vector = [(sid(1), 5)].into_iter().collect();
-    outputs(&mut machine, race.took, Input::Installed { vector, heads: Heads::new() });
+    outputs(&mut machine, race.took, Input::Installed { vector, heads: Heads::new(), content: Some(0) });
     assert!(!machine.status().pulling);
 }
 
@@ -392,7 +392,7 @@ fn who_is_not_found_and_says_nothing_is_forgotten() {
     // It leaves, and what it said last comes after that; somebody makes up a name.
     machine.handle_input(seconds(2.0), Input::PeerDown(peer("left")));
     for name in ["left", "made up"] {
-        says(&mut machine, seconds(2.1), name, SyncMessage::Digest { digest: 3 });
+        says(&mut machine, seconds(2.1), name, SyncMessage::Digest { digest: 3, content: None });
     }
     assert_eq!((machine.stable().len(), machine.status().peers), (0, 3), "they may lack everything");
     for second in 3..180 {
@@ -409,7 +409,12 @@ fn made_up_names_do_not_put_out_a_peer_that_discovery_names() {
         machine.handle_input(Duration::ZERO, Input::PeerUp(peer(name)));
     }
     for number in 0..10 {
-        says(&mut machine, seconds(1.0), &format!("made up {number}"), SyncMessage::Digest { digest: 3 });
+        says(
+            &mut machine,
+            seconds(1.0),
+            &format!("made up {number}"),
+            SyncMessage::Digest { digest: 3, content: None },
+        );
     }
     let known: Vec<PeerId> = machine.peer_statuses(seconds(1.0)).into_iter().map(|peer| peer.id).collect();
     assert_eq!(known, ["first", "made up 9", "second"].map(peer));
@@ -420,7 +425,7 @@ fn strangers_are_remembered_for_longer_where_replicas_seldom_speak() {
     let trickle = TrickleOptions { interval_max: seconds(300.0), ..TrickleOptions::STANDARD };
     let options = SessionOptions { trickle, ..SessionOptions::standard(OWN) };
     let mut machine = Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, 1);
-    says(&mut machine, Duration::ZERO, "stranger", SyncMessage::Digest { digest: 3 });
+    says(&mut machine, Duration::ZERO, "stranger", SyncMessage::Digest { digest: 3, content: None });
     outputs(&mut machine, seconds(1199.0), Input::Tick);
     assert_eq!(machine.status().peers, 1, "it may have said nothing because others had said the same");
     outputs(&mut machine, seconds(1210.0), Input::Tick);

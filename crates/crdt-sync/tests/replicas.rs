@@ -14,7 +14,7 @@ use crdt_sync::{
     SnapshotHead, StoreRetry, SyncDocument as _, SyncError, SyncManager, SyncMessage, Syncer, Want,
     dag::Link,
     discovery::{MemoryPeerDiscovery, MemoryPeers, StaticPeerDiscovery},
-    session::{Refusal, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
+    session::{Counters, Refusal, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
     store::PatchPage,
 };
 use serde_json::{Value as Json, json};
@@ -424,3 +424,6 @@ mod failing;
 
 #[path = "replicas/snapshots.rs"]
 mod snapshots;
+
+#[path = "replicas/restored.rs"]
+mod restored;

@@ -6,6 +6,7 @@ use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Link, NodeHash},
     reconcile::Symbol,
+    session::content,
     wire::{decode_patch, decode_sync, encode_patch, encode_sync},
 };
 use proptest::prelude::*;
@@ -77,7 +78,7 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
         (0u64..9, 0u64..1000, 0u64..1000).prop_map(|(s, after, upto)| Want { sid: sid(s), after, upto });
     let bytes = prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
     prop_oneof![
-        any::<u64>().prop_map(|digest| SyncMessage::Digest { digest }),
+        any::<(u64, Option<u64>)>().prop_map(|(digest, content)| SyncMessage::Digest { digest, content }),
         (vectors(), any::<bool>()).prop_map(|(vector, reply)| SyncMessage::State { vector, reply }),
         (id.clone(), prop::collection::vec(want, 0..5), 0u64..1 << 40, any::<bool>())
             .prop_map(|(id, want, bytes_max, offers)| SyncMessage::Request { id, want, bytes_max, offers }),
@@ -245,6 +246,23 @@ fn a_false_count_is_refused_at_once() {
     bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
     let error = decode_sync(&bytes.into()).unwrap_err();
     assert_eq!(error.to_string(), "input ends at byte 12, within a session id");
+}
+
+#[test]
+fn a_digest_is_written_as_it_was_promised() {
+    let (from, digest) = (PeerId::new("a").unwrap(), 0x0102_0304_0506_0708);
+    let written = |content| {
+        let message = SyncMessage::Digest { digest, content };
+        encode_sync(EncodingFormat::Binary, &from, &message).unwrap().to_vec()
+    };
+    assert_eq!(written(None), [2, 1, b'a', 1, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(written(Some(9)), [2, 1, b'a', 16, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 9]);
+    // What stands for a patch is the same for all replicas, whatever they were built from.
+    let mut builder = PatchBuilder::new(sid(1), 100);
+    builder.new_con(&Value::from("eight bytes and more"));
+    let patch = builder.finish().unwrap();
+    let record = PatchRecord::new(7, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
+    assert_eq!(content(&record), 12_162_510_359_761_908_792);
 }
 
 #[test]

@@ -296,7 +296,7 @@ impl ClientSession {
             .collect();
         if want.is_empty() {
             if std::mem::take(&mut self.tell_caught_up) {
-                self.send(&SyncMessage::Digest { digest: digest(&self.stored) });
+                self.send(&SyncMessage::Digest { digest: digest(&self.stored), content: None });
             }
             return;
         }

@@ -50,7 +50,7 @@ fn sent(message: &SyncMessage) -> ClientOutput {
 }
 
 fn caught_up(stored: &[(u64, u64)]) -> ClientOutput {
-    sent(&SyncMessage::Digest { digest: digest(&vector(stored)) })
+    sent(&SyncMessage::Digest { digest: digest(&vector(stored)), content: None })
 }
 
 fn acknowledged(entries: &[(u64, u64)]) -> ClientOutput {
@@ -202,7 +202,11 @@ fn whoever_breaks_the_rules_is_told_which() {
     check(&[state(&[]), frame(b"\x03\x01")], "ends within its run");
     let crowd: Vec<_> = (1..=3).map(|number| brings(&patch(sid(number), 1, 0))).collect();
     check(&[&[state(&[])], &crowd[..]].concat(), "more than 2 sessions");
-    let digest = wire::encode_sync(EncodingFormat::Json, &id("window"), &SyncMessage::Digest { digest: 7 });
+    let digest = wire::encode_sync(
+        EncodingFormat::Json,
+        &id("window"),
+        &SyncMessage::Digest { digest: 7, content: None },
+    );
     check(&[ClientInput::Frame(digest.unwrap())], "a client sends its state, patches and presence");
     let stranger = SyncMessage::State { vector: vector(&[]), reply: true };
     let stranger = wire::encode_sync(EncodingFormat::Binary, &id("stranger"), &stranger).unwrap();

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use crdt_core::{Applied, Document, Patch, SessionId, StateVector};
 
 use crate::{
-    DocumentError, PatchStore, SyncError, Want, dag,
+    DocumentError, PatchStore, SyncError, Want,
     fold::{from_snapshot, patch_of},
-    manager::owned,
+    manager::sealed,
     store::PatchPage,
 };
 
@@ -72,8 +72,8 @@ impl Follower {
                 }
                 PatchPage::Compacted => {
                     let Some((vector, bytes)) = self.store.snapshot().await? else { return Ok(()) };
-                    let (_, bytes) = dag::snapshot::open(&owned::open(&bytes)?.1)?;
-                    self.document = from_snapshot(self.base.as_ref(), Some(&bytes))?;
+                    let document = sealed::open(&bytes)?.document;
+                    self.document = from_snapshot(self.base.as_ref(), Some(&document))?;
                     self.contained = vector;
                 }
             }

@@ -1,10 +1,11 @@
 //! The synchronisation of one document, running.
 
 mod driver;
-pub(crate) mod owned;
+mod owned;
 mod policy;
 mod repair;
 mod retry;
+pub(crate) mod sealed;
 mod snapshots;
 
 use std::sync::Arc;

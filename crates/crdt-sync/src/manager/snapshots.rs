@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector};
+use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::{
     SyncError,
-    driver::{Driver, expect_whole, for_each_page, is_stopping, skip_bad},
+    driver::{Driver, add_content, expect_whole, for_each_page, is_stopping, skip_bad},
     owned,
     policy::Log,
+    sealed::{self, Sealed},
 };
 use crate::{
     DocumentError, Fold, PatchStoreError, PeerId, SnapshotHead, Want,
@@ -143,7 +144,7 @@ impl Driver {
         let document = self.parts.document.snapshot(&stored)?;
         let bytes = match self.machine.heads() {
             Some(heads) => snapshot::seal(heads, &document),
-            None => document,
+            None => sealed::with_content(self.machine.content(), document),
         };
         let bytes = self.with_owners(&stored, bytes);
         self.offer(stored, bytes)
@@ -202,12 +203,12 @@ impl Driver {
         upto: &StateVector<SessionId>,
     ) -> Result<(StateVector<SessionId>, Bytes), SyncError> {
         let (have, base) = match self.parts.store.snapshot().await? {
-            Some((vector, bytes)) => (vector, Some(snapshot::open(&owned::open(&bytes)?.1)?)),
+            Some((vector, bytes)) => (vector, Some(sealed::open(&bytes)?)),
             None => (StateVector::new(), None),
         };
-        let (heads, base) = base.unzip();
-        let mut fold = self.parts.document.fold(base.as_deref())?;
-        let mut heads = heads.unwrap_or_default();
+        let mut fold = self.parts.document.fold(base.as_ref().map(|base| &base.document[..]))?;
+        let (mut heads, mut content) =
+            base.map_or_else(|| (Heads::new(), Some(0)), |base| (base.heads, base.content));
         let mut contained = have.clone();
         let dag = self.machine.heads().is_some();
         let whole = for_each_page(&self.parts, have, upto, |records| {
@@ -217,11 +218,13 @@ impl Driver {
                 if dag {
                     heads.add(record);
                 }
+                content = add_content(content, record);
+                content = add_content(content, record);
             }
         });
         expect_whole(whole.await?)?;
         let bytes = fold.finish()?;
-        let bytes = if dag { snapshot::seal(&heads, &bytes) } else { bytes };
+        let bytes = if dag { snapshot::seal(&heads, &bytes) } else { sealed::with_content(content, bytes) };
         let bytes = self.with_owners(&contained, bytes);
         Ok((contained, bytes))
     }
@@ -310,7 +313,7 @@ impl Driver {
         // Before anything is kept, the bytes must prove to be a snapshot of what the head says, that our own patches go on
         // top of.
         let (session, stored) = (self.parts.options.session, self.machine.stored().clone());
-        let (owners, mut fold, mut heads) = match self.open(&vector, &bytes) {
+        let (mut opened, mut fold) = match self.open(&vector, &bytes) {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(%error, "a peer sent a broken snapshot");
@@ -318,7 +321,7 @@ impl Driver {
             }
         };
         if let Some(guard) = &self.parts.guard
-            && let Err(reason) = guard.check_owners(&vector, &owners)
+            && let Err(reason) = guard.check_owners(&vector, &opened.owners)
         {
             self.not_allowed(Refusal::SnapshotNotAllowed { reason });
             return Ok(Input::InstallFailed);
@@ -326,20 +329,27 @@ impl Driver {
         // Of our own session nobody has more than we do. With a guard it takes our signature to prove otherwise, and a
         // snapshot has that of the one who made it.
         if vector.get(&session) > stored.get(&session) {
-            self.machine.own_session_is_ahead(vector.get(&session), self.parts.guard.is_none());
+            let id = Timestamp::new(session, vector.get(&session));
+            self.machine.session_is_forked(id, self.parts.guard.is_none());
             return Ok(Input::InstallFailed);
         }
         let (mut log, dag) =
             (Log { snapshot_bytes: head.len_bytes, ..self.log }, self.machine.heads().is_some());
         (log.bytes, log.ticks) = (0, 0);
+        let (mut ends, mut forked) = (vector.clone(), None);
         let on_top = for_each_page(&self.parts, vector.clone(), &stored, |records| {
             for record in records {
+                if ends.get(&record.session()) != record.prev {
+                    forked.get_or_insert(record.id);
+                }
+                ends.advance(record.session(), record.last());
                 skip_bad(fold.apply(record));
                 log.bytes += record.len_bytes() as u64;
                 log.ticks += record.last() - record.prev;
                 if dag {
-                    heads.add(record);
+                    opened.heads.add(record);
                 }
+                opened.content = add_content(opened.content, record);
             }
         });
         match on_top.await {
@@ -351,6 +361,11 @@ impl Driver {
                 return Ok(Input::InstallFailed);
             }
         }
+        if let Some(id) = forked {
+            // It ends within one of our patches, so that it has another one in that place.
+            self.machine.session_is_forked(id, self.parts.guard.is_none());
+            return Ok(Input::InstallFailed);
+        }
         let store = &*self.parts.store;
         let keep = || store.install(&vector, bytes.clone());
         let stopping = is_stopping(self.commands.as_ref());
@@ -361,9 +376,9 @@ impl Driver {
         }
         self.stored.send_modify(|count| *count += 1);
         self.parts.document.take_over(fold)?;
-        self.parts.guard.iter().for_each(|guard| guard.note_owners(&owners));
+        self.parts.guard.iter().for_each(|guard| guard.note_owners(&opened.owners));
         self.log = log;
-        Ok(Input::Installed { vector, heads })
+        Ok(Input::Installed { vector, heads: opened.heads, content: opened.content })
     }
 
     /// A peer's snapshot, if it contains what its head says.
@@ -371,17 +386,16 @@ impl Driver {
         &self,
         vector: &StateVector<SessionId>,
         bytes: &Bytes,
-    ) -> Result<(Bytes, Box<dyn Fold>, Heads), DocumentError> {
-        let (owners, rest) = owned::open(bytes)?;
-        let (heads, document) = snapshot::open(&rest)?;
-        let fold = self.parts.document.fold(Some(&document))?;
+    ) -> Result<(Sealed, Box<dyn Fold>), DocumentError> {
+        let opened = sealed::open(bytes)?;
+        let fold = self.parts.document.fold(Some(&opened.document))?;
         if fold.vector() != *vector {
             return Err(DocumentError::Snapshot("it contains other patches than its head says".to_owned()));
         }
-        if heads.iter().any(|link| vector.get(&link.sid) < link.last) {
+        if opened.heads.iter().any(|link| vector.get(&link.sid) < link.last) {
             return Err(DocumentError::Snapshot("it lacks nodes that it calls heads".to_owned()));
         }
-        Ok((owners, fold, heads))
+        Ok((opened, fold))
     }
 }
 

@@ -136,6 +136,8 @@ impl Session {
         if vector != self.stored {
             self.trickle.inconsistent(now, &mut self.jitter);
         }
+        let own = self.options.session;
+        let (theirs, ours) = (vector.get(&own), self.stored.get(&own));
         if let Some(peer) = self.peers.get_mut(from) {
             peer.vector = Some(vector);
             peer.ahead = StateVector::new();
@@ -143,6 +145,9 @@ impl Session {
             self.peers.may_be_ahead();
         }
         self.peers.forget_above(ENTRIES_MAX);
+        if theirs < ours {
+            self.on_own_time(now, from, theirs);
+        }
     }
 
     /// A peer said where it has more than we have.

@@ -2,6 +2,8 @@
 
 use crdt_core::{SessionId, StateVector};
 
+use crate::PatchRecord;
+
 /// Hashes a state vector: equal vectors have equal digests, and different ones almost never do.
 ///
 /// It is a sum over the entries, so that it can follow a vector without reading all of it again. It is no protection
@@ -13,6 +15,17 @@ pub fn digest(vector: &StateVector<SessionId>) -> u64 {
 /// What one entry adds to the digest.
 pub(super) fn entry(sid: SessionId, time: u64) -> u64 {
     if time == 0 { 0 } else { mix(mix(sid.get()) ^ time) }
+}
+
+/// What a patch adds to the number that stands for the patches themselves: with the same ones it is the same, in whatever
+/// order they came. A state vector says how far sessions got, and not with what.
+pub fn content(record: &PatchRecord) -> u64 {
+    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let (words, rest) = record.patch.as_chunks();
+    let hash = words.iter().fold(record.prev, |hash, word| step(hash, u64::from_le_bytes(*word)));
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    mix(step(hash, u64::from_le_bytes(last)) ^ record.patch.len() as u64)
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): each input bit reaches each output bit.

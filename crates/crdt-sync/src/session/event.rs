@@ -18,6 +18,13 @@ pub enum SessionEvent {
         /// Why.
         error: String,
     },
+    /// A peer has patches under the same times that are not those here: a session is used by two replicas, or by one whose
+    /// store went back to an earlier state and that wrote as much as it had lost. No patch that comes can mend that. Each
+    /// replica looks whether it is its own session, and if so, refuses further edits with [`Refusal::SessionUsedTwice`].
+    Diverged {
+        /// Which peer.
+        peer: PeerId,
+    },
     /// A peer did not answer in time, or did not deliver what it said it had; it is left alone for a while.
     Unhelpful {
         /// Which peer.
@@ -121,13 +128,15 @@ pub struct Counters {
     pub walked: u64,
     /// Comparisons by coded symbols begun.
     pub compared: u64,
+    /// How often a peer turned out to have other patches under the same times.
+    pub diverged: u64,
     /// Damaged or missing nodes of the DAG that peers brought again.
     pub repaired: u64,
 }
 
 impl Counters {
     /// Each count with its name, for metrics.
-    pub fn named(&self) -> [(&'static str, u64); 18] {
+    pub fn named(&self) -> [(&'static str, u64); 19] {
         [
             ("broadcast", self.broadcast),
             ("heard", self.heard),
@@ -146,6 +155,7 @@ impl Counters {
             ("long", self.long),
             ("walked", self.walked),
             ("compared", self.compared),
+            ("diverged", self.diverged),
             ("repaired", self.repaired),
         ]
     }

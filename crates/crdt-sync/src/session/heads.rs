@@ -106,7 +106,7 @@ impl Session {
     /// Tells what is here, to all or to one.
     pub(super) fn announce(&mut self, to: Option<PeerId>) {
         let message = match &self.ends {
-            None => SyncMessage::Digest { digest: self.digest },
+            None => SyncMessage::Digest { digest: self.digest, content: self.content },
             Some(ends) => {
                 let heads = ends.stored.latest(self.options.session).into();
                 SyncMessage::Heads { heads, digest: ends.stored.digest() }
@@ -125,6 +125,9 @@ impl Session {
             let forked = heads.iter().find(|link| ours(link).is_some_and(|ours| ours.hash != link.hash));
             if let Some(forked) = forked.copied() {
                 self.report_fork(forked);
+                if forked.sid == self.options.session {
+                    self.on_own_time(now, from, forked.last);
+                }
             }
         }
         self.differs(now, from, digest);

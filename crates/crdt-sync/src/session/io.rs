@@ -1,7 +1,7 @@
 //! What goes into a session's machine, and what comes out.
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector};
+use crdt_core::{SessionId, StateVector, Timestamp};
 
 #[cfg(doc)]
 use super::Session;
@@ -46,6 +46,15 @@ pub enum Input {
         vector: StateVector<SessionId>,
         /// The heads of all that is durable now; none where the group does not use the DAG.
         heads: Heads,
+        /// The sum of the [`content`](super::content) of all patches that are durable now; `None` where it is not known.
+        content: Option<u64>,
+    },
+    /// What an [`Output::Compare`] named was compared.
+    Compared {
+        /// Up to which time.
+        upto: u64,
+        /// The first that is not the same here.
+        differs: Option<Timestamp>,
     },
     /// The snapshot of an [`Output::Install`] was no snapshot.
     InstallFailed,
@@ -112,6 +121,13 @@ pub enum Output {
         head: Box<SnapshotHead>,
         /// The snapshot.
         bytes: Bytes,
+    },
+    /// Compare a peer's patches of the own session with those in the store, then say [`Input::Compared`].
+    Compare {
+        /// Which are to be compared.
+        want: Want,
+        /// All that the peer has of them.
+        records: Vec<PatchRecord>,
     },
     /// Put it in the place of what is damaged or missing in the store. It is the right one.
     Mend(PatchRecord),

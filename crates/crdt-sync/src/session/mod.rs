@@ -18,6 +18,7 @@ mod peers;
 mod places;
 mod pull;
 mod repair;
+mod reused;
 mod transfer;
 mod trickle;
 
@@ -26,7 +27,7 @@ use std::{collections::VecDeque, time::Duration};
 use crdt_core::{SessionId, StateVector, Timestamp};
 
 pub(crate) use digest::Jitter;
-pub use digest::digest;
+pub use digest::{content, digest};
 pub use event::{Counters, Refusal, SessionEvent};
 pub use io::{Input, Output, Page, ReadWhat, Status, WALK_PAGE_NODES_MAX};
 pub use options::{SessionOptions, SyncMode};
@@ -39,6 +40,7 @@ use self::{
     peers::Peers,
     places::Places,
     pull::Pull,
+    reused::OwnCheck,
     transfer::Long,
     trickle::Trickle,
 };
@@ -58,7 +60,12 @@ pub struct Session {
     stored: StateVector<SessionId>,
     /// The digest of `stored`, and those that it had lately, to know a peer that is only a little behind.
     digest: u64,
-    digests_lately: VecDeque<u64>,
+    digests_lately: VecDeque<(u64, Option<u64>)>,
+    /// The sum of the [`content`] of all patches in `stored`; `None` if it is not known.
+    content: Option<u64>,
+    /// What of the own session is to be compared with a peer next, and what is being compared.
+    own_check: Option<OwnCheck>,
+    own_compared: Option<OwnCheck>,
     /// Given to the store and not confirmed yet, in that order.
     storing: VecDeque<(PatchRecord, Origin)>,
     parked: Parked,
@@ -119,6 +126,9 @@ impl Session {
             digests_lately: VecDeque::with_capacity(DIGESTS_LATELY_MAX),
             latest: stored.iter().map(|(_, time)| time).max().unwrap_or(0),
             accepted: stored.clone(),
+            content: stored.is_empty().then_some(0),
+            own_check: None,
+            own_compared: None,
             places: Places::default(),
             stored,
             storing: VecDeque::new(),
@@ -137,6 +147,13 @@ impl Session {
         }
     }
 
+    /// The same with what stands for the patches in the store themselves, the sum of their [`content`]: without it nobody
+    /// can see whether others have other patches under the same times.
+    #[must_use]
+    pub fn with_content(self, content: Option<u64>) -> Self {
+        Self { content, ..self }
+    }
+
     /// Takes in what happened at `now`.
     pub fn handle_input(&mut self, now: Duration, input: Input) {
         match input {
@@ -146,8 +163,9 @@ impl Session {
             Input::Message { from, message } => self.message(now, from, message),
             Input::Stored => self.confirm(),
             Input::Page { peer, id, page } => self.page(peer, id, page),
-            Input::Installed { vector, heads } => self.installed(now, &vector, heads),
+            Input::Installed { vector, heads, content } => self.installed(now, &vector, heads, content),
             Input::InstallFailed => self.install_failed(now),
+            Input::Compared { upto, differs } => self.compared(now, upto, differs),
             Input::Repair(links) => self.repair(now, links),
             Input::Gap => self.gap(now),
             Input::PeerUp(peer) => self.peer_up(now, peer),
@@ -182,6 +200,11 @@ impl Session {
     /// What is durable here.
     pub fn stored(&self) -> &StateVector<SessionId> {
         &self.stored
+    }
+
+    /// What stands for the patches that are durable here; `None` if it is not known.
+    pub fn content(&self) -> Option<u64> {
+        self.content
     }
 
     /// What all known peers and this replica have, by their last word: nothing below it will be asked for by them.
@@ -353,10 +376,11 @@ impl Session {
         let Some((record, origin)) = self.storing.pop_front() else { return };
         self.remember_digest();
         self.note_stored(record.session(), record.last());
-        if origin != Origin::Contained
-            && let Some(ends) = &mut self.ends
-        {
-            ends.note_stored(&record);
+        if origin != Origin::Contained {
+            match &mut self.ends {
+                Some(ends) => ends.note_stored(&record),
+                None => self.content = self.content.map(|sum| sum.wrapping_add(content(&record))),
+            }
         }
         match origin {
             Origin::Local => {
@@ -388,7 +412,7 @@ impl Session {
         if self.digests_lately.len() == DIGESTS_LATELY_MAX {
             self.digests_lately.pop_front();
         }
-        self.digests_lately.push_back(self.own_digest());
+        self.digests_lately.push_back((self.own_digest(), self.content));
     }
 
     fn note_stored(&mut self, sid: SessionId, last: u64) {
@@ -399,11 +423,11 @@ impl Session {
         }
     }
 
-    /// A snapshot holds more of the own session than was made here. Whether that is `proven` or only said: what a snapshot
-    /// has of a session is not signed by that session's author.
-    pub(crate) fn own_session_is_ahead(&mut self, last: u64, proven: bool) {
-        let id = Timestamp::new(self.options.session, last);
-        if proven {
+    /// To be told by the driver, which does not take a snapshot over that holds more of the own session than was made here, or
+    /// of any session something else than is here. Whether that is `proven` or only said: what a snapshot has of a session is
+    /// not signed by that session's author.
+    pub fn session_is_forked(&mut self, id: Timestamp, proven: bool) {
+        if proven && id.sid == self.options.session {
             self.used_twice.get_or_insert(id);
         }
         self.refuse(Refusal::SessionUsedTwice(id));

@@ -44,6 +44,10 @@ pub(super) struct Peer {
     probe: Option<(Duration, u64)>,
     /// Not asked before that.
     pub(super) distrusted_until: Duration,
+    /// It is not reported again before that that it has other patches under the same times.
+    pub(super) diverged_until: Duration,
+    /// Nor asked before that for what it has of the own session.
+    pub(super) own_asked_until: Duration,
     heard_at: Duration,
     /// Discovery says that it is there.
     found: bool,
@@ -292,7 +296,10 @@ impl Session {
     pub(super) fn message(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
         self.peers.heard(&from, now);
         match message {
-            SyncMessage::Digest { digest } => self.differs(now, &from, digest),
+            SyncMessage::Digest { digest, content } => {
+                self.differs(now, &from, digest);
+                self.on_content(now, &from, digest, content);
+            }
             SyncMessage::State { vector, reply } => self.on_state(now, from, vector, reply),
             SyncMessage::Request { id, want, bytes_max, offers } => {
                 let bytes_max = (bytes_max as usize).min(self.options.page_bytes_max);
@@ -374,7 +381,7 @@ impl Session {
                 continue;
             }
             self.trickle.inconsistent(now, &mut self.jitter);
-            if self.digests_lately.contains(&digest) {
+            if self.digests_lately.iter().any(|(then, _)| *then == digest) {
                 // It is where we were: what it lacks is on its way, or else it will ask when it hears how far we are.
                 self.announce(Some(id));
             } else {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crdt_core::{SessionId, StateVector};
 
-use super::{Origin, Output, Session, SessionEvent, compare::Comparison, transfer::Transfer};
+use super::{
+    Origin, Output, Session, SessionEvent, compare::Comparison, reused::OwnCheck, transfer::Transfer,
+};
 use crate::{
     PatchRecord, PeerId, SyncMessage, Want,
     dag::{Heads, Link},
@@ -36,6 +38,8 @@ pub(super) enum Stage {
     /// Nodes that were here and are damaged.
     Repair,
     Compare(Box<Comparison>),
+    /// A peer's patches of the own session, to compare.
+    Own(OwnCheck),
     Snapshot(Box<Transfer>),
     /// The driver is putting the snapshot in place.
     Installing,
@@ -53,7 +57,7 @@ impl Session {
         if self.pull.is_some() || self.place_long(now) || self.storing.len() > self.options.storing_max / 2 {
             return;
         }
-        if self.repair_next(now) {
+        if self.check_own_next(now) || self.repair_next(now) {
             return;
         }
         let ahead = self.ahead(now);
@@ -91,6 +95,7 @@ impl Session {
         let Some(pull) = self.answered(from, id) else { return };
         let want = match pull.stage {
             Stage::Patches { want } => want,
+            Stage::Own(check) => return self.on_own_patches(now, check, records),
             Stage::Repair => return self.on_repaired(now, records),
             Stage::Walk { want, claimed } => return self.on_walked(now, from, &want, claimed, records),
             _ => return self.unhelpful(now, from, "sent patches for something else"),
@@ -122,7 +127,13 @@ impl Session {
         }
     }
 
-    pub(super) fn installed(&mut self, now: Duration, vector: &StateVector<SessionId>, heads: Heads) {
+    pub(super) fn installed(
+        &mut self,
+        now: Duration,
+        vector: &StateVector<SessionId>,
+        heads: Heads,
+        content: Option<u64>,
+    ) {
         self.counters.installed += 1;
         self.pull = None;
         self.too_slow = 0;
@@ -132,6 +143,7 @@ impl Session {
             }
         }
         self.remember_digest();
+        self.content = content;
         if let Some(ends) = &mut self.ends {
             let local = self.storing.iter().filter(|(_, origin)| *origin == Origin::Local);
             ends.installed(heads, local.map(|(record, _)| record));

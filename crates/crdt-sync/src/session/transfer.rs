@@ -71,7 +71,7 @@ impl Long {
 impl Session {
     pub(super) fn on_offer(&mut self, now: Duration, from: &PeerId, id: u64, head: SnapshotHead) {
         let Some(pull) = self.answered(from, id) else { return };
-        if matches!(pull.stage, Stage::Repair) {
+        if matches!(pull.stage, Stage::Repair | Stage::Own(_)) {
             // It has folded what is wanted, and can't bring it any more.
             return self.pull_next(now);
         }

@@ -31,6 +31,7 @@ const COMPARE: u8 = 12;
 const SKETCH: u8 = 13;
 const AHEAD: u8 = 14;
 const REQUEST_PATCHES: u8 = 15;
+const DIGEST_CONTENT: u8 = 16;
 
 pub(super) fn patch(record: &PatchRecord) -> Bytes {
     let mut out = Vec::with_capacity(record.len_bytes());
@@ -69,9 +70,10 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
     put_vu57(&mut out, from.as_str().len() as u64);
     out.extend_from_slice(from.as_str().as_bytes());
     match message {
-        SyncMessage::Digest { digest } => {
-            out.push(DIGEST);
+        SyncMessage::Digest { digest, content } => {
+            out.push(if content.is_some() { DIGEST_CONTENT } else { DIGEST });
             out.extend_from_slice(&digest.to_be_bytes());
+            content.iter().for_each(|content| out.extend_from_slice(&content.to_be_bytes()));
         }
         SyncMessage::State { vector, reply } => {
             out.push(if *reply { STATE_REPLY } else { STATE });
@@ -156,7 +158,11 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
     let utf8 = |_| WireError::Field { field: "from", expected: "a name in UTF-8" };
     let from = PeerId::new(std::str::from_utf8(name).map_err(utf8)?)?;
     let message = match r.u8("a kind")? {
-        DIGEST => SyncMessage::Digest { digest: r.big_endian(8, "a digest")? },
+        DIGEST => SyncMessage::Digest { digest: r.big_endian(8, "a digest")?, content: None },
+        DIGEST_CONTENT => SyncMessage::Digest {
+            digest: r.big_endian(8, "a digest")?,
+            content: Some(r.big_endian(8, "a number for the patches")?),
+        },
         kind @ (STATE | STATE_REPLY) => {
             SyncMessage::State { vector: read_vector(&mut r)?, reply: kind == STATE_REPLY }
         }

@@ -56,8 +56,9 @@ pub(super) fn sync_message(
 ) -> Result<Value, EncodeError> {
     let mut fields: Vec<(&str, Value)> = Vec::with_capacity(6);
     let kind = match message {
-        SyncMessage::Digest { digest } => {
+        SyncMessage::Digest { digest, content } => {
             fields.push(("digest", hash(*digest)));
+            fields.extend(content.map(|content| ("content", hash(content))));
             "digest"
         }
         SyncMessage::State { vector: have, reply } => {
@@ -131,7 +132,10 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
     let fields = Fields::of(value)?;
     let from = PeerId::new(fields.text("from")?)?;
     let message = match fields.text("type")? {
-        "digest" => SyncMessage::Digest { digest: fields.hash("digest")? },
+        "digest" => SyncMessage::Digest {
+            digest: fields.hash("digest")?,
+            content: fields.has("content").then(|| fields.hash("content")).transpose()?,
+        },
         "state" => SyncMessage::State { vector: fields.vector()?, reply: fields.bool("reply")? },
         "ahead" => SyncMessage::Ahead { vector: fields.vector()? },
         "heads" => SyncMessage::Heads { heads: fields.links("heads")?, digest: fields.hash("digest")? },
@@ -336,6 +340,10 @@ impl<'a> Fields<'a> {
         found.map(|(_, value)| value).ok_or(WireError::Field { field, expected })
     }
 
+    fn has(&self, field: &str) -> bool {
+        self.0.iter().any(|(name, _)| name.as_bytes() == field.as_bytes())
+    }
+
     fn text(&self, field: &'static str) -> Result<&'a str, WireError> {
         let wrong = WireError::Field { field, expected: "text" };
         match self.get(field, "text")? {
@@ -382,7 +390,7 @@ impl<'a> Fields<'a> {
     fn record(&self) -> Result<PatchRecord, WireError> {
         let patch = read_patch(self.get("patch", "a patch")?)?;
         let record = PatchRecord::new(self.number("prev")?, patch)?.with_proof(self.proof()?)?;
-        match self.0.iter().any(|(name, _)| name.as_bytes() == b"links") {
+        match self.has("links") {
             true => Ok(record.with_links(self.links("links")?.into())?),
             false => Ok(record),
         }

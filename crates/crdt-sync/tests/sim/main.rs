@@ -2,14 +2,14 @@
 //!
 //! The production machines run in a simulated world with loss, repeats, reordering, delay, partitions, crashes that
 //! lose what was not synced, compaction, a peer that lies, and outsiders who say things in anybody's name.
-//! `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
+//! A second kind of world has a store that is put back from a backup. `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
 //! `WEFT_SIM_SEED=s` runs one, printing each event.
 
 mod outsider;
 mod replica;
 mod world;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use world::World;
 
@@ -22,15 +22,18 @@ fn env(name: &str) -> Option<u64> {
         .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
 }
 
-#[test]
-fn replicas_converge_and_no_acknowledged_edit_is_lost() {
-    let seeds = match env("WEFT_SIM_SEED") {
+fn seeds() -> Range<u64> {
+    match env("WEFT_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..env("WEFT_SIM_SEEDS").unwrap_or(SEEDS),
-    };
+    }
+}
+
+#[test]
+fn replicas_converge_and_no_acknowledged_edit_is_lost() {
     let print = env("WEFT_SIM_SEED").is_some();
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in seeds {
+    for seed in seeds() {
         let outcome = std::panic::catch_unwind(|| World::new(seed, print).run());
         match outcome {
             Ok(Ok((_, counted))) => {
@@ -49,6 +52,22 @@ fn replicas_converge_and_no_acknowledged_edit_is_lost() {
         let never: Vec<_> = counts.iter().filter(|(_, count)| **count == 0).collect();
         assert!(never.is_empty(), "never happened: {never:?}");
     }
+}
+
+#[test]
+fn a_store_that_was_put_back_is_noticed() {
+    let print = env("WEFT_SIM_SEED").is_some();
+    let (mut worlds, mut differed) = (0, 0);
+    for seed in seeds() {
+        match World::with_backup(seed, print).run_with_backup() {
+            Ok(differs) => {
+                worlds += 1;
+                differed += u64::from(differs);
+            }
+            Err(wrong) => panic!("seed {seed}: {wrong} (replay with WEFT_SIM_SEED={seed})"),
+        }
+    }
+    assert!(print || differed > worlds / 4, "only {differed} of {worlds} tested anything");
 }
 
 #[test]

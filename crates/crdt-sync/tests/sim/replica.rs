@@ -8,7 +8,8 @@ use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Heads, Link, Walk, snapshot},
     session::{
-        Input, Output, Page, ReadWhat, Session, SessionOptions, SyncMode, TrickleOptions, WALK_PAGE_NODES_MAX,
+        Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent, SessionOptions, SyncMode,
+        TrickleOptions, WALK_PAGE_NODES_MAX, content,
     },
     store::{MemoryPatchStore, PatchPage, PatchStore, PatchStoreError},
 };
@@ -41,16 +42,16 @@ impl Applied {
         Ok(())
     }
 
-    fn snapshot(&self) -> Bytes {
+    fn snapshot(&self, content: u64) -> Bytes {
         let ids: Vec<(u64, u64)> = self.ids.iter().map(|id| (id.sid.get(), id.time)).collect();
-        serde_json::to_vec(&(ids, &self.vector)).unwrap().into()
+        serde_json::to_vec(&(ids, &self.vector, content)).unwrap().into()
     }
 
-    fn load(snapshot: &[u8]) -> Result<Self, String> {
-        let (ids, vector): (Vec<(u64, u64)>, _) =
+    fn load(snapshot: &[u8]) -> Result<(Self, u64), String> {
+        let (ids, vector, content): (Vec<(u64, u64)>, _, u64) =
             serde_json::from_slice(snapshot).map_err(|e| e.to_string())?;
         let id = |(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time);
-        Ok(Self { ids: ids.into_iter().map(id).collect(), vector })
+        Ok((Self { ids: ids.into_iter().map(id).collect(), vector }, content))
     }
 }
 
@@ -62,6 +63,8 @@ pub(crate) struct Replica {
     pub(crate) machine: Session,
     pub(crate) doc: Applied,
     pub(crate) down: bool,
+    /// Whether it was told that a session is used twice, or that a peer has other patches under the same times.
+    pub(crate) noticed: bool,
     durable: MemoryPatchStore,
     /// The last snapshot that was made for a peer, by its hash.
     offered: Option<(u64, Bytes)>,
@@ -104,7 +107,18 @@ impl Replica {
         let options = options(session, sync);
         let machine = Session::new(options, StateVector::new(), Heads::new(), now, seed);
         let (doc, durable) = (Applied::default(), MemoryPatchStore::new());
-        Self { id, session, machine, doc, down: false, durable, offered: None, unsynced: Vec::new(), options }
+        Self {
+            id,
+            session,
+            machine,
+            doc,
+            down: false,
+            noticed: false,
+            durable,
+            offered: None,
+            unsynced: Vec::new(),
+            options,
+        }
     }
 
     /// Loses what was not synced.
@@ -117,11 +131,52 @@ impl Replica {
     pub(crate) fn restart(&mut self, session: SessionId, now: Duration, seed: u64) -> Result<(), String> {
         self.session = session;
         self.options = options(session, self.options.sync);
-        let (doc, heads) = self.rebuilt(&self.kept_vector())?;
+        let (doc, heads, content) = self.rebuilt(&self.kept_vector())?;
         self.doc = doc;
-        self.machine = Session::new(self.options, self.kept_vector(), heads, now, seed);
+        let machine = Session::new(self.options, self.kept_vector(), heads, now, seed);
+        self.machine = machine.with_content(Some(content));
         self.down = false;
         Ok(())
+    }
+
+    /// What is durable, for a backup.
+    pub(crate) fn backup(&self) -> Vec<PatchRecord> {
+        let want: Vec<Want> =
+            self.kept_vector().iter().map(|(sid, upto)| Want { sid: *sid, after: 0, upto }).collect();
+        match now(self.durable.page(&want, usize::MAX)).unwrap() {
+            PatchPage::Records(records) => records,
+            PatchPage::Compacted => unreachable!("where backups are made, nothing is folded"),
+        }
+    }
+
+    /// Starts again from a backup, under the session that it had.
+    pub(crate) fn put_back(&mut self, backup: &[PatchRecord], at: Duration, seed: u64) -> Result<(), String> {
+        self.crash();
+        self.durable = MemoryPatchStore::new();
+        now(self.durable.append(backup)).map_err(|error| error.to_string())?;
+        self.restart(self.session, at, seed)
+    }
+
+    /// Whether it takes no edits any more because its session is used twice.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let mut patch = PatchBuilder::new(self.session, u64::from(u32::MAX));
+        patch.nop(1);
+        let patch = patch.finish().map(|patch| Bytes::copy_from_slice(patch.as_bytes())).unwrap_or_default();
+        let record = PatchRecord::new(self.doc.vector.get(&self.session), patch).unwrap();
+        matches!(self.machine.local_refusal(&record), Some(Refusal::SessionUsedTwice(_)))
+    }
+
+    /// Stands for the patches that are durable.
+    pub(crate) fn kept_content(&self) -> u64 {
+        let (have, folded) = match now(self.durable.snapshot()).unwrap() {
+            Some((vector, bytes)) => (vector, load(&bytes).unwrap().2),
+            None => (StateVector::new(), 0),
+        };
+        let all = self.kept_vector();
+        let want = have.missing_from(&all).map(|(sid, after, upto)| Want { sid: *sid, after, upto });
+        let page = now(self.durable.page(&want.collect::<Vec<_>>(), usize::MAX)).unwrap();
+        let PatchPage::Records(records) = page else { unreachable!("it is beyond the snapshot") };
+        records.iter().fold(folded, |sum, record| sum.wrapping_add(content(record)))
     }
 
     pub(crate) fn kept_vector(&self) -> StateVector<SessionId> {
@@ -129,10 +184,10 @@ impl Replica {
     }
 
     /// The document as the durable store has it, up to a vector.
-    fn rebuilt(&self, upto: &StateVector<SessionId>) -> Result<(Applied, Heads), String> {
-        let (mut doc, mut heads) = match now(self.durable.snapshot()).unwrap() {
+    fn rebuilt(&self, upto: &StateVector<SessionId>) -> Result<(Applied, Heads, u64), String> {
+        let (mut doc, mut heads, mut sum) = match now(self.durable.snapshot()).unwrap() {
             Some((_, bytes)) => load(&bytes)?,
-            None => (Applied::default(), Heads::new()),
+            None => (Applied::default(), Heads::new(), 0),
         };
         let rest: Vec<Want> =
             doc.vector.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
@@ -140,6 +195,7 @@ impl Replica {
             PatchPage::Records(records) => {
                 for record in &records {
                     doc.apply(record)?;
+                    sum = sum.wrapping_add(content(record));
                     if let Some(forked) = heads.add(record) {
                         return Err(format!("{forked:?} is another node than ours"));
                     }
@@ -147,13 +203,13 @@ impl Replica {
             }
             PatchPage::Compacted => return Err("a patch beyond the snapshot is said to be in it".to_owned()),
         }
-        Ok((doc, heads))
+        Ok((doc, heads, sum))
     }
 
     /// A snapshot of what is durable, up to a vector.
     fn folded(&self, upto: &StateVector<SessionId>) -> Result<(StateVector<SessionId>, Bytes), String> {
-        let (doc, heads) = self.rebuilt(upto)?;
-        let bytes = doc.snapshot();
+        let (doc, heads, content) = self.rebuilt(upto)?;
+        let bytes = doc.snapshot(content);
         let dag = self.options.sync == SyncMode::Dag;
         Ok((doc.vector, if dag { snapshot::seal(&heads, &bytes) } else { bytes }))
     }
@@ -165,7 +221,7 @@ impl Replica {
         span: u64,
         needs: Vec<Timestamp>,
         wishes: &mut Vec<Wish>,
-    ) -> Result<PatchRecord, String> {
+    ) -> Result<(), String> {
         let latest = self.doc.vector.iter().map(|(_, time)| time).max().unwrap_or(0);
         let mut patch = PatchBuilder::new(self.session, latest + 1);
         let named = needs.len() as u64;
@@ -177,9 +233,11 @@ impl Replica {
         let record = PatchRecord::new(self.doc.vector.get(&self.session), patch)
             .and_then(|record| record.with_links(self.machine.links(latest + 1)))
             .map_err(|error| error.to_string())?;
+        if let Some(Refusal::SessionUsedTwice(_)) = self.machine.local_refusal(&record) {
+            return Ok(());
+        }
         self.doc.apply(&record)?;
-        self.input(now, Input::Local(record.clone()), wishes)?;
-        Ok(record)
+        self.input(now, Input::Local(record), wishes)
     }
 
     /// Makes all appended durable and confirms it.
@@ -228,9 +286,20 @@ impl Replica {
                     let input = self.install(&head.vector, bytes);
                     self.machine.handle_input(at, input);
                 }
+                Output::Compare { want, records } => {
+                    let input = self.compare(want, &records);
+                    self.machine.handle_input(at, input);
+                }
                 Output::Mend(_) | Output::RepairEnds { .. } => unreachable!("nothing is repaired here"),
                 Output::Released(_) => unreachable!("there is no guard here"),
-                Output::Event(_) => {}
+                Output::Event(event) => {
+                    let twice = |refusal: &Refusal| matches!(refusal, Refusal::SessionUsedTwice(_));
+                    self.noticed |= match &*event {
+                        SessionEvent::Refused(refusal) => twice(refusal),
+                        SessionEvent::Diverged { .. } => true,
+                        _ => false,
+                    };
+                }
             }
         }
         let status = self.machine.status();
@@ -274,6 +343,17 @@ impl Replica {
         }
     }
 
+    fn compare(&self, want: Want, theirs: &[PatchRecord]) -> Input {
+        let ours = match now(self.durable.page(&[want], usize::MAX)).unwrap() {
+            PatchPage::Records(ours) => ours,
+            PatchPage::Compacted => return Input::Compared { upto: want.upto, differs: None },
+        };
+        let different = theirs.iter().zip(&ours).find(|(theirs, ours)| theirs.patch != ours.patch);
+        let differs = different.map(|(theirs, _)| theirs.id);
+        let differs = differs.or_else(|| theirs.get(ours.len()).map(|theirs| theirs.id));
+        Input::Compared { upto: want.upto, differs }
+    }
+
     fn page_or_offer(&mut self, peer: &PeerId, page: PatchPage, offers: bool) -> Result<Page, String> {
         match page {
             PatchPage::Records(records) => Ok(Page::Records(records)),
@@ -293,7 +373,22 @@ impl Replica {
     }
 
     fn install(&mut self, vector: &StateVector<SessionId>, bytes: Bytes) -> Input {
-        let Ok((contained, _)) = load(&bytes) else { return Input::InstallFailed };
+        let Ok((contained, ..)) = load(&bytes) else { return Input::InstallFailed };
+        if vector.get(&self.session) > self.kept_vector().get(&self.session) {
+            self.machine.session_is_forked(Timestamp::new(self.session, vector.get(&self.session)), true);
+            return Input::InstallFailed;
+        }
+        // What is here goes on top of it, each patch where the one before it ends.
+        let (mut trial, kept) = (contained.clone(), self.kept_vector());
+        let on_top: Vec<Want> =
+            vector.missing_from(&kept).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
+        let PatchPage::Records(on_top) = now(self.durable.page(&on_top, usize::MAX)).unwrap() else {
+            return Input::InstallFailed;
+        };
+        if let Some(forked) = on_top.iter().find(|record| trial.apply(record).is_err()) {
+            self.machine.session_is_forked(forked.id, true);
+            return Input::InstallFailed;
+        }
         if contained.vector != *vector || now(self.durable.install(vector, bytes)).is_err() {
             return Input::InstallFailed;
         }
@@ -304,14 +399,15 @@ impl Replica {
         self.doc = contained;
         self.doc.ids.extend(beyond);
         self.doc.vector.merge(&ours.vector);
-        let Ok((_, heads)) = self.rebuilt(&self.kept_vector()) else { return Input::InstallFailed };
-        Input::Installed { vector: vector.clone(), heads }
+        let Ok((_, heads, content)) = self.rebuilt(&self.kept_vector()) else { return Input::InstallFailed };
+        Input::Installed { vector: vector.clone(), heads, content: Some(content) }
     }
 }
 
-fn load(snapshot: &Bytes) -> Result<(Applied, Heads), String> {
+fn load(snapshot: &Bytes) -> Result<(Applied, Heads, u64), String> {
     let (heads, document) = snapshot::open(snapshot).map_err(|e| e.to_string())?;
-    Ok((Applied::load(&document)?, heads))
+    let (applied, content) = Applied::load(&document)?;
+    Ok((applied, heads, content))
 }
 
 /// The memory store never waits.

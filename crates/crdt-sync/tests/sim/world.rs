@@ -26,7 +26,10 @@ const EVENTS_MAX: u64 = 400_000;
 
 #[derive(Debug, Clone)]
 enum What {
-    Deliver { to: usize, input: Box<Input> },
+    Deliver {
+        to: usize,
+        input: Box<Input>,
+    },
     Sync(usize),
     Wake(usize),
     Edit(usize),
@@ -36,6 +39,9 @@ enum What {
     Join(usize),
     Partition,
     Outside,
+    /// The first replica's store is copied, and put back.
+    Backup,
+    PutBack,
 }
 
 pub(crate) struct World {
@@ -60,6 +66,8 @@ pub(crate) struct World {
     /// How many replicas have started; the last one may come late.
     members: usize,
     trace: u64,
+    /// In a world in which a store is put back, what was in it.
+    backup: Vec<PatchRecord>,
 }
 
 /// How bad the network is, in per cent.
@@ -99,40 +107,20 @@ impl World {
         let count = 2 + random.below(5) as usize;
         let trouble =
             Trouble { loss: random.below(40), repeat: random.below(20), delay_max_ms: 1 + random.below(400) };
-        let mut world = Self {
-            now: Duration::ZERO,
-            print,
-            queue: BTreeMap::new(),
-            events: 0,
-            replicas: Vec::new(),
-            wakes: vec![Duration::ZERO; count],
-            side: vec![0; count],
-            liar: count > 2 && random.percent(20),
-            trouble,
-            slow: None,
-            acknowledged: BTreeSet::new(),
-            sessions: 0,
-            members: count,
-            trace: 0,
-            random,
-        };
+        let liar = count > 2 && random.percent(20);
+        let mut world = Self { liar, ..Self::empty(random, trouble, print) };
         if count > 2 && world.random.percent(30) {
             world.slow = Some((world.random.below(count as u64) as usize, 2 + world.random.below(9)));
         }
         // Most groups use one way to synchronise; a mixed one gets there too.
         let group = world.random.below(10);
         for index in 0..count {
-            let id = PeerId::new(format!("node-{index}")).unwrap();
-            let session = world.new_session();
-            let seed = world.random.next();
-            let sync = match group {
+            world.add_replica(match group {
                 0..=3 => SyncMode::Vectors,
                 4..=8 => SyncMode::Dag,
                 _ if index % 2 == 0 => SyncMode::Vectors,
                 _ => SyncMode::Dag,
-            };
-            world.replicas.push(Replica::new(id, session, sync, Duration::ZERO, seed));
-            world.plan(Duration::ZERO, What::Wake(index));
+            });
         }
         world.plan_trouble();
         if world.random.percent(40) {
@@ -141,6 +129,67 @@ impl World {
             world.members -= 1;
             world.plan(join, What::Join(count - 1));
         }
+        world
+    }
+
+    fn empty(random: Random, trouble: Trouble, print: bool) -> Self {
+        Self {
+            now: Duration::ZERO,
+            print,
+            queue: BTreeMap::new(),
+            events: 0,
+            replicas: Vec::new(),
+            wakes: Vec::new(),
+            side: Vec::new(),
+            liar: false,
+            trouble,
+            slow: None,
+            acknowledged: BTreeSet::new(),
+            sessions: 0,
+            members: 0,
+            trace: 0,
+            backup: Vec::new(),
+            random,
+        }
+    }
+
+    fn add_replica(&mut self, sync: SyncMode) {
+        let index = self.replicas.len();
+        let id = PeerId::new(format!("node-{index}")).unwrap();
+        let (session, seed) = (self.new_session(), self.random.next());
+        self.replicas.push(Replica::new(id, session, sync, Duration::ZERO, seed));
+        self.wakes.push(Duration::ZERO);
+        self.side.push(0);
+        self.members += 1;
+        self.plan(Duration::ZERO, What::Wake(index));
+    }
+
+    /// A world in which the network is bad and nothing else goes wrong, but that the first replica's store is put back from a
+    /// backup, and that it goes on under its session before it hears of anybody. In a group that uses state vectors: a node of the
+    /// DAG names what it follows by its hash, so that there it comes out with the first one that follows the other patch.
+    pub(crate) fn with_backup(seed: u64, print: bool) -> Self {
+        let mut random = Random(seed ^ 0x6261_636b_7570);
+        let trouble =
+            Trouble { loss: random.below(40), repeat: random.below(20), delay_max_ms: 1 + random.below(400) };
+        let (mut world, count) = (Self::empty(random, trouble, print), 2 + seed % 4);
+        for _ in 0..count {
+            world.add_replica(SyncMode::Vectors);
+        }
+        let ms = TROUBLE.as_millis() as u64;
+        for index in 0..world.replicas.len() {
+            for _ in 0..world.random.below(40) {
+                let at = world.random.ms(ms);
+                world.plan(at, What::Edit(index));
+            }
+        }
+        let (backup, lost, after) = (world.random.ms(ms / 2), world.random.ms(ms / 2), world.random.ms(3000));
+        world.plan(backup, What::Backup);
+        world.plan(backup + lost, What::PutBack);
+        for _ in 0..world.random.below(8) {
+            let at = world.random.ms(1000);
+            world.plan(backup + lost + at, What::Edit(0));
+        }
+        world.plan(backup + lost + after, What::Partition);
         world
     }
 
@@ -186,6 +235,37 @@ impl World {
 
     /// Runs to the end. Returns a number that stands for all that happened, and how often what did.
     pub(crate) fn run(mut self) -> Result<(u64, BTreeMap<&'static str, u64>), String> {
+        self.run_to_end()?;
+        self.check_end()?;
+        let mut counts = BTreeMap::new();
+        for (name, count) in self.replicas.iter().flat_map(|replica| replica.machine.counters().named()) {
+            *counts.entry(name).or_insert(0) += count;
+        }
+        Ok((self.trace, counts))
+    }
+
+    /// Runs to the end a world in which a store was put back. Returns whether replicas differ: then those whose vectors say that
+    /// they have the same know that they do not, and the one that was put back takes no edits.
+    pub(crate) fn run_with_backup(mut self) -> Result<bool, String> {
+        self.run_to_end()?;
+        let kept: Vec<_> = self.replicas.iter().map(|one| (one.kept_vector(), one.kept_content())).collect();
+        let differ = kept.iter().any(|one| *one != kept[0]);
+        for (at, (vector, content)) in kept.iter().enumerate() {
+            let unlike = kept.iter().any(|(other, theirs)| vector == other && content != theirs);
+            if unlike && !self.replicas[at].noticed {
+                return Err(format!(
+                    "{} has other patches than one with the same times",
+                    self.replicas[at].id
+                ));
+            }
+        }
+        if differ && !self.replicas[0].is_stopped() {
+            return Err("the one that was put back has not noticed it".to_owned());
+        }
+        Ok(differ)
+    }
+
+    fn run_to_end(&mut self) -> Result<(), String> {
         while let Some(((at, _), what)) = self.queue.pop_first() {
             if at > TROUBLE + PEACE {
                 break;
@@ -203,12 +283,7 @@ impl World {
             self.trace = (self.trace.rotate_left(5) ^ at.as_nanos() as u64).wrapping_mul(0x0100_0000_01b3);
             self.step(what)?;
         }
-        self.check_end()?;
-        let mut counts = BTreeMap::new();
-        for (name, count) in self.replicas.iter().flat_map(|replica| replica.machine.counters().named()) {
-            *counts.entry(name).or_insert(0) += count;
-        }
-        Ok((self.trace, counts))
+        Ok(())
     }
 
     fn heal(&mut self) -> Result<(), String> {
@@ -229,6 +304,18 @@ impl World {
             }
             What::Outside => {
                 self.outside();
+                return Ok(());
+            }
+            What::Backup => {
+                self.backup = self.replicas[0].backup();
+                return Ok(());
+            }
+            What::PutBack => {
+                // Nobody is heard until the next partition, or until all is well.
+                self.side[0] = 2;
+                let seed = self.random.next();
+                self.replicas[0].put_back(&self.backup, self.now, seed)?;
+                self.plan(self.now, What::Wake(0));
                 return Ok(());
             }
             What::Restart(index) if index >= self.members => return Ok(()),
@@ -289,7 +376,7 @@ impl World {
             }
         }
         let span = 1 + self.random.below(50);
-        self.replicas[index].edit(self.now, span, needs, wishes).map(drop)
+        self.replicas[index].edit(self.now, span, needs, wishes)
     }
 
     fn restart(&mut self, index: usize) -> Result<(), String> {
@@ -387,7 +474,10 @@ impl World {
                 records.reverse();
                 SyncMessage::Patches { id, records }
             }
-            SyncMessage::Digest { .. } => SyncMessage::Digest { digest: self.random.next() },
+            SyncMessage::Digest { digest, .. } if self.random.percent(50) => {
+                SyncMessage::Digest { digest, content: Some(self.random.next()) }
+            }
+            SyncMessage::Digest { .. } => SyncMessage::Digest { digest: self.random.next(), content: None },
             SyncMessage::Heads { mut heads, .. } => {
                 let sid = SessionId::new(SessionId::USER_MIN.get() + 1_000_001).unwrap();
                 let hash = NodeHash([self.random.below(256) as u8; NodeHash::LEN_BYTES]);

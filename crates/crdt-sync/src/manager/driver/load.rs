@@ -11,9 +11,9 @@ use tokio::sync::{broadcast, watch};
 use super::{Driver, LOAD_PAGE_BYTES, Traffic};
 use crate::{
     DocumentError, PatchRecord, PatchStoreError, Want,
-    dag::{Heads, snapshot},
-    manager::{Parts, SyncError, owned, policy::Log, repair::Repairing},
-    session::{Session, SessionEvent, SessionOptions, SyncMode},
+    dag::Heads,
+    manager::{Parts, SyncError, policy::Log, repair::Repairing, sealed},
+    session::{self, Session, SessionEvent, SessionOptions, SyncMode},
     store::PatchPage,
 };
 
@@ -26,15 +26,14 @@ impl Driver {
     ) -> Result<Self, SyncError> {
         let stored = parts.store.vector().await?;
         let snapshot = parts.store.snapshot().await?;
-        let (mut have, mut heads) = (StateVector::new(), Heads::new());
+        let (mut have, mut heads, mut content) = (StateVector::new(), Heads::new(), Some(0));
         let mut log = Log::default();
         if let Some((vector, bytes)) = snapshot {
             log.snapshot_bytes = bytes.len() as u64;
-            let (owners, bytes) = owned::open(&bytes)?;
-            let (contained, bytes) = snapshot::open(&bytes)?;
-            parts.document.install(&bytes)?;
-            parts.guard.iter().for_each(|guard| guard.note_owners(&owners));
-            (have, heads) = (vector, contained);
+            let opened = sealed::open(&bytes)?;
+            parts.document.install(&opened.document)?;
+            parts.guard.iter().for_each(|guard| guard.note_owners(&opened.owners));
+            (have, heads, content) = (vector, opened.heads, opened.content);
         }
         let mut not_applied = 0;
         let dag = parts.options.sync == SyncMode::Dag;
@@ -43,6 +42,7 @@ impl Driver {
                 if dag {
                     heads.add(record);
                 }
+                content = add_content(content, record);
                 log.bytes += record.len_bytes() as u64;
                 log.ticks += record.last() - record.prev;
                 not_applied += u64::from(!skip_bad(parts.document.apply(record)));
@@ -51,7 +51,8 @@ impl Driver {
         });
         expect_whole(whole.await?)?;
         let options = SessionOptions { rechecks_parked: parts.guard.is_some(), ..parts.options };
-        let machine = Session::new(options, stored.clone(), heads, Duration::ZERO, seed);
+        let machine =
+            Session::new(options, stored.clone(), heads, Duration::ZERO, seed).with_content(content);
         let own_last = stored.get(&parts.options.session);
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
         let started = Instant::now();
@@ -83,6 +84,11 @@ impl Driver {
 /// must not end the synchronisation. Returns whether it was applied.
 pub(in crate::manager) fn skip_bad(applied: Result<(), DocumentError>) -> bool {
     applied.inspect_err(|error| tracing::warn!(%error, "passed over a patch")).is_ok()
+}
+
+/// The number for patches with one more, if it is known.
+pub(in crate::manager) fn add_content(sum: Option<u64>, record: &PatchRecord) -> Option<u64> {
+    sum.map(|sum| sum.wrapping_add(session::content(record)))
 }
 
 /// Reads everything after `have` up to `upto`, page by page. Stops and returns `false` if some of it is only left in the

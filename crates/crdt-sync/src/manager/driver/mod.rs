@@ -13,7 +13,7 @@ use crdt_core::{Patch, SessionId, StateVector};
 use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-pub(super) use self::load::{expect_whole, for_each_page, skip_bad};
+pub(super) use self::load::{add_content, expect_whole, for_each_page, skip_bad};
 use super::{
     Parts, SyncError, SyncStatus,
     policy::Log,
@@ -292,6 +292,11 @@ impl Driver {
                     let input = self.install(*head, bytes).await?;
                     self.input(input);
                 }
+                Some(Output::Compare { want, records }) => {
+                    self.store().await?;
+                    let input = self.compare_own(want, &records).await;
+                    self.input(input);
+                }
                 Some(Output::Read { peer, id, what }) => {
                     self.store().await?;
                     let page = self.read_or_nothing(&peer, *what).await;
@@ -367,9 +372,11 @@ impl Driver {
                 self.report(*event);
                 return Ok(());
             }
-            Output::Store(_) | Output::Install { .. } | Output::Read { .. } | Output::Released(_) => {
-                return Ok(());
-            }
+            Output::Store(_)
+            | Output::Install { .. }
+            | Output::Read { .. }
+            | Output::Compare { .. }
+            | Output::Released(_) => return Ok(()),
         };
         if let Err(error) = sent {
             // It is stored here, and whoever lacks it will ask.

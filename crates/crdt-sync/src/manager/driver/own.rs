@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use crdt_core::{Patch, Timestamp};
 
-use super::{Done, Driver, HANDED_MAX};
+use super::{Done, Driver, HANDED_MAX, LOAD_PAGE_BYTES};
 use crate::{
     PatchRecord, Want,
     manager::SyncError,
@@ -67,6 +67,34 @@ impl Driver {
             let answer = if stored { Ok(()) } else { Err(Refusal::OutOfOrder(patch.id()).into()) };
             let _ = done.send(answer);
         }
+    }
+
+    /// Compares a peer's patches of the own session with those in the store. What can't be read is passed over: the peer says
+    /// again that it differs.
+    pub(super) async fn compare_own(&mut self, mut want: Want, theirs: &[PatchRecord]) -> Input {
+        let mut theirs = theirs.iter().peekable();
+        while let Some(next) = theirs.peek() {
+            let ours = match self.parts.store.page(&[want], LOAD_PAGE_BYTES).await {
+                Ok(PatchPage::Records(ours)) => ours,
+                Ok(PatchPage::Compacted) => break,
+                Err(error) => {
+                    self.read_failed(&error.into());
+                    break;
+                }
+            };
+            if ours.is_empty() {
+                return Input::Compared { upto: want.after, differs: Some(next.id) };
+            }
+            for ours in ours {
+                let theirs = theirs.next().map(|theirs| (theirs.id, theirs.prev, &theirs.patch));
+                if theirs != Some((ours.id, ours.prev, &ours.patch)) {
+                    let differs = theirs.map_or(ours.id, |(id, ..)| id);
+                    return Input::Compared { upto: want.after, differs: Some(differs) };
+                }
+                want.after = ours.last();
+            }
+        }
+        Input::Compared { upto: want.upto, differs: None }
     }
 
     pub(super) fn relay(&mut self, mut record: PatchRecord) -> Result<(), SyncError> {
