@@ -3,7 +3,7 @@
 mod support;
 
 use crdt_core::{
-    Applied, Document, Model, Patch, SessionId, Text, Value,
+    Applied, Document, Model, Patch, PatchBuilder, SessionId, Text, Timespan, Value,
     codec::{
         DocumentFormat,
         document::{
@@ -304,4 +304,29 @@ fn a_server_numbers_from_one() {
     patch.ins_val(crdt_core::Timestamp::ORIGIN, node);
     let error = Document::new_server().merge(patch.finish().unwrap().as_ref()).unwrap_err();
     assert_eq!(error.to_string(), "patch 1.0 is of time 0: a server numbers from 1");
+}
+
+/// Spans that cover each other again and again. (Each alone takes a step for each of the tombstones.)
+#[test]
+fn a_deletion_covers_each_element_once_however_often_it_names_it() {
+    let mut alice = Model::new(SessionId::new(70_001).unwrap());
+    alice.api().root("-").unwrap();
+    for _ in 0..30_000 {
+        // Each at the front, so each is a chunk of its own.
+        alice.api().str("").unwrap().ins(0, "x").unwrap();
+    }
+    let patch = alice.flush().unwrap();
+    let (text, end) = (alice.document().root().unwrap().id(), patch.next_time());
+    let mut bob = Document::new(SessionId::new(70_002).unwrap());
+    assert_eq!(bob.apply(&patch), Ok(Applied::Merged));
+    let mut deletion = PatchBuilder::new(SessionId::new(70_003).unwrap(), end);
+    let start = text.tick(1);
+    deletion.del(text, &vec![Timespan { start, span: end - start.time }; 60_000]);
+    let deletion = deletion.finish().unwrap();
+    assert_eq!(bob.apply(&deletion), Ok(Applied::Merged));
+    assert_eq!(bob.view(), "".into());
+    let mut watched = alice.fork(SessionId::new(70_004).unwrap());
+    watched.watch();
+    assert_eq!(watched.apply(&deletion), Ok(Applied::Merged));
+    assert_eq!(watched.view(), "".into());
 }

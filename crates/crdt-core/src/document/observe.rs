@@ -3,7 +3,9 @@
 //! The engine itself tells nothing, so that nobody pays who does not watch. Here the document is asked before and after
 //! each operation, about just what the operation names.
 
-use super::{Applied, ApplyError, Document, Kind, locate::Piece, sequence::Id, subtree::Subtree};
+use super::{
+    Applied, ApplyError, Document, Kind, locate::Piece, run::disjoint, sequence::Id, subtree::Subtree,
+};
 use crate::{
     Timespan, Timestamp,
     patch::{Op, Ops, PatchRef},
@@ -145,21 +147,9 @@ impl Document {
     /// The visible elements of spans, with what they are.
     fn pieces_before(&self, node: Timestamp, spans: impl Iterator<Item = Timespan>) -> Before {
         let Some(kind) = self.node(node).map(|node| node.kind()) else { return Before::Nothing };
-        let mut spans: Vec<Timespan> = spans.collect();
-        spans.sort_by_key(|span| (span.start.sid, span.start.time));
         let mut pieces: Vec<(Piece, Removed)> = Vec::new();
-        let mut done = Timestamp::ORIGIN;
-        for span in spans {
-            // Spans can overlap; what was listed is not listed again.
-            let end = span.start.time.saturating_add(span.span);
-            let start =
-                if span.start.sid == done.sid { span.start.time.max(done.time) } else { span.start.time };
-            if start >= end {
-                continue;
-            }
-            done = Timestamp::new(span.start.sid, end);
-            let rest = Timespan { start: Timestamp::new(span.start.sid, start), span: end - start };
-            for piece in self.pieces(node, rest).into_iter().filter(|piece| piece.live) {
+        for span in disjoint(spans) {
+            for piece in self.pieces(node, span).into_iter().filter(|piece| piece.live) {
                 let removed = match kind {
                     Kind::Str => Removed::Text(self.piece_text(&piece)),
                     Kind::Bin => Removed::Bytes(self.piece_bytes(&piece).to_vec()),

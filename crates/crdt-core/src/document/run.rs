@@ -13,6 +13,26 @@ use crate::{
     patch::{Con, Op, TextOp},
 };
 
+/// The spans of a deletion can overlap, and each takes a step for each chunk that has been deleted. So if there are more than
+/// this, what one span has covered is left out of the others.
+const SPANS_AS_THEY_COME_MAX: usize = 16;
+
+/// Spans in the order of their ids, each id once.
+pub(super) fn disjoint(spans: impl Iterator<Item = Timespan>) -> impl Iterator<Item = Timespan> {
+    let mut spans: Vec<Timespan> = spans.collect();
+    spans.sort_unstable_by_key(|span| (span.start.sid, span.start.time));
+    let mut done = Timestamp::ORIGIN;
+    spans.into_iter().filter_map(move |Timespan { start, span }| {
+        let end = start.time.saturating_add(span);
+        let from = if start.sid == done.sid { start.time.max(done.time) } else { start.time };
+        if from >= end {
+            return None;
+        }
+        done = Timestamp::new(start.sid, end);
+        Some(Timespan { start: Timestamp::new(start.sid, from), span: end - from })
+    })
+}
+
 impl Document {
     /// The node with an id, fast if it is the one that was edited last.
     fn target(&mut self, id: Timestamp) -> Option<u32> {
@@ -45,7 +65,7 @@ impl Document {
     ) -> Option<u32> {
         let target = self.target_of(id, form);
         if target.is_none() {
-            for value in values {
+            for value in values.into_iter().filter(|value| value.time > id.time) {
                 if let Some(value) = self.store.find(value) {
                     self.store.forgo(value);
                 }
