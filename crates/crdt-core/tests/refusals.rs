@@ -3,6 +3,7 @@
 use crdt_core::{
     Applied, Document, Model, SessionId, Timestamp, Value,
     codec::{DocumentFormat, Packing},
+    document::ApplyError,
     model::{EditError, InvalidQuill, QuillOp},
 };
 use serde_json::json;
@@ -110,4 +111,56 @@ fn a_refused_insertion_leaves_the_open_patch_as_it_was() {
         let native = [&alice, &carol].map(|model| model.document().to_native(Packing::Plain));
         assert_eq!(native[0], native[1]);
     }
+}
+
+/// Its forms tell ids by time alone: two elements of one time could not be read again.
+#[test]
+fn a_server_gives_each_time_once() {
+    let patch = |sid, time| {
+        let mut b = crdt_core::PatchBuilder::new(sid, time);
+        let made = b.new_con(&"made".into());
+        b.ins_val(Timestamp::ORIGIN, made);
+        b.finish().unwrap()
+    };
+    let mut document = Document::new_server();
+    assert_eq!(document.apply(&patch(SessionId::GLOBAL, 1)), Ok(Applied::Merged));
+    let taken = ApplyError::TimeTaken { id: Timestamp::new(SessionId::SERVER, 2) };
+    assert_eq!(document.apply(&patch(SessionId::SERVER, 2)), Err(taken));
+    assert_eq!(document.apply(&patch(SessionId::SERVER, 3)), Ok(Applied::Merged));
+    let taken = ApplyError::TimeTaken { id: Timestamp::new(SessionId::GLOBAL, 1) };
+    assert_eq!(document.apply(&patch(SessionId::GLOBAL, 1)), Err(taken));
+    for form in DocumentFormat::ALL {
+        let back = form.decode(&form.encode(&document).unwrap()).unwrap();
+        assert_eq!((back.view(), back.time()), (document.view(), document.time()), "{form:?}");
+    }
+}
+
+/// A node that is older than a map never stands in it, whether or not the map is still there; it may elsewhere.
+#[test]
+fn a_value_older_than_the_map_it_comes_to_is_kept_though_the_map_is_gone() {
+    let mut start = Model::new(sid(70_001));
+    start.api().root(json!({})).unwrap();
+    start.flush();
+    let mut b = crdt_core::PatchBuilder::new(sid(70_002), start.document().time());
+    let old = b.new_con(&"old".into());
+    let map = b.new_obj();
+    b.ins_val(Timestamp::ORIGIN, map);
+    let first = b.finish().unwrap();
+    let time = start.document().time() + 10;
+    let mut b = crdt_core::PatchBuilder::new(sid(70_003), time);
+    b.ins_obj(map, [("key", old)]);
+    let put = b.finish().unwrap();
+    let mut b = crdt_core::PatchBuilder::new(sid(70_004), time);
+    let other = b.new_con(&"other".into());
+    b.ins_val(Timestamp::ORIGIN, other);
+    let replaced = b.finish().unwrap();
+    let forms = [[&put, &replaced], [&replaced, &put]].map(|order| {
+        let mut document = start.document().fork(sid(70_009));
+        for patch in [&first].into_iter().chain(order) {
+            assert_eq!(document.apply(patch), Ok(Applied::Merged));
+        }
+        document.check().unwrap();
+        document.to_native(Packing::Plain)
+    });
+    assert_eq!(forms[0], forms[1]);
 }

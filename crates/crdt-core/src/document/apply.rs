@@ -67,6 +67,12 @@ pub enum ApplyError {
         /// The patch's id.
         id: Timestamp,
     },
+    /// In server order, a patch of a time that another session has used. The forms of such a document tell ids by time alone.
+    #[error("patch {id} is of a time that another session has used: a server gives each time once")]
+    TimeTaken {
+        /// The patch's id.
+        id: Timestamp,
+    },
     /// In server order, a patch of a session that is not the server's.
     #[error("patch {id} is of a session that no server numbers: at most session 8 is allowed")]
     NotServer {
@@ -276,6 +282,10 @@ impl Document {
             }
             if id.time > self.time {
                 return Err(ApplyError::Ahead { id, time: self.time });
+            }
+            let others = self.sessions_seen().filter(|&(sid, _)| sid != id.sid.get());
+            if others.filter_map(|(_, seen)| seen).any(|seen| id.time <= seen) {
+                return Err(ApplyError::TimeTaken { id });
             }
         }
         Ok(())

@@ -316,6 +316,9 @@ impl Bulk {
             return Err(too_large("elements of all sequences", total, SPAN_MAX.into()));
         }
         self.doc.store.span = total;
+        if id.time == 0 && self.doc.order == Order::Server {
+            return Err(self.time_zero(self.sessions[id.session as usize]));
+        }
         let span = if dead { Span::dead(span as u32) } else { Span::live(span as u32) };
         let session = self.sessions[id.session as usize];
         self.runs.push(Chunk { time: id.time, session, span, offset: 0 });
@@ -387,6 +390,11 @@ impl Bulk {
     /// The document, when no id occurs twice.
     pub(crate) fn finish(mut self) -> Result<Document, LoadError> {
         self.doc.store.fit();
+        if self.doc.order == Order::Server
+            && let Some(zero) = self.rows.iter().find(|row| row.id.time == 0)
+        {
+            return Err(self.time_zero(zero.id.session));
+        }
         if self.doc.store.ghosts_len() == 0 && self.rows.len() >= Rows::MIN && self.are_distinct() {
             self.doc.store.wait(Rows::new(self.rows));
             return Ok(self.doc);
@@ -410,6 +418,12 @@ impl Bulk {
 }
 
 impl Bulk {
+    /// A server numbers from 1, and its forms spell "no node" as time 0.
+    #[cold]
+    fn time_zero(&self, session: u32) -> LoadError {
+        LoadError::System(self.doc.store.timestamp(Id::new(session, 0)))
+    }
+
     /// The first id of a session that occurs twice.
     fn duplicate(&self, session: u32) -> Timestamp {
         let store = &self.doc.store;
@@ -487,6 +501,24 @@ mod tests {
             assert_eq!(load(last, &[3, 5, 7, 3]).err(), twice(3));
             assert_eq!(load(last, &[201, 8]).err(), twice(8));
         }
+    }
+
+    #[test]
+    fn a_server_document_has_nothing_at_time_0() {
+        let server = |node, run| {
+            let sid = SessionId::SERVER;
+            let mut bulk = Bulk::new(sid, Order::Server, &[sid], &[9])?;
+            bulk.set_time(10, 0);
+            bulk.begin_tree();
+            bulk.sequence(NativeId { session: 0, time: node }, Kind::Bin)?;
+            bulk.run(NativeId { session: 0, time: run }, 2, false)?;
+            bulk.bytes(&[1, 2])?;
+            bulk.finish()
+        };
+        let zero = Some(LoadError::System(Timestamp::new(SessionId::SERVER, 0)));
+        assert_eq!(server(1, 2).map(|document| document.time()), Ok(10));
+        assert_eq!(server(0, 2).err(), zero);
+        assert_eq!(server(1, 0).err(), zero);
     }
 
     #[test]

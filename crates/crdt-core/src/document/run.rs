@@ -56,7 +56,8 @@ impl Document {
         self.target(id).filter(|&node| self.store.form(node) == form)
     }
 
-    /// The target of values that, if it is gone, will never come to stand anywhere.
+    /// The target of values that, if it is gone, will never come to stand anywhere. What is older than it would not have come
+    /// to stand there anyway, and may come to elsewhere.
     fn target_or_forgo(
         &mut self,
         id: Timestamp,
@@ -99,8 +100,10 @@ impl Document {
             Op::Del { obj, spans } => {
                 let node = self.target(obj)?;
                 let mut changed = false;
-                for span in spans {
-                    changed |= self.delete(node, span);
+                if spans.len() <= SPANS_AS_THEY_COME_MAX {
+                    spans.for_each(|span| changed |= self.delete(node, span));
+                } else {
+                    disjoint(spans).for_each(|span| changed |= self.delete(node, span));
                 }
                 changed
             }

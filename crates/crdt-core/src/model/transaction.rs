@@ -98,7 +98,8 @@ impl Model {
     /// # Ok::<_, EditError>(())
     /// ```
     ///
-    /// Within a transaction nothing is [flushed](Self::flush): what may yet be taken back must not have been sent. What is
+    /// Within a transaction nothing is [flushed](Self::flush): what may yet be taken back must not have been sent. Nor must
+    /// a [fork](Self::fork) or snapshot made within it be used if it fails: it keeps what is taken back. What is
     /// [applied](Self::apply) within it stays whatever becomes of it: patches of others are never taken back. Transactions
     /// within each other go back one by one.
     ///
