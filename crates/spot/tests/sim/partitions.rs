@@ -209,76 +209,98 @@ fn the_partitions_of_a_dead_owner_go_on_elsewhere_and_the_gap_is_told() {
     for_seeds(5, crash_is_told);
 }
 
-/// A member joins and dies, again and again, while it is given partitions: what is lost with it is told, and what it had not
-/// taken stays where it was.
+/// What a place may conclude of the messages of one publisher in one partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Account {
+    /// The number that comes next,
+    expected: u32,
+    /// unless a gap was told. After one, what came before may come again.
+    gap: bool,
+}
+
+/// A member joins, dies, stops or cannot be reached, again and again, while it is given partitions: what is lost with it is told
+/// in its place, and what it had not taken stays where it was.
 fn dies_while_it_is_given(seed: u64) {
     let mut world = World::new(seed, 4, patient);
     world.run(Duration::from_secs(3));
     join(&mut world, 0);
     settle(&mut world);
-    for place in [0, 2, 3] {
+    // One of them is the other member, and two are none.
+    let others = [0, 2, 3];
+    for place in others {
         world.subscribe(place, "p#*");
     }
     settle(&mut world);
-    let mut next = [0_u32; COUNT as usize];
-    // By place and partition: what comes next, whether a gap was told, and whether what came before may come again.
-    let mut accounts = vec![[(0_u32, false, false); COUNT as usize]; 4];
+    let mut next = [[0_u32; COUNT as usize]; 4];
+    let mut accounts = [[[Account::default(); COUNT as usize]; 4]; 4];
     let mut check = |world: &mut World| {
-        for place in [0, 2, 3] {
+        for place in others {
             for arrival in world.arrivals(place) {
                 let (topic, payload) = match &arrival {
                     Arrival::Message { topic, payload } => (topic.to_string(), Some(payload)),
                     Arrival::Gap { topic, .. } => (topic.to_string(), None),
                     // Of whatever it hears.
                     _ => {
-                        let of_all = accounts[place].iter_mut();
-                        of_all.for_each(|(_, told, again)| (*told, *again) = (true, true));
+                        accounts[place].iter_mut().flatten().for_each(|account| account.gap = true);
                         continue;
                     }
                 };
                 let (_, k) = partition::parse_partition(&topic).unwrap();
-                let (expected, told, again) = &mut accounts[place][k as usize];
                 let Some(payload) = payload else {
-                    (*told, *again) = (true, true);
+                    accounts[place].iter_mut().for_each(|of| of[k as usize].gap = true);
                     continue;
                 };
-                let (_, number) = number(payload);
-                assert!(number >= *expected || *again, "at {place} in {k}: {number} again");
-                assert!(
-                    number <= *expected || *told,
-                    "at {place} in {k}: {expected} to {number} are missing"
-                );
-                if number >= *expected {
-                    (*expected, *told, *again) = (number + 1, false, false);
+                let (publisher, number) = number(payload);
+                let account = &mut accounts[place][usize::from(publisher)][k as usize];
+                let what = format!("at {place} from {publisher} in {k}: {number} after {account:?}");
+                assert!(account.gap || number >= account.expected, "again {what}");
+                assert!(account.gap || number <= account.expected, "missing {what}");
+                if number >= account.expected {
+                    *account = Account { expected: number + 1, gap: false };
                 }
             }
         }
-        accounts.clone()
+        accounts
+    };
+    let publish = |world: &mut World, next: &mut [[u32; COUNT as usize]; 4], place: usize, k: u32| {
+        let len = 20 + world.chance.below(300) as usize;
+        let message = sized(place, next[place][k as usize], len);
+        let name = partition::partition_name("p", k);
+        let done = world.node(place).unwrap().publish(&name, &message, false);
+        let done = matches!(done, Ok(Publish::Done(_)));
+        next[place][k as usize] += u32::from(done);
+        done
     };
     for _ in 0..40 {
         for k in 0..COUNT {
-            let name = partition::partition_name("p", k);
             for _ in 0..world.chance.below(60) {
-                let message = sized(2, next[k as usize], 20 + world.chance.below(300) as usize);
-                if let Ok(Publish::Done(_)) = world.node(2).unwrap().publish(&name, &message, false) {
-                    next[k as usize] += 1;
-                }
+                let place = others[world.chance.below(3) as usize];
+                publish(&mut world, &mut next, place, k);
             }
         }
         let place = [0, 3][world.chance.below(2) as usize];
         world.places[place].takes = [1, 5, usize::MAX][world.chance.below(3) as usize];
+        let pause = 1000 + world.chance.below(4500);
         if world.node(1).is_none() {
             world.start(1);
         } else if !world.node(1).unwrap().is_member("p") {
             join(&mut world, 1);
-        } else if world.chance.one_in(2) {
-            world.crash(1);
         } else {
-            // Slow enough for what it was given to be taken back, and alive.
-            world.freeze(1, true);
-            let pause = 1000 + world.chance.below(2500);
-            world.run(Duration::from_millis(pause));
-            world.freeze(1, false);
+            match world.chance.below(4) {
+                0 | 1 => world.crash(1),
+                2 => {
+                    // Long enough to be taken for dead, or not.
+                    world.freeze(1, true);
+                    world.run(Duration::from_millis(pause));
+                    world.freeze(1, false);
+                }
+                _ => {
+                    let other = others[world.chance.below(3) as usize];
+                    world.cut(1, other);
+                    world.run(Duration::from_millis(pause));
+                    world.heal(1, other);
+                }
+            }
         }
         let pause = Duration::from_millis(5 + world.chance.below(100) * world.chance.below(20));
         world.run(pause);
@@ -287,16 +309,18 @@ fn dies_while_it_is_given(seed: u64) {
     world.heal_all();
     world.run(Duration::from_secs(60));
     check(&mut world);
-    for k in 0..COUNT {
-        let message = sized(2, next[k as usize], 20);
-        let done = world.node(2).unwrap().publish(&partition::partition_name("p", k), &message, false);
-        assert!(matches!(done, Ok(Publish::Done(_))), "{done:?}");
+    for place in others {
+        for k in 0..COUNT {
+            assert!(publish(&mut world, &mut next, place, k), "{k} is stuck for {place}");
+        }
     }
     world.run(Duration::from_secs(5));
     let accounts = check(&mut world);
-    for place in [0, 2, 3] {
-        let seen = accounts[place].map(|(expected, ..)| expected);
-        assert_eq!(seen, next.map(|next| next + 1), "at {place}");
+    for place in others {
+        for publisher in others {
+            let seen = accounts[place][publisher].map(|account| account.expected);
+            assert_eq!(seen, next[publisher], "at {place} from {publisher}");
+        }
     }
 }
 

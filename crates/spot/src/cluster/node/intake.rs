@@ -83,15 +83,21 @@ impl super::Flow {
         self.backlog.push_back((None, 0, payload));
     }
 
-    /// Another node has the topic. What publishers numbered they will send again, to that node; the rest is for us to pass on.
-    pub(super) fn cede(&mut self) -> Vec<Bytes> {
-        (self.unnumbered, self.unnumbered_bytes, self.blocked_since) = (0, 0, None);
+    /// Forgets what waits and was numbered by who published it: it will be sent again, here or to another owner, with what that
+    /// one has not taken.
+    pub(super) fn forget_numbered(&mut self) {
+        self.backlog.retain(|(node, ..)| node.is_none());
         for publisher in self.publishers.values_mut() {
             publisher.taken = publisher.taken.saturating_sub(publisher.waiting.messages);
             publisher.waiting = Default::default();
         }
-        let backlog = std::mem::take(&mut self.backlog);
-        backlog.into_iter().filter(|(node, ..)| node.is_none()).map(|(_, _, data)| data).collect()
+    }
+
+    /// Another node has the topic. What publishers numbered they will send again, to that node; the rest is for us to pass on.
+    pub(super) fn cede(&mut self) -> Vec<Bytes> {
+        self.forget_numbered();
+        (self.unnumbered, self.unnumbered_bytes, self.blocked_since) = (0, 0, None);
+        std::mem::take(&mut self.backlog).into_iter().map(|(_, _, data)| data).collect()
     }
 }
 

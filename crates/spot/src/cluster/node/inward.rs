@@ -304,9 +304,12 @@ impl Node {
         };
         let epoch = local.epoch;
         if extended {
-            let doubts = if continues { local.flow.doubts.clone() } else { Vec::new() };
+            // Whoever had this epoch was told. Who has found no place has missed what is before its first message anyway.
+            let told = resumes && !continues;
+            let untold = |doubt: &u64| !told && if continues { *doubt >= next } else { *doubt > next };
+            let doubts: Vec<u64> = local.flow.doubts.iter().copied().filter(untold).collect();
             self.send(id, &Command::SubAck { topic: text, epoch, next, lossless, continues });
-            for doubt in doubts.into_iter().filter(|doubt| *doubt > resume.have) {
+            for doubt in doubts {
                 self.send(id, &Command::GoesOn { topic: text, epoch, doubt });
             }
         }

@@ -5,7 +5,8 @@
 //! later epoch; subscribers and publishers come over, as for any topic whose owner changes, and find the numbers going on. What
 //! waited is sent again by whoever numbered it, and the rest is passed on. If it does not take it, it says so, and the owner goes
 //! on as before. If the connection ends before the answer nobody knows, and the owner goes on under an epoch that is later than
-//! the offered one: should the winner have taken the partition, it loses it, and subscribers of both are told a gap.
+//! the offered one: should the winner have taken the partition, it loses it, and subscribers of both are told a gap. Publishers
+//! begin anew with that epoch, so what waited with a number comes again, unless the winner had taken it.
 
 use std::time::Duration;
 
@@ -286,6 +287,11 @@ impl Node {
             .map(|(id, moved)| (*id, moved.offered))
             .collect();
         for (id, offered) in over {
+            // What waits may have been sent there as well: with the new epoch it comes again, unless it was taken there. Then it
+            // is among what is told to be lost, and not behind that.
+            if let Some(flow) = self.topics[id].local.as_mut().and_then(|local| local.flow.get_mut()) {
+                flow.forget_numbered();
+            }
             let epoch = partition::next_epoch(offered, self.options.id, self.options.incarnation);
             self.go_on(id, epoch);
             let topic = &self.topics[id];

@@ -145,14 +145,15 @@ impl Node {
 
     /// Publishes to the subscribers of a topic that is ours.
     pub(super) fn publish_local(&mut self, id: TopicId, payload: Payload<'_>, force: bool) -> Publish {
+        let Some(local) = self.topics[id].local.as_ref() else { return Publish::Done(Report::default()) };
+        if local.moving {
+            return Publish::Full;
+        }
         if force {
             self.evict(id);
         }
         let topic = &mut self.topics[id];
         let Some(local) = topic.local.as_mut() else { return Publish::Done(Report::default()) };
-        if local.moving && !local.ceded {
-            return Publish::Full;
-        }
         let lossless = matches!(local.options.policy, Policy::Block { .. });
         if lossless {
             local.trim_replay(self.options.retained_bytes_max);
