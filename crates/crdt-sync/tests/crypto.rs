@@ -156,20 +156,72 @@ fn disorder_within_the_window_is_fine_and_beyond_it_is_refused() {
     }
 }
 
+fn key(id: u32) -> SealingKey {
+    SealingKey::new(id, &[id as u8; 32])
+}
+
 #[test]
 fn keys_rotate_without_a_pause() {
-    let (mut sealer, mut opener) = (Sealer::new([7; 16]), Opener::new());
-    let (mut writer, mut reader) = (ring(1), ring(1));
-    let old = sealer.seal(&writer, "a", b"old").unwrap();
-    reader.add(SealingKey::new(2, &[2; 32]));
-    writer.add(SealingKey::new(2, &[2; 32]));
-    let new = sealer.seal(&writer, "a", b"new").unwrap();
-    assert_eq!(opener.open(&reader, "a", &new).unwrap(), b"new");
-    assert_eq!(opener.open(&reader, "a", &old).unwrap(), b"old");
-    assert_eq!(opener.open(&ring(1), "a", &new), Err(SealError::UnknownKey(2)));
-    let gone: Vec<u32> =
-        (3..=KEYS_MAX as u32 + 1).filter_map(|id| reader.add(SealingKey::new(id, &[0; 32]))).collect();
-    assert_eq!(gone, [1], "the oldest key goes when the ring is full");
+    // Each seals and opens; nothing is lost at any step, whoever takes it first.
+    let mut peers = [ring(1), ring(1)];
+    let mut sealers = [Sealer::new([7; 16]), Sealer::new([8; 16])];
+    let mut openers = [Opener::new(), Opener::new()];
+    let mut talk = |peers: &[Keyring; 2]| {
+        for (from, to) in [(0, 1), (1, 0)] {
+            let sealed = sealers[from].seal(&peers[from], "a", b"hello").unwrap();
+            assert_eq!(openers[to].open(&peers[to], "a", &sealed).unwrap(), b"hello");
+        }
+    };
+    talk(&peers);
+    let steps: [fn(&mut Keyring); 3] = [
+        |ring| assert_eq!(ring.add_to_open(key(2)), None),
+        |ring| assert!(ring.seal_with(2)),
+        |ring| ring.remove(1),
+    ];
+    for step in steps {
+        for peer in 0..2 {
+            step(&mut peers[peer]);
+            talk(&peers);
+        }
+    }
+    assert!(!peers[0].seal_with(1), "it is not on the ring any more");
+    talk(&peers);
+    assert_eq!(
+        Opener::new().open(&ring(1), "a", &Sealer::new([9; 16]).seal(&peers[0], "a", b"x").unwrap()),
+        Err(SealError::UnknownKey(2))
+    );
+}
+
+#[test]
+fn a_full_ring_drops_its_oldest_key_but_the_one_that_seals() {
+    let mut ring = ring(1);
+    let gone: Vec<u32> = (2..=KEYS_MAX as u32 + 1).filter_map(|id| ring.add_to_open(key(id))).collect();
+    assert_eq!(gone, [2]);
+    assert_eq!(ring.add(key(99)), Some(1), "it seals no more");
+    let sealed = Sealer::new([7; 16]).seal(&ring, "a", b"x").unwrap();
+    assert_eq!(Opener::new().open(&Keyring::new(key(99)), "a", &sealed).unwrap(), b"x");
+    ring.remove(99);
+    assert_eq!(Sealer::new([7; 16]).seal(&ring, "a", b"x"), Err(SealError::NoKey));
+}
+
+/// Who is late with a key asks for what was sealed with it meanwhile, as for anything that was lost.
+#[tokio::test]
+async fn who_gets_a_key_late_is_told_what_he_missed() {
+    let plain: Arc<dyn PubSub> = Arc::new(MemoryPubSub::new());
+    let topic = Topic::new("notes").unwrap();
+    let sealed = |sender: u8| SealedPubSub::new(Arc::clone(&plain), ring(1), [sender; 16]);
+    let (early, late) = (sealed(1), sealed(2));
+    let mut inbox = late.subscribe(topic.clone().into(), SubscriptionOptions::STANDARD).await.unwrap();
+    early.with_ring(|ring| ring.add(key(2)));
+    for text in ["not yet", "readable"] {
+        early.publish(&topic, Bytes::from_static(text.as_bytes())).await.unwrap();
+    }
+    assert!(inbox.try_recv().is_none());
+    late.with_ring(|ring| ring.add_to_open(key(2)));
+    assert!(matches!(inbox.recv().await, Some(Received::Gap { .. })));
+    early.publish(&topic, Bytes::from_static(b"now")).await.unwrap();
+    let Some(Received::Message(heard)) = inbox.recv().await else { panic!("one gap is enough") };
+    assert_eq!(heard.payload, "now");
 }
 
 #[test]

@@ -39,26 +39,50 @@ impl SealingKey {
     }
 }
 
-/// The keys that messages are opened with; the last one added seals.
+/// The keys that messages are opened with, and the one that seals.
 ///
-/// To rotate: give the new key to all with [`Keyring::add`] on readers first, then on writers; once nothing sealed with
-/// the old one is under way any more, take it out. Who has left does not get the new key, and reads nothing after it.
+/// To rotate: [`Keyring::add_to_open`] the new key everywhere, then [`Keyring::seal_with`] it everywhere; once nothing sealed with
+/// the old one is under way any more, take that out. So nobody is sent what he can't open yet. Who has left does not get the
+/// new key, and reads nothing after it.
 #[derive(Clone, Default)]
 pub struct Keyring {
     keys: Vec<SealingKey>,
+    seals: Option<u32>,
 }
 
 impl Keyring {
-    /// A ring with one key.
+    /// A ring with one key, which seals.
     pub fn new(key: SealingKey) -> Self {
-        Self { keys: vec![key] }
+        Self { seals: Some(key.id), keys: vec![key] }
     }
 
-    /// Adds a key that seals from now on. Returns the oldest key's number if it had to go.
-    pub fn add(&mut self, key: SealingKey) -> Option<u32> {
-        self.remove(key.id);
+    /// Adds a key that opens. Returns the oldest key's number if it had to go: at most [`KEYS_MAX`] are kept, among them the one
+    /// that seals.
+    pub fn add_to_open(&mut self, key: SealingKey) -> Option<u32> {
+        self.keys.retain(|old| old.id != key.id);
         self.keys.push(key);
-        (self.keys.len() > KEYS_MAX).then(|| self.keys.remove(0).id)
+        if self.keys.len() <= KEYS_MAX {
+            return None;
+        }
+        let oldest = self.keys.iter().position(|key| Some(key.id) != self.seals)?;
+        Some(self.keys.remove(oldest).id)
+    }
+
+    /// Seals with a key that is on the ring from now on; `false` if it is not.
+    #[must_use = "with a key that is not on the ring nothing is sealed"]
+    pub fn seal_with(&mut self, id: u32) -> bool {
+        let is_there = self.get(id).is_some();
+        if is_there {
+            self.seals = Some(id);
+        }
+        is_there
+    }
+
+    /// Adds a key that opens and seals from now on, for who has nobody to wait for. Returns as
+    /// [`add_to_open`](Self::add_to_open).
+    pub fn add(&mut self, key: SealingKey) -> Option<u32> {
+        self.seals = Some(key.id);
+        self.add_to_open(key)
     }
 
     /// Takes a key out: what was sealed with it can't be opened any more.
@@ -66,8 +90,8 @@ impl Keyring {
         self.keys.retain(|key| key.id != id);
     }
 
-    fn latest(&self) -> Option<&SealingKey> {
-        self.keys.last()
+    fn sealing(&self) -> Option<&SealingKey> {
+        self.get(self.seals?)
     }
 
     fn get(&self, id: u32) -> Option<&SealingKey> {
@@ -79,7 +103,7 @@ impl Keyring {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
-    /// The ring is empty.
+    /// The key that sealed is not on the ring any more.
     #[error("there is no key to seal with")]
     NoKey,
     /// The sender has sealed as many messages as one nonce prefix allows.
@@ -125,9 +149,9 @@ impl Sealer {
         Self { sender, counter: 0 }
     }
 
-    /// Seals a message for a topic with the ring's latest key.
+    /// Seals a message for a topic with the ring's key for that.
     pub fn seal(&mut self, ring: &Keyring, topic: &str, message: &[u8]) -> Result<Vec<u8>, SealError> {
-        let key = ring.latest().ok_or(SealError::NoKey)?;
+        let key = ring.sealing().ok_or(SealError::NoKey)?;
         self.counter = self.counter.checked_add(1).ok_or(SealError::UsedUp)?;
         let mut out = Vec::with_capacity(message.len() + SEAL_BYTES);
         out.push(TAG_SEALED);

@@ -11,8 +11,9 @@ use spot::{
     Delivery, Message, PubSub, PubSubError, Published, Received, Subscription, SubscriptionOptions, Topic,
     TopicPattern,
 };
+use tokio::sync::watch;
 
-use super::{Keyring, Opener, Sealer};
+use super::{Keyring, Opener, SealError, Sealer};
 
 /// Seals what is published and opens what is received, so that only holders of a key can read or write.
 ///
@@ -28,6 +29,8 @@ struct Shared {
     ring: RwLock<Keyring>,
     sealer: Mutex<Sealer>,
     counters: Counters,
+    /// Told when the ring was changed.
+    changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -52,13 +55,17 @@ impl SealedPubSub {
             ring: RwLock::new(ring),
             sealer: Mutex::new(Sealer::new(sender)),
             counters: Counters::default(),
+            changed: watch::Sender::new(()),
         };
         Self { inner, shared: Arc::new(shared) }
     }
 
-    /// Changes the keys; see [`Keyring`] for how to rotate.
+    /// Changes the keys; see [`Keyring`] for how to rotate. Subscribers that were sent what they had no key for are told of a gap.
     pub fn with_ring<T>(&self, change: impl FnOnce(&mut Keyring) -> T) -> T {
-        change(&mut self.shared.ring.write().unwrap_or_else(PoisonError::into_inner))
+        let mut ring = self.shared.ring.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut ring);
+        self.shared.changed.send_replace(());
+        changed
     }
 
     /// What has been opened and refused so far.
@@ -86,9 +93,9 @@ impl PubSub for SealedPubSub {
         options: SubscriptionOptions,
     ) -> Result<Subscription, PubSubError> {
         let inner = self.inner.subscribe(pattern, options).await?;
-        let shared = Arc::clone(&self.shared);
+        let (shared, changed) = (Arc::clone(&self.shared), self.shared.changed.subscribe());
         // Each subscription gets every message once, so each watches for repeats on its own.
-        Ok(Subscription::new(SealedDelivery { inner, shared, opener: Opener::new() }))
+        Ok(Subscription::new(SealedDelivery { inner, shared, opener: Opener::new(), changed, missed: false }))
     }
 
     async fn close(&self) {
@@ -100,6 +107,9 @@ struct SealedDelivery {
     inner: Subscription,
     shared: Arc<Shared>,
     opener: Opener,
+    changed: watch::Receiver<()>,
+    /// Whether something was thrown away for want of its key since the ring was changed.
+    missed: bool,
 }
 
 impl SealedDelivery {
@@ -114,6 +124,11 @@ impl SealedDelivery {
                 Some(Received::Message(Message { topic, payload: message.into() }))
             }
             Err(reason) => {
+                if matches!(reason, SealError::UnknownKey(_)) {
+                    self.missed = true;
+                    // While the ring is held, so that no change of it is overlooked.
+                    self.changed.mark_unchanged();
+                }
                 counters.refused.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(%topic, %reason, "threw away a message");
                 None
@@ -122,11 +137,22 @@ impl SealedDelivery {
     }
 }
 
+/// What was missed may be asked for with the keys of now.
+fn gap() -> Received {
+    Received::Gap { reason: "sealed with a key that was not on the ring".to_owned() }
+}
+
 #[async_trait]
 impl Delivery for SealedDelivery {
     async fn recv(&mut self) -> Option<Received> {
         loop {
-            let received = self.inner.recv().await?;
+            let received = tokio::select! {
+                received = self.inner.recv() => received?,
+                Ok(()) = self.changed.changed(), if self.missed => {
+                    self.missed = false;
+                    return Some(gap());
+                }
+            };
             if let Some(opened) = self.open(received) {
                 return Some(opened);
             }
@@ -134,6 +160,10 @@ impl Delivery for SealedDelivery {
     }
 
     fn try_recv(&mut self) -> Option<Received> {
+        if self.missed && self.changed.has_changed().unwrap_or(false) {
+            self.missed = false;
+            return Some(gap());
+        }
         loop {
             let received = self.inner.try_recv()?;
             if let Some(opened) = self.open(received) {
