@@ -203,6 +203,21 @@ async fn the_later_one_of_two_with_one_name_wins_and_the_earlier_is_told() {
         }
     };
     soon("the earlier one is told", told).await;
+    // It goes on seeing who comes and goes, and is back when the other has gone.
+    let other = RedisPeerDiscovery::new(&server.url(), "doc", id("b"), quick_redis()).unwrap();
+    other.start().await.unwrap();
+    assert_eq!(soon("b comes", first.next()).await, Some(PeerChange::Up(id("b"))));
+    other.close().await;
+    assert_eq!(soon("b goes", first.next()).await, Some(PeerChange::Down(id("b"))));
+    second.close().await;
+    let back = async {
+        while first.peers().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("the earlier one is back", back).await;
+    let second = make();
+    second.start().await.unwrap();
     // Going, it leaves the other's registration alone.
     first.close().await;
     let third = RedisPeerDiscovery::new(&server.url(), "doc", id("b"), quick_redis()).unwrap();

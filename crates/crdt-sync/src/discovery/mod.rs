@@ -53,7 +53,7 @@ pub enum DiscoveryError {
     /// The registry can't be reached.
     #[error("peer registry failed: {0}")]
     Registry(String),
-    /// Another replica uses the name of this one, and came later: the others see that one only.
+    /// Another replica uses the name of this one, and came later: the others see that one only, as long as it is there.
     #[error("another replica registered as {0}")]
     NameTaken(PeerId),
     /// It has been closed.

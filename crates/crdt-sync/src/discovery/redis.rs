@@ -2,11 +2,14 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex as SyncMutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use ::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
+use ::redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, aio::MultiplexedConnection};
 use async_trait::async_trait;
 use tokio::{sync::Mutex, task::JoinHandle, time::MissedTickBehavior};
 
@@ -40,7 +43,8 @@ impl RedisPeerOptions {
 
 /// Keeps this replica on a list of its group while it lives, by the server's clock: a dead one disappears by itself
 /// after [`expiry`](RedisPeerOptions::expiry), at the latest one [`interval`](RedisPeerOptions::interval) later for the
-/// others. While the server is away the last known list stands, and the replica registers again by itself.
+/// others. While the server is away the last known list stands, and the replica registers again by itself. A replica whose name
+/// was taken by a later one goes on reading the list, and registers again when that one has gone.
 pub struct RedisPeerDiscovery {
     registry: Arc<Registry>,
     // Held across coming and going, so that each happens once.
@@ -65,11 +69,11 @@ struct Registry {
     /// Made again after each failure; held across one exchange.
     connection: Mutex<Option<MultiplexedConnection>>,
     set: PeerSet,
-    name_taken: SyncMutex<bool>,
+    name_taken: AtomicBool,
 }
 
 /// Renews a registration and reads the list, in one step. KEYS: names by the end of their registration, tokens by name.
-/// ARGV: name, token, expiry in ms, "1" to register whoever holds the name. Nil if another holds it.
+/// ARGV: name, token, expiry in ms, "1" to register whoever holds the name. Returns whether the name is its own, and the list.
 const RENEW: &str = r"
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -78,12 +82,14 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
   redis.call('HDEL', KEYS[2], name)
 end
 local holder = redis.call('HGET', KEYS[2], ARGV[1])
-if holder and holder ~= ARGV[2] and ARGV[4] ~= '1' then return nil end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return redis.call('ZRANGE', KEYS[1], 0, -1)
+local own = not holder or holder == ARGV[2] or ARGV[4] == '1'
+if own then
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+  redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+end
+return {own and 1 or 0, redis.call('ZRANGE', KEYS[1], 0, -1)}
 ";
 
 /// Ends a registration unless another replica holds the name.
@@ -114,7 +120,7 @@ impl RedisPeerDiscovery {
             options,
             connection: Mutex::default(),
             set: PeerSet::new(),
-            name_taken: SyncMutex::new(false),
+            name_taken: AtomicBool::new(false),
         };
         Ok(Self { registry: Arc::new(registry), renewing: Mutex::default() })
     }
@@ -123,14 +129,14 @@ impl RedisPeerDiscovery {
 impl Registry {
     /// A connection that breaks is made anew once: a server that was started again has cut those it had, and what the
     /// scripts do they may do twice.
-    async fn run(&self, script: &str, force: bool) -> Result<Option<Vec<String>>, RedisError> {
+    async fn run<T: FromRedisValue>(&self, script: &str, force: bool) -> Result<T, RedisError> {
         match self.ask(script, force).await {
             Err(error) if error.is_connection_dropped() => self.ask(script, force).await,
             answer => answer,
         }
     }
 
-    async fn ask(&self, script: &str, force: bool) -> Result<Option<Vec<String>>, RedisError> {
+    async fn ask<T: FromRedisValue>(&self, script: &str, force: bool) -> Result<T, RedisError> {
         let mut held = self.connection.lock().await;
         let mut connection = match held.take() {
             Some(connection) => connection,
@@ -150,21 +156,24 @@ impl Registry {
         Ok(answer)
     }
 
-    /// Renews the registration and takes over the list. `force` takes the name from whoever holds it.
+    /// Renews the registration and takes over the list, also when another has the name. `force` takes it from whoever that is.
     #[tracing::instrument(name = "register", level = "debug", skip_all, fields(own = %self.own))]
     async fn renew(&self, force: bool) -> Result<(), DiscoveryError> {
-        match self.run(RENEW, force).await.map_err(failed)? {
-            None => {
-                *self.name_taken.lock().unwrap_or_else(PoisonError::into_inner) = true;
-                Err(DiscoveryError::NameTaken(self.own.clone()))
-            }
-            Some(names) => {
-                // What is no name was written by somebody else.
-                let peers = names.into_iter().filter_map(|name| PeerId::new(name).ok());
-                self.set.set(peers.filter(|peer| *peer != self.own).collect::<BTreeSet<_>>());
-                Ok(())
+        let (is_own, names): (bool, Vec<String>) = self.run(RENEW, force).await.map_err(failed)?;
+        let was_taken = self.name_taken.swap(!is_own, Relaxed);
+        if was_taken == is_own {
+            let own = &self.own;
+            match is_own {
+                true => tracing::info!(%own, "registered again"),
+                false => {
+                    tracing::warn!(%own, "another replica registered under this name; it is seen in place of this one")
+                }
             }
         }
+        // What is no name was written by somebody else.
+        let peers = names.into_iter().filter_map(|name| PeerId::new(name).ok());
+        self.set.set(peers.filter(|peer| *peer != self.own).collect::<BTreeSet<_>>());
+        Ok(())
     }
 
     async fn keep_renewing(&self) {
@@ -173,13 +182,8 @@ impl Registry {
         ticks.tick().await; // The first one is at once, and `start` has just registered.
         loop {
             ticks.tick().await;
-            match self.renew(false).await {
-                Ok(()) => {}
-                Err(error @ DiscoveryError::NameTaken(_)) => {
-                    tracing::warn!(%error, "no longer registered");
-                    return;
-                }
-                Err(error) => tracing::warn!(%error, "registration was not renewed; trying again"),
+            if let Err(error) = self.renew(false).await {
+                tracing::warn!(%error, "registration was not renewed; trying again");
             }
         }
     }
@@ -204,7 +208,7 @@ impl PeerDiscovery for RedisPeerDiscovery {
     }
 
     async fn peers(&self) -> Result<Vec<PeerId>, DiscoveryError> {
-        if *self.registry.name_taken.lock().unwrap_or_else(PoisonError::into_inner) {
+        if self.registry.name_taken.load(Relaxed) {
             return Err(DiscoveryError::NameTaken(self.registry.own.clone()));
         }
         self.registry.set.get().ok_or(DiscoveryError::Closed)
@@ -217,7 +221,7 @@ impl PeerDiscovery for RedisPeerDiscovery {
     async fn close(&self) {
         self.registry.set.close();
         if self.renewing.lock().await.take().is_some()
-            && let Err(error) = self.registry.run(LEAVE, false).await
+            && let Err(error) = self.registry.run::<()>(LEAVE, false).await
         {
             tracing::debug!(%error, "registration was not ended; it expires");
         }
