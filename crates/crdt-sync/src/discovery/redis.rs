@@ -163,11 +163,10 @@ impl Registry {
         let was_taken = self.name_taken.swap(!is_own, Relaxed);
         if was_taken == is_own {
             let own = &self.own;
-            match is_own {
-                true => tracing::info!(%own, "registered again"),
-                false => {
-                    tracing::warn!(%own, "another replica registered under this name; it is seen in place of this one")
-                }
+            if is_own {
+                tracing::info!(%own, "registered again");
+            } else {
+                tracing::warn!(%own, "another replica has this name; it is seen in place of this one");
             }
         }
         // What is no name was written by somebody else.

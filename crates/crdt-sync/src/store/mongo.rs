@@ -42,6 +42,9 @@ const APPEND_STEP: usize = 500;
 const TRIES_MAX: u32 = 100;
 const TRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// After so long nobody is still writing the pieces of a snapshot that does not count: who did has crashed.
+const LEFTOVER_AGE: Duration = Duration::from_hours(24);
+
 /// The patches of one document in a MongoDB database. Any number of processes may have it open.
 pub struct MongoPatchStore {
     name: String,
@@ -73,6 +76,7 @@ impl MongoPatchStore {
         let chain = IndexModel::builder().keys(doc! {"d": 1, "s": 1, "prev": 1}).options(unique).build();
         let order = IndexModel::builder().keys(doc! {"d": 1, "t": 1, "s": 1}).build();
         this.patches.create_indexes([chain, order]).await.map_err(backend)?;
+        this.pieces.create_index(IndexModel::builder().keys(doc! {"d": 1}).build()).await.map_err(backend)?;
         let last = [doc! {"$match": {"d": name}}, doc! {"$group": {"_id": "$s", "t": {"$max": "$t"}}}];
         let mut found = this.patches.aggregate(last).await.map_err(backend)?;
         let mut vector = StateVector::default();
@@ -195,25 +199,26 @@ impl PatchStore for MongoPatchStore {
     #[tracing::instrument(name = "store_install", level = "debug", skip_all, fields(len_bytes = snapshot.len()))]
     async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
         self.check_open()?;
-        let number = ObjectId::new();
+        let (number, mut tries) = (ObjectId::new(), 0);
         for (at, piece) in snapshot.chunks(PIECE_BYTES).enumerate() {
-            let set = doc! {"$set": {"bytes": binary(piece)}};
+            let set = doc! {"$set": {"d": &self.name, "bytes": binary(piece)}};
             let id = doc! {"_id": {"g": number, "n": count(at as u64)}};
             again(|| async { self.pieces.update_one(id.clone(), set.clone()).upsert(true).await }).await?;
         }
-        let before = loop {
+        loop {
             let head = self.head().await?;
-            let refused = if head.snapshot.is_none() {
-                None
-            } else if head.contained.contains(vector) {
-                Some(Ok(()))
-            } else {
-                let missing = vector.missing_from(&head.contained).next().map(|(sid, _, upto)| (*sid, upto));
-                missing.map(|(sid, upto)| Err(PatchStoreError::Diverged { sid, upto }))
-            };
-            if let Some(refused) = refused {
+            if head.snapshot == Some(number) {
+                // Taken, and the answer was lost.
+                break;
+            }
+            if head.snapshot.is_some() && head.contained.contains(vector) {
                 self.forget(number).await?;
-                return refused;
+                break;
+            }
+            let missing = vector.missing_from(&head.contained).next().map(|(sid, _, upto)| (*sid, upto));
+            if let Some((sid, upto)) = missing.filter(|_| head.snapshot.is_some()) {
+                self.forget(number).await?;
+                return Err(PatchStoreError::Diverged { sid, upto });
             }
             let of = head.snapshot.map_or_else(|| doc! {"$exists": false}.into(), Bson::ObjectId);
             let mut set: Bsons = fields("contained", vector);
@@ -227,20 +232,28 @@ impl PatchStore for MongoPatchStore {
             let filter = doc! {"_id": &self.name, "snapshot": of};
             let update = self.heads.update_one(filter, update).upsert(head.snapshot.is_none());
             match update.await {
-                Ok(done) if done.matched_count > 0 || done.upserted_id.is_some() => break head.snapshot,
+                Ok(done) if done.matched_count > 0 || done.upserted_id.is_some() => {
+                    if let Some(before) = head.snapshot {
+                        self.forget(before).await?;
+                    }
+                    break;
+                }
                 Ok(_) => {}
                 Err(error) if duplicate(&error).is_some() => {}
+                // It may have been taken, which the head tells.
+                Err(error) if is_passing(&error) && tries < TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(TRY_PAUSE).await;
+                }
                 Err(error) => return Err(backend(error)),
             }
-        };
+        }
+        // Also what an installation has left that was cut off here.
         for (session, last) in vector.iter() {
             let gone = doc! {"d": &self.name, "s": count(session.get()), "t": {"$lte": count(last)}};
             again(|| async { self.patches.delete_many(gone.clone()).await }).await?;
         }
-        match before {
-            Some(before) => self.forget(before).await,
-            None => Ok(()),
-        }
+        self.forget_leftovers(number).await
     }
 
     #[tracing::instrument(name = "store_mend", level = "debug", skip_all, fields(id = ?record.id))]
@@ -295,6 +308,18 @@ impl PatchStore for MongoPatchStore {
 impl MongoPatchStore {
     async fn forget(&self, snapshot: ObjectId) -> Result<(), PatchStoreError> {
         let gone = doc! {"_id": {"$gte": {"g": snapshot, "n": 0_i64}, "$lt": {"g": snapshot, "n": i64::MAX}}};
+        again(|| async { self.pieces.delete_many(gone.clone()).await }).await?;
+        Ok(())
+    }
+
+    /// Takes away the pieces of snapshots that never counted, or do no more, and that somebody who crashed has left. `now` is an id of
+    /// this moment: it has the time in it.
+    async fn forget_leftovers(&self, now: ObjectId) -> Result<(), PatchStoreError> {
+        let seconds = now.timestamp().timestamp_millis() / 1000 - LEFTOVER_AGE.as_secs().cast_signed();
+        let Ok(then) = u32::try_from(seconds) else { return Ok(()) };
+        let old = ObjectId::from_parts(then, [0; 5], [0; 3]);
+        let counts = self.head().await?.snapshot.map_or(Bson::Null, Bson::ObjectId);
+        let gone = doc! {"d": &self.name, "_id.g": {"$lt": old, "$ne": counts}};
         again(|| async { self.pieces.delete_many(gone.clone()).await }).await?;
         Ok(())
     }
