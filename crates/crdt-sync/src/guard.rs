@@ -1,9 +1,11 @@
 //! Who may write: the seam. [`crypto::Access`](crate::crypto) is the implementation with signatures.
 
+use std::{collections::HashMap, sync::Arc};
+
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
 
-use crate::{PatchRecord, SharedError, SnapshotHead};
+use crate::{PatchRecord, SharedError, SnapshotHead, session::Session};
 
 /// Decides whether patches and snapshots are what they claim to be, and makes the claim for this replica's own.
 ///
@@ -48,4 +50,61 @@ pub trait Guard: Send + Sync {
     /// Is told what a snapshot says of its sessions: of one that is taken over, and of the one that the store has at the
     /// start.
     fn note_owners(&self, owners: &[u8]);
+}
+
+/// How the driver of a [`Session`] asks its guard, if it has one: about each patch before it goes into the machine, in the
+/// order in which they come.
+///
+/// A guard learns whose a session is when its first patch is taken in. What comes in the same turn, before the machine's
+/// outputs are carried out, is compared with that patch itself: otherwise another author's could come right behind it.
+#[derive(Default)]
+pub struct Gate {
+    guard: Option<Arc<dyn Guard>>,
+    /// The first patches of sessions that came in this turn and that the machine takes: no more than one turn takes in.
+    firsts: HashMap<SessionId, PatchRecord>,
+}
+
+impl Gate {
+    /// A gate with somebody at it, or an open one.
+    pub fn new(guard: Option<Arc<dyn Guard>>) -> Self {
+        Self { guard, firsts: HashMap::new() }
+    }
+
+    /// Whether a patch of another replica may go into the machine.
+    pub fn check(&mut self, machine: &Session, record: &PatchRecord) -> Result<(), SharedError> {
+        let Some(guard) = &self.guard else { return Ok(()) };
+        match self.firsts.get(&record.session()) {
+            Some(first) => guard.check_after(first, record)?,
+            None => guard.check(record)?,
+        }
+        self.remember(machine, record);
+        Ok(())
+    }
+
+    /// The same of a patch that a client of this node made.
+    pub fn vouch(&mut self, machine: &Session, record: PatchRecord) -> Result<PatchRecord, SharedError> {
+        let Some(guard) = &self.guard else { return Ok(record) };
+        let record = guard.vouch(record)?;
+        if let Some(first) = self.firsts.get(&record.session()) {
+            guard.check_after(first, &record)?;
+        }
+        self.remember(machine, &record);
+        Ok(record)
+    }
+
+    /// To be told at once of each patch that the machine gives to the store, and of those that are there at the start.
+    pub fn note(&self, record: &PatchRecord) {
+        self.guard.iter().for_each(|guard| guard.note(record));
+    }
+
+    /// To be told when all outputs have been carried out.
+    pub fn turn_ends(&mut self) {
+        self.firsts.clear();
+    }
+
+    fn remember(&mut self, machine: &Session, record: &PatchRecord) {
+        if record.prev == 0 && machine.refusal(record).is_none() {
+            self.firsts.entry(record.session()).or_insert_with(|| record.clone());
+        }
+    }
 }

@@ -2,10 +2,17 @@
 //!
 //! The production machines run in a simulated world with loss, repeats, reordering, delay, partitions, crashes that
 //! lose what was not synced, compaction, a peer that lies, and outsiders who say things in anybody's name.
-//! A second kind of world has a store that is put back from a backup. `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
+//! A second kind of world has a store that is put back from a backup, a third one has
+//! signatures and those who have no right to write. `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
 //! `WEFT_SIM_SEED=s` runs one, printing each event.
 
+#[cfg(feature = "crypto")]
+mod forger;
 mod outsider;
+#[cfg_attr(
+    not(feature = "crypto"),
+    expect(dead_code, reason = "the guard of a replica is for the world with signatures")
+)]
 mod replica;
 mod world;
 
@@ -15,6 +22,9 @@ use world::World;
 
 /// How many seeds `cargo test` runs.
 const SEEDS: u64 = 200;
+/// Where patches are signed one in so many seeds is run: signatures take time.
+#[cfg(feature = "crypto")]
+const SIGNED_STEP: usize = 4;
 
 fn env(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -68,6 +78,20 @@ fn a_store_that_was_put_back_is_noticed() {
         }
     }
     assert!(print || differed > worlds / 4, "only {differed} of {worlds} tested anything");
+}
+
+#[cfg(feature = "crypto")]
+#[test]
+fn nobody_changes_a_signed_document_without_the_right_to() {
+    let print = env("WEFT_SIM_SEED").is_some();
+    let mut refused = 0;
+    for seed in seeds().step_by(SIGNED_STEP) {
+        match World::with_signatures(seed, print).run_with_signatures() {
+            Ok(count) => refused += count,
+            Err(wrong) => panic!("seed {seed}: {wrong} (replay with WEFT_SIM_SEED={seed})"),
+        }
+    }
+    assert!(print || refused > 0, "nothing was refused");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! One simulated replica: the production machine, a store that can lose what is not synced, and a document.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp};
 use crdt_sync::{
-    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    Gate, Guard, PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Heads, Link, Walk, snapshot},
     session::{
         Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent, SessionOptions, SyncMode,
@@ -71,6 +71,13 @@ pub(crate) struct Replica {
     /// Appended and not synced yet: a crash loses it.
     unsynced: Vec<PatchRecord>,
     pub(crate) options: SessionOptions,
+    /// In a group with signatures: a guard that knows the list and nothing else yet.
+    pub(crate) make_guard: Option<fn(usize) -> Arc<dyn Guard>>,
+    number: usize,
+    guard: Option<Arc<dyn Guard>>,
+    gate: Gate,
+    /// How many patches the guard refused.
+    pub(crate) not_allowed: u64,
 }
 
 /// What a replica wants of the world.
@@ -103,9 +110,10 @@ fn options(session: SessionId, sync: SyncMode) -> SessionOptions {
 }
 
 impl Replica {
-    pub(crate) fn new(id: PeerId, session: SessionId, sync: SyncMode, now: Duration, seed: u64) -> Self {
+    pub(crate) fn new(number: usize, session: SessionId, sync: SyncMode, seed: u64) -> Self {
+        let id = PeerId::new(format!("node-{number}")).unwrap();
         let options = options(session, sync);
-        let machine = Session::new(options, StateVector::new(), Heads::new(), now, seed);
+        let machine = Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, seed);
         let (doc, durable) = (Applied::default(), MemoryPatchStore::new());
         Self {
             id,
@@ -118,7 +126,28 @@ impl Replica {
             offered: None,
             unsynced: Vec::new(),
             options,
+            make_guard: None,
+            number,
+            guard: None,
+            gate: Gate::default(),
+            not_allowed: 0,
         }
+    }
+
+    /// Lets nobody write whose patches are not signed as `make` has it.
+    pub(crate) fn guard(&mut self, make: fn(usize) -> Arc<dyn Guard>) {
+        self.make_guard = Some(make);
+        self.options.rechecks_parked = true;
+        let seed = self.number as u64;
+        self.machine = Session::new(self.options, StateVector::new(), Heads::new(), Duration::ZERO, seed);
+        self.guard = Some(make(self.number));
+        self.gate = Gate::new(self.guard.clone());
+    }
+
+    fn allows(&mut self, record: &PatchRecord) -> bool {
+        let allowed = self.gate.check(&self.machine, record).is_ok();
+        self.not_allowed += u64::from(!allowed);
+        allowed
     }
 
     /// Loses what was not synced.
@@ -130,7 +159,13 @@ impl Replica {
     /// Starts again from what is durable, under a new session.
     pub(crate) fn restart(&mut self, session: SessionId, now: Duration, seed: u64) -> Result<(), String> {
         self.session = session;
-        self.options = options(session, self.options.sync);
+        let rechecks_parked = self.make_guard.is_some();
+        self.options = SessionOptions { rechecks_parked, ..options(session, self.options.sync) };
+        self.guard = self.make_guard.map(|make| make(self.number));
+        self.gate = Gate::new(self.guard.clone());
+        if self.guard.is_some() {
+            self.kept().iter().for_each(|record| self.gate.note(record));
+        }
         let (doc, heads, content) = self.rebuilt(&self.kept_vector())?;
         self.doc = doc;
         let machine = Session::new(self.options, self.kept_vector(), heads, now, seed);
@@ -139,13 +174,13 @@ impl Replica {
         Ok(())
     }
 
-    /// What is durable, for a backup.
-    pub(crate) fn backup(&self) -> Vec<PatchRecord> {
+    /// All that is durable.
+    pub(crate) fn kept(&self) -> Vec<PatchRecord> {
         let want: Vec<Want> =
             self.kept_vector().iter().map(|(sid, upto)| Want { sid: *sid, after: 0, upto }).collect();
         match now(self.durable.page(&want, usize::MAX)).unwrap() {
             PatchPage::Records(records) => records,
-            PatchPage::Compacted => unreachable!("where backups are made, nothing is folded"),
+            PatchPage::Compacted => unreachable!("nothing is folded there"),
         }
     }
 
@@ -236,6 +271,10 @@ impl Replica {
         if let Some(Refusal::SessionUsedTwice(_)) = self.machine.local_refusal(&record) {
             return Ok(());
         }
+        let record = match &self.guard {
+            Some(guard) => guard.prove(record).map_err(|error| error.to_string())?,
+            None => record,
+        };
         self.doc.apply(&record)?;
         self.input(now, Input::Local(record), wishes)
     }
@@ -263,10 +302,19 @@ impl Replica {
     }
 
     pub(crate) fn input(&mut self, at: Duration, input: Input, wishes: &mut Vec<Wish>) -> Result<(), String> {
+        let input = match input {
+            Input::Heard(record) if !self.allows(&record) => return Ok(()),
+            Input::Message { from, message: SyncMessage::Patches { id, mut records } } => {
+                records.retain(|record| self.allows(record));
+                Input::Message { from, message: SyncMessage::Patches { id, records } }
+            }
+            input => input,
+        };
         self.machine.handle_input(at, input);
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Store(record) => {
+                    self.gate.note(&record);
                     self.unsynced.push(record);
                     wishes.push(Wish::SyncSoon);
                 }
@@ -291,7 +339,11 @@ impl Replica {
                     self.machine.handle_input(at, input);
                 }
                 Output::Mend(_) | Output::RepairEnds { .. } => unreachable!("nothing is repaired here"),
-                Output::Released(_) => unreachable!("there is no guard here"),
+                Output::Released(record) => {
+                    if self.allows(&record) {
+                        self.machine.handle_input(at, Input::Heard(record));
+                    }
+                }
                 Output::Event(event) => {
                     let twice = |refusal: &Refusal| matches!(refusal, Refusal::SessionUsedTwice(_));
                     self.noticed |= match &*event {
@@ -302,6 +354,7 @@ impl Replica {
                 }
             }
         }
+        self.gate.turn_ends();
         let status = self.machine.status();
         let within = status.parked <= self.options.parked_max
             && status.parked_bytes <= self.options.parked_bytes_max
@@ -318,7 +371,7 @@ impl Replica {
             ReadWhat::Patches { want, bytes_max, offers } => {
                 // As if patches for more ticks than that were larger than a snapshot.
                 let ticks: u64 = want.iter().map(|want| want.upto.saturating_sub(want.after)).sum();
-                let whole = self.machine.stable_without(peer) == self.kept_vector();
+                let whole = self.guard.is_none() && self.machine.stable_without(peer) == self.kept_vector();
                 let page = match offers && whole && ticks > OFFER_TICKS {
                     true => PatchPage::Compacted,
                     false => now(self.durable.page(&want, bytes_max)).unwrap(),

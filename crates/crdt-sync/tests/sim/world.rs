@@ -12,6 +12,8 @@ use crdt_sync::{
     session::{Input, SyncMode},
 };
 
+#[cfg(feature = "crypto")]
+use crate::forger;
 use crate::{
     outsider,
     replica::{Replica, Wish},
@@ -42,6 +44,8 @@ enum What {
     /// The first replica's store is copied, and put back.
     Backup,
     PutBack,
+    #[cfg(feature = "crypto")]
+    Attack,
 }
 
 pub(crate) struct World {
@@ -68,6 +72,18 @@ pub(crate) struct World {
     trace: u64,
     /// In a world in which a store is put back, what was in it.
     backup: Vec<PatchRecord>,
+    /// In a world in which patches are signed, all that were broadcast, whose they are, and the writer who goes on in the
+    /// sessions of others when it passes on their patches.
+    #[cfg(feature = "crypto")]
+    signed: Signed,
+}
+
+#[cfg(feature = "crypto")]
+#[derive(Default)]
+struct Signed {
+    made: Vec<PatchRecord>,
+    owners: BTreeMap<SessionId, usize>,
+    liar: Option<usize>,
 }
 
 /// How bad the network is, in per cent.
@@ -92,7 +108,7 @@ impl Random {
         self.next() % bound
     }
 
-    fn percent(&mut self, chance: u64) -> bool {
+    pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
 
@@ -149,15 +165,85 @@ impl World {
             members: 0,
             trace: 0,
             backup: Vec::new(),
+            #[cfg(feature = "crypto")]
+            signed: Signed::default(),
             random,
+        }
+    }
+
+    /// A world in which patches are signed, and somebody is about who would like to change the document without the right to.
+    #[cfg(feature = "crypto")]
+    pub(crate) fn with_signatures(seed: u64, print: bool) -> Self {
+        let mut random = Random(seed ^ 0x7369_676e);
+        let trouble =
+            Trouble { loss: random.below(40), repeat: random.below(20), delay_max_ms: 1 + random.below(400) };
+        let mut world = Self::empty(random, trouble, print);
+        let count = 2 + world.random.below(forger::WRITERS as u64 - 1) as usize;
+        let sync = if world.random.percent(50) { SyncMode::Dag } else { SyncMode::Vectors };
+        for index in 0..count {
+            world.add_replica(sync);
+            world.replicas[index].guard(forger::guard);
+            world.signed.owners.insert(world.replicas[index].session, index);
+        }
+        world.signed.liar = world.random.percent(50).then_some(count - 1);
+        let ms = TROUBLE.as_millis() as u64;
+        for index in 0..count {
+            for _ in 0..world.random.below(12) {
+                let at = world.random.ms(ms);
+                world.plan(at, What::Edit(index));
+            }
+            if world.random.percent(40) {
+                let (crash, pause) = (world.random.ms(ms), world.random.ms(6000));
+                world.plan(crash, What::Crash(index));
+                world.plan(crash + pause, What::Restart(index));
+            }
+        }
+        for _ in 0..world.random.below(30) {
+            let at = world.random.ms(ms * 3 / 2);
+            world.plan(at, What::Attack);
+        }
+        for _ in 0..world.random.below(4) {
+            let at = world.random.ms(ms);
+            world.plan(at, What::Partition);
+        }
+        world
+    }
+
+    /// Runs to the end a world in which patches are signed: all agree, on what its authors made and nothing else. Returns how
+    /// many patches were refused.
+    #[cfg(feature = "crypto")]
+    pub(crate) fn run_with_signatures(mut self) -> Result<u64, String> {
+        self.run_to_end()?;
+        self.check_end()?;
+        for replica in &self.replicas {
+            let is_made = |record: &&PatchRecord| self.signed.made.contains(record);
+            if let Some(forged) = replica.kept().iter().find(|record| !is_made(record)) {
+                return Err(format!("{} took in {forged:?}", replica.id));
+            }
+        }
+        Ok(self.replicas.iter().map(|replica| replica.not_allowed).sum())
+    }
+
+    #[cfg(feature = "crypto")]
+    fn attack(&mut self) {
+        if self.signed.made.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.signed.made.len() as u64) as usize;
+        let heard = &self.signed.made[at];
+        let owner = self.signed.owners[&heard.session()];
+        let forged = forger::attack(&mut self.random, heard, owner);
+        for to in 0..self.replicas.len() {
+            let pause = self.random.ms(200);
+            let input = Input::Heard(forged.clone()).into();
+            self.plan(self.now + pause, What::Deliver { to, input });
         }
     }
 
     fn add_replica(&mut self, sync: SyncMode) {
         let index = self.replicas.len();
-        let id = PeerId::new(format!("node-{index}")).unwrap();
         let (session, seed) = (self.new_session(), self.random.next());
-        self.replicas.push(Replica::new(id, session, sync, Duration::ZERO, seed));
+        self.replicas.push(Replica::new(index, session, sync, seed));
         self.wakes.push(Duration::ZERO);
         self.side.push(0);
         self.members += 1;
@@ -306,8 +392,13 @@ impl World {
                 self.outside();
                 return Ok(());
             }
+            #[cfg(feature = "crypto")]
+            What::Attack => {
+                self.attack();
+                return Ok(());
+            }
             What::Backup => {
-                self.backup = self.replicas[0].backup();
+                self.backup = self.replicas[0].kept();
                 return Ok(());
             }
             What::PutBack => {
@@ -383,6 +474,8 @@ impl World {
         if self.replicas[index].down {
             let (session, seed) = (self.new_session(), self.random.next());
             self.replicas[index].restart(session, self.now, seed)?;
+            #[cfg(feature = "crypto")]
+            self.signed.owners.insert(session, index);
             self.plan(self.now, What::Wake(index));
         }
         Ok(())
@@ -410,6 +503,8 @@ impl World {
                 }
                 Wish::Broadcast(record) => {
                     self.acknowledged.insert(record.id);
+                    #[cfg(feature = "crypto")]
+                    self.signed.made.push(record.clone());
                     if self.lies(from) {
                         self.forge(from, &record);
                     }
@@ -424,6 +519,8 @@ impl World {
                         self.plan(self.now + pause, What::Deliver { to: from, input });
                     }
                     let message = self.maybe_lie(from, message);
+                    #[cfg(feature = "crypto")]
+                    let message = self.maybe_go_on(from, message);
                     for to_index in 0..self.replicas.len() {
                         if to.as_ref().is_none_or(|to| *to == self.replicas[to_index].id) {
                             let from_id = self.replicas[from].id.clone();
@@ -455,6 +552,19 @@ impl World {
         }
         for to in 0..self.replicas.len() {
             self.deliver(from, to, Input::Heard(forged.clone()));
+        }
+    }
+
+    /// A writer goes on in the sessions of others when it passes their patches on.
+    #[cfg(feature = "crypto")]
+    fn maybe_go_on(&mut self, from: usize, message: SyncMessage) -> SyncMessage {
+        match message {
+            SyncMessage::Patches { id, records } if self.signed.liar == Some(from) => {
+                let owners = &self.signed.owners;
+                let records = forger::continued(&mut self.random, from, records, |sid| owners[&sid]);
+                SyncMessage::Patches { id, records }
+            }
+            other => other,
         }
     }
 

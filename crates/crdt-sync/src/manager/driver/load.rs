@@ -1,7 +1,7 @@
 //! How the driver brings a document to what its store has.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::{Driver, LOAD_PAGE_BYTES, Traffic};
 use crate::{
-    DocumentError, PatchRecord, PatchStoreError, Want,
+    DocumentError, Gate, PatchRecord, PatchStoreError, Want,
     dag::Heads,
     manager::{Parts, SyncError, policy::Log, repair::Repairing, sealed},
     session::{self, Session, SessionEvent, SessionOptions, SyncMode},
@@ -59,6 +59,7 @@ impl Driver {
         let traffic = Traffic { not_applied, ..Traffic::default() };
         let (waiting, repeated, offered) = (VecDeque::new(), Vec::new(), None);
         Ok(Self {
+            gate: Gate::new(parts.guard.clone()),
             parts,
             machine,
             started,
@@ -67,7 +68,6 @@ impl Driver {
             waiting,
             repeated,
             handed: VecDeque::new(),
-            firsts: HashMap::new(),
             own_last,
             offered,
             log,

@@ -4,7 +4,7 @@ mod load;
 mod own;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use super::{
     snapshots::Offered,
 };
 use crate::{
-    Heard, PatchRecord, PeerChange, PeerId, SyncMessage,
+    Gate, Heard, PatchRecord, PeerChange, PeerId, SyncMessage,
     session::{Input, Output, Refusal, Session, SessionEvent},
 };
 
@@ -59,8 +59,7 @@ pub(super) struct Driver {
     repeated: Vec<(Patch, Done)>,
     /// Where the last local patches given to the machine begin and end.
     handed: VecDeque<(u64, u64)>,
-    /// With a guard, the first patches of sessions that came in this turn: no more than one turn takes in.
-    firsts: HashMap<SessionId, PatchRecord>,
+    gate: Gate,
     /// The last time that was handed over of this replica's own session.
     own_last: u64,
     /// The last snapshot that was made for a peer, so that its parts are parts of one thing.
@@ -224,27 +223,12 @@ impl Driver {
     }
 
     fn allowed(&mut self, record: &PatchRecord) -> bool {
-        let Some(guard) = &self.parts.guard else { return true };
-        let checked = match self.firsts.get(&record.session()) {
-            Some(first) => guard.check_after(first, record),
-            None => guard.check(record),
-        };
-        match checked {
-            Ok(()) => self.note_first(record),
-            Err(reason) => {
-                self.not_allowed(Refusal::NotAllowed { id: record.id, reason });
-                return false;
-            }
+        let checked = self.gate.check(&self.machine, record);
+        let is_allowed = checked.is_ok();
+        if let Err(reason) = checked {
+            self.not_allowed(Refusal::NotAllowed { id: record.id, reason });
         }
-        true
-    }
-
-    /// The guard is told whose a session is when its first patch is taken in; what comes in the same turn is compared with
-    /// that patch itself.
-    pub(super) fn note_first(&mut self, record: &PatchRecord) {
-        if record.prev == 0 {
-            self.firsts.entry(record.session()).or_insert_with(|| record.clone());
-        }
+        is_allowed
     }
 
     /// The store could not be read for something that can be asked for again.
@@ -279,7 +263,7 @@ impl Driver {
             match self.machine.poll_output() {
                 Some(Output::Store(record)) => {
                     // At once: what is looked at after it may be of the same session.
-                    self.parts.guard.iter().for_each(|guard| guard.note(&record));
+                    self.gate.note(&record);
                     self.batch.push(record);
                 }
                 Some(Output::Released(record)) => {
@@ -304,7 +288,7 @@ impl Driver {
                 }
                 Some(output) => self.carry_out(output).await?,
                 None if self.batch.is_empty() => {
-                    self.firsts.clear();
+                    self.gate.turn_ends();
                     return Ok(());
                 }
                 None => self.store().await?,

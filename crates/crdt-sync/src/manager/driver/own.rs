@@ -97,15 +97,13 @@ impl Driver {
         Input::Compared { upto: want.upto, differs: None }
     }
 
-    pub(super) fn relay(&mut self, mut record: PatchRecord) -> Result<(), SyncError> {
+    pub(super) fn relay(&mut self, record: PatchRecord) -> Result<(), SyncError> {
         if let Some(refusal) = self.machine.refusal(&record) {
             return Err(refusal.into());
         }
-        if let Some(guard) = &self.parts.guard {
-            let id = record.id;
-            record = guard.vouch(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
-            self.note_first(&record);
-        }
+        let id = record.id;
+        let vouched = self.gate.vouch(&self.machine, record);
+        let record = vouched.map_err(|reason| Refusal::NotAllowed { id, reason })?;
         self.input(Input::Relayed(record));
         Ok(())
     }
