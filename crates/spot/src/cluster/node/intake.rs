@@ -119,7 +119,9 @@ impl Node {
         }
         let (messages_max, bytes_max) = (self.options.retained_messages_max, self.options.retained_bytes_max);
         let mut publisher = local.flow.publishers.entry(node).or_default();
+        let mut known = true;
         if publisher.epoch != stream.epoch {
+            known = false;
             self.counters.dropped += local.flow.begin_anew(node, messages_max, bytes_max);
             publisher = local.flow.publishers.entry(node).or_default();
             *publisher = Publisher { epoch: stream.epoch, ..Publisher::default() };
@@ -139,6 +141,7 @@ impl Node {
             }
             return;
         }
+        let elsewhere = known && sequence > publisher.taken.saturating_add(1);
         let (waiting, len) = (publisher.waiting, data.len() as u64);
         let too_much = waiting.messages >= UPLINK_WINDOW.messages
             || waiting.messages > 0 && waiting.bytes + len > UPLINK_WINDOW.bytes;
@@ -146,6 +149,11 @@ impl Node {
             return self.close(link, "it published more than it was told to");
         }
         publisher.taken = sequence;
+        if elsewhere {
+            // Two of us were owners at the same time, and the other one is told of only now.
+            self.doubt_waiting(stream.topic);
+        }
+        let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
         if local.flow.backlog.is_empty()
             && let Publish::Done(_) = self.publish_owned(stream.topic, data)
         {

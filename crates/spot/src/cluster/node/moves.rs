@@ -52,17 +52,15 @@ impl super::Flow {
         self.before.push(owner);
     }
 
-    /// Somebody else may have gone on from here as well.
-    pub(super) fn doubts(&mut self) -> u64 {
-        let next = self.log.next();
-        if self.doubts.last() != Some(&next) {
-            if self.doubts.len() >= BEFORE_MAX {
-                // Who comes from before must not be told of some and not of others.
-                (self.before, self.doubts) = Default::default();
-            }
-            self.doubts.push(next);
+    /// Somebody else may have given numbers to other messages before this one.
+    pub(super) fn doubts(&mut self, number: u64) {
+        if self.doubts.len() >= BEFORE_MAX {
+            // Who comes from before must not be told of some and not of others.
+            (self.before, self.doubts) = Default::default();
         }
-        next
+        if let Err(at) = self.doubts.binary_search(&number) {
+            self.doubts.insert(at, number);
+        }
     }
 
     /// The first message that the next owner has to have, and the first that it is given; none if that is more than an offer holds.
@@ -233,6 +231,37 @@ impl Node {
             }
             let Some(payload) = log.get(n).map(Payload::to_bytes) else { break };
             self.deliver(id, &payload, 0..payload.len(), fit);
+        }
+    }
+
+    /// Somebody else has given numbers of its own to what a publisher leaves out: that is told in front of the next that waits.
+    pub(super) fn doubt_waiting(&mut self, id: TopicId) {
+        let topic = &mut self.topics[id];
+        let (name, listens) = (topic.name.clone(), !topic.subs.is_empty());
+        let Some(local) = topic.local.as_mut() else { return };
+        let (epoch, flow) = (local.epoch, &mut *local.flow);
+        let doubt = flow.log.next() + flow.backlog.len() as u64;
+        flow.doubts(doubt);
+        let links: Vec<LinkId> = flow.cursors.iter().map(|cursor| cursor.link).collect();
+        if listens && flow.untold.replace(doubt).is_some_and(|untold| untold < doubt) {
+            // One may wait. The other is told early, and once more in its place.
+            self.deliver_gap(id, doubt, None);
+        }
+        for link in links {
+            if self.links[link].protocol == Protocol::Extended {
+                self.send(link, &Command::GoesOn { topic: name.as_str(), epoch, doubt });
+            }
+        }
+    }
+
+    /// Who listens here has heard all that comes before a doubt.
+    pub(super) fn tell_untold(&mut self, id: TopicId) {
+        let Some(flow) = self.topics[id].local.as_mut().and_then(|local| local.flow.get_mut()) else {
+            return;
+        };
+        let next = flow.log.next();
+        if flow.untold.take_if(|untold| *untold <= next).is_some() {
+            self.deliver_gap(id, next, None);
         }
     }
 

@@ -149,6 +149,9 @@ impl Node {
         if local.moving {
             return Publish::Full;
         }
+        if local.flow.untold.is_some() {
+            self.tell_untold(id);
+        }
         if force {
             self.evict(id);
         }

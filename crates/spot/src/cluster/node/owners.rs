@@ -215,7 +215,8 @@ impl Node {
         let old = std::mem::replace(&mut local.epoch, epoch);
         let mut told = Vec::new();
         if let Some(flow) = local.flow.get_mut() {
-            let doubt = flow.doubts();
+            let doubt = flow.log.next();
+            flow.doubts(doubt);
             flow.follows(Before { node, epoch: old });
             for cursor in &mut flow.cursors {
                 if self.links[cursor.link].protocol == Protocol::Extended {

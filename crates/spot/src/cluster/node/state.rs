@@ -116,6 +116,8 @@ pub(super) struct Flow {
     /// Numbers before which somebody else may have given numbers to other messages, in order: who comes from an owner before us
     /// is told a gap there.
     pub(super) doubts: Vec<u64>,
+    /// The one of them that who listens here is told when it comes to it.
+    pub(super) untold: Option<u64>,
 }
 
 impl Flow {
@@ -132,6 +134,7 @@ impl Flow {
             publishers: BTreeMap::new(),
             before: Vec::new(),
             doubts: Vec::new(),
+            untold: None,
         }
     }
 }

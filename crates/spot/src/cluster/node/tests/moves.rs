@@ -307,6 +307,28 @@ fn what_was_not_taken_is_not_passed_over() {
     assert_eq!(messages(arrivals(&mut node, sub)), [""; 0]);
 }
 
+/// Two were owners at the same time, because each took the other for dead, and this one hears of it only from a publisher.
+#[test]
+fn what_a_publisher_leaves_out_is_a_gap_in_front_of_what_it_says_next() {
+    let mut node = node_with(|_| {});
+    node.topic_create("t", TopicOptions::STANDARD).unwrap();
+    let sub = node.sub_open(SubscriptionOptions { messages_max: 2, bytes_max: 1 << 20 }, false);
+    node.subscribe(sub, TopicPattern::new("t").unwrap()).unwrap();
+    let (ann, bob) = (joined(&mut node, ANN, 1), joined(&mut node, BOB, 1));
+    let resume = Resume { window: 100, window_bytes: 1 << 20, ..Resume::default() };
+    tell(&mut node, bob, &[Command::Subscribe { topic: "t", resume: Some(resume) }]);
+    // What others took before it came here the first time is nothing to us.
+    tell(&mut node, ann, &[stream(1, Kind::Publish, 1, 5, "t", &[b"5", b"6", b"7"])]);
+    tell(&mut node, ann, &[stream(1, Kind::Publish, 1, 9, "t", &[b"9"])]);
+    let mut expected = BytesMut::new();
+    let (epoch, _) = node.topic_owner("t").unwrap();
+    Command::GoesOn { topic: "t", epoch, doubt: 4 }.put(&mut expected, false);
+    assert!(holds(&sent(&mut node, bob), &expected));
+    let came = arrivals(&mut node, sub);
+    assert!(matches!(came[3], Arrival::Gap { last: None, .. }), "{came:?}");
+    assert_eq!((came.len(), messages(came)), (5, ["5", "6", "7", "9"].map(str::to_owned).to_vec()));
+}
+
 /// The publisher's side of it.
 #[test]
 fn who_publishes_begins_anew_when_the_owner_has_another_epoch() {
