@@ -8,7 +8,9 @@ use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage,
     dag::{Heads, Link, NodeHash},
     reconcile::sketch,
-    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
+    session::{
+        Input, Output, Refusal, Session, SessionEvent, SessionOptions, SyncMode, TrickleOptions, digest,
+    },
 };
 
 const OWN: SessionId = SessionId::USER_MIN;
@@ -362,6 +364,22 @@ fn a_long_snapshot_is_put_in_place_when_the_pull_is_free() {
     let vector = [(sid(1), 5)].into_iter().collect();
     outputs(&mut machine, race.took, Input::Installed { vector, heads: Heads::new(), content: Some(0) });
     assert!(!machine.status().pulling);
+}
+
+/// What it said counts for nothing once it failed us; what it says afterwards counts again, also if that is the same.
+#[test]
+fn who_failed_us_and_says_again_that_it_has_the_same_holds_nothing_back() {
+    let stored: StateVector<SessionId> = [(sid(1), 5)].into_iter().collect();
+    let mut machine = session(stored.clone());
+    let same = SyncMessage::Digest { digest: digest(&stored), content: None };
+    says(&mut machine, Duration::ZERO, "peer", same.clone());
+    assert_eq!(machine.stable(), stored);
+    let more = SyncMessage::State { vector: [(sid(1), 9)].into_iter().collect(), reply: false };
+    says(&mut machine, Duration::ZERO, "peer", more);
+    outputs(&mut machine, seconds(4.0), Input::Tick);
+    assert_eq!(machine.stable().get(&sid(1)), 0, "it did not send what it said it had");
+    says(&mut machine, seconds(5.0), "peer", same);
+    assert_eq!(machine.stable(), stored);
 }
 
 #[test]

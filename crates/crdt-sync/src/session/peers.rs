@@ -336,7 +336,7 @@ impl Session {
         let Some(peer) = self.peers.get_mut(from) else { return };
         if same {
             self.trickle.consistent();
-            if peer.agreed.replace(digest) != Some(digest) {
+            if peer.agreed.replace(digest) != Some(digest) || peer.vector.is_none() {
                 // What is here already, so that it is not ahead by that.
                 peer.vector = Some(self.stored.clone());
                 peer.heads.clear();
