@@ -302,7 +302,7 @@ impl Session {
             }
             SyncMessage::State { vector, reply } => self.on_state(now, from, vector, reply),
             SyncMessage::Request { id, want, bytes_max, offers } => {
-                let bytes_max = (bytes_max as usize).min(self.options.page_bytes_max);
+                let bytes_max = self.page_bytes(bytes_max);
                 self.on_request(from, id, ReadWhat::Patches { want, bytes_max, offers });
             }
             SyncMessage::Fetch { id, hash, offset } => {
@@ -312,7 +312,7 @@ impl Session {
             SyncMessage::Ahead { vector } => self.on_ahead(now, &from, &vector),
             SyncMessage::Heads { heads, digest } => self.on_heads(now, &from, heads, digest),
             SyncMessage::Walk { id, want, have, bytes_max } => {
-                let bytes_max = (bytes_max as usize).min(self.options.page_bytes_max);
+                let bytes_max = self.page_bytes(bytes_max);
                 self.on_request(from, id, ReadWhat::Walk { want, have, bytes_max });
             }
             SyncMessage::Compare { id, salt, from: first, count } => {
@@ -416,6 +416,12 @@ impl Session {
         }
         // Until nothing waits any more: that peer may not have it, and words get lost.
         self.ask_at = waits.then_some(now + self.options.request_timeout);
+    }
+
+    /// How large a page may be for somebody who asks for so much.
+    fn page_bytes(&self, asked: u64) -> usize {
+        usize::try_from(asked)
+            .map_or(self.options.page_bytes_max, |asked| asked.min(self.options.page_bytes_max))
     }
 
     fn on_request(&mut self, from: PeerId, id: u64, what: ReadWhat) {

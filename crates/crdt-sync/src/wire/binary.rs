@@ -305,11 +305,11 @@ fn read_nodes(r: &mut Reader<'_>, whole: &Bytes) -> Result<Vec<PatchRecord>, Wir
         }
         let mut links = Vec::with_capacity(count as usize);
         for _ in 0..count {
-            links.push(match r.vu57("a place")? as usize {
+            links.push(match r.vu57("a place")? {
                 0 => read_link(r)?,
-                back => *before
-                    .len()
-                    .checked_sub(back)
+                back => *usize::try_from(back)
+                    .ok()
+                    .and_then(|back| before.len().checked_sub(back))
                     .and_then(|place| before.get(place))
                     .ok_or_else(|| no_place.clone())?,
             });
