@@ -36,9 +36,43 @@ const RIVALS_LOST_MAX: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Transfer {
     head: SnapshotHead,
-    got: BytesMut,
+    got: Got,
     /// When the first part was asked for.
     since: Duration,
+}
+
+/// Most snapshots fit into one part, and that is kept as it came.
+#[derive(Debug)]
+enum Got {
+    Whole(Bytes),
+    Parts(BytesMut),
+}
+
+impl Got {
+    fn len(&self) -> usize {
+        match self {
+            Self::Whole(bytes) => bytes.len(),
+            Self::Parts(bytes) => bytes.len(),
+        }
+    }
+
+    fn add(&mut self, part: &Bytes, len_bytes: u64) {
+        match self {
+            Self::Parts(parts) if parts.is_empty() && part.len() as u64 == len_bytes => {
+                *self = Self::Whole(part.clone());
+            }
+            Self::Parts(parts) => parts.extend_from_slice(part),
+            // There is nothing to come behind it.
+            Self::Whole(_) => {}
+        }
+    }
+
+    fn finish(self) -> Bytes {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Parts(parts) => parts.freeze(),
+        }
+    }
 }
 
 impl Transfer {
@@ -92,7 +126,7 @@ impl Session {
             if let Some(long) = &mut self.long {
                 long.got_before = long.transfer.got.len();
             }
-            self.fetch(now, from.clone(), Transfer { head, got: BytesMut::new(), since: now });
+            self.fetch(now, from.clone(), Transfer { head, got: Got::Parts(BytesMut::new()), since: now });
         }
     }
 
@@ -171,7 +205,7 @@ impl Session {
         if !is_asked || bytes.is_empty() || bytes.len() as u64 > transfer.left() {
             return Err("sent another part of a snapshot than it was asked for");
         }
-        transfer.got.extend_from_slice(bytes);
+        transfer.got.add(bytes, transfer.head.len_bytes);
         let got = transfer.got.len();
         if transfer.left() > 0 && now.saturating_sub(transfer.since) > self.patience(got) {
             // What would be too slow with the longest time, too, is no slow line.
@@ -229,7 +263,7 @@ impl Session {
     fn put_in_place(&mut self, now: Duration, from: PeerId, transfer: Transfer) {
         self.request(now, from, Stage::Installing);
         let Transfer { head, got, .. } = transfer;
-        self.outputs.push_back(Output::Install { head: head.into(), bytes: got.freeze() });
+        self.outputs.push_back(Output::Install { head: head.into(), bytes: got.finish() });
     }
 
     /// Puts a long one in place that is here as a whole. Whether there was one.
