@@ -63,6 +63,12 @@ pub(crate) fn is_within(body: &Body, bytes_max: usize) -> bool {
     serde_json::to_writer(&mut Room { left: bytes_max }, body).is_ok()
 }
 
+/// How many bytes a value takes as JSON.
+pub(crate) fn json_bytes(value: &impl serde::Serialize) -> usize {
+    let mut room = Room { left: usize::MAX };
+    serde_json::to_writer(&mut room, value).map_or(usize::MAX, |()| usize::MAX - room.left)
+}
+
 fn check_size(id: &DocumentId, body: &Body, bytes_max: usize) -> Result<(), StorageError> {
     let invalid = |reason| Err(StorageError::InvalidDocument { id: id.clone(), reason });
     if !body.values().all(|value| shallower_than(value, DEPTH_MAX)) {

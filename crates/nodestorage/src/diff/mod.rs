@@ -47,7 +47,9 @@ impl Diff {
     /// The difference from one state to another; `None` is an absent document. `version` is that of `after`.
     ///
     /// The JSON Patch follows how people edit: only what changed is named, and an element that was inserted into or
-    /// removed from the middle of an array is one operation. It takes time in the order of the documents' size.
+    /// removed from the middle of an array is one operation. Where the operations within an object or array would take more
+    /// than it takes itself, or would shift its elements too often, it is replaced by one operation: a patch is never much
+    /// longer than what it makes. It takes time in the order of the documents' size, and so does applying it.
     pub fn between(before: Option<&Body>, after: Option<&Body>, version: u64) -> Self {
         Self {
             version,

@@ -362,6 +362,52 @@ fn a_small_change_of_a_large_document_is_a_small_patch() {
     }
 }
 
+/// What follows a document is sent its patches, one after the other: none may be many times the document, and none may take
+/// longer to apply than the document took to write.
+#[test]
+fn a_large_change_is_no_longer_than_what_it_makes() {
+    let numbers = |value: u32| json!(vec![value; 200_000]);
+    let fields = |value: u32| (0..20_000).map(|n| (format!("k{n}"), json!(value))).collect::<Body>();
+    let long = "x".repeat(100_000);
+    let rows = |value: u32| (0..3_000).map(|n| json!({"id": n, "n": [value, value]})).collect::<Vec<_>>();
+    let mut shuffled: Vec<_> = (0..200_000).map(Value::from).collect();
+    let counted = json!(shuffled);
+    (0..400).for_each(|n| shuffled.swap(n, 199_999 - n));
+    for (before, after) in [
+        (json!({"a": numbers(0), "b": 1}), json!({"a": numbers(1), "b": 1})),
+        (json!({"a": numbers(0), "b": 1}), json!({"a": [], "b": 1})),
+        (json!({"a": [], "b": 1}), json!({"a": numbers(0), "b": 1})),
+        (json!({"a": fields(0)}), json!({"a": fields(1)})),
+        (json!(fields(0)), json!(fields(1))),
+        (json!(fields(0)), json!({})),
+        (json!({"a": rows(0)}), json!({"a": rows(1)})),
+        (json!({&long: rows(0)}), json!({&long: rows(1)})),
+        (json!({&long: {"a": 1, "b": 1, "c": 1}}), json!({&long: {"a": 2, "b": 2, "c": 2}})),
+        (json!({"a": counted}), json!({"a": shuffled})),
+    ] {
+        let diff = Diff::between(Some(&body(before.clone())), Some(&body(after.clone())), 2);
+        let (patch, whole) = (serde_json::to_vec(&diff.json_patch).unwrap().len(), after.to_string().len());
+        assert!(patch <= whole.max(4_096) + 100, "a patch of {patch} bytes makes {whole}");
+        assert_eq!(diff.apply(Some(body(before))).unwrap(), Some(body(after)));
+    }
+}
+
+#[test]
+fn what_comes_and_goes_at_the_end_of_a_long_array_is_named() {
+    let long: Vec<_> = (0..200_000).map(Value::from).collect();
+    let longer: Vec<_> = (0..200_010).map(Value::from).collect();
+    for (before, after, first) in [
+        (&long, &longer, json!({"op": "add", "path": "/a/200000", "value": 200_000})),
+        (&longer, &long, json!({"op": "remove", "path": "/a/200009"})),
+    ] {
+        let (before, after) = (body(json!({"a": before})), body(json!({"a": after})));
+        let diff = Diff::between(Some(&before), Some(&after), 2);
+        assert_eq!(diff.json_patch.0.len(), 10);
+        assert_eq!(serde_json::to_value(&diff.json_patch.0[0]).unwrap(), first);
+        assert_eq!(diff.apply(Some(before)).unwrap(), Some(after));
+    }
+}
+
 #[test]
 fn moves_among_other_edits_are_moves() {
     let objects =
