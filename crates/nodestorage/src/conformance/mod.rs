@@ -50,6 +50,7 @@ macro_rules! conformance_tests {
             a_collection_keeps_its_kind
             a_closed_handle_refuses_everything
             find_many_pages_in_order
+            elements_are_found_and_pulled_by_their_own_ids
             update_one_applies_operators_as_one_change
             sections_of_one_document_are_edited_apart
             version_and_change_agree

@@ -49,6 +49,31 @@ pub async fn find_many_pages_in_order(store: Arc<dyn Store>) {
     }
 }
 
+/// `_id` within an element is the element's own, and not the document's.
+pub async fn elements_are_found_and_pulled_by_their_own_ids(store: Arc<dyn Store>) {
+    let games = collection(&store).await;
+    create(&games, "a", json!({"items": [{"_id": "x", "n": 1}, {"_id": "y"}]})).await;
+    create(&games, "b", json!({"items": [{"_id": "z"}, {"n": 2}]})).await;
+    for (test, expected) in [
+        (json!("x"), vec!["a"]),
+        (json!("a"), vec![]),
+        (json!({"$in": ["y", "z"]}), vec!["a", "b"]),
+        (json!(null), vec!["b"]),
+        (json!({"$exists": false}), vec!["b"]),
+    ] {
+        let filter = json!({"items": {"$elemMatch": {"_id": test}}});
+        let query = Query { filter: Filter::parse(&filter).unwrap(), ..Query::default() };
+        let found = games.find_many(query).await.unwrap().found;
+        let found: Vec<_> = found.iter().map(|found| found.id.as_str()).collect();
+        assert_eq!(found, expected, "{filter}");
+    }
+    let pull = Update::parse(&json!({"$pull": {"items": {"_id": {"$ne": "x"}}}})).unwrap();
+    let Edited::Changed { document, .. } = games.update_one(&id("a"), &pull, plain()).await.unwrap() else {
+        panic!("unchanged");
+    };
+    assert_eq!(*document.body, body(json!({"items": [{"_id": "x", "n": 1}]})));
+}
+
 /// Operators make one change, and none if they change nothing or do not fit.
 pub async fn update_one_applies_operators_as_one_change(store: Arc<dyn Store>) {
     let games = collection(&store).await;

@@ -17,7 +17,8 @@ use crate::{Body, Document, StorageError};
 /// Written as in MongoDB: `{"gold": {"$gte": 10}, "tags": "new"}`. Fields are paths; a place that holds an array matches
 /// when the array does or one of its elements. There are `$eq $ne $gt $gte $lt $lte $in $nin $exists $size $all $elemMatch
 /// $not` and `$regex` (only as `^` and the beginning of a text) for a field, and `$and $or $nor` for filters. `_id` is the document's id, the storage's
-/// [`version_field`](crate::StorageOptions::version_field) its version. Comparisons hold only within one kind
+/// [`version_field`](crate::StorageOptions::version_field) its version; within `$elemMatch` and `$pull` both are fields of
+/// the element. Comparisons hold only within one kind
 /// of value, and `null` also matches what is missing. Anything else is [`StorageError::Unsupported`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Filter(Vec<Condition>);
@@ -120,11 +121,18 @@ impl Filter {
 
     fn holds(&self, body: &Body, of: Option<(&Document, &str)>) -> bool {
         self.0.iter().all(|condition| match condition {
-            Condition::Field(Place::Id, tests) => {
-                let id = of.map(|(document, _)| Value::from(document.id.as_str()));
-                let values: Vec<_> = id.iter().collect();
-                tests.iter().all(|test| test.holds(&At::whole(&values)))
-            }
+            Condition::Field(Place::Id, tests) => match of {
+                Some((document, _)) => {
+                    let id = Value::from(document.id.as_str());
+                    tests.iter().all(|test| test.holds(&At::whole(&[&id])))
+                }
+                // Within a part of a document it is a field like any other.
+                None => {
+                    let values: Vec<_> = body.get(FieldPath::ID).into_iter().collect();
+                    let at = At { values: &values, missing: values.is_empty(), spread: true };
+                    tests.iter().all(|test| test.holds(&at))
+                }
+            },
             Condition::Field(Place::Field(path), tests) => match of {
                 Some((document, version_field)) if path.names() == [version_field] => {
                     let version = Value::from(document.version);
@@ -229,7 +237,14 @@ fn test(name: &str, value: &Value) -> Result<Test, StorageError> {
             let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
             Test::Size(size.ok_or_else(|| bad("$size of something else than a count"))?)
         }
-        "$all" => Test::All(list()?),
+        "$all" => {
+            let is_operator = |name: &String| name.starts_with('$');
+            let list = list()?;
+            if list.iter().filter_map(Value::as_object).any(|members| members.keys().any(is_operator)) {
+                return Err(bad("$all of operators"));
+            }
+            Test::All(list)
+        }
         "$elemMatch" => {
             let Value::Object(members) = value else {
                 return Err(bad("$elemMatch of something else than an object"));

@@ -48,7 +48,7 @@ impl FieldPath {
         let (first, rest) = self.0.split_first()?;
         rest.iter().try_fold(body.get_mut(first)?, |value, name| match value {
             Value::Object(members) => members.get_mut(name),
-            Value::Array(elements) => elements.get_mut(name.parse::<usize>().ok()?),
+            Value::Array(elements) => elements.get_mut(index(name)?),
             _ => None,
         })
     }
@@ -91,6 +91,12 @@ impl<'b> Values<'b> {
     }
 }
 
+/// The index that a name is: digits, and none too many. `01` and `+1` are names like any other.
+pub(crate) fn index(name: &str) -> Option<usize> {
+    let is_index = name.bytes().all(|c| c.is_ascii_digit()) && (name == "0" || !name.starts_with('0'));
+    if is_index { name.parse().ok() } else { None }
+}
+
 fn walk<'b>(value: &'b Value, names: &[String], found: &mut Values<'b>) {
     let Some((name, rest)) = names.split_first() else {
         found.there.push(value);
@@ -102,7 +108,7 @@ fn walk<'b>(value: &'b Value, names: &[String], found: &mut Values<'b>) {
             None => found.missing = true,
         },
         Value::Array(elements) => {
-            if let Some(element) = name.parse().ok().and_then(|index: usize| elements.get(index)) {
+            if let Some(element) = index(name).and_then(|index| elements.get(index)) {
                 walk(element, rest, found);
             }
             for element in elements.iter().filter(|element| element.is_object()) {

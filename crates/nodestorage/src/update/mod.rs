@@ -7,6 +7,7 @@ use crate::{
     query::{
         FieldPath, Filter,
         order::{compare, equal, float, whole},
+        path::index,
     },
 };
 
@@ -189,7 +190,7 @@ fn place<'b>(
         value = match value {
             Value::Object(members) => members.entry(name.as_str()).or_insert_with(missing),
             Value::Array(elements) => {
-                let Ok(index) = name.parse::<usize>() else {
+                let Some(index) = index(name) else {
                     return Err(wrong_kind(operator, path, &Value::Array(Vec::new())));
                 };
                 if index > elements.len() + ARRAY_GAP_MAX {
@@ -218,9 +219,7 @@ fn renamed(path: &FieldPath, body: &Body) -> Result<bool, UpdateError> {
         found = match found {
             Some(Value::Object(members)) => members.get(name),
             // Behind the end of an array is nothing, which is no element either.
-            Some(Value::Array(elements))
-                if name.parse::<usize>().is_ok_and(|index| index >= elements.len()) =>
-            {
+            Some(Value::Array(elements)) if index(name).is_some_and(|index| index >= elements.len()) => {
                 return Ok(false);
             }
             Some(other) => return Err(wrong_kind("$rename", path, other)),
@@ -241,12 +240,12 @@ fn take(path: &FieldPath, body: &mut Body) -> Option<Value> {
     let Some((first, rest)) = parents.split_first() else { return body.remove(last) };
     let parent = rest.iter().try_fold(body.get_mut(first)?, |value, name| match value {
         Value::Object(members) => members.get_mut(name),
-        Value::Array(elements) => elements.get_mut(name.parse::<usize>().ok()?),
+        Value::Array(elements) => elements.get_mut(index(name)?),
         _ => None,
     })?;
     match parent {
         Value::Object(members) => members.remove(last),
-        Value::Array(elements) => elements.get_mut(last.parse::<usize>().ok()?).map(Value::take),
+        Value::Array(elements) => elements.get_mut(index(last)?).map(Value::take),
         _ => None,
     }
 }

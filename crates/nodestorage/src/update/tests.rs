@@ -44,6 +44,8 @@ fn set_and_unset_reach_into_objects_and_arrays() {
     check(json!({"a": [1, 2, 3]}), json!({"$unset": {"a.1": ""}}), json!({"a": [1, null, 3]}));
     check_refused(json!({"a": 1}), json!({"$set": {"a.b": 1}}), "$set of a.b, which is a number");
     check_refused(json!({"a": []}), json!({"$set": {"a.b": 1}}), "$set of a.b, which is an array");
+    check_refused(json!({"a": [0, 1]}), json!({"$set": {"a.01": 1}}), "$set of a.01, which is an array");
+    check(json!({"a": [1, 2]}), json!({"$unset": {"a.+1": ""}}), json!({"a": [1, 2]}));
     check_refused(
         json!({"a": []}),
         json!({"$set": {"a.99999999": 1}}),
@@ -89,6 +91,11 @@ fn arrays_are_pushed_to_and_pulled_from() {
         json!({"$pull": {"l": {"id": 1}}}),
         json!({"l": [{"id": 2}, 3]}),
     );
+    let of_ids = json!({"l": [{"_id": "x"}, {"_id": "y"}, {"n": 1}]});
+    let pull = |condition: Value| json!({"$pull": {"l": {"_id": condition}}});
+    check(of_ids.clone(), pull(json!("x")), json!({"l": [{"_id": "y"}, {"n": 1}]}));
+    check(of_ids.clone(), pull(json!({"$ne": "x"})), json!({"l": [{"_id": "x"}]}));
+    check(of_ids, pull(json!(null)), json!({"l": [{"_id": "x"}, {"_id": "y"}]}));
     check_refused(json!({"l": 1}), json!({"$push": {"l": 1}}), "$push of l, which is a number");
     check_refused(json!({"l": "x"}), json!({"$pull": {"l": 1}}), "$pull of l, which is a string");
 }

@@ -8,9 +8,6 @@ use crate::{
     query::FieldPath,
 };
 
-/// A place that no document has: `_id` within a part of a document is not the document's id.
-const NOWHERE: &str = "%0";
-
 impl Filter {
     /// Whose version is in a field of this name.
     pub(crate) fn to_bson(&self, version_field: &str) -> Bsons {
@@ -22,9 +19,8 @@ impl Filter {
             |filters: &[Self]| -> Vec<Bsons> { filters.iter().map(|filter| filter.written(of)).collect() };
         // A filter names each place once, so one document has room for all of them.
         let conditions = self.0.iter().map(|condition| match condition {
-            Condition::Field(Place::Id, tests) => {
-                (if of.is_some() { "_id" } else { NOWHERE }.to_owned(), operators(tests).into())
-            }
+            // The id of a document, and of a part of one a field like any other: the server calls both so.
+            Condition::Field(Place::Id, tests) => (FieldPath::ID.to_owned(), operators(tests).into()),
             Condition::Field(Place::Field(path), tests) => (name(path, of), operators(tests).into()),
             Condition::And(filters) => ("$and".to_owned(), list(filters).into()),
             Condition::Or(filters) => ("$or".to_owned(), list(filters).into()),
