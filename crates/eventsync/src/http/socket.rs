@@ -11,9 +11,9 @@ use axum::{
 };
 use bytes::Bytes;
 use crdt_core::EncodingFormat;
-use futures_util::{SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::SinkExt;
 use nodestorage::{DocumentId, Producer};
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     App,
@@ -39,8 +39,13 @@ use crate::{
 const READ_BUFFER_BYTES: usize = 8 << 10;
 /// What is gathered before it is written to the socket.
 const WRITE_BUFFER_BYTES: usize = 16 << 10;
-/// The largest message to a client: a page and its last event, or a document. A connection that holds more is closed.
-const WRITE_BUFFER_BYTES_MAX: usize = 16 << 20;
+/// The largest message to a client: a page and its last event, or a document. An event takes a few times its document, which
+/// the storage bounds ([`StorageOptions::document_bytes_max`](nodestorage::StorageOptions)); our own clients take
+/// so much. A connection that holds more is closed.
+const WRITE_BUFFER_BYTES_MAX: usize = 64 << 20;
+/// How much of one connection is before the service at once: its pushes, its questions, and what it says that it has. At the
+/// bound no more is read from the socket until something is answered.
+const UNDER_WAY_MAX: usize = 128;
 /// How long the client may not take what is sent; then the connection is given up.
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long a goodbye may take.
@@ -145,8 +150,9 @@ struct Connection {
     resume_at: Option<Instant>,
     /// The token of the request that became this connection, for a hello without one.
     token: Option<String>,
-    /// At most `QUESTIONS_MAX` and `PUSHES_MAX` of the session, and one `Remember` per frame read.
-    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Each on a task of its own: one that holds a document's gate, or is the next to get it, goes on also while this connection
+    /// waits for a client that takes nothing. Dropping the set ends them.
+    under_way: JoinSet<Done>,
     started: Instant,
 }
 
@@ -173,7 +179,7 @@ impl Connection {
             principal: None,
             resume_at: None,
             token,
-            under_way: FuturesUnordered::new(),
+            under_way: JoinSet::new(),
             started: Instant::now(),
         }
     }
@@ -188,21 +194,24 @@ impl Connection {
             }
             let deadline = self.started + self.session.deadline();
             let resume_at = self.resume_at;
+            let wants_frames = self.session.wants_frames() && self.under_way.len() < UNDER_WAY_MAX;
             tokio::select! {
                 () = draining.cancelled(), if !self.session.is_draining() => {
                     let reconnect_after = self.app.options.reconnect_after;
                     self.tell(SessionInput::Drain { reconnect_after });
                 }
-                Some(done) = self.under_way.next(), if !self.under_way.is_empty() => match done {
-                    Done::Answer { feed, answer } => self.tell(SessionInput::Answer { feed, answer }),
-                    Done::Written { document, client_seq, result } => {
+                Some(done) = self.under_way.join_next() => match done {
+                    Ok(Done::Answer { feed, answer }) => self.tell(SessionInput::Answer { feed, answer }),
+                    Ok(Done::Written { document, client_seq, result }) => {
                         self.tell(SessionInput::Written { document, client_seq, result });
                     }
-                    Done::Authorized(result) => self.authorized(result),
-                    Done::Nothing => {}
+                    Ok(Done::Authorized(result)) => self.authorized(result),
+                    Ok(Done::Nothing) => {}
+                    // The client comes back; staying would leave it without an answer.
+                    Err(error) => return tracing::error!(%error, "a request of a connection broke off"),
                 },
                 delivery = self.mailbox.recv() => self.tell(SessionInput::Delivery(delivery)),
-                frame = self.socket.recv(), if self.session.wants_frames() && resume_at.is_none() => match frame {
+                frame = self.socket.recv(), if wants_frames && resume_at.is_none() => match frame {
                     Some(Ok(Message::Text(text))) => {
                         self.count();
                         self.tell(SessionInput::Text(text.as_str()));
@@ -306,9 +315,9 @@ impl Connection {
         match output {
             SessionOutput::Authorize { token } => {
                 let (authorizer, token) = (self.app.options.authorizer.clone(), token.or(self.token.take()));
-                self.under_way.push(Box::pin(async move {
+                self.spawn(async move {
                     Done::Authorized(authenticate(authorizer.as_deref(), token.as_deref(), now_ms()).await)
-                }));
+                });
             }
             SessionOutput::Subscribe(Scope::Document(id)) => self.mailbox.subscribe(&id),
             SessionOutput::Subscribe(Scope::Collection) => self.mailbox.subscribe_collection(),
@@ -317,11 +326,11 @@ impl Connection {
             SessionOutput::Show { client, document, data } => {
                 self.mailbox.show(&document, data.map(|data| (client, data)));
             }
-            SessionOutput::Ask { feed, scope, question } => self.under_way.push(Box::pin(async move {
+            SessionOutput::Ask { feed, scope, question } => self.spawn(async move {
                 let answer = service.answer(&scope, question, PageLimit::STANDARD).await;
                 Done::Answer { feed, answer }
-            })),
-            SessionOutput::Write { client, push } => self.under_way.push(Box::pin(async move {
+            }),
+            SessionOutput::Write { client, push } => self.spawn(async move {
                 let options = WriteOptions {
                     producer: Producer { client_id: client.clone(), sequence: push.client_seq },
                     base_version: push.base_version,
@@ -329,20 +338,29 @@ impl Connection {
                 };
                 let result = service.write(&push.document_id, &push.op, options).await;
                 Done::Written { document: push.document_id, client_seq: push.client_seq, result }
-            })),
+            }),
             SessionOutput::Remember { client, document, cursor } => {
-                self.under_way.push(Box::pin(async move {
+                self.spawn(async move {
                     if let Err(problem) = remember(&service, &client, &document, cursor).await {
                         tracing::debug!(%problem, "what a client has was not remembered");
                     }
                     Done::Nothing
-                }));
+                });
             }
             SessionOutput::Send(_)
             | SessionOutput::Ping
             | SessionOutput::Greet(_)
             | SessionOutput::Close { .. } => unreachable!("done by the caller"),
         }
+    }
+
+    fn spawn(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        // Who closes the service waits for it as for the connection.
+        let connection = self.app.service.connections().token();
+        self.under_way.spawn(async move {
+            let _held = connection;
+            work.await
+        });
     }
 
     async fn feed(&mut self, message: Message) -> Result<(), String> {

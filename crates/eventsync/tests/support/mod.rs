@@ -56,7 +56,10 @@ impl Server {
     }
 
     pub async fn start_with(options: HttpOptions) -> Self {
-        let storage = Arc::new(MemoryStorage::default());
+        Self::start_over(Arc::new(MemoryStorage::default()), options).await
+    }
+
+    pub async fn start_over(storage: Arc<dyn Storage>, options: HttpOptions) -> Self {
         let service = service(storage, Arc::new(MemoryShelf::new()), 10).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
