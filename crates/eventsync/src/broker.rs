@@ -27,7 +27,7 @@ pub struct EventBroker {
     documents: DashMap<DocumentId, Vec<Arc<Slot>>>,
     collection: RwLock<Vec<Arc<Slot>>>,
     // What each connection shows of itself on a document: by mailbox number, at most one each.
-    presence: DashMap<DocumentId, Vec<(u64, Presence)>>,
+    presence: DashMap<DocumentId, Vec<(u64, Arc<Presence>)>>,
     numbers: AtomicU64,
 }
 
@@ -66,8 +66,15 @@ struct Slot {
 impl Slot {
     fn offer(&self, delivery: Delivery) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(delivery) {
-            self.lagged.store(true, Ordering::Release);
+            self.lag();
         }
+    }
+
+    /// Tells the reader to look into the log. The mark gets through where the mailbox is full; a reader that has emptied it
+    /// meanwhile, and waits, is woken by the message.
+    fn lag(&self) {
+        self.lagged.store(true, Ordering::Release);
+        let _ = self.sender.try_send(Delivery::Lagged);
     }
 }
 
@@ -113,20 +120,14 @@ impl EventBroker {
 
     /// Tells every reader to look into the log: something was missed on the way here.
     pub fn lag_all(&self) {
-        let lag = |reader: &Arc<Slot>| {
-            reader.lagged.store(true, Ordering::Release);
-            reader.offer(Delivery::Lagged);
-        };
+        let lag = |reader: &Arc<Slot>| reader.lag();
         self.documents.iter().for_each(|readers| readers.iter().for_each(lag));
         self.collection.read().iter().for_each(lag);
     }
 
     /// Tells the readers of a document, and those of the collection, to look into the log: it has something new.
     pub fn lag(&self, document: &DocumentId) {
-        let lag = |reader: &Arc<Slot>| {
-            reader.lagged.store(true, Ordering::Release);
-            reader.offer(Delivery::Lagged);
-        };
+        let lag = |reader: &Arc<Slot>| reader.lag();
         if let Some(readers) = self.documents.get(document) {
             readers.iter().for_each(lag);
         }
@@ -185,10 +186,10 @@ impl Mailbox {
         let number = self.slot.number;
         let shown = match presence {
             Some((client_id, data)) => {
-                let shown = Presence { document_id: document.clone(), client_id, data };
+                let shown = Arc::new(Presence { document_id: document.clone(), client_id, data });
                 let mut all = self.broker.presence.entry(document.clone()).or_default();
                 all.retain(|(other, _)| *other != number);
-                all.push((number, shown.clone()));
+                all.push((number, Arc::clone(&shown)));
                 shown
             }
             None => {
@@ -197,10 +198,9 @@ impl Mailbox {
                 let (_, gone) = all.swap_remove(at);
                 drop(all);
                 self.broker.presence.remove_if(document, |_, all| all.is_empty());
-                Presence { data: Value::Null, ..gone }
+                Arc::new(Presence { data: Value::Null, ..(*gone).clone() })
             }
         };
-        let shown = Arc::new(shown);
         if let Some(readers) = self.broker.documents.get(document) {
             for reader in readers.iter().filter(|reader| reader.number != number) {
                 reader.offer(Delivery::Presence(Arc::clone(&shown)));
@@ -209,10 +209,10 @@ impl Mailbox {
     }
 
     /// What others show on a document now.
-    pub fn shown(&self, document: &DocumentId) -> Vec<Presence> {
+    pub fn shown(&self, document: &DocumentId) -> Vec<Arc<Presence>> {
         let all = self.broker.presence.get(document);
         all.map_or_else(Vec::new, |all| {
-            all.iter().filter(|(other, _)| *other != self.slot.number).map(|(_, p)| p.clone()).collect()
+            all.iter().filter(|(other, _)| *other != self.slot.number).map(|(_, p)| Arc::clone(p)).collect()
         })
     }
 
@@ -255,5 +255,25 @@ impl Drop for Mailbox {
         if self.collection {
             self.unsubscribe_collection();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// Between "full" and the mark the reader may have taken all there was.
+    #[test]
+    fn a_reader_that_waits_already_is_woken_when_it_lags() {
+        let broker = EventBroker::new();
+        let mut mailbox = broker.mailbox();
+        let slot = Arc::clone(&mailbox.slot);
+        let mut waiting = std::pin::pin!(mailbox.recv());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        slot.lag();
+        assert_eq!(waiting.poll(&mut context), Poll::Ready(Delivery::Lagged));
     }
 }

@@ -6,6 +6,7 @@ use crdt_core::{ClientId, EncodingFormat};
 use eventsync::{
     Event, EventPage, FeedItem, Resume, Scope,
     access::{Grant, Principal},
+    broker::{Delivery, Presence},
     feed::{FeedInput, FeedOutput, Located},
     protocol::ServerMessage,
     service::Written,
@@ -125,6 +126,32 @@ fn an_answer_to_a_feed_that_is_gone_is_nothing() {
     assert_eq!(gone, [SessionOutput::Unsubscribe(Scope::Document(id("go")))]);
     let page = EventPage { events: vec![event(1)], cursor: 1, more: false, gap: false };
     assert_eq!(test.input(SessionInput::Answer { feed: 1, answer: Ok(FeedInput::Page(page)) }), []);
+}
+
+/// A mailbox that overflows throws presence away with the events, and no log has it.
+#[test]
+fn who_shows_something_is_compared_after_a_lag() {
+    let mut test = Test::hello(json!({"go": {"cursor": 0}}));
+    let shows = |name: &str, data: serde_json::Value| {
+        Arc::new(Presence { document_id: id("go"), client_id: ClientId::new(name).unwrap(), data })
+    };
+    let sent = |presence: &Arc<Presence>| SessionOutput::Send(ServerMessage::Presence(Arc::clone(presence)));
+    let (stays, goes, moves) = (shows("a", json!(1)), shows("b", json!(1)), shows("c", json!(1)));
+    let shown = vec![Arc::clone(&stays), Arc::clone(&goes)];
+    let greeted = test.input(SessionInput::Shown { document: id("go"), shown });
+    assert_eq!(greeted, [sent(&stays), sent(&goes)]);
+    assert_eq!(test.input(SessionInput::Delivery(Delivery::Presence(Arc::clone(&moves)))), [sent(&moves)]);
+
+    let lagged = test.input(SessionInput::Delivery(Delivery::Lagged));
+    assert!(lagged.contains(&SessionOutput::Greet(id("go"))), "{lagged:?}");
+    let (moved, comes) = (shows("c", json!(2)), shows("d", json!(1)));
+    let shown = vec![Arc::clone(&comes), stays, Arc::clone(&moved)];
+    let told = test.input(SessionInput::Shown { document: id("go"), shown });
+    assert_eq!(told, [sent(&shows("b", json!(null))), sent(&moved), sent(&comes)]);
+
+    // What was asked before is nothing after.
+    test.text(json!({"type": "unsubscribe", "documents": ["go"]}));
+    assert_eq!(test.input(SessionInput::Shown { document: id("go"), shown: vec![comes] }), []);
 }
 
 #[test]
@@ -259,6 +286,24 @@ fn a_session_that_nobody_answers_for_is_let_go() {
     test.text(json!({"type": "hello", "clientId": "ann/c", "token": "t"}));
     closes(&test.after(HELLO_MAX), close::HELLO_TIMEOUT);
     assert_eq!(test.input(SessionInput::Authorized(Ok(Principal::anyone()))), []);
+}
+
+#[test]
+fn a_token_without_presence_takes_back_what_was_shown() {
+    let mut test = Test { session: Session::new(EncodingFormat::Json, None).guarded(), now: Duration::ZERO };
+    test.text(json!({"type": "hello", "clientId": "ann/c", "token": "t", "documents": {"go": {}}}));
+    let ann = |rights: serde_json::Value| {
+        let grant = json!({"documents": "*", "rights": rights});
+        Ok(Principal::new("ann", vec![serde_json::from_value(grant).unwrap()], None).unwrap())
+    };
+    test.input(SessionInput::Authorized(ann(json!(["read", "presence"]))));
+    let shown = test.text(json!({"type": "presence", "documentId": "go", "data": {"at": 3}}));
+    assert!(matches!(&shown[..], [SessionOutput::Show { data: Some(_), .. }]), "{shown:?}");
+    test.text(json!({"type": "authenticate", "token": "u"}));
+    let outputs = test.input(SessionInput::Authorized(ann(json!(["read"]))));
+    let client = ClientId::new("ann/c").unwrap();
+    let taken_back = SessionOutput::Show { client, document: id("go"), data: None };
+    assert_eq!(outputs[1..], [taken_back]);
 }
 
 #[test]

@@ -27,9 +27,7 @@ use crate::{
     access::{NotAuthenticated, Principal, authenticate},
     broker::Mailbox,
     feed::Scope,
-    protocol::{
-        MESSAGE_BYTES_MAX, Problem, ProblemType, SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGE_PACK, ServerMessage,
-    },
+    protocol::{MESSAGE_BYTES_MAX, Problem, ProblemType, SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGE_PACK},
     service::{SyncService, WriteOptions, now_ms},
     session::{Session, SessionInput, SessionOutput},
     store::PageLimit,
@@ -294,11 +292,8 @@ impl Connection {
                     return Ok(false);
                 }
                 SessionOutput::Greet(document) => {
-                    for presence in self.mailbox.shown(&document) {
-                        let message = ServerMessage::Presence(Arc::new(presence));
-                        self.feed(frame(self.format, message.encode(self.format))?).await?;
-                        sent = true;
-                    }
+                    let shown = self.mailbox.shown(&document);
+                    self.tell(SessionInput::Shown { document, shown });
                 }
                 other => self.ask_service(other),
             }

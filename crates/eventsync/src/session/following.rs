@@ -1,13 +1,14 @@
 //! What a connection follows: its feeds, and their questions to the service.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use nodestorage::DocumentId;
+use serde_json::Value;
 
 use super::{QUESTIONS_MAX, SUBSCRIPTIONS_MAX, Session, SessionOutput, close};
 use crate::{
     access::Right,
-    broker::Delivery,
+    broker::{Delivery, Presence},
     feed::{Feed, FeedInput, FeedOutput, Resume, Scope},
     protocol::{CollectionResume, DocumentResume, Problem, ProblemType, ServerMessage},
 };
@@ -32,6 +33,8 @@ impl Session {
                 continue;
             }
             self.follow(scope, resume.into());
+            // Whoever subscribes is told of all, also for the second time.
+            self.told.remove(&document);
             self.outputs.push_back(SessionOutput::Greet(document));
         }
         if let Some(collection) = collection {
@@ -47,7 +50,7 @@ impl Session {
         self.feeds_made += 1;
         let number = self.feeds_made;
         if let Some((old, _)) = self.feeds.insert(scope.clone(), (number, Feed::new(scope.clone(), resume))) {
-            self.scopes.remove(&old);
+            self.forget(old);
         }
         self.scopes.insert(number, scope.clone());
         self.outputs.push_back(SessionOutput::Subscribe(scope.clone()));
@@ -56,23 +59,69 @@ impl Session {
 
     pub(super) fn unsubscribe(&mut self, scope: &Scope) {
         if let Some((number, _)) = self.feeds.remove(scope) {
-            self.scopes.remove(&number);
+            self.forget(number);
             self.outputs.push_back(SessionOutput::Unsubscribe(scope.clone()));
         }
         if let Scope::Document(document) = scope {
             self.shows.remove(document);
+            self.told.remove(document);
         }
+    }
+
+    /// Forgets a feed that is gone, and its questions, which may be as long as a message: so that there are never more than a few
+    /// for each subscription.
+    fn forget(&mut self, feed: u64) {
+        self.scopes.remove(&feed);
+        self.questions.retain(|(asks, _)| *asks != feed);
+    }
+
+    /// Tells the client what others show on a document, and of whom it was told that shows nothing any more.
+    pub(super) fn shown(&mut self, document: &DocumentId, shown: Vec<Arc<Presence>>) {
+        if !self.feeds.contains_key(&Scope::Document(document.clone())) {
+            return;
+        }
+        let shown: BTreeMap<_, _> = shown.into_iter().map(|one| (one.client_id.clone(), one)).collect();
+        let told = self.told.remove(document).unwrap_or_default();
+        let gone = told.values().filter(|one| !shown.contains_key(&one.client_id));
+        for gone in gone.map(|one| Presence { data: Value::Null, ..(**one).clone() }) {
+            self.send(ServerMessage::Presence(Arc::new(gone)));
+        }
+        for (client, one) in &shown {
+            if told.get(client) != Some(one) {
+                self.send(ServerMessage::Presence(Arc::clone(one)));
+            }
+        }
+        if !shown.is_empty() {
+            self.told.insert(document.clone(), shown);
+        }
+    }
+
+    fn tell_presence(&mut self, presence: Arc<Presence>) {
+        let told = self.told.entry(presence.document_id.clone()).or_default();
+        if presence.data.is_null() {
+            told.remove(&presence.client_id);
+        } else {
+            told.insert(presence.client_id.clone(), Arc::clone(&presence));
+        }
+        if told.is_empty() {
+            self.told.remove(&presence.document_id);
+        }
+        self.send(ServerMessage::Presence(presence));
     }
 
     pub(super) fn delivery(&mut self, delivery: Delivery) {
         let (scope, event) = match delivery {
             Delivery::Document(event) => (Scope::Document(event.document_id().clone()), event),
             Delivery::Collection(event) => (Scope::Collection, event),
-            Delivery::Presence(presence) => return self.send(ServerMessage::Presence(presence)),
+            Delivery::Presence(presence) => return self.tell_presence(presence),
             Delivery::Lagged => {
                 let scopes: Vec<Scope> = self.feeds.keys().cloned().collect();
                 for scope in scopes {
                     self.tell(&scope, FeedInput::Lagged);
+                    // What others showed may be among what was lost, and is in no log.
+                    if let Scope::Document(document) = scope {
+                        self.outputs.push_back(SessionOutput::Greet(document));
+                    }
                 }
                 return;
             }
@@ -131,5 +180,30 @@ impl Session {
                 self.outputs.push_back(SessionOutput::Ask { feed, scope, question });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crdt_core::EncodingFormat;
+    use serde_json::json;
+
+    use super::{super::SessionInput, *};
+
+    #[test]
+    fn a_feed_that_is_gone_leaves_no_question() {
+        let mut session = Session::new(EncodingFormat::Json, None);
+        let mut say = |message: Value| {
+            session.handle_input(SessionInput::Text(&message.to_string()), std::time::Duration::ZERO, 0);
+            while session.poll_output().is_some() {}
+            session.questions.len()
+        };
+        say(json!({"type": "hello", "clientId": "c", "documents": {}}));
+        for count in 0..20 {
+            let waiting =
+                say(json!({"type": "subscribe", "documents": {"go": {"stateVector": {"w": count}}}}));
+            assert!(waiting <= 1, "{waiting} questions of one feed");
+        }
+        assert_eq!(say(json!({"type": "unsubscribe", "documents": ["go"]})), 0);
     }
 }

@@ -131,14 +131,22 @@ impl Session {
         self.subscribe(documents, collection);
     }
 
-    /// Goes on under the new token, and follows no more what it does not let be read.
+    /// Goes on under the new token: it shows no more where that does not let it, and follows no more what may not be read.
     fn renewed(&mut self, known: Known, principal: Principal, now: Duration, server_time: u64) {
         if known.principal.name() != principal.name() {
             let detail = "the new token is somebody else's: open another connection";
             return self.fail(close::FORBIDDEN, Problem::new(ProblemType::Forbidden, detail));
         }
         self.send(ServerMessage::Authenticated { expires_at: principal.expires_at_ms() });
+        let client = known.client.clone();
         self.login = Login::Known(Known::new(known.client, principal, now, server_time));
+        let shown: Vec<DocumentId> = self.shows.iter().cloned().collect();
+        for document in shown {
+            if self.require(Right::Presence, Some(&document)).is_err() {
+                self.shows.remove(&document);
+                self.outputs.push_back(SessionOutput::Show { client: client.clone(), document, data: None });
+            }
+        }
         let followed: Vec<Scope> = self.feeds.keys().cloned().collect();
         for scope in followed {
             let document = match &scope {

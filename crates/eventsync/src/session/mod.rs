@@ -6,6 +6,7 @@ mod writing;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use serde_json::Value;
 use self::login::{Hello, Login};
 use crate::{
     access::{NotAuthenticated, Principal},
-    broker::Delivery,
+    broker::{Delivery, Presence},
     feed::{Feed, FeedInput, FeedOutput, Scope},
     protocol::{ClientMessage, FrameError, Problem, ProblemType, Push, ServerMessage, read},
     service::{Refusal, Written},
@@ -81,6 +82,13 @@ pub enum SessionInput<'a> {
     Authorized(Result<Principal, NotAuthenticated>),
     /// Something for this connection's mailbox.
     Delivery(Delivery),
+    /// What others show on a document now: the answer to [`SessionOutput::Greet`].
+    Shown {
+        /// On which document.
+        document: DocumentId,
+        /// Who, and what.
+        shown: Vec<Arc<Presence>>,
+    },
     /// The service's answer to [`SessionOutput::Ask`].
     Answer {
         /// Which feed asked.
@@ -145,7 +153,7 @@ pub enum SessionOutput {
         /// Everything up to here.
         cursor: u64,
     },
-    /// Show this to the others, and send the client what they show if it shows something for the first time.
+    /// Show this to the others.
     Show {
         /// Who.
         client: ClientId,
@@ -154,7 +162,7 @@ pub enum SessionOutput {
         /// What; `None` takes it back.
         data: Option<Value>,
     },
-    /// Send the client what others show.
+    /// Find out what others show on this document, and answer with [`SessionInput::Shown`].
     Greet(DocumentId),
     /// Send a message.
     Send(ServerMessage),
@@ -187,6 +195,9 @@ pub struct Session {
     pushes: BTreeMap<DocumentId, VecDeque<Push>>,
     pushes_held: usize,
     shows: BTreeSet<DocumentId>,
+    /// What the client was told that others show; shared with the broker. No more than is shown on the documents that are
+    /// followed.
+    told: BTreeMap<DocumentId, BTreeMap<ClientId, Arc<Presence>>>,
     ping_at: Duration,
     pings_missed: u32,
     /// The server goes down: what is under way is answered, nothing new is taken.
@@ -211,6 +222,7 @@ impl Session {
             pushes: BTreeMap::new(),
             pushes_held: 0,
             shows: BTreeSet::new(),
+            told: BTreeMap::new(),
             ping_at: PING_EVERY,
             pings_missed: 0,
             draining: false,
@@ -267,6 +279,7 @@ impl Session {
             SessionInput::Alive => self.pings_missed = 0,
             SessionInput::Authorized(result) => self.authorized(result, now, server_time),
             SessionInput::Delivery(delivery) => self.delivery(delivery),
+            SessionInput::Shown { document, shown } => self.shown(&document, shown),
             SessionInput::Answer { feed, answer } => self.answer(feed, answer),
             SessionInput::Written { document, client_seq, result } => {
                 self.written(document, client_seq, result);
