@@ -4,7 +4,9 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use eventsync::{EventCompactor, http::HttpOptions};
+use crdt_core::ClientId;
+use eventsync::{EventCompactor, http::HttpOptions, protocol::PushOp, service::WriteOptions};
+use nodestorage::DocumentId;
 use serde_json::{Value, json};
 use support::{Server, Socket};
 
@@ -415,6 +417,42 @@ async fn every_read_is_paged() {
     assert_eq!((list["items"].as_array().unwrap().len(), &list["next"]), (2, &json!("b")));
     let rest = server.get("/api/games?limit=2&after=b").await.json();
     assert_eq!((&rest["items"][1]["id"], rest.get("next")), (&json!("go"), None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_large_documents_is_short() {
+    let server = Server::start().await;
+    for n in 0..7 {
+        let state = json!({"name": "x".repeat(900_000)}).as_object().unwrap().clone();
+        let options = WriteOptions::by(ClientId::new("w").unwrap());
+        let document = DocumentId::new(format!("d{n}")).unwrap();
+        server.service.write(&document, &PushOp::Create { state }, options).await.unwrap();
+    }
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = server.get(&format!("/api/games?limit=1000{after}")).await;
+        assert!(page.body.len() < 6 << 20, "a page of {} bytes", page.body.len());
+        let page = page.json();
+        let items = page["items"].as_array().unwrap();
+        seen.extend(items.iter().map(|item| item["id"].as_str().unwrap().to_owned()));
+        assert!(items.iter().all(|item| item["version"] == 1 && item["state"]["name"].is_string()));
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["d0", "d1", "d2", "d3", "d4", "d5", "d6"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_what_a_client_says_it_has_only_what_there_is_is_remembered() {
+    let server = Server::start().await;
+    create(&server, "go").await;
+    let made_up = json!({"http": 7, "nobody": 3, "http2": 1});
+    let sync = json!({"clientId": "tab.1", "cursor": 1, "vectorClock": made_up});
+    assert_eq!(server.json("POST", "/api/sync/go", &sync).await.status, 200);
+    let vectors = server.get("/api/state-vectors/go").await.json();
+    assert_eq!(vectors["clients"][0]["vectorClock"], json!({"http": 1}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

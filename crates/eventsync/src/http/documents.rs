@@ -6,15 +6,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use crdt_core::ClientId;
-use nodestorage::{Document, DocumentId, Producer, Storage};
-use serde::Deserialize;
+use nodestorage::{Body, Document, DocumentId, Producer, Storage};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     App,
     caller::Caller,
     input::{Condition, Id, Params, Payload, condition, document_id, producer, text},
-    output::{Answer, Failure, etag, json},
+    output::{Answer, Failure, etag, json, json_bytes, write_json},
 };
 use crate::{
     access::Right,
@@ -29,6 +29,10 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Documents on one page of the list.
 const LIST_MAX: usize = 1000;
+/// Bytes after which a page of the list takes no further document, if it has one.
+const LIST_BYTES_MAX: usize = 4 << 20;
+/// How many documents are read for a page at first; each further time twice as many. Large ones are not read in vain then.
+const LIST_STEP: usize = 8;
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
@@ -53,15 +57,37 @@ pub(super) async fn list(
     let storage = app.service.storage();
     // Before the documents, so that a client that goes on from here misses nothing.
     let position = storage.position().await?;
-    let mut documents = storage.list(after.as_ref(), limit + 1).await?;
-    let next = (documents.len() > limit).then(|| documents.swap_remove(limit)).is_some();
-    let next = next.then(|| documents.last().map(|last| last.id.clone())).flatten();
-    let items: Vec<Value> = documents.iter().map(shown).collect();
-    let mut body = json!({"items": items, "position": position});
-    if let Some(next) = next {
-        body["next"] = next.as_str().into();
+    let (mut last, mut count, mut step) = (after, 0, LIST_STEP);
+    let mut body = br#"{"items":["#.to_vec();
+    let more = 'page: loop {
+        // One more, which tells that there is more.
+        let wanted = step.min(limit - count) + 1;
+        let found = storage.list(last.as_ref(), wanted).await?;
+        let is_end = found.len() < wanted;
+        for document in found {
+            if count == limit || body.len() > LIST_BYTES_MAX {
+                break 'page true;
+            }
+            if count > 0 {
+                body.push(b',');
+            }
+            write_json(&mut body, &shown(&document));
+            last = Some(document.id);
+            count += 1;
+        }
+        if is_end {
+            break false;
+        }
+        step *= 2;
+    };
+    body.extend_from_slice(br#"],"position":"#);
+    write_json(&mut body, &position);
+    if let (true, Some(next)) = (more, last) {
+        body.extend_from_slice(br#","next":"#);
+        write_json(&mut body, &next);
     }
-    Ok(json(StatusCode::OK, &body))
+    body.push(b'}');
+    Ok(json_bytes(StatusCode::OK, body))
 }
 
 #[derive(Deserialize)]
@@ -248,8 +274,16 @@ async fn write(
     Ok(under_way.map_err(gone)?.map_err(Refusal::into_problem)?)
 }
 
-fn shown(document: &Document) -> Value {
-    json!({"id": document.id, "version": document.version, "state": document.body})
+/// A document as it is shown, without a copy of it.
+#[derive(Serialize)]
+struct Shown<'d> {
+    id: &'d DocumentId,
+    version: u64,
+    state: &'d Body,
+}
+
+fn shown(document: &Document) -> Shown<'_> {
+    Shown { id: &document.id, version: document.version, state: &document.body }
 }
 
 fn answer(status: StatusCode, document: &Document) -> Response {

@@ -42,7 +42,18 @@ pub(super) fn problem(problem: &Problem) -> Response {
 }
 
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let bytes = serde_json::to_vec(body).expect("answers are made of strings, numbers and JSON");
+    let mut bytes = Vec::new();
+    write_json(&mut bytes, body);
+    json_bytes(status, bytes)
+}
+
+/// Writes a part of an answer.
+pub(super) fn write_json(bytes: &mut Vec<u8>, part: &impl Serialize) {
+    serde_json::to_writer(bytes, part).expect("answers are made of strings, numbers and JSON");
+}
+
+/// An answer that is JSON already.
+pub(super) fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;
     let headers = response.headers_mut();

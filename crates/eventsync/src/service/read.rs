@@ -213,6 +213,14 @@ impl SyncService {
         check_vector(&sent)?;
         if let Some(client) = &request.client_id {
             let cursor = request.cursor.unwrap_or(0);
+            // What it says of writes that the document does not hold is nobody's business: whoever may read could fill the
+            // store with clients that it made up.
+            let latest = self.latest_clock(id).await?.vector;
+            let known = |(writer, count): (&ClientId, u64)| {
+                let count = count.min(latest.get(writer));
+                (count > 0).then(|| (writer.clone(), count))
+            };
+            let sent: ClientVector = sent.iter().filter_map(known).collect();
             self.0.vectors.update(id, client, &sent, cursor, now_ms()).await?;
         }
         let limit = request.limit.map_or(PageLimit::STANDARD, PageLimit::at_most);
@@ -245,6 +253,11 @@ impl SyncService {
         events.retain(|event| !skip.as_ref().is_some_and(|vector| event.is_contained_in(vector)));
         let next = more.then_some(cursor);
         Ok(SyncAnswer { document_id: id.clone(), snapshot, events, state_vector, cursor, next })
+    }
+
+    /// The clock of a document at its last version.
+    async fn latest_clock(&self, id: &DocumentId) -> Result<DocumentClock, Problem> {
+        self.clock_at(id, self.events().latest(id).await?).await
     }
 
     /// The clock of a document at exactly this version, which must have been committed.
