@@ -456,6 +456,30 @@ async fn of_what_a_client_says_it_has_only_what_there_is_is_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_that_is_refused_leaves_its_number_free() {
+    let server = Server::start().await;
+    create(&server, "go").await;
+    let mut socket = server.client("a", json!({})).await;
+    for (base, problem) in [(1, "already-exists"), (2, "already-exists"), (0, "already-exists")] {
+        let push = json!({"type": "push", "documentId": "go", "clientSeq": 1, "baseVersion": base, "op": "create", "state": {"name": "x"}});
+        socket.send(&push).await;
+        let rejected = socket.next_of("rejected").await;
+        assert_eq!(rejected["problem"]["type"], format!("urn:weft:problem:{problem}"), "{rejected}");
+    }
+    let push = json!({"type": "push", "documentId": "new", "clientSeq": 1, "baseVersion": 3, "op": "create", "state": {"name": "x"}});
+    socket.send(&push).await;
+    assert_eq!(socket.next_of("rejected").await["problem"]["type"], "urn:weft:problem:version-mismatch");
+    for document in ["go", "new"] {
+        let (op, fields) = if document == "go" { ("merge", "patch") } else { ("create", "state") };
+        let push =
+            json!({"type": "push", "documentId": document, "clientSeq": 1, "op": op, fields: {"name": "y"}});
+        socket.send(&push).await;
+        let pushed = socket.next().await;
+        assert_eq!((&pushed["type"], &pushed["repeated"]), (&json!("pushed"), &json!(false)), "{pushed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_clients_have_is_remembered_by_client_and_document() {
     let server = Server::start().await;
     create(&server, "go").await;
@@ -552,4 +576,37 @@ async fn connections_and_subscriptions_have_their_limits() {
     let _second = server.stream("/events", &[]).await;
     let third = server.get("/events/go").await;
     assert_eq!((third.status, third.problem().as_str()), (429, "too-many"));
+}
+
+/// A document is as deep as a message may be, and an event has it within others.
+#[cfg(feature = "client")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deepest_document_is_followed_by_our_own_client() {
+    use eventsync::{
+        ConflictResolver,
+        client::{SyncClient, SyncClientOptions},
+        shelf::MemoryShelf,
+    };
+    let server = Server::start().await;
+    let deepest = (1..63).fold(json!([]), |inner, _| json!([inner]));
+    let reply = server.json("PUT", "/api/games/go", &json!({"name": "go", "deep": deepest})).await;
+    assert_eq!(reply.status, 201, "{}", reply.json());
+    let client = SyncClient::start(SyncClientOptions {
+        url: format!("ws://{}/sync", server.address),
+        client_id: ClientId::new("rust").unwrap(),
+        token: None,
+        resolver: ConflictResolver::ThreeWayMerge,
+        shelf: Arc::new(MemoryShelf::new()),
+    });
+    let go = DocumentId::new("go").unwrap();
+    client.open(&go).await.unwrap();
+    let mut changes = client.changes();
+    // First a snapshot, then an event.
+    for n in [Value::Null, json!(1)] {
+        while client.view(&go).is_ok_and(|view| view["deep"] != deepest || view["n"] != n) {
+            tokio::time::timeout(support::DEADLINE, changes.changed()).await.expect("in time").unwrap();
+        }
+        let other = json!({"name": "go", "deep": deepest, "n": 1});
+        assert_eq!(server.json("PUT", "/api/games/go", &other).await.status, 200);
+    }
 }

@@ -20,7 +20,7 @@ use tokio_tungstenite::{
 
 use crate::{
     event::Event,
-    protocol::{ClientMessage, Current, Problem, ProblemType, SUBPROTOCOL_JSON, read},
+    protocol::{ClientMessage, Current, Problem, SUBPROTOCOL_JSON},
     snapshot::Snapshot,
 };
 
@@ -109,9 +109,9 @@ impl Connection {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    let read =
-                        read::<Value>(EncodingFormat::Json, text.as_bytes(), ProblemType::InvalidMessage);
-                    let value = read.map_err(|error| error.into_problem().detail)?;
+                    // As deep as the decoder goes: a document may be as deep as a message of ours, and is within others here.
+                    let value = EncodingFormat::Json.decode::<Value>(text.as_bytes());
+                    let value = value.map_err(|error| error.to_string())?;
                     return Said::deserialize(value).map_err(|error| format!("not a message: {error}"));
                 }
                 Some(Ok(Message::Close(frame))) => {

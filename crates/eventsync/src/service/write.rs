@@ -278,7 +278,9 @@ impl SyncService {
         Err(StorageError::RetriesExhausted { attempts }.into())
     }
 
-    /// Creates, and expects the document to be absent: so that a refused create is one that used up no sequence.
+    /// Creates, and expects the document to be absent: so that a refused create is one that used up no sequence. An expected
+    /// version is that of a document which is there, so it is refused here; a storage would find the document as
+    /// expected, leave it as it is and count the producer's number.
     async fn create(
         &self,
         id: &DocumentId,
@@ -286,8 +288,11 @@ impl SyncService {
         options: EditOptions,
     ) -> Result<Written, StorageError> {
         self.check(state).map_err(|problem| StorageError::Edit(problem.into()))?;
-        let options =
-            EditOptions { expected_version: Some(options.expected_version.unwrap_or(0)), ..options };
+        if let Some(expected @ 1..) = options.expected_version {
+            let actual = self.0.storage.find_one(id).await?.map_or(0, |document| document.version);
+            return Err(StorageError::VersionMismatch { id: id.clone(), section: None, expected, actual });
+        }
+        let options = EditOptions { expected_version: Some(0), ..options };
         Ok(match self.0.storage.find_one_and_upsert(id, state.clone(), options).await? {
             Upserted::Created { document, .. } => {
                 Written { created: true, ..Written::changed(document.version, Some(document)) }
