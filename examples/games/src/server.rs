@@ -5,7 +5,7 @@ use std::{future::Future, io::Write, net::SocketAddr, sync::Arc, time::Duration}
 use eventsync::{
     EventSyncStorage, PersistentVectorClockManager, SyncService, SyncServiceOptions,
     http::{self, Door, HttpOptions, Peer},
-    shelf::{EmbeddedShelf, MongoShelf, Shelf},
+    shelf::{Durability, EmbeddedShelf, MongoShelf, Shelf, ShelfError},
 };
 use nodestorage::{
     CachedStorage, CachedStore, MemoryCache, MongoOptions, MongoStore, RedisCache, RedisCacheOptions,
@@ -31,6 +31,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Where those meet that share a database. Two databases on one Redis are told apart by its own numbers: `redis://host/1`.
 const WAKE_TOPIC: &str = "games/wake";
+
+/// Under which key the shelf has the name of these games.
+const NAME: &[u8] = b"games/name\0";
 
 /// Serves until it is told to stop. An error is one line for the user.
 pub(crate) async fn run(options: &Options) -> Result<(), String> {
@@ -145,7 +148,10 @@ async fn wire(
         Cache::None => None,
         Cache::Memory => Some(Arc::new(MemoryCache::default())),
         Cache::Redis(uri) => {
-            let cache = RedisCache::new(&uri, "games", RedisCacheOptions::default());
+            let name = name_of(&*shelf).await.map_err(|e| at("can't name the games", &e))?;
+            let cache_options =
+                RedisCacheOptions { prefix: format!("weft:{name}"), ..RedisCacheOptions::default() };
+            let cache = RedisCache::new(&uri, "games", cache_options);
             Some(Arc::new(cache.map_err(|e| format!("can't use the cache: {e}"))?))
         }
     };
@@ -162,6 +168,17 @@ async fn wire(
     };
     let service = serve(games, shelf, options).await.map_err(|e| at("can't follow the games", &e))?;
     Ok(Opened { store, service, cached })
+}
+
+/// The name of these games among others in one Redis: made once, and kept beside them, where all find it that serve them.
+async fn name_of(shelf: &dyn Shelf) -> Result<String, ShelfError> {
+    loop {
+        if let Some(name) = shelf.get(NAME).await? {
+            return String::from_utf8(name).map_err(|e| ShelfError(e.to_string()));
+        }
+        let name = uuid::Uuid::now_v7().to_string().into_bytes();
+        shelf.swap(NAME.to_vec(), None, Some(name), Durability::Synced).await?;
+    }
 }
 
 /// Joins those over the same database.

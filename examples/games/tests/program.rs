@@ -5,6 +5,7 @@ mod support;
 use std::{fs, process::Output};
 
 use serde_json::{Value, json};
+use spot::conformance::RedisServer;
 use support::{DEADLINE, Games, command};
 use tokio::time::timeout;
 
@@ -245,4 +246,34 @@ async fn the_page_and_the_client_are_part_of_the_program() {
     let (status, _, _) = games.client().file("/web/../Cargo.toml").await;
     assert_eq!(status, 404);
     stop(games).await;
+}
+
+/// Ids and versions of one installation are those of another: only the store's own name tells their games apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs redis-server"]
+async fn two_installations_over_one_redis_keep_their_games_apart() {
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let cached = ["--cache", url.as_str()];
+    let mut programs = Vec::new();
+    for folder in &folders {
+        programs.push(Games::start_with(folder.path(), &cached).await);
+    }
+    for (program, name) in programs.iter().zip(["ours", "theirs"]) {
+        for n in 0..5 {
+            let game = json!({"name": name, "n": n});
+            let (status, body) = program.client().request("PUT", "/api/games/go", &[], &game).await.unwrap();
+            assert!(status == 200 || status == 201, "{status}: {body}");
+        }
+    }
+    for _ in 0..5 {
+        for (program, name) in programs.iter().zip(["ours", "theirs"]) {
+            assert_eq!(program.client().get("/api/games/go").await["state"], json!({"name": name, "n": 4}));
+        }
+    }
+    // The name stays with the folder.
+    stop(programs.remove(0)).await;
+    let again = Games::start_with(folders[0].path(), &cached).await;
+    assert_eq!(again.client().get("/api/games/go").await["state"]["name"], "ours");
 }
