@@ -11,6 +11,12 @@ pub trait SyncDocument: Send + Sync {
     /// The session under which the application edits it.
     fn session(&self) -> SessionId;
 
+    /// What every replica of the document starts from, of reserved sessions: a patch that names anything else of them names
+    /// what never comes, and is refused.
+    fn reserved(&self) -> StateVector<SessionId> {
+        StateVector::new()
+    }
+
     /// Takes in a patch whose causes are in the document. Taking in one's own patches changes nothing.
     fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError>;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use crdt_core::{Patch, PatchRef, SessionId, Timespan, Timestamp, codec::Malformed, id::MAX_ID};
+use crdt_core::{Patch, PatchRef, SessionId, StateVector, Timespan, Timestamp, codec::Malformed, id::MAX_ID};
 use smallvec::SmallVec;
 
 use crate::dag::{LINKS_MAX, Link};
@@ -30,7 +30,8 @@ pub struct Envelope {
     pub span: u64,
     /// The last time of the session's previous patch; 0 for its first.
     pub prev: u64,
-    /// The ids of other sessions that the patch names. They are read from the patch and are not on the wire.
+    /// The last id of each other session that the patch names, reserved ones included. They are read from the patch and are
+    /// not on the wire.
     pub needs: Needs,
     /// The patch in json-joy's binary encoding.
     pub patch: Bytes,
@@ -181,10 +182,6 @@ impl PatchRecord {
 pub(crate) fn facts(patch: &[u8]) -> Result<(Timestamp, u64, Needs), Malformed> {
     let mut needs = Needs::new();
     let read = PatchRef::decode_naming(patch, |Timespan { start, span }| {
-        // Reserved sessions make the same contents on every replica, and send nothing.
-        if start.sid < SessionId::RESERVED_END {
-            return;
-        }
         let last = start.time + span - 1;
         // Patches name few sessions, mostly the same one again.
         match needs.last_mut().filter(|need| need.sid == start.sid) {
@@ -199,6 +196,11 @@ pub(crate) fn facts(patch: &[u8]) -> Result<(Timestamp, u64, Needs), Malformed> 
     Ok((read.id(), read.span(), needs))
 }
 
+/// Whether every replica makes a session's contents itself, so that nobody sends them.
+pub(crate) fn is_reserved(sid: SessionId) -> bool {
+    sid < SessionId::RESERVED_END
+}
+
 fn check(id: Timestamp, span: u64, prev: u64, needs: &[Timestamp]) -> Result<(), InvalidRecord> {
     if span == 0 {
         return Err(InvalidRecord::Empty { id });
@@ -211,7 +213,7 @@ fn check(id: Timestamp, span: u64, prev: u64, needs: &[Timestamp]) -> Result<(),
     }
     // Lamport's rule: a replica's next time is above all that it has seen. It makes (time, session) an order in
     // which causes come before effects, which paging relies on, and keeps two patches from waiting for each other.
-    match needs.iter().find(|needed| needed.time >= id.time + span) {
+    match needs.iter().find(|needed| !is_reserved(needed.sid) && needed.time >= id.time + span) {
         Some(&needed) => Err(InvalidRecord::Cause { id, needed }),
         None => Ok(()),
     }
@@ -244,6 +246,25 @@ impl Envelope {
     /// The last time that it takes.
     pub fn last(&self) -> u64 {
         self.id.time + self.span - 1
+    }
+
+    /// What has to come before it, apart from what its own session made: what it names of other sessions, and the nodes that
+    /// it follows. Nothing of reserved sessions, which nobody sends.
+    pub fn causes(&self) -> impl Iterator<Item = (SessionId, u64)> + '_ {
+        let named = self.needs.iter().filter(|need| !is_reserved(need.sid)).map(|need| (need.sid, need.time));
+        named.chain(self.links.iter().map(|link| (link.sid, link.last)))
+    }
+
+    /// Whether it goes on top of what a vector contains: that has all that comes before it, and not all of itself.
+    pub fn follows(&self, vector: &StateVector<SessionId>) -> bool {
+        let last = vector.get(&self.session());
+        let next = self.prev <= last && last < self.last();
+        next && self.causes().all(|(sid, time)| time <= vector.get(&sid))
+    }
+
+    /// What it names of reserved sessions, which is there from the start or never comes.
+    pub(crate) fn named_of_reserved(&self) -> impl Iterator<Item = &Timestamp> {
+        self.needs.iter().filter(|need| is_reserved(need.sid))
     }
 
     /// What it costs to hold or send, in bytes.

@@ -260,6 +260,10 @@ impl SyncDocument for SharedModel {
         self.held().model.document().session()
     }
 
+    fn reserved(&self) -> StateVector<SessionId> {
+        self.base.iter().map(|base| (base.id().sid, base.next_time().saturating_sub(1))).collect()
+    }
+
     fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError> {
         let mut held = self.held();
         if record.session() == held.model.document().session() {

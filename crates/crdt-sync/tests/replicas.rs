@@ -427,3 +427,6 @@ mod snapshots;
 
 #[path = "replicas/restored.rs"]
 mod restored;
+
+#[path = "replicas/contained.rs"]
+mod contained;

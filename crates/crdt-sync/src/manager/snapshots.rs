@@ -196,7 +196,8 @@ impl Driver {
         head
     }
 
-    /// Makes a snapshot of what is stored, up to `upto`, out of patches. Returns what it contains, too.
+    /// Makes a snapshot of what is stored, up to `upto`, out of patches. Returns what it contains, too: a patch that lacks a
+    /// cause below `upto`, or that the document refuses, is not in it, nor is what follows that.
     #[tracing::instrument(level = "debug", skip_all)]
     async fn fold(
         &self,
@@ -213,16 +214,22 @@ impl Driver {
         let dag = self.machine.heads().is_some();
         let whole = for_each_page(&self.parts, have, upto, |records| {
             for record in records {
-                skip_bad(fold.apply(record));
-                contained.advance(record.session(), record.last());
-                if dag {
-                    heads.add(record);
+                if record.follows(&contained) && skip_bad(fold.apply(record)) {
+                    contained.advance(record.session(), record.last());
+                    content = add_content(content, record);
+                    if dag {
+                        heads.add(record);
+                    }
                 }
-                content = add_content(content, record);
-                content = add_content(content, record);
             }
         });
         expect_whole(whole.await?)?;
+        // What a snapshot is said to contain is never asked for again, and the store forgets its patches.
+        if fold.vector() != contained {
+            return Err(
+                DocumentError::Snapshot("it contains other patches than were put in".to_owned()).into()
+            );
+        }
         let bytes = fold.finish()?;
         let bytes = if dag { snapshot::seal(&heads, &bytes) } else { sealed::with_content(content, bytes) };
         let bytes = self.with_owners(&contained, bytes);
@@ -259,7 +266,7 @@ impl Driver {
         let present = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
         let stable = self.machine.stable();
         let latest = stable.iter().map(|(_, last)| last).max().unwrap_or(0);
-        // Causes have lower times than their effects, so a cut at one time lacks no cause.
+        // Causes have lower times than their effects, so a cut at one time takes none away.
         let cut = latest.saturating_sub(keep_ticks);
         let upto: StateVector<SessionId> = stable.iter().map(|(sid, last)| (*sid, last.min(cut))).collect();
         let upto = self.ends_of_patches(&present, &upto).await?;
@@ -267,6 +274,9 @@ impl Driver {
             return Ok(present);
         }
         let (contained, bytes) = self.fold(&upto).await?;
+        if contained == present {
+            return Ok(present);
+        }
         let (folded_bytes, snapshot_bytes) =
             (self.log.estimate(ticks(&present, &contained)), bytes.len() as u64);
         let folded_ticks = ticks(&present, &contained);
@@ -278,21 +288,25 @@ impl Driver {
         Ok(contained)
     }
 
-    /// The last patches that end at or before `upto`: a snapshot contains whole patches, and a time that a peer says need
-    /// not be the end of one.
+    /// The last patches that end at or before `upto` and lack no cause there: a snapshot contains whole patches with all that
+    /// they build on, and what peers say that they have need not be so. Anybody may say anything; if a fold lacked a cause,
+    /// its effects would be in no snapshot, and no longer among the patches.
     async fn ends_of_patches(
         &self,
         have: &StateVector<SessionId>,
         upto: &StateVector<SessionId>,
     ) -> Result<StateVector<SessionId>, SyncError> {
-        let mut ends = have.clone();
+        let (mut ends, mut read) = (have.clone(), have.clone());
         loop {
             let want: Vec<Want> =
-                ends.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
+                read.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
             match self.parts.store.page(&want, super::driver::LOAD_PAGE_BYTES).await? {
                 PatchPage::Records(records) if !records.is_empty() => {
                     for record in records {
-                        ends.advance(record.session(), record.last());
+                        read.advance(record.session(), record.last());
+                        if record.follows(&ends) {
+                            ends.advance(record.session(), record.last());
+                        }
                     }
                 }
                 _ => return Ok(ends),

@@ -46,6 +46,18 @@ pub enum Refusal {
     /// started under a new one; it can then take in what it had written under the old one, too.
     #[error("patch {0} is not the one known here: its session is used by two replicas")]
     SessionUsedTwice(Timestamp),
+    /// It is of a reserved session: every replica makes what those contain itself, and nobody sends it.
+    #[error("patch {0} is of a reserved session, of which nobody sends anything")]
+    ReservedSession(Timestamp),
+    /// It names something of a reserved session that this replica did not start from: another version of the application may
+    /// have.
+    #[error("patch {id} names {named}, which is not in what this replica started from")]
+    NotInBase {
+        /// Its id.
+        id: Timestamp,
+        /// What it names.
+        named: Timestamp,
+    },
     /// Its author may not write it, or did not.
     #[error("patch {id} is not allowed: {reason}")]
     NotAllowed {

@@ -44,12 +44,14 @@ use self::{
     transfer::Long,
     trickle::Trickle,
 };
-use crate::{PatchRecord, PeerId, SyncMessage, dag::Heads};
+use crate::{PatchRecord, PeerId, SyncMessage, dag::Heads, record::is_reserved};
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Session {
     options: SessionOptions,
+    /// What all start from: of reserved sessions.
+    base: StateVector<SessionId>,
     /// What was given to the store: patches that build on it are ready.
     accepted: StateVector<SessionId>,
     /// Where its sessions stand in it and in `stored`, which mostly have the same ones.
@@ -143,6 +145,7 @@ impl Session {
             jitter,
             counters: Counters::default(),
             outputs: VecDeque::new(),
+            base: StateVector::new(),
             options,
         }
     }
@@ -152,6 +155,13 @@ impl Session {
     #[must_use]
     pub fn with_content(self, content: Option<u64>) -> Self {
         Self { content, ..self }
+    }
+
+    /// The same of a document that does not start empty: what there is of reserved sessions.
+    #[must_use]
+    pub fn with_base(mut self, base: StateVector<SessionId>) -> Self {
+        self.base = base;
+        self
     }
 
     /// Takes in what happened at `now`.
@@ -348,6 +358,13 @@ impl Session {
     fn admissible(&self, record: &PatchRecord, seen: u64) -> Result<(), Refusal> {
         record.check().map_err(Refusal::Invalid)?;
         let sid = record.session();
+        if is_reserved(sid) {
+            return Err(Refusal::ReservedSession(record.id));
+        }
+        let in_base = |named: &&Timestamp| named.time <= self.base.get(&named.sid);
+        if let Some(&named) = record.named_of_reserved().find(|named| !in_base(named)) {
+            return Err(Refusal::NotInBase { id: record.id, named });
+        }
         if sid == self.options.session && record.last() > seen {
             return Err(Refusal::SessionUsedTwice(record.id));
         }

@@ -47,10 +47,7 @@ pub(super) fn readiness(record: &PatchRecord, seen: u64, mut of: impl FnMut(Sess
     if record.prev < seen {
         return Readiness::Forked;
     }
-    let mut causes = record.needs.iter().map(|need| (need.sid, need.time));
-    let mut parents = record.links.iter().map(|link| (link.sid, link.last));
-    let mut lacks = |(sid, time): &(SessionId, u64)| of(*sid) < *time;
-    match causes.find(&mut lacks).or_else(|| parents.find(&mut lacks)) {
+    match record.causes().find(|(sid, time)| of(*sid) < *time) {
         Some((sid, _)) => Readiness::Waits(sid),
         None => Readiness::Ready,
     }

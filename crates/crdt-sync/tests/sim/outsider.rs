@@ -31,6 +31,16 @@ fn ghostly(random: &mut Random) -> StateVector<SessionId> {
     [(sid, 1 + random.below(1000))].into_iter().collect()
 }
 
+/// A vector in which some entries are left out, and some are lower, even within a patch: effects without their causes.
+pub(crate) fn lowered(random: &mut Random, vector: &StateVector<SessionId>) -> StateVector<SessionId> {
+    let lower = |(sid, last): (&SessionId, u64)| match random.below(4) {
+        0 => None,
+        1 => Some((*sid, 1 + random.below(last))),
+        _ => Some((*sid, last)),
+    };
+    vector.iter().filter_map(lower).collect()
+}
+
 /// What it says to all of its own accord, and in whose name. `seen` is what one of the replicas has.
 pub(crate) fn says(
     random: &mut Random,
@@ -38,7 +48,8 @@ pub(crate) fn says(
     seen: &StateVector<SessionId>,
 ) -> (PeerId, SyncMessage) {
     let member = members[random.below(members.len() as u64) as usize].clone();
-    match random.below(6) {
+    match random.below(7) {
+        6 => (member, SyncMessage::State { vector: lowered(random, seen), reply: false }),
         0 => {
             let ghost = PeerId::new(format!("ghost-{}", random.below(GHOSTS))).unwrap();
             (ghost, SyncMessage::State { vector: ghostly(random), reply: false })

@@ -166,7 +166,14 @@ impl Replica {
         if self.guard.is_some() {
             self.kept().iter().for_each(|record| self.gate.note(record));
         }
-        let (doc, heads, content) = self.rebuilt(&self.kept_vector())?;
+        let kept = self.kept_vector();
+        let (doc, heads, content) = self.rebuilt(&kept)?;
+        if doc.vector != kept {
+            return Err(format!(
+                "{} kept patches without their causes: {:?} of {kept:?}",
+                self.id, doc.vector
+            ));
+        }
         self.doc = doc;
         let machine = Session::new(self.options, self.kept_vector(), heads, now, seed);
         self.machine = machine.with_content(Some(content));
@@ -218,7 +225,8 @@ impl Replica {
         now(self.durable.vector()).unwrap()
     }
 
-    /// The document as the durable store has it, up to a vector.
+    /// The document as the durable store has it, up to a vector: without what lacks a cause there, since what others say
+    /// that they have need not be so.
     fn rebuilt(&self, upto: &StateVector<SessionId>) -> Result<(Applied, Heads, u64), String> {
         let (mut doc, mut heads, mut sum) = match now(self.durable.snapshot()).unwrap() {
             Some((_, bytes)) => load(&bytes)?,
@@ -229,6 +237,9 @@ impl Replica {
         match now(self.durable.page(&rest, usize::MAX)).unwrap() {
             PatchPage::Records(records) => {
                 for record in &records {
+                    if !record.follows(&doc.vector) {
+                        continue;
+                    }
                     doc.apply(record)?;
                     sum = sum.wrapping_add(content(record));
                     if let Some(forked) = heads.add(record) {

@@ -568,15 +568,19 @@ impl World {
         }
     }
 
-    /// The liar says that it has what nobody has, and sends too little.
+    /// The liar says that it has what nobody has, or lacks what it has, and sends too little.
     fn maybe_lie(&mut self, from: usize, message: SyncMessage) -> SyncMessage {
         if !self.lies(from) {
             return message;
         }
         match message {
             SyncMessage::State { mut vector, reply } => {
-                let ghost = SessionId::new(SessionId::USER_MIN.get() + 1_000_000).unwrap();
-                vector.advance(ghost, 1 + self.random.below(1000));
+                if self.random.percent(50) {
+                    vector = outsider::lowered(&mut self.random, &vector);
+                } else {
+                    let ghost = SessionId::new(SessionId::USER_MIN.get() + 1_000_000).unwrap();
+                    vector.advance(ghost, 1 + self.random.below(1000));
+                }
                 SyncMessage::State { vector, reply }
             }
             SyncMessage::Patches { id, mut records } => {

@@ -51,8 +51,9 @@ impl Driver {
         });
         expect_whole(whole.await?)?;
         let options = SessionOptions { rechecks_parked: parts.guard.is_some(), ..parts.options };
-        let machine =
-            Session::new(options, stored.clone(), heads, Duration::ZERO, seed).with_content(content);
+        let machine = Session::new(options, stored.clone(), heads, Duration::ZERO, seed)
+            .with_base(parts.document.reserved())
+            .with_content(content);
         let own_last = stored.get(&parts.options.session);
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
         let started = Instant::now();

@@ -101,9 +101,7 @@ impl Mending<'_> {
                 } else {
                     record.prev <= last && record.last() > last
                 };
-                let causes = record.needs.iter().map(|need| (need.sid, need.time));
-                let parents = record.links.iter().map(|link| (link.sid, link.last));
-                follows && causes.chain(parents).all(|(sid, time)| vector.get(&sid) >= time)
+                follows && record.causes().all(|(sid, time)| vector.get(&sid) >= time)
             });
             match stored.record {
                 Some(record) if keep => {
