@@ -23,6 +23,7 @@ mod load;
 mod locate;
 mod node;
 mod observe;
+mod places;
 mod quick;
 mod read;
 mod run;
@@ -35,6 +36,7 @@ mod taken;
 mod time_index;
 mod typing;
 mod unindexed;
+mod upkeep;
 mod view;
 
 pub use apply::{Applied, ApplyError, ReceiveError};

@@ -29,7 +29,7 @@ pub(super) struct Store {
     /// The values of constants: a length in the patch format's varint, then so many bytes of CBOR.
     pub(super) heap: Vec<u8>,
     /// Bytes of the heap that no node has any more.
-    heap_dead: usize,
+    pub(super) heap_dead: usize,
     pub(super) contents: Contents,
     /// The elements of all sequences, tombstones included.
     pub(super) span: u64,
@@ -40,9 +40,6 @@ pub(super) struct Store {
     /// All nodes, as long as those of `sessions` are not [indexed](Self::index).
     pub(super) rows: Option<Rows>,
 }
-
-/// Dead bytes in the heap that are not worth moving the others for.
-const HEAP_DEAD_FREE: usize = 64 * 1024;
 
 /// So few nodes are not worth a look ahead.
 const NODES_AT_ONCE_MIN: usize = 1024;
@@ -387,38 +384,6 @@ impl Store {
         *self.node_mut(node) = empty;
     }
 
-    /// Moves what is alive together when most of some storage is dead.
-    pub(super) fn tidy(&mut self) {
-        if self.contents.is_wasteful() {
-            let old = std::mem::take(&mut self.contents);
-            for node in 0..self.nodes.len() as u32 {
-                let form = self.form(node);
-                if matches!(form, Form::Str | Form::Bin | Form::Arr) {
-                    let sequence = self.sequences.at_mut(self.nodes[node as usize].payload());
-                    let contents = &mut self.contents;
-                    sequence.move_contents(|chunk| contents.take_over(&old, chunk, form == Form::Arr));
-                }
-            }
-        }
-        if self.heap_dead > HEAP_DEAD_FREE && self.heap_dead > self.heap.len() / 2 {
-            self.heap_dead = 0;
-            let old = std::mem::take(&mut self.heap);
-            for node in &mut self.nodes {
-                let at = node.payload() as usize;
-                let end = match node.form() {
-                    Form::Con => {
-                        let (start, len) = get_len(&old, at);
-                        start + len
-                    }
-                    Form::ConId => at + 16,
-                    _ => continue,
-                };
-                node.set_payload(self.heap.len() as u32);
-                self.heap.extend_from_slice(&old[at..end]);
-            }
-        }
-    }
-
     /// Ids of all nodes in the index, by session and time.
     pub(super) fn ids(&self) -> Vec<(Timestamp, u32)> {
         if let Some(rows) = &self.rows {
@@ -448,36 +413,6 @@ impl Store {
         self.ghosts.len()
     }
 
-    /// Bytes that everything takes, roughly.
-    pub(super) fn size_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
-            + self.objs.items.iter().map(Obj::size_bytes).sum::<usize>()
-            + self.vecs.items.iter().map(|vec| size_of_val(vec) + vec.capacity() * 4).sum::<usize>()
-            + self.sequences.items.iter().map(Sequence::size_bytes).sum::<usize>()
-            + self.sessions.size_bytes()
-            + self.keys.size_bytes()
-            + self.rows.as_ref().map_or(0, Rows::size_bytes)
-            + self.heap.capacity()
-            + self.contents.size_bytes()
-    }
-
-    /// Gives back room that growing left over, when a document has been loaded and may stay as it is for long.
-    pub(super) fn fit(&mut self) {
-        fn fit<T>(items: &mut Vec<T>) {
-            if items.capacity() - items.len() > items.len() / 8 + 64 {
-                items.shrink_to_fit();
-            }
-        }
-        fit(&mut self.nodes);
-        fit(&mut self.heap);
-        fit(&mut self.objs.items);
-        fit(&mut self.sequences.items);
-        self.objs.items.iter_mut().for_each(|obj| fit(&mut obj.entries));
-        self.vecs.items.iter_mut().for_each(fit);
-        self.contents.fit();
-        self.keys.fit();
-    }
-
     /// Makes room for so many keys at once, which may all be new.
     pub(super) fn reserve_keys(&mut self, obj: u32, more: usize) {
         if more > KEYS_AT_ONCE_MIN && more > self.keys.len() {
@@ -500,77 +435,6 @@ impl Store {
         self.obj_mut(obj).push(Entry { key, node: value });
         self.node_mut(value).link();
     }
-
-    /// Sets a key of a map to a node by the last-writer rule. Tells whether it did.
-    ///
-    /// Here and in what follows the value is linked before the old one is released: it can be below the old one and go
-    /// with it, and its place must not go to another node while something refers to it.
-    pub(super) fn set_key(&mut self, obj: u32, key: u32, value: u32) -> bool {
-        match self.obj(obj).find(key) {
-            None => self.push_key(obj, key, value),
-            Some(place) => {
-                let old = self.obj(obj).entries[place].node;
-                if !self.is_newer(value, old) {
-                    self.forgo(value);
-                    return false;
-                }
-                self.obj_mut(obj).entries[place].node = value;
-                self.node_mut(value).link();
-                self.release(old);
-            }
-        }
-        true
-    }
-
-    /// Sets a place of a tuple to a node by the last-writer rule. Tells whether it did.
-    pub(super) fn set_place(&mut self, vec: u32, place: u8, value: u32) -> bool {
-        let places = self.vec_mut(vec);
-        let place = usize::from(place);
-        if places.len() <= place {
-            places.resize(place + 1, NIL);
-        }
-        let old = places[place];
-        if old != NIL && !self.is_newer(value, old) {
-            self.forgo(value);
-            return false;
-        }
-        self.vec_mut(vec)[place] = value;
-        self.node_mut(value).link();
-        if old != NIL {
-            self.release(old);
-        }
-        true
-    }
-
-    /// Sets a register to a node by the last-writer rule. Tells whether it did.
-    pub(super) fn set_val(&mut self, val: u32, value: u32) -> bool {
-        let old = self.node(val).payload();
-        if !self.is_newer(value, val) || old != NIL && !self.is_newer(value, old) {
-            self.forgo(value);
-            return false;
-        }
-        self.node_mut(val).set_payload(value);
-        self.node_mut(value).link();
-        if old != NIL {
-            self.release(old);
-        }
-        true
-    }
-
-    /// Sets the root register to a node by the last-writer rule. Tells whether it did.
-    pub(super) fn set_root(&mut self, value: u32) -> bool {
-        let old = self.root;
-        if old != NIL && !self.is_newer(value, old) {
-            self.forgo(value);
-            return false;
-        }
-        self.root = value;
-        self.node_mut(value).link();
-        if old != NIL {
-            self.release(old);
-        }
-        true
-    }
 }
 
 fn put_len(out: &mut Vec<u8>, len: usize) {
@@ -583,7 +447,7 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
 }
 
 /// Where the bytes behind a length start, and the length.
-fn get_len(bytes: &[u8], at: usize) -> (usize, usize) {
+pub(super) fn get_len(bytes: &[u8], at: usize) -> (usize, usize) {
     let (mut at, mut len, mut shift) = (at, 0, 0);
     loop {
         let byte = bytes[at];
