@@ -28,8 +28,8 @@ use nodestorage::{
 use serde_json::json;
 use tokio::task::JoinSet;
 
-/// Runs of each row, taken in turn so that a noisy moment hits all; the best counts.
-const ROUNDS: usize = 3;
+/// Runs of each row if the caller names no number, taken in turn so that a noisy moment hits all; the median counts.
+const ROUNDS: u64 = 5;
 
 /// How many updates one run of a row makes, shared by its writers.
 const UPDATES: u64 = 1_024;
@@ -80,7 +80,7 @@ impl Spent {
 }
 
 /// Updates per second of the driver alone.
-async fn raw(server: &TestServer, round: usize, version: Version, writers: u64, spent: &mut Spent) -> f64 {
+async fn raw(server: &TestServer, round: u64, version: Version, writers: u64, spent: &mut Spent) -> f64 {
     let mut options = ClientOptions::parse(server.uri()).await.unwrap();
     options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
     options.read_concern = Some(ReadConcern::majority());
@@ -126,7 +126,7 @@ async fn raw(server: &TestServer, round: usize, version: Version, writers: u64, 
 }
 
 /// Updates per second until each is answered, and until the log has all of them.
-async fn ours(server: &TestServer, round: usize, writers: u64, spent: &mut Spent) -> (f64, f64) {
+async fn ours(server: &TestServer, round: u64, writers: u64, spent: &mut Spent) -> (f64, f64) {
     let database = format!("{}_own_{round}_{writers}", server.database());
     let options = MongoOptions { database: Some(database), ..MongoOptions::default() };
     let store = MongoStore::connect(server.uri(), options).await.unwrap();
@@ -169,29 +169,69 @@ async fn ours(server: &TestServer, round: usize, writers: u64, spent: &mut Spent
     (updates / answered, updates / logged)
 }
 
+/// The middle of a row's figures.
+fn median(of: &[f64]) -> f64 {
+    let mut of = of.to_vec();
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
+/// `mongodb [rounds [in flight…]]`
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     if std::env::var_os("MONGODB_URI").is_none() && std::env::var_os("WEFT_SECANTUSD").is_none() {
         println!("skipped: no server; `cargo xtask services` installs one and says where it is");
         return;
     }
+    let mut asked = std::env::args().skip(1).filter_map(|count| count.parse::<u64>().ok());
+    let rounds = asked.next().unwrap_or(ROUNDS);
+    let mut sizes: Vec<u64> = asked.collect();
+    if sizes.is_empty() {
+        sizes = vec![1, 16, 256];
+    }
     let server = TestServer::start();
     println!(
-        "updates per second   raw driver   MongoStorage   and logged   time, times   logged, times   raw, no read"
+        "updates per second (medians)   raw driver   MongoStorage   and logged   raw, no read   time, times (median; \
+         least to most)   raw by raw"
     );
-    for writers in [1, 16, 256] {
-        let (mut driver, mut blind, mut answered, mut logged) = (0f64, 0f64, 0f64, 0f64);
+    for writers in sizes {
+        let mut rates: [Vec<f64>; 5] = Default::default();
         let mut spent = [Spent::NOTHING_YET; 3];
-        for round in 0..ROUNDS {
-            driver = driver.max(raw(&server, round, Version::Read, writers, &mut spent[0]).await);
-            let own = ours(&server, round, writers, &mut spent[1]).await;
-            (answered, logged) = (answered.max(own.0), logged.max(own.1));
-            blind = blind.max(raw(&server, round, Version::Remembered, writers, &mut spent[2]).await);
+        for round in 0..rounds {
+            // The raw driver comes twice: how far the two are apart says what a difference is worth. Who comes first changes.
+            for turn in 0..4 {
+                let kind = (turn + round) % 4;
+                let number = round * 4 + kind;
+                match kind {
+                    0 | 2 => rates[kind as usize / 2]
+                        .push(raw(&server, number, Version::Read, writers, &mut spent[0]).await),
+                    1 => {
+                        let own = ours(&server, number, writers, &mut spent[1]).await;
+                        rates[2].push(own.0);
+                        rates[3].push(own.1);
+                    }
+                    _ => {
+                        rates[4].push(raw(&server, number, Version::Remembered, writers, &mut spent[2]).await)
+                    }
+                }
+            }
         }
+        let [once, again, answered, logged, blind] = &rates;
+        let times: Vec<f64> =
+            (0..answered.len()).map(|round| once[round].midpoint(again[round]) / answered[round]).collect();
+        let noise: Vec<f64> =
+            once.iter().zip(again).map(|(once, again)| (once / again).max(again / once)).collect();
+        let both: Vec<f64> = once.iter().chain(again).copied().collect();
+        let (least, most) =
+            times.iter().fold((f64::MAX, 0f64), |(least, most), &of| (least.min(of), most.max(of)));
         println!(
-            "{writers:>3} in flight {driver:>17.0} {answered:>14.0} {logged:>12.0} {:>13.2} {:>15.2} {blind:>14.0}",
-            driver / answered,
-            driver / logged,
+            "{writers:>3} in flight {:>28.0} {:>14.0} {:>12.0} {:>14.0} {:>13.2}; {least:.2} to {most:.2} {:>25.2}",
+            median(&both),
+            median(answered),
+            median(logged),
+            median(blind),
+            median(&times),
+            median(&noise),
         );
         if spent[0].client < f64::MAX {
             let [raw, own, blind] = spent.map(|of| format!("{:.0} + {:.0}", of.client, of.server));

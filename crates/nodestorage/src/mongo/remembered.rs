@@ -26,7 +26,7 @@ use super::{
 use crate::{Storage, rules};
 
 /// How large a body may be, as JSON, to be remembered: the filter carries all of it. There is one document for each gate, so
-/// all that is remembered is 1 024 times as much. A larger one is read.
+/// all that is remembered is 4 096 times as much. A larger one is read.
 pub(super) const REMEMBERED_BYTES_MAX: usize = 4 << 10;
 
 /// Where the writers of a document in one process take turns.
