@@ -30,6 +30,7 @@ import { equal } from "./json.js";
  * @property {Json} state
  * @property {Record<string, number>} stateVector
  * @property {number} [createdAt]
+ * @property {number} [timestamp] when its last event was made
  */
 
 /** A write of this client: what it made of the state below it.
@@ -46,6 +47,7 @@ import { equal } from "./json.js";
  * @typedef {object} DocumentRecord
  * @property {string} documentId
  * @property {number} version
+ * @property {number} [timestamp] when the event of that version was made; records of earlier releases don't tell
  * @property {Json} state
  * @property {Record<string, number>} stateVector
  * @property {Write[]} pending
@@ -79,6 +81,8 @@ export class StateManager {
     this.resolver = resolver;
     /** The last event that the confirmed state contains; also the cursor to resume after. */
     this.version = 0;
+    /** @type {number | undefined} When that event was made. With its number it names the event. */
+    this.timestamp = undefined;
     /** @type {Json} The confirmed state; `null` while the document does not exist. */
     this.state = null;
     /** @type {Record<string, number>} For each client, how many of its writes the confirmed state contains. */
@@ -125,6 +129,7 @@ export class StateManager {
     if (event.sequenceNum <= this.version) return { outcome: "known", conflicts: [] };
     if (event.sequenceNum > this.version + 1) return { outcome: "gap", conflicts: [] };
     const state = applyPatch(this.state, event.diff.jsonPatch);
+    this.timestamp = event.timestamp;
     const conflicts = this.#confirm(state, event.sequenceNum, event.timestamp, () => {
       for (const [client, sequence] of Object.entries(event.vectorClock)) this.updateStateVector(client, sequence);
     });
@@ -137,7 +142,8 @@ export class StateManager {
    * @param {Snapshot} snapshot
    * @returns {Conflict[]}
    */
-  onSnapshot({ version, state, stateVector, createdAt = 0 }) {
+  onSnapshot({ version, state, stateVector, createdAt = 0, timestamp }) {
+    this.timestamp = timestamp;
     return this.#confirm(state, version, createdAt, () => {
       this.stateVector = Object.assign(Object.create(null), stateVector);
     });
@@ -298,13 +304,14 @@ export class StateManager {
 
   /** @returns {DocumentRecord} */
   toRecord() {
-    const { documentId, version, state, stateVector, pending } = this;
-    return { documentId, version, state, stateVector: { ...stateVector }, pending: [...pending] };
+    const { documentId, version, timestamp, state, stateVector, pending } = this;
+    return { documentId, version, ...(timestamp !== undefined && { timestamp }), state, stateVector: { ...stateVector }, pending: [...pending] };
   }
 
   /** @param {DocumentRecord} record */
-  restore({ version, state, stateVector, pending }) {
+  restore({ version, timestamp, state, stateVector, pending }) {
     this.version = version;
+    this.timestamp = timestamp;
     this.state = state;
     this.stateVector = Object.assign(Object.create(null), stateVector);
     this.pending = [...pending];

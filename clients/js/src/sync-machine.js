@@ -117,6 +117,8 @@ export class SyncMachine {
   #silentBeats = 0;
   /** @type {number | undefined} The position that the collection is followed from. */
   #position = undefined;
+  /** @type {number | undefined} When the event at that position was made, as far as known. */
+  #positionTime = undefined;
   #collectionLive = false;
   /** @type {string | undefined} The status that was emitted last, to emit only changes. */
   #emitted = undefined;
@@ -231,6 +233,7 @@ export class SyncMachine {
         break;
       case "watch":
         this.#position = input.position;
+        this.#positionTime = undefined;
         this.#collectionLive = false;
         if (this.#greeted) this.#send({ type: "subscribe", collection: { cursor: input.position } });
         break;
@@ -258,7 +261,8 @@ export class SyncMachine {
     /** @type {Record<string, object>} */
     const documents = {};
     for (const [documentId, { manager }] of this.#documents) documents[documentId] = resume(manager);
-    const collection = this.#position === undefined ? undefined : { cursor: this.#position };
+    const time = this.#positionTime === undefined ? {} : { timestamp: this.#positionTime };
+    const collection = this.#position === undefined ? undefined : { cursor: this.#position, ...time };
     const { clientId, token } = this;
     this.#send({ type: "hello", clientId, ...(token && { token }), documents, ...(collection && { collection }) });
   }
@@ -345,6 +349,7 @@ export class SyncMachine {
       case "resync":
         if (message.collection) {
           this.#position = message.position ?? this.#position;
+          this.#positionTime = undefined;
           this.#collectionLive = false;
           this.#emit({ type: "collectionLost", position: this.#position ?? 0 });
         }
@@ -391,6 +396,7 @@ export class SyncMachine {
   #onCollectionEvent(event) {
     if (this.#position !== undefined && event.position <= this.#position) return;
     this.#position = event.position;
+    this.#positionTime = event.timestamp;
     this.#emit({ type: "collection", event });
   }
 
@@ -634,10 +640,12 @@ export class SyncMachine {
 
 /**
  * Where a document goes on: after the last event that is held, or with the latest state when nothing is. One that is
- * made here goes on from nothing.
+ * made here goes on from nothing. The event is named, so that a server that was set back, and has another one of that
+ * number since, sends its state.
  *
  * @param {StateManager} manager
  */
-function resume({ version, pending }) {
+function resume({ version, timestamp, pending }) {
+  if (version > 0 && timestamp !== undefined) return { cursor: version, timestamp };
   return version > 0 || pending.length > 0 ? { cursor: version } : {};
 }

@@ -20,6 +20,10 @@ pub struct DocumentClock {
     pub version: u64,
     /// What the document contains at that version.
     pub vector: ClientVector,
+    /// When the event that made that version was made, in milliseconds since 1970 UTC. Records from before this was
+    /// written down don't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
 }
 
 impl DocumentClock {
@@ -28,6 +32,7 @@ impl DocumentClock {
         let next = event.sequence_num() == self.version + 1;
         if next {
             self.version += 1;
+            self.timestamp = Some(event.timestamp());
             event.advance(&mut self.vector);
         }
         next

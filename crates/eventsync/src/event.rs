@@ -56,6 +56,12 @@ impl Event {
         self.0.change.position
     }
 
+    /// When it was made, in milliseconds since 1970 UTC. With its number it names the event: after a backup was put back,
+    /// another event may get the number, but not in the same millisecond.
+    pub fn timestamp(&self) -> u64 {
+        self.0.change.timestamp_ms
+    }
+
     /// What was done.
     pub fn operation(&self) -> Operation {
         self.0.change.operation

@@ -32,8 +32,26 @@ pub enum Resume {
     Latest,
     /// It has everything up to this number.
     After(u64),
+    /// It has everything up to the event of this number that was made at this time. Another event under the number is
+    /// one of another history.
+    AfterEvent {
+        /// The number.
+        cursor: u64,
+        /// When that event was made, in milliseconds since 1970 UTC.
+        timestamp: u64,
+    },
     /// It has what this vector contains (documents only).
     Vector(ClientVector),
+}
+
+impl Resume {
+    /// After a number, and if it is known, after the event of that number that was made then.
+    pub fn after(cursor: u64, timestamp: Option<u64>) -> Self {
+        match timestamp {
+            Some(timestamp) if cursor > 0 => Self::AfterEvent { cursor, timestamp },
+            _ => Self::After(cursor),
+        }
+    }
 }
 
 /// Where a reader starts, after a look at the history.
@@ -63,7 +81,8 @@ pub enum Located {
 pub enum ResyncReason {
     /// The events that it lacks have been compacted away.
     HistoryCompacted,
-    /// Its cursor is behind the end of the history: it comes from another store, or from one that was set back.
+    /// Its cursor is behind the end of the history, or names another event than the one there: it comes from another
+    /// store, or from one that was set back.
     CursorUnknown,
 }
 

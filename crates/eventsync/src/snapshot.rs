@@ -27,6 +27,9 @@ pub struct Snapshot {
     pub state_vector: ClientVector,
     /// When it was made, in milliseconds since 1970 UTC.
     pub created_at: u64,
+    /// When its last event was made, in milliseconds since 1970 UTC; `None` where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
 }
 
 impl Snapshot {
@@ -37,7 +40,7 @@ impl Snapshot {
 
     /// Its place in the history.
     pub fn clock(&self) -> DocumentClock {
-        DocumentClock { version: self.version, vector: self.state_vector.clone() }
+        DocumentClock { version: self.version, vector: self.state_vector.clone(), timestamp: self.timestamp }
     }
 }
 

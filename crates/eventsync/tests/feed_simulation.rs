@@ -93,7 +93,9 @@ impl History {
             (Scope::Collection, Resume::After(cursor)) if *cursor > self.head() => {
                 Located::Moved { reason: ResyncReason::CursorUnknown, cursor: self.head() }
             }
-            (_, Resume::After(cursor)) => Located::After { cursor: *cursor, skip: None },
+            (_, Resume::After(cursor) | Resume::AfterEvent { cursor, .. }) => {
+                Located::After { cursor: *cursor, skip: None }
+            }
             (_, Resume::Vector(vector)) => {
                 let contained = self.events.iter().take_while(|event| event.is_contained_in(vector)).count();
                 Located::After { cursor: contained as u64, skip: Some(vector.clone()) }
@@ -111,6 +113,7 @@ impl History {
                 state: self.states.last().unwrap().as_object().cloned().map(Arc::new),
                 state_vector: self.vector(self.head()),
                 created_at: 0,
+                timestamp: None,
             })),
             FeedOutput::Item(_) => unreachable!(),
         }

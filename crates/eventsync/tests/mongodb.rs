@@ -60,6 +60,7 @@ async fn events_snapshots_vectors_and_clocks_are_there_after_a_restart() {
         state: None,
         state_vector: vector.clone(),
         created_at: 5,
+        timestamp: Some(4),
     };
     snapshots.save(&snapshot).await.unwrap();
     store.close().await.unwrap();

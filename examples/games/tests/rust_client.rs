@@ -185,6 +185,63 @@ async fn what_is_written_offline_is_sent_later_and_conflicts_are_decided() {
     assert_eq!(ann.view(&go()).unwrap(), both);
 }
 
+/// All of a folder, as an operator copies it while nothing runs.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_was_put_back_and_written_on_is_noticed_and_unsent_edits_are_kept() {
+    let (place, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (data, backup) = (place.path().join("data"), place.path().join("backup"));
+    let mut games = Games::start(&data).await;
+    let cable = Cable::lay(&games.address).await;
+    let made = games.client().request("PUT", "/api/games/go", &[], &json!({"name": "Go"})).await;
+    assert_eq!(made.unwrap().0, 201);
+    let ann = start("ann", &cable.address, folder.path()).await;
+    until(&ann, "it hears of the document", |client| !client.view(&go()).unwrap().is_null()).await;
+    ann.write(&go(), set("kept", 1), false).await.unwrap();
+    let has = |version| move |client: &SyncClient| client.version(&go()).unwrap() == version;
+    until(&ann, "kept", has(2)).await;
+    games.kill().await;
+    copy(&data, &backup);
+    games = Games::start(&data).await;
+    cable.lead_to(&games.address);
+    for number in 1..=3 {
+        ann.write(&go(), set("lost", number), false).await.unwrap();
+    }
+    until(&ann, "all is here", has(5)).await;
+    cable.cut();
+    is(&ann, ClientStatus::Offline).await;
+    ann.write(&go(), set("unsent", 7), false).await.unwrap();
+
+    games.kill().await;
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&backup, &data);
+    games = Games::start(&data).await;
+    for number in 1..=6 {
+        let body = json!({"since": number});
+        let written = games.client().request("PATCH", "/api/games/go", &[], &body).await.unwrap();
+        assert_eq!(written.1["version"], 2 + number, "{written:?}");
+    }
+    cable.lead_to(&games.address);
+    let expect = json!({"name": "Go", "kept": 1, "since": 6, "unsent": 7});
+    until(&ann, "the state of the backup, and what was unsent", |client| {
+        client.unsent() == 0 && client.version(&go()).unwrap() == 9 && client.view(&go()).unwrap() == expect
+    })
+    .await;
+    assert_eq!(games.client().get("/api/games/go").await["state"], expect);
+}
+
 /// A way to the server that can be cut and led elsewhere.
 struct Cable {
     address: String,

@@ -267,12 +267,33 @@ async function problemOf(response) {
 const isUnknownDocument = (error) =>
   error instanceof ProblemError && error.problem.type === "urn:weft:problem:unknown-document";
 
+/** @typedef {string | number} Place after which event to go on, as it stands in an address */
+
+/**
+ * @param {{ cursor?: number, timestamp?: number }} resume
+ * @returns {Place | undefined}
+ */
+const placeOf = ({ cursor, timestamp }) => (cursor !== undefined && timestamp !== undefined ? `${cursor}@${timestamp}` : cursor);
+
+/**
+ * Where to go on after a page: its last event or its snapshot is named, and without either the reader is where it was.
+ *
+ * @param {{ events: { timestamp: number }[], snapshot?: { timestamp?: number } }} page
+ * @param {number} cursor
+ * @param {Place | undefined} before
+ */
+function placeAfter({ events, snapshot }, cursor, before) {
+  const timestamp = events.at(-1)?.timestamp ?? snapshot?.timestamp;
+  if (timestamp !== undefined) return placeOf({ cursor, timestamp });
+  return Number.parseInt(String(before), 10) === cursor ? before : cursor;
+}
+
 /** Follows by Server-Sent Events. @type {Reader} */
 async function follow(link, { documentId, from, signal }) {
   const path = documentId === undefined ? "events" : `events/${encodeURIComponent(documentId)}`;
-  const open = (/** @type {number | undefined} */ cursor) =>
-    link.ask(path + (cursor === undefined ? "" : `?after=${cursor}`), { signal, accept: "text/event-stream" });
-  const response = await open(from.cursor).catch((error) => (isUnknownDocument(error) ? open(0) : Promise.reject(error)));
+  const open = (/** @type {Place | undefined} */ after) =>
+    link.ask(path + (after === undefined ? "" : `?after=${after}`), { signal, accept: "text/event-stream" });
+  const response = await open(placeOf(from)).catch((error) => (isUnknownDocument(error) ? open(0) : Promise.reject(error)));
   for await (const { event, data } of readServerSentEvents(response, STREAM_SILENCE_MS)) {
     if (signal.aborted) return;
     link.hear(asMessage(event, JSON.parse(data), documentId));
@@ -294,22 +315,22 @@ function asMessage(name, data, documentId) {
 
 /** Follows by long polls. @type {Reader} */
 async function poll(link, { documentId, from, signal }) {
-  if (documentId === undefined) return pollCollection(link, from.cursor, signal);
-  let { cursor } = from;
+  if (documentId === undefined) return pollCollection(link, placeOf(from) ?? 0, signal);
+  let after = placeOf(from);
   for (let live = false; !signal.aborted; ) {
     try {
       // Without a cursor, or with one that the server has no history for: the state as it is.
-      const page = cursor === undefined ? await sync(link, documentId, signal) : await eventsAfter(link, documentId, cursor, live, signal);
+      const page = after === undefined ? await sync(link, documentId, signal) : await eventsAfter(link, documentId, after, live, signal);
       if (page.snapshot) link.hear({ type: "snapshot", ...page.snapshot, documentId });
       if (page.events.length > 0) link.hear({ type: "events", documentId, events: page.events });
-      cursor = page.cursor;
+      after = placeAfter(page, page.cursor, after);
       if (!live && page.next === undefined) {
         live = true;
-        link.hear({ type: "live", documentId, version: cursor });
+        link.hear({ type: "live", documentId, version: page.cursor });
       }
     } catch (error) {
-      if (isUnknownDocument(error)) cursor = 0;
-      else if (error instanceof ProblemError && error.problem.status === 410) cursor = undefined;
+      if (isUnknownDocument(error)) after = 0;
+      else if (error instanceof ProblemError && error.problem.status === 410) after = undefined;
       else throw error;
     }
   }
@@ -327,25 +348,25 @@ async function sync(link, documentId, signal) {
 /**
  * @param {HttpLink} link
  * @param {string} documentId
- * @param {number} cursor
+ * @param {Place} after
  * @param {boolean} live whether to wait for the next one
  * @param {AbortSignal} signal
  */
-async function eventsAfter(link, documentId, cursor, live, signal) {
+async function eventsAfter(link, documentId, after, live, signal) {
   const wait = live ? POLL_WAIT_S : 0;
-  const path = `api/events/${encodeURIComponent(documentId)}?after=${cursor}&limit=${PAGE_EVENTS}&wait=${wait}`;
+  const path = `api/events/${encodeURIComponent(documentId)}?after=${after}&limit=${PAGE_EVENTS}&wait=${wait}`;
   return (await link.ask(path, { waitMs: wait * 1000, signal })).json();
 }
 
 /**
  * @param {HttpLink} link
- * @param {number} position
+ * @param {Place} after
  * @param {AbortSignal} signal
  */
-async function pollCollection(link, position, signal) {
+async function pollCollection(link, after, signal) {
   for (let live = false; !signal.aborted; ) {
     const wait = live ? POLL_WAIT_S : 0;
-    const path = `api/events?after=${position}&limit=${PAGE_EVENTS}&wait=${wait}`;
+    const path = `api/events?after=${after}&limit=${PAGE_EVENTS}&wait=${wait}`;
     const page = await link.ask(path, { waitMs: wait * 1000, signal }).then(
       (response) => response.json(),
       (error) => {
@@ -356,7 +377,8 @@ async function pollCollection(link, position, signal) {
       },
     );
     if (page.events.length > 0) link.hear({ type: "events", collection: true, events: page.events });
-    position = page.position;
+    const { position } = page;
+    after = placeAfter(page, position, after);
     if (!live && page.next === undefined) {
       live = true;
       link.hear({ type: "live", collection: true, position });

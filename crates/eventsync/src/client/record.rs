@@ -18,6 +18,9 @@ pub struct ClientRecord {
     pub state: Value,
     /// The last event that is contained.
     pub version: u64,
+    /// When that event was made, in milliseconds since 1970 UTC; `None` where it is not known.
+    #[serde(default)]
+    pub timestamp: Option<u64>,
     /// Which clients' writes are contained.
     pub state_vector: ClientVector,
     /// When the confirmed state was made, in milliseconds since 1970 UTC.

@@ -84,6 +84,8 @@ pub struct StateManager {
     client_id: ClientId,
     confirmed: Value,
     version: u64,
+    /// When the event of that version was made.
+    timestamp: Option<u64>,
     vector: ClientVector,
     /// When others last changed it.
     changed_at: u64,
@@ -109,6 +111,7 @@ impl StateManager {
             client_id,
             confirmed: Value::Null,
             version: 0,
+            timestamp: None,
             vector: ClientVector::new(),
             changed_at: 0,
             contained: 0,
@@ -125,6 +128,7 @@ impl StateManager {
         Self {
             confirmed: record.state,
             version: record.version,
+            timestamp: record.timestamp,
             vector: record.state_vector,
             changed_at: record.changed_at,
             contained: record.last_client_seq,
@@ -141,6 +145,7 @@ impl StateManager {
             document_id: self.document_id.clone(),
             state: self.confirmed.clone(),
             version: self.version,
+            timestamp: self.timestamp,
             state_vector: self.vector.clone(),
             changed_at: self.changed_at,
             last_client_seq: self.contained,
@@ -189,11 +194,14 @@ impl StateManager {
         self.pending.len() - usize::from(matches!(self.stage, Stage::Stored(_)))
     }
 
-    /// Where to go on after a connection was lost.
+    /// Where to go on after a connection was lost: after the last event, which is named, so that a server that was set back
+    /// and has another one of that number since says so.
     pub fn resume(&self) -> DocumentResume {
         match self.version {
             0 => DocumentResume::default(),
-            version => DocumentResume { cursor: Some(version), state_vector: None },
+            version => {
+                DocumentResume { cursor: Some(version), timestamp: self.timestamp, state_vector: None }
+            }
         }
     }
 
@@ -208,10 +216,11 @@ impl StateManager {
         event.apply(&mut self.confirmed)?;
         event.advance(&mut self.vector);
         self.version += 1;
+        self.timestamp = Some(event.timestamp());
         let own = event.client_seq().filter(|_| event.client_id() == &self.client_id);
         match self.contains(own.unwrap_or(0)) {
             Some(write) => self.follow(write.base_version),
-            None => self.changed_at = event.change().timestamp_ms,
+            None => self.changed_at = event.timestamp(),
         }
         self.settle();
         Ok(Applied::Merged)
@@ -221,6 +230,7 @@ impl StateManager {
     pub fn on_snapshot(&mut self, snapshot: &Snapshot) {
         self.confirmed = snapshot.value();
         self.version = snapshot.version;
+        self.timestamp = snapshot.timestamp;
         self.vector.clone_from(&snapshot.state_vector);
         self.changed_at = snapshot.created_at;
         if self.contains(self.vector.get(&self.client_id)).is_some() {

@@ -16,6 +16,7 @@ fn snapshot(document: &str, version: u64) -> Snapshot {
         state,
         state_vector: vector(&[("p.1", version)]),
         created_at: version,
+        timestamp: Some(version),
     }
 }
 

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::{
     App,
     caller::Caller,
-    input::{Id, Params, Payload, Version},
+    input::{Id, Params, Payload, Place, Version},
     output::{Answer, json},
 };
 use crate::{
     access::Right,
     broker::Delivery,
-    feed::Scope,
+    feed::{Located, ResyncReason, Scope},
     protocol::{Problem, ProblemType},
     service::SyncRequest,
     store::{EventPage, PageLimit},
@@ -41,7 +41,7 @@ pub(super) async fn sync(State(app): State<App>, caller: Caller, Id(id): Id, pay
 
 #[derive(Deserialize)]
 pub(super) struct EventParams {
-    after: Option<u64>,
+    after: Option<Place>,
     limit: Option<usize>,
     #[serde(default)]
     wait: u64,
@@ -49,7 +49,7 @@ pub(super) struct EventParams {
 
 impl EventParams {
     fn after(&self) -> u64 {
-        self.after.unwrap_or(0)
+        self.after.map_or(0, |place| place.number)
     }
 }
 
@@ -64,12 +64,15 @@ pub(super) async fn events(
     if params.after.is_none() && app.service.events().latest(&id).await? == 0 {
         return Err(Problem::unknown_document(&id).into());
     }
-    let page = page(&app, &caller, &Scope::Document(id.clone()), &params).await?;
+    let scope = Scope::Document(id.clone());
+    let elsewhere = is_elsewhere(&app, &scope, &params).await?;
+    let page = page(&app, &caller, &scope, &params, elsewhere).await?;
     if page.gap {
         let detail = match params.after() {
             after if after > page.cursor => {
                 format!("document {id} has no event {after}: its history ends at {}", page.cursor)
             }
+            after if elsewhere => format!("event {after} of document {id} is not the one that is named"),
             after => format!("events after {after} of document {id} are compacted away"),
         };
         let latest = app.service.snapshots().list(&id, u64::MAX, 1).await?;
@@ -89,12 +92,14 @@ pub(super) async fn collection_events(
     Params(params): Params<EventParams>,
 ) -> Answer {
     caller.require(Right::Read, None)?;
-    let page = page(&app, &caller, &Scope::Collection, &params).await?;
+    let elsewhere = is_elsewhere(&app, &Scope::Collection, &params).await?;
+    let page = page(&app, &caller, &Scope::Collection, &params, elsewhere).await?;
     if page.gap {
         let detail = match params.after() {
             after if after > page.cursor => {
                 format!("there is no position {after}: the last one is {}", page.cursor)
             }
+            after if elsewhere => format!("the event at position {after} is not the one that is named"),
             after => format!("events after position {after} are compacted away"),
         };
         return Err(Problem::new(ProblemType::HistoryCompacted, detail).with("position", page.cursor).into());
@@ -110,8 +115,30 @@ fn note_next(body: &mut Value, page: &EventPage) {
     }
 }
 
-/// A page, or if there is nothing on it yet, the next one that has something.
-async fn page(app: &App, caller: &Caller, scope: &Scope, params: &EventParams) -> Result<EventPage, Problem> {
+/// Whether the reader names an event that is not of this history, though there may be one of its number.
+async fn is_elsewhere(app: &App, scope: &Scope, params: &EventParams) -> Result<bool, Problem> {
+    let Some(place) = params.after.filter(|place| place.timestamp.is_some()) else { return Ok(false) };
+    let unknown = ResyncReason::CursorUnknown;
+    Ok(match app.service.locate(scope, &place.resume()).await? {
+        Located::Latest(reason) => reason == Some(unknown),
+        Located::Moved { reason, .. } => reason == unknown,
+        Located::After { .. } => false,
+    })
+}
+
+/// A page, or if there is nothing on it yet, the next one that has something. For a reader of another history it is a gap,
+/// at the end that there is.
+async fn page(
+    app: &App,
+    caller: &Caller,
+    scope: &Scope,
+    params: &EventParams,
+    elsewhere: bool,
+) -> Result<EventPage, Problem> {
+    if elsewhere {
+        let cursor = end_of(app, scope).await?;
+        return Ok(EventPage { events: Vec::new(), cursor, more: false, gap: true });
+    }
     let limit = params.limit.map_or(PageLimit::STANDARD, PageLimit::at_most);
     if params.wait == 0 {
         return page_now(app, scope, params.after(), limit).await;
@@ -149,11 +176,15 @@ async fn page_now(app: &App, scope: &Scope, after: u64, limit: PageLimit) -> Res
     if after == 0 || page.gap || !page.events.is_empty() {
         return Ok(page);
     }
-    let end = match scope {
+    let end = end_of(app, scope).await?;
+    Ok(if after > end { EventPage { cursor: end, gap: true, ..page } } else { page })
+}
+
+async fn end_of(app: &App, scope: &Scope) -> Result<u64, Problem> {
+    Ok(match scope {
         Scope::Document(id) => app.service.events().latest(id).await?,
         Scope::Collection => app.service.events().position().await?,
-    };
-    Ok(if after > end { EventPage { cursor: end, gap: true, ..page } } else { page })
+    })
 }
 
 pub(super) async fn snapshots(State(app): State<App>, caller: Caller, Id(id): Id) -> Answer {

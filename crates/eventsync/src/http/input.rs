@@ -8,10 +8,13 @@ use axum::{
 use crdt_core::{ClientId, EncodingFormat, id::MAX_ID};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use nodestorage::{DocumentId, Producer};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{App, BODY_BYTES_MAX, caller::Caller, output::Failure};
-use crate::protocol::{Problem, ProblemType, read};
+use crate::{
+    feed::Resume,
+    protocol::{Problem, ProblemType, read},
+};
 
 /// The document of the path.
 pub(super) struct Id(pub(super) DocumentId);
@@ -178,6 +181,41 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
             let detail = "a write takes either If-Match: \"version\" or If-None-Match: *";
             Err(Problem::new(ProblemType::InvalidRequest, detail))
         }
+    }
+}
+
+/// Where a reader is, in an address or a header: a number, and behind an `@` when the event of that number was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) number: u64,
+    pub(super) timestamp: Option<u64>,
+}
+
+impl Place {
+    pub(super) fn read(name: &str, text: &str) -> Result<Self, Problem> {
+        let (number, timestamp) = match text.split_once('@') {
+            Some((number, timestamp)) => (number, Some(whole_number(name, timestamp)?)),
+            None => (text, None),
+        };
+        Ok(Self { number: whole_number(name, number)?, timestamp })
+    }
+
+    pub(super) fn resume(self) -> Resume {
+        Resume::after(self.number, self.timestamp)
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.number)?;
+        self.timestamp.map_or(Ok(()), |timestamp| write!(f, "@{timestamp}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Place {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::read("after", &text).map_err(|problem| serde::de::Error::custom(problem.detail))
     }
 }
 

@@ -268,7 +268,7 @@ fn schemas(problem_types: &[&str]) -> Value {
     let op = json!({"enum": ["create", "replace", "merge", "patch", "delete"]});
     let snapshot =
         [("documentId", text()), ("version", whole()), ("stateVector", vector()), ("createdAt", whole())];
-    let with_state = [&snapshot[..], &[("state", state())]].concat();
+    let with_state = [&snapshot[..], &[("state", state()), ("timestamp?", whole())]].concat();
     let client = object(&[
         ("clientId", text()),
         ("documentId", text()),
@@ -305,7 +305,8 @@ fn schemas(problem_types: &[&str]) -> Value {
             ("changed", yes()),
         ]),
         "SyncRequest": object(&[
-            ("clientId?", text()), ("vectorClock?", vector()), ("cursor?", whole()), ("limit?", whole()),
+            ("clientId?", text()), ("vectorClock?", vector()), ("cursor?", whole()), ("timestamp?", whole()),
+            ("limit?", whole()),
         ]),
         "SyncAnswer": object(&[
             ("documentId", text()), ("snapshot?", reference("Snapshot")), ("events", list(reference("Event"))),

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     App,
     caller::Caller,
-    input::{Id, Params, text, whole_number},
+    input::{Id, Params, Place, text},
     origin::Room,
     output::Answer,
 };
@@ -39,7 +39,7 @@ const PAGE: PageLimit = PageLimit { events_max: 64, bytes_max: 256 << 10 };
 
 #[derive(Deserialize)]
 pub(super) struct StreamParams {
-    after: Option<u64>,
+    after: Option<Place>,
 }
 
 pub(super) async fn document(
@@ -81,8 +81,8 @@ struct Streaming {
 
 fn stream(app: App, caller: &Caller, scope: Scope, params: &StreamParams, headers: &HeaderMap) -> Answer {
     let resume = match (text(headers, "last-event-id")?, params.after) {
-        (Some(id), _) if !id.is_empty() => Resume::After(whole_number("last-event-id", id)?),
-        (_, Some(after)) => Resume::After(after),
+        (Some(id), _) if !id.is_empty() => Place::read("last-event-id", id)?.resume(),
+        (_, Some(after)) => after.resume(),
         _ => Resume::Latest,
     };
     let room = caller.room(&app)?;
@@ -158,7 +158,10 @@ fn item_text(scope: &Scope, item: FeedItem) -> Bytes {
             }
             out.into()
         }
-        (FeedItem::Snapshot(snapshot), _) => message("snapshot", Some(snapshot.version), &json!(*snapshot)),
+        (FeedItem::Snapshot(snapshot), _) => {
+            let place = Place { number: snapshot.version, timestamp: snapshot.timestamp };
+            message("snapshot", Some(place), &json!(*snapshot))
+        }
         (FeedItem::Live { cursor }, Scope::Document(id)) => {
             message("live", None, &json!({"documentId": id, "version": cursor}))
         }
@@ -169,23 +172,25 @@ fn item_text(scope: &Scope, item: FeedItem) -> Bytes {
             message("resync", None, &json!({"documentId": id, "reason": reason}))
         }
         (FeedItem::Resync { reason, cursor }, Scope::Collection) => {
-            message("resync", Some(cursor), &json!({"reason": reason, "position": cursor}))
+            let place = Place { number: cursor, timestamp: None };
+            message("resync", Some(place), &json!({"reason": reason, "position": cursor}))
         }
     }
 }
 
 fn write_event(out: &mut Vec<u8>, scope: &Scope, event: &Event) {
-    let id = match scope {
+    let number = match scope {
         Scope::Document(_) => event.sequence_num(),
         Scope::Collection => event.position(),
     };
+    let id = Place { number, timestamp: Some(event.timestamp()) };
     out.extend_from_slice(format!("id: {id}\nevent: event\ndata: ").as_bytes());
     // JSON has no line breaks outside of strings, and escapes them inside.
     out.extend_from_slice(event.encoded(EncodingFormat::Json));
     out.extend_from_slice(b"\n\n");
 }
 
-fn message(name: &str, id: Option<u64>, data: &Value) -> Bytes {
+fn message(name: &str, id: Option<Place>, data: &Value) -> Bytes {
     let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
     format!("{id}event: {name}\ndata: {data}\n\n").into()
 }

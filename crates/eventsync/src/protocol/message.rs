@@ -89,6 +89,9 @@ pub struct DocumentResume {
     /// Everything up to here.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_count")]
     pub cursor: Option<u64>,
+    /// When the event at the cursor was made: so the server sees that it is of its history.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_count")]
+    pub timestamp: Option<u64>,
     /// Everything that this contains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_vector: Option<ClientVector>,
@@ -97,7 +100,7 @@ pub struct DocumentResume {
 impl From<DocumentResume> for Resume {
     fn from(resume: DocumentResume) -> Self {
         match (resume.cursor, resume.state_vector) {
-            (Some(cursor), _) => Self::After(cursor),
+            (Some(cursor), _) => Self::after(cursor, resume.timestamp),
             (None, Some(vector)) => Self::Vector(vector),
             (None, None) => Self::Latest,
         }
@@ -110,6 +113,15 @@ pub struct CollectionResume {
     /// Everything up to this position.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_count")]
     pub cursor: Option<u64>,
+    /// When the event at the cursor was made.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_count")]
+    pub timestamp: Option<u64>,
+}
+
+impl From<CollectionResume> for Resume {
+    fn from(resume: CollectionResume) -> Self {
+        resume.cursor.map_or(Self::Latest, |cursor| Self::after(cursor, resume.timestamp))
+    }
 }
 
 /// One write.
@@ -276,10 +288,15 @@ fn resync_document(id: &DocumentId, reason: ResyncReason) -> Value {
 }
 
 fn snapshot_value(snapshot: &Snapshot) -> Value {
-    json!({
+    let mut value = json!({
         "type": "snapshot", "documentId": snapshot.document_id, "version": snapshot.version,
         "state": snapshot.state, "stateVector": snapshot.state_vector, "createdAt": snapshot.created_at,
-    })
+    });
+    // Not as with other messages: a state that is null means something.
+    if let Some(timestamp) = snapshot.timestamp {
+        value["timestamp"] = timestamp.into();
+    }
+    value
 }
 
 /// Absent fields are left out, never null.

@@ -27,6 +27,8 @@ pub struct SyncRequest {
     pub vector_clock: Option<ClientVector>,
     /// What it has, by the document's own count; counts if both are there.
     pub cursor: Option<u64>,
+    /// When the event at the cursor was made.
+    pub timestamp: Option<u64>,
     /// Events at most.
     pub limit: Option<usize>,
 }
@@ -131,19 +133,18 @@ impl SyncService {
     /// Finds out where a reader is.
     pub async fn locate(&self, scope: &Scope, resume: &Resume) -> Result<Located, Problem> {
         match (scope, resume) {
-            (Scope::Collection, Resume::After(cursor)) => {
-                let head = self.events().position().await?;
-                Ok(if *cursor > head {
-                    Located::Moved { reason: ResyncReason::CursorUnknown, cursor: head }
-                } else {
-                    Located::After { cursor: *cursor, skip: None }
-                })
+            (Scope::Collection, Resume::After(cursor)) => self.locate_position(*cursor, None).await,
+            (Scope::Collection, Resume::AfterEvent { cursor, timestamp }) => {
+                self.locate_position(*cursor, Some(*timestamp)).await
             }
-            (Scope::Collection, _) => {
+            (Scope::Collection, Resume::Latest | Resume::Vector(_)) => {
                 Ok(Located::After { cursor: self.events().position().await?, skip: None })
             }
             (Scope::Document(_), Resume::Latest) => Ok(Located::Latest(None)),
-            (Scope::Document(id), Resume::After(cursor)) => self.locate_cursor(id, *cursor).await,
+            (Scope::Document(id), Resume::After(cursor)) => self.locate_cursor(id, *cursor, None).await,
+            (Scope::Document(id), Resume::AfterEvent { cursor, timestamp }) => {
+                self.locate_cursor(id, *cursor, Some(*timestamp)).await
+            }
             (Scope::Document(id), Resume::Vector(vector)) => self.locate_vector(id, vector).await,
         }
     }
@@ -157,15 +158,54 @@ impl SyncService {
         }
     }
 
-    async fn locate_cursor(&self, id: &DocumentId, cursor: u64) -> Result<Located, Problem> {
+    async fn locate_cursor(
+        &self,
+        id: &DocumentId,
+        cursor: u64,
+        timestamp: Option<u64>,
+    ) -> Result<Located, Problem> {
         let here = Located::After { cursor, skip: None };
+        let elsewhere = Located::Latest(Some(ResyncReason::CursorUnknown));
         let page = self.0.storage.changes(id, cursor.saturating_sub(1), 1).await?;
-        // The event at the cursor, or the one after it, proves that the cursor is of this history.
-        Ok(match page.changes.first() {
+        // The event at the cursor proves that the cursor is of this history. Without a time, its number has to do; and the
+        // one after it where it is compacted away and no snapshot tells.
+        let first = page.changes.first();
+        if let Some(timestamp) = timestamp {
+            let made_at = match first {
+                Some(first) if first.version == cursor => Some(first.timestamp_ms),
+                _ => self.snapshot_time(id, cursor).await?,
+            };
+            if made_at.is_some_and(|made_at| made_at != timestamp) {
+                return Ok(elsewhere);
+            }
+        }
+        Ok(match first {
             Some(first) if first.version <= cursor + 1 => here,
             Some(_) => Located::Latest(Some(ResyncReason::HistoryCompacted)),
             None if cursor == self.events().latest(id).await? => here,
-            None => Located::Latest(Some(ResyncReason::CursorUnknown)),
+            None => elsewhere,
+        })
+    }
+
+    /// When the event was made that a snapshot of exactly this version ends with, if there is one that tells.
+    async fn snapshot_time(&self, id: &DocumentId, version: u64) -> Result<Option<u64>, Problem> {
+        let found = self.0.snapshots.at_or_before(id, version).await?;
+        Ok(found.filter(|found| found.version == version).and_then(|found| found.timestamp))
+    }
+
+    async fn locate_position(&self, cursor: u64, timestamp: Option<u64>) -> Result<Located, Problem> {
+        let head = self.events().position().await?;
+        let mut known = cursor <= head;
+        if let Some(timestamp) = timestamp.filter(|_| known && cursor > 0) {
+            let page = self.events().collection_after(cursor - 1, PageLimit::at_most(1)).await?;
+            // One that is compacted away may have been it.
+            let there = page.events.first().filter(|event| event.position() == cursor);
+            known = there.is_none_or(|event| event.timestamp() == timestamp);
+        }
+        Ok(if known {
+            Located::After { cursor, skip: None }
+        } else {
+            Located::Moved { reason: ResyncReason::CursorUnknown, cursor: head }
         })
     }
 
@@ -226,7 +266,7 @@ impl SyncService {
         let limit = request.limit.map_or(PageLimit::STANDARD, PageLimit::at_most);
         let scope = Scope::Document(id.clone());
         let resume = match (request.cursor, &request.vector_clock) {
-            (Some(cursor), _) => Resume::After(cursor),
+            (Some(cursor), _) => Resume::after(cursor, request.timestamp),
             (None, Some(vector)) => Resume::Vector(vector.clone()),
             (None, None) => Resume::Latest,
         };
@@ -339,5 +379,6 @@ fn snapshot_of(id: &DocumentId, clock: DocumentClock, state: Option<Arc<nodestor
         state,
         state_vector: clock.vector,
         created_at: now_ms(),
+        timestamp: clock.timestamp,
     }
 }

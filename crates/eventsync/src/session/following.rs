@@ -41,7 +41,7 @@ impl Session {
             if let Err(problem) = self.require(Right::Read, None) {
                 return self.send(ServerMessage::Error { problem, document_id: None });
             }
-            self.follow(Scope::Collection, collection.cursor.map_or(Resume::Latest, Resume::After));
+            self.follow(Scope::Collection, collection.into());
         }
     }
 

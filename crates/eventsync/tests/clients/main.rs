@@ -84,7 +84,7 @@ async fn run(seed: u64) {
             98 if kind != Kind::Alone => {
                 let backup = rng.random_range(1..=server.taken.len());
                 let mut safe: BTreeSet<_> =
-                    server.taken[..backup].iter().flat_map(|(_, push)| names(&push.op)).collect();
+                    server.taken[..backup].iter().flat_map(|(_, push, _)| names(&push.op)).collect();
                 safe.extend(clients.iter().flat_map(Client::unsent));
                 owed.retain(|name| safe.contains(name));
                 server.restore(backup).await;

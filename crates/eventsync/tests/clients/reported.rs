@@ -60,6 +60,43 @@ async fn what_waits_is_sent_to_a_server_that_was_set_back_under_its_numbers() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_set_back_and_wrote_past_what_it_lost_is_followed_from_its_state() {
+    for (lost, written, restarts) in [(3, 5, false), (3, 3, false), (1, 2, true), (4, 4, true)] {
+        let (mut server, mut client) = begin().await;
+        let backup = server.taken.len();
+        for now in 0..lost {
+            client.append(false, now);
+        }
+        come_to_rest(std::slice::from_mut(&mut client), &mut server, &RESOLVER).await;
+        client.disconnect();
+        // Kept over all of it.
+        let unsent = [client.append(false, 10), client.append(false, 11)];
+        server.restore(backup).await;
+        let mut other = Client::new("c.1");
+        other.connect(&server);
+        other.catch_up().await;
+        for now in 0..written {
+            other.append(false, now);
+        }
+        come_to_rest(std::slice::from_mut(&mut other), &mut server, &RESOLVER).await;
+        if restarts {
+            client.restart();
+        }
+        let mut both = [client, other];
+        both[0].connect(&server);
+        come_to_rest(&mut both, &mut server, &RESOLVER).await;
+        let latest = server.service.latest(&go()).await.unwrap().value();
+        let others = (1..=written).map(|n| format!("c.1:{n}"));
+        let expect: Vec<String> = others.chain(unsent).collect();
+        assert_eq!(latest["log"], json!(expect), "{lost} lost, {written} written");
+        for client in &both {
+            assert_eq!((client.manager.view(), client.manager.pending().len()), (latest.clone(), 0));
+        }
+        server.service.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_answered_write_whose_event_was_not_here_yet_outlives_the_backup() {
     let (mut server, mut client) = begin().await;
     let backup = server.taken.len();

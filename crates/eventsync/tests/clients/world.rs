@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crdt_core::ClientId;
@@ -17,7 +20,7 @@ use eventsync::{
     shelf::MemoryShelf,
 };
 use futures_util::FutureExt;
-use nodestorage::{DocumentId, MemoryStorage, Producer};
+use nodestorage::{DocumentId, MemoryStorage, Producer, StorageOptions};
 use serde_json::{Value, json};
 
 pub(crate) fn go() -> DocumentId {
@@ -30,15 +33,25 @@ fn push_of(op: PushOp) -> Push {
 
 pub(crate) struct Server {
     pub(crate) service: SyncService,
-    /// What it took as new, in order: its backup is the beginning of it.
-    pub(crate) taken: Vec<(ClientId, Push)>,
+    /// What it took as new, and when, in order: its backup is the beginning of it.
+    pub(crate) taken: Vec<(ClientId, Push, u64)>,
+    /// The time of the next write. It goes on when the server goes back.
+    time: u64,
+    clock: Arc<AtomicU64>,
     /// Answered `unavailable`, while nobody knows whether they will be done.
     stalled: VecDeque<(ClientId, Push)>,
 }
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let mut server = Self { service: service().await, taken: Vec::new(), stalled: VecDeque::new() };
+        let clock = Arc::default();
+        let mut server = Self {
+            service: service(Arc::clone(&clock)).await,
+            taken: Vec::new(),
+            time: 1_767_225_600_000,
+            clock,
+            stalled: VecDeque::new(),
+        };
         let state = json!({"name": "Go", "log": []}).as_object().unwrap().clone();
         let create = push_of(PushOp::Create { state });
         server.write(&ClientId::new("server").unwrap(), create).await.unwrap();
@@ -46,20 +59,26 @@ impl Server {
     }
 
     async fn write(&mut self, client: &ClientId, push: Push) -> Result<Written, Refusal> {
+        self.time += 1;
+        self.write_at(self.time, client, push).await
+    }
+
+    async fn write_at(&mut self, time: u64, client: &ClientId, push: Push) -> Result<Written, Refusal> {
+        self.clock.store(time, Ordering::Relaxed);
         let mut options = WriteOptions::by(client.clone());
         options.producer = Producer { client_id: client.clone(), sequence: push.client_seq };
         options.base_version = push.base_version;
         let answer = self.service.write(&go(), &push.op, options).await;
         if answer.as_ref().is_ok_and(|written| !written.repeated) {
-            self.taken.push((client.clone(), push));
+            self.taken.push((client.clone(), push, time));
         }
         answer
     }
 
     /// Looks whether the write has its turn; then says that it can't tell, and goes on to try.
     async fn stall(&mut self, client: &ClientId, push: Push) -> Result<Written, Refusal> {
-        let last = self.taken.iter().rev().find(|(by, _)| by == client);
-        let last = last.and_then(|(_, push)| push.client_seq).unwrap_or(0);
+        let last = self.taken.iter().rev().find(|(by, ..)| by == client);
+        let last = last.and_then(|(_, push, _)| push.client_seq).unwrap_or(0);
         if push.client_seq != Some(last + 1) {
             return self.write(client, push).await;
         }
@@ -85,17 +104,19 @@ impl Server {
     /// Goes back to what it was after so many writes.
     pub(crate) async fn restore(&mut self, backup: usize) {
         self.service.close().await.unwrap();
-        self.service = service().await;
+        self.service = service(Arc::clone(&self.clock)).await;
         self.stalled.clear();
-        for (client, push) in std::mem::take(&mut self.taken).drain(..backup) {
-            self.write(&client, push).await.unwrap();
+        for (client, push, time) in std::mem::take(&mut self.taken).drain(..backup) {
+            self.write_at(time, &client, push).await.unwrap();
         }
     }
 }
 
-async fn service() -> SyncService {
+async fn service(clock: Arc<AtomicU64>) -> SyncService {
+    let clock = Arc::new(move || clock.load(Ordering::Relaxed));
+    let documents = MemoryStorage::new(StorageOptions::default(), clock);
     SyncService::start(SyncServiceOptions {
-        storage: Arc::new(EventSyncStorage::new(Arc::new(MemoryStorage::default()))),
+        storage: Arc::new(EventSyncStorage::new(Arc::new(documents))),
         shelf: Arc::new(MemoryShelf::new()),
         snapshots: SnapshotPolicy::STANDARD,
         compaction: None,

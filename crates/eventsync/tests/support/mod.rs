@@ -217,7 +217,9 @@ impl EventStream {
                 line.map(str::to_owned)
             };
             if let (Some(name), Some(data)) = (field("event: "), field("data: ")) {
-                let id = field("id: ").map(|id| id.parse().unwrap());
+                // Behind an `@` stands when the event was made.
+                let number = |id: &str| id.split('@').next().unwrap().parse().unwrap();
+                let id = field("id: ").map(|id| number(&id));
                 return (name, id, serde_json::from_str(&data).unwrap());
             }
         }

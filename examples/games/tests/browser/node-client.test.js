@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
+import { cp, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -53,6 +53,49 @@ for (const transport of ["sse", "poll"]) {
       for (const client of clients) client.disconnect();
       await program.stop();
       await rm(folder, { recursive: true, force: true });
+    }
+  });
+}
+
+for (const transport of ["sse", "poll"]) {
+  test(`a backup that was put back and written on is noticed, and unsent edits are kept (${transport})`, async () => {
+    const program = await Program.start();
+    const backup = await mkdtemp(join(tmpdir(), "weft-backup-"));
+    const client = new SyncClient({ url: `http://${program.address}`, clientId: "node", transports: [transport] });
+    const has = async (version) => {
+      while (client.document("g").version < version) await until(client, "event", () => true);
+    };
+    try {
+      client.connect();
+      await client.write("g", () => ({ name: "Go", kept: 1 }));
+      await has(1);
+      await program.kill();
+      await cp(program.folder, backup, { recursive: true });
+      await program.restart();
+      for (let lost = 1; lost <= 3; lost++) await client.write("g", (state) => ({ ...state, lost }));
+      await has(4);
+      client.disconnect();
+      await client.write("g", (state) => ({ ...state, unsent: 7 }));
+
+      await program.kill();
+      await rm(program.folder, { recursive: true });
+      await cp(backup, program.folder, { recursive: true });
+      await program.restart();
+      for (let since = 1; since <= 6; since++) {
+        const headers = { "content-type": "application/merge-patch+json" };
+        const body = JSON.stringify({ since });
+        const response = await fetch(`http://${program.address}/api/games/g`, { method: "PATCH", headers, body });
+        assert.equal((await response.json()).version, 1 + since);
+      }
+      client.connect();
+      await has(8);
+      const state = { name: "Go", kept: 1, since: 6, unsent: 7 };
+      assert.deepEqual((await program.get("/api/games/g")).body, { id: "g", version: 8, state });
+      assert.deepEqual(client.document("g").view, state);
+    } finally {
+      client.disconnect();
+      await program.stop();
+      await rm(backup, { recursive: true, force: true });
     }
   });
 }
