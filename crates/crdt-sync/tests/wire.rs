@@ -10,6 +10,7 @@ use crdt_sync::{
     wire::{decode_patch, decode_sync, encode_patch, encode_sync},
 };
 use proptest::prelude::*;
+use spot::SubscriptionOptions;
 
 fn sid(number: u64) -> SessionId {
     SessionId::new(SessionId::USER_MIN.get() + number).unwrap()
@@ -321,4 +322,27 @@ fn what_is_wrong_is_said() {
         br#"{"from":"a","type":"fetch","id":-1,"hash":"0000000000000000","offset":0}"#,
         "id: expected a whole number from 0 to 2^53 - 1",
     );
+}
+
+/// One that is larger than a subscription holds would never come, however often it is asked for.
+#[test]
+fn a_patch_fits_a_standard_subscription_in_every_encoding() {
+    let longest = SessionId::new(crdt_core::id::MAX_ID).unwrap();
+    for len_bytes in [255 << 10, 257 << 10, PatchRecord::PATCH_BYTES_MAX - 100] {
+        // The least bytes for the most text: ids of the own session, whose number is long, at times of one byte.
+        let mut builder = PatchBuilder::new(longest, 1);
+        let list = builder.new_arr();
+        builder.ins_arr(list, list, &vec![list; len_bytes - 20]);
+        let patch = Bytes::copy_from_slice(builder.finish().unwrap().as_bytes());
+        assert!(len_bytes.abs_diff(patch.len()) < 100, "{}", patch.len());
+        let record = PatchRecord::new(0, patch).unwrap();
+        for format in EncodingFormat::ALL {
+            let alone = encode_patch(format, &record).unwrap();
+            assert_eq!(decode_patch(&alone).unwrap(), record);
+            let page = SyncMessage::Patches { id: 1, records: vec![record.clone()] };
+            let page = encode_sync(format, &PeerId::new("a").unwrap(), &page).unwrap();
+            let most = alone.len().max(page.len());
+            assert!(most <= SubscriptionOptions::STANDARD.bytes_max, "{most} bytes in {format}");
+        }
+    }
 }

@@ -285,14 +285,23 @@ fn record_fields(
     Ok(fields)
 }
 
+/// The largest patch that is written as text, in bytes of its binary form; a larger one goes as those. Text takes up to 22
+/// times as many bytes, so that this is the most of which all fits a [standard](spot::SubscriptionOptions::STANDARD)
+/// subscription, alone or as a page. What never fits would never come, however often it is asked for.
+const TEXT_BYTES_MAX: usize = 256 << 10;
+
 /// The patch in the form that the encoding calls for. One that holds what JSON cannot say (bytes, as in the head of every
 /// counter or rich text, or a number that is none) goes as its bytes: rounded, it would be another patch to who reads it.
+/// So does one that is long.
 fn patch(format: EncodingFormat, record: &PatchRecord) -> Result<Value, EncodeError> {
     let verbose = match format {
         EncodingFormat::Json => true,
         EncodingFormat::Compact => false,
         _ => return Ok(Value::Bytes(record.patch.to_vec())),
     };
+    if record.patch.len() > TEXT_BYTES_MAX {
+        return Ok(blob(format, &record.patch));
+    }
     let patch = Patch::decode(&record.patch)?;
     let to_value = || if verbose { patch.to_verbose() } else { patch.to_compact() };
     let from_value =

@@ -280,6 +280,23 @@ async fn an_edit_above_the_largest_patch_reaches_all_and_those_after_it_too() {
     first.sees(&json(json!({"text": format!(">{long}"), "n": 1}))).await;
 }
 
+/// As text the patch would take some 10 MiB, more than a subscription holds: with three there is no snapshot to offer
+/// either, since two lack it.
+#[tokio::test]
+async fn many_small_values_at_once_reach_three_replicas_that_write_json() {
+    let group = Group::new();
+    let mut replicas = Vec::new();
+    for number in 1..4 {
+        replicas.push(group.join(number, EncodingFormat::Json).await);
+    }
+    let many = Value::from_iter((0..250_000).map(|n| Value::from(n % 100)));
+    let patch = replicas[0].edit(|model| model.api().root(many.clone())).await;
+    assert!((1 << 20..4 << 20).contains(&patch.as_bytes().len()), "{}", patch.as_bytes().len());
+    for replica in &replicas {
+        replica.sees(&many).await;
+    }
+}
+
 /// Everything of a session that a store has.
 async fn kept_of(store: &dyn PatchStore, sid: SessionId) -> Vec<PatchRecord> {
     let upto = store.vector().await.unwrap().get(&sid);
