@@ -24,6 +24,9 @@ const TICKS_FIRST: u64 = 1;
 /// and if it is the same although something is not, those in so many times more ticks, until all are.
 const TICKS_TIMES: u64 = 64;
 
+/// After so long it is asked again if it says another time than before: it may have got the patch that differs only now.
+const PAUSE_OTHER: Duration = Duration::from_secs(5);
+
 /// The own session's patches are compared with a peer's.
 #[derive(Debug)]
 pub(super) struct OwnCheck {
@@ -55,8 +58,9 @@ impl Session {
     /// A peer has a patch of the own session that ends at `upto`, by its word: compares it with what is here.
     pub(super) fn on_own_time(&mut self, now: Duration, from: &PeerId, upto: u64) {
         let Some(peer) = self.peers.get_mut(from) else { return };
-        if now >= peer.own_asked_until {
-            peer.own_asked_until = now + PAUSE;
+        let pause = peer.own_asked.map(|(at, before)| at + if before == upto { PAUSE } else { PAUSE_OTHER });
+        if pause.is_none_or(|until| now >= until) {
+            peer.own_asked = Some((now, upto));
             self.check_own(now, from.clone(), (TICKS_FIRST, upto), false);
         }
     }
