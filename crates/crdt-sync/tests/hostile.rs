@@ -449,3 +449,65 @@ fn strangers_are_remembered_for_longer_where_replicas_seldom_speak() {
     outputs(&mut machine, seconds(1210.0), Input::Tick);
     assert_eq!(machine.status().peers, 0);
 }
+
+fn states(outputs: &[Output]) -> Vec<PeerId> {
+    let state = |output: &Output| match output {
+        Output::Send { to: Some(to), message } if matches!(**message, SyncMessage::State { .. }) => {
+            Some(to.clone())
+        }
+        _ => None,
+    };
+    outputs.iter().filter_map(state).collect()
+}
+
+/// A question of ten bytes brings a vector of a megabyte: not under as many names as anybody likes.
+#[test]
+fn made_up_names_are_told_no_more_than_so_much() {
+    let stored: StateVector<SessionId> = (1..=40_000).map(|number| (sid(number), 1)).collect();
+    let mut machine = session(stored);
+    machine.handle_input(Duration::ZERO, Input::PeerUp(peer("found")));
+    let ask = || SyncMessage::State { vector: StateVector::new(), reply: true };
+    let mut told = Vec::new();
+    for name in ["made up 1", "made up 2", "made up 3", "found"] {
+        told.extend(states(&says(&mut machine, seconds(1.0), name, ask())));
+    }
+    assert_eq!(told, ["made up 1", "found"].map(peer));
+    let later = says(&mut machine, seconds(1.3), "made up 2", ask());
+    assert_eq!(states(&later), ["made up 2"].map(peer));
+}
+
+/// What it has is not known while it is distrusted; its word that it has the same counts as before when it says it again.
+#[test]
+fn a_peer_that_says_the_same_again_after_it_was_distrusted_is_believed() {
+    let all: StateVector<SessionId> = [(sid(1), 5)].into_iter().collect();
+    let mut machine = session(all.clone());
+    machine.handle_input(Duration::ZERO, Input::PeerUp(peer("a")));
+    let same = SyncMessage::Digest { digest: crdt_sync::session::digest(&all), content: None };
+    says(&mut machine, seconds(1.0), "a", same.clone());
+    assert_eq!(machine.stable(), all);
+    let more = [(sid(1), 9)].into_iter().collect();
+    let sent = says(&mut machine, seconds(2.0), "a", SyncMessage::State { vector: more, reply: false });
+    assert!(matches!(asked(&sent), Some((_, SyncMessage::Request { .. }))), "{sent:?}");
+    let late = outputs(&mut machine, seconds(6.0), Input::Tick);
+    assert_eq!(unhelpful(&late), Some("did not answer in time"));
+    assert!(machine.stable().is_empty());
+    says(&mut machine, seconds(7.0), "a", same);
+    assert_eq!(machine.stable(), all);
+}
+
+/// A walk may be answered by the snapshot that could not be taken over.
+#[test]
+fn who_could_not_take_a_snapshot_over_asks_for_patches_also_in_a_group_that_uses_the_dag() {
+    let (mut machine, ..) = in_a_dag();
+    let heads = |last| vec![Link { last, sid: sid(2), hash: NodeHash([7; 32]) }];
+    let asks = |machine: &mut Session, at: f64, last: u64| {
+        let heads = SyncMessage::Heads { heads: heads(last), digest: last };
+        says(machine, seconds(at), "a", heads);
+        asked(&outputs(machine, seconds(at + 0.5), Input::Tick)).expect("it is asked").1
+    };
+    outputs(&mut machine, seconds(1.0), Input::InstallFailed);
+    let asked = asks(&mut machine, 2.0, 100);
+    assert!(matches!(asked, SyncMessage::State { reply: true, .. }), "{asked:?}");
+    let asked = asks(&mut machine, 62.0, 101);
+    assert!(matches!(asked, SyncMessage::Walk { .. }), "{asked:?}");
+}

@@ -188,7 +188,9 @@ impl Session {
             peer.walk = false;
         }
         let Some(ends) = &mut self.ends else { return };
-        if want.is_empty() || ends.walked >= self.options.walk_nodes_max {
+        // A walk may be answered by a snapshot; who could not take one over lately asks for patches, by vectors.
+        let no_offers = now < self.no_offers_until;
+        if want.is_empty() || no_offers || ends.walked >= self.options.walk_nodes_max {
             ends.walked = 0;
             return self.compare(now, id);
         }

@@ -37,7 +37,7 @@ pub use trickle::TrickleOptions;
 use self::{
     heads::Ends,
     parked::{Parked, Readiness, readiness},
-    peers::Peers,
+    peers::{Peers, Told},
     places::Places,
     pull::Pull,
     reused::OwnCheck,
@@ -74,6 +74,7 @@ pub struct Session {
     /// In a group that uses the DAG.
     ends: Option<Ends>,
     peers: Peers,
+    told: Told,
     pull: Option<Pull>,
     /// A snapshot that takes long comes beside the pull.
     long: Option<Long>,
@@ -124,6 +125,7 @@ impl Session {
             parked: Parked::new(options.parked_max, options.parked_bytes_max),
             ends: (options.sync == SyncMode::Dag).then(|| Ends::new(heads)),
             peers: Peers::new(options.peers_max, options.trickle.interval_max),
+            told: Told::default(),
             digest: digest(&stored),
             digests_lately: VecDeque::with_capacity(DIGESTS_LATELY_MAX),
             latest: stored.iter().map(|(_, time)| time).max().unwrap_or(0),

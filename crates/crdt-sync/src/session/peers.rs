@@ -66,10 +66,15 @@ impl Peer {
     /// It can't be asked now, and what it said counts for nothing.
     pub(super) fn distrust(&mut self, until: Duration) {
         self.distrusted_until = until;
-        self.vector = None;
-        self.ahead = StateVector::new();
+        self.forget_entries();
         self.heads.clear();
         self.walk = false;
+    }
+
+    /// What it said it has is not known any more; if it says the same again, it is.
+    fn forget_entries(&mut self) {
+        (self.vector, self.agreed) = (None, None);
+        self.ahead = StateVector::new();
     }
 
     /// How many entries of state vectors are held of it.
@@ -88,6 +93,29 @@ impl Peer {
     fn is_ahead_of(&self, accepted: &StateVector<SessionId>) -> bool {
         let more = |vector: &StateVector<SessionId>| !accepted.contains(vector);
         self.vector.as_ref().is_some_and(more) || more(&self.ahead)
+    }
+}
+
+/// How many entries of state vectors those are told, in the time of `settle`, whom discovery does not name: a question takes
+/// a few bytes, under any number of names. At least one is answered, however long the vector is; the others ask again.
+const STRANGERS_ENTRIES_MAX: usize = 1 << 16;
+
+/// What strangers were told lately.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    since: Duration,
+    entries: usize,
+}
+
+impl Told {
+    /// Whether one more may be told so many entries.
+    fn takes(&mut self, now: Duration, settle: Duration, entries: usize) -> bool {
+        if now >= self.since + settle {
+            *self = Self { since: now, entries: 0 };
+        }
+        let fits = self.entries == 0 || self.entries + entries <= STRANGERS_ENTRIES_MAX;
+        self.entries += if fits { entries } else { 0 };
+        fits
     }
 }
 
@@ -150,7 +178,7 @@ impl Peers {
         while entries > max {
             let Some(peer) = self.known.values_mut().max_by_key(|peer| peer.entries()) else { return };
             entries -= peer.entries();
-            (peer.vector, peer.ahead) = (None, StateVector::new());
+            peer.forget_entries();
         }
     }
 
@@ -359,11 +387,14 @@ impl Session {
         self.pull_next(now);
     }
 
-    /// Sends a peer our state, at most once per `settle`.
+    /// Sends a peer our state, at most twice per `settle`; to all whom discovery does not name, so much and no more.
     pub(super) fn tell_state(&mut self, now: Duration, to: PeerId, reply: bool) {
         let settle = self.options.settle;
         let Some(peer) = self.peers.get_mut(&to) else { return };
-        if peer.told_at.is_some_and(|at| now < at + settle / 2) {
+        let again = peer.told_at.is_some_and(|at| now < at + settle / 2);
+        // What this replica asks of its own accord is short, or somebody is waited for.
+        let counts = !reply && !peer.found;
+        if again || counts && !self.told.takes(now, settle, self.stored.len()) {
             self.counters.requests_dropped += 1;
             return;
         }
