@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crdt_core::{EncodingFormat, SessionId};
 use crdt_sync::{
     ClientSocket, Gateway, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, SyncManager,
+    SyncMessage, Syncer as _,
     discovery::PubSubPeerDiscovery,
     presence::{PresenceOptions, PubSubPresence},
     store::EmbeddedPatchStores,
@@ -78,6 +79,8 @@ async fn gateway_discovery_presence_and_store_have_spans() {
         Arc::clone(&store),
     ));
     manager.start(1).await.unwrap();
+    let other = PubSubSyncer::new(Arc::clone(&pubsub), topic("sync"), PeerId::new("other").unwrap(), format);
+    other.await.unwrap().send(None, &SyncMessage::Digest { digest: 1, content: None }).await.unwrap();
     let patch = document.edit(|model| model.api().root("seen")).unwrap().unwrap();
     manager.apply_patch(&patch).await.unwrap();
     manager.compact().await.unwrap();
@@ -90,7 +93,9 @@ async fn gateway_discovery_presence_and_store_have_spans() {
     tokio::time::timeout(Duration::from_secs(20), manager.stop()).await.expect("it stops");
 
     let seen = names.0.lock().unwrap();
-    for name in ["serve", "register", "presence", "store_append", "store_page", "store_install"] {
+    let of_the_manager = ["turn", "take_in", "take_in_message", "broadcast", "fold", "compact"];
+    let of_others = ["serve", "register", "presence", "store_append", "store_page", "store_install"];
+    for name in of_the_manager.into_iter().chain(of_others) {
         assert!(seen.contains(name), "no span {name} among {seen:?}");
     }
 }

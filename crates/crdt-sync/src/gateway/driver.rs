@@ -1,6 +1,15 @@
 //! Runs the clients of one document.
 
-use std::{collections::BTreeMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use spot::{PubSub, Topic};
@@ -66,6 +75,7 @@ pub struct Gateway {
     // Held while a snapshot is made: the next who asks gets the same one.
     follower: Mutex<Follower>,
     places: Semaphore,
+    sent_away: AtomicU64,
 }
 
 impl Gateway {
@@ -83,7 +93,8 @@ impl Gateway {
     ) -> Result<Self, DocumentError> {
         let follower = Mutex::new(Follower::new(Arc::clone(&store), document.base().cloned())?);
         let (options, places) = (ClientOptions::STANDARD, Semaphore::new(CLIENTS_MAX));
-        Ok(Self { node, manager, store, presence, options, follower, places })
+        let sent_away = AtomicU64::new(0);
+        Ok(Self { node, manager, store, presence, options, follower, places, sent_away })
     }
 
     /// The same with other bounds.
@@ -98,9 +109,24 @@ impl Gateway {
         CLIENTS_MAX - self.places.available_permits()
     }
 
+    /// How many clients were sent away since the start, rather than went: there was no room, they were silent or too slow, or
+    /// what they said or brought was refused.
+    pub fn sent_away(&self) -> u64 {
+        self.sent_away.load(Ordering::Relaxed)
+    }
+
     /// Serves one client until it goes, or until it says something wrong.
     #[tracing::instrument(level = "debug", skip_all, fields(node = %self.node))]
     pub async fn serve(&self, socket: &mut impl ClientSocket) -> Parting {
+        let parting = self.serve_if_there_is_room(socket).await;
+        if !matches!(parting, Parting::Gone) {
+            tracing::debug!(reason = %parting, "sent a client away");
+            self.sent_away.fetch_add(1, Ordering::Relaxed);
+        }
+        parting
+    }
+
+    async fn serve_if_there_is_room(&self, socket: &mut impl ClientSocket) -> Parting {
         let Ok(_place) = self.places.try_acquire() else { return Parting::Full };
         let mut presence = None;
         let parting = match self.run(socket, &mut presence).await {

@@ -5,7 +5,7 @@ mod owned;
 mod policy;
 mod repair;
 mod retry;
-pub(crate) mod sealed;
+pub mod sealed;
 mod snapshots;
 
 use std::sync::Arc;
@@ -222,6 +222,10 @@ pub struct SyncStatus {
     pub bytes_broadcast: u64,
     /// Bytes of patches in pages sent to peers.
     pub bytes_paged: u64,
+    /// Bytes of patches heard on the patch channel, known ones too.
+    pub bytes_heard: u64,
+    /// Bytes of patches and of parts of snapshots that peers sent, whether asked for or not.
+    pub bytes_pulled: u64,
     /// Patches that are stored and that the document refused, here as on every replica.
     pub not_applied: u64,
     /// Patches and snapshots that the guard refused.

@@ -13,23 +13,24 @@ use crate::{
 const MAGIC: [u8; 8] = *b"\xffweftsum";
 
 /// A snapshot, taken apart.
-pub(crate) struct Sealed {
+#[derive(Debug)]
+pub struct Sealed {
     /// What a guard remembered; empty without one.
-    pub(crate) owners: Bytes,
+    pub owners: Bytes,
     /// None where the group does not use the DAG.
-    pub(crate) heads: Heads,
+    pub heads: Heads,
     /// The sum of the [content](crate::session::content) of all patches in it, if it is known: a group that uses the DAG does
     /// not need it, and older snapshots do not have it.
-    pub(crate) content: Option<u64>,
+    pub content: Option<u64>,
     /// The document's own.
-    pub(crate) document: Bytes,
+    pub document: Bytes,
 }
 
 /// Takes a snapshot apart.
 ///
 /// # Errors
 /// If the bytes begin like one of these parts and are none.
-pub(crate) fn open(bytes: &Bytes) -> Result<Sealed, DocumentError> {
+pub fn open(bytes: &Bytes) -> Result<Sealed, DocumentError> {
     let (owners, rest) = owned::open(bytes)?;
     let (heads, rest) = snapshot::open(&rest)?;
     let Some(number) = rest.strip_prefix(&MAGIC) else {
@@ -42,7 +43,7 @@ pub(crate) fn open(bytes: &Bytes) -> Result<Sealed, DocumentError> {
 }
 
 /// Puts the number for its patches in front of a document's snapshot, if it is known.
-pub(crate) fn with_content(content: Option<u64>, document: Bytes) -> Bytes {
+pub fn with_content(content: Option<u64>, document: Bytes) -> Bytes {
     let Some(content) = content else { return document };
     let mut out = BytesMut::with_capacity(MAGIC.len() + 8 + document.len());
     out.put_slice(&MAGIC);

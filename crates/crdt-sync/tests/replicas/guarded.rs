@@ -209,3 +209,134 @@ async fn a_session_is_not_continued_by_another_author_before_it_is_known_whose_i
         }
     }
 }
+
+/// A client of a node goes on in Alice's session in the very turn in which her first patch comes to the node: the node, which
+/// would answer for the client, does not yet know whose the session is.
+#[tokio::test]
+async fn a_node_does_not_answer_for_a_client_in_a_session_whose_first_patch_has_just_come() {
+    let session = SessionId::new(SessionId::USER_MIN.get() + 9).unwrap();
+    let mut alice = Model::new(session);
+    alice.api().root(json(json!({"by": "alice"}))).unwrap();
+    let first = alice.flush().unwrap();
+    let mut client = Model::new(session);
+    let _ = client.apply(&first).unwrap();
+    client.api().obj("").unwrap().set([("by", "client")]).unwrap();
+    let forged = client.flush().unwrap();
+    let record =
+        |prev, patch: &Patch| PatchRecord::new(prev, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
+    let last = first.next_time() - 1;
+    let first = access(ALICE).prove(record(0, &first)).unwrap();
+    let bytes = crdt_sync::wire::encode_patch(EncodingFormat::Binary, &first).unwrap();
+
+    // What of both is taken in first is drawn by lot.
+    for _ in 0..20 {
+        let group = Group::new();
+        let node = Access::new("doc", Some(Signer::from_secret(&BOB)));
+        for writer in [ALICE, BOB] {
+            node.allow(Signer::from_secret(&writer).author(), Role::Write).unwrap();
+        }
+        let guard = Arc::new(node.vouching_for_clients());
+        let document = Arc::new(SharedModel::new(SessionId::new(SessionId::USER_MIN.get() + 2).unwrap()));
+        let with = |manager: SyncManager| manager.with_guard(guard);
+        let node = group.join_document(2, EncodingFormat::Binary, document, memory(), with).await;
+        // So that it waits for what comes.
+        node.manager.status().await.unwrap();
+
+        let topic = Topic::new("example-doc-patches").unwrap();
+        group.pubsub.publish(&topic, bytes.clone()).await.unwrap();
+        // It waits for the first one and is refused then, or is refused at once.
+        let _ = node.manager.relay(record(last, &forged)).await;
+        node.sees(&json(json!({"by": "alice"}))).await;
+        let status = node.manager.status().await.unwrap();
+        assert_eq!((status.stored.get(&session), status.now.parked), (last, 0));
+    }
+}
+
+/// Carol may read. In a running group she follows and passes on what others signed; what she writes goes nowhere.
+#[tokio::test]
+async fn a_reader_follows_and_passes_on_and_writes_nothing() {
+    const CAROL: [u8; 32] = [4; 32];
+    for group in [Group::new(), Group::with_dag()] {
+        let lists_carol = |secret| {
+            let access = access(secret);
+            access.allow(Signer::from_secret(&CAROL).author(), Role::Read).unwrap();
+            access
+        };
+        let join = async |number: u64, secret| {
+            let session = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+            let document = Arc::new(SharedModel::new(session));
+            let with = |manager: SyncManager| manager.with_guard(lists_carol(secret));
+            group.join_document(number, EncodingFormat::Binary, document, memory(), with).await
+        };
+        let (alice, carol) = (join(1, ALICE).await, join(3, CAROL).await);
+        alice.edit(|model| model.api().root(json(json!({"by": "alice"})))).await;
+        let all = json(json!({"by": "alice"}));
+        carol.sees(&all).await;
+        let mut events = alice.manager.events();
+
+        // Her own manager refuses what she edits, and the others what she sends all the same.
+        let session = carol.document.session();
+        let mut model = Model::new(session);
+        model.api().root("mine").unwrap();
+        let patch = model.flush().unwrap();
+        let refused = carol.manager.apply_patch(&patch).await.unwrap_err();
+        assert!(refused.to_string().contains("may not write"), "{refused}");
+        let writes = access(CAROL);
+        writes.allow(Signer::from_secret(&CAROL).author(), Role::Write).unwrap();
+        let bytes = Bytes::copy_from_slice(patch.as_bytes());
+        let record = writes.prove(PatchRecord::new(0, bytes).unwrap()).unwrap();
+        let topic = Topic::new("example-doc-patches").unwrap();
+        let bytes = crdt_sync::wire::encode_patch(EncodingFormat::Binary, &record).unwrap();
+        group.pubsub.publish(&topic, bytes).await.unwrap();
+        let reason = refusal(&mut events).await;
+        assert!(reason.contains("may not write"), "{reason}");
+        assert_eq!(alice.document.view(), all);
+
+        // Alice has gone; what she signed comes from Carol as well as from herself.
+        alice.manager.stop().await;
+        let bob = join(2, BOB).await;
+        bob.sees(&all).await;
+        bob.edit(|model| model.api().obj("").unwrap().set([("too", "bob")])).await;
+        carol.sees(&json(json!({"by": "alice", "too": "bob"}))).await;
+    }
+}
+
+/// What replicas say that they have is not signed. In the name of one who is away anybody may say that it has all: then its
+/// patches are folded, and it takes the snapshot over when it is back, under what it had written.
+#[tokio::test]
+async fn a_forged_word_of_what_a_peer_has_loses_nothing() {
+    for group in [Group::new(), Group::with_dag()] {
+        let alice = group.join_as(1, ALICE, memory()).await;
+        let store = memory();
+        let bob = group.join_as(2, BOB, Arc::clone(&store)).await;
+        alice.edit(|model| model.api().root(json(json!({"by": "alice"})))).await;
+        bob.sees(&json(json!({"by": "alice"}))).await;
+        bob.manager.stop().await;
+        let away =
+            Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
+        let bob = away.join_as(2, BOB, Arc::clone(&store)).await;
+        bob.edit(|model| model.api().obj("").unwrap().set([("away", "bob")])).await;
+        bob.manager.stop().await;
+
+        alice.edit(|model| model.api().obj("").unwrap().set([("more", "alice")])).await;
+        let (topic, name) = (Topic::new("example-doc-sync").unwrap(), PeerId::new("node-2").unwrap());
+        let format = EncodingFormat::Binary;
+        let forger = PubSubSyncer::new(Arc::clone(&group.pubsub), topic, name, format).await.unwrap();
+        let vector = alice.manager.status().await.unwrap().stored;
+        forger.send(None, &SyncMessage::State { vector: vector.clone(), reply: false }).await.unwrap();
+        let known = async {
+            while alice.manager.status().await.unwrap().peers.iter().all(|peer| peer.behind_ticks != Some(0))
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, known).await.expect("it is believed");
+        assert_eq!(alice.manager.compact().await.unwrap(), vector);
+        drop(forger);
+
+        let bob = group.join_as(2, BOB, store).await;
+        let all = json(json!({"by": "alice", "away": "bob", "more": "alice"}));
+        bob.sees(&all).await;
+        alice.sees(&all).await;
+    }
+}

@@ -12,6 +12,7 @@ use std::{
 use crdt_core::{Patch, SessionId, StateVector};
 use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tracing::Instrument as _;
 
 pub(super) use self::load::{add_content, expect_whole, for_each_page, skip_bad};
 use super::{
@@ -21,7 +22,7 @@ use super::{
     snapshots::Offered,
 };
 use crate::{
-    Gate, Heard, PatchRecord, PeerChange, PeerId, SyncMessage,
+    Broadcaster, Gate, Heard, PatchRecord, PeerChange, PeerId, SyncMessage,
     session::{Input, Output, Refusal, Session, SessionEvent},
 };
 
@@ -79,6 +80,8 @@ pub(super) struct Driver {
 pub(super) struct Traffic {
     bytes_broadcast: u64,
     bytes_paged: u64,
+    bytes_heard: u64,
+    bytes_pulled: u64,
     not_applied: u64,
     not_allowed: u64,
     malformed: u64,
@@ -139,24 +142,34 @@ impl Driver {
                 },
                 () = tokio::time::sleep(wake) => self.input(Input::Tick),
             }
-            // What is there already is taken in together, so that the store syncs once for all of it.
-            for _ in 0..BATCH_MAX {
-                let Ok(command) = commands.try_recv() else { break };
-                self.command(command).await?;
-            }
-            for _ in 0..BATCH_MAX {
-                let Some(Some(heard)) = broadcaster.next().now_or_never() else { break };
-                self.heard_patch(heard);
-            }
-            self.settle().await?;
-            if self.is_looking() {
-                self.look_on().await;
-                self.settle().await?;
-            }
-            self.answer_repeated().await;
-            self.fold_when_due().await;
-            self.drop_idle_offer();
+            self.turn(commands, &*broadcaster).await?;
         }
+    }
+
+    /// Takes in what is there already, together, so that the store syncs once for all of it, and does what is to be done.
+    #[tracing::instrument(level = "trace", skip_all)]
+    async fn turn(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        broadcaster: &dyn Broadcaster,
+    ) -> Result<(), SyncError> {
+        for _ in 0..BATCH_MAX {
+            let Ok(command) = commands.try_recv() else { break };
+            self.command(command).await?;
+        }
+        for _ in 0..BATCH_MAX {
+            let Some(Some(heard)) = broadcaster.next().now_or_never() else { break };
+            self.heard_patch(heard);
+        }
+        self.settle().await?;
+        if self.is_looking() {
+            self.look_on().await;
+            self.settle().await?;
+        }
+        self.answer_repeated().await;
+        self.fold_when_due().await;
+        self.drop_idle_offer();
+        Ok(())
     }
 
     /// Nobody can be reached any more, nor reach us: that is not for the application to find out by waiting.
@@ -202,6 +215,8 @@ impl Driver {
     fn heard_patch(&mut self, heard: Heard<PatchRecord>) {
         match heard {
             Heard::Message(record) => {
+                let _span = tracing::trace_span!("take_in", id = %record.id).entered();
+                self.traffic.bytes_heard += record.patch.len() as u64;
                 if self.allowed(&record) {
                     self.input(Input::Heard(record));
                 }
@@ -213,6 +228,12 @@ impl Driver {
     fn heard_message(&mut self, heard: Heard<(PeerId, SyncMessage)>) {
         match heard {
             Heard::Message((from, mut message)) => {
+                let _span = tracing::trace_span!("take_in_message", %from).entered();
+                self.traffic.bytes_pulled += match &message {
+                    SyncMessage::Patches { records, .. } => patch_bytes(records),
+                    SyncMessage::Part { bytes, .. } => bytes.len() as u64,
+                    _ => 0,
+                };
                 if let SyncMessage::Patches { records, .. } = &mut message {
                     records.retain(|record| self.allowed(record));
                 }
@@ -335,12 +356,12 @@ impl Driver {
                     let _ = done.send(Ok(()));
                 }
                 self.traffic.bytes_broadcast += record.patch.len() as u64;
-                self.parts.broadcaster.broadcast(&record).await
+                let span = tracing::trace_span!("broadcast", id = %record.id);
+                self.parts.broadcaster.broadcast(&record).instrument(span).await
             }
             Output::Send { to, message } => {
                 if let SyncMessage::Patches { records, .. } = &*message {
-                    self.traffic.bytes_paged +=
-                        records.iter().map(|record| record.patch.len() as u64).sum::<u64>();
+                    self.traffic.bytes_paged += patch_bytes(records);
                 }
                 self.parts.syncer.send(to.as_ref(), &message).await
             }
@@ -382,6 +403,8 @@ impl Driver {
         let Traffic {
             bytes_broadcast,
             bytes_paged,
+            bytes_heard,
+            bytes_pulled,
             not_applied,
             not_allowed,
             malformed,
@@ -396,6 +419,8 @@ impl Driver {
             stored: self.machine.stored().clone(),
             bytes_broadcast,
             bytes_paged,
+            bytes_heard,
+            bytes_pulled,
             not_applied,
             not_allowed,
             malformed,
@@ -410,6 +435,10 @@ impl Driver {
             peers: self.machine.peer_statuses(self.now()),
         }
     }
+}
+
+fn patch_bytes(records: &[PatchRecord]) -> u64 {
+    records.iter().map(|record| record.patch.len() as u64).sum()
 }
 
 /// Whether nobody is left who could give a command, so that a retry need not go on.
