@@ -164,7 +164,7 @@ impl Replica {
         self.guard = self.make_guard.map(|make| make(self.number));
         self.gate = Gate::new(self.guard.clone());
         if self.guard.is_some() {
-            self.kept().iter().for_each(|record| self.gate.note(record));
+            self.kept().iter().flatten().for_each(|record| self.gate.note(record));
         }
         let kept = self.kept_vector();
         let (doc, heads, content) = self.rebuilt(&kept)?;
@@ -181,13 +181,13 @@ impl Replica {
         Ok(())
     }
 
-    /// All that is durable.
-    pub(crate) fn kept(&self) -> Vec<PatchRecord> {
+    /// All patches that are durable; `None` if a snapshot came in their place.
+    pub(crate) fn kept(&self) -> Option<Vec<PatchRecord>> {
         let want: Vec<Want> =
             self.kept_vector().iter().map(|(sid, upto)| Want { sid: *sid, after: 0, upto }).collect();
         match now(self.durable.page(&want, usize::MAX)).unwrap() {
-            PatchPage::Records(records) => records,
-            PatchPage::Compacted => unreachable!("nothing is folded there"),
+            PatchPage::Records(records) => Some(records),
+            PatchPage::Compacted => None,
         }
     }
 

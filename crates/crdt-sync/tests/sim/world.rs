@@ -71,7 +71,7 @@ pub(crate) struct World {
     members: usize,
     trace: u64,
     /// In a world in which a store is put back, what was in it.
-    backup: Vec<PatchRecord>,
+    backup: Option<Vec<PatchRecord>>,
     /// In a world in which patches are signed, all that were broadcast, whose they are, and the writer who goes on in the
     /// sessions of others when it passes on their patches.
     #[cfg(feature = "crypto")]
@@ -164,7 +164,7 @@ impl World {
             sessions: 0,
             members: 0,
             trace: 0,
-            backup: Vec::new(),
+            backup: None,
             #[cfg(feature = "crypto")]
             signed: Signed::default(),
             random,
@@ -217,7 +217,7 @@ impl World {
         self.check_end()?;
         for replica in &self.replicas {
             let is_made = |record: &&PatchRecord| self.signed.made.contains(record);
-            if let Some(forged) = replica.kept().iter().find(|record| !is_made(record)) {
+            if let Some(forged) = replica.kept().iter().flatten().find(|record| !is_made(record)) {
                 return Err(format!("{} took in {forged:?}", replica.id));
             }
         }
@@ -275,7 +275,8 @@ impl World {
             let at = world.random.ms(1000);
             world.plan(backup + lost + at, What::Edit(0));
         }
-        world.plan(backup + lost + after, What::Partition);
+        // Before all is well: a partition of then would last.
+        world.plan((backup + lost + after).min(TROUBLE - Duration::from_millis(1)), What::Partition);
         world
     }
 
@@ -405,8 +406,10 @@ impl World {
                 // Nobody is heard until the next partition, or until all is well.
                 self.side[0] = 2;
                 let seed = self.random.next();
-                self.replicas[0].put_back(&self.backup, self.now, seed)?;
-                self.plan(self.now, What::Wake(0));
+                if let Some(backup) = &self.backup {
+                    self.replicas[0].put_back(backup, self.now, seed)?;
+                    self.plan(self.now, What::Wake(0));
+                }
                 return Ok(());
             }
             What::Restart(index) if index >= self.members => return Ok(()),
