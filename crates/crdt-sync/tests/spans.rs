@@ -80,9 +80,16 @@ async fn gateway_discovery_presence_and_store_have_spans() {
     ));
     manager.start(1).await.unwrap();
     let other = PubSubSyncer::new(Arc::clone(&pubsub), topic("sync"), PeerId::new("other").unwrap(), format);
-    other.await.unwrap().send(None, &SyncMessage::Digest { digest: 1, content: None }).await.unwrap();
     let patch = document.edit(|model| model.api().root("seen")).unwrap().unwrap();
     manager.apply_patch(&patch).await.unwrap();
+    let vector = manager.status().await.unwrap().stored;
+    other.await.unwrap().send(None, &SyncMessage::State { vector, reply: false }).await.unwrap();
+    let known = async {
+        while manager.status().await.unwrap().peers.iter().all(|peer| peer.behind_ticks != Some(0)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), known).await.expect("it is believed");
     manager.compact().await.unwrap();
 
     let shown = (Arc::clone(&pubsub), topic("presence"), PresenceOptions::STANDARD);

@@ -289,7 +289,7 @@ async fn many_small_values_at_once_reach_three_replicas_that_write_json() {
     for number in 1..4 {
         replicas.push(group.join(number, EncodingFormat::Json).await);
     }
-    let many = Value::from_iter((0..250_000).map(|n| Value::from(n % 100)));
+    let many = Value::from_iter((0..250_000_i64).map(|n| Value::from(n % 100)));
     let patch = replicas[0].edit(|model| model.api().root(many.clone())).await;
     assert!((1 << 20..4 << 20).contains(&patch.as_bytes().len()), "{}", patch.as_bytes().len());
     for replica in &replicas {

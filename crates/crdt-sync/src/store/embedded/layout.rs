@@ -102,7 +102,7 @@ pub(super) fn read_record(key: &[u8], value: &[u8]) -> Result<PatchRecord, Damag
     let (proof, mut rest) = rest.split_at_checked(proof_len).ok_or(Damage::Length)?;
     let links = read_links(&mut rest)?;
     let (proof, patch) = (Bytes::copy_from_slice(proof), Bytes::copy_from_slice(rest));
-    let time = last.checked_sub(span).ok_or(Damage::Range)? + 1;
+    let time = last.checked_sub(span).and_then(|before| before.checked_add(1)).ok_or(Damage::Range)?;
     Ok(Envelope { id: Timestamp::new(sid, time), span, prev, needs, patch, proof, links }.into())
 }
 
@@ -183,7 +183,7 @@ fn checksum(key: &[u8], contents: &[u8]) -> [u8; 4] {
     crc.finalize().to_be_bytes()
 }
 
-fn seal(key: &[u8], value: &mut [u8]) {
+pub(super) fn seal(key: &[u8], value: &mut [u8]) {
     let sum = checksum(key, &value[4..]);
     value[..4].copy_from_slice(&sum);
 }
