@@ -54,16 +54,11 @@ impl SyncService {
             let before = position;
             let error = match self.0.storage.watch(WatchFilter::default(), WatchFrom::After(position)).await {
                 Ok(mut watch) => loop {
-                    let old_at = aging.next();
+                    let old_at = aging.next(now());
                     let next = tokio::select! {
                         next = watch.next() => next,
                         () = tokio::time::sleep_until(old_at.unwrap_or_else(now)), if old_at.is_some() => {
-                            while let Some(document) = aging.take(now()) {
-                                if let Err(document) = demand(&due, document) {
-                                    // It waits once more.
-                                    aging.changed(&document, now());
-                                }
-                            }
+                            aging.hand_over(now(), |document| demand(&due, document));
                             continue;
                         }
                     };
