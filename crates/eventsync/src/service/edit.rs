@@ -83,10 +83,9 @@ fn apply_patch(patch: &Patch, value: &mut Value) -> Result<(), Problem> {
                     format!("operation {at} nests {levels} levels deep, at most {DEPTH_MAX} are allowed");
                 return Err(Problem::new(ProblemType::InvalidPatch, detail).with("limit", DEPTH_MAX));
             }
-            if !matches!(operation, PatchOperation::Move(_)) {
-                bytes += size(placed);
-            }
-            // Operations that shrink the document are not counted, so a patch may shuffle four documents' worth.
+            // What a move takes along is looked at as what a copy adds, so it counts as well; what shrinks the document does
+            // not, so a patch may shuffle four documents' worth.
+            bytes += size(placed);
             if bytes > 4 * DOCUMENT_BYTES_MAX {
                 return Err(too_large(bytes));
             }
@@ -172,6 +171,11 @@ mod tests {
         let nest = json!({"op": "copy", "from": "", "path": "/b/c"});
         let nests = Value::Array(std::iter::repeat_n(nest, 40).collect());
         check(nests, Err(ProblemType::InvalidPatch));
+        // The same megabyte to and fro, in a patch of some kilobytes.
+        let text = json!({"op": "add", "path": "/a/-", "value": "x".repeat(DOCUMENT_BYTES_MAX)});
+        let moves = (0..5).flat_map(|_| [("/a", "/c"), ("/c", "/a")]);
+        let moves = moves.map(|(from, path)| json!({"op": "move", "from": from, "path": path}));
+        check(std::iter::once(text).chain(moves).collect(), Err(ProblemType::TooLarge));
         let many = json!({"op": "test", "path": "/a/0", "value": 1});
         check(Value::Array(vec![many; PATCH_OPERATIONS_MAX + 1]), Err(ProblemType::TooLarge));
     }
