@@ -81,6 +81,12 @@ impl<'a> Reader<'a> {
         self.at = self.bytes.len() - rest.len();
     }
 
+    /// Goes on behind so many bytes, which are there.
+    #[inline]
+    pub(crate) const fn skip(&mut self, len: usize) {
+        self.at += len;
+    }
+
     /// Asks that nothing is left.
     pub fn end(&self) -> Result<(), Malformed> {
         match self.left() {

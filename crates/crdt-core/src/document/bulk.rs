@@ -50,7 +50,7 @@ pub(crate) struct Bulk {
     rows: Vec<Row>,
     root_is_next: bool,
     trees: usize,
-    /// The sequence whose runs come, and those that came.
+    /// The sequence whose runs come, and those of a wide text.
     sequence: u32,
     runs: Vec<Chunk>,
 }
@@ -308,30 +308,56 @@ impl Bulk {
         self.enter(id, form, self.sequence).map(drop)
     }
 
-    /// A run of the sequence that came last. Where its content lies turns out later.
-    #[inline]
-    pub(crate) fn run(&mut self, id: NativeId, span: u64, dead: bool) -> Result<(), LoadError> {
-        let total = self.doc.store.span.saturating_add(span);
-        if total > u64::from(SPAN_MAX) {
-            return Err(too_large("elements of all sequences", total, SPAN_MAX.into()));
+    /// The runs of the sequence that came last, for which there is room. What can be seen of a wide text is put where it belongs
+    /// when it [comes](Self::text); all else comes to lie in its arena as it comes.
+    pub(crate) fn runs(
+        &mut self,
+        runs: impl Iterator<Item = (NativeId, u64, bool)>,
+        room: usize,
+        is_wide: bool,
+    ) -> Result<(), LoadError> {
+        let Self { doc, sessions, sequence, .. } = self;
+        let time_min = u64::from(doc.order == Order::Server);
+        let store = &mut *doc.store;
+        let is_array = store.nodes.last().is_some_and(|node| node.form() == Form::Arr);
+        let contents = &store.contents;
+        let mut offset = if is_array { contents.slots.tail() } else { contents.narrow.tail() };
+        let (mut left, mut wrong) = (u64::from(SPAN_MAX).saturating_sub(store.span), None);
+        let mut chunks = runs.map_while(|(id, span, dead)| {
+            if span > left || id.time < time_min {
+                wrong = Some((id, span));
+                return None;
+            }
+            left -= span;
+            let span = if dead { Span::dead(span as u32) } else { Span::live(span as u32) };
+            let session = sessions[id.session as usize];
+            let chunk = Chunk { time: id.time, session, span, offset: if dead { 0 } else { offset } };
+            offset += span.weight();
+            Some(chunk)
+        });
+        if is_wide {
+            self.runs.reserve(room);
+            self.runs.extend(chunks);
+        } else {
+            fill(store, *sequence, room, &mut chunks)?;
         }
-        self.doc.store.span = total;
-        if id.time == 0 && self.doc.order == Order::Server {
-            return Err(self.time_zero(self.sessions[id.session as usize]));
+        self.doc.store.span = u64::from(SPAN_MAX) - left;
+        match wrong {
+            None => Ok(()),
+            Some((_, span)) if span > left => {
+                let total = self.doc.store.span.saturating_add(span);
+                Err(too_large("elements of all sequences", total, SPAN_MAX.into()))
+            }
+            Some((id, _)) => Err(self.time_zero(self.sessions[id.session as usize])),
         }
-        let span = if dead { Span::dead(span as u32) } else { Span::live(span as u32) };
-        let session = self.sessions[id.session as usize];
-        self.runs.push(Chunk { time: id.time, session, span, offset: 0 });
-        Ok(())
     }
 
     /// How many nodes the array holds whose runs came.
-    pub(crate) fn elements(&mut self, len: usize) -> Result<(), LoadError> {
+    pub(crate) fn elements(&mut self, len: usize) {
         let offset = self.doc.store.contents.slots.append(None, &vec![NIL; len]).offset;
         if let Some(open) = self.open.last_mut() {
             open.slot = offset;
         }
-        self.put_runs(offset)
     }
 
     /// The visible text of the text whose runs came.
@@ -341,8 +367,8 @@ impl Bulk {
             let narrow = &mut self.doc.store.contents.narrow;
             // With room for some more, as any text that is loaded: its first letter then moves nothing.
             narrow.reserve(bytes.len() + bytes.len() / 16 + 32);
-            let offset = narrow.append(None, bytes).offset;
-            return self.put_runs(offset);
+            narrow.push(bytes);
+            return Ok(());
         }
         let mut rest: &[u16] = &text.utf16().collect::<Vec<u16>>();
         for run in self.runs.iter_mut().filter(|run| !run.span.is_dead()) {
@@ -351,40 +377,13 @@ impl Bulk {
             let Stored { span, offset, .. } = self.doc.store.contents.store_units(units);
             (run.span, run.offset) = (span, offset);
         }
-        self.fill()
+        let room = self.runs.len();
+        fill(&mut self.doc.store, self.sequence, room, &mut self.runs.drain(..))
     }
 
     /// The visible bytes of the byte string whose runs came.
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), LoadError> {
-        let offset = self.doc.store.contents.narrow.append(None, bytes).offset;
-        self.put_runs(offset)
-    }
-
-    /// Fills the sequence with the runs, whose contents follow each other from an offset on.
-    fn put_runs(&mut self, offset: u32) -> Result<(), LoadError> {
-        let mut offset = offset;
-        for run in self.runs.iter_mut().filter(|run| !run.span.is_dead()) {
-            run.offset = offset;
-            offset += run.span.len();
-        }
-        self.fill()
-    }
-
-    fn fill(&mut self) -> Result<(), LoadError> {
-        let store = &mut *self.doc.store;
-        let sequence = store.sequences.at_mut(self.sequence);
-        let many = sequence.reserve(self.runs.len());
-        let taken = many.then(|| Taken::new(&store.sessions, self.runs.len()));
-        if let Some(Some(mut taken)) = taken {
-            let take = |run: &Chunk| taken.take(run.session, run.time, run.span.len());
-            sequence.push_all(&mut self.runs.drain(..).inspect(take));
-            if taken.are_distinct() {
-                sequence.set_distinct();
-            }
-        } else {
-            sequence.push_all(&mut self.runs.drain(..));
-        }
-        sequence.seal().map_err(|id| LoadError::Duplicate(store.timestamp(id)))
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.doc.store.contents.narrow.push(bytes);
     }
 
     /// The document, when no id occurs twice.
@@ -433,6 +432,28 @@ impl Bulk {
         let twice = times.windows(2).find(|pair| pair[0] == pair[1]).map_or(0, |pair| pair[0]);
         store.timestamp(Id::new(session, twice))
     }
+}
+
+/// Fills an empty sequence.
+#[inline(always)]
+fn fill(
+    store: &mut Store,
+    sequence: u32,
+    room: usize,
+    chunks: &mut impl Iterator<Item = Chunk>,
+) -> Result<(), LoadError> {
+    let sequence = store.sequences.at_mut(sequence);
+    let taken = if sequence.reserve(room) { Taken::new(&store.sessions, room) } else { None };
+    if let Some(mut taken) = taken {
+        let take = |chunk: &Chunk| taken.take(chunk.session, chunk.time, chunk.span.len());
+        sequence.push_all(&mut chunks.inspect(take));
+        if taken.are_distinct() {
+            sequence.set_distinct();
+        }
+    } else {
+        sequence.push_all(chunks);
+    }
+    sequence.seal().map_err(|id| LoadError::Duplicate(store.timestamp(id)))
 }
 
 /// Notes that nodes came whose ids follow each other.

@@ -270,15 +270,42 @@ impl Contents {
         self.narrow.size_bytes() + self.wide.size_bytes() + self.slots.size_bytes()
     }
 
-    /// Appends a chunk's text.
+    /// Appends the text of some live chunks. What lies side by side is copied at once: of a text that was loaded, all of it.
+    pub(super) fn read_texts(&self, chunks: impl Iterator<Item = Chunk>, out: &mut TextOut<'_>) {
+        let mut row = Range { is_wide: false, start: 0, end: 0 };
+        for Chunk { span, offset, .. } in chunks {
+            if row.end != offset || row.is_wide != span.is_wide() {
+                self.read_row(row, out);
+                row = Range { is_wide: span.is_wide(), start: offset, end: offset };
+            }
+            row.end += span.len();
+        }
+        self.read_row(row, out);
+    }
+
+    /// Appends the text of a live chunk.
     pub(super) fn read_text(&self, chunk: Chunk, out: &mut TextOut<'_>) {
-        let (offset, len) = (chunk.offset, chunk.span.len());
-        if chunk.span.is_wide() {
-            out.wide(self.wide.get(offset, len));
+        let (start, is_wide) = (chunk.offset, chunk.span.is_wide());
+        self.read_row(Range { is_wide, start, end: start + chunk.span.len() }, out);
+    }
+
+    fn read_row(&self, Range { is_wide, start, end }: Range, out: &mut TextOut<'_>) {
+        if start == end {
+            return;
+        }
+        if is_wide {
+            out.wide(self.wide.get(start, end - start));
         } else {
-            out.narrow(self.narrow.get(offset, len));
+            out.narrow(self.narrow.get(start, end - start));
         }
     }
+}
+
+/// Text that lies side by side in an arena.
+struct Range {
+    is_wide: bool,
+    start: u32,
+    end: u32,
 }
 
 /// Puts pieces of text together as WTF-8: halves of a character that come to stand side by side become one.

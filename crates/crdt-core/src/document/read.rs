@@ -146,10 +146,8 @@ impl<'d> NodeRef<'d> {
 
     /// Appends the visible text of a text, as WTF-8.
     pub(crate) fn write_text(&self, out: &mut Vec<u8>) {
-        let mut text = TextOut::new(out);
-        for chunk in self.store.sequence(self.node).chunks().filter(|chunk| !chunk.span.is_dead()) {
-            self.store.contents.read_text(chunk, &mut text);
-        }
+        let chunks = self.store.sequence(self.node).chunks().filter(|chunk| !chunk.span.is_dead());
+        self.store.contents.read_texts(chunks, &mut TextOut::new(out));
     }
 
     /// What kind of node it is.
@@ -379,8 +377,7 @@ impl<'d> Chunk<'d> {
 
     /// Appends the text of a live chunk of a text, as WTF-8.
     pub fn write_text(&self, out: &mut Vec<u8>) {
-        let mut text = TextOut::new(out);
-        self.pieces.iter().for_each(|&piece| self.store.contents.read_text(piece, &mut text));
+        self.store.contents.read_texts(self.pieces.iter().copied(), &mut TextOut::new(out));
     }
 
     /// The text of a live chunk of a text, if it lies in one place and is ASCII.

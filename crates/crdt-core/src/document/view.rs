@@ -164,9 +164,7 @@ pub(super) fn text_of(store: &Store, node: u32) -> Text {
     let sequence = store.sequence(node);
     let mut bytes = Vec::with_capacity(sequence.len() as usize);
     let mut text = TextOut::new(&mut bytes);
-    for chunk in sequence.chunks().filter(|chunk| !chunk.span.is_dead()) {
-        store.contents.read_text(chunk, &mut text);
-    }
+    store.contents.read_texts(sequence.chunks().filter(|chunk| !chunk.span.is_dead()), &mut text);
     drop(text);
     Text::trusted(bytes)
 }

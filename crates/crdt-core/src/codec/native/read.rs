@@ -1,5 +1,7 @@
 //! Walking the columns of a document, node by node, for whoever wants to make something of them.
 
+use std::iter;
+
 use super::{
     Col, Columns, NativeError, SnapshotKind, column, impossible, kind,
     runs::{IdReader, RunReader},
@@ -342,26 +344,43 @@ impl<'a> Walk<'a> {
         self.ids.next()
     }
 
-    /// Reads the runs of a sequence. Tells how many elements can be seen.
-    fn sequence<S: Sink>(&mut self, sink: &mut S, id: NativeId) -> Result<u64, NativeError> {
-        let count = self.count()?;
+    /// Reads the runs of a sequence; `is_wide` if its text is not ASCII. Tells how many elements can be seen.
+    fn sequence<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        id: NativeId,
+        len: u64,
+        is_wide: bool,
+    ) -> Result<u64, NativeError> {
         self.runs.begin(id);
-        let mut visible = 0u64;
-        for _ in 0..count {
-            let run = self.runs.next()?;
-            if !run.dead {
-                visible = visible.saturating_add(run.span);
+        let room = codec::room(len, self.runs.left());
+        let (reader, mut left, mut visible, mut fault) = (&mut self.runs, len, 0u64, None);
+        let runs = iter::from_fn(|| {
+            left = left.checked_sub(1)?;
+            match reader.next() {
+                Ok(run) => {
+                    visible = visible.saturating_add(if run.dead { 0 } else { run.span });
+                    Some(run)
+                }
+                Err(error) => {
+                    fault = Some(error);
+                    None
+                }
             }
-            sink.run(run).map_err(impossible(Col::Moves, self.runs.offset()))?;
+        });
+        let taken = sink.runs(runs, room, is_wide);
+        if let Some(fault) = fault {
+            return Err(fault);
         }
+        taken.map_err(impossible(Col::Moves, self.runs.offset()))?;
         Ok(visible)
     }
 
     fn text_node<S: Sink>(&mut self, sink: &mut S) -> Result<(), NativeError> {
         let id = self.id()?;
         sink.sequence(id, Kind::Str).map_err(impossible(Col::Ids, self.ids.offset()))?;
-        let units = self.sequence(sink, id)?;
-        let extra = self.count()?;
+        let (len, extra) = (self.count()?, self.count()?);
+        let units = self.sequence(sink, id, len, extra > 0)?;
         let at = self.text.offset();
         let bytes = self.text.take(units.saturating_add(extra), "a text").map_err(column(Col::Text))?;
         let text = if self.text_is_ascii {
@@ -379,7 +398,8 @@ impl<'a> Walk<'a> {
     fn bytes_node<S: Sink>(&mut self, sink: &mut S) -> Result<(), NativeError> {
         let id = self.id()?;
         sink.sequence(id, Kind::Bin).map_err(impossible(Col::Ids, self.ids.offset()))?;
-        let len = self.sequence(sink, id)?;
+        let runs = self.count()?;
+        let len = self.sequence(sink, id, runs, false)?;
         let bytes = self.bytes.take(len, "bytes").map_err(column(Col::Bytes))?;
         sink.bytes(bytes).map_err(impossible(Col::Moves, self.runs.offset()))
     }
@@ -387,7 +407,8 @@ impl<'a> Walk<'a> {
     fn array<S: Sink>(&mut self, sink: &mut S) -> Result<(), NativeError> {
         let id = self.id()?;
         sink.open(id, Kind::Arr, 0).map_err(impossible(Col::Ids, self.ids.offset()))?;
-        let left = self.sequence(sink, id)?;
+        let runs = self.count()?;
+        let left = self.sequence(sink, id, runs, false)?;
         self.owe(left)?;
         sink.elements(left as usize).map_err(impossible(Col::Moves, self.runs.offset()))?;
         self.stack.push(Frame { kind: Kind::Arr, left });

@@ -271,13 +271,69 @@ impl<'a> RunReader<'a> {
         self.session = node.session;
     }
 
+    /// At most so many runs can come.
+    pub(super) fn left(&self) -> usize {
+        self.moves.left().min(self.spans.left())
+    }
+
     /// Up to which byte the column of moves was read.
     pub(super) const fn offset(&self) -> usize {
         self.moves.offset()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Run, NativeError> {
+        match self.next_near() {
+            Some(run) => Ok(run),
+            None => self.next_far(),
+        }
+    }
+
+    /// The next run if its head and its length take a byte each and its start a word, which is nearly always so; `None`,
+    /// and nothing is read, if they take more or something is wrong: that is told where there is an error for it.
+    #[inline(always)]
+    fn next_near(&mut self) -> Option<Run> {
+        let (head, more) = (self.moves.peek()?, self.spans.peek()?);
+        if head | more >= 0x80 {
+            return None;
+        }
+        let (back, span) = (usize::from(head >> 1), u64::from(more) + 1);
+        let depth = self.ends.len();
+        let (id, read) = if back == 0 {
+            let word = u64::from_le_bytes(*self.starts.rest().first_chunk()?);
+            let (start, len) = at_once(word)?;
+            // A session whose number is small stands in the byte behind.
+            let (other, behind) = (start & 1, (word >> (8 * len)) as u8);
+            if other != 0 && behind >= 0x80 {
+                return None;
+            }
+            let session = if other != 0 { behind.into() } else { self.session };
+            let time = self.expected.wrapping_add_signed(unzigzag(start >> 1));
+            (NativeId { session, time }, len as usize + other as usize)
+        } else {
+            (*self.ends.get(depth.wrapping_sub(back))?, 0)
+        };
+        let seen = *self.last.get(id.session as usize)?;
+        if id.time > seen || span - 1 > seen - id.time {
+            return None;
+        }
+        self.moves.skip(1);
+        self.spans.skip(1);
+        self.expected = id.time + span;
+        let end = NativeId { session: id.session, time: self.expected };
+        if back == 0 {
+            self.starts.skip(read);
+            self.session = id.session;
+            self.ends.push(end);
+        } else {
+            self.ends[depth - back] = end;
+            self.ends.truncate(depth - back + 1);
+        }
+        Some(Run { id, span, dead: head & 1 != 0 })
+    }
+
+    #[cold]
+    fn next_far(&mut self) -> Result<Run, NativeError> {
         let head = self.moves.vu57("the head of a run").map_err(column(Col::Moves))?;
         let (back, dead) = (head >> 1, head & 1 != 0);
         let span = self.spans.vu57("the length of a run").map_err(column(Col::Spans))? + 1;

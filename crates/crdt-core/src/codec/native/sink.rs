@@ -55,8 +55,9 @@ pub(super) trait Sink {
     fn close(&mut self);
     /// A text or byte string, and then its runs and its visible content.
     fn sequence(&mut self, id: NativeId, kind: Kind) -> Result<(), LoadError>;
-    /// A run of the array, text or byte string that was opened last.
-    fn run(&mut self, run: Run) -> Result<(), LoadError>;
+    /// The runs of the array, text or byte string that was opened last: there is room for so many. `is_wide` if not all of the
+    /// text that can be seen is ASCII. They end early where one is wrong.
+    fn runs(&mut self, runs: impl Iterator<Item = Run>, room: usize, is_wide: bool) -> Result<(), LoadError>;
     /// How many nodes the array that was opened last holds: its runs have come.
     fn elements(&mut self, len: usize) -> Result<(), LoadError>;
     /// The visible text of the text that was opened last, and its length in UTF-16 units.
@@ -151,13 +152,13 @@ impl Sink for Bulk {
         self.sequence(id, kind)
     }
 
-    #[inline]
-    fn run(&mut self, run: Run) -> Result<(), LoadError> {
-        self.run(run.id, run.span, run.dead)
+    fn runs(&mut self, runs: impl Iterator<Item = Run>, room: usize, is_wide: bool) -> Result<(), LoadError> {
+        self.runs(runs.map(|Run { id, span, dead }| (id, span, dead)), room, is_wide)
     }
 
     fn elements(&mut self, len: usize) -> Result<(), LoadError> {
-        self.elements(len)
+        self.elements(len);
+        Ok(())
     }
 
     fn text(&mut self, text: Wtf8<'_>, units: u64) -> Result<(), LoadError> {
@@ -165,7 +166,8 @@ impl Sink for Bulk {
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), LoadError> {
-        self.bytes(bytes)
+        self.bytes(bytes);
+        Ok(())
     }
 }
 
@@ -280,7 +282,8 @@ impl Sink for View<'_> {
         Ok(())
     }
 
-    fn run(&mut self, _: Run) -> Result<(), LoadError> {
+    fn runs(&mut self, runs: impl Iterator<Item = Run>, _: usize, _: bool) -> Result<(), LoadError> {
+        runs.for_each(drop);
         Ok(())
     }
 

@@ -131,8 +131,9 @@ impl Sink for Scale {
         self.take(weight::NODE + weight::CONTAINER)
     }
 
-    fn run(&mut self, _: Run) -> Result<(), LoadError> {
-        self.take(weight::RUN)
+    fn runs(&mut self, runs: impl Iterator<Item = Run>, _: usize, _: bool) -> Result<(), LoadError> {
+        let mut runs = runs;
+        runs.try_for_each(|_| self.take(weight::RUN))
     }
 
     fn elements(&mut self, len: usize) -> Result<(), LoadError> {

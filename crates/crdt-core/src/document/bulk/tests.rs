@@ -47,8 +47,8 @@ fn a_server_document_has_nothing_at_time_0() {
         bulk.set_time(10, 0);
         bulk.begin_tree();
         bulk.sequence(NativeId { session: 0, time: node }, Kind::Bin)?;
-        bulk.run(NativeId { session: 0, time: run }, 2, false)?;
-        bulk.bytes(&[1, 2])?;
+        bulk.runs([(NativeId { session: 0, time: run }, 2, false)].into_iter(), 1, false)?;
+        bulk.bytes(&[1, 2]);
         bulk.finish()
     };
     let zero = Some(LoadError::System(Timestamp::new(SessionId::SERVER, 0)));
