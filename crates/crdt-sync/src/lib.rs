@@ -51,6 +51,7 @@ pub mod syncer;
 pub mod discovery;
 pub mod error;
 pub mod document;
+mod causal;
 mod fold;
 mod split;
 pub mod shared;

@@ -83,6 +83,13 @@ pub struct Want {
     pub upto: u64,
 }
 
+impl Want {
+    /// What is to be asked for to come from one vector to another.
+    pub(crate) fn missing(from: &StateVector<SessionId>, to: &StateVector<SessionId>) -> Vec<Self> {
+        from.missing_from(to).map(|(sid, after, upto)| Self { sid: *sid, after, upto }).collect()
+    }
+}
+
 /// A message of the state synchronisation protocol.
 ///
 /// The protocol is pull: whoever lacks something asks for one page at a time, and the answerer keeps no state about

@@ -10,6 +10,7 @@ use crdt_core::{EncodingFormat, SessionId, StateVector};
 
 use crate::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    causal::CausalOrder,
     presence::{InvalidPresence, PresenceMessage},
     session::digest,
     store::PatchPage,
@@ -129,6 +130,8 @@ pub struct ClientSession {
     brought: StateVector<SessionId>,
     /// Whether an answer of the store is awaited, or being sent.
     reading: bool,
+    /// A client drops for ever what comes before its causes.
+    order: CausalOrder,
     /// Whether the client shall be told when it has everything.
     tell_caught_up: bool,
     shown: BTreeMap<PeerId, Bytes>,
@@ -161,6 +164,7 @@ impl ClientSession {
             owed: StateVector::new(),
             brought: StateVector::new(),
             reading: false,
+            order: CausalOrder::default(),
             tell_caught_up: false,
             shown: BTreeMap::new(),
             presence_count: 0,
@@ -289,11 +293,7 @@ impl ClientSession {
         if self.client.is_none() || self.reading {
             return;
         }
-        let want: Vec<Want> = self
-            .has
-            .missing_from(&self.stored)
-            .map(|(sid, after, upto)| Want { sid: *sid, after, upto })
-            .collect();
+        let want = Want::missing(&self.has, &self.stored);
         if want.is_empty() {
             if std::mem::take(&mut self.tell_caught_up) {
                 self.send(&SyncMessage::Digest { digest: digest(&self.stored), content: None });
@@ -306,25 +306,25 @@ impl ClientSession {
         self.outputs.push_back(if self.has.is_empty() || ticks > self.options.missing_ticks_max {
             ClientOutput::ReadSnapshot
         } else {
-            ClientOutput::Read { want, bytes_max }
+            ClientOutput::Read { want: self.order.narrowed(&want), bytes_max }
         });
     }
 
     fn page(&mut self, page: PatchPage) {
         self.reading = false;
         match page {
+            PatchPage::Records(records) if records.is_empty() => {
+                self.reading = true;
+                self.outputs.push_back(ClientOutput::Close(Some(ClientTrouble::Hole)));
+            }
             PatchPage::Records(mut records) => {
-                for record in &mut records {
-                    self.has.advance(record.session(), record.last());
-                    // Of no use to a client, which has one source only.
-                    if !record.links.is_empty() {
-                        record.links = Box::default();
-                    }
+                let missing = Want::missing(&self.has, &self.stored);
+                self.order.keep_ready(&missing, &mut self.has, &mut records);
+                // Of no use to a client, which has one source only.
+                for record in records.iter_mut().filter(|record| !record.links.is_empty()) {
+                    record.links = Box::default();
                 }
-                if records.is_empty() {
-                    self.reading = true;
-                    self.outputs.push_back(ClientOutput::Close(Some(ClientTrouble::Hole)));
-                } else {
+                if !records.is_empty() {
                     self.send(&SyncMessage::Patches { id: 0, records });
                 }
             }

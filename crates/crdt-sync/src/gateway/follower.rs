@@ -7,6 +7,7 @@ use crdt_core::{Applied, Document, Patch, SessionId, StateVector};
 
 use crate::{
     DocumentError, PatchStore, SyncError, Want,
+    causal::CausalOrder,
     fold::{from_snapshot, patch_of},
     manager::sealed,
     store::PatchPage,
@@ -49,15 +50,16 @@ impl Follower {
 
     async fn catch_up(&mut self) -> Result<(), SyncError> {
         let upto = self.store.vector().await?;
+        let mut order = CausalOrder::default();
         loop {
-            let missing = self.contained.missing_from(&upto);
-            let want: Vec<Want> = missing.map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
-            if want.is_empty() {
+            let missing = Want::missing(&self.contained, &upto);
+            if missing.is_empty() {
                 return Ok(());
             }
-            match self.store.page(&want, PAGE_BYTES).await? {
+            match self.store.page(&order.narrowed(&missing), PAGE_BYTES).await? {
                 PatchPage::Records(records) if records.is_empty() => return Ok(()),
-                PatchPage::Records(records) => {
+                PatchPage::Records(mut records) => {
+                    order.keep_ready(&missing, &mut self.contained, &mut records);
                     for record in &records {
                         match self.document.apply_ref(patch_of(record)?) {
                             Ok(Applied::Parked { missing }) => {
@@ -67,7 +69,6 @@ impl Follower {
                             // It is passed over on every replica.
                             Err(error) => tracing::warn!(%error, "passed over a patch"),
                         }
-                        self.contained.advance(record.session(), record.last());
                     }
                 }
                 PatchPage::Compacted => {

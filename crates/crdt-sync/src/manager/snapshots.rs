@@ -7,7 +7,7 @@ use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::{
     SyncError,
-    driver::{Driver, add_content, expect_whole, for_each_page, is_stopping, skip_bad},
+    driver::{Driver, LOAD_PAGE_BYTES, add_content, expect_whole, for_each_page, is_stopping, skip_bad},
     owned,
     policy::Log,
     sealed::{self, Sealed},
@@ -34,6 +34,8 @@ impl Offered {
 
 /// A snapshot is offered again while the patches that came after it take no more than this part of its bytes.
 const OFFERED_PER_NEWS: u64 = 16;
+/// How often the patches to fold are looked through for those whose causes come behind them.
+const PASSES_MAX: usize = 8;
 
 impl Driver {
     /// Reads what a peer asked for; nothing if the store can't be read now. That costs the peer another question, to
@@ -296,22 +298,33 @@ impl Driver {
         have: &StateVector<SessionId>,
         upto: &StateVector<SessionId>,
     ) -> Result<StateVector<SessionId>, SyncError> {
-        let (mut ends, mut read) = (have.clone(), have.clone());
-        loop {
-            let want: Vec<Want> =
-                read.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
-            match self.parts.store.page(&want, super::driver::LOAD_PAGE_BYTES).await? {
-                PatchPage::Records(records) if !records.is_empty() => {
-                    for record in records {
-                        read.advance(record.session(), record.last());
-                        if record.follows(&ends) {
-                            ends.advance(record.session(), record.last());
+        let mut ends = have.clone();
+        // A patch may come after one that it is a cause of; see [`causal`](crate::causal). What is found in no pass is folded
+        // another time.
+        for _ in 0..PASSES_MAX {
+            let (mut read, mut left_out) = (ends.clone(), false);
+            let before = ends.clone();
+            loop {
+                let want = Want::missing(&read, upto);
+                match self.parts.store.page(&want, LOAD_PAGE_BYTES).await? {
+                    PatchPage::Records(records) if !records.is_empty() => {
+                        for record in records {
+                            read.advance(record.session(), record.last());
+                            if record.follows(&ends) {
+                                ends.advance(record.session(), record.last());
+                            } else {
+                                left_out = true;
+                            }
                         }
                     }
+                    _ => break,
                 }
-                _ => return Ok(ends),
+            }
+            if !left_out || ends == before {
+                break;
             }
         }
+        Ok(ends)
     }
 
     /// Takes over a peer's snapshot.

@@ -7,6 +7,7 @@ use crdt_core::{SessionId, StateVector};
 use super::{Output, Page, ReadWhat, Session};
 use crate::{
     PeerId, SyncMessage, Want,
+    causal::CausalOrder,
     dag::{LINKS_MAX, Link},
 };
 
@@ -32,6 +33,8 @@ pub(super) struct Peer {
     /// Where it said it has more than we had then. No vector: causes that both have are not in it, so that it says
     /// nothing about what can be folded.
     pub(super) ahead: StateVector<SessionId>,
+    /// What of it is asked for next.
+    pub(super) order: CausalOrder,
     /// The digest that it said when it had the same as we.
     agreed: Option<u64>,
     /// The heads of its DAG, when it said another digest the last time.
@@ -74,6 +77,7 @@ impl Peer {
     /// What it said it has is not known any more; if it says the same again, it is.
     fn forget_entries(&mut self) {
         (self.vector, self.agreed) = (None, None);
+        self.order.goes_on();
         self.ahead = StateVector::new();
     }
 
@@ -86,8 +90,7 @@ impl Peer {
     pub(super) fn wants(&self, accepted: &StateVector<SessionId>) -> Vec<Want> {
         let mut all = self.ahead.clone();
         self.vector.iter().for_each(|vector| all.merge(vector));
-        let missing = accepted.missing_from(&all);
-        missing.map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect()
+        Want::missing(accepted, &all)
     }
 
     fn is_ahead_of(&self, accepted: &StateVector<SessionId>) -> bool {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crdt_core::{SessionId, StateVector};
 
 use super::{
-    Origin, Output, Session, SessionEvent, compare::Comparison, reused::OwnCheck, transfer::Transfer,
+    Origin, Output, Session, SessionEvent, compare::Comparison, parked::Readiness, peers::Peer,
+    reused::OwnCheck, transfer::Transfer,
 };
 use crate::{
     PatchRecord, PeerId, SyncMessage, Want,
@@ -65,7 +66,8 @@ impl Session {
             return self.walk_next(now);
         }
         let peer = ahead[self.jitter.below(ahead.len() as u64) as usize].clone();
-        let want = self.peers.get(&peer).map(|peer| peer.wants(&self.accepted)).unwrap_or_default();
+        let wants = |peer: &Peer| peer.order.narrowed(&peer.wants(&self.accepted));
+        let want = self.peers.get(&peer).map(wants).unwrap_or_default();
         let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone() });
         let bytes_max = self.options.page_bytes_max as u64;
         let offers = self.no_offers_until <= now;
@@ -104,20 +106,41 @@ impl Session {
             let place = want.binary_search_by_key(&record.session(), |want| want.sid);
             place.is_ok_and(|at| (want[at].after + 1..=want[at].upto).contains(&record.last()))
         };
-        let mut news = false;
+        let (mut news, mut waits) = (false, None);
         for record in records {
             if wanted(&record) {
                 self.counters.pulled += 1;
+                if waits.is_none() {
+                    waits = match self.readiness(&record) {
+                        Readiness::Waits(on) => Some(on),
+                        _ => None,
+                    };
+                }
                 news |= self.take_in(now, record, Origin::Remote);
             }
         }
         if news {
             self.too_slow = 0;
+            if let Some(peer) = self.peers.get_mut(from) {
+                peer.order.goes_on();
+            }
             self.pull_next(now);
             self.caught_up();
+        } else if waits.is_some_and(|on| self.ask_for_cause(from, on)) {
+            self.pull_next(now);
         } else if want.iter().any(|want| self.accepted.get(&want.sid) < want.upto) {
             self.unhelpful(now, from, "sent nothing of what it said it had");
         }
+    }
+
+    /// What a peer sent first waits for a session. Whether the peer has said that it has more of that; then it is asked for
+    /// that alone, when it is its turn again.
+    fn ask_for_cause(&mut self, from: &PeerId, on: SessionId) -> bool {
+        let accepted = &self.accepted;
+        self.peers.get_mut(from).is_some_and(|peer| {
+            let wants = peer.wants(accepted);
+            peer.order.waits(on, &wants)
+        })
     }
 
     /// Says so if everything that peers are known to have is here.

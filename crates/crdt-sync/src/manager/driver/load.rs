@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, watch};
 use super::{Driver, LOAD_PAGE_BYTES, Traffic};
 use crate::{
     DocumentError, Gate, PatchRecord, PatchStoreError, Want,
+    causal::CausalOrder,
     dag::Heads,
     manager::{Parts, SyncError, policy::Log, repair::Repairing, sealed},
     session::{self, Session, SessionEvent, SessionOptions, SyncMode},
@@ -92,30 +93,27 @@ pub(in crate::manager) fn add_content(sum: Option<u64>, record: &PatchRecord) ->
     sum.map(|sum| sum.wrapping_add(session::content(record)))
 }
 
-/// Reads everything after `have` up to `upto`, page by page. Stops and returns `false` if some of it is only left in the
-/// snapshot.
+/// Reads everything after `have` up to `upto`, page by page, causes before effects. Stops and returns `false` if some of it
+/// is only left in the snapshot.
 pub(in crate::manager) async fn for_each_page(
     parts: &Parts,
     mut have: StateVector<SessionId>,
     upto: &StateVector<SessionId>,
     mut each: impl FnMut(&[PatchRecord]),
 ) -> Result<bool, SyncError> {
+    let mut order = CausalOrder::default();
     loop {
-        let want: Vec<Want> =
-            have.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
-        if want.is_empty() {
+        let missing = Want::missing(&have, upto);
+        if missing.is_empty() {
             return Ok(true);
         }
-        let PatchPage::Records(records) = parts.store.page(&want, LOAD_PAGE_BYTES).await? else {
-            return Ok(false);
-        };
+        let page = parts.store.page(&order.narrowed(&missing), LOAD_PAGE_BYTES).await?;
+        let PatchPage::Records(mut records) = page else { return Ok(false) };
         if records.is_empty() {
             return Err(corrupt("patches below the state vector are missing"));
         }
+        order.keep_ready(&missing, &mut have, &mut records);
         each(&records);
-        for record in &records {
-            have.advance(record.session(), record.last());
-        }
     }
 }
 
