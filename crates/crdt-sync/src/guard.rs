@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
 
-use crate::{PatchRecord, SharedError, SnapshotHead, session::Session};
+use crate::{PatchRecord, SharedError, SnapshotHead, SyncMessage, session::Session};
 
 /// Decides whether patches and snapshots are what they claim to be, and makes the claim for this replica's own.
 ///
@@ -29,6 +29,25 @@ pub trait Guard: Send + Sync {
     /// guard answers for the node's clients and adds the node's own proof.
     fn vouch(&self, record: PatchRecord) -> Result<PatchRecord, SharedError> {
         self.check(&record).map(|()| record)
+    }
+
+    /// Gives this replica's word for a page of patches that it has taken in, where some of them prove nothing any more to who
+    /// lacks them: their authors may not write now. `None` if all prove themselves, or its word counts for nothing.
+    fn vouch_page(&self, records: &[PatchRecord]) -> Option<Bytes> {
+        let _ = records;
+        None
+    }
+
+    /// Checks the word of a peer for a page of patches.
+    fn check_page(&self, records: &[PatchRecord], proof: &[u8]) -> Result<(), SharedError> {
+        let _ = proof;
+        records.iter().try_for_each(|record| self.check(record))
+    }
+
+    /// As [`check`](Self::check), of a patch in a page for which somebody has given their word. `first` is the first patch of its
+    /// session if that has just come and has not been noted yet.
+    fn check_vouched(&self, first: Option<&PatchRecord>, record: &PatchRecord) -> Result<(), SharedError> {
+        first.map_or_else(|| self.check(record), |first| self.check_after(first, record))
     }
 
     /// Is told of every patch that is taken in, and of those that the store has at the start.
@@ -79,6 +98,38 @@ impl Gate {
         }
         self.remember(machine, record);
         Ok(())
+    }
+
+    /// Leaves in a page what may go into the machine; `proof` is somebody's word for it, if there is one. Returns what may
+    /// not, and why.
+    pub fn check_page(
+        &mut self,
+        machine: &Session,
+        records: &mut Vec<PatchRecord>,
+        proof: Option<&[u8]>,
+    ) -> Vec<(PatchRecord, SharedError)> {
+        let Some(guard) = self.guard.clone() else { return Vec::new() };
+        let vouched = proof.is_some_and(|proof| guard.check_page(records, proof).is_ok());
+        let mut refused = Vec::new();
+        records.retain(|record| {
+            let checked = if vouched {
+                let first = self.firsts.get(&record.session());
+                let checked = guard.check_vouched(first, record);
+                checked.map(|()| self.remember(machine, record))
+            } else {
+                self.check(machine, record)
+            };
+            checked.map_err(|reason| refused.push((record.clone(), reason))).is_ok()
+        });
+        refused
+    }
+
+    /// The page as it goes to a peer: with this replica's word where patches in it do not prove themselves any more.
+    pub fn vouch_page(&self, id: u64, records: Vec<PatchRecord>) -> SyncMessage {
+        match self.guard.as_ref().and_then(|guard| guard.vouch_page(&records)) {
+            Some(proof) => SyncMessage::Vouched { id, records, proof },
+            None => SyncMessage::Patches { id, records },
+        }
     }
 
     /// The same of a patch that a client of this node made.

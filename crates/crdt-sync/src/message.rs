@@ -175,6 +175,16 @@ pub enum SyncMessage {
         /// The page.
         records: Vec<PatchRecord>,
     },
+    /// The same with the word of a writer that these patches belong to the document: some of them are of authors who are
+    /// not on its list any more, or may not write any more, and prove nothing to who lacks them.
+    Vouched {
+        /// The request's number.
+        id: u64,
+        /// The page.
+        records: Vec<PatchRecord>,
+        /// The writer's proof for all of the page.
+        proof: Bytes,
+    },
     /// The other answer: some of what was wanted is only left in a snapshot, or a snapshot is cheaper. It contains what
     /// all other replicas have, as far as the sender knows; if the asker said that snapshots are not welcome, all that
     /// the sender has, so that it can take the place of more of what the asker holds.

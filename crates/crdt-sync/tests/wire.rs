@@ -84,6 +84,11 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
         (id.clone(), prop::collection::vec(want, 0..5), 0u64..1 << 40, any::<bool>())
             .prop_map(|(id, want, bytes_max, offers)| SyncMessage::Request { id, want, bytes_max, offers }),
         (id.clone(), pages()).prop_map(|(id, records)| SyncMessage::Patches { id, records }),
+        (id.clone(), pages(), bytes.clone()).prop_map(|(id, records, proof)| SyncMessage::Vouched {
+            id,
+            records,
+            proof
+        }),
         (id.clone(), vectors(), 0u64..1 << 40, any::<u64>()).prop_map(|(id, vector, len_bytes, hash)| {
             let proof = Bytes::from(vec![9; (hash % 2) as usize * 72]);
             SyncMessage::Offer { id, snapshot: SnapshotHead { vector, len_bytes, hash, proof } }
@@ -264,6 +269,18 @@ fn a_digest_is_written_as_it_was_promised() {
     let patch = builder.finish().unwrap();
     let record = PatchRecord::new(7, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
     assert_eq!(content(&record), 12_162_510_359_761_908_792);
+}
+
+#[test]
+fn a_vouched_page_is_written_as_it_was_promised() {
+    let mut builder = PatchBuilder::new(sid(1), 100);
+    builder.new_con(&Value::Null);
+    let patch = Bytes::copy_from_slice(builder.finish().unwrap().as_bytes());
+    let (record, proof) = (PatchRecord::new(99, patch.clone()).unwrap(), Bytes::from_static(&[8, 9]));
+    let message = SyncMessage::Vouched { id: 5, records: vec![record], proof };
+    let written = encode_sync(EncodingFormat::Binary, &PeerId::new("a").unwrap(), &message).unwrap();
+    let head = [2, 1, b'a', 17, 5, 2, 8, 9, 1, 1, 0, 0, patch.len() as u8];
+    assert_eq!(written, [&head[..], &patch].concat());
 }
 
 #[test]

@@ -16,6 +16,7 @@ const PATCH_CONTEXT: &[u8] = b"weft patch v1";
 /// The same for a patch with links: what is signed is the hash of the node without its proof.
 const NODE_CONTEXT: &[u8] = b"weft signed node v1";
 const SNAPSHOT_CONTEXT: &[u8] = b"weft snapshot v1";
+const PAGE_CONTEXT: &[u8] = b"weft page v1";
 /// Of an author's key that many bytes stand in the proof.
 const KEY_ID_BYTES: usize = 8;
 const SIGNATURE_BYTES: usize = 64;
@@ -93,6 +94,8 @@ pub struct Access {
 #[derive(Default)]
 struct List {
     authors: BTreeMap<[u8; KEY_ID_BYTES], (AuthorKey, Role)>,
+    /// Those who were on it: what they wrote before is checked all the same when it comes late.
+    left: BTreeMap<[u8; KEY_ID_BYTES], AuthorKey>,
     /// Whose session is whose: the first author of a session is the only one.
     sessions: BTreeMap<SessionId, [u8; KEY_ID_BYTES]>,
 }
@@ -176,18 +179,28 @@ impl Access {
 
     /// Puts a key on the list, or gives it another role.
     pub fn allow(&self, author: AuthorKey, role: Role) -> Result<(), AccessError> {
-        let authors = &mut self.list_mut().authors;
-        match authors.get(&author.id()) {
-            Some((other, _)) if *other != author => return Err(AccessError::SameId),
-            None if authors.len() >= Self::AUTHORS_MAX => return Err(AccessError::TooMany),
-            _ => authors.insert(author.id(), (author, role)),
-        };
+        let List { authors, left, .. } = &mut *self.list_mut();
+        let known = authors.get(&author.id()).map(|(key, _)| *key).or(left.get(&author.id()).copied());
+        match known {
+            Some(other) if other != author => return Err(AccessError::SameId),
+            None if authors.len() + left.len() >= Self::AUTHORS_MAX => return Err(AccessError::TooMany),
+            _ => {}
+        }
+        left.remove(&author.id());
+        authors.insert(author.id(), (author, role));
         Ok(())
     }
 
-    /// Takes a key from the list. What it wrote before and is stored stays; what comes from now on is refused.
+    /// Takes a key from the list: what its holder sends from now on is refused.
+    ///
+    /// What it wrote before stays, and reaches those who lack it, newcomers too: in the pages of a writer who has taken it in,
+    /// and gives its word for it. So what counts is when the writers are told, not when the patches come. A writer who has
+    /// not been told yet takes in what the key signs, and what one writer has all get.
     pub fn revoke(&self, author: AuthorKey) {
-        self.list_mut().authors.remove(&author.id());
+        let List { authors, left, .. } = &mut *self.list_mut();
+        if authors.remove(&author.id()).is_some() {
+            left.insert(author.id(), author);
+        }
     }
 
     fn sign(&self, mut record: PatchRecord) -> Result<PatchRecord, AccessError> {
@@ -199,12 +212,50 @@ impl Access {
     }
 
     fn check_patch(&self, record: &PatchRecord) -> Result<(), AccessError> {
-        let author =
-            self.verify(&record.proof, &self.patch_message(record), || format!("patch {}", record.id))?;
+        let what = || format!("patch {}", record.id);
+        let author = self.verify(&record.proof, &self.patch_message(record), what)?;
+        self.check_owner(record, author)
+    }
+
+    fn check_owner(&self, record: &PatchRecord, author: [u8; KEY_ID_BYTES]) -> Result<(), AccessError> {
         match self.list().sessions.get(&record.session()) {
             Some(owner) if *owner != author => Err(AccessError::OtherAuthor(record.id)),
             _ => Ok(()),
         }
+    }
+
+    /// A patch that a writer has given its word for. Of those who may write the signature counts as ever, so that nobody
+    /// gives a word for them; of others it has to be right if the key is known.
+    fn check_vouched_patch(&self, record: &PatchRecord) -> Result<(), AccessError> {
+        let (id, signature) = split_proof(&record.proof, || format!("patch {}", record.id))?;
+        let (author, left) = {
+            let list = self.list();
+            (list.authors.get(id).copied(), list.left.get(id).copied())
+        };
+        let known = match author {
+            Some((_, Role::Write)) => return self.check_patch(record),
+            Some((key, Role::Read)) => Some(key),
+            None => left,
+        };
+        let message = self.patch_message(record);
+        if known.is_some_and(|AuthorKey(key)| key.verify_strict(&message, &signature).is_err()) {
+            return Err(AccessError::Forged { what: format!("patch {}", record.id) });
+        }
+        self.check_owner(record, *id)
+    }
+
+    /// Whether a patch proves itself: its author may write.
+    fn is_by_writer(&self, record: &PatchRecord) -> bool {
+        let list = self.list();
+        let author = key_id(record).and_then(|id| list.authors.get(id));
+        author.is_some_and(|(_, role)| *role == Role::Write)
+    }
+
+    fn page_message(&self, records: &[PatchRecord]) -> Vec<u8> {
+        let mut message = self.message(PAGE_CONTEXT, 8 + records.len() * NodeHash::LEN_BYTES);
+        message.put_u64(records.len() as u64);
+        records.iter().for_each(|record| message.put_slice(&NodeHash::of(record).0));
+        message
     }
 
     fn verify(
@@ -213,19 +264,14 @@ impl Access {
         message: &[u8],
         what: impl Fn() -> String,
     ) -> Result<[u8; KEY_ID_BYTES], AccessError> {
-        if proof.is_empty() {
-            return Err(AccessError::NotSigned { what: what() });
-        }
-        let wrong_length = AccessError::Length { len_bytes: proof.len() };
-        let (id, signature) = proof.split_first_chunk::<KEY_ID_BYTES>().ok_or(wrong_length.clone())?;
-        let signature = <&[u8; SIGNATURE_BYTES]>::try_from(signature).map_err(|_| wrong_length)?;
+        let (id, signature) = split_proof(proof, &what)?;
         let author = self.list().authors.get(id).copied();
         let Some((AuthorKey(key), role)) = author else { return Err(AccessError::Unknown { what: what() }) };
         if role < Role::Write {
             return Err(AccessError::ReadOnly { what: what() });
         }
         // Strict: one message has one signature that fits, so that a relay can't make another one of it.
-        match key.verify_strict(message, &Signature::from_bytes(signature)) {
+        match key.verify_strict(message, &signature) {
             Ok(()) => Ok(*id),
             Err(_) => Err(AccessError::Forged { what: what() }),
         }
@@ -265,6 +311,20 @@ impl Access {
     }
 }
 
+/// A proof's key and signature.
+fn split_proof(
+    proof: &[u8],
+    what: impl Fn() -> String,
+) -> Result<(&[u8; KEY_ID_BYTES], Signature), AccessError> {
+    if proof.is_empty() {
+        return Err(AccessError::NotSigned { what: what() });
+    }
+    let wrong_length = AccessError::Length { len_bytes: proof.len() };
+    let (id, signature) = proof.split_first_chunk::<KEY_ID_BYTES>().ok_or(wrong_length.clone())?;
+    let signature = <&[u8; SIGNATURE_BYTES]>::try_from(signature).map_err(|_| wrong_length)?;
+    Ok((id, Signature::from_bytes(signature)))
+}
+
 /// Whose proof a patch carries.
 fn key_id(record: &PatchRecord) -> Option<&[u8; KEY_ID_BYTES]> {
     record.proof.split_first_chunk().map(|(id, _)| id)
@@ -295,6 +355,28 @@ impl Guard for Access {
             return self.prove(record);
         }
         self.check(&record).map(|()| record)
+    }
+
+    fn vouch_page(&self, records: &[PatchRecord]) -> Option<Bytes> {
+        let signer = self.signer.as_ref()?;
+        let writes = matches!(self.list().authors.get(&signer.author().id()), Some((_, Role::Write)));
+        if !writes || records.iter().all(|record| self.is_by_writer(record)) {
+            return None;
+        }
+        Some(signer.proof(&self.page_message(records)))
+    }
+
+    fn check_page(&self, records: &[PatchRecord], proof: &[u8]) -> Result<(), SharedError> {
+        let verified = self.verify(proof, &self.page_message(records), || "a page".to_owned());
+        Ok(verified.map(drop)?)
+    }
+
+    fn check_vouched(&self, first: Option<&PatchRecord>, record: &PatchRecord) -> Result<(), SharedError> {
+        self.check_vouched_patch(record)?;
+        match first {
+            Some(first) if key_id(first) != key_id(record) => Err(AccessError::OtherAuthor(record.id).into()),
+            _ => Ok(()),
+        }
     }
 
     fn note(&self, record: &PatchRecord) {

@@ -352,7 +352,9 @@ impl Session {
             SyncMessage::Sketch { id, digest, entries, symbols } => {
                 self.on_sketch(now, &from, id, (digest, entries), &symbols);
             }
-            SyncMessage::Patches { id, records } => self.on_patches(now, &from, id, records),
+            SyncMessage::Patches { id, records } | SyncMessage::Vouched { id, records, .. } => {
+                self.on_patches(now, &from, id, records)
+            }
             SyncMessage::Offer { id, snapshot } => self.on_offer(now, &from, id, snapshot),
             SyncMessage::Part { id, hash, offset, bytes } => {
                 self.on_part(now, &from, id, (hash, offset), &bytes);

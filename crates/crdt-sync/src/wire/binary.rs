@@ -32,6 +32,7 @@ const SKETCH: u8 = 13;
 const AHEAD: u8 = 14;
 const REQUEST_PATCHES: u8 = 15;
 const DIGEST_CONTENT: u8 = 16;
+const VOUCHED: u8 = 17;
 
 pub(super) fn patch(record: &PatchRecord) -> Bytes {
     let mut out = Vec::with_capacity(record.len_bytes());
@@ -97,6 +98,12 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
                 put_blob(out, &record.proof);
                 put_blob(out, &record.patch);
             });
+        }
+        SyncMessage::Vouched { id, records, proof } => {
+            out.push(VOUCHED);
+            put_vu57(&mut out, *id);
+            put_blob(&mut out, proof);
+            put_nodes(&mut out, records);
         }
         SyncMessage::Offer { id, snapshot } => {
             out.push(OFFER);
@@ -182,6 +189,10 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
             SyncMessage::Patches { id, records }
         }
         NODES => SyncMessage::Patches { id: r.vu57("an id")?, records: read_nodes(&mut r, bytes)? },
+        VOUCHED => {
+            let (id, proof) = (r.vu57("an id")?, read_blob(&mut r, bytes)?);
+            SyncMessage::Vouched { id, proof, records: read_nodes(&mut r, bytes)? }
+        }
         HEADS => {
             let digest = r.big_endian(8, "a digest")?;
             SyncMessage::Heads { digest, heads: read_list(&mut r, LINK_BYTES_MIN, read_link)? }

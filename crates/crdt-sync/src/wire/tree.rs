@@ -73,10 +73,13 @@ pub(super) fn sync_message(
             "request"
         }
         SyncMessage::Patches { id, records } => {
-            let records: Result<Vec<Value>, EncodeError> =
-                records.iter().map(|record| record_fields(format, record).map(map)).collect();
-            fields.extend([("id", Value::from(*id)), ("patches", Value::Array(records?))]);
+            fields.extend([("id", Value::from(*id)), ("patches", page(format, records)?)]);
             "patches"
+        }
+        SyncMessage::Vouched { id, records, proof } => {
+            fields.extend([("id", Value::from(*id)), ("patches", page(format, records)?)]);
+            fields.push(("proof", blob(format, proof)));
+            "vouched"
         }
         SyncMessage::Offer { id, snapshot } => {
             fields.extend([
@@ -162,9 +165,13 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
             let (id, bytes_max) = (fields.number("id")?, fields.number("bytesMax")?);
             SyncMessage::Request { id, want, bytes_max, offers: fields.bool("offers")? }
         }
-        "patches" => {
+        kind @ ("patches" | "vouched") => {
             let records = fields.array("patches")?.iter().map(|record| Fields::of(record)?.record());
-            SyncMessage::Patches { id: fields.number("id")?, records: records.collect::<Result<_, _>>()? }
+            let (id, records) = (fields.number("id")?, records.collect::<Result<_, _>>()?);
+            match kind {
+                "patches" => SyncMessage::Patches { id, records },
+                _ => SyncMessage::Vouched { id, records, proof: fields.proof()? },
+            }
         }
         "offer" => {
             let (len_bytes, hash) = (fields.number("lenBytes")?, fields.hash("hash")?);
@@ -185,6 +192,11 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
         other => return Err(WireError::Kind(other.to_owned())),
     };
     Ok((from, message))
+}
+
+fn page(format: EncodingFormat, records: &[PatchRecord]) -> Result<Value, EncodeError> {
+    let records = records.iter().map(|record| record_fields(format, record).map(map));
+    Ok(Value::Array(records.collect::<Result<_, _>>()?))
 }
 
 fn map<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {

@@ -300,3 +300,142 @@ async fn a_reader_follows_and_passes_on_and_writes_nothing() {
         carol.sees(&json(json!({"by": "alice", "too": "bob"}))).await;
     }
 }
+
+/// Bob wrote, and is taken from the list. Who lacked what he wrote gets it all the same, with what was written on top, from a
+/// writer who has it: one who was away, and one whose list never had him. What he writes from then on nobody takes.
+#[tokio::test]
+async fn what_was_written_before_its_author_was_revoked_reaches_those_who_lacked_it() {
+    const DAVE: [u8; 32] = [5; 32];
+    const EVE: [u8; 32] = [6; 32];
+    let key = |secret: [u8; 32]| Signer::from_secret(&secret).author();
+    for group in [Group::new(), Group::with_dag()] {
+        let list = |secret, with_bob: bool| {
+            let access = Access::new("doc", Some(Signer::from_secret(&secret)));
+            [ALICE, DAVE, EVE].iter().for_each(|writer| access.allow(key(*writer), Role::Write).unwrap());
+            if with_bob {
+                access.allow(key(BOB), Role::Write).unwrap();
+            }
+            Arc::new(access)
+        };
+        let join = async |number: u64, access: &Arc<Access>| {
+            let document =
+                Arc::new(SharedModel::new(SessionId::new(SessionId::USER_MIN.get() + number).unwrap()));
+            let with = |manager: SyncManager| manager.with_guard(Arc::clone(access) as _);
+            group.join_document(number, EncodingFormat::Binary, document, memory(), with).await
+        };
+        let lists = [list(ALICE, true), list(BOB, true), list(DAVE, true), list(EVE, false)];
+        let (alice, bob) = (join(1, &lists[0]).await, join(2, &lists[1]).await);
+        bob.edit(|model| model.api().root(json(json!({"by": "bob"})))).await;
+        alice.sees(&json(json!({"by": "bob"}))).await;
+        alice.edit(|model| model.api().obj("").unwrap().set([("too", "alice")])).await;
+        let both = json(json!({"by": "bob", "too": "alice"}));
+        bob.sees(&both).await;
+        lists.iter().for_each(|list| list.revoke(key(BOB)));
+        bob.manager.stop().await;
+
+        let dave = join(3, &lists[2]).await;
+        let eve = join(4, &lists[3]).await;
+        dave.sees(&both).await;
+        eve.sees(&both).await;
+        // Who got it that way passes it on that way.
+        alice.manager.stop().await;
+        let late = join(5, &list(ALICE, false)).await;
+        late.sees(&both).await;
+        let mut events = dave.manager.events();
+        let more = Access::new("doc", Some(Signer::from_secret(&BOB)));
+        more.allow(key(BOB), Role::Write).unwrap();
+        let mut model = Model::new(SessionId::new(SessionId::USER_MIN.get() + 9).unwrap());
+        model.api().root("bob again").unwrap();
+        let bytes = Bytes::copy_from_slice(model.flush().unwrap().as_bytes());
+        let record = more.prove(PatchRecord::new(0, bytes).unwrap()).unwrap();
+        let topic = Topic::new("example-doc-patches").unwrap();
+        let bytes = crdt_sync::wire::encode_patch(EncodingFormat::Binary, &record).unwrap();
+        group.pubsub.publish(&topic, bytes).await.unwrap();
+        let reason = refusal(&mut events).await;
+        assert!(reason.contains("is not on the list"), "{reason}");
+        assert_eq!(dave.document.view(), both);
+    }
+}
+
+/// A word counts for those who are not on the list. For a writer nobody gives a word, and one who may not write has none.
+#[test]
+fn nobody_gives_a_word_for_a_writer() {
+    let mut model = Model::new(SessionId::new(SessionId::USER_MIN.get() + 1).unwrap());
+    model.api().root("made up").unwrap();
+    let patch = Bytes::copy_from_slice(model.flush().unwrap().as_bytes());
+    let record = PatchRecord::new(0, patch).unwrap();
+    let (alice, bob) = (access(ALICE), access(BOB));
+    let signed = |secret| {
+        let own = Access::new("another", Some(Signer::from_secret(&secret)));
+        own.allow(Signer::from_secret(&secret).author(), Role::Write).unwrap();
+        own.prove(record.clone()).unwrap()
+    };
+    // Not signed for this document: by Alice, who is on the list, and by Mallory, who is not.
+    let (as_alice, as_mallory) = (signed(ALICE), signed(MALLORY));
+    let page = vec![as_alice.clone(), as_mallory.clone()];
+    let proof = bob.vouch_page(&page).unwrap();
+    alice.check_page(&page, &proof).unwrap();
+    let error = alice.check_vouched(None, &as_alice).unwrap_err().to_string();
+    assert!(error.contains("is wrong"), "{error}");
+    alice.check_vouched(None, &as_mallory).unwrap();
+    // Once her key was known, her signature has to be hers.
+    let knew = access(ALICE);
+    knew.allow(Signer::from_secret(&MALLORY).author(), Role::Write).unwrap();
+    knew.revoke(Signer::from_secret(&MALLORY).author());
+    let error = knew.check_vouched(None, &as_mallory).unwrap_err().to_string();
+    assert!(error.contains("is wrong"), "{error}");
+
+    assert!(alice.check_page(&page[..1], &proof).is_err(), "of another page");
+    assert!(access(MALLORY).vouch_page(&page).is_none(), "she may not write");
+    assert!(alice.vouch_page(&[bob.prove(record).unwrap()]).is_none(), "it proves itself");
+}
+
+/// Somebody says in Alice's name that she has all that Bob has, or all but what comes first, and Bob folds it. What he has
+/// signed reaches her all the same, and hers him. (Keys stand in another order in a document that came as a snapshot.)
+#[tokio::test]
+async fn a_forged_state_leaves_nothing_out_in_a_group_with_signatures() {
+    let sorted = |replica: &Replica| Json::from(&replica.document.view());
+    let sees = async |replica: &Replica, expected: &Json| {
+        let mut changes = replica.document.changes();
+        let seen = async {
+            while sorted(replica) != *expected {
+                changes.changed().await.unwrap();
+            }
+        };
+        let timely = tokio::time::timeout(PATIENCE, seen).await;
+        assert!(timely.is_ok(), "{} instead of {expected}", sorted(replica));
+    };
+    for group in [Group::new(), Group::with_dag()] {
+        for lowered in [false, true] {
+            let group =
+                Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
+            let bob = group.join_as(2, BOB, memory()).await;
+            bob.edit(|model| model.api().root(json(json!({"b": 1})))).await;
+            let first = bob.manager.status().await.unwrap().stored;
+            bob.edit(|model| model.api().obj("").unwrap().set([("c", 2)])).await;
+
+            let forger = group.syncer(1, EncodingFormat::Binary).await;
+            let mut vector = bob.manager.status().await.unwrap().stored;
+            if lowered {
+                // Within the first patch.
+                let cut = first.iter().map(|(sid, last)| (*sid, last - 1));
+                vector = cut.collect();
+            }
+            let to = PeerId::new("node-2").unwrap();
+            forger.send(Some(&to), &SyncMessage::State { vector, reply: false }).await.unwrap();
+            while bob.manager.status().await.unwrap().peers.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            bob.manager.compact().await.unwrap();
+
+            let alice = group.join_as(1, ALICE, memory()).await;
+            sees(&alice, &json!({"b": 1, "c": 2})).await;
+            alice.edit(|model| model.api().obj("").unwrap().set([("a", 0)])).await;
+            let all = json!({"a": 0, "b": 1, "c": 2});
+            sees(&bob, &all).await;
+            sees(&alice, &all).await;
+            let stored = async |replica: &Replica| replica.manager.status().await.unwrap().stored;
+            assert_eq!(stored(&alice).await, stored(&bob).await);
+        }
+    }
+}

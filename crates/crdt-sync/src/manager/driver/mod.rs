@@ -227,20 +227,29 @@ impl Driver {
 
     fn heard_message(&mut self, heard: Heard<(PeerId, SyncMessage)>) {
         match heard {
-            Heard::Message((from, mut message)) => {
+            Heard::Message((from, message)) => {
                 let _span = tracing::trace_span!("take_in_message", %from).entered();
-                self.traffic.bytes_pulled += match &message {
-                    SyncMessage::Patches { records, .. } => patch_bytes(records),
-                    SyncMessage::Part { bytes, .. } => bytes.len() as u64,
-                    _ => 0,
+                let message = match message {
+                    SyncMessage::Patches { id, records } => self.heard_page(id, records, None),
+                    SyncMessage::Vouched { id, records, proof } => self.heard_page(id, records, Some(&proof)),
+                    other => other,
                 };
-                if let SyncMessage::Patches { records, .. } = &mut message {
-                    records.retain(|record| self.allowed(record));
+                if let SyncMessage::Part { bytes, .. } = &message {
+                    self.traffic.bytes_pulled += bytes.len() as u64;
                 }
                 self.input(Input::Message { from, message });
             }
             other => self.heard_trouble(other),
         }
+    }
+
+    /// A page with what may be taken in.
+    fn heard_page(&mut self, id: u64, mut records: Vec<PatchRecord>, proof: Option<&[u8]>) -> SyncMessage {
+        self.traffic.bytes_pulled += patch_bytes(&records);
+        for (record, reason) in self.gate.check_page(&self.machine, &mut records, proof) {
+            self.not_allowed(Refusal::NotAllowed { id: record.id, reason });
+        }
+        SyncMessage::Patches { id, records }
     }
 
     fn allowed(&mut self, record: &PatchRecord) -> bool {
@@ -360,9 +369,13 @@ impl Driver {
                 self.parts.broadcaster.broadcast(&record).instrument(span).await
             }
             Output::Send { to, message } => {
-                if let SyncMessage::Patches { records, .. } = &*message {
-                    self.traffic.bytes_paged += patch_bytes(records);
-                }
+                let message = match *message {
+                    SyncMessage::Patches { id, records } => {
+                        self.traffic.bytes_paged += patch_bytes(&records);
+                        self.gate.vouch_page(id, records)
+                    }
+                    other => other,
+                };
                 self.parts.syncer.send(to.as_ref(), &message).await
             }
             Output::Mend(record) => {
