@@ -49,10 +49,12 @@ replica.addEventListener("remote", (event) => {
 replica.addEventListener("snapshot", () => void watched(keep.fold(replica.model.toBinary(), replica.vector)));
 replica.addEventListener("acknowledged", foldSoon);
 
-const status = () => showBadge(byId("badge"), link.status, replica.unsent.length);
+const status = () => showBadge(byId("badge"), link.status, replica.unsent.length, link.refused !== undefined);
 for (const type of ["local", "acknowledged", "snapshot", "remote"]) replica.addEventListener(type, status);
 link.addEventListener("status", status);
-link.addEventListener("refused", (event) => toast(`The node refused an edit: ${/** @type {any} */ (event).detail}`, { error: true }));
+link.addEventListener("refused", (event) => {
+  toast(`The node refused an edit: ${/** @type {any} */ (event).detail}. What is typed here stays in this browser.`, { error: true });
+});
 
 let drawing = 0;
 function draw() {

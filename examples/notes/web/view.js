@@ -6,8 +6,9 @@ import { settings } from "./settings.js";
  * @param {HTMLElement} badge
  * @param {import("./sync/link.js").Status} status
  * @param {number} unsent
+ * @param {boolean} [refused] whether the node does not take what is typed here
  */
-export function showBadge(badge, status, unsent) {
+export function showBadge(badge, status, unsent, refused = false) {
   const edits = `${unsent} ${unsent === 1 ? "edit" : "edits"}`;
   const words = {
     live: unsent === 0 ? "Live" : "Saving…",
@@ -16,7 +17,8 @@ export function showBadge(badge, status, unsent) {
   };
   badge.dataset.status = status;
   badge.dataset.unsent = String(unsent);
-  if (badge.textContent !== words[status]) badge.textContent = words[status];
+  const text = refused && unsent > 0 ? `Not taken · ${edits} kept here` : words[status];
+  if (badge.textContent !== text) badge.textContent = text;
 }
 
 /** More people than this are a number. */

@@ -353,7 +353,7 @@ impl Session {
                 self.on_sketch(now, &from, id, (digest, entries), &symbols);
             }
             SyncMessage::Patches { id, records } | SyncMessage::Vouched { id, records, .. } => {
-                self.on_patches(now, &from, id, records)
+                self.on_patches(now, &from, id, records);
             }
             SyncMessage::Offer { id, snapshot } => self.on_offer(now, &from, id, snapshot),
             SyncMessage::Part { id, hash, offset, bytes } => {

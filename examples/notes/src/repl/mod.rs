@@ -3,12 +3,13 @@
 mod command;
 mod run;
 mod terminal;
+mod trouble;
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast::error::RecvError, mpsc};
 
-use self::{command::Command, run::Desk, terminal::Screen};
+use self::{command::Command, run::Desk, terminal::Screen, trouble::Trouble};
 use crate::{options::Options, replica::Replica};
 
 /// Lines that wait to be carried out. Above it the terminal waits.
@@ -29,6 +30,8 @@ pub(crate) async fn run(replica: &Arc<Replica>, options: &Options) -> Ended {
     let mut screen = Screen::open(&options.doc, lines);
     let mut desk = Desk::new(Arc::clone(replica), options.name.clone());
     let mut others = replica.others_changed();
+    let mut events = replica.manager.events();
+    let mut trouble = Trouble::default();
     loop {
         tokio::select! {
             line = typed.recv() => {
@@ -45,6 +48,13 @@ pub(crate) async fn run(replica: &Arc<Replica>, options: &Options) -> Ended {
                 }
                 screen.ready();
             }
+            event = events.recv() => match event {
+                Ok(event) => trouble.about(&event).iter().for_each(|news| screen.tell(news)),
+                // What was missed is counted in `status`.
+                Err(RecvError::Lagged(_)) => {}
+                // The replica goes.
+                Err(RecvError::Closed) => events = replica.manager.events(),
+            },
             _ = others.changed() => {
                 for news in desk.who_came_and_went() {
                     screen.tell(&news);

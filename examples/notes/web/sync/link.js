@@ -9,13 +9,22 @@ const WAITING_MAX = 1000;
 const CONNECT_MAX_MS = 8000;
 /** The node's word that it will not have what this window says; see the program's `socket.rs`. */
 const REFUSED = 1008;
+/** The pause after a node has refused a window that sends it nothing but what it has and who it is. */
+const PAUSE_REFUSED_MS = 60_000;
 
 /** @typedef {"offline" | "connecting" | "live"} Status */
 
-/** Tells `status`, and `refused` with a reason. */
+/**
+ * Tells `status`, and `refused` with a reason.
+ *
+ * A node that has refused what was sent refuses it the next time, too. From then on this window sends no edits: it follows
+ * the others, what is typed stays in the browser, and the next window that is opened tries once more.
+ */
 export class Link extends EventTarget {
   /** @type {Status} */
   status = "offline";
+  /** Why the node will not have what is typed here. @type {string | undefined} */
+  refused = undefined;
   /** @type {WebSocket | undefined} */
   #socket = undefined;
   #failures = 0;
@@ -30,7 +39,9 @@ export class Link extends EventTarget {
     super();
     this.url = url;
     this.replica = replica;
-    replica.addEventListener("local", (event) => this.#send(/** @type {CustomEvent} */ (event).detail.message));
+    replica.addEventListener("local", (event) => {
+      if (this.refused === undefined) this.#send(/** @type {CustomEvent} */ (event).detail.message);
+    });
     replica.addEventListener("caught-up", () => this.#is("live"));
   }
 
@@ -45,7 +56,7 @@ export class Link extends EventTarget {
     this.#timer = setTimeout(() => this.#drop(socket), CONNECT_MAX_MS);
     socket.onopen = () => {
       clearTimeout(this.#timer);
-      for (const message of this.replica.greeting()) socket.send(message);
+      for (const message of this.replica.greeting(this.refused === undefined)) socket.send(message);
       this.dispatchEvent(new Event("open"));
     };
     socket.onmessage = ({ data }) => {
@@ -55,8 +66,12 @@ export class Link extends EventTarget {
       else this.receive();
     };
     socket.onclose = ({ code, reason }) => {
-      if (code === REFUSED) this.dispatchEvent(new CustomEvent("refused", { detail: reason }));
-      this.#drop(socket);
+      const again = this.refused !== undefined;
+      if (code === REFUSED && !again) {
+        this.refused = reason;
+        this.dispatchEvent(new CustomEvent("refused", { detail: reason }));
+      }
+      this.#drop(socket, code === REFUSED && again ? PAUSE_REFUSED_MS : undefined);
     };
   }
 
@@ -90,15 +105,15 @@ export class Link extends EventTarget {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(message);
   }
 
-  /** @param {WebSocket} socket */
-  #drop(socket) {
+  /** @param {WebSocket} socket @param {number} [pauseMs] */
+  #drop(socket, pauseMs) {
     if (this.#socket !== socket) return;
     this.#socket = undefined;
     this.#waiting = [];
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
     this.#is("offline");
-    const pause = Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** this.#failures++);
+    const pause = pauseMs ?? Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** this.#failures++);
     // Windows that lost the same node do not all come back at once.
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.connect(), pause * (0.5 + Math.random() / 2));

@@ -87,11 +87,11 @@ export class Replica extends EventTarget {
     this.#tell("local", { entry, message: encodePatch(entry.time - entry.prev, entry.bytes) });
   }
 
-  /** What to say first on a new connection. */
-  greeting() {
+  /** What to say first on a new connection. @param {boolean} [withUnsent] whether the node may take what is unsent */
+  greeting(withUnsent = true) {
     this.caughtUp = false;
     this.#incoming = undefined;
-    const unsent = this.unsent.map((entry) => encodePatch(entry.time - entry.prev, entry.bytes));
+    const unsent = (withUnsent ? this.unsent : []).map((entry) => encodePatch(entry.time - entry.prev, entry.bytes));
     return [encodeState(this.name, this.vector), ...unsent];
   }
 
