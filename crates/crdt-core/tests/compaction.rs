@@ -165,3 +165,37 @@ fn a_history_is_cut_at_a_version_and_goes_on() {
     unknown.advance(session(99_000), 5);
     assert!(matches!(log.compact(&unknown), Ok(Compaction::Ahead { .. } | Compaction::Behind { .. })));
 }
+
+/// A map that came too late for its place holds a text that stands elsewhere, too. When what came too late is dropped, the
+/// text stays.
+#[test]
+fn what_stands_elsewhere_too_stays_when_what_came_too_late_is_dropped() {
+    let mut first = Model::new(session(70_000));
+    first.api().root(json!({"a": 1, "b": 1})).unwrap();
+    let root = first.document().root().unwrap().id();
+    let typed = first.flush().unwrap();
+    // Of somebody who puts one text into two places, and one of these into a place that is taken already.
+    let mut builder = PatchBuilder::new(session(80_000), 50);
+    let late = builder.new_obj();
+    let text = builder.json(&"warp".into());
+    builder.ins_obj(late, [("text", text)]);
+    builder.ins_obj(root, [("a", text)]);
+    let taken = {
+        let mut other = PatchBuilder::new(session(90_000), 500);
+        let value = other.json(&"weft".into());
+        other.ins_obj(root, [("b", value)]);
+        other.finish().unwrap()
+    };
+    builder.ins_obj(root, [("b", late)]);
+    let aliased = builder.finish().unwrap();
+    let mut document = Document::new(session(60_000));
+    for patch in [&typed, &taken, &aliased] {
+        assert_eq!(document.apply(patch), Ok(Applied::Merged));
+    }
+    let before = document.view().in_key_order();
+    assert_eq!(before, crdt_core::Value::from(&json!({"a": "warp", "b": "weft"})));
+    let stable = document.state_vector();
+    assert!(matches!(document.compact(&stable), Compaction::Done { .. }));
+    document.check().unwrap();
+    assert_eq!(document.view().in_key_order(), before);
+}

@@ -57,7 +57,7 @@ impl Document {
         for at in 0..self.store.nodes.len() as u32 {
             let node = self.store.node(at);
             if node.is_lost() && node.refs() == 0 && !node.is_dead() && node.form() != Form::Free {
-                self.store.release(at);
+                self.store.drop_lost(at);
             }
         }
         let released = before - self.store.span;

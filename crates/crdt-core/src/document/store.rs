@@ -349,6 +349,31 @@ impl Store {
         }
     }
 
+    /// Removes a node that nothing refers to, and what nothing else refers to below it. What stands elsewhere too stays there:
+    /// in the eyes of everyone nothing gives way here.
+    pub(super) fn drop_lost(&mut self, node: u32) {
+        let mut doomed = vec![node];
+        while let Some(node) = doomed.pop() {
+            let at = self.node(node);
+            if at.form() == Form::Free || at.refs() > 0 {
+                continue;
+            }
+            let id = at.id();
+            if at.is_dead() {
+                self.ghosts.remove(&id);
+            } else {
+                let start = doomed.len();
+                self.for_each_child(node, |child| doomed.push(child));
+                for &child in &doomed[start..] {
+                    self.nodes[child as usize].unlink();
+                }
+                self.sessions.at_mut(id.session).nodes.remove(id.time);
+                self.drop_content(node);
+            }
+            self.bury(node);
+        }
+    }
+
     fn bury(&mut self, node: u32) {
         *self.node_mut(node) = Node::new(Id::new(0, 0), Form::Free, NIL);
         self.free.push(node);
