@@ -243,3 +243,36 @@ fn what_is_recorded_can_be_recorded_again() {
         assert_eq!(Json::Array(all), serde_json::from_str::<Json>(RECORDED).unwrap());
     }
 }
+
+/// A title is no place; it must not be taken for all of the document.
+#[test]
+fn a_path_that_is_no_pointer_is_refused_and_changes_nothing() {
+    use json_patch::JsonPatchOp as Op;
+    let (path, from) = ("title".to_owned(), "/tags".to_owned());
+    let value = Value::from(1);
+    let ops = [
+        Op::Add { path: path.clone(), value: value.clone() },
+        Op::Remove { path: path.clone() },
+        Op::Replace { path: path.clone(), value },
+        Op::Move { from: from.clone(), path: path.clone() },
+        Op::Move { from: path.clone(), path: from.clone() },
+        Op::Copy { from: path.clone(), path: from.clone() },
+        Op::Copy { from, path: path.clone() },
+        Op::Test { path: path.clone(), value: Value::from(&json!({"title": "warp", "tags": []})) },
+        Op::StrIns { path: path.clone(), pos: 0, str: "x".into() },
+        Op::StrDel { path, pos: 0, len: 1 },
+    ];
+    for op in ops {
+        let mut model = model_of(&json!({"title": "warp", "tags": []}));
+        let refused = model.apply_json_patch(std::slice::from_ref(&op)).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "operation 0: \"title\" is no JSON pointer: one is empty or starts with '/'"
+        );
+        assert_eq!(
+            model.view().in_key_order(),
+            Value::from(&json!({"title": "warp", "tags": []})).in_key_order()
+        );
+        assert!(!model.has_edits(), "{op:?}");
+    }
+}

@@ -230,6 +230,7 @@ impl Model {
                     return Err(JsonPatchFault::IntoItself { from: from.clone(), path: path.clone() });
                 }
                 let value = self.json_read(from)?;
+                check_pointer(path)?;
                 self.json_room(&value)?;
                 self.json_remove(from)?;
                 // Where the pointer leads shows only now. If nowhere, nothing may be lost by that.
@@ -241,6 +242,7 @@ impl Model {
             }
             JsonPatchOp::Test { path, value } => {
                 let differs = || JsonPatchFault::Differs { path: path.clone() };
+                check_pointer(path)?;
                 let found = self.json_read(path).map_err(|_| differs())?;
                 if found.in_key_order() == value.in_key_order() { Ok(()) } else { Err(differs()) }
             }
@@ -271,6 +273,7 @@ impl Model {
 
     /// Where a pointer leads; the last step need not exist yet.
     fn json_place(&self, path: &str) -> Result<Place, JsonPatchFault> {
+        check_pointer(path)?;
         let Some((parent, last)) = path.rsplit_once('/') else { return Ok(Place::Root) };
         let no_container = || JsonPatchFault::NoContainer { path: path.to_owned() };
         let container: Option<NodeRef<'_>> = find_node(&self.doc, &parent)?.and_then(past_registers);
@@ -288,6 +291,7 @@ impl Model {
 
     /// The value at a pointer, which may lead into a constant.
     fn json_read(&self, path: &str) -> Result<Value, JsonPatchFault> {
+        check_pointer(path)?;
         let not_found = || JsonPatchFault::NotFound { path: path.to_owned() };
         let mut node = self.doc.root().ok_or_else(not_found)?;
         let mut steps = path.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~"));
@@ -347,6 +351,13 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// Refuses what is no JSON pointer: operations that were not read from JSON can have any path, and one without a slash would
+/// be taken for the root.
+fn check_pointer(path: &str) -> Result<(), EditError> {
+    let is_pointer = path.is_empty() || path.starts_with('/');
+    if is_pointer { Ok(()) } else { Err(EditError::Path(path.to_owned())) }
 }
 
 /// The index that a step spells: digits without a sign or leading zeros.
