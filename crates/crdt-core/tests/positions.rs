@@ -238,3 +238,44 @@ fn the_bytes_are_the_documented_ones() {
     assert_eq!(hex(&beside.encode()), "00f1a20402f1a20409");
     assert_eq!(hex(&end.encode()), "02f1a20402");
 }
+
+/// What another types where someone's cursor stands is not selected by that.
+#[test]
+fn an_empty_selection_stays_empty() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    let text = model.api().root("warp").unwrap();
+    for at in 0..=4 {
+        let selection = Selection::range(model.document(), text, at..at).unwrap();
+        let mut other = model.fork(SessionId::new(70_002).unwrap());
+        other.api().str("").unwrap().ins(at, "xyz").unwrap();
+        let now = selection.resolve(other.document()).unwrap();
+        assert!(now.is_empty(), "at {at}: {now:?}");
+    }
+}
+
+/// Bytes of others can say anything: the two ends of a selection are then of no one text.
+#[test]
+fn a_selection_from_one_text_into_another_is_none() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root(json!({"long": "warp and weft", "short": "x"})).unwrap();
+    let anchor = model.api().str("/long").unwrap().anchor(13, Side::After).unwrap();
+    let focus = model.api().str("/short").unwrap().anchor(0, Side::After).unwrap();
+    assert_eq!(Selection { anchor, focus }.resolve(model.document()), None);
+}
+
+#[test]
+fn only_in_a_sequence_there_are_positions() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root(json!({"map": {"a": 1}, "number": 1})).unwrap();
+    for path in ["", "/map", "/number"] {
+        let node = model.document().root().unwrap();
+        let id = if path.is_empty() { node.id() } else { node.get(&path[1..]).unwrap().id() };
+        for side in [Side::Before, Side::After] {
+            for position in 0..3 {
+                assert_eq!(RelativePosition::at(model.document(), id, position, side), None);
+            }
+            let border = RelativePosition { node: id, anchor: id, side };
+            assert_eq!(border.resolve(model.document()), None);
+        }
+    }
+}

@@ -11,7 +11,7 @@ use crate::{
         Malformed,
         wire::{Reader, put_vu57},
     },
-    document::Located,
+    document::{Kind, Located},
 };
 
 /// A position in a text, byte string or array that stays beside its element.
@@ -53,7 +53,7 @@ pub enum Side {
 impl RelativePosition {
     /// The position at a count of visible elements; `None` if the node is no text, byte string or array, or is shorter.
     pub fn at(document: &Document, node: Timestamp, position: usize, side: Side) -> Option<Self> {
-        let len = document.node(node)?.len();
+        let len = len_of(document, node)?;
         if position > len {
             return None;
         }
@@ -70,7 +70,7 @@ impl RelativePosition {
     /// element has not come yet.
     pub fn resolve(&self, document: &Document) -> Option<Located> {
         if self.anchor == self.node {
-            let len = document.node(self.node)?.len();
+            let len = len_of(document, self.node)?;
             let position = if self.side == Side::After { 0 } else { len };
             return Some(Located { position, deleted: false });
         }
@@ -129,6 +129,12 @@ impl RelativePosition {
     }
 }
 
+/// How many visible elements a text, byte string or array has; `None` for any other node.
+fn len_of(document: &Document, node: Timestamp) -> Option<usize> {
+    let node = document.node(node)?;
+    matches!(node.kind(), Kind::Str | Kind::Bin | Kind::Arr).then(|| node.len())
+}
+
 /// What someone has selected: from where the selection began to where it is being drawn. A cursor is an empty one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Selection {
@@ -144,15 +150,24 @@ impl Selection {
         Self { anchor: at, focus: at }
     }
 
-    /// A selection of a range of positions. What is typed at its borders is not part of it.
+    /// A selection of a range of positions. What is typed at its borders is not part of it, and one of nothing stays one.
     pub fn range(document: &Document, node: Timestamp, range: std::ops::Range<usize>) -> Option<Self> {
+        if range.is_empty() {
+            // With two sides what is typed there would come between them.
+            let at = |position| RelativePosition::at(document, node, position, Side::After);
+            return Some(Self { anchor: at(range.start)?, focus: at(range.end)? });
+        }
         let anchor = RelativePosition::at(document, node, range.start, Side::Before)?;
         let focus = RelativePosition::at(document, node, range.end, Side::After)?;
         Some(Self { anchor, focus })
     }
 
-    /// Where it is now, the smaller position first; `None` if a side of it cannot be found.
+    /// Where it is now, the smaller position first; `None` if a side of it cannot be found, or if the two are in different
+    /// nodes, as those of others can be.
     pub fn resolve(&self, document: &Document) -> Option<std::ops::Range<usize>> {
+        if self.anchor.node != self.focus.node {
+            return None;
+        }
         let (a, b) = (self.anchor.resolve(document)?.position, self.focus.resolve(document)?.position);
         Some(a.min(b)..a.max(b))
     }
