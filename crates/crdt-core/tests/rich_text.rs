@@ -376,3 +376,17 @@ fn a_mark_of_nothing_is_told() {
         assert_eq!(note.mark(range, "b", true, Expand::After).unwrap_err().to_string(), said);
     }
 }
+
+/// An empty block has nothing in it, and what looks the same within a block is one span.
+#[test]
+fn the_spans_of_blocks_are_those_that_are_there() {
+    let (mut alice, _) = rich("abcd");
+    bold(&mut alice, 0..2);
+    bold(&mut alice, 1..4);
+    note(&mut alice).split(2, "p", Value::Undefined).unwrap();
+    note(&mut alice).split(2, "p", Value::Undefined).unwrap();
+    let blocks = note(&mut alice).blocks().unwrap();
+    let texts: Vec<Vec<String>> =
+        blocks.iter().map(|block| block.spans.iter().map(|span| span.text.to_string()).collect()).collect();
+    assert_eq!(texts, [vec!["ab".to_owned()], vec![], vec!["cd".to_owned()]]);
+}

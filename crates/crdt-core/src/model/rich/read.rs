@@ -61,16 +61,7 @@ impl<'d> Reading<'d> {
     /// [`EditError::Removed`]
     pub(super) fn spans(&self) -> Result<Vec<Span>, EditError> {
         let units: Vec<u16> = self.text().as_wtf8().utf16().collect();
-        let mut spans: Vec<Span> = Vec::new();
-        for (range, marks) in self.marked(&self.slices())? {
-            match spans.last_mut() {
-                Some(last) if last.marks == marks => {
-                    last.text.push(Text::from_utf16(units[range].iter().copied()).as_wtf8());
-                }
-                _ => spans.push(Span { text: Text::from_utf16(units[range].iter().copied()), marks }),
-            }
-        }
-        Ok(spans)
+        Ok(joined(&units, self.marked(&self.slices())?))
     }
 
     /// The text in blocks.
@@ -102,12 +93,9 @@ impl<'d> Reading<'d> {
             }
             let first = marked.partition_point(|(range, _)| range.end <= start);
             let within = marked[first..].iter().take_while(|(range, _)| range.start < end);
-            let spans = within
-                .map(|(range, marks)| {
-                    let range = range.start.max(start)..range.end.min(end);
-                    Span { text: Text::from_utf16(units[range].iter().copied()), marks: marks.clone() }
-                })
-                .collect();
+            let within =
+                within.map(|(range, marks)| (range.start.max(start)..range.end.min(end), marks.clone()));
+            let spans = joined(&units, within);
             blocks.push(Block {
                 tag: marker.map(|marker| marker.tag.clone()),
                 steps: marker.map(|marker| marker.all_steps()).unwrap_or_default(),
@@ -210,6 +198,19 @@ impl<'d> Reading<'d> {
         }
         Ok(ops)
     }
+}
+
+/// Ranges of a text as spans: those side by side that look the same are one, and what is empty is none.
+fn joined(units: &[u16], ranges: impl IntoIterator<Item = (Range<usize>, Marks)>) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for (range, marks) in ranges.into_iter().filter(|(range, _)| !range.is_empty()) {
+        let text = Text::from_utf16(units[range].iter().copied());
+        match spans.last_mut() {
+            Some(last) if last.marks == marks => last.text.push(text.as_wtf8()),
+            _ => spans.push(Span { text, marks }),
+        }
+    }
+    spans
 }
 
 /// What holds where some slices are active: those with greater numbers are younger.
