@@ -227,3 +227,31 @@ proptest! {
         prop_assert_eq!(told, ids);
     }
 }
+
+/// What is sent while it is still open comes again, longer, under the same id.
+#[test]
+fn a_patch_that_came_again_longer_is_there_whole() {
+    let mut alice = model(70_001, "warp");
+    let mut bob = Model::from(alice.document().fork(SessionId::new(70_002).unwrap()));
+    bob.keep_history();
+    alice.api().str("").unwrap().ins(4, " and").unwrap();
+    let open = alice.open_patch().unwrap();
+    alice.api().str("").unwrap().ins(8, " weft").unwrap();
+    let whole = alice.flush().unwrap();
+    assert_eq!(open.id(), whole.id());
+    bob.set_now(Duration::from_secs(1));
+    assert_eq!(bob.apply(&open).unwrap(), crdt_core::Applied::Merged);
+    let history = bob.history_mut().unwrap();
+    assert_eq!(history.at(open.id()).unwrap().view(), "warp and".into());
+    assert_eq!(bob.apply(&whole).unwrap(), crdt_core::Applied::Merged);
+    let last = Timestamp::new(whole.id().sid, whole.next_time() - 1);
+    let history = bob.history_mut().unwrap();
+    assert_eq!(history.written(last).map(|version| version.span), Some(whole.span()));
+    assert_eq!(history.at(whole.id()).unwrap().view(), "warp and weft".into());
+    // The part of it, once more, is nothing new and takes nothing away.
+    assert!(!history.push(open.clone(), None));
+    assert_eq!(history.at(whole.id()).unwrap().view(), "warp and weft".into());
+    let mut log = history.log().clone();
+    assert!(!log.push(open));
+    assert_eq!(log.end().unwrap().view(), "warp and weft".into());
+}

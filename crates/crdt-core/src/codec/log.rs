@@ -4,7 +4,10 @@
 //! view, a header, the document, the history, and then patches that were appended to the file later. As text it is a JSON
 //! value a line, as bytes a sequence of CBOR values.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::Bound,
+};
 
 use super::{
     DocumentEncodeError, DocumentError, Malformed, NoJsonForm, cbor,
@@ -140,8 +143,23 @@ impl Log {
     }
 
     /// Adds a patch to the history. Returns whether it is new.
+    ///
+    /// One that was sent while it was still open comes again under the same id with more operations. Then it takes the place
+    /// of the shorter one, and is new too; a shorter one is not.
     pub fn push(&mut self, patch: Patch) -> bool {
-        self.patches.insert(patch.id(), patch).is_none()
+        match self.patches.entry(patch.id()) {
+            Entry::Vacant(entry) => {
+                entry.insert(patch);
+                true
+            }
+            Entry::Occupied(mut entry) => {
+                let is_longer = entry.get().next_time() < patch.next_time();
+                if is_longer {
+                    entry.insert(patch);
+                }
+                is_longer
+            }
+        }
     }
 
     /// The document with all patches.

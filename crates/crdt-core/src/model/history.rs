@@ -89,7 +89,10 @@ impl History {
         // States at later patches lack this one.
         self.checkpoints.split_off(&id);
         self.patches.insert((id.sid, id.time), end);
-        self.times.extend(at.map(|at| (id, at)));
+        if let Some(at) = at {
+            // One that comes again with more in it was there before.
+            self.times.entry(id).or_insert(at);
+        }
         true
     }
 
