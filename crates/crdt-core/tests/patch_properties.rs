@@ -330,3 +330,18 @@ fn a_patch_without_a_json_form_says_which_operation_it_is() {
         "a patch with a constant that holds more than JSON at 65536.8 has no form in JSON: take a binary form"
     );
 }
+
+/// A deletion that crosses the line is moved in part; that part must have times to go to as well.
+#[test]
+fn rebase_refuses_to_move_a_part_of_a_deletion_beyond_all_times() {
+    let sid = SessionId::new(70_001).unwrap();
+    let at = |time| Timestamp::new(sid, time);
+    let mut builder = PatchBuilder::new(sid, 100);
+    builder.del(at(1), &[Timespan { start: at(50), span: 1 << 52 }]);
+    let patch = builder.finish().unwrap();
+    let near_the_end = (1 << 53) - 100;
+    match patch.rebase(near_the_end, 100) {
+        Ok(moved) => panic!("{moved:?} is read as {:?}", Patch::decode(moved.as_bytes())),
+        Err(refused) => assert!(matches!(refused, RewriteError::OutOfTime { .. }), "{refused}"),
+    }
+}

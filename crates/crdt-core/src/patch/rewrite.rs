@@ -67,7 +67,9 @@ impl Patch {
             if let Op::NewCon(super::Con::Id(id)) = op {
                 check(id, 1);
             }
-            op.for_each_dependency(|Timespan { start, span }| check(start, span));
+            op.for_each_dependency(|span| {
+                split(span, sid, from).for_each(|part| check(part.start, part.span));
+            });
         }
         if !fits {
             return Err(out_of_time);
