@@ -101,3 +101,19 @@ fn the_extended_view_shows_what_extensions_stand_for() {
     alice.api().root(json!({"a": [1]})).unwrap();
     assert_eq!(alice.document().view_extended(), alice.view());
 }
+
+/// The clock has so few times left that the new value does not fit: then the old one stays.
+#[test]
+fn a_multi_value_register_keeps_its_value_if_there_is_no_room_for_another() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root(json!({})).unwrap();
+    model.api().obj("").unwrap().set_multi_value("choice", "red").unwrap();
+    model.flush();
+    let mut far = crdt_core::PatchBuilder::new(SessionId::new(70_002).unwrap(), (1 << 53) - 40);
+    far.new_obj();
+    assert_eq!(model.apply(&far.finish().unwrap()).unwrap(), crdt_core::Applied::Merged);
+    let long = "a text that takes more times than there are".repeat(3);
+    assert!(model.api().multi_value("/choice").unwrap().set(long.as_str()).is_err());
+    assert_eq!(model.api().multi_value("/choice").unwrap().values(), ["red".into()]);
+    assert!(!model.has_edits());
+}

@@ -471,7 +471,7 @@ fn before(model: &Model, node: u32, id: Timestamp, position: usize) -> Result<Ti
 }
 
 /// The ids of the elements at positions, one span for each chunk.
-fn spans_at(doc: &crate::Document, id: Timestamp, position: u32, len: u32) -> Vec<Timespan> {
+pub(super) fn spans_at(doc: &crate::Document, id: Timestamp, position: u32, len: u32) -> Vec<Timespan> {
     let mut spans: Vec<Timespan> = Vec::new();
     for piece in doc.pieces_at(id, position, len) {
         match spans.last_mut() {

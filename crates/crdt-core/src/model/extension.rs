@@ -4,7 +4,7 @@
 //! of the tuple's id, so that ordinary data is not taken for one), and the node that holds its data. Who does not know it
 //! sees a tuple.
 
-use super::{Api, ArrCursor, EditError, Model, ObjCursor, Path, rich::Reading};
+use super::{Api, ArrCursor, EditError, Model, ObjCursor, Path, cursor::spans_at, rich::Reading};
 use crate::{
     Document, PatchBuilder, SessionId, Text, Timestamp, Value,
     codec::base36,
@@ -203,11 +203,17 @@ impl MultiValueCursor<'_> {
     /// # Errors
     /// [`EditError`]
     pub fn set(&mut self, value: impl Into<Value>) -> Result<(), EditError> {
-        let len = self.0.len();
-        if len > 0 {
-            self.0.del(0, len)?;
-        }
-        self.0.ins(0, [value.into()])
+        let (arr, value) = (self.0.node()?.id(), value.into());
+        let len = self.0.len() as u32;
+        // All in one: if there is no room for the new value, the old ones stay.
+        let seen = spans_at(&self.0.model().doc, arr, 0, len);
+        self.0.model().write(|patch| {
+            if !seen.is_empty() {
+                patch.del(arr, &seen);
+            }
+            let node = patch.json(&value);
+            patch.ins_arr(arr, arr, &[node]);
+        })
     }
 }
 

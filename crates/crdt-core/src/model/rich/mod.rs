@@ -330,6 +330,10 @@ impl RichTextCursor<'_> {
         step: impl Into<BlockStep>,
         data: impl Into<Value>,
     ) -> Result<(), EditError> {
+        if self.model.doc.node(self.slices).is_none() {
+            // Before the line feed is there that nothing would say anything about.
+            return Err(EditError::Removed(self.slices));
+        }
         let steps: Vec<BlockStep> = outer.into_iter().map(Into::into).chain([step.into()]).collect();
         self.ins(position, "\n")?;
         let at = self.position(position, Side::Before)?;
