@@ -4,6 +4,8 @@
 //! some twice. After each step each replica equals its list, element by element with ids and tombstones, and all its
 //! invariants hold; at the end all replicas are equal.
 
+mod support;
+
 use crdt_core::{
     Applied, Document, Model, Patch, PatchBuilder, SessionId, Text, Timespan, Timestamp, Value,
     codec::Packing,
@@ -499,4 +501,53 @@ fn deleting_nothing_changes_nothing() {
     for (at, element) in text.iter().enumerate().filter(|(_, element)| !element.live) {
         assert_eq!(other.document().locate(node, element.id).map(|at| at.deleted), Some(true), "{at}");
     }
+}
+
+/// Where all insert after the same element they stand in descending order of their ids; a place is found by passing all that
+/// are larger. Those that come late pass thousands, in no more time than others.
+#[test]
+fn thousands_at_one_place_stand_in_descending_order() {
+    const SESSIONS: u64 = 5;
+    let each: u64 = if cfg!(debug_assertions) { 3_000 } else { 30_000 };
+    let mut random = support::seeded::Random(7);
+    let mut base = Model::new(SessionId::new(70_000).unwrap());
+    let text = base.api().root("<>").unwrap();
+    let document = base.into_document();
+    let after = document.element_id(text, 0).unwrap();
+    // Of each session a patch with everything, some of it at the same times as of others. The latest come first.
+    let mut patches: Vec<Patch> = (0..SESSIONS)
+        .map(|at| {
+            let mut builder =
+                PatchBuilder::new(SessionId::new(80_000 + at).unwrap(), 100 + at / 2 * each * 3);
+            for _ in 0..each {
+                builder.ins_str(text, after, ["a", "bc", "d"][random.below(3)]);
+                builder.skip_to(builder.next_id().time + random.below(2) as u64);
+            }
+            builder.finish().unwrap()
+        })
+        .collect();
+    patches.reverse();
+    let mut merged = document.clone();
+    for patch in &patches {
+        assert_eq!(merged.apply(patch).unwrap(), Applied::Merged);
+        merged.check().unwrap();
+    }
+    let mut expected: Vec<(Timestamp, String)> = patches
+        .iter()
+        .flat_map(|patch| {
+            patch.ops().filter_map(|(id, op)| match op {
+                Op::InsStr { text, .. } => Some((id, text.to_string())),
+                _ => None,
+            })
+        })
+        .collect();
+    expected.sort_by(|a, b| b.cmp(a));
+    let expected: String = expected.into_iter().map(|(_, text)| text).collect();
+    assert_eq!(merged.view(), format!("<{expected}>").as_str().into());
+    // In the other order nobody passes anybody, and it is the same.
+    let mut other = document;
+    for patch in patches.iter().rev() {
+        assert_eq!(other.apply(patch).unwrap(), Applied::Merged);
+    }
+    assert_eq!(other.view(), merged.view());
 }

@@ -45,19 +45,22 @@ pub(super) fn place<R: Runs>(
     Some(Spot { left, join })
 }
 
+/// So many larger chunks are passed one by one.
+const PASSED_MAX: usize = 128;
+
 /// The last of the chunks after `left` that are larger than an id, or `left`.
 ///
 /// Only first ids are compared: the ids in a chunk grow.
-fn skip_larger<R: Runs>(runs: &R, mut left: Option<At>, id: Id, sids: &impl Sids) -> Option<At> {
+fn skip_larger<R: Runs>(runs: &mut R, left: Option<At>, id: Id, sids: &impl Sids) -> Option<At> {
+    let (mut left, mut passed) = (left, 0);
     loop {
         let next = match left {
             Some(at) => runs.next(at),
             None => runs.first(),
         };
-        match next {
-            Some(at) if sids.after(runs.get(at).id(), id) => left = Some(at),
-            _ => return left,
-        }
+        let Some(at) = next.filter(|&at| sids.after(runs.get(at).id(), id)) else { return left };
+        passed += 1;
+        left = Some(if passed > PASSED_MAX { runs.leap(at, id, sids) } else { at });
     }
 }
 

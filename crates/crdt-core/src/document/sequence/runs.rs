@@ -1,6 +1,9 @@
 //! What the rules of a sequence ask of its storage.
 
-use super::chunk::{Chunk, Id};
+use super::{
+    Sids,
+    chunk::{Chunk, Id},
+};
 
 /// Where a chunk stands. In a list `slot` is its number, in a tree its place in the leaf. Good until chunks are inserted or
 /// removed.
@@ -40,6 +43,11 @@ pub(super) trait Runs {
     /// Changes a chunk: its state, its content, and its ends within its old ids and new ids of its own.
     fn replace(&mut self, at: At, chunk: Chunk);
     fn remove(&mut self, at: At);
+
+    /// A chunk behind another one, or that one: it and all between them are larger than an id.
+    fn leap(&mut self, at: At, _id: Id, _sids: &impl Sids) -> At {
+        at
+    }
 
     /// Whether a bigger storage should take over.
     fn is_full(&self) -> bool;

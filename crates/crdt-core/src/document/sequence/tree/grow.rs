@@ -10,6 +10,7 @@ impl Tree {
     /// Splits a full leaf, the new one on the right; at the very end of all the new one is empty.
     pub(super) fn split_leaf(&mut self, leaf: u32, rank: usize) -> u32 {
         self.settle();
+        self.floors = None;
         let at_end = rank == WIDTH && self.leaves[leaf as usize].next == NIL;
         let keep = if at_end { WIDTH } else { WIDTH / 2 };
         let old = &mut self.leaves[leaf as usize];
@@ -41,6 +42,7 @@ impl Tree {
 
     /// Puts an empty leaf before all others, for who goes on inserting at the start: nothing moves then.
     pub(super) fn lead_leaf(&mut self) -> u32 {
+        self.floors = None;
         let first = self.head;
         let parent = self.leaves[first as usize].parent;
         if self.inner[parent as usize].len as usize == WIDTH {
@@ -149,6 +151,7 @@ impl Tree {
             return;
         }
         self.settle();
+        self.floors = None;
         self.near = None;
         match prev {
             NIL => self.head = next,

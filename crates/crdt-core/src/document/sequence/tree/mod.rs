@@ -5,6 +5,7 @@
 //! edits go elsewhere, so typing costs one addition.
 
 mod check;
+mod floors;
 mod grow;
 mod index;
 mod node;
@@ -13,6 +14,7 @@ mod typing;
 
 use std::sync::OnceLock;
 
+use floors::Floors;
 use index::Index;
 use node::{FILL, Inner, Leaf, NIL, WIDTH};
 
@@ -36,6 +38,7 @@ pub(super) struct Tree {
     near: Option<(u32, u32)>,
     /// Whether no id stands in two of the chunks that were appended, as far as that is known.
     distinct: bool,
+    floors: Option<Box<Floors>>,
 }
 
 impl Tree {
@@ -56,6 +59,7 @@ impl Tree {
             pending: (NIL, 0),
             near: None,
             distinct: false,
+            floors: None,
         }
     }
 

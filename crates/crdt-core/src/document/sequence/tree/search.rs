@@ -3,10 +3,12 @@
 use super::{
     super::{
         super::time_index::TimeIndex,
+        Sids,
         chunk::{Chunk, Id},
         runs::{At, Runs},
     },
     Tree,
+    floors::Floors,
     node::{Leaf, NIL, WIDTH},
 };
 
@@ -178,6 +180,9 @@ impl Runs for Tree {
             }
         }
         let place = self.leaves[leaf as usize].insert(rank, chunk);
+        if let Some(floors) = &mut self.floors {
+            floors.lower(leaf, chunk.time);
+        }
         let at = At { leaf, slot: place as u32 };
         if let Some(index) = self.index.get_mut() {
             index.note(chunk, at);
@@ -190,6 +195,11 @@ impl Runs for Tree {
         let leaf = &mut self.leaves[at.leaf as usize];
         let old = leaf.get(at.slot as usize);
         leaf.set(at.slot as usize, chunk);
+        if chunk.time < old.time
+            && let Some(floors) = &mut self.floors
+        {
+            floors.lower(at.leaf, chunk.time);
+        }
         let change = chunk.span.weight() as i32 - old.span.weight() as i32;
         if let Some(index) = self.index.get_mut() {
             index.grown += change.max(0) as usize;
@@ -215,6 +225,23 @@ impl Runs for Tree {
         self.weigh(at.leaf, -(old.span.weight() as i32));
         if empty {
             self.drop_leaf(at.leaf);
+        }
+    }
+
+    fn leap(&mut self, at: At, id: Id, sids: &impl Sids) -> At {
+        if self.leaves[at.leaf as usize].behind(at.slot as usize).is_some() {
+            return at;
+        }
+        let (leaves, head) = (&self.leaves, self.head);
+        let floors = self.floors.get_or_insert_with(|| Box::new(Floors::of(leaves, head, sids)));
+        let leaf = match floors.first_behind(at.leaf, (id.time, sids.sid(id.session))) {
+            Some(next) => self.leaves[next as usize].prev,
+            None => self.tail,
+        };
+        let last = &self.leaves[leaf as usize];
+        match (last.len as usize).checked_sub(1) {
+            Some(rank) if leaf != at.leaf => At { leaf, slot: last.place(rank) as u32 },
+            _ => at,
         }
     }
 
