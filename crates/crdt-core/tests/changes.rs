@@ -3,7 +3,7 @@
 mod support;
 
 use crdt_core::{
-    Applied, Document, Model, Patch, SessionId, Value,
+    Applied, Document, Model, Patch, SessionId, Timestamp, Value,
     model::{Delta, Diff, Origin, UndoOptions},
 };
 use proptest::prelude::*;
@@ -355,4 +355,47 @@ fn a_watcher_is_told_the_whole_view_when_the_document_is_replaced() {
     model.undo().unwrap().unwrap();
     model.flush();
     assert_eq!(model.view(), Value::Undefined);
+}
+
+/// Others can put one text into two places. What is typed into it shows at both, and when one of them is set anew it is gone
+/// from the other.
+#[test]
+fn a_copy_follows_what_stands_at_two_places() {
+    let mut model = watched(&json!({"list": ["a"]}));
+    let root = model.document().root().unwrap();
+    let (root, list) = (root.id(), root.get("list").unwrap().id());
+    let mut view = model.view();
+    let mut other = crdt_core::PatchBuilder::new(SessionId::new(80_000).unwrap(), 100);
+    let mut then = |model: &mut Model, build: &dyn Fn(&mut crdt_core::PatchBuilder)| {
+        build(&mut other);
+        let next = crdt_core::PatchBuilder::new(SessionId::new(80_000).unwrap(), other.next_id().time);
+        let patch = std::mem::replace(&mut other, next).finish().unwrap();
+        assert_eq!(model.apply(&patch).unwrap(), Applied::Merged);
+        while let Some(set) = model.poll_changes() {
+            match &set.changes[..] {
+                [crdt_core::model::Change { diff: Diff::Value { new, .. }, .. }] if set.missed => {
+                    view = new.clone()
+                }
+                _ => mirror(&mut view, &set),
+            }
+        }
+        assert_eq!(view.in_key_order(), model.view().in_key_order());
+        model.document().check().unwrap();
+    };
+    let text = Timestamp::new(SessionId::new(80_000).unwrap(), 100);
+    then(&mut model, &|patch| {
+        let text = patch.json(&"warp".into());
+        patch.ins_obj(root, [("x", text)]);
+    });
+    then(&mut model, &|patch| _ = patch.ins_obj(root, [("y", text)]));
+    then(&mut model, &|patch| _ = patch.ins_arr(list, list, &[text]));
+    then(&mut model, &|patch| _ = patch.ins_str(text, text, "the "));
+    then(&mut model, &|patch| {
+        let one = patch.json(&1.into());
+        patch.ins_obj(root, [("x", one)]);
+    });
+    then(&mut model, &|patch| {
+        let more = patch.json(&"b".into());
+        patch.ins_arr(list, list, &[more]);
+    });
 }

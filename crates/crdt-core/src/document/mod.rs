@@ -204,6 +204,11 @@ impl Document {
         self.store.nodes.len() - self.store.free_len() - self.store.ghosts_len()
     }
 
+    /// Whether something refers to a node that was removed elsewhere.
+    pub(crate) fn has_ghosts(&self) -> bool {
+        self.store.ghosts_len() > 0
+    }
+
     /// Bytes of memory that it takes, roughly. What copies [share](Self::share) counts in full for each.
     pub fn size_bytes(&self) -> usize {
         size_of::<Self>() + self.store.size_bytes()

@@ -35,6 +35,13 @@ pub(crate) enum Removed {
     Nodes(Vec<Subtree>),
 }
 
+impl Removed {
+    /// Whether a part of it was referred to from a second place.
+    pub(crate) fn is_aliased(&self) -> bool {
+        matches!(self, Self::Nodes(nodes) if nodes.iter().any(Subtree::is_aliased))
+    }
+}
+
 /// What an operation changed.
 #[derive(Debug)]
 pub(crate) enum Effect {

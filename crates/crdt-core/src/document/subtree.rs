@@ -14,6 +14,8 @@ pub(crate) struct Subtree {
     nodes: Vec<Copied>,
     /// Deleted elements of the sequences in it, each run with the element that stands before it, or with its sequence.
     tombstones: Vec<(Timespan, Timestamp)>,
+    /// Whether a part of it was referred to from a second place.
+    is_aliased: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +46,7 @@ impl Subtree {
         let mut next = 0;
         while let Some(&node) = queue.get(next) {
             next += 1;
+            copy.is_aliased |= node.is_aliased();
             let mut enter = |child: Child<'_>| {
                 let node = document.node(child.node()?.id())?;
                 if node.is_aliased() && !aliases.insert(node.id()) {
@@ -94,6 +97,11 @@ impl Subtree {
             copy.nodes.push(Copied { id: node.id(), content });
         }
         copy
+    }
+
+    /// Whether a part of it was referred to from a second place.
+    pub(crate) const fn is_aliased(&self) -> bool {
+        self.is_aliased
     }
 
     /// Bytes that it takes, roughly.

@@ -23,8 +23,8 @@ pub struct ChangeSet {
     pub by: Timespan,
     /// What changed.
     pub changes: Vec<Change>,
-    /// Earlier changes were not fetched in time and are left out: see [`Model::SETS_MAX`](super::Model::SETS_MAX). Then
-    /// the one change is the whole view.
+    /// Earlier changes were not fetched in time and are left out: see [`Model::SETS_MAX`](super::Model::SETS_MAX). Or
+    /// something changed that others have put into several places at once. Then the one change is the whole view.
     pub missed: bool,
 }
 

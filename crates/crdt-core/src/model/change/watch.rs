@@ -45,6 +45,8 @@ struct OpenSet {
     /// Nodes that were put somewhere in this set: what holds them shows them whole.
     attached: HashSet<Timestamp>,
     pieces: usize,
+    /// Whether something changed that is referred to from several places. Only one of them is known here.
+    is_aliased: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -109,7 +111,11 @@ impl Watch {
         let end = open.end.unwrap_or_else(|| document.time());
         let by = Timespan { start: open.start, span: end.saturating_sub(open.start.time) };
         let origin = open.origin;
-        let changes = open.finish(document, &self.links);
+        let Some(changes) = open.finish(document, &self.links) else {
+            self.ready.clear();
+            self.missed = true;
+            return;
+        };
         if changes.is_empty() || self.missed {
             return;
         }
@@ -162,6 +168,11 @@ impl Watch {
     }
 }
 
+/// Whether a node is referred to from several places.
+fn is_aliased(document: &Document, node: Timestamp) -> bool {
+    document.node(node).is_some_and(|node| node.is_aliased())
+}
+
 /// The slots of new elements, if the node is an array.
 fn slots(document: &Document, node: Timestamp, ids: Timespan) -> impl Iterator<Item = Timestamp> {
     let is_arr = document.node(node).is_some_and(|node| node.kind() == Kind::Arr);
@@ -179,6 +190,7 @@ impl OpenSet {
             by_node: HashMap::new(),
             attached: HashSet::new(),
             pieces: 0,
+            is_aliased: false,
         }
     }
 
@@ -200,6 +212,8 @@ impl OpenSet {
         match effect {
             Effect::Held { container, place, was, now } => {
                 self.attached.insert(*now);
+                self.is_aliased |= is_aliased(document, *now);
+                self.is_aliased |= was.as_ref().is_some_and(|(_, was)| was.is_aliased());
                 if self.is_new(*container) {
                     return;
                 }
@@ -223,7 +237,9 @@ impl OpenSet {
             }
             Effect::Inserted { node, ids, position } => {
                 for slot in slots(document, *node, *ids) {
-                    self.attached.extend(document.held(*node, &Place::Slot(slot)));
+                    let child = document.held(*node, &Place::Slot(slot));
+                    self.is_aliased |= child.is_some_and(|child| is_aliased(document, child));
+                    self.attached.extend(child);
                 }
                 if !self.is_new(*node) {
                     self.inserted(document, *node, *ids, *position as usize);
@@ -231,6 +247,7 @@ impl OpenSet {
             }
             Effect::Deleted { node, pieces } if !self.is_new(*node) => {
                 for (piece, removed) in pieces {
+                    self.is_aliased |= removed.is_aliased();
                     self.deleted(*node, piece.position as usize, removed);
                 }
             }
@@ -295,22 +312,29 @@ impl OpenSet {
         }
     }
 
-    /// The changes, from the root down.
-    fn finish(self, document: &Document, links: &Links) -> Vec<Change> {
-        let Self { nodes, attached, .. } = self;
+    /// The changes, from the root down; `None` if the whole view has to be told, since what changed stands, or stood, at
+    /// several places.
+    fn finish(self, document: &Document, links: &Links) -> Option<Vec<Change>> {
+        let Self { nodes, attached, mut is_aliased, .. } = self;
         let mut changes: Vec<Change> = nodes
             .into_iter()
             .filter_map(|(node, diff)| {
                 let path = match node {
                     Timestamp::ORIGIN => Vec::new(),
-                    node => links.path(document, node, |node| attached.contains(&node))?,
+                    node => links.path(document, node, |node| {
+                        is_aliased |= self::is_aliased(document, node);
+                        attached.contains(&node)
+                    })?,
                 };
                 let diff = diff.finish(document, node)?;
                 Some(Change { path: ChangePath(path), node, diff })
             })
             .collect();
+        if is_aliased || document.has_ghosts() && !changes.is_empty() {
+            return None;
+        }
         changes.sort_by_key(|change| change.path.0.len());
-        changes
+        Some(changes)
     }
 }
 
