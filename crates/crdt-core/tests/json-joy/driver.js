@@ -220,6 +220,18 @@ const handlers = {
     for (const patch of patches) model.applyPatch(Patch.fromBinary(unhex(patch)));
     return {view: view(model), time: model.clock.time, forms: forms(model)};
   },
+  /** Edits of the texts, bytes and lists in a map, each of which becomes a patch: of a document that took patches, or was read. */
+  edits: ({sid, patches, data, edits}) => {
+    const model = data ? Model.load(unhex(data), sid) : Model.create(undefined, sid);
+    for (const patch of patches || []) model.applyPatch(Patch.fromBinary(unhex(patch)));
+    return edits.map(([key, at, gone, text]) => {
+      const node = {t: 'str', b: 'bin', l: 'arr'}[key];
+      const api = model.api[node]([key]);
+      if (gone) api.del(at, gone);
+      if (text) api.ins(at, {t: text, b: Buffer.from(text), l: Array.from(text)}[key]);
+      return hex(model.api.flush().toBinary());
+    });
+  },
   /** Reads a document in a form; answers with its view and binary form, and after more patches with the view. */
   load: ({form, data, patches}) => {
     const model = load(form, data);
