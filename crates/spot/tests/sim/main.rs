@@ -2,6 +2,7 @@
 //!
 //! A failure prints its seed: `WEFT_SIM_SEED=… cargo test -p spot --test sim`. `WEFT_SIM_SEEDS=n` runs more of them.
 
+mod again;
 mod open;
 mod partitions;
 mod world;

@@ -220,15 +220,20 @@ impl Node {
     /// A ring has room again: owners that had to stop may go on.
     pub(super) fn credit_after_take(&mut self, sub: super::SubId) {
         for id in self.subs[sub].starved.iter().copied().collect::<Vec<_>>() {
-            let Some(topic) = self.topics.get(id) else { continue };
-            let (left, window) = (topic.upstream.granted, self.window(id));
-            let more = |window: u64, left: u64| window > 0 && window >= left.saturating_mul(2);
-            if more(window.messages, left.messages) || more(window.bytes, left.bytes) {
-                self.send_credit(id);
-            }
+            self.credit_starved(id);
         }
         for id in self.blocked.iter().copied().collect::<Vec<_>>() {
             self.drain_backlog(id);
+        }
+    }
+
+    /// Gives the owner of a topic more, if there is much more than it has left.
+    pub(super) fn credit_starved(&mut self, id: TopicId) {
+        let Some(topic) = self.topics.get(id) else { return };
+        let (left, window) = (topic.upstream.granted, self.window(id));
+        let more = |window: u64, left: u64| window > 0 && window >= left.saturating_mul(2);
+        if more(window.messages, left.messages) || more(window.bytes, left.bytes) {
+            self.send_credit(id);
         }
     }
 }

@@ -82,6 +82,9 @@ pub struct Node {
     /// Those without an owner, the oldest first.
     open_order: VecDeque<TopicId>,
     generations: u64,
+    /// The next topic of ours is no older than this, and later than all that we had and let go of: its log is another one, in
+    /// which nobody may resume.
+    epoch_min: u64,
     /// Those of the topic that was created last, shared with all that have the same.
     usual_options: Arc<TopicOptions>,
     subs: Slab<Sub>,
@@ -140,6 +143,7 @@ impl Node {
             open_names: Names::default(),
             open_order: VecDeque::new(),
             generations: 0,
+            epoch_min: options.incarnation,
             usual_options: Arc::new(TopicOptions::STANDARD),
             subs: Slab::new(),
             links: Slab::new(),

@@ -40,6 +40,8 @@ pub(super) struct Partitions {
     pub(super) moves: BTreeMap<TopicId, Move>,
     /// Those of ours that another node has, and since when.
     pub(super) ceded: BTreeMap<TopicId, Duration>,
+    /// The latest epoch of all that were ours and are not any more.
+    pub(super) epoch_past: u64,
     /// Something changed that may make partitions move.
     pub(super) stale: bool,
     /// Some could not be offered yet, or were not taken: with the next heartbeat they are offered again.
@@ -66,7 +68,15 @@ impl Node {
         Topic::check(&partition::partition_name(name, count))?;
         let member = partition::member_name(name, count, self.options.id);
         self.topic_create(&member, TopicOptions { policy: Policy::DropNewest, replay: 0 })?;
-        let epochs = vec![0; count as usize];
+        // Later than what others had before we came, and than what we had when we were a member before.
+        let seen = |k| {
+            let id = self.named(partition::partition_name(name, k).as_str());
+            let topic = id.map(|id| &self.topics[id]);
+            let owner = topic.and_then(|topic| topic.elsewhere.owners.last()).map(|owner| owner.epoch);
+            let own = topic.and_then(|topic| topic.local.as_ref()).map(|local| local.epoch);
+            owner.max(own).unwrap_or(0).max(self.partitions.epoch_past)
+        };
+        let epochs = (0..count).map(seen).collect();
         // Founding peers know nothing of partitions.
         let nodes = self.peers.iter().filter(|(_, peer)| peer.node.is_some());
         let peers: Vec<PeerId> = nodes.map(|(peer, _)| peer).collect();

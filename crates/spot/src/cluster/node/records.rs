@@ -252,8 +252,10 @@ impl Node {
             self.deliver_gap(topic, have + 1, Some(next - 1));
             self.tell_doubts(topic);
         }
-        if !lossless {
-            self.grant_ends(topic);
+        match lossless {
+            // The window may be small because a queue was full, and who emptied it since could not tell the owner.
+            true => self.credit_starved(topic),
+            false => self.grant_ends(topic),
         }
         self.changed = true;
         Ok(())

@@ -3,7 +3,7 @@
 use super::{Amount, Lazy, LinkId, Local, Node, SubId, TopicId, TopicOptions, TopicState};
 use crate::{
     Topic, TopicPattern,
-    cluster::{command::Command, node::Protocol},
+    cluster::{command::Command, node::Protocol, partition},
     topic::InvalidTopic,
 };
 
@@ -201,7 +201,7 @@ impl Node {
         epoch: Option<u64>,
     ) -> Result<(), TopicError> {
         let id = self.topic_id(name, false)?;
-        let epoch_min = self.options.incarnation;
+        let epoch_min = self.epoch_min;
         let topic = &mut self.topics[id];
         if topic.local.is_some() || topic.elsewhere.route.is_some() {
             return Err(TopicError::Exists(topic.name.clone()));
@@ -246,6 +246,10 @@ impl Node {
                 link.cursors.remove(&id);
                 link.lagging.remove(&id);
             }
+        }
+        match partition::parse_partition(name.as_str()) {
+            Some(_) => self.partitions.epoch_past = self.partitions.epoch_past.max(local.epoch),
+            None => self.epoch_min = self.epoch_min.max(local.epoch).saturating_add(1),
         }
         self.announce(&Command::Remove { topic: name.as_str(), epoch: local.epoch });
         self.owner_changed(name.as_str(), Some(self.options.id), None);

@@ -13,6 +13,7 @@ use crate::{Topic, TopicPattern};
 
 mod losses;
 mod moves;
+mod resume;
 mod silent;
 mod rights;
 
