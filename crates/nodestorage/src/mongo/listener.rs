@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 use mongodb::{
-    bson::{Document as Bsons, doc, oid::ObjectId},
+    bson::{DateTime, Document as Bsons, doc, oid::ObjectId},
     change_stream::event::{ChangeStreamEvent, OperationType, ResumeToken},
 };
 use tokio::time::Instant;
@@ -250,7 +250,7 @@ impl MongoStorage {
             "version": count(version), "write": write, "digest": mongodb::bson::Bson::Null,
             "time": count(change.timestamp_ms), "producers": super::record::encode_marks(&producers),
             "spilled": base.spilled,
-            "deleted": mongodb::bson::DateTime::from_millis(count(change.timestamp_ms)), "outbox": [packed(&event)],
+            "deleted": DateTime::from_millis(count(change.timestamp_ms)), "outbox": [packed(&event)],
         }};
         match self.documents.insert_one(tombstone).await {
             Ok(_) => shared.relay.take(Moved { key: self.key(id), events: vec![event] }),
@@ -332,6 +332,7 @@ impl MongoStorage {
             let marker = doc! {
                 "_id": ObjectId::new(), "collection": &*self.name, "documentId": OF_NO_DOCUMENT, "sequenceNum": count(position),
                 "position": count(position), "removed": true, "missed": true,
+                "removedAt": DateTime::from_millis(count(self.shared().now_ms(0))),
             };
             match self.shared().events().insert_one(marker).await {
                 Ok(_) => {

@@ -64,6 +64,10 @@ const REST_UNWATCHED_MAX: Duration = Duration::from_millis(50);
 /// So many events in one document's outbox end the rest: each further write of it would carry all of them.
 const PRESSING: u64 = 16;
 
+/// For how long a relay trusts the last position that it knows. Were the next one taken and let go of since, it would take
+/// it once more, behind everybody's back: places are kept for longer than this ([`PLACES_KEPT`](super::storage::PLACES_KEPT)).
+const LAST_TRUSTED: Duration = Duration::from_secs(5 * 60);
+
 /// The longest pause before it is tried again after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -116,8 +120,8 @@ struct Known {
 
 #[derive(Default)]
 pub(super) struct End {
-    /// The last position, as far as known.
-    last: Option<u64>,
+    /// The last position, as far as known, and since when.
+    last: Option<(u64, Instant)>,
     /// Documents whose outboxes can be emptied, if they are not written again.
     clear: HashMap<Key, Placed>,
 }
@@ -130,6 +134,12 @@ struct Placed {
 }
 
 impl End {
+    /// Takes out the last position, if it can be trusted still.
+    fn take_last(&mut self, now: Instant) -> Option<u64> {
+        let (last, since) = self.last.take()?;
+        (now.duration_since(since) < LAST_TRUSTED).then_some(last)
+    }
+
     /// Somebody else has taken places.
     pub(super) fn forget(&mut self) {
         self.last = None;
@@ -313,7 +323,8 @@ impl Relay {
     async fn insert(&self, end: &mut End, rows: &mut VecDeque<(Key, Bsons)>) -> Result<(), Error> {
         while !rows.is_empty() {
             // Unknown again unless all goes well: also when nobody waits for the answer.
-            let last = match end.last.take() {
+            let started = super::now();
+            let last = match end.take_last(started) {
                 Some(last) => last,
                 None => self.last_position().await?,
             };
@@ -347,7 +358,7 @@ impl Relay {
             }
             let last = last + inserted as u64;
             if inserted == batch.len() {
-                end.last = Some(last);
+                end.last = Some((last, started));
             }
             self.rise(last);
         }
@@ -482,6 +493,16 @@ mod tests {
         assert_eq!(relay.rest_max(), REST_MAX);
         drop(watcher);
         assert_eq!(relay.rest_max(), REST_UNWATCHED_MAX);
+    }
+
+    #[test]
+    fn an_old_end_is_looked_for_again() {
+        let since = crate::mongo::now();
+        let mut end = End { last: Some((7, since)), clear: HashMap::new() };
+        assert_eq!(end.take_last(since + LAST_TRUSTED), None);
+        end.last = Some((7, since));
+        assert_eq!(end.take_last(since + LAST_TRUSTED / 2), Some(7));
+        assert!(LAST_TRUSTED * 4 < crate::mongo::storage::PLACES_KEPT, "there is time to insert");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use crdt_core::{ClientId, StateVector};
 use futures_util::TryStreamExt;
 use mongodb::{
     Collection,
-    bson::{Bson, Document as Bsons, doc},
+    bson::{Bson, DateTime, Document as Bsons, doc},
 };
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ use super::{
     Handle, Shared,
     commit::{OUTBOX_MAX, Verb},
     failure::{Failure, is_passing, of_driver},
-    record::{Mark, Stored, decode_event, is_ours},
+    record::{Mark, Stored, decode_event, is_ours, whole},
     relay::{Key, Moved},
     value::{self, count},
 };
@@ -36,6 +36,10 @@ use crate::{
 
 /// The pause before a command is sent again whose connection was cut. The operation's timeout ends it.
 pub(super) const CUT_PAUSE: Duration = Duration::from_millis(25);
+
+/// How long the place of a removed change stays in the log. As long as it is there, no relay can give the place, or the
+/// change that has it, a second time, however long ago it looked; nor can the fate of a write be told wrongly.
+pub(super) const PLACES_KEPT: Duration = Duration::from_secs(60 * 60);
 
 /// A collection of a [`MongoStore`](super::MongoStore). Clones are the same handle; closing it leaves the store open.
 #[derive(Clone)]
@@ -374,7 +378,7 @@ impl Storage for MongoStorage {
             };
             // The place stays, so that who reads from before it is told.
             let empty = doc! {
-                "$set": {"removed": true},
+                "$set": {"removed": true, "removedAt": DateTime::from_millis(count(self.shared().now_ms(0)))},
                 "$unset": {"diff": "", "metadata": "", "clientId": "", "clientSeq": "", "timestamp": ""},
             };
             let removed = self.shared().events().update_many(of, empty).await?.modified_count;
@@ -442,14 +446,16 @@ impl Storage for MongoStorage {
 }
 
 impl Shared {
-    /// Lets go of the beginning of the log as far as nothing is left of it. The last place is kept: it says what the
-    /// next one is.
+    /// Lets go of the beginning of the log as far as nothing has been left of it for a while. The last place is kept: it
+    /// says what the next one is.
     async fn trim_log(&self) -> Result<(), Failure> {
         let last = self.relay.last_position().await?;
-        let kept = self.events().find_one(doc! {"removed": {"$exists": false}}).sort(doc! {"position": 1});
-        let kept = kept.projection(doc! {"position": 1}).await?;
-        let kept =
-            kept.and_then(|event| event.get("position").and_then(super::record::whole)).unwrap_or(last);
+        let since = (self.options.clock)().saturating_sub(PLACES_KEPT.as_millis() as u64);
+        let kept = doc! {"$or": [
+            {"removed": {"$exists": false}}, {"removedAt": {"$gte": DateTime::from_millis(count(since))}},
+        ]};
+        let kept = self.events().find_one(kept).sort(doc! {"position": 1}).projection(doc! {"position": 1});
+        let kept = kept.await?.and_then(|event| event.get("position").and_then(whole)).unwrap_or(last);
         let gone = doc! {"position": {"$lt": count(kept.min(last))}, "removed": true};
         self.events().delete_many(gone).await?;
         Ok(())

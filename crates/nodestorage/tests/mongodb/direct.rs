@@ -1,6 +1,13 @@
 //! Other programs at the same database.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use nodestorage::{
@@ -21,6 +28,11 @@ use super::{PATIENCE, body, by, counted, games, id, open, options};
 
 pub(super) fn direct(games: &MongoStorage) -> Collection<Bsons> {
     games.native().unwrap().downcast_ref::<Collection<Bsons>>().unwrap().clone()
+}
+
+/// The log, as other programs read it.
+async fn raw_log(server: &TestServer) -> Collection<Bsons> {
+    Client::with_uri_str(server.uri()).await.unwrap().database(server.database()).collection("events")
 }
 
 pub(super) async fn next(watch: &mut Watch) -> WatchEvent {
@@ -256,6 +268,43 @@ async fn removed_changes_do_not_come_back_from_an_outbox_that_a_crash_left() {
     games.find_one_and_upsert(&id("b"), body(json!({"n": 0})), by("s")).await.unwrap();
     let WatchEvent::Change(first) = next(&mut watch).await else { panic!("it is told of a change") };
     assert_eq!((&first.document_id, first.version), (&id("b"), 1));
+}
+
+/// Two processes: one compacts the beginning of the log away, while the other believes that the log ends there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_place_that_the_log_has_let_go_of_is_not_given_again() {
+    let server = TestServer::start();
+    let start_ms = 1_767_225_600_000;
+    let time = Arc::new(AtomicU64::new(start_ms));
+    let clock = Arc::clone(&time);
+    let timed = MongoOptions { clock: Arc::new(move || clock.load(Relaxed)), ..options(&server) };
+    let (idle, busy) = (open(&server).await, MongoStore::connect(server.uri(), timed).await.unwrap());
+    let (idle, busy) = (super::games(&idle).await, super::games(&busy).await);
+    idle.find_one_and_upsert(&id("a"), body(json!({"n": 0})), by("idle")).await.unwrap();
+    assert_eq!(idle.position().await.unwrap(), 1);
+    for name in ["b", "c", "d", "e"] {
+        busy.find_one_and_upsert(&id(name), body(json!({"n": 0})), by("busy")).await.unwrap();
+    }
+    assert_eq!(busy.position().await.unwrap(), 5);
+    for name in ["a", "b", "c", "d", "e"] {
+        busy.remove_changes(&id(name), u64::MAX).await.unwrap();
+    }
+    let mut watch = busy.watch(WatchFilter::default(), WatchFrom::After(5)).await.unwrap();
+    let edit = |body: &mut Body| {
+        body["n"] = json!(1);
+        Ok::<_, Infallible>(())
+    };
+    idle.edit(&id("a"), edit, by("idle")).await.unwrap();
+    assert_eq!(idle.position().await.unwrap(), 6);
+    let WatchEvent::Change(change) = next(&mut watch).await else { panic!("it is told of a change") };
+    assert_eq!((&change.document_id, change.version, change.position), (&id("a"), 2, 6));
+
+    // Much later the places go.
+    let log = raw_log(&server).await;
+    time.store(start_ms + 24 * 60 * 60 * 1_000, Relaxed);
+    busy.remove_changes(&id("a"), 1).await.unwrap();
+    assert_eq!(log.count_documents(doc! {}).await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
