@@ -7,7 +7,7 @@ use moka::{Expiry, ops::compute::Op, sync::Cache as Moka};
 use parking_lot::Mutex;
 
 use super::{Cache, CacheError, Cached, Lookup};
-use crate::DocumentId;
+use crate::{DocumentId, rules::json_bytes};
 
 /// What an entry takes besides its body, about.
 const ENTRY_BYTES: usize = 200;
@@ -89,7 +89,7 @@ impl Cache for MemoryCache {
 
     async fn put(&self, id: &DocumentId, entry: Cached, ttl: Duration) -> Result<bool, CacheError> {
         let len_bytes = match &entry {
-            Cached::Document { body, .. } => json_bytes(body),
+            Cached::Document { body, .. } => u32::try_from(json_bytes(&**body)).unwrap_or(u32::MAX),
             Cached::Absent { .. } | Cached::Changed { .. } => 0,
         };
         let kept = Mutex::new(false);
@@ -112,19 +112,4 @@ impl Cache for MemoryCache {
         self.entries.invalidate_all();
         Ok(())
     }
-}
-
-fn json_bytes(body: &crate::Body) -> u32 {
-    struct Count(usize);
-    impl std::io::Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    serde_json::to_writer(&mut count, body).map_or(u32::MAX, |()| u32::try_from(count.0).unwrap_or(u32::MAX))
 }

@@ -23,10 +23,14 @@ use crate::{
     StorageError, StorageLayer, StorageOptions, TransactionFn, Update, Upserted,
     edit::SectionFn,
     query::{FieldPath, Page, Query},
+    rules::json_bytes,
 };
 
 /// How many bytes of query pages are kept, about, where query results are cached.
 pub const QUERY_BYTES_MAX: u64 = 16 << 20;
+
+/// How large a page may be to be kept: one alone drives out not more than some of the others.
+const PAGE_BYTES_MAX: u64 = QUERY_BYTES_MAX / 8;
 
 /// A storage whose documents are read from a cache when they are there.
 ///
@@ -53,12 +57,21 @@ pub(super) struct Shared {
     pub(super) coherence: Coherence,
     pub(super) counters: Counters,
     pub(super) hot: Hot,
-    /// By the query as text, each with the number of writes it was read under.
-    queries: Moka<String, (u64, Arc<Page>)>,
+    /// By the query as text.
+    queries: Moka<String, KeptPage>,
     /// Whether the store has been closed, with all handles.
     pub(super) closed: AtomicBool,
     /// Wakes the reader of the feed when the cache has failed.
     pub(super) troubled: tokio::sync::Notify,
+}
+
+#[derive(Clone)]
+struct KeptPage {
+    /// The number of writes that it was read under.
+    under: u64,
+    page: Arc<Page>,
+    /// As JSON, about.
+    len_bytes: u64,
 }
 
 pub(super) struct FeedTask(AbortHandle);
@@ -83,9 +96,8 @@ impl CachedStorage {
         cache: Arc<dyn Cache>,
         options: StorageOptions,
     ) -> Self {
-        let weigher = |query: &String, (_, page): &(u64, Arc<Page>)| {
-            let found = page.found.iter().map(|found| 100 + 50 * found.fields.len());
-            u32::try_from(query.len() + found.sum::<usize>()).unwrap_or(u32::MAX)
+        let weigher = |query: &String, kept: &KeptPage| {
+            u32::try_from(query.len() as u64 + kept.len_bytes).unwrap_or(u32::MAX)
         };
         let queries = Moka::builder().max_capacity(QUERY_BYTES_MAX).weigher(weigher);
         let shared = Arc::new(Shared {
@@ -346,16 +358,17 @@ impl Shared {
             return self.storage.find_many(query).await;
         };
         let key = format!("{query:?}");
-        if let Some((under, page)) = self.queries.get(&key)
-            && under == writes
+        if let Some(kept) = self.queries.get(&key)
+            && kept.under == writes
         {
             self.counters.query_hits.up();
-            return Ok((*page).clone());
+            return Ok((*kept.page).clone());
         }
         self.counters.query_misses.up();
         let page = self.storage.find_many(query).await?;
-        if self.coherence.quiet() == Some(writes) {
-            self.queries.insert(key, (writes, Arc::new(page.clone())));
+        let len_bytes = page.found.iter().map(|found| 100 + json_bytes(&found.fields) as u64).sum();
+        if len_bytes <= PAGE_BYTES_MAX && self.coherence.quiet() == Some(writes) {
+            self.queries.insert(key, KeptPage { under: writes, page: Arc::new(page.clone()), len_bytes });
         }
         Ok(page)
     }

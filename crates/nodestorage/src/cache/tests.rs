@@ -379,6 +379,25 @@ async fn pages_of_queries_are_kept_until_something_changes() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_documents_is_not_kept() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let large = body(json!({"n": 1, "text": "x".repeat(1 << 20)}));
+    for name in ["c", "d", "e"] {
+        inner.inner.find_one_and_upsert(&id(name), large.clone(), by()).await.unwrap();
+    }
+    let games = cached(&inner, StorageOptions { cache_queries: true, ..StorageOptions::default() }).await;
+    let of = |limit| Query { filter: Filter::parse(&json!({"n": 1})).unwrap(), limit, ..Query::default() };
+    for limit in [1, 1, 5, 5] {
+        games.find_many(of(limit)).await.unwrap();
+    }
+    assert_eq!(
+        (games.stats().query_hits, games.stats().query_misses),
+        (1, 3),
+        "three megabytes are too many"
+    );
+}
+
+#[tokio::test]
 async fn a_collection_without_a_feed_is_not_cached() {
     for options in
         [StorageOptions::auxiliary(), StorageOptions { watch_enabled: false, ..StorageOptions::default() }]
