@@ -201,6 +201,12 @@ impl SharedModel {
         self.held().conflicts.as_ref().map_or(0, Conflicts::places)
     }
 
+    /// How many conflicts were not reported, because nobody [took](Self::poll_conflict) those before them; 0 without rules.
+    /// What is open is open all the same.
+    pub fn conflict_reports_dropped(&self) -> u64 {
+        self.held().conflicts.as_ref().map_or(0, Conflicts::reports_dropped)
+    }
+
     /// What every replica starts from.
     pub fn base(&self) -> Option<&Patch> {
         self.base.as_ref()

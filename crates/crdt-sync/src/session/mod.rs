@@ -348,7 +348,7 @@ impl Session {
 
     /// Lets go of what waited for a session: into `work`, or to whoever has to look at it first.
     fn release(&mut self, sid: SessionId, work: &mut Vec<PatchRecord>) {
-        let released = self.parked.released_by(sid);
+        let released = self.parked.released_by(sid, |sid| self.accepted.get(sid));
         if self.options.rechecks_parked {
             self.outputs.extend(released.into_iter().map(Output::Released));
         } else {

@@ -90,15 +90,29 @@ impl Parked {
         dropped
     }
 
-    /// Takes out the first parked records that `advanced` may have made ready. The caller looks at each again.
-    pub(super) fn released_by(&mut self, advanced: SessionId) -> Vec<PatchRecord> {
+    /// Takes out the parked records that `advanced` may have made ready, or has shown to be wrong; `seen` says how far sessions
+    /// are. The caller looks at each again. All that do not wait for their own session any more: of several in one place all
+    /// but one are refused, and nothing would come of that to release the others.
+    pub(super) fn released_by(
+        &mut self,
+        advanced: SessionId,
+        seen: impl Fn(&SessionId) -> u64,
+    ) -> Vec<PatchRecord> {
         if self.count == 0 {
             return Vec::new();
         }
         let lowest = (advanced, SessionId::SYSTEM);
         let waiters = self.waiting.range(lowest..).take_while(|((on, _), _)| *on == advanced);
         let waiters: Vec<SessionId> = waiters.map(|((_, sid), _)| *sid).collect();
-        waiters.into_iter().filter_map(|sid| self.take(sid, BTreeMap::pop_first)).collect()
+        let mut released = Vec::new();
+        for sid in waiters {
+            let seen = seen(&sid);
+            let stands = |(record, _): &(PatchRecord, SessionId)| record.prev <= seen;
+            while self.records.get(&sid).and_then(|of| of.values().next()).is_some_and(stands) {
+                released.extend(self.take(sid, BTreeMap::pop_first));
+            }
+        }
+        released
     }
 
     pub(super) fn contains(&self, sid: SessionId, last: u64) -> bool {

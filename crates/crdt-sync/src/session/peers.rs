@@ -49,6 +49,8 @@ pub(super) struct Peer {
     pub(super) distrusted_until: Duration,
     /// It is not reported again before that that it has other patches under the same times.
     pub(super) diverged_until: Duration,
+    /// It is not asked for what it has of the own session, because of that, before that.
+    pub(super) own_check_from: Duration,
     /// When it was asked for what it has of the own session, and up to which time.
     pub(super) own_asked: Option<(Duration, u64)>,
     heard_at: Duration,

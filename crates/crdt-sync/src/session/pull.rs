@@ -199,6 +199,9 @@ impl Session {
                 // Our own store takes its time; nobody else is to blame.
                 self.pull = Some(Pull { deadline: now + self.options.request_timeout, ..pull });
             } else {
+                if matches!(pull.stage, Stage::Own(_)) {
+                    self.own_check_failed(now, &pull.peer);
+                }
                 self.unhelpful(now, &pull.peer, "did not answer in time");
             }
         }

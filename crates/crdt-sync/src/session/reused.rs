@@ -43,16 +43,31 @@ impl Session {
     pub(super) fn on_content(&mut self, now: Duration, from: &PeerId, digest: u64, theirs: Option<u64>) {
         let (Some(ours), Some(theirs)) = (self.content_at(digest), theirs) else { return };
         let Some(peer) = self.peers.get_mut(from) else { return };
-        if ours == theirs || now < peer.diverged_until {
+        if ours == theirs {
             return;
         }
-        peer.diverged_until = now + PAUSE;
-        self.counters.diverged += 1;
-        self.outputs.push_back(Output::Event(SessionEvent::Diverged { peer: from.clone() }.into()));
-        // So that it hears of it, too.
-        self.announce(Some(from.clone()));
-        let upto = self.stored.get(&self.options.session);
-        self.check_own(now, from.clone(), (TICKS_FIRST, upto), true);
+        let (report, check) = (now >= peer.diverged_until, now >= peer.own_check_from);
+        if report {
+            peer.diverged_until = now + PAUSE;
+            self.counters.diverged += 1;
+            self.outputs.push_back(Output::Event(SessionEvent::Diverged { peer: from.clone() }.into()));
+            // So that it hears of it, too.
+            self.announce(Some(from.clone()));
+        }
+        if check && let Some(peer) = self.peers.get_mut(from) {
+            peer.own_check_from = now + PAUSE;
+            let upto = self.stored.get(&self.options.session);
+            self.check_own(now, from.clone(), (TICKS_FIRST, upto), true);
+        }
+    }
+
+    /// A peer could not be asked for its patches of the own session, or has not answered: it is asked again soon when it says
+    /// once more that it differs. Until then this replica takes edits that nobody else may ever take.
+    pub(super) fn own_check_failed(&mut self, now: Duration, from: &PeerId) {
+        if let Some(peer) = self.peers.get_mut(from) {
+            peer.own_check_from = now + PAUSE_OTHER;
+            peer.own_asked = None;
+        }
     }
 
     /// A peer has a patch of the own session that ends at `upto`, by its word: compares it with what is here.
@@ -94,6 +109,8 @@ impl Session {
             let id = self.request(now, peer.clone(), Stage::Own(check));
             let bytes_max = self.options.page_bytes_max as u64;
             self.send(peer, SyncMessage::Request { id, want, bytes_max, offers: false });
+        } else {
+            self.own_check_failed(now, &check.peer);
         }
         can_be_asked
     }

@@ -1,0 +1,93 @@
+//! What must not be waited for, or forgotten, for ever.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use crdt_core::{PatchBuilder, SessionId, StateVector};
+use crdt_sync::{
+    PatchRecord, PeerId, SyncMessage, Want,
+    dag::Heads,
+    session::{Input, Output, Session, SessionEvent, SessionOptions, digest},
+};
+
+const OWN: SessionId = SessionId::USER_MIN;
+
+fn sid(number: u64) -> SessionId {
+    SessionId::new(OWN.get() + number).unwrap()
+}
+
+/// A patch of so many ticks, behind one that ended at `prev`.
+fn patch(sid: SessionId, prev: u64, span: u64) -> PatchRecord {
+    let mut patch = PatchBuilder::new(sid, prev + 1);
+    patch.nop(span);
+    PatchRecord::new(prev, Bytes::copy_from_slice(patch.finish().unwrap().as_bytes())).unwrap()
+}
+
+fn outputs(machine: &mut Session, now: Duration, input: Input) -> Vec<Output> {
+    machine.handle_input(now, input);
+    std::iter::from_fn(|| machine.poll_output()).collect()
+}
+
+/// Several claim the same place of a session, and come before what they follow: all are looked at when that has come, also
+/// if those that come first are refused. (Found by the simulator: one that stayed had the replica ask its peers for ever.)
+#[test]
+fn what_is_refused_when_it_is_released_leaves_nothing_parked() {
+    for rechecks_parked in [false, true] {
+        let options = SessionOptions { rechecks_parked, ..SessionOptions::standard(OWN) };
+        let mut machine = Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, 1);
+        let now = Duration::from_millis(1);
+        // They overlap with what comes, or stand in one place.
+        for early in [patch(sid(1), 5, 3), patch(sid(1), 5, 4), patch(sid(1), 10, 2), patch(sid(1), 10, 3)] {
+            outputs(&mut machine, now, Input::Heard(early));
+        }
+        assert_eq!(machine.status().parked, 4);
+        let mut released = Vec::new();
+        for record in [patch(sid(1), 0, 7), patch(sid(1), 7, 3)] {
+            for output in outputs(&mut machine, now, Input::Heard(record)) {
+                released.extend(match output {
+                    Output::Released(record) => Some(record.last()),
+                    _ => None,
+                });
+            }
+        }
+        assert_eq!(machine.status().parked, 0);
+        let expected: &[u64] = if rechecks_parked { &[8, 9, 12, 13] } else { &[] };
+        assert_eq!(released, expected);
+    }
+}
+
+/// A peer has other patches under the same times, and the question for those of the own session is lost. It is asked again
+/// when it says so again, and not only after the minute for which it is not reported again.
+#[test]
+fn a_lost_question_about_the_own_session_is_asked_again() {
+    let mut machine =
+        Session::new(SessionOptions::standard(OWN), StateVector::new(), Heads::new(), Duration::ZERO, 1);
+    let mut at = Duration::from_millis(1);
+    outputs(&mut machine, at, Input::Local(patch(OWN, 0, 5)));
+    outputs(&mut machine, at, Input::Stored);
+    let vector = [(OWN, 5)].into_iter().collect();
+    let differs = || Input::Message {
+        from: PeerId::new("peer").unwrap(),
+        message: SyncMessage::Digest { digest: digest(&vector), content: Some(7) },
+    };
+    let (mut asked, mut reported) = (Vec::new(), 0);
+    while at < Duration::from_secs(50) {
+        for output in outputs(&mut machine, at, differs()) {
+            match output {
+                Output::Send { message, .. } => {
+                    if let SyncMessage::Request { want, .. } = *message {
+                        assert_eq!(want, [Want { sid: OWN, after: 4, upto: 5 }]);
+                        asked.push(at);
+                    }
+                }
+                Output::Event(event) => {
+                    reported += u32::from(matches!(*event, SessionEvent::Diverged { .. }));
+                }
+                _ => {}
+            }
+        }
+        at += Duration::from_secs(1);
+    }
+    assert!((2..8).contains(&asked.len()), "{asked:?}");
+    assert_eq!(reported, 1);
+}
