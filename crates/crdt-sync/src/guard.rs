@@ -3,9 +3,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector};
+use crdt_core::{EncodingFormat, SessionId, StateVector};
 
-use crate::{PatchRecord, SharedError, SnapshotHead, SyncMessage, session::Session};
+use crate::{
+    PatchRecord, PeerId, SharedError, SnapshotHead, SyncMessage,
+    session::{Input, Session},
+    wire,
+};
 
 /// Decides whether patches and snapshots are what they claim to be, and makes the claim for this replica's own.
 ///
@@ -48,6 +52,23 @@ pub trait Guard: Send + Sync {
     /// session if that has just come and has not been noted yet.
     fn check_vouched(&self, first: Option<&PatchRecord>, record: &PatchRecord) -> Result<(), SharedError> {
         first.map_or_else(|| self.check(record), |first| self.check_after(first, record))
+    }
+
+    /// Whether this replica and its peers sign what they say that they have. Then only that counts for what may be folded.
+    fn proves_words(&self) -> bool {
+        false
+    }
+
+    /// Signs what this replica says that it has, its name in it; `None` if its word would count for nothing.
+    fn prove_word(&self, message: &[u8]) -> Option<Bytes> {
+        let _ = message;
+        None
+    }
+
+    /// Checks what a peer says that it has.
+    fn check_word(&self, message: &[u8], proof: &[u8]) -> Result<(), SharedError> {
+        let _ = (message, proof);
+        Ok(())
     }
 
     /// Is told of every patch that is taken in, and of those that the store has at the start.
@@ -100,9 +121,61 @@ impl Gate {
         Ok(())
     }
 
+    /// What goes into the machine of a message of a peer: of a page what may be taken in, of what it says that it has whether that
+    /// is proven. With it what may not, and why.
+    pub fn receive(
+        &mut self,
+        machine: &Session,
+        from: PeerId,
+        message: SyncMessage,
+    ) -> (Input, Vec<(PatchRecord, SharedError)>) {
+        let mut refused = Vec::new();
+        let message = match message {
+            SyncMessage::Patches { id, mut records } => {
+                refused = self.check_page(machine, &mut records, None);
+                SyncMessage::Patches { id, records }
+            }
+            SyncMessage::Vouched { id, mut records, proof } => {
+                refused = self.check_page(machine, &mut records, Some(&proof));
+                SyncMessage::Patches { id, records }
+            }
+            SyncMessage::Signed { message, proof } => match wire::decode_sync(&message) {
+                Ok((name, word)) if name == from && is_word(&word) => {
+                    let proven = self.guard.as_ref().map(|guard| guard.check_word(&message, &proof));
+                    if matches!(proven, Some(Ok(()))) {
+                        return (Input::Proven { from, message: word }, refused);
+                    }
+                    // Anybody can say it; it is what it would be without the signature.
+                    word
+                }
+                _ => SyncMessage::Signed { message, proof },
+            },
+            other => other,
+        };
+        (Input::Message { from, message }, refused)
+    }
+
+    /// A message as it goes to peers from `own`: with this replica's word for a page in which patches do not prove themselves any
+    /// more, and with its signature under what it says that it has.
+    pub fn send(&self, own: &PeerId, message: SyncMessage) -> SyncMessage {
+        let Some(guard) = &self.guard else { return message };
+        match message {
+            SyncMessage::Patches { id, records } => match guard.vouch_page(&records) {
+                Some(proof) => SyncMessage::Vouched { id, records, proof },
+                None => SyncMessage::Patches { id, records },
+            },
+            word if is_word(&word) && guard.proves_words() => {
+                let bytes = wire::encode_sync(EncodingFormat::Binary, own, &word).ok();
+                let proven = bytes.and_then(|bytes| Some((guard.prove_word(&bytes)?, bytes)));
+                proven.map_or(word, |(proof, message)| SyncMessage::Signed { message, proof })
+            }
+            other => other,
+        }
+    }
+
     /// Leaves in a page what may go into the machine; `proof` is somebody's word for it, if there is one. Returns what may
     /// not, and why.
-    pub fn check_page(
+    fn check_page(
         &mut self,
         machine: &Session,
         records: &mut Vec<PatchRecord>,
@@ -124,15 +197,7 @@ impl Gate {
         refused
     }
 
-    /// The page as it goes to a peer: with this replica's word where patches in it do not prove themselves any more.
-    pub fn vouch_page(&self, id: u64, records: Vec<PatchRecord>) -> SyncMessage {
-        match self.guard.as_ref().and_then(|guard| guard.vouch_page(&records)) {
-            Some(proof) => SyncMessage::Vouched { id, records, proof },
-            None => SyncMessage::Patches { id, records },
-        }
-    }
-
-    /// The same of a patch that a client of this node made.
+    /// As [`check`](Self::check), of a patch that a client of this node made.
     pub fn vouch(&mut self, machine: &Session, record: PatchRecord) -> Result<PatchRecord, SharedError> {
         let Some(guard) = &self.guard else { return Ok(record) };
         let record = guard.vouch(record)?;
@@ -158,4 +223,9 @@ impl Gate {
             self.firsts.entry(record.session()).or_insert_with(|| record.clone());
         }
     }
+}
+
+/// Whether a message says what its sender has.
+const fn is_word(message: &SyncMessage) -> bool {
+    matches!(message, SyncMessage::State { .. } | SyncMessage::Digest { .. } | SyncMessage::Heads { .. })
 }

@@ -185,6 +185,14 @@ pub enum SyncMessage {
         /// The writer's proof for all of the page.
         proof: Bytes,
     },
+    /// What a peer says that it has, with its signature: a [`State`](Self::State), [`Digest`](Self::Digest) or
+    /// [`Heads`](Self::Heads). Where patches are signed, only such a word decides about what is folded.
+    Signed {
+        /// That message in its binary encoding, the peer's name in it.
+        message: Bytes,
+        /// The proof of it.
+        proof: Bytes,
+    },
     /// The other answer: some of what was wanted is only left in a snapshot, or a snapshot is cheaper. It contains what
     /// all other replicas have, as far as the sender knows; if the asker said that snapshots are not welcome, all that
     /// the sender has, so that it can take the place of more of what the asker holds.

@@ -84,6 +84,7 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
         (id.clone(), prop::collection::vec(want, 0..5), 0u64..1 << 40, any::<bool>())
             .prop_map(|(id, want, bytes_max, offers)| SyncMessage::Request { id, want, bytes_max, offers }),
         (id.clone(), pages()).prop_map(|(id, records)| SyncMessage::Patches { id, records }),
+        (bytes.clone(), bytes.clone()).prop_map(|(message, proof)| SyncMessage::Signed { message, proof }),
         (id.clone(), pages(), bytes.clone()).prop_map(|(id, records, proof)| SyncMessage::Vouched {
             id,
             records,
@@ -281,6 +282,14 @@ fn a_vouched_page_is_written_as_it_was_promised() {
     let written = encode_sync(EncodingFormat::Binary, &PeerId::new("a").unwrap(), &message).unwrap();
     let head = [2, 1, b'a', 17, 5, 2, 8, 9, 1, 1, 0, 0, patch.len() as u8];
     assert_eq!(written, [&head[..], &patch].concat());
+}
+
+#[test]
+fn a_signed_word_is_written_as_it_was_promised() {
+    let (message, proof) = (Bytes::from_static(&[1, 2, 3]), Bytes::from_static(&[8, 9]));
+    let signed = SyncMessage::Signed { message, proof };
+    let written = encode_sync(EncodingFormat::Binary, &PeerId::new("a").unwrap(), &signed).unwrap();
+    assert_eq!(written, [2, 1, b'a', 18, 2, 8, 9, 1, 2, 3][..]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ const PATCH_CONTEXT: &[u8] = b"weft patch v1";
 const NODE_CONTEXT: &[u8] = b"weft signed node v1";
 const SNAPSHOT_CONTEXT: &[u8] = b"weft snapshot v1";
 const PAGE_CONTEXT: &[u8] = b"weft page v1";
+const WORD_CONTEXT: &[u8] = b"weft word v1";
 /// Of an author's key that many bytes stand in the proof.
 const KEY_ID_BYTES: usize = 8;
 const SIGNATURE_BYTES: usize = 64;
@@ -264,10 +265,21 @@ impl Access {
         message: &[u8],
         what: impl Fn() -> String,
     ) -> Result<[u8; KEY_ID_BYTES], AccessError> {
+        self.verify_as(Role::Write, proof, message, what)
+    }
+
+    /// Whose proof it is, if that key has at least that role.
+    fn verify_as(
+        &self,
+        least: Role,
+        proof: &[u8],
+        message: &[u8],
+        what: impl Fn() -> String,
+    ) -> Result<[u8; KEY_ID_BYTES], AccessError> {
         let (id, signature) = split_proof(proof, &what)?;
         let author = self.list().authors.get(id).copied();
         let Some((AuthorKey(key), role)) = author else { return Err(AccessError::Unknown { what: what() }) };
-        if role < Role::Write {
+        if role < least {
             return Err(AccessError::ReadOnly { what: what() });
         }
         // Strict: one message has one signature that fits, so that a relay can't make another one of it.
@@ -288,6 +300,12 @@ impl Access {
         let mut message = self.message(PATCH_CONTEXT, record.patch.len() + 8);
         message.put_u64(record.prev);
         message.put_slice(&record.patch);
+        message
+    }
+
+    fn word_message(&self, word: &[u8]) -> Vec<u8> {
+        let mut message = self.message(WORD_CONTEXT, word.len());
+        message.put_slice(word);
         message
     }
 
@@ -377,6 +395,21 @@ impl Guard for Access {
             Some(first) if key_id(first) != key_id(record) => Err(AccessError::OtherAuthor(record.id).into()),
             _ => Ok(()),
         }
+    }
+
+    fn proves_words(&self) -> bool {
+        true
+    }
+
+    fn prove_word(&self, message: &[u8]) -> Option<Bytes> {
+        let signer = self.signer.as_ref()?;
+        Some(signer.proof(&self.word_message(message)))
+    }
+
+    fn check_word(&self, message: &[u8], proof: &[u8]) -> Result<(), SharedError> {
+        let message = self.word_message(message);
+        let verified = self.verify_as(Role::Read, proof, &message, || "what a peer has".to_owned());
+        Ok(verified.map(drop)?)
     }
 
     fn note(&self, record: &PatchRecord) {

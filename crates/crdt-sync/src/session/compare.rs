@@ -24,7 +24,7 @@ const ENTRY_BYTES: usize = 14;
 const RESTARTS_MAX: usize = 3;
 /// How many entries of state vectors are remembered of all peers together: some 16 MiB. Above it the words of those with
 /// the most are forgotten, and they are asked anew.
-const ENTRIES_MAX: usize = 1 << 20;
+pub(super) const ENTRIES_MAX: usize = 1 << 20;
 /// How many pages of symbols are made for a peer in the time of `settle`. More requests are dropped.
 const SKETCHES_MAX: u32 = 16;
 

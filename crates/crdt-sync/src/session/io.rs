@@ -29,6 +29,14 @@ pub enum Input {
         /// What.
         message: SyncMessage,
     },
+    /// The same of what a peer has, with a proof that it is said by one of the group; see
+    /// [`proves_words`](super::SessionOptions::proves_words).
+    Proven {
+        /// Who sent it.
+        from: PeerId,
+        /// What.
+        message: SyncMessage,
+    },
     /// The oldest [`Output::Store`] that has not been confirmed is durable.
     Stored,
     /// The store has read what an [`Output::Read`] asked for.

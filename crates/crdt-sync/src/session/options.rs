@@ -30,6 +30,9 @@ pub struct SessionOptions {
     /// Whether a patch that has waited is to be looked at again before it is taken in: what was not known of its session
     /// when it came, whose it is, may be known now. A manager with a guard turns it on.
     pub rechecks_parked: bool,
+    /// Whether what peers say that they have counts for what may be folded only where it is [proven](super::Input::Proven). A
+    /// manager turns it on whose guard proves words.
+    pub proves_words: bool,
     /// Remote patches that wait for the store. Above it what comes is dropped, and asked for later.
     pub storing_max: usize,
     /// Sessions that a document may have. Patches of a further one are refused.
@@ -69,6 +72,7 @@ impl SessionOptions {
             parked_max: 4096,
             parked_bytes_max: 16 << 20,
             rechecks_parked: false,
+            proves_words: false,
             storing_max: 8192,
             sessions_max: 65_536,
             ticks_ahead_max: 1 << 40,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crdt_core::{SessionId, StateVector};
 
-use super::{Output, Page, ReadWhat, Session};
+use super::{Output, Page, ReadWhat, Session, SessionOptions, compare::ENTRIES_MAX};
 use crate::{
     PeerId, SyncMessage, Want,
     causal::CausalOrder,
@@ -33,6 +33,9 @@ pub(super) struct Peer {
     /// Where it said it has more than we had then. No vector: causes that both have are not in it, so that it says
     /// nothing about what can be folded.
     pub(super) ahead: StateVector<SessionId>,
+    /// What it has proven to have: nobody else has said that in its name. What it had once it has, so nothing that it does
+    /// later takes that back.
+    proven: Option<StateVector<SessionId>>,
     /// What of it is asked for next.
     pub(super) order: CausalOrder,
     /// The digest that it said when it had the same as we.
@@ -85,7 +88,8 @@ impl Peer {
 
     /// How many entries of state vectors are held of it.
     fn entries(&self) -> usize {
-        self.vector.as_ref().map_or(0, StateVector::len) + self.ahead.len()
+        let vectors = [&self.vector, &self.proven].into_iter().flatten();
+        vectors.map(StateVector::len).sum::<usize>() + self.ahead.len()
     }
 
     /// What it can be asked for on top of `accepted`.
@@ -130,6 +134,8 @@ pub(super) struct Peers {
     max: usize,
     /// How long a silent stranger is remembered.
     stranger_max: Duration,
+    /// Whether only proven words count for what may be folded.
+    proves_words: bool,
     /// Whether a peer may have something that is missing here: comparing vectors at each patch would cost more than the
     /// patch.
     maybe_ahead: bool,
@@ -154,10 +160,20 @@ const STRANGER_INTERVALS: u32 = 4;
 const STRANGERS_PAUSE: Duration = Duration::from_secs(10);
 
 impl Peers {
-    pub(super) fn new(max: usize, interval_max: Duration) -> Self {
-        let stranger_max = STRANGER_MAX.max(interval_max.saturating_mul(STRANGER_INTERVALS));
+    pub(super) fn new(options: &SessionOptions) -> Self {
+        let (max, proves_words) = (options.peers_max, options.proves_words);
+        let intervals = options.trickle.interval_max.saturating_mul(STRANGER_INTERVALS);
+        let stranger_max = STRANGER_MAX.max(intervals);
         let (maybe_ahead, probes_from, strangers_from) = (false, Duration::MAX, Duration::ZERO);
-        Self { known: BTreeMap::new(), max, stranger_max, maybe_ahead, probes_from, strangers_from }
+        Self {
+            known: BTreeMap::new(),
+            max,
+            stranger_max,
+            proves_words,
+            maybe_ahead,
+            probes_from,
+            strangers_from,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -184,6 +200,7 @@ impl Peers {
             let Some(peer) = self.known.values_mut().max_by_key(|peer| peer.entries()) else { return };
             entries -= peer.entries();
             peer.forget_entries();
+            peer.proven = None;
         }
     }
 
@@ -251,7 +268,11 @@ impl Peers {
     ) -> StateVector<SessionId> {
         let least = |sid: &SessionId, own: u64| {
             let others = self.known.iter().filter(|(id, _)| without != Some(*id));
-            let theirs = others.map(|(_, peer)| peer.vector.as_ref().map_or(0, |vector| vector.get(sid)));
+            let word = |peer: &'_ Peer| -> Option<u64> {
+                let vector = if self.proves_words { &peer.proven } else { &peer.vector };
+                vector.as_ref().map(|vector| vector.get(sid))
+            };
+            let theirs = others.map(|(_, peer)| word(peer).unwrap_or(0));
             theirs.fold(own, u64::min)
         };
         own.iter().map(|(sid, time)| (*sid, least(sid, time))).collect()
@@ -326,9 +347,29 @@ impl Session {
         self.ask(now);
     }
 
+    /// A peer says what it has, and it is certain that it does.
+    pub(super) fn proven(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
+        let has = match &message {
+            SyncMessage::State { vector, .. } if vector.len() <= self.options.sessions_max => Some(vector),
+            SyncMessage::Digest { digest, .. } | SyncMessage::Heads { digest, .. } => {
+                let same = *digest == self.own_digest() || *digest == self.digest;
+                same.then_some(&self.stored)
+            }
+            _ => None,
+        };
+        let peer = self.peers.heard(&from, now);
+        if let Some(has) = has {
+            peer.proven.get_or_insert_default().merge(has);
+            self.peers.forget_above(ENTRIES_MAX);
+        }
+        self.message(now, from, message);
+    }
+
     pub(super) fn message(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
         self.peers.heard(&from, now);
         match message {
+            // It is the driver's to open it.
+            SyncMessage::Signed { .. } => {}
             SyncMessage::Digest { digest, content } => {
                 self.differs(now, &from, digest);
                 self.on_content(now, &from, digest, content);

@@ -33,6 +33,7 @@ const AHEAD: u8 = 14;
 const REQUEST_PATCHES: u8 = 15;
 const DIGEST_CONTENT: u8 = 16;
 const VOUCHED: u8 = 17;
+const SIGNED: u8 = 18;
 
 pub(super) fn patch(record: &PatchRecord) -> Bytes {
     let mut out = Vec::with_capacity(record.len_bytes());
@@ -104,6 +105,11 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
             put_vu57(&mut out, *id);
             put_blob(&mut out, proof);
             put_nodes(&mut out, records);
+        }
+        SyncMessage::Signed { message, proof } => {
+            out.push(SIGNED);
+            put_blob(&mut out, proof);
+            out.extend_from_slice(message);
         }
         SyncMessage::Offer { id, snapshot } => {
             out.push(OFFER);
@@ -193,6 +199,10 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
             let (id, proof) = (r.vu57("an id")?, read_blob(&mut r, bytes)?);
             SyncMessage::Vouched { id, proof, records: read_nodes(&mut r, bytes)? }
         }
+        SIGNED => {
+            let proof = read_blob(&mut r, bytes)?;
+            SyncMessage::Signed { proof, message: rest(&mut r, bytes)? }
+        }
         HEADS => {
             let digest = r.big_endian(8, "a digest")?;
             SyncMessage::Heads { digest, heads: read_list(&mut r, LINK_BYTES_MIN, read_link)? }
@@ -230,9 +240,7 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
         PART => {
             let (id, offset) = (r.vu57("an id")?, r.vu57("an offset")?);
             let hash = r.big_endian(8, "a hash")?;
-            let start = r.offset();
-            r.take((bytes.len() - start) as u64, "a part")?;
-            SyncMessage::Part { id, hash, offset, bytes: bytes.slice(start..) }
+            SyncMessage::Part { id, hash, offset, bytes: rest(&mut r, bytes)? }
         }
         kind => return Err(WireError::Kind(kind.to_string())),
     };
@@ -257,6 +265,13 @@ fn read_blob(r: &mut Reader<'_>, whole: &Bytes) -> Result<Bytes, WireError> {
     let start = r.offset();
     r.take(len, "bytes")?;
     Ok(whole.slice(start..r.offset()))
+}
+
+/// All that is left, as a slice of what it came in.
+fn rest(r: &mut Reader<'_>, whole: &Bytes) -> Result<Bytes, WireError> {
+    let start = r.offset();
+    r.take((whole.len() - start) as u64, "a part")?;
+    Ok(whole.slice(start..))
 }
 
 fn put_list<T>(out: &mut Vec<u8>, items: &[T], mut put: impl FnMut(&mut Vec<u8>, &T)) {

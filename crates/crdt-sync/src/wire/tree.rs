@@ -81,6 +81,10 @@ pub(super) fn sync_message(
             fields.push(("proof", blob(format, proof)));
             "vouched"
         }
+        SyncMessage::Signed { message, proof } => {
+            fields.extend([("message", blob(format, message)), ("proof", blob(format, proof))]);
+            "signed"
+        }
         SyncMessage::Offer { id, snapshot } => {
             fields.extend([
                 ("id", Value::from(*id)),
@@ -172,6 +176,10 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
                 "patches" => SyncMessage::Patches { id, records },
                 _ => SyncMessage::Vouched { id, records, proof: fields.proof()? },
             }
+        }
+        "signed" => {
+            let message = read_blob(fields.get("message", "bytes")?, "message")?;
+            SyncMessage::Signed { message, proof: fields.proof()? }
         }
         "offer" => {
             let (len_bytes, hash) = (fields.number("lenBytes")?, fields.hash("hash")?);

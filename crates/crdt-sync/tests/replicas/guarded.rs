@@ -1,8 +1,10 @@
 //! Managers with a guard: only what allowed authors signed is taken in, also after a compaction and a restart.
 
 use crdt_sync::{
-    Guard,
+    Gate, Guard,
     crypto::{Access, Role, Signer},
+    dag::Heads,
+    session::{Input, Session},
 };
 
 use super::*;
@@ -438,4 +440,99 @@ async fn a_forged_state_leaves_nothing_out_in_a_group_with_signatures() {
             assert_eq!(stored(&alice).await, stored(&bob).await);
         }
     }
+}
+
+/// Alice and Bob are apart, each with somebody who says in the other's name that it has all that there is. Neither folds what
+/// the other lacks: two snapshots that each lack something of the other could not be put together.
+#[tokio::test]
+async fn a_forged_state_makes_nobody_fold_what_others_lack() {
+    for group in [Group::new(), Group::with_dag()] {
+        let stores = [memory(), memory()];
+        let all = [(1, ALICE, "a"), (2, BOB, "b")];
+        let start = async |group: &Group, who: usize| {
+            let (number, secret, _) = all[who];
+            group.join_as(number, secret, Arc::clone(&stores[who])).await
+        };
+        let (alice, bob) = (start(&group, 0).await, start(&group, 1).await);
+        alice.edit(|model| model.api().root(json(json!({})))).await;
+        bob.sees(&json(json!({}))).await;
+        alice.manager.stop().await;
+        bob.manager.stop().await;
+
+        for who in [0, 1] {
+            let apart =
+                Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
+            let alone = start(&apart, who).await;
+            let key = all[who].2;
+            alone.edit(|model| model.api().obj("").unwrap().set([(key, 1)])).await;
+            let vector = alone.manager.status().await.unwrap().stored;
+            let forger = apart.syncer(all[1 - who].0, EncodingFormat::Binary).await;
+            let to = PeerId::new(format!("node-{}", all[who].0)).unwrap();
+            forger.send(Some(&to), &SyncMessage::State { vector, reply: false }).await.unwrap();
+            let believed = async |replica: &Replica| {
+                let peers = replica.manager.status().await.unwrap().peers;
+                peers.iter().any(|peer| peer.behind_ticks == Some(0))
+            };
+            while !believed(&alone).await {
+                tokio::task::yield_now().await;
+            }
+            alone.manager.compact().await.unwrap();
+            alone.manager.stop().await;
+        }
+
+        let (alice, bob) = (start(&group, 0).await, start(&group, 1).await);
+        let both = json!({"a": 1, "b": 1});
+        for replica in [&alice, &bob] {
+            let mut changes = replica.document.changes();
+            let seen = async {
+                while Json::from(&replica.document.view()) != both {
+                    changes.changed().await.unwrap();
+                }
+            };
+            let timely = tokio::time::timeout(PATIENCE, seen).await;
+            assert!(timely.is_ok(), "{} of {both}", Json::from(&replica.document.view()));
+        }
+        // Their own words are enough to fold.
+        let folds = async {
+            loop {
+                let folded = alice.manager.compact().await.unwrap();
+                if folded == alice.manager.status().await.unwrap().stored {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, folds).await.expect("each says with its signature what it has");
+    }
+}
+
+#[test]
+fn a_word_is_proven_by_who_says_it_under_its_own_name() {
+    let name = |name| PeerId::new(name).unwrap();
+    let machine = Session::new(
+        SessionOptions::standard(SessionId::USER_MIN),
+        StateVector::new(),
+        Heads::new(),
+        Duration::ZERO,
+        1,
+    );
+    let says = |secret, from| {
+        let state = SyncMessage::State { vector: StateVector::new(), reply: true };
+        Gate::new(Some(access(secret))).send(&name(from), state)
+    };
+    let hears = |from, message| Gate::new(Some(access(ALICE))).receive(&machine, name(from), message).0;
+    let is_plain = |input: &Input| {
+        matches!(input, Input::Message { message: SyncMessage::State { reply: true, .. }, .. })
+    };
+    let bobs = says(BOB, "bob");
+    assert!(matches!(bobs, SyncMessage::Signed { .. }));
+    assert!(matches!(hears("bob", bobs.clone()), Input::Proven { .. }));
+    // Repeated by somebody else it says nothing, and from one who is on no list what anybody can say.
+    let repeated = hears("carol", bobs);
+    assert!(matches!(repeated, Input::Message { message: SyncMessage::Signed { .. }, .. }), "{repeated:?}");
+    let mallorys = hears("mallory", says(MALLORY, "mallory"));
+    assert!(is_plain(&mallorys), "{mallorys:?}");
+    // Where nobody signs, it is read all the same.
+    let open = Gate::new(None).receive(&machine, name("bob"), says(BOB, "bob")).0;
+    assert!(is_plain(&open), "{open:?}");
 }

@@ -37,6 +37,18 @@ pub(crate) fn guard(number: usize) -> Arc<dyn Guard> {
     Arc::new(access("doc", number))
 }
 
+/// The same without one of the writers.
+pub(crate) fn guard_without(writer: usize) -> fn(usize) -> Arc<dyn Guard> {
+    fn without<const WRITER: usize>(number: usize) -> Arc<dyn Guard> {
+        let access = Access::new("doc", Some(signer(number)));
+        for writer in (0..WRITERS).filter(|writer| *writer != WRITER) {
+            access.allow(signer(writer).author(), Role::Write).unwrap();
+        }
+        Arc::new(access)
+    }
+    [without::<0>, without::<1>, without::<2>, without::<3>][writer]
+}
+
 /// A patch by its author's own hand, signed by one of those: for itself each is right.
 fn signed(number: usize, document: &str, record: PatchRecord) -> PatchRecord {
     // Whoever attacks has a list on which it may do everything.

@@ -42,16 +42,16 @@ impl Applied {
         Ok(())
     }
 
-    fn snapshot(&self, content: u64) -> Bytes {
+    fn snapshot(&self, content: u64, owners: &[u8]) -> Bytes {
         let ids: Vec<(u64, u64)> = self.ids.iter().map(|id| (id.sid.get(), id.time)).collect();
-        serde_json::to_vec(&(ids, &self.vector, content)).unwrap().into()
+        serde_json::to_vec(&(ids, &self.vector, content, owners)).unwrap().into()
     }
 
-    fn load(snapshot: &[u8]) -> Result<(Self, u64), String> {
-        let (ids, vector, content): (Vec<(u64, u64)>, _, u64) =
+    fn load(snapshot: &[u8]) -> Result<(Self, u64, Vec<u8>), String> {
+        let (ids, vector, content, owners): (Vec<(u64, u64)>, _, u64, Vec<u8>) =
             serde_json::from_slice(snapshot).map_err(|e| e.to_string())?;
         let id = |(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time);
-        Ok((Self { ids: ids.into_iter().map(id).collect(), vector }, content))
+        Ok((Self { ids: ids.into_iter().map(id).collect(), vector }, content, owners))
     }
 }
 
@@ -137,11 +137,21 @@ impl Replica {
     /// Lets nobody write whose patches are not signed as `make` has it.
     pub(crate) fn guard(&mut self, make: fn(usize) -> Arc<dyn Guard>) {
         self.make_guard = Some(make);
-        self.options.rechecks_parked = true;
+        (self.options.rechecks_parked, self.options.proves_words) = (true, true);
         let seed = self.number as u64;
         self.machine = Session::new(self.options, StateVector::new(), Heads::new(), Duration::ZERO, seed);
         self.guard = Some(make(self.number));
         self.gate = Gate::new(self.guard.clone());
+    }
+
+    /// Takes a writer from the list: `make` makes a list without it. Whose sessions are whose stays known.
+    pub(crate) fn revoke(&mut self, make: fn(usize) -> Arc<dyn Guard>) {
+        let (old, new) = (self.guard.take(), make(self.number));
+        old.iter().for_each(|old| new.note_owners(&old.owners(&self.kept_vector())));
+        self.unsynced.iter().for_each(|record| new.note(record));
+        self.make_guard = Some(make);
+        self.gate = Gate::new(Some(Arc::clone(&new)));
+        self.guard = Some(new);
     }
 
     fn allows(&mut self, record: &PatchRecord) -> bool {
@@ -159,12 +169,16 @@ impl Replica {
     /// Starts again from what is durable, under a new session.
     pub(crate) fn restart(&mut self, session: SessionId, now: Duration, seed: u64) -> Result<(), String> {
         self.session = session;
-        let rechecks_parked = self.make_guard.is_some();
-        self.options = SessionOptions { rechecks_parked, ..options(session, self.options.sync) };
+        let signed = self.make_guard.is_some();
+        let options = options(session, self.options.sync);
+        self.options = SessionOptions { rechecks_parked: signed, proves_words: signed, ..options };
         self.guard = self.make_guard.map(|make| make(self.number));
         self.gate = Gate::new(self.guard.clone());
-        if self.guard.is_some() {
-            self.kept().iter().flatten().for_each(|record| self.gate.note(record));
+        if let Some(guard) = &self.guard {
+            if let Some((_, bytes)) = now(self.durable.snapshot()).unwrap() {
+                guard.note_owners(&load(&bytes)?.3);
+            }
+            self.beyond_snapshot().iter().for_each(|record| self.gate.note(record));
         }
         let kept = self.kept_vector();
         let (doc, heads, content) = self.rebuilt(&kept)?;
@@ -191,6 +205,16 @@ impl Replica {
         }
     }
 
+    /// All patches that are durable and not in a snapshot.
+    pub(crate) fn beyond_snapshot(&self) -> Vec<PatchRecord> {
+        let have = now(self.durable.snapshot()).unwrap().map(|(vector, _)| vector).unwrap_or_default();
+        let all = self.kept_vector();
+        let want = have.missing_from(&all).map(|(sid, after, upto)| Want { sid: *sid, after, upto });
+        let page = now(self.durable.page(&want.collect::<Vec<_>>(), usize::MAX)).unwrap();
+        let PatchPage::Records(records) = page else { unreachable!("it is beyond the snapshot") };
+        records
+    }
+
     /// Starts again from a backup, under the session that it had.
     pub(crate) fn put_back(&mut self, backup: &[PatchRecord], at: Duration, seed: u64) -> Result<(), String> {
         self.crash();
@@ -210,15 +234,8 @@ impl Replica {
 
     /// Stands for the patches that are durable.
     pub(crate) fn kept_content(&self) -> u64 {
-        let (have, folded) = match now(self.durable.snapshot()).unwrap() {
-            Some((vector, bytes)) => (vector, load(&bytes).unwrap().2),
-            None => (StateVector::new(), 0),
-        };
-        let all = self.kept_vector();
-        let want = have.missing_from(&all).map(|(sid, after, upto)| Want { sid: *sid, after, upto });
-        let page = now(self.durable.page(&want.collect::<Vec<_>>(), usize::MAX)).unwrap();
-        let PatchPage::Records(records) = page else { unreachable!("it is beyond the snapshot") };
-        records.iter().fold(folded, |sum, record| sum.wrapping_add(content(record)))
+        let folded = now(self.durable.snapshot()).unwrap().map_or(0, |(_, bytes)| load(&bytes).unwrap().2);
+        self.beyond_snapshot().iter().fold(folded, |sum, record| sum.wrapping_add(content(record)))
     }
 
     pub(crate) fn kept_vector(&self) -> StateVector<SessionId> {
@@ -229,7 +246,10 @@ impl Replica {
     /// that they have need not be so.
     fn rebuilt(&self, upto: &StateVector<SessionId>) -> Result<(Applied, Heads, u64), String> {
         let (mut doc, mut heads, mut sum) = match now(self.durable.snapshot()).unwrap() {
-            Some((_, bytes)) => load(&bytes)?,
+            Some((_, bytes)) => {
+                let (doc, heads, sum, _) = load(&bytes)?;
+                (doc, heads, sum)
+            }
             None => (Applied::default(), Heads::new(), 0),
         };
         let rest: Vec<Want> =
@@ -255,7 +275,8 @@ impl Replica {
     /// A snapshot of what is durable, up to a vector.
     fn folded(&self, upto: &StateVector<SessionId>) -> Result<(StateVector<SessionId>, Bytes), String> {
         let (doc, heads, content) = self.rebuilt(upto)?;
-        let bytes = doc.snapshot(content);
+        let owners = self.guard.as_ref().map(|guard| guard.owners(&doc.vector)).unwrap_or_default();
+        let bytes = doc.snapshot(content, &owners);
         let dag = self.options.sync == SyncMode::Dag;
         Ok((doc.vector, if dag { snapshot::seal(&heads, &bytes) } else { bytes }))
     }
@@ -315,9 +336,10 @@ impl Replica {
     pub(crate) fn input(&mut self, at: Duration, input: Input, wishes: &mut Vec<Wish>) -> Result<(), String> {
         let input = match input {
             Input::Heard(record) if !self.allows(&record) => return Ok(()),
-            Input::Message { from, message: SyncMessage::Patches { id, mut records } } => {
-                records.retain(|record| self.allows(record));
-                Input::Message { from, message: SyncMessage::Patches { id, records } }
+            Input::Message { from, message } => {
+                let (input, refused) = self.gate.receive(&self.machine, from, message);
+                self.not_allowed += refused.len() as u64;
+                input
             }
             input => input,
         };
@@ -336,7 +358,9 @@ impl Replica {
                     }
                     wishes.push(Wish::Broadcast(record));
                 }
-                Output::Send { to, message } => wishes.push(Wish::Send(to, *message)),
+                Output::Send { to, message } => {
+                    wishes.push(Wish::Send(to, self.gate.send(&self.id, *message)));
+                }
                 Output::Read { peer, id, what } => {
                     let page = self.read(&peer, *what)?;
                     self.machine.handle_input(at, Input::Page { peer, id, page });
@@ -437,9 +461,13 @@ impl Replica {
     }
 
     fn install(&mut self, vector: &StateVector<SessionId>, bytes: Bytes) -> Input {
-        let Ok((contained, ..)) = load(&bytes) else { return Input::InstallFailed };
+        let Ok((contained, _, _, owners)) = load(&bytes) else { return Input::InstallFailed };
+        if self.guard.as_ref().is_some_and(|guard| guard.check_owners(vector, &owners).is_err()) {
+            return Input::InstallFailed;
+        }
         if vector.get(&self.session) > self.kept_vector().get(&self.session) {
-            self.machine.session_is_forked(Timestamp::new(self.session, vector.get(&self.session)), true);
+            let id = Timestamp::new(self.session, vector.get(&self.session));
+            self.machine.session_is_forked(id, self.guard.is_none());
             return Input::InstallFailed;
         }
         // What is here goes on top of it, each patch where the one before it ends.
@@ -450,12 +478,13 @@ impl Replica {
             return Input::InstallFailed;
         };
         if let Some(forked) = on_top.iter().find(|record| trial.apply(record).is_err()) {
-            self.machine.session_is_forked(forked.id, true);
+            self.machine.session_is_forked(forked.id, self.guard.is_none());
             return Input::InstallFailed;
         }
         if contained.vector != *vector || now(self.durable.install(vector, bytes)).is_err() {
             return Input::InstallFailed;
         }
+        self.guard.iter().for_each(|guard| guard.note_owners(&owners));
         // What is applied or about to be, and not in the snapshot, goes on top of it.
         let beyond: Vec<Timestamp> =
             self.doc.ids.iter().filter(|id| vector.get(&id.sid) < id.time).copied().collect();
@@ -468,10 +497,10 @@ impl Replica {
     }
 }
 
-fn load(snapshot: &Bytes) -> Result<(Applied, Heads, u64), String> {
+fn load(snapshot: &Bytes) -> Result<(Applied, Heads, u64, Vec<u8>), String> {
     let (heads, document) = snapshot::open(snapshot).map_err(|e| e.to_string())?;
-    let (applied, content) = Applied::load(&document)?;
-    Ok((applied, heads, content))
+    let (applied, content, owners) = Applied::load(&document)?;
+    Ok((applied, heads, content, owners))
 }
 
 /// The memory store never waits.

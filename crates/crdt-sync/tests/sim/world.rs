@@ -46,6 +46,9 @@ enum What {
     PutBack,
     #[cfg(feature = "crypto")]
     Attack,
+    /// A replica is told that a writer is on the list no longer.
+    #[cfg(feature = "crypto")]
+    Revoke(usize),
 }
 
 pub(crate) struct World {
@@ -70,6 +73,8 @@ pub(crate) struct World {
     /// How many replicas have started; the last one may come late.
     members: usize,
     trace: u64,
+    /// Who has gone for good, and the sessions under which it wrote.
+    gone: Option<(usize, BTreeSet<SessionId>)>,
     /// In a world in which a store is put back, what was in it.
     backup: Option<Vec<PatchRecord>>,
     /// In a world in which patches are signed, all that were broadcast, whose they are, and the writer who goes on in the
@@ -84,6 +89,8 @@ struct Signed {
     made: Vec<PatchRecord>,
     owners: BTreeMap<SessionId, usize>,
     liar: Option<usize>,
+    /// Who is taken from the list.
+    revoked: Option<usize>,
 }
 
 /// How bad the network is, in per cent.
@@ -164,6 +171,7 @@ impl World {
             sessions: 0,
             members: 0,
             trace: 0,
+            gone: None,
             backup: None,
             #[cfg(feature = "crypto")]
             signed: Signed::default(),
@@ -202,6 +210,26 @@ impl World {
             let at = world.random.ms(ms * 3 / 2);
             world.plan(at, What::Attack);
         }
+        if world.random.percent(50) {
+            for index in 0..count {
+                let at = world.random.ms(ms);
+                world.plan(at, What::Compact(index));
+            }
+            // It speaks in the names of those who are there.
+            for _ in 0..world.random.below(40) {
+                let at = world.random.ms(ms * 3 / 2);
+                world.plan(at, What::Outside);
+            }
+        }
+        if world.random.percent(40) {
+            let revoked = world.random.below(count as u64) as usize;
+            world.signed.revoked = Some(revoked);
+            let begins = world.random.ms(ms * 2 / 3);
+            for index in 0..count {
+                let told = begins + world.random.ms(ms / 3);
+                world.plan(told, What::Revoke(index));
+            }
+        }
         for _ in 0..world.random.below(4) {
             let at = world.random.ms(ms);
             world.plan(at, What::Partition);
@@ -216,10 +244,17 @@ impl World {
         self.run_to_end()?;
         self.check_end()?;
         for replica in &self.replicas {
-            let is_made = |record: &&PatchRecord| self.signed.made.contains(record);
-            if let Some(forged) = replica.kept().iter().flatten().find(|record| !is_made(record)) {
+            let made = &self.signed.made;
+            if let Some(forged) = replica.beyond_snapshot().iter().find(|record| !made.contains(record)) {
                 return Err(format!("{} took in {forged:?}", replica.id));
             }
+            if let Some(id) = replica.doc.ids.iter().find(|id| !made.iter().any(|made| made.id == **id)) {
+                return Err(format!("{} has {id} in its document, which nobody made", replica.id));
+            }
+        }
+        let staying: Vec<&Replica> = self.staying().collect();
+        if staying.iter().any(|replica| replica.kept_content() != staying[0].kept_content()) {
+            return Err("some have other patches under the same times".to_owned());
         }
         Ok(self.replicas.iter().map(|replica| replica.not_allowed).sum())
     }
@@ -378,7 +413,34 @@ impl World {
         self.trouble = Trouble { loss: 0, repeat: 0, delay_max_ms: 20 };
         self.side.fill(0);
         self.members = self.replicas.len();
-        (0..self.replicas.len()).try_for_each(|index| self.restart(index))
+        let staying = (0..self.replicas.len()).filter(|index| !self.has_gone(*index)).collect::<Vec<_>>();
+        staying.into_iter().try_for_each(|index| self.restart(index))
+    }
+
+    /// Whether a replica is not to come again: its key was revoked.
+    fn has_gone(&self, index: usize) -> bool {
+        self.gone.as_ref().is_some_and(|(gone, _)| *gone == index)
+    }
+
+    fn staying(&self) -> impl Iterator<Item = &Replica> {
+        let staying = self.replicas.iter().enumerate().filter(|(index, _)| !self.has_gone(*index));
+        staying.map(|(_, replica)| replica)
+    }
+
+    /// What was acknowledged and may be lost: of one who was taken from the list before anybody had it.
+    fn may_be_lost(&self, id: Timestamp) -> bool {
+        self.gone.as_ref().is_some_and(|(_, sessions)| sessions.contains(&id.sid))
+    }
+
+    #[cfg(feature = "crypto")]
+    fn revoke(&mut self, index: usize) {
+        let Some(revoked) = self.signed.revoked else { return };
+        self.replicas[index].revoke(forger::guard_without(revoked));
+        if index == revoked {
+            let owners = self.signed.owners.iter().filter(|(_, owner)| **owner == revoked);
+            self.gone = Some((revoked, owners.map(|(sid, _)| *sid).collect()));
+            self.replicas[index].crash();
+        }
     }
 
     fn step(&mut self, what: What) -> Result<(), String> {
@@ -398,6 +460,11 @@ impl World {
                 self.attack();
                 return Ok(());
             }
+            #[cfg(feature = "crypto")]
+            What::Revoke(index) => {
+                self.revoke(index);
+                return Ok(());
+            }
             What::Backup => {
                 self.backup = self.replicas[0].kept();
                 return Ok(());
@@ -412,7 +479,7 @@ impl World {
                 }
                 return Ok(());
             }
-            What::Restart(index) if index >= self.members => return Ok(()),
+            What::Restart(index) if index >= self.members || self.has_gone(index) => return Ok(()),
             What::Restart(index) => return self.restart(index),
             What::Join(index) => {
                 self.members = self.replicas.len();
@@ -640,21 +707,24 @@ impl World {
     }
 
     fn check_end(&self) -> Result<(), String> {
-        let vectors: Vec<StateVector<SessionId>> = self.replicas.iter().map(Replica::kept_vector).collect();
-        for (replica, vector) in self.replicas.iter().zip(&vectors) {
-            if *vector != vectors[0] {
-                let lacks: Vec<_> = vector.missing_from(&vectors[0]).collect();
-                let more: Vec<_> = vectors[0].missing_from(vector).collect();
+        let Some(first) = self.staying().next() else { return Ok(()) };
+        let expected = first.kept_vector();
+        for replica in self.staying() {
+            let vector = replica.kept_vector();
+            if vector != expected {
+                let lacks: Vec<_> = vector.missing_from(&expected).collect();
+                let more: Vec<_> = expected.missing_from(&vector).collect();
                 let status = replica.machine.status();
                 return Err(format!(
-                    "{} lacks {lacks:?} and has {more:?} more than node-0; {status:?}",
-                    replica.id
+                    "{} lacks {lacks:?} and has {more:?} more than {}; {status:?}",
+                    replica.id, first.id
                 ));
             }
-            if replica.doc != self.replicas[0].doc {
-                return Err(format!("{} has another document than node-0", replica.id));
+            if replica.doc != first.doc {
+                return Err(format!("{} has another document than {}", replica.id, first.id));
             }
-            if let Some(lost) = self.acknowledged.iter().find(|id| !replica.doc.ids.contains(id)) {
+            let lost = |id: &&Timestamp| !replica.doc.ids.contains(id) && !self.may_be_lost(**id);
+            if let Some(lost) = self.acknowledged.iter().find(lost) {
                 return Err(format!("{} was acknowledged and is not at {}", lost, replica.id));
             }
             let status = replica.machine.status();

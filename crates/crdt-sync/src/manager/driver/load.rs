@@ -51,7 +51,11 @@ impl Driver {
             }
         });
         expect_whole(whole.await?)?;
-        let options = SessionOptions { rechecks_parked: parts.guard.is_some(), ..parts.options };
+        let options = SessionOptions {
+            rechecks_parked: parts.guard.is_some(),
+            proves_words: parts.guard.as_ref().is_some_and(|guard| guard.proves_words()),
+            ..parts.options
+        };
         let machine = Session::new(options, stored.clone(), heads, Duration::ZERO, seed)
             .with_base(parts.document.reserved())
             .with_content(content);

@@ -229,27 +229,21 @@ impl Driver {
         match heard {
             Heard::Message((from, message)) => {
                 let _span = tracing::trace_span!("take_in_message", %from).entered();
-                let message = match message {
-                    SyncMessage::Patches { id, records } => self.heard_page(id, records, None),
-                    SyncMessage::Vouched { id, records, proof } => self.heard_page(id, records, Some(&proof)),
-                    other => other,
+                self.traffic.bytes_pulled += match &message {
+                    SyncMessage::Patches { records, .. } | SyncMessage::Vouched { records, .. } => {
+                        patch_bytes(records)
+                    }
+                    SyncMessage::Part { bytes, .. } => bytes.len() as u64,
+                    _ => 0,
                 };
-                if let SyncMessage::Part { bytes, .. } = &message {
-                    self.traffic.bytes_pulled += bytes.len() as u64;
+                let (input, refused) = self.gate.receive(&self.machine, from, message);
+                for (record, reason) in refused {
+                    self.not_allowed(Refusal::NotAllowed { id: record.id, reason });
                 }
-                self.input(Input::Message { from, message });
+                self.input(input);
             }
             other => self.heard_trouble(other),
         }
-    }
-
-    /// A page with what may be taken in.
-    fn heard_page(&mut self, id: u64, mut records: Vec<PatchRecord>, proof: Option<&[u8]>) -> SyncMessage {
-        self.traffic.bytes_pulled += patch_bytes(&records);
-        for (record, reason) in self.gate.check_page(&self.machine, &mut records, proof) {
-            self.not_allowed(Refusal::NotAllowed { id: record.id, reason });
-        }
-        SyncMessage::Patches { id, records }
     }
 
     fn allowed(&mut self, record: &PatchRecord) -> bool {
@@ -369,13 +363,10 @@ impl Driver {
                 self.parts.broadcaster.broadcast(&record).instrument(span).await
             }
             Output::Send { to, message } => {
-                let message = match *message {
-                    SyncMessage::Patches { id, records } => {
-                        self.traffic.bytes_paged += patch_bytes(&records);
-                        self.gate.vouch_page(id, records)
-                    }
-                    other => other,
-                };
+                if let SyncMessage::Patches { records, .. } = &*message {
+                    self.traffic.bytes_paged += patch_bytes(records);
+                }
+                let message = self.gate.send(self.parts.syncer.peer_id(), *message);
                 self.parts.syncer.send(to.as_ref(), &message).await
             }
             Output::Mend(record) => {
