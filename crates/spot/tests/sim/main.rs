@@ -144,12 +144,18 @@ fn quick(options: &mut NodeOptions) {
 struct Account {
     /// The number that must come next, unless a gap says otherwise; none after a gap of unknown size.
     expected: Option<u32>,
+    /// Of which of the topics that the publisher has had one after the other.
+    generation: u32,
 }
+
+/// Messages say of which topic of a name they are, in front of their number.
+const GENERATION: u32 = 1 << 20;
 
 /// What happened. Places below `founding` speak the founding protocol: their messages have no numbers, so what they miss
 /// cannot be told exactly.
-fn chaos(seed: u64, nodes: usize, founding: usize) -> Vec<String> {
+fn chaos(seed: u64, nodes: usize, founding: usize, ids_stay: bool) -> Vec<String> {
     let mut world = World::new(seed, nodes, quick);
+    world.ids_stay = ids_stay;
     for place in &mut world.places[..founding] {
         place.founding = true;
     }
@@ -178,12 +184,13 @@ fn chaos(seed: u64, nodes: usize, founding: usize) -> Vec<String> {
     }
     // Numbers begin with each life of an owner; what its messages say is the sequence number that the node gives them.
     let mut next: BTreeMap<(usize, u64), u32> = BTreeMap::new();
+    let mut generations = vec![0; nodes];
     let mut accounts: BTreeMap<(usize, u64, u8), Account> = BTreeMap::new();
     // The last that came to "shared" of each of its owners.
     let mut shared: BTreeMap<(usize, u64, u8), u32> = BTreeMap::new();
     let mut shared_next: BTreeMap<usize, u32> = BTreeMap::new();
     let mut duplicates_checked = 0_u64;
-    let mut check = |world: &mut World| {
+    let mut check = |world: &mut World, generations: &[u32]| {
         for place in 0..nodes {
             let life = world.places[place].life;
             for arrival in world.arrivals(place) {
@@ -196,7 +203,16 @@ fn chaos(seed: u64, nodes: usize, founding: usize) -> Vec<String> {
                     Arrival::Gap { topic, .. } if topic.to_string() == "shared" => {}
                     Arrival::Message { payload, .. } => {
                         let (publisher, number) = number(&payload);
+                        let (generation, number) = (number / GENERATION, number % GENERATION);
                         let account = accounts.entry((place, life, publisher)).or_default();
+                        assert!(
+                            generation >= account.generation,
+                            "at {place} from {publisher}: the last topic"
+                        );
+                        if generation > account.generation {
+                            // Who was there saw the last one end, and hears this one since it has subscribed.
+                            *account = Account { expected: None, generation };
+                        }
                         if let Some(expected) = account.expected {
                             if place.min(usize::from(publisher)) < founding {
                                 // A new life of the publisher counts from 1 again.
@@ -217,7 +233,8 @@ fn chaos(seed: u64, nodes: usize, founding: usize) -> Vec<String> {
                     Arrival::Gap { topic, first, last } => {
                         let publisher: u8 = topic.to_string()[3..].parse().unwrap();
                         let account = accounts.entry((place, life, publisher)).or_default();
-                        if let (Some(expected), Some(_)) = (account.expected, last) {
+                        let is_last = account.generation == generations[usize::from(publisher)];
+                        if let (Some(expected), Some(_), true) = (account.expected, last, is_last) {
                             assert_eq!(
                                 first,
                                 u64::from(expected),
@@ -243,7 +260,7 @@ fn chaos(seed: u64, nodes: usize, founding: usize) -> Vec<String> {
             for _ in 0..count {
                 let Some(node) = world.places[place].node.as_mut() else { break };
                 let number = next.entry((place, life)).or_insert(1);
-                let message = payload(place, *number);
+                let message = payload(place, generations[place] * GENERATION + *number);
                 // Whoever is in the way of a lossless topic loses its place after a while.
                 let force = number.is_multiple_of(40);
                 if let Ok(Publish::Done(_)) = node.publish(&format!("of-{place}"), &message, force) {
@@ -274,15 +291,22 @@ fn chaos(seed: u64, nodes: usize, founding: usize) -> Vec<String> {
                     let _ = node.topic_create("shared", TopicOptions::STANDARD);
                 }
             }
+            10 if founding == 0 && world.node(place).is_some() => {
+                // A topic ends, and another one of its name begins.
+                world.node(place).unwrap().topic_destroy(&format!("of-{place}")).unwrap();
+                create(&mut world, place, &mut topics);
+                generations[place] += 1;
+                next.remove(&(place, world.places[place].life));
+            }
             _ => {}
         }
         let pause = Duration::from_millis(20 + world.chance.below(400));
         world.run(pause);
-        check(&mut world);
+        check(&mut world, &generations);
     }
     world.heal_all();
     world.run(CONVERGENCE_MAX);
-    check(&mut world);
+    check(&mut world, &generations);
 
     let mut views = world.views();
     if founding > 0 {
@@ -305,7 +329,8 @@ fn chaos(seed: u64, nodes: usize, founding: usize) -> Vec<String> {
         let life = world.places[place].life;
         if let Some(node) = world.places[place].node.as_mut() {
             let number = next.entry((place, life)).or_insert(1);
-            let done = node.publish(&format!("of-{place}"), &payload(place, *number), true).unwrap();
+            let message = payload(place, generations[place] * GENERATION + *number);
+            let done = node.publish(&format!("of-{place}"), &message, true).unwrap();
             let subscribers = (0..nodes.min(4)).filter(|other| {
                 let at = (place + nodes - other) % nodes;
                 world.places[at].node.is_some()
@@ -318,7 +343,7 @@ fn chaos(seed: u64, nodes: usize, founding: usize) -> Vec<String> {
     let owners: Vec<usize> =
         (0..nodes).filter(|place| publish_shared(&mut world, *place, &mut shared_next)).collect();
     world.run(Duration::from_secs(5));
-    assert!(check(&mut world) > 100, "the run was too quiet");
+    assert!(check(&mut world, &generations) > 100, "the run was too quiet");
     if founding == 0 && views[0].iter().any(|(name, ..)| name == "shared") {
         let &[owner] = &owners[..] else { panic!("all of {owners:?} own one topic") };
         for place in (0..nodes).filter(|place| world.places[*place].node.is_some()) {
@@ -346,22 +371,27 @@ fn publish_shared(world: &mut World, place: usize, next: &mut BTreeMap<usize, u3
 
 #[test]
 fn three_nodes_converge_after_chaos() {
-    for_seeds(8, |seed| drop(chaos(seed, 3, 0)));
+    for_seeds(8, |seed| drop(chaos(seed, 3, 0, false)));
 }
 
 #[test]
 fn five_nodes_converge_after_chaos() {
-    for_seeds(4, |seed| drop(chaos(seed, 5, 0)));
+    for_seeds(4, |seed| drop(chaos(seed, 5, 0, false)));
+}
+
+#[test]
+fn nodes_that_keep_their_ids_converge_after_chaos() {
+    for_seeds(4, |seed| drop(chaos(seed, 5, 0, true)));
 }
 
 #[test]
 fn twenty_nodes_converge_after_chaos() {
-    for_seeds(3, |seed| drop(chaos(seed, 20, 0)));
+    for_seeds(3, |seed| drop(chaos(seed, 20, 0, false)));
 }
 
 #[test]
 fn founding_nodes_among_others_converge_after_chaos() {
-    for_seeds(4, |seed| drop(chaos(seed, 5, 2)));
+    for_seeds(4, |seed| drop(chaos(seed, 5, 2, false)));
 }
 
 #[test]
@@ -395,7 +425,7 @@ fn the_same_seed_gives_the_same_run() {
     assert_eq!(first, second);
     assert_eq!(first.0.len(), 49);
     // With every kind of fault, event by event.
-    let (first, second) = (chaos(7, 5, 0), chaos(7, 5, 0));
+    let (first, second) = (chaos(7, 5, 0, false), chaos(7, 5, 0, false));
     assert!(first.len() > 100, "{}", first.len());
     for (number, (one, other)) in first.iter().zip(&second).enumerate() {
         assert_eq!(one, other, "event {number}");

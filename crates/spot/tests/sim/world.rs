@@ -112,6 +112,8 @@ pub(crate) struct World {
     /// Pairs that do not hear each other.
     cuts: Vec<(usize, usize)>,
     pub(crate) options: fn(&mut NodeOptions),
+    /// Whether a node has the same id in all its lives.
+    pub(crate) ids_stay: bool,
     /// All that happened but messages; printed when one seed is run again.
     pub(crate) log: Vec<String>,
     prints: bool,
@@ -128,6 +130,7 @@ impl World {
             links: BTreeMap::new(),
             cuts: Vec::new(),
             options,
+            ids_stay: false,
             log: Vec::new(),
             prints: std::env::var_os("WEFT_SIM_SEED").is_some(),
         };
@@ -158,8 +161,8 @@ impl World {
         let life = self.places[place].life + 1;
         let clock = self.places[place].clock;
         let incarnation = clock.calendar(self.now);
-        let mut options =
-            NodeOptions::standard(NodeId(((place as u128 + 1) << 64) | u128::from(life)), incarnation);
+        let id = NodeId(((place as u128 + 1) << 64) | u128::from(if self.ids_stay { 1 } else { life }));
+        let mut options = NodeOptions::standard(id, incarnation);
         options.advertise = vec![format!("sim://{place}")];
         (self.options)(&mut options);
         let mut node = Node::new(options);
@@ -303,7 +306,9 @@ impl World {
             return;
         }
         let extended = !self.places[from].founding && !self.places[to].founding;
+        // As with passwords: each side prefers the connection that it has made.
         let info = |role, name: &str| LinkInfo {
+            shown: matches!(role, Role::Dialed(_)),
             role,
             name: name.to_owned(),
             extended,
@@ -311,7 +316,6 @@ impl World {
             sealed: false,
             principal: String::new(),
             named: false,
-            shown: false,
         };
         let roles = [(from, Role::Dialed(endpoint.to_owned())), (to, Role::Accepted)];
         let ends = roles.map(|(place, role)| {

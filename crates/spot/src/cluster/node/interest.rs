@@ -237,6 +237,10 @@ impl Node {
         if !told && known.is_none() && open.is_none() {
             return Err(NotFollowed);
         }
+        if let Some(topic) = known.filter(|topic| !self.topics[*topic].upstream.left.is_empty()) {
+            let name = self.topics[topic].name.clone();
+            self.unsubscribe_left(topic, &name);
+        }
         match known.filter(|_| better) {
             Some(topic) => self.reroute(topic),
             None if told && better => {}

@@ -139,13 +139,17 @@ impl Node {
             Command::Message { topic, data } => self.plain(id, code::MESSAGE, topic, Payload::Shared(&data)),
             Command::Announce { topic, epoch } => {
                 self.allowed(id, Right::Own, topic)?;
-                self.owner_add(peer, topic, epoch)?;
+                if self.news_link(peer, topic) == Some(id) {
+                    self.owner_add(peer, topic, epoch)?;
+                }
                 Ok(())
             }
             Command::Remove { topic, .. } => {
                 self.allowed(id, Right::Own, topic)?;
-                let topic = self.named(topic).ok_or(NotFollowed)?;
-                self.owner_remove(peer, topic, true);
+                if self.news_link(peer, topic) == Some(id) {
+                    let topic = self.named(topic).ok_or(NotFollowed)?;
+                    self.owner_remove(peer, topic, true);
+                }
                 Ok(())
             }
             _ if protocol != Protocol::Extended => Err(NotFollowed),
@@ -209,8 +213,7 @@ impl Node {
             .filter_map(|(_, topic)| Some((topic.name.clone(), topic.local.as_ref()?.epoch)))
             .collect();
         if self.options.rights.is_some() {
-            let may = |right, topic: &Topic| self.allowed(id, right, topic.as_str()).is_ok();
-            owned.retain(|(topic, _)| may(Right::Subscribe, topic) || may(Right::Publish, topic));
+            owned.retain(|(topic, _)| self.may_know(id, topic.as_str()));
         }
         let topics = owned.iter().map(|(topic, _)| topic.as_str()).collect();
         let epochs = match self.links[id].protocol {
@@ -226,20 +229,22 @@ impl Node {
             HashSet::with_capacity_and_hasher(topics.len(), foldhash::fast::RandomState::default());
         for (i, topic) in topics.iter().enumerate() {
             let epoch = epochs.get(i).copied().unwrap_or(0);
-            let allowed = self.allowed(id, Right::Own, topic).is_ok();
-            let added = if allowed { self.owner_add(peer, topic, epoch).ok() } else { None };
-            match added {
-                Some(topic) => drop(named.insert(topic)),
-                None => self.refuse(id),
+            if self.allowed(id, Right::Own, topic).is_err() {
+                self.refuse(id);
+            } else if self.news_link(peer, topic) == Some(id) {
+                match self.owner_add(peer, topic, epoch) {
+                    Ok(topic) => drop(named.insert(topic)),
+                    Err(_) => self.refuse(id),
+                }
             }
         }
-        // What vanished at its owner vanishes here. On another connection it may let us see less.
-        if self.peers[peer].links.first() == Some(&id) {
-            before.retain(|id| !named.contains(id));
-            before.sort_unstable();
-            for id in before {
-                self.owner_remove(peer, id, true);
-            }
+        // What vanished at its owner vanishes here.
+        before.retain(|topic| {
+            !named.contains(topic) && self.news_link(peer, self.topics[*topic].name.as_str()) == Some(id)
+        });
+        before.sort_unstable();
+        for id in before {
+            self.owner_remove(peer, id, true);
         }
         let state = &mut self.peers[peer];
         let link = &mut self.links[id];

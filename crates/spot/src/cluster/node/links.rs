@@ -181,7 +181,17 @@ impl Node {
         });
         if let Role::Dialed(endpoint) = role {
             match self.membership.targets.get_mut(&endpoint) {
-                Some(target) => target.link = Some(id),
+                // Two dials were under way: it was removed and added again meanwhile.
+                Some(target)
+                    if target
+                        .link
+                        .and_then(|link| self.links.get(link))
+                        .is_some_and(|link| !link.closing) =>
+                {
+                    self.close(id, "there is another connection to it");
+                    return id;
+                }
+                Some(target) => (target.link, target.retry_at) = (Some(id), None),
                 // Removed in the meantime.
                 None => {
                     self.close(id, "removed from the cluster");
@@ -245,12 +255,14 @@ impl Node {
                 let returns = self.open_lost && self.peers[peer].links.len() == 1;
                 self.send_open_interests(peer, returns);
             }
-            self.peers[peer].known_with = self.query(peer);
             let mut topics: Vec<TopicId> = self.peers[peer].topics.keys().copied().collect();
             topics.sort_unstable();
             for topic in topics {
                 self.reroute(topic);
             }
+        }
+        if at == 0 || self.options.rights.is_some() {
+            self.peers[peer].known_with = self.query(peer);
         }
         let LinkInfo { role, name, .. } = self.links[id].info.clone();
         let dialed = match role {
@@ -334,7 +346,13 @@ impl Node {
             }
         }
         match &link.info.role {
-            Role::Dialed(endpoint) => self.target_down(endpoint, reason),
+            Role::Dialed(endpoint) => {
+                // Not of one too many, nor of one from before it was removed and added again.
+                let target = self.membership.targets.get(endpoint);
+                if target.is_some_and(|target| target.link == Some(id)) {
+                    self.target_down(endpoint, reason);
+                }
+            }
             Role::Accepted if link.peer.is_some() => {
                 let state = PeerState::Down { reason: reason.to_owned() };
                 self.outputs

@@ -137,7 +137,10 @@ impl Node {
 
     /// A dial came to nothing; it will be repeated.
     pub fn dial_failed(&mut self, endpoint: &str, reason: &str) {
-        self.target_down(endpoint, reason);
+        let target = self.membership.targets.get(endpoint);
+        if target.is_some_and(|target| target.link.is_none()) {
+            self.target_down(endpoint, reason);
+        }
     }
 
     pub(super) fn target_down(&mut self, endpoint: &str, reason: &str) {

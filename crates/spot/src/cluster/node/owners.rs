@@ -3,9 +3,12 @@
 use bytes::Bytes;
 
 use super::{LinkId, Node, Output, Owner, PeerId, Right, TopicId, topics::TopicError};
-use crate::cluster::{
-    command::{Before, Command, Resume},
-    node::{Event, Protocol},
+use crate::{
+    Topic,
+    cluster::{
+        command::{Before, Command, Resume},
+        node::{Event, Protocol},
+    },
 };
 
 /// Stands for a position at an owner that does not number its messages.
@@ -90,10 +93,19 @@ impl Node {
     /// The connection to a topic's owner: the first on which the peer may say that it owns the topic. Between two nodes there
     /// may be two, and where one shows no name, anybody may claim to be the other end.
     pub(super) fn owner_link(&self, id: TopicId) -> Option<LinkId> {
-        let peer = &self.peers[self.remote_owner(id)?];
+        let peer = self.remote_owner(id)?;
         let topic = &self.topics[id];
-        let may_own = |link: &&LinkId| self.allowed(**link, Right::Own, topic.name.as_str()).is_ok();
-        match self.options.rights.is_none() || peer.node.is_none() || topic.elsewhere.route.is_some() {
+        match topic.elsewhere.route {
+            Some(_) => self.peers[peer].links.first().copied(),
+            None => self.news_link(peer, topic.name.as_str()),
+        }
+    }
+
+    /// The connection on which it counts what a peer says of a topic of its own: what comes on two is in no order.
+    pub(super) fn news_link(&self, peer: PeerId, topic: &str) -> Option<LinkId> {
+        let peer = &self.peers[peer];
+        let may_own = |link: &&LinkId| self.allowed(**link, Right::Own, topic).is_ok();
+        match self.options.rights.is_none() || peer.node.is_none() {
             true => peer.links.first().copied(),
             false => peer.links.iter().find(may_own).copied(),
         }
@@ -122,8 +134,15 @@ impl Node {
             topic.upstream.len_max = 0;
             let (epoch, have) = (topic.upstream.epoch, topic.upstream.have);
             self.grant_ends(id);
-            if let Some(old) = old.filter(|old| self.links.get(*old).is_some_and(|link| !link.closing)) {
-                self.send(old, &Command::Unsubscribe { topic: name.as_str(), open: false });
+            let peer = |link: LinkId| self.links.get(link).and_then(|link| link.peer);
+            let stays =
+                |old: &LinkId| wanted.is_some_and(|new| peer(*old).is_some() && peer(*old) == peer(new));
+            if let Some(old) = old {
+                let moves = stays(&old);
+                self.topics[id].upstream.left.push(old);
+                if !moves {
+                    self.unsubscribe_left(id, &name);
+                }
             }
             if let Some(link) = wanted {
                 let extended = self.links[link].protocol == Protocol::Extended;
@@ -153,6 +172,17 @@ impl Node {
         self.pass_on(id, waited);
         if owner.is_some() {
             self.room();
+        }
+    }
+
+    /// Gives up the places that we still have on other connections than the one that counts.
+    pub(super) fn unsubscribe_left(&mut self, id: TopicId, name: &Topic) {
+        let upstream = &mut self.topics[id].upstream;
+        let link = upstream.link;
+        for left in std::mem::take(&mut upstream.left) {
+            if Some(left) != link {
+                self.send(left, &Command::Unsubscribe { topic: name.as_str(), open: false });
+            }
         }
     }
 
@@ -262,7 +292,10 @@ impl Node {
         let topic = &mut self.topics[id];
         topic.elsewhere.owners.retain(|owner| owner.peer != peer);
         let name = topic.name.clone();
-        self.owner_changed(name.as_str(), node, None);
+        // A node that has restarted may own it in its new life already.
+        if !topic.elsewhere.owners.iter().any(|owner| node.is_some() && owner.node == node) {
+            self.owner_changed(name.as_str(), node, None);
+        }
         // A partition whose topic goes on will have another owner.
         let destroyed = destroyed && !self.awaits_owner(name.as_str());
         let topic = &mut self.topics[id];

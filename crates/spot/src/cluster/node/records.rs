@@ -257,6 +257,10 @@ impl Node {
             true => self.credit_starved(topic),
             false => self.grant_ends(topic),
         }
+        if !self.topics[topic].upstream.left.is_empty() {
+            let name = self.topics[topic].name.clone();
+            self.unsubscribe_left(topic, &name);
+        }
         self.changed = true;
         Ok(())
     }

@@ -154,6 +154,9 @@ impl Blank for Flow {
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) link: Option<LinkId>,
+    /// Other connections to the same peer on which we still have a place: until it has answered on this one, what it keeps for
+    /// us there must not go.
+    pub(super) left: Vec<LinkId>,
     pub(super) live: bool,
     /// Peers that acknowledge nothing answer a QUERY after the SUBSCRIBE: then it is live.
     pub(super) barrier: u64,
@@ -185,6 +188,7 @@ impl Upstream {
         const NONE: Amount = Amount { messages: 0, bytes: 0 };
         Self {
             link: None,
+            left: Vec::new(),
             live: false,
             barrier: 0,
             refused: false,

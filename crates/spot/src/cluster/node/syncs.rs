@@ -38,7 +38,9 @@ pub(super) struct Awaited {
 
 impl Node {
     pub(super) fn query(&mut self, peer: PeerId) -> u64 {
-        if let Some(&link) = self.peers[peer].links.first() {
+        // Where there are rights, some of its topics may count on one connection only, and some on another.
+        let asked = if self.options.rights.is_some() { usize::MAX } else { 1 };
+        for link in self.peers[peer].links.iter().copied().take(asked).collect::<Vec<_>>() {
             self.peers[peer].queries += 1;
             self.links[link].unanswered += 1;
             self.send(link, &Command::Query);

@@ -1,6 +1,6 @@
 //! Which topics there are, who owns them, and who here listens.
 
-use super::{Amount, Lazy, LinkId, Local, Node, SubId, TopicId, TopicOptions, TopicState};
+use super::{Amount, Lazy, LinkId, Local, Node, Right, SubId, TopicId, TopicOptions, TopicState};
 use crate::{
     Topic, TopicPattern,
     cluster::{command::Command, node::Protocol, partition},
@@ -260,14 +260,21 @@ impl Node {
         self.changed = true;
     }
 
+    /// Tells all peers that a topic is ours, or is not any more: on all their connections, because each asks on one of them, and
+    /// in order with our answers it comes only there.
     pub(super) fn announce(&mut self, command: &Command<'_>) {
-        let peers: Vec<LinkId> =
-            self.peers.iter().filter_map(|(_, peer)| peer.links.first().copied()).collect();
-        for link in peers {
-            if self.links[link].protocol >= Protocol::Notifying {
+        let (Command::Announce { topic, .. } | Command::Remove { topic, .. }) = *command else { return };
+        for link in self.peers.iter().flat_map(|(_, peer)| &peer.links).copied().collect::<Vec<_>>() {
+            if self.links[link].protocol >= Protocol::Notifying && self.may_know(link, topic) {
                 self.send(link, command);
             }
         }
+    }
+
+    /// Whether a peer may learn that there is a topic of ours: whether there is anything that it may do with it.
+    pub(super) fn may_know(&self, link: LinkId, topic: &str) -> bool {
+        let rights = [Right::Subscribe, Right::Publish, Right::Own];
+        rights.into_iter().any(|right| self.allowed(link, right, topic).is_ok())
     }
 
     /// All topics that have an owner, in no particular order.

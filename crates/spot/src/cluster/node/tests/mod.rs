@@ -16,6 +16,7 @@ mod moves;
 mod resume;
 mod silent;
 mod rights;
+mod two_links;
 
 const ANN: NodeId = NodeId(0xa);
 const BOB: NodeId = NodeId(0xb);

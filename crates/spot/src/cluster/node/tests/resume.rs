@@ -78,3 +78,18 @@ fn partitions_come_back_under_later_epochs_than_all_that_were_seen() {
     assert_eq!(owner, Some(node.id()));
     assert!(claimed > epoch, "{claimed:x} is not later than {epoch:x}");
 }
+
+/// The old life's connection is still open here when the new one says what it is.
+#[test]
+fn a_member_that_restarts_under_its_id_stays_one() {
+    let mut node = node_with(|_| {});
+    let old = joined(&mut node, ANN, 1);
+    let member = partition::member_name("p", 8, ANN);
+    tell(&mut node, old, &[Command::Announce { topic: &member, epoch: 1 }]);
+    let new = node.link_up(accepted("", true));
+    tell(&mut node, new, &[hello(ANN, 2), Command::Announce { topic: &member, epoch: 2 }]);
+    node.link_closed(old, "the peer has restarted");
+    assert_eq!(node.partition_count("p"), Some(8));
+    node.link_closed(new, "it goes");
+    assert_eq!(node.partition_count("p"), None);
+}

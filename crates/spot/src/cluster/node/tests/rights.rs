@@ -56,7 +56,7 @@ fn who_may_not_own_a_topic_cannot_take_it_over_or_end_it() {
 }
 
 /// Lets two nodes talk over a link of each, until both are silent.
-fn talk(a: (&mut Node, LinkId), b: (&mut Node, LinkId)) {
+pub(super) fn talk(a: (&mut Node, LinkId), b: (&mut Node, LinkId)) {
     let mut sides = [a, b];
     loop {
         let mut silent = true;
@@ -76,7 +76,7 @@ fn talk(a: (&mut Node, LinkId), b: (&mut Node, LinkId)) {
 }
 
 /// A connection from `a` to `b`, who sees `principal` there; `a` sees nothing.
-fn dial(a: &mut Node, b: &mut Node, to: &str, principal: &str) -> (LinkId, LinkId) {
+pub(super) fn dial(a: &mut Node, b: &mut Node, to: &str, principal: &str) -> (LinkId, LinkId) {
     a.target_add(to);
     let dialed = LinkInfo {
         role: Role::Dialed(to.to_owned()),
