@@ -307,6 +307,9 @@ async fn bind(
             Ok(Event::Refused { topic, peer, right }) => {
                 println!("topic {}: {peer} does not let this node {}", printable(&topic), verb(right));
             }
+            Ok(Event::Undelivered { topic, messages }) => {
+                println!("topic {}: {messages} messages did not reach its owner", printable(topic.as_str()));
+            }
             Ok(Event::Dropped { topic, peer, messages }) => {
                 let topic = printable(topic.as_str());
                 println!("topic {topic}: {messages} messages dropped for {peer}, which is too slow");

@@ -273,7 +273,7 @@ impl Node {
     }
 
     /// Whether every subscription of `sub` is live where its topics are owned: nothing published from now on is missed.
-    /// A topic without an owner is not live.
+    /// A topic without an owner is not live. Of a pattern those count that have one.
     pub fn is_live(&self, sub: SubId, pattern: &TopicPattern) -> bool {
         let Some(state) = self.subs.get(sub) else { return false };
         if state.open {
@@ -295,7 +295,10 @@ impl Node {
         match pattern {
             TopicPattern::Exact(topic) => self.named(topic.as_str()).is_some_and(|id| live(&id)),
             TopicPattern::Prefix(_) => {
-                state.topics.iter().filter(|id| pattern.matches(&self.topics[**id].name)).all(live)
+                let owned = |topic: &super::TopicState| topic.local.is_some() || topic.is_elsewhere();
+                let matches = |topic: &super::TopicState| pattern.matches(&topic.name);
+                let mut topics = state.topics.iter().filter(|id| owned(&self.topics[**id]));
+                topics.all(|id| !matches(&self.topics[*id]) || live(id))
             }
         }
     }

@@ -72,7 +72,11 @@ impl Node {
         let grace = self.options.resume_grace;
         let mut changed = Vec::new();
         let mut blocked = Vec::new();
+        let mut away = Vec::new();
         for (id, topic) in &mut self.topics {
+            if topic.stays_away(self.now, grace) {
+                away.push(id);
+            }
             let Some(local) = &mut topic.local else { continue };
             let Some(flow) = local.flow.get_mut() else { continue };
             let before = flow.absent.len();
@@ -90,6 +94,9 @@ impl Node {
         }
         for id in changed {
             self.acked_changed(id);
+        }
+        for id in away {
+            self.give_up(id);
         }
         for id in blocked {
             self.evict(id);

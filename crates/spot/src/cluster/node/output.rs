@@ -39,6 +39,13 @@ pub enum Event {
         /// How many.
         messages: u64,
     },
+    /// What was published here to an owner elsewhere, which is gone without having taken it, is given up.
+    Undelivered {
+        /// To which topic.
+        topic: Topic,
+        /// How many messages.
+        messages: u64,
+    },
 }
 
 /// What the driver has to do.

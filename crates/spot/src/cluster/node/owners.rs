@@ -307,6 +307,10 @@ impl Node {
             // There is nothing to resume.
             upstream.forget();
         }
+        if destroyed && self.topics[id].local.is_none() && !self.topics[id].is_elsewhere() {
+            // What it has not taken was not meant for the next topic of this name.
+            self.uplink_ends(id);
+        }
         self.reroute(id);
         self.topic_gc(id);
         self.changed = true;

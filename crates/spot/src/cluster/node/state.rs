@@ -181,6 +181,8 @@ pub(super) struct Upstream {
     pub(super) unacked_bytes: u64,
     pub(super) len_max: u64,
     pub(super) touched: bool,
+    /// Since when nobody has owned it.
+    pub(super) away_since: Option<Duration>,
 }
 
 impl Upstream {
@@ -203,6 +205,7 @@ impl Upstream {
             unacked_bytes: 0,
             len_max: 0,
             touched: false,
+            away_since: None,
         }
     }
 }
@@ -243,6 +246,8 @@ pub(super) struct Uplink {
     pub(super) sent_bytes: u64,
     /// So many may be sent.
     pub(super) limit_bytes: u64,
+    /// Since when it has led nowhere.
+    pub(super) away_since: Option<Duration>,
     /// When the owner said that we may not publish.
     pub(super) refused_at: Option<Duration>,
 }

@@ -1,6 +1,11 @@
 //! Which topics there are, who owns them, and who here listens.
 
-use super::{Amount, Lazy, LinkId, Local, Node, Right, SubId, TopicId, TopicOptions, TopicState};
+use std::time::Duration;
+
+use super::{
+    Amount, Lazy, LinkId, Local, Node, Right, SubId, TopicId, TopicOptions, TopicState,
+    intake::PUBLISHER_GRACE,
+};
 use crate::{
     Topic, TopicPattern,
     cluster::{command::Command, node::Protocol, partition},
@@ -82,8 +87,25 @@ pub(super) const OPEN_TOPICS_MAX: usize = 1 << 16;
 
 impl TopicState {
     /// Whether another node owns it, or is said to.
-    fn is_elsewhere(&self) -> bool {
+    pub(super) fn is_elsewhere(&self) -> bool {
         !self.elsewhere.owners.is_empty() || self.elsewhere.route.is_some()
+    }
+
+    /// Whether something is kept here for an owner that has not been there for too long. What was published to it would come
+    /// twice later, where it was taken and not acknowledged: by then the owner has forgotten of whom.
+    pub(super) fn stays_away(&mut self, now: Duration, resume_grace: Duration) -> bool {
+        let (vacant, ours) = (self.local.is_none() && !self.is_elsewhere(), self.local.is_some());
+        let late = |is_away: bool, since: &mut Option<Duration>, grace: Duration| {
+            *since = is_away.then(|| since.unwrap_or(now));
+            since.is_some_and(|since| now.saturating_sub(since) >= grace)
+        };
+        let place = self.upstream.get_mut();
+        let place =
+            place.is_some_and(|place| late(vacant && place.epoch != 0, &mut place.away_since, resume_grace));
+        let rest = self.uplink.as_mut();
+        let rest = rest
+            .is_some_and(|rest| late(!ours && rest.link.is_none(), &mut rest.away_since, PUBLISHER_GRACE));
+        place || rest
     }
 }
 
@@ -151,14 +173,44 @@ impl Node {
         Ok(id)
     }
 
-    /// Forgets a topic that nobody owns, hears or sends to.
-    pub(super) fn topic_gc(&mut self, id: TopicId) {
-        let Some(topic) = self.topics.get(id) else { return };
-        let wanted = topic.subs.iter().any(|&sub| {
+    /// Whether somebody here has named a topic to hear it, not only a pattern.
+    fn is_asked_for(&self, id: TopicId) -> bool {
+        let topic = &self.topics[id];
+        topic.subs.iter().any(|&sub| {
             self.subs.get(sub).is_some_and(|sub| {
                 sub.patterns.iter().any(|p| matches!(p, TopicPattern::Exact(t) if *t == topic.name))
             })
-        });
+        })
+    }
+
+    /// An owner stays away. What was published to it is given up, and so is the place in what it said, unless somebody waits
+    /// for just this topic: of those that only patterns matched there is no end.
+    pub(super) fn give_up(&mut self, id: TopicId) {
+        let now = self.now;
+        let topic = &mut self.topics[id];
+        let over =
+            |since: &Option<Duration>, grace| since.is_some_and(|since| now.saturating_sub(since) >= grace);
+        let place =
+            topic.upstream.get_mut().is_some_and(|place| over(&place.away_since, self.options.resume_grace));
+        if topic.uplink.as_ref().is_some_and(|rest| over(&rest.away_since, PUBLISHER_GRACE)) {
+            self.uplink_ends(id);
+        }
+        if place && !self.is_asked_for(id) {
+            let upstream = &mut self.topics[id].upstream;
+            let first = upstream.have.saturating_add(1);
+            let had = upstream.epoch != 0;
+            upstream.forget();
+            if had {
+                self.deliver_gap(id, first, None);
+            }
+        }
+        self.topic_gc(id);
+    }
+
+    /// Forgets a topic that nobody owns, hears or sends to.
+    pub(super) fn topic_gc(&mut self, id: TopicId) {
+        let Some(topic) = self.topics.get(id) else { return };
+        let wanted = self.is_asked_for(id);
         // A place to resume from: what is missed meanwhile has to be told.
         let wanted = wanted || !topic.subs.is_empty() && topic.upstream.epoch != 0;
         let sending = topic.uplink.as_ref().is_some_and(|uplink| !uplink.log.is_empty());

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    LinkId, Log, Node, Output, Protocol, TopicId, Uplink,
+    Event, LinkId, Log, Node, Output, Protocol, TopicId, Uplink,
     credit::UPLINK_WINDOW,
     feed::{alias_of, put_plain},
     outward::{Publish, Report},
@@ -77,6 +77,7 @@ impl Node {
                 limit: UPLINK_WINDOW.messages,
                 sent_bytes: 0,
                 limit_bytes: UPLINK_WINDOW.bytes,
+                away_since: None,
                 refused_at: None,
             })
         });
@@ -96,6 +97,18 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Nobody will take what was published to an owner that is gone.
+    pub(super) fn uplink_ends(&mut self, id: TopicId) {
+        let Some(uplink) = self.topics[id].uplink.take() else { return };
+        let messages = uplink.log.len() as u64;
+        if messages > 0 {
+            self.counters.dropped += messages;
+            let topic = self.topics[id].name.clone();
+            self.outputs.push_back(Output::Event(Event::Undelivered { topic, messages }));
+        }
+        self.room();
     }
 
     /// The epoch under which another node owns a topic, 0 if it has none.

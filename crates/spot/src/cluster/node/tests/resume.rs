@@ -93,3 +93,80 @@ fn a_member_that_restarts_under_its_id_stays_one() {
     node.link_closed(new, "it goes");
     assert_eq!(node.partition_count("p"), None);
 }
+
+/// A monitor hears topics of owners that come and go.
+#[test]
+fn a_pattern_is_live_where_there_is_an_owner_and_forgets_those_that_stay_away() {
+    let mut node = node_with(|_| {});
+    let game = TopicPattern::new("game:*").unwrap();
+    let sub = subscribed(&mut node, "game:*", SubscriptionOptions::STANDARD);
+    let owned = |node: &mut Node, owner: NodeId, topic: &str| {
+        let link = joined(node, owner, 1);
+        let ack = Command::SubAck { topic, epoch: 1, next: 1, lossless: true, continues: false };
+        tell(node, link, &[Command::Announce { topic, epoch: 1 }, ack]);
+        link
+    };
+    owned(&mut node, ANN, "game:0");
+    let mut now = Duration::ZERO;
+    for n in 1..100 {
+        let topic = format!("game:{n}");
+        let link = owned(&mut node, BOB, &topic);
+        assert!(node.is_live(sub, &game));
+        node.link_closed(link, "it is gone");
+        assert!(node.is_live(sub, &game), "who is there is heard");
+        for _ in 0..20 {
+            now += node.options().heartbeat * 2;
+            node.advance(now);
+        }
+        let kept = node.topics.len();
+        assert!(kept <= 2, "{kept} topics are kept");
+    }
+    // What was missed meanwhile nobody can say: that is told once of each.
+    let gaps = arrivals(&mut node, sub);
+    assert!(gaps.len() == 99 && gaps.iter().all(|a| matches!(a, Arrival::Gap { first: 1, last: None, .. })));
+    // Who asks for one topic gets its place back for as long as it asks.
+    let exact = subscribed(&mut node, "one", SubscriptionOptions::STANDARD);
+    let link = owned(&mut node, BOB, "one");
+    node.link_closed(link, "it is gone");
+    node.advance(now + Duration::from_secs(3600));
+    node.advance(now + Duration::from_secs(7200));
+    assert_eq!(node.topics[node.named("one").unwrap()].upstream.epoch, 1);
+    assert_eq!(arrivals(&mut node, exact), []);
+}
+
+#[test]
+fn what_was_published_to_an_owner_that_stays_away_is_let_go_of() {
+    let mut node = node_with(|_| {});
+    let mut now = Duration::ZERO;
+    let publish = |node: &mut Node, topic: &str| {
+        let done = node.publish(topic, &"x".into(), false);
+        assert!(matches!(done, Ok(Publish::Done(_))), "{done:?}");
+    };
+    for n in 0..10 {
+        let topic = format!("job:{n}");
+        let link = joined(&mut node, ANN, n + 1);
+        tell(&mut node, link, &[Command::Announce { topic: &topic, epoch: 1 }]);
+        publish(&mut node, &topic);
+        node.link_closed(link, "it is gone");
+        now += node.options().heartbeat * 2;
+        node.advance(now);
+        // Back in time it gets what it has not acknowledged.
+        let link = joined(&mut node, ANN, n + 1);
+        tell(&mut node, link, &[Command::Announce { topic: &topic, epoch: 1 }]);
+        let told = sent(&mut node, link);
+        assert!(told.concat().ends_with(b"x"), "{told:?}");
+        node.link_closed(link, "it is gone");
+        for _ in 0..2 {
+            now += Duration::from_secs(3600);
+            node.advance(now);
+        }
+        assert_eq!(node.topics.len(), 0);
+        assert_eq!(node.counters().dropped, n + 1);
+    }
+    // What was meant for a topic that its owner ends is not for the next one of that name.
+    let link = joined(&mut node, BOB, 1);
+    tell(&mut node, link, &[Command::Announce { topic: "job", epoch: 1 }]);
+    publish(&mut node, "job");
+    tell(&mut node, link, &[Command::Remove { topic: "job", epoch: 1 }]);
+    assert_eq!((node.topics.len(), node.counters().dropped), (0, 11));
+}
