@@ -50,9 +50,18 @@ pub(crate) struct Bulk {
     rows: Vec<Row>,
     root_is_next: bool,
     trees: usize,
-    /// The sequence whose runs come, and those of a wide text.
+    filling: Filling,
+}
+
+/// A sequence that gets its runs.
+struct Filling {
     sequence: u32,
-    runs: Vec<Chunk>,
+    /// Whether they are kept until the text comes, which is not all ASCII.
+    is_wide: bool,
+    wide: Vec<Chunk>,
+    /// Where the content of the next live one lies.
+    offset: u32,
+    taken: Option<Taken>,
 }
 
 impl Bulk {
@@ -82,8 +91,7 @@ impl Bulk {
             rows: Vec::new(),
             root_is_next: false,
             trees: 0,
-            sequence: NIL,
-            runs: Vec::new(),
+            filling: Filling { sequence: NIL, is_wide: false, wide: Vec::new(), offset: 0, taken: None },
         })
     }
 
@@ -278,8 +286,8 @@ impl Bulk {
                 (Form::Vec, payload)
             }
             Kind::Arr => {
-                self.sequence = store.sequences.add();
-                (Form::Arr, self.sequence)
+                self.filling.sequence = store.sequences.add();
+                (Form::Arr, self.filling.sequence)
             }
             _ => (Form::Val, NIL),
         };
@@ -303,25 +311,35 @@ impl Bulk {
 
     /// A text or byte string.
     pub(crate) fn sequence(&mut self, id: NativeId, kind: Kind) -> Result<(), LoadError> {
-        self.sequence = self.doc.store.sequences.add();
+        self.filling.sequence = self.doc.store.sequences.add();
         let form = if kind == Kind::Str { Form::Str } else { Form::Bin };
-        self.enter(id, form, self.sequence).map(drop)
+        self.enter(id, form, self.filling.sequence).map(drop)
     }
 
-    /// The runs of the sequence that came last, for which there is room. What can be seen of a wide text is put where it belongs
-    /// when it [comes](Self::text); all else comes to lie in its arena as it comes.
+    /// The runs of the sequence that came last come now; there is room for so many. What can be seen of a wide text is put where
+    /// it belongs when it [comes](Self::text); all else comes to lie in its arena as it comes.
+    pub(crate) fn begin_runs(&mut self, room: usize, is_wide: bool) {
+        let store = &mut *self.doc.store;
+        let is_array = store.nodes.last().is_some_and(|node| node.form() == Form::Arr);
+        let contents = &store.contents;
+        self.filling.offset = if is_array { contents.slots.tail() } else { contents.narrow.tail() };
+        self.filling.is_wide = is_wide;
+        if is_wide {
+            self.filling.wide.reserve(room);
+        } else {
+            self.filling.begin(store, room);
+        }
+    }
+
+    /// Some of those runs.
     pub(crate) fn runs(
         &mut self,
         runs: impl Iterator<Item = (NativeId, u64, bool)>,
-        room: usize,
-        is_wide: bool,
     ) -> Result<(), LoadError> {
-        let Self { doc, sessions, sequence, .. } = self;
+        let Self { doc, sessions, filling, .. } = self;
         let time_min = u64::from(doc.order == Order::Server);
         let store = &mut *doc.store;
-        let is_array = store.nodes.last().is_some_and(|node| node.form() == Form::Arr);
-        let contents = &store.contents;
-        let mut offset = if is_array { contents.slots.tail() } else { contents.narrow.tail() };
+        let mut offset = filling.offset;
         let (mut left, mut wrong) = (u64::from(SPAN_MAX).saturating_sub(store.span), None);
         let mut chunks = runs.map_while(|(id, span, dead)| {
             if span > left || id.time < time_min {
@@ -335,21 +353,26 @@ impl Bulk {
             offset += span.weight();
             Some(chunk)
         });
-        if is_wide {
-            self.runs.reserve(room);
-            self.runs.extend(chunks);
+        if filling.is_wide {
+            filling.wide.extend(chunks);
         } else {
-            fill(store, *sequence, room, &mut chunks)?;
+            filling.push(store, &mut chunks);
         }
-        self.doc.store.span = u64::from(SPAN_MAX) - left;
+        filling.offset = offset;
+        store.span = u64::from(SPAN_MAX) - left;
         match wrong {
             None => Ok(()),
             Some((_, span)) if span > left => {
-                let total = self.doc.store.span.saturating_add(span);
+                let total = store.span.saturating_add(span);
                 Err(too_large("elements of all sequences", total, SPAN_MAX.into()))
             }
             Some((id, _)) => Err(self.time_zero(self.sessions[id.session as usize])),
         }
+    }
+
+    /// The end of those runs.
+    pub(crate) fn end_runs(&mut self) -> Result<(), LoadError> {
+        if self.filling.is_wide { Ok(()) } else { self.filling.end(&mut self.doc.store) }
     }
 
     /// How many nodes the array holds whose runs came.
@@ -371,14 +394,17 @@ impl Bulk {
             return Ok(());
         }
         let mut rest: &[u16] = &text.utf16().collect::<Vec<u16>>();
-        for run in self.runs.iter_mut().filter(|run| !run.span.is_dead()) {
+        let mut runs = std::mem::take(&mut self.filling.wide);
+        for run in runs.iter_mut().filter(|run| !run.span.is_dead()) {
             let (units, left) = rest.split_at((run.span.len() as usize).min(rest.len()));
             rest = left;
             let Stored { span, offset, .. } = self.doc.store.contents.store_units(units);
             (run.span, run.offset) = (span, offset);
         }
-        let room = self.runs.len();
-        fill(&mut self.doc.store, self.sequence, room, &mut self.runs.drain(..))
+        let store = &mut *self.doc.store;
+        self.filling.begin(store, runs.len());
+        self.filling.push(store, &mut runs.into_iter());
+        self.filling.end(store)
     }
 
     /// The visible bytes of the byte string whose runs came.
@@ -434,26 +460,32 @@ impl Bulk {
     }
 }
 
-/// Fills an empty sequence.
-#[inline(always)]
-fn fill(
-    store: &mut Store,
-    sequence: u32,
-    room: usize,
-    chunks: &mut impl Iterator<Item = Chunk>,
-) -> Result<(), LoadError> {
-    let sequence = store.sequences.at_mut(sequence);
-    let taken = if sequence.reserve(room) { Taken::new(&store.sessions, room) } else { None };
-    if let Some(mut taken) = taken {
-        let take = |chunk: &Chunk| taken.take(chunk.session, chunk.time, chunk.span.len());
-        sequence.push_all(&mut chunks.inspect(take));
-        if taken.are_distinct() {
+impl Filling {
+    /// Makes room in the sequence, which is empty.
+    fn begin(&mut self, store: &mut Store, room: usize) {
+        let is_first_of_many = store.sequences.at_mut(self.sequence).reserve(room);
+        self.taken = if is_first_of_many { Taken::new(&store.sessions, room) } else { None };
+    }
+
+    #[inline(always)]
+    fn push(&mut self, store: &mut Store, chunks: &mut impl Iterator<Item = Chunk>) {
+        let sequence = store.sequences.at_mut(self.sequence);
+        match &mut self.taken {
+            Some(taken) => {
+                let take = |chunk: &Chunk| taken.take(chunk.session, chunk.time, chunk.span.len());
+                sequence.push_all(&mut chunks.inspect(take));
+            }
+            None => sequence.push_all(chunks),
+        }
+    }
+
+    fn end(&mut self, store: &mut Store) -> Result<(), LoadError> {
+        let sequence = store.sequences.at_mut(self.sequence);
+        if self.taken.take().is_some_and(|taken| taken.are_distinct()) {
             sequence.set_distinct();
         }
-    } else {
-        sequence.push_all(chunks);
+        sequence.seal().map_err(|id| LoadError::Duplicate(store.timestamp(id)))
     }
-    sequence.seal().map_err(|id| LoadError::Duplicate(store.timestamp(id)))
 }
 
 /// Notes that nodes came whose ids follow each other.

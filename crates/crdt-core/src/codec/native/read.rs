@@ -1,7 +1,5 @@
 //! Walking the columns of a document, node by node, for whoever wants to make something of them.
 
-use std::iter;
-
 use super::{
     Col, Columns, NativeError, SnapshotKind, column, impossible, kind,
     runs::{IdReader, RunReader},
@@ -353,27 +351,15 @@ impl<'a> Walk<'a> {
         is_wide: bool,
     ) -> Result<u64, NativeError> {
         self.runs.begin(id);
-        let room = codec::room(len, self.runs.left());
-        let (reader, mut left, mut visible, mut fault) = (&mut self.runs, len, 0u64, None);
-        let runs = iter::from_fn(|| {
-            left = left.checked_sub(1)?;
-            match reader.next() {
-                Ok(run) => {
-                    visible = visible.saturating_add(if run.dead { 0 } else { run.span });
-                    Some(run)
-                }
-                Err(error) => {
-                    fault = Some(error);
-                    None
-                }
-            }
-        });
-        let taken = sink.runs(runs, room, is_wide);
-        if let Some(fault) = fault {
-            return Err(fault);
+        sink.begin_runs(codec::room(len, self.runs.left()), is_wide);
+        let mut left = len;
+        while left > 0 {
+            let rows = self.runs.next(left)?;
+            left -= rows.len() as u64;
+            sink.runs(rows).map_err(impossible(Col::Moves, self.runs.offset()))?;
         }
-        taken.map_err(impossible(Col::Moves, self.runs.offset()))?;
-        Ok(visible)
+        sink.end_runs().map_err(impossible(Col::Moves, self.runs.offset()))?;
+        Ok(self.runs.visible())
     }
 
     fn text_node<S: Sink>(&mut self, sink: &mut S) -> Result<(), NativeError> {

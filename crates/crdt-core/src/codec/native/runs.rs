@@ -246,10 +246,17 @@ pub(super) struct RunReader<'a> {
     spans: Reader<'a>,
     starts: Reader<'a>,
     last: &'a [u64],
+    /// The stack of ends, and above it places for more.
     ends: Vec<NativeId>,
+    depth: usize,
     expected: u64,
     session: u32,
+    visible: u64,
+    rows: Vec<Run>,
 }
+
+/// So many runs are read in one go.
+const ROWS: usize = 64;
 
 impl<'a> RunReader<'a> {
     pub(super) const fn new(moves: &'a [u8], spans: &'a [u8], starts: &'a [u8], last: &'a [u64]) -> Self {
@@ -259,16 +266,25 @@ impl<'a> RunReader<'a> {
             starts: Reader::new(starts),
             last,
             ends: Vec::new(),
+            depth: 0,
             expected: 0,
             session: 0,
+            visible: 0,
+            rows: Vec::new(),
         }
     }
 
     /// Starts a sequence.
     pub(super) fn begin(&mut self, node: NativeId) {
-        self.ends.clear();
+        self.depth = 0;
         self.expected = node.time + 1;
         self.session = node.session;
+        self.visible = 0;
+    }
+
+    /// How many elements of the runs that were read can be seen.
+    pub(super) const fn visible(&self) -> u64 {
+        self.visible
     }
 
     /// At most so many runs can come.
@@ -281,55 +297,59 @@ impl<'a> RunReader<'a> {
         self.moves.offset()
     }
 
-    #[inline(always)]
-    pub(super) fn next(&mut self) -> Result<Run, NativeError> {
-        match self.next_near() {
-            Some(run) => Ok(run),
-            None => self.next_far(),
+    /// The runs that come next: one or more, and at most so many, which is one at least.
+    pub(super) fn next(&mut self, max: u64) -> Result<&[Run], NativeError> {
+        let max = usize::try_from(max).unwrap_or(ROWS).min(ROWS);
+        self.rows.clear();
+        while self.rows.len() < max {
+            self.read_near(max - self.rows.len());
+            if self.rows.len() < max {
+                let run = self.next_far()?;
+                self.rows.push(run);
+            }
         }
+        Ok(&self.rows)
     }
 
-    /// The next run if its head and its length take a byte each and its start a word, which is nearly always so; `None`,
-    /// and nothing is read, if they take more or something is wrong: that is told where there is an error for it.
-    #[inline(always)]
-    fn next_near(&mut self) -> Option<Run> {
-        let (head, more) = (self.moves.peek()?, self.spans.peek()?);
-        if head | more >= 0x80 {
-            return None;
+    /// Reads at most so many runs, as long as the head and the length of each take a byte and its start a word, which is
+    /// nearly always so. It stops before one that takes more, and before what is wrong: there is an error for it elsewhere.
+    fn read_near(&mut self, max: usize) {
+        if self.ends.len() < self.depth + max {
+            self.ends.resize(2 * self.depth + ROWS, NativeId { session: 0, time: 0 });
         }
-        let (back, span) = (usize::from(head >> 1), u64::from(more) + 1);
-        let depth = self.ends.len();
-        let (id, read) = if back == 0 {
-            let word = u64::from_le_bytes(*self.starts.rest().first_chunk()?);
-            let (start, len) = at_once(word)?;
-            // A session whose number is small stands in the byte behind.
-            let (other, behind) = (start & 1, (word >> (8 * len)) as u8);
-            if other != 0 && behind >= 0x80 {
-                return None;
+        let Self { ends, last, rows, .. } = self;
+        let (moves, spans, mut starts) = (self.moves.rest(), self.spans.rest(), self.starts.rest());
+        let (mut depth, mut expected, mut session) = (self.depth, self.expected, self.session);
+        let (before, mut visible) = (rows.len(), 0);
+        for (&head, &more) in moves.iter().zip(spans).take(max) {
+            let (at, span) = (depth.wrapping_sub(usize::from(head >> 1)), u64::from(more) + 1);
+            if head | more >= 0x80 || at > depth {
+                break;
             }
-            let session = if other != 0 { behind.into() } else { self.session };
-            let time = self.expected.wrapping_add_signed(unzigzag(start >> 1));
-            (NativeId { session, time }, len as usize + other as usize)
-        } else {
-            (*self.ends.get(depth.wrapping_sub(back))?, 0)
-        };
-        let seen = *self.last.get(id.session as usize)?;
-        if id.time > seen || span - 1 > seen - id.time {
-            return None;
+            let Some(end) = ends.get_mut(at) else { break };
+            let (id, behind) = if at == depth {
+                let Some(start) = start_near(starts, expected, session) else { break };
+                start
+            } else {
+                (*end, starts)
+            };
+            let Some(&seen) = last.get(id.session as usize) else { break };
+            if id.time > seen || span - 1 > seen - id.time {
+                break;
+            }
+            session = if at == depth { id.session } else { session };
+            (depth, starts, expected) = (at + 1, behind, id.time + span);
+            *end = NativeId { session: id.session, time: expected };
+            let dead = head & 1 != 0;
+            visible += if dead { 0 } else { span };
+            rows.push(Run { id, span, dead });
         }
-        self.moves.skip(1);
-        self.spans.skip(1);
-        self.expected = id.time + span;
-        let end = NativeId { session: id.session, time: self.expected };
-        if back == 0 {
-            self.starts.skip(read);
-            self.session = id.session;
-            self.ends.push(end);
-        } else {
-            self.ends[depth - back] = end;
-            self.ends.truncate(depth - back + 1);
-        }
-        Some(Run { id, span, dead: head & 1 != 0 })
+        let read = rows.len() - before;
+        self.moves.skip(read);
+        self.spans.skip(read);
+        self.starts.skip_to(starts);
+        (self.depth, self.expected, self.session) = (depth, expected, session);
+        self.visible = self.visible.saturating_add(visible);
     }
 
     #[cold]
@@ -337,23 +357,25 @@ impl<'a> RunReader<'a> {
         let head = self.moves.vu57("the head of a run").map_err(column(Col::Moves))?;
         let (back, dead) = (head >> 1, head & 1 != 0);
         let span = self.spans.vu57("the length of a run").map_err(column(Col::Spans))? + 1;
-        let id = if back == 0 {
-            self.start(span).map_err(column(Col::Starts))?
+        let (id, at) = if back == 0 {
+            (self.start(span).map_err(column(Col::Starts))?, self.depth)
         } else {
-            let at = usize::try_from(back).ok().and_then(|back| self.ends.len().checked_sub(back));
+            let at = usize::try_from(back).ok().and_then(|back| self.depth.checked_sub(back));
             let Some(at) = at else {
                 let what = "a run that goes on with one before the first";
                 let source = Malformed::Contradiction { at: self.moves.offset(), what };
                 return Err(column(Col::Moves)(source));
             };
             let id = self.ends[at];
-            self.ends.truncate(at);
             let checked = within(&self.spans, self.last, id.session, id.time as i64, span);
             checked.map_err(column(Col::Spans))?;
-            id
+            (id, at)
         };
         self.expected = id.time + span;
-        self.ends.push(NativeId { session: id.session, time: self.expected });
+        // There is a place for one more, since some were looked for nearby.
+        self.ends[at] = NativeId { session: id.session, time: self.expected };
+        self.depth = at + 1;
+        self.visible = self.visible.saturating_add(if dead { 0 } else { span });
         Ok(Run { id, span, dead })
     }
 
@@ -372,6 +394,21 @@ impl<'a> RunReader<'a> {
         self.spans.end().map_err(column(Col::Spans))?;
         self.starts.end().map_err(column(Col::Starts))
     }
+}
+
+/// The start of a run and what is behind it, if it takes no more than a word.
+#[inline(always)]
+fn start_near(starts: &[u8], expected: u64, session: u32) -> Option<(NativeId, &[u8])> {
+    let word = u64::from_le_bytes(*starts.first_chunk()?);
+    let (start, len) = at_once(word)?;
+    // A session whose number is small stands in the byte behind.
+    let (other, behind) = (start & 1, (word >> (8 * len)) as u8);
+    if other != 0 && behind >= 0x80 {
+        return None;
+    }
+    let session = if other != 0 { behind.into() } else { session };
+    let time = expected.wrapping_add_signed(unzigzag(start >> 1));
+    Some((NativeId { session, time }, starts.get(len as usize + other as usize..)?))
 }
 
 #[cfg(test)]
@@ -416,9 +453,11 @@ mod tests {
             prop_assert_eq!(writer.end(), joined.len() as u64);
             let mut reader = RunReader::new(&writer.moves, &writer.spans, &writer.starts, &[64; 2]);
             reader.begin(node);
-            for &run in &joined {
-                prop_assert_eq!(reader.next().unwrap(), run);
+            let mut read = Vec::new();
+            while read.len() < joined.len() {
+                read.extend_from_slice(reader.next((joined.len() - read.len()) as u64).unwrap());
             }
+            prop_assert_eq!(read, joined);
             prop_assert!(reader.end().is_ok());
         }
     }

@@ -55,9 +55,13 @@ pub(super) trait Sink {
     fn close(&mut self);
     /// A text or byte string, and then its runs and its visible content.
     fn sequence(&mut self, id: NativeId, kind: Kind) -> Result<(), LoadError>;
-    /// The runs of the array, text or byte string that was opened last: there is room for so many. `is_wide` if not all of the
-    /// text that can be seen is ASCII. They end early where one is wrong.
-    fn runs(&mut self, runs: impl Iterator<Item = Run>, room: usize, is_wide: bool) -> Result<(), LoadError>;
+    /// The runs of the array, text or byte string that was opened last come now: there is room for so many. `is_wide` if not
+    /// all of the text that can be seen is ASCII.
+    fn begin_runs(&mut self, room: usize, is_wide: bool);
+    /// Some of those runs.
+    fn runs(&mut self, runs: &[Run]) -> Result<(), LoadError>;
+    /// Their end.
+    fn end_runs(&mut self) -> Result<(), LoadError>;
     /// How many nodes the array that was opened last holds: its runs have come.
     fn elements(&mut self, len: usize) -> Result<(), LoadError>;
     /// The visible text of the text that was opened last, and its length in UTF-16 units.
@@ -152,8 +156,16 @@ impl Sink for Bulk {
         self.sequence(id, kind)
     }
 
-    fn runs(&mut self, runs: impl Iterator<Item = Run>, room: usize, is_wide: bool) -> Result<(), LoadError> {
-        self.runs(runs.map(|Run { id, span, dead }| (id, span, dead)), room, is_wide)
+    fn begin_runs(&mut self, room: usize, is_wide: bool) {
+        self.begin_runs(room, is_wide);
+    }
+
+    fn runs(&mut self, runs: &[Run]) -> Result<(), LoadError> {
+        self.runs(runs.iter().map(|&Run { id, span, dead }| (id, span, dead)))
+    }
+
+    fn end_runs(&mut self) -> Result<(), LoadError> {
+        self.end_runs()
     }
 
     fn elements(&mut self, len: usize) -> Result<(), LoadError> {
@@ -282,8 +294,13 @@ impl Sink for View<'_> {
         Ok(())
     }
 
-    fn runs(&mut self, runs: impl Iterator<Item = Run>, _: usize, _: bool) -> Result<(), LoadError> {
-        runs.for_each(drop);
+    fn begin_runs(&mut self, _: usize, _: bool) {}
+
+    fn runs(&mut self, _: &[Run]) -> Result<(), LoadError> {
+        Ok(())
+    }
+
+    fn end_runs(&mut self) -> Result<(), LoadError> {
         Ok(())
     }
 

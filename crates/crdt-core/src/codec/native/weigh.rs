@@ -131,9 +131,14 @@ impl Sink for Scale {
         self.take(weight::NODE + weight::CONTAINER)
     }
 
-    fn runs(&mut self, runs: impl Iterator<Item = Run>, _: usize, _: bool) -> Result<(), LoadError> {
-        let mut runs = runs;
-        runs.try_for_each(|_| self.take(weight::RUN))
+    fn begin_runs(&mut self, _: usize, _: bool) {}
+
+    fn runs(&mut self, runs: &[Run]) -> Result<(), LoadError> {
+        self.take(weight::RUN * runs.len() as u64)
+    }
+
+    fn end_runs(&mut self) -> Result<(), LoadError> {
+        Ok(())
     }
 
     fn elements(&mut self, len: usize) -> Result<(), LoadError> {

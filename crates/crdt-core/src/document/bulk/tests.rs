@@ -47,7 +47,9 @@ fn a_server_document_has_nothing_at_time_0() {
         bulk.set_time(10, 0);
         bulk.begin_tree();
         bulk.sequence(NativeId { session: 0, time: node }, Kind::Bin)?;
-        bulk.runs([(NativeId { session: 0, time: run }, 2, false)].into_iter(), 1, false)?;
+        bulk.begin_runs(1, false);
+        bulk.runs([(NativeId { session: 0, time: run }, 2, false)].into_iter())?;
+        bulk.end_runs()?;
         bulk.bytes(&[1, 2]);
         bulk.finish()
     };
