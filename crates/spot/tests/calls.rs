@@ -11,7 +11,10 @@ use futures_util::StreamExt;
 use peer::shake_hands;
 use spot::{
     PubSub, Received, Subscription, SubscriptionOptions, Topic, TopicPattern,
-    cluster::{Arrival, Spot, SpotError, SpotOptions, SpotPubSub, node::TopicError},
+    cluster::{
+        Arrival, Policy, Spot, SpotError, SpotOptions, SpotPubSub, TopicOptions,
+        node::{SyncReport, TopicError},
+    },
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -409,4 +412,54 @@ async fn a_node_at_all_addresses_tells_nobody_to_come_there() {
     for node in [&a, &b] {
         assert!(node.status().iter().all(|link| !link.name.contains("0.0.0.0")), "{:?}", node.status());
     }
+}
+
+/// What a closed node would take goes nowhere.
+#[tokio::test]
+async fn a_closed_node_takes_nothing() {
+    let node = Spot::new(options());
+    node.topic_create("t").unwrap();
+    node.close();
+    let refused = |result: Result<(), SpotError>| matches!(result, Err(SpotError::Closed));
+    assert!(refused(node.publish("t", "x").await.map(drop)));
+    assert!(refused(node.try_publish("t", "x").map(drop)));
+    assert!(refused(node.topic_create("other")));
+    assert!(refused(node.topic_create_partitioned("p", 2)));
+    assert!(refused(node.topic_destroy("t")));
+    assert!(refused(node.topic_route("r", "tcp://127.0.0.1:1")));
+    assert!(refused(node.subscribe("t")));
+    assert!(refused(node.listen(["t"], SubscriptionOptions::STANDARD).map(drop)));
+}
+
+#[tokio::test]
+async fn a_timeout_of_any_length_is_one() {
+    let node = Spot::new(options());
+    let policy = Policy::Block { timeout: Duration::MAX };
+    node.topic_create_with("t", TopicOptions { policy, replay: 0 }).unwrap();
+    let one = SubscriptionOptions { messages_max: 1, bytes_max: 1 << 20 };
+    node.set_hwm(SubscriptionOptions::STANDARD, one);
+    node.subscribe("t").unwrap();
+    node.wait_live("t", Duration::MAX).await.unwrap();
+    assert_eq!(node.cluster_sync(Duration::MAX).await.unwrap(), SyncReport::default());
+    node.publish("t", "a").await.unwrap();
+    assert!(matches!(node.try_publish("t", "b"), Err(SpotError::WouldBlock)));
+    let (published, read) = tokio::join!(node.publish("t", "b"), async {
+        tokio::task::yield_now().await;
+        text(node.recv().await)
+    });
+    assert_eq!((published.unwrap().delivered, &*read), (1, "t a"));
+    assert_eq!(text(node.recv().await), "t b");
+}
+
+/// Whoever binds last: its endpoint is news to those that are connected.
+#[tokio::test]
+async fn a_node_that_is_bound_after_it_has_joined_is_found() {
+    let [seed, late, other] = [(); 3].map(|()| Spot::new(options()));
+    let endpoint = seed.bind(HERE).await.unwrap();
+    late.cluster_add(&endpoint).await.unwrap();
+    other.cluster_add(&endpoint).await.unwrap();
+    other.topic_create("of the other").unwrap();
+    // Nobody has dialed it, and nobody could: it is it that becomes known.
+    late.bind(HERE).await.unwrap();
+    until("they know each other", || late.topic_exists("of the other")).await;
 }

@@ -30,11 +30,11 @@ impl Listening {
     /// Adds a topic or pattern.
     pub fn add(&self, pattern: &str) -> Result<(), SpotError> {
         let pattern = TopicPattern::new(pattern)?;
-        Ok(self.spot.shared().with(|node| node.subscribe(self.sub, pattern))?)
+        Ok(self.spot.shared().with_open(|node| node.subscribe(self.sub, pattern))??)
     }
 
     pub(crate) fn add_pattern(&self, pattern: TopicPattern) -> Result<(), SpotError> {
-        Ok(self.spot.shared().with(|node| node.subscribe(self.sub, pattern))?)
+        Ok(self.spot.shared().with_open(|node| node.subscribe(self.sub, pattern))??)
     }
 
     /// Waits until a topic or pattern is live: nothing published from then on is missed silently.

@@ -86,6 +86,20 @@ impl Shared {
         result
     }
 
+    /// As [`with`](Self::with), unless the node is closed: what is taken then goes nowhere.
+    #[inline]
+    fn with_open<R>(&self, call: impl FnOnce(&mut Node) -> R) -> Result<R, SpotError> {
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(SpotError::Closed);
+        }
+        let result = call(&mut inner.node);
+        if inner.node.has_outputs() {
+            self.follow(inner);
+        }
+        Ok(result)
+    }
+
     /// Does what the machine says.
     fn follow(&self, mut inner: MutexGuard<'_, Inner>) {
         let mut writes: Vec<(LinkId, Arc<LinkIo>)> = Vec::new();

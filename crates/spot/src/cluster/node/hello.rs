@@ -93,6 +93,13 @@ impl Node {
         }
     }
 
+    /// This node is reached at an endpoint from now on: all peers are told, and through them the others.
+    pub fn advertise(&mut self, endpoint: String) {
+        self.options.advertise.push(endpoint);
+        self.gossip_stale = true;
+        self.gossip_on();
+    }
+
     /// Whether gossip may lead to an endpoint. Unless somebody here decides for each, only to one of a kind that was named here:
     /// who has only spoken of other machines does not expect that a peer makes him open a socket of this one.
     fn may_dial(&self, endpoint: &str) -> bool {

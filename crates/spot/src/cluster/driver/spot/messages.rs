@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio::time::Instant;
 
-use super::{Listening, Spot, SpotError};
+use super::{Listening, Spot, SpotError, after};
 use crate::{
     SubscriptionOptions, TopicPattern,
     cluster::{
@@ -27,7 +27,7 @@ impl Spot {
     /// Subscribes; messages come with [`recv`](Self::recv). Returns at once, see [`wait_live`](Self::wait_live).
     pub fn subscribe(&self, id: &str) -> Result<(), SpotError> {
         let pattern = TopicPattern::new(id)?;
-        Ok(self.shared().with(|node| node.subscribe(self.handle.inbox_sub, pattern))?)
+        Ok(self.shared().with_open(|node| node.subscribe(self.handle.inbox_sub, pattern))??)
     }
 
     /// Subscribes to all topics with a prefix, present and future: `game:*`.
@@ -61,7 +61,7 @@ impl Spot {
     pub async fn publish(&self, id: &str, data: impl Into<Bytes>) -> Result<Report, SpotError> {
         let data = data.into();
         let shared = self.shared();
-        match shared.with(|node| node.publish(id, &data, false))? {
+        match shared.with_open(|node| node.publish(id, &data, false))?? {
             Publish::Done(report) => {
                 // Not counted exactly: two at the same time may count as one.
                 let unbroken = shared.unbroken.load(Ordering::Relaxed) + data.len() + MESSAGE_COST;
@@ -80,23 +80,19 @@ impl Spot {
         let shared = self.shared();
         let own = shared.with(|node| node.block_timeout(id));
         let timeout = own.unwrap_or(shared.options.publish_timeout);
-        #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
-        let deadline = Instant::now() + timeout;
+        let deadline = after(timeout);
         let mut force = false;
         loop {
             let room = shared.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
             let now = shared.now();
-            let published = shared.with(|node| {
+            let published = shared.with_open(|node| {
                 node.set_now(now);
                 node.publish(id, &data, force)
-            });
+            })?;
             if let Publish::Done(report) = published? {
                 return Ok(report);
-            }
-            if shared.is_closed() {
-                return Err(SpotError::Closed);
             }
             if force {
                 return Err(SpotError::Timeout(timeout));
@@ -111,7 +107,7 @@ impl Spot {
 
     /// Publishes now or not at all.
     pub fn try_publish(&self, id: &str, data: impl Into<Bytes>) -> Result<Report, SpotError> {
-        match self.shared().with(|node| node.publish(id, &data.into(), false))? {
+        match self.shared().with_open(|node| node.publish(id, &data.into(), false))?? {
             Publish::Done(report) => Ok(report),
             Publish::Full => Err(SpotError::WouldBlock),
         }
@@ -128,10 +124,7 @@ impl Spot {
     }
 
     pub(crate) fn publish_open(&self, topic: &str, data: &Bytes) -> Result<Report, SpotError> {
-        if self.shared().is_closed() {
-            return Err(SpotError::Closed);
-        }
-        match self.shared().with(|node| node.publish_open(topic, data))? {
+        match self.shared().with_open(|node| node.publish_open(topic, data))?? {
             Publish::Done(report) => Ok(report),
             Publish::Full => Err(SpotError::WouldBlock),
         }

@@ -49,13 +49,14 @@ impl Drop for Handle {
 
 impl Shared {
     fn close(&self) {
+        // First: who is woken and finds nothing asks whether it is closed, and waits for good if it is not.
+        self.closing.send_replace(true);
         let mut inner = self.inner.lock();
         inner.closed = true;
         for notify in inner.subs.values() {
             notify.notify_one();
         }
         drop(inner);
-        self.closing.send_replace(true);
         self.room.notify_waiters();
         self.changed.send_modify(|n| *n += 1);
     }
@@ -79,8 +80,7 @@ impl Shared {
         mut check: impl FnMut(&mut Node) -> Option<R>,
     ) -> Option<R> {
         let mut changed = self.changed.subscribe();
-        #[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
-        let deadline = Instant::now() + timeout;
+        let deadline = after(timeout);
         loop {
             changed.mark_unchanged();
             if let Some(result) = self.with(&mut check) {
@@ -176,9 +176,11 @@ impl Spot {
         shared.with(|node| node.endpoint_named(&text));
         if !slot.as_ref().is_some_and(Endpoint::is_everywhere) {
             let told = text.clone();
+            let now = shared.now();
             shared.with(|node| {
+                node.set_now(now);
                 if node.options().advertise.is_empty() {
-                    node.options_mut().advertise.push(told);
+                    node.advertise(told);
                 }
             });
         }
@@ -324,6 +326,16 @@ impl Spot {
         self.shared().close();
     }
 }
+
+/// When so much time has passed. What is beyond the clock's end is never, or as good as.
+#[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+fn after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + NEVER)
+}
+
+/// A year, as the timers of the runtime have it.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A sync that is under way; whoever stops waiting for it ends it.
 struct Syncing<'a> {

@@ -16,12 +16,12 @@ impl Spot {
 
     /// Creates a topic that this node owns.
     pub fn topic_create_with(&self, id: &str, options: TopicOptions) -> Result<(), SpotError> {
-        Ok(self.shared().with(|node| node.topic_create(id, options))?)
+        Ok(self.shared().with_open(|node| node.topic_create(id, options))??)
     }
 
     /// Removes a topic that this node owns.
     pub fn topic_destroy(&self, id: &str) -> Result<(), SpotError> {
-        Ok(self.shared().with(|node| node.topic_destroy(id))?)
+        Ok(self.shared().with_open(|node| node.topic_destroy(id))??)
     }
 
     /// Becomes a member of a topic in `count` partitions: topics `id#0`, `id#1` and so on, spread over its members, that
@@ -37,13 +37,13 @@ impl Spot {
         count: u32,
         options: TopicOptions,
     ) -> Result<(), SpotError> {
-        Ok(self.shared().with(|node| node.topic_create_partitioned(id, count, options))?)
+        Ok(self.shared().with_open(|node| node.topic_create_partitioned(id, count, options))??)
     }
 
     /// Is a member no more. Returns when all that this node owned of the topic has moved, or ended with its last member.
     pub async fn topic_destroy_partitioned(&self, id: &str, timeout: Duration) -> Result<(), SpotError> {
         let shared = self.shared();
-        shared.with(|node| node.topic_destroy_partitioned(id))?;
+        shared.with_open(|node| node.topic_destroy_partitioned(id))??;
         let left = shared.wait(timeout, |node| (!node.is_member(id)).then_some(())).await;
         left.ok_or(SpotError::Timeout(timeout))
     }
@@ -58,7 +58,7 @@ impl Spot {
     /// Sends what is published to a topic to the node at an endpoint of the cluster, and subscribes there, whoever is known
     /// to own it: for peers that do not tell their topics.
     pub fn topic_route(&self, id: &str, endpoint: &str) -> Result<(), SpotError> {
-        self.shared().with(|node| node.topic_route(id, endpoint)).map_err(|error| match error {
+        self.shared().with_open(|node| node.topic_route(id, endpoint))?.map_err(|error| match error {
             TopicError::NotAdded(endpoint) => SpotError::NotAdded(endpoint),
             other => other.into(),
         })
