@@ -175,7 +175,7 @@ impl Replica {
         self.guard = self.make_guard.map(|make| make(self.number));
         self.gate = Gate::new(self.guard.clone());
         if let Some(guard) = &self.guard {
-            if let Some((_, bytes)) = now(self.durable.snapshot()).unwrap() {
+            if let Some((_, bytes)) = self.kept_snapshot() {
                 guard.note_owners(&load(&bytes)?.3);
             }
             self.beyond_snapshot().iter().for_each(|record| self.gate.note(record));
@@ -203,6 +203,10 @@ impl Replica {
             PatchPage::Records(records) => Some(records),
             PatchPage::Compacted => None,
         }
+    }
+
+    fn kept_snapshot(&self) -> Option<(StateVector<SessionId>, Bytes)> {
+        now(self.durable.snapshot()).unwrap()
     }
 
     /// All patches that are durable and not in a snapshot.
