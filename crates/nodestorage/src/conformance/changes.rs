@@ -35,6 +35,24 @@ fn placed(storage: &Arc<dyn Storage>, answered: &Change, recorded: &Change) -> C
     Change { position: recorded.position, ..answered.clone() }
 }
 
+/// A document, its change as it was answered and as it is read, and what the diffs make of the state before have the very
+/// same numbers. These are some that a reader gets wrong who rounds twice.
+pub async fn numbers_come_back_to_the_last_bit(store: Arc<dyn Store>) {
+    let games = collection(&store).await;
+    create(&games, "a", json!({})).await;
+    let numbers = json!([188.089_999_999_999_97, 58.589_999_999_999_996, 0.383_329_595_708_656_43, 5e-324]);
+    let noted = EditOptions { metadata: body(json!({"why": numbers})), ..plain() };
+    let Edited::Changed { document, change } = set(&games, "a", ("n", numbers.clone()), noted).await else {
+        panic!("unchanged");
+    };
+    let found = games.find_one(&id("a")).await.unwrap().unwrap();
+    assert_eq!((&found.body["n"], &document.body["n"]), (&numbers, &numbers));
+    let recorded = games.changes(&id("a"), 1, 1).await.unwrap().changes.remove(0);
+    assert_eq!(recorded, placed(&games, &change, &recorded));
+    assert_eq!(recorded.metadata["why"], numbers);
+    assert_eq!(recorded.diff.apply(Some(Body::new())).unwrap().as_ref(), Some(&*found.body));
+}
+
 /// Paging.
 pub async fn changes_are_paged_without_a_gap(store: Arc<dyn Store>) {
     let games = collection(&store).await;

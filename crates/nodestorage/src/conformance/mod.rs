@@ -54,6 +54,7 @@ macro_rules! conformance_tests {
             update_one_applies_operators_as_one_change
             sections_of_one_document_are_edited_apart
             version_and_change_agree
+            numbers_come_back_to_the_last_bit
             changes_are_paged_without_a_gap
             a_version_that_was_seen_has_its_change
             replaying_the_changes_gives_the_document

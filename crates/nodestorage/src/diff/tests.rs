@@ -434,7 +434,9 @@ pub(crate) fn values() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         (0i64..4).prop_map(Value::from),
-        prop_oneof![Just(0.5f64), Just(-1e300), Just(0.1)].prop_map(Value::from),
+        // Any at all: a shortcut in reading them shows in one of ten only.
+        prop_oneof![Just(0.5f64), Just(-1e300), Just(0.1), Just(188.08999999999997), prop::num::f64::NORMAL]
+            .prop_map(Value::from),
         "[ab~/]{0,2}".prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 48, 8, |inner| {
