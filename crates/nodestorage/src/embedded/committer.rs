@@ -43,7 +43,7 @@ const LEAD_SYNC_MAX: Duration = Duration::from_millis(1);
 pub(super) struct Commits {
     queue: Arc<Queue>,
     /// Held by whoever has taken a batch, so nobody waits for it. `None` after the end.
-    committer: Mutex<Option<Committer>>,
+    pub(super) committer: Mutex<Option<Committer>>,
     /// Whether a batch is durable before it is answered.
     sync: bool,
     /// Whether the last sync took longer than [`LEAD_SYNC_MAX`].

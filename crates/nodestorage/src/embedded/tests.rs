@@ -13,7 +13,7 @@ use crdt_core::ClientId;
 use serde_json::{Value, json};
 
 use super::{record::State, *};
-use crate::{Body, Deleted, DocumentId, EditOptions, Edited, StorageExt, Upserted};
+use crate::{Body, Deleted, DocumentId, EditOptions, Edited, StorageExt, Update, Upserted};
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -52,6 +52,10 @@ fn body(value: Value) -> Body {
         Value::Object(body) => body,
         other => panic!("{other} is not an object"),
     }
+}
+
+fn operators(update: Value) -> Update {
+    Update::parse(&update).unwrap()
 }
 
 async fn set(games: &EmbeddedStorage, name: &str, value: Value, options: EditOptions) -> Edited {
@@ -236,6 +240,56 @@ async fn closing_answers_what_is_under_way() {
     }
     let store = open(folder.path()).unwrap();
     assert_eq!(self::games(&store).await.position().await.unwrap(), kept);
+}
+
+/// Until a transaction is durable, a repeat is told by what the queue holds; in it the producer's last number is that of a
+/// change, and an earlier one was of a write that changed nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_of_a_transaction_that_is_not_durable_yet_changes_nothing() {
+    let (store, _folder) = store().await;
+    let games = games(&store).await;
+    games.find_one_and_upsert(&id("a"), body(json!({"gold": 1})), by("s", None)).await.unwrap();
+    let (holds, held) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let commits = games.shared.commits.clone();
+    let disk = std::thread::spawn(move || {
+        let _committer = commits.committer.lock();
+        holds.send(()).unwrap();
+        released.recv()
+    });
+    held.recv().unwrap();
+
+    let transaction = tokio::spawn({
+        let games = games.clone();
+        async move {
+            let both = games.transact(|of| {
+                Box::pin(async move {
+                    of.update_one(&id("a"), &operators(json!({"$max": {"gold": 0}})), by("p", Some(1)))
+                        .await?;
+                    of.update_one(&id("a"), &operators(json!({"$inc": {"gold": 1}})), by("p", Some(2)))
+                        .await?;
+                    Ok(())
+                })
+            });
+            both.await
+        }
+    });
+    let key = games.key(&id("a"));
+    while games.shared.queue.pending(&key).is_none_or(|pending| pending.version < 2) {
+        tokio::task::yield_now().await;
+    }
+    drop(games.shared.gate(&key).lock().await);
+    let count_up = operators(json!({"$inc": {"gold": 1}}));
+    let to = id("a");
+    let mut repeat = Box::pin(games.update_one(&to, &count_up, by("p", Some(2))));
+    let early = futures_util::future::poll_immediate(&mut repeat).await;
+    release.send(()).unwrap();
+    assert!(early.is_none(), "{early:?}");
+    let repeated = repeat.await.unwrap();
+    assert!(matches!(repeated, Edited::Repeated { version: 2, .. }), "{repeated:?}");
+    assert_eq!(transaction.await.unwrap().unwrap().len(), 1);
+    assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().body["gold"], 2);
+    drop(disk.join());
 }
 
 /// A writer that waits behind another one's slow edit waits no longer than it may.

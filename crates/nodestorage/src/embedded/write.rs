@@ -238,7 +238,9 @@ impl EmbeddedStorage {
             }
             for (note, as_found) in notes {
                 let pending = order.pending.entry(note.key.clone()).or_insert(as_found);
-                pending.lasts.insert(note.client.clone(), note.sequence);
+                // All changes were placed before: one of the same producer may have a later number.
+                let last = pending.lasts.entry(note.client.clone()).or_insert(0);
+                *last = (*last).max(note.sequence);
                 pending.requests += 1;
                 writes.push(note.write);
                 let sequence = Some((note.client, note.sequence));
