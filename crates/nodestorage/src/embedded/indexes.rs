@@ -261,10 +261,12 @@ impl EmbeddedStorage {
         }
         let (of, query) = (self.clone(), query.clone());
         self.read(move |engine| {
-            // The view first: whoever made an index narrower to use has said so before this view could show it.
+            // Ready before the view is made, so that the view has all entries; and after, so that none was being removed
+            // yet. Whoever made an index narrower to use has said so before this view could show it.
+            let is_ready = |kept: &Arc<Kept>| kept.is(&IndexStage::Ready);
+            let kept: Vec<_> = of.indexes.all().into_iter().filter(is_ready).collect();
             let view = engine.view();
-            let kept = of.indexes.all();
-            let ready = kept.iter().filter(|kept| kept.is(&IndexStage::Ready)).map(|kept| read::Ready {
+            let ready = kept.iter().filter(|kept| is_ready(kept)).map(|kept| read::Ready {
                 index: &kept.index,
                 several: kept.several.load(Ordering::SeqCst),
                 source: IndexView { view: &view, collection: of.number, number: kept.number },

@@ -13,7 +13,10 @@ use crdt_core::ClientId;
 use serde_json::{Value, json};
 
 use super::{record::State, *};
-use crate::{Body, Deleted, DocumentId, EditOptions, Edited, StorageExt, Update, Upserted};
+use crate::{
+    Body, Deleted, DocumentId, EditOptions, Edited, Filter, Index, Query, StorageExt, Update, Upserted,
+    query::{Direction, FieldPath},
+};
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -321,6 +324,40 @@ async fn an_operation_has_so_much_time() {
     // The slow one holds up nobody any more, whatever became of it.
     drop(slow.await.unwrap());
     let Edited::Changed { .. } = set(&games, "a", json!(1), by("p", None)).await else { panic!("unchanged") };
+}
+
+/// An index is used from the moment on in which all of it can be seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_query_finds_all_while_an_index_comes_and_goes() {
+    let folder = common::folder();
+    let options = EmbeddedOptions { durability: Durability::Buffered, ..EmbeddedOptions::default() };
+    let store = EmbeddedStore::open(folder.path(), options).unwrap();
+    let games = games(&store).await;
+    for n in 0..50 {
+        games.find_one_and_upsert(&id(&format!("d{n}")), body(json!({"n": n})), by("p", None)).await.unwrap();
+    }
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let readers = (0..3).map(|_| {
+        let (games, done) = (games.clone(), Arc::clone(&done));
+        tokio::spawn(async move {
+            let filter = Filter::parse(&json!({"n": {"$gte": 0}})).unwrap();
+            while !done.load(Ordering::Relaxed) {
+                let page =
+                    games.find_many(Query { filter: filter.clone(), ..Query::default() }).await.unwrap();
+                assert_eq!(page.found.len(), 50);
+            }
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    let by_n = Index::new(vec![(FieldPath::new("n").unwrap(), Direction::Ascending)]).unwrap();
+    for _ in 0..150 {
+        games.create_index(&by_n).await.unwrap();
+        games.drop_index(&by_n).await.unwrap();
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await.unwrap();
+    }
 }
 
 /// A full compaction leaves nothing of the log behind, in memory and after reopening.
