@@ -18,6 +18,11 @@ use crate::{Change, DocumentId, Storage, StorageError, StorageOptions, Watch, Wa
 /// How many log entries a watcher holds at most.
 const PAGE_MAX: usize = 256;
 
+/// How many bytes of changes one reading takes from the disk or the database, as they are kept there. A page ends with
+/// the change that reaches this; the next one goes on behind it.
+#[cfg(any(feature = "embedded", feature = "mongodb"))]
+pub(crate) const PAGE_BYTES_MAX: usize = 1 << 20;
+
 /// One position of the log.
 #[derive(Debug, Clone)]
 pub(crate) struct LogEntry {
@@ -36,7 +41,8 @@ pub(crate) struct LogPage {
     pub(crate) floor: u64,
     /// The last position of the log.
     pub(crate) last: u64,
-    /// What comes right after the position asked for, or after `floor` if that is higher.
+    /// What comes right after the position asked for, or after `floor` if that is higher. Fewer than asked for do not mean
+    /// that there are no more; none does.
     pub(crate) entries: Vec<LogEntry>,
 }
 

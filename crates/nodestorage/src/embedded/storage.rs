@@ -20,7 +20,7 @@ use crate::{
     query::{FieldPath, Page, Query},
     transaction::staging,
     verbs::{self, Outcome, SectionVersion},
-    watch::{Log, LogEntry, LogPage},
+    watch::{Log, LogEntry, LogPage, PAGE_BYTES_MAX},
 };
 
 /// How many changes and answers are removed in one batch.
@@ -346,7 +346,7 @@ impl Log for Shared {
 }
 
 /// Reads the log on the disk.
-fn read_log(engine: &Engine, after: u64, limit: usize) -> Result<LogPage, StorageError> {
+pub(super) fn read_log(engine: &Engine, after: u64, limit: usize) -> Result<LogPage, StorageError> {
     let view = engine.view();
     let State { floor, position: last, .. } =
         view.get(Space::Meta, State::KEY, State::decode)?.unwrap_or_default();
@@ -354,17 +354,25 @@ fn read_log(engine: &Engine, after: u64, limit: usize) -> Result<LogPage, Storag
     let logged = view.scan(Space::Log, &[], Bound::Excluded(&start[..]), |key, contents| {
         Ok((trailing_number(key)?, LogRecord::decode(contents)?))
     });
-    let entries = logged.take(limit).map(|entry| {
+    let mut entries = Vec::new();
+    let mut len_bytes = 0;
+    for entry in logged.take(limit) {
         let (position, LogRecord { collection, id, version, removed }) = entry?;
         let change = if removed {
             None
         } else {
             let key = DocumentKey::new(collection, &id).change(version);
-            let read = |contents: &[u8]| ChangeRecord::decode(id.clone(), version, contents);
+            let read = |contents: &[u8]| {
+                len_bytes += contents.len();
+                ChangeRecord::decode(id.clone(), version, contents)
+            };
             let change = view.get(Space::Changes, &key, read)?;
             Some(Arc::new(change.ok_or_else(|| corrupt(Space::Changes, &key, "it is missing"))?))
         };
-        Ok(LogEntry { position, collection, id: Some(id), change })
-    });
-    Ok(LogPage { floor, last, entries: entries.collect::<Result<_, StorageError>>()? })
+        entries.push(LogEntry { position, collection, id: Some(id), change });
+        if len_bytes >= PAGE_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(LogPage { floor, last, entries })
 }

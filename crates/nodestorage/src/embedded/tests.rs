@@ -326,6 +326,27 @@ async fn an_operation_has_so_much_time() {
     let Edited::Changed { .. } = set(&games, "a", json!(1), by("p", None)).await else { panic!("unchanged") };
 }
 
+/// Whatever the changes weigh, a reader of the log on the disk takes up little at a time.
+#[tokio::test]
+async fn a_reader_of_the_log_takes_so_many_bytes_at_a_time() {
+    let (store, folder) = store().await;
+    let before = games(&store).await;
+    for (name, kilobytes) in [("a", 700), ("b", 700), ("c", 1), ("d", 3_000), ("e", 1)] {
+        let text = "x".repeat(kilobytes << 10);
+        before.find_one_and_upsert(&id(name), body(json!({"text": text})), by("p", None)).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let engine = Engine::open(&folder.path().join("engine")).unwrap();
+    let mut pages = Vec::new();
+    while pages.iter().sum::<usize>() < 5 {
+        let after = pages.iter().sum::<usize>() as u64;
+        let page = super::storage::read_log(&engine, after, 256).unwrap();
+        assert!(page.entries.iter().map(|entry| entry.position).eq((after + 1..).take(page.entries.len())));
+        pages.push(page.entries.len());
+    }
+    assert_eq!(pages, [2, 2, 1]);
+}
+
 /// An index is used from the moment on in which all of it can be seen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_query_finds_all_while_an_index_comes_and_goes() {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     StorageError,
-    watch::{Log, LogEntry, LogPage},
+    watch::{Log, LogEntry, LogPage, PAGE_BYTES_MAX},
 };
 
 /// The pause before a change stream is opened again after a failure.
@@ -52,10 +52,16 @@ impl Shared {
         loop {
             let find = self.events().find(doc! {"position": {"$gt": count(after)}});
             let found = find.sort(doc! {"position": 1}).limit(limit as i64).await?;
-            let found: Vec<Bsons> = found.try_collect().await?;
-            let mut entries = Vec::with_capacity(found.len());
-            for event in &found {
-                entries.push(self.entry(event)?);
+            let (mut found, mut entries, mut len_bytes) = (found, Vec::new(), 0);
+            while len_bytes < PAGE_BYTES_MAX
+                && let Some(event) = found.try_next().await?
+            {
+                len_bytes += ["diff", "metadata"]
+                    .iter()
+                    .filter_map(|name| event.get_str(name).ok())
+                    .map(str::len)
+                    .sum::<usize>();
+                entries.push(self.entry(&event)?);
             }
             let Some(first) = entries.first().map(|entry: &LogEntry| entry.position) else {
                 let last = self.relay.last_position().await?;
