@@ -36,7 +36,8 @@ pub struct StorageOptions {
     pub retry_delay_max: Duration,
     /// By how much of itself, in percent, a pause is made shorter at random, so that writers who met don't meet again.
     pub retry_jitter_percent: u8,
-    /// How long one operation may take, its retries included, before it is [`Timeout`](crate::StorageError).
+    /// How long one operation may take, its retries included, before it is [`Timeout`](crate::StorageError). Of a store in this
+    /// process, a write; its reads wait for nothing but the disk.
     pub operation_timeout: Duration,
     /// How long a transaction may take, its retries included.
     pub transaction_timeout: Duration,

@@ -12,6 +12,11 @@ use super::{
 };
 use crate::{Body, Change, Diff, Operation, Producer, Storage};
 
+/// What is said of a change that another program made. `missed`: there may have been more between.
+pub(super) fn metadata(missed: bool) -> Body {
+    missed.then(|| ("missed".to_owned(), true.into())).into_iter().collect()
+}
+
 impl MongoStorage {
     /// Whether a document is as this storage has left it. Of what is not recorded, that it is one of ours.
     pub(super) fn is_recorded(&self, found: &Stored) -> bool {
@@ -40,10 +45,6 @@ impl MongoStorage {
             (Some(_), false) => Operation::Create,
         };
         let sequence = base.producers.get(&client).map_or(0, |mark| mark.sequence) + 1;
-        let mut metadata = Body::new();
-        if missed {
-            metadata.insert("missed".to_owned(), true.into());
-        }
         let write = WriteId::new();
         let version = base.version + 1;
         // What it was before is not known: this is right whatever it was.
@@ -62,7 +63,7 @@ impl MongoStorage {
             diff,
             timestamp_ms: self.shared().now_ms(base.time_ms),
             producer: Producer { client_id: client.clone(), sequence: Some(sequence) },
-            metadata,
+            metadata: metadata(missed),
         };
         let event = encode_event(write, &change);
         let mark = Mark { sequence, version };

@@ -85,6 +85,20 @@ pub(super) fn is_too_large(error: &Error) -> bool {
         || matches!(&*error.kind, ErrorKind::InvalidArgument { message, .. } if message.contains("size"))
 }
 
+/// What a server says that is no longer able to write, or busy with the same document: nothing that is the document's.
+const OF_THE_SERVER: &[i32] = &[50, 112, 14_031];
+
+/// The server refuses this write to this document, and will again: its fields are not such as can be written to, or not
+/// what the collection asks for.
+pub(super) fn is_of_the_document(error: &Error) -> bool {
+    match &*error.kind {
+        ErrorKind::Write(WriteFailure::WriteError(refused)) => {
+            !is_passing(error) && !OF_THE_SERVER.contains(&refused.code)
+        }
+        _ => false,
+    }
+}
+
 /// The change stream can't go on from where it was: its token is too old, or of another life of the server.
 pub(super) fn is_history_lost(error: &Error) -> bool {
     matches!(code(error), Some(136 | 222 | 260 | 280 | 286 | 40_647))

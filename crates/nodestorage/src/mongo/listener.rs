@@ -6,6 +6,7 @@
 //! something. Several listeners may see the same: the version check lets one of them record it.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -18,9 +19,9 @@ use mongodb::{
 use tokio::time::Instant;
 
 use super::{
-    failure::{Failure, has_no_streams, is_history_lost, is_too_large},
+    failure::{Failure, has_no_streams, is_history_lost, is_of_the_document, is_too_large},
     log::{OF_NO_DOCUMENT, STREAM_PAUSE},
-    record::{Stored, WriteId, encode_event, event_version, packed, whole},
+    record::{Stored, WriteId, encode_event, event_version, id_of, packed, whole},
     relay::Moved,
     storage::MongoStorage,
     tombstones::key_of,
@@ -40,6 +41,13 @@ const SENT_FOR: Duration = Duration::from_micros(100);
 /// After each reply the listener rests, so that the next one brings what came meanwhile, mostly writes of this store: a
 /// reply for each of them would cost the server as much as the write.
 const REST: Duration = Duration::from_millis(20);
+
+/// What reads much and seldom finds anything is done so often: a look for documents that are gone each so many looks, and where
+/// nobody listens a look for what a crash left.
+const LOOKS_BETWEEN: u32 = 30;
+
+/// How many documents are looked for at a time of those that the log knows.
+const NAMES_STEP: usize = 1_000;
 
 /// How many writes of others are remembered for that. What is forgotten is found by the next who reads or opens.
 const WAITING_MAX: usize = 4_096;
@@ -66,6 +74,9 @@ fn go_on(id: &DocumentId, seen_to: Result<(), Failure>) -> Result<(), Failure> {
     match seen_to {
         Err(Failure::Driver(error)) if is_too_large(&error) => {
             tracing::warn!(document = %id, %error, "what another program wrote can't be recorded: it is too large");
+        }
+        Err(Failure::Driver(error)) if is_of_the_document(&error) => {
+            tracing::warn!(document = %id, %error, "what another program wrote can't be recorded");
         }
         Err(Failure::Storage(error @ StorageError::Corrupt { .. })) => {
             tracing::warn!(document = %id, %error, "what another program wrote can't be recorded");
@@ -100,11 +111,17 @@ impl MongoStorage {
         }
     }
 
-    /// Moves what a crash left, where nobody listens.
+    /// Moves what others left who crashed, where nobody listens: at once and from time to time.
     pub(super) async fn only_recover(self) {
-        while let Err(error) = self.recover().await {
-            tracing::debug!(?error, collection = &*self.name, "what a crash left is not moved yet");
-            tokio::time::sleep(STREAM_PAUSE).await;
+        loop {
+            let pause = match self.recover().await {
+                Ok(()) => self.shared().options.poll_interval.saturating_mul(LOOKS_BETWEEN),
+                Err(error) => {
+                    tracing::debug!(?error, collection = &*self.name, "what a crash left is not moved yet");
+                    STREAM_PAUSE
+                }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -144,12 +161,10 @@ impl MongoStorage {
                         tokio::time::sleep(REST).await;
                     }
                 }
+                // The collection was dropped or renamed. From here on the answer is the same, and comes at once.
+                Ok(None) if !stream.is_alive() => return self.lose_history().await,
                 Ok(None) => {}
-                Err(error) if is_history_lost(&error) => {
-                    tokens.delete_one(doc! {"_id": &*self.name}).await?;
-                    self.read_anew(true).await?;
-                    return Ok(());
-                }
+                Err(error) if is_history_lost(&error) => return self.lose_history().await,
                 Err(error) => return Err(error.into()),
             }
             self.help(waiting).await?;
@@ -174,7 +189,7 @@ impl MongoStorage {
         let own = match event.operation_type {
             OperationType::Update => event.update_description.as_ref().map(|update| &update.updated_fields),
             OperationType::Insert | OperationType::Replace => event.full_document.as_ref(),
-            OperationType::Delete => return go_on(&id, self.look_at_delete(&id).await),
+            OperationType::Delete => return go_on(&id, self.look_at_delete(&id, false).await),
             _ => return Ok(()),
         };
         let Some(own) = own else { return Ok(()) };
@@ -210,7 +225,7 @@ impl MongoStorage {
     }
 
     /// A document went: a tombstone that was purged, or a delete behind our back.
-    pub(super) async fn look_at_delete(&self, id: &DocumentId) -> Result<(), Failure> {
+    pub(super) async fn look_at_delete(&self, id: &DocumentId, missed: bool) -> Result<(), Failure> {
         let shared = self.shared();
         shared.relay.settle().await?;
         let last = shared.last_event_version(&self.name, id).await?;
@@ -222,10 +237,10 @@ impl MongoStorage {
         if ended.is_none_or(|ended| ended.get_str("operation").is_ok_and(|operation| operation == "delete")) {
             return Ok(());
         }
-        self.record_delete(id, last).await
+        self.record_delete(id, last, missed).await
     }
 
-    async fn record_delete(&self, id: &DocumentId, last: u64) -> Result<(), Failure> {
+    async fn record_delete(&self, id: &DocumentId, last: u64, missed: bool) -> Result<(), Failure> {
         let shared = self.shared();
         let version = last + 1;
         let client = crdt_core::ClientId::new(super::DIRECT).expect("a short name");
@@ -239,7 +254,7 @@ impl MongoStorage {
             diff: Diff::between(Some(&Body::new()), None, version),
             timestamp_ms: shared.now_ms(0),
             producer: Producer { client_id: client, sequence: Some(sequence) },
-            metadata: Body::new(),
+            metadata: super::adopt::metadata(missed),
         };
         let write = WriteId::new();
         let event = encode_event(write, &change);
@@ -300,8 +315,29 @@ impl MongoStorage {
         Ok(())
     }
 
-    /// Compares every document with its history. `lost`: what happened in between can't be told one by one.
+    /// The stream can't go on: the next one begins anew.
+    async fn lose_history(&self) -> Result<(), Failure> {
+        self.shared().own("listeners").delete_one(doc! {"_id": &*self.name}).await?;
+        self.read_anew(true).await
+    }
+
+    /// Compares all that is there with its history, and all that has a history with what is there. `lost`: what happened in
+    /// between can't be told one by one.
     async fn read_anew(&self, lost: bool) -> Result<(), Failure> {
+        self.compare_all(lost).await?;
+        self.look_for_deleted(lost).await?;
+        if lost {
+            tracing::warn!(
+                collection = &*self.name,
+                "the change stream's history is lost: what other programs wrote is recorded as one change each"
+            );
+            self.mark_missed().await?;
+        }
+        Ok(())
+    }
+
+    /// Compares every document with its history.
+    async fn compare_all(&self, lost: bool) -> Result<(), Failure> {
         let mut all = self.documents.find(doc! {}).sort(doc! {"_id": 1}).await?;
         while let Some(raw) = all.try_next().await? {
             match Stored::decode(raw, self.version_field()) {
@@ -314,14 +350,58 @@ impl MongoStorage {
                 Err(error) => tracing::debug!(%error, "a document that is none of ours"),
             }
         }
-        if lost {
-            tracing::warn!(
-                collection = &*self.name,
-                "the change stream's history is lost: what other programs wrote is recorded as one change each"
-            );
-            self.mark_missed().await?;
-        }
         Ok(())
+    }
+
+    /// Looks which documents have a history and are gone without a tombstone.
+    async fn look_for_deleted(&self, lost: bool) -> Result<(), Failure> {
+        let of = doc! {"collection": &*self.name, "documentId": {"$ne": OF_NO_DOCUMENT}};
+        let last = doc! {"_id": "$documentId", "last": {"$max": "$sequenceNum"}};
+        let mut known =
+            self.shared().events().aggregate([doc! {"$match": of}, doc! {"$group": last}]).await?;
+        loop {
+            let mut step = BTreeMap::new();
+            while step.len() < NAMES_STEP
+                && let Some(row) = known.try_next().await?
+            {
+                if let (Ok(id), Some(last)) = (id_of(row.get("_id")), row.get("last").and_then(whole)) {
+                    step.insert(id, last);
+                }
+            }
+            if step.is_empty() {
+                return Ok(());
+            }
+            for id in self.gone_of(step).await? {
+                go_on(&id, self.look_at_delete(&id, lost).await)?;
+            }
+        }
+    }
+
+    /// Those of some documents that are neither here nor deleted long ago, as far as can be told for all at once. Each comes
+    /// with the last version that is in the log.
+    async fn gone_of(&self, mut names: BTreeMap<DocumentId, u64>) -> Result<Vec<DocumentId>, Failure> {
+        let all: Vec<&str> = names.keys().map(DocumentId::as_str).collect();
+        let here = self.documents.find(doc! {"_id": {"$in": &all}}).projection(doc! {"_id": 1}).await?;
+        let places = all.iter().map(|id| doc! {"c": &*self.name, "d": *id}).collect::<Vec<_>>();
+        let tombstones = self.shared().own("tombstones");
+        let buried = tombstones.find(doc! {"_id": {"$in": places}}).projection(doc! {"version": 1}).await?;
+        let (here, buried): (Vec<Bsons>, Vec<Bsons>) =
+            (here.try_collect().await?, buried.try_collect().await?);
+        for row in here {
+            if let Ok(id) = id_of(row.get("_id")) {
+                names.remove(&id);
+            }
+        }
+        for row in buried {
+            let id = row.get_document("_id").ok().and_then(|place| id_of(place.get("d")).ok());
+            let version = row.get("version").and_then(whole).unwrap_or(0);
+            if let Some(id) = id
+                && names.get(&id).is_some_and(|last| version >= *last)
+            {
+                names.remove(&id);
+            }
+        }
+        Ok(names.into_keys().collect())
     }
 
     /// Tells all watchers of the collection, those to come as well, that something was missed here.
@@ -348,10 +428,14 @@ impl MongoStorage {
 
     /// Looks for itself, where the server can't tell.
     async fn look(&self) {
-        loop {
+        for nth in (0..LOOKS_BETWEEN).cycle() {
             let looked = async {
                 self.recover().await?;
-                self.read_anew(false).await
+                self.compare_all(false).await?;
+                if nth == 0 {
+                    self.look_for_deleted(false).await?;
+                }
+                Ok::<_, Failure>(())
             };
             if let Err(error) = looked.await {
                 tracing::debug!(?error, collection = &*self.name, "the collection can't be looked at");

@@ -99,10 +99,11 @@ pub struct MongoOptions {
     pub database: Option<String>,
     /// How many connections writes and reads share. Change streams have a client of their own, as each holds one.
     pub connections_max: u32,
-    /// Whether what other programs write directly is seen and recorded.
+    /// Whether what other programs write directly is seen and recorded. Without that it is left to whoever writes next, and
+    /// what a process left that died is moved every thirty [`poll_interval`](Self::poll_interval)s.
     pub listen: bool,
     /// How often it is looked for what other programs wrote directly, where the server has no change streams. It reads
-    /// the whole collection. How often a watch looks for other processes' changes there is the collection's
+    /// the whole collection, and each thirtieth time also looks for documents that are gone. How often a watch looks for other processes' changes there is the collection's
     /// [`watch_poll_interval`](StorageOptions::watch_poll_interval).
     pub poll_interval: Duration,
     /// How many writes may wait for their places in the log. At the bound a writer first moves what waits, and fails with
@@ -289,6 +290,8 @@ fn check_name(name: &str, options: &StorageOptions) -> Result<(), StorageError> 
         "MongoDB keeps the collections under system. for itself"
     } else if name.starts_with(value::OWN) || OWN_COLLECTIONS.contains(&name) {
         "the store keeps it for itself"
+    } else if options.version_field == value::OWN {
+        "its versions would stand where the store keeps what is its own, under the name _weft"
     } else {
         return Ok(());
     };

@@ -256,14 +256,18 @@ pub(super) fn client_of(name: &str) -> Result<ClientId, String> {
     ClientId::new(name).map_err(|e| e.to_string())
 }
 
+/// The highest count that is taken: there are others behind it, and each is a double as well.
+const COUNT_MAX: u64 = 1 << 53;
+
 /// A count, however a program has written it.
 pub(super) fn whole(value: &Bson) -> Option<u64> {
-    match value {
+    let count = match value {
         Bson::Int64(whole) => u64::try_from(*whole).ok(),
         Bson::Int32(whole) => u64::try_from(*whole).ok(),
         Bson::Double(float) if *float >= 0.0 && float.fract() == 0.0 => Some(*float as u64),
         _ => None,
-    }
+    };
+    count.filter(|count| *count <= COUNT_MAX)
 }
 
 /// The id of a document. Those that are no text are of other programs, and none of ours.
@@ -289,6 +293,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_count_is_whole_and_has_another_behind_it() {
+        for (value, count) in [
+            (Bson::Int32(7), Some(7)),
+            (Bson::Int64(1 << 53), Some(1 << 53)),
+            (Bson::Double(12.0), Some(12)),
+            (Bson::Double(1e30), None),
+            (Bson::Double(0.5), None),
+            (Bson::Int64(i64::MAX), None),
+            (Bson::Int64(-1), None),
+            (Bson::Double(f64::NAN), None),
+        ] {
+            assert_eq!(whole(&value), count, "{value}");
+        }
+    }
 
     fn change() -> Change {
         let after = json!({"gold": 2, "a.b": {"$c": 18_446_744_073_709_551_615_u64}});

@@ -66,7 +66,7 @@ impl MongoStorage {
                 Some(_) => {}
                 // What will stand in for it takes the place of the tombstone that a direct delete has not left.
                 None if self.options.record_changes && is_only_read(draft, id) => {
-                    self.look_at_delete(id).await?;
+                    self.look_at_delete(id, false).await?;
                 }
                 None => drop(self.absent(id).await?),
             }

@@ -240,6 +240,8 @@ async fn names_that_are_the_servers_are_no_collections() {
     for name in ["events", "snapshots", "patches", "_weft.answers", "a$b", "system.users"] {
         assert!(store.collection(name, StorageOptions::default()).await.is_err(), "{name}");
     }
+    let own = StorageOptions { version_field: "_weft".to_owned(), ..StorageOptions::default() };
+    assert!(store.collection("games", own).await.is_err(), "a field of the store's own");
     // A second time everything is there already.
     open(&server).await.close().await.unwrap();
 }

@@ -5,6 +5,7 @@ mod crashes;
 mod direct;
 mod faults;
 mod filters;
+mod listening;
 mod meddling;
 mod otherwise;
 mod pipelines;

@@ -15,7 +15,7 @@ use nodestorage::{
     mongo::{
         driver::{
             Client, Collection,
-            bson::{Bson, DateTime, Document as Bsons, doc},
+            bson::{Bson, DateTime, Document as Bsons, doc, oid::ObjectId},
         },
         testing::TestServer,
     },
@@ -191,14 +191,21 @@ async fn a_document_that_can_not_be_recorded_keeps_nobody_from_seeing_the_others
     // With an event that says what it is, it is more than the server takes.
     let large = |name: &str| doc! {"_id": name, "text": "x".repeat(7 << 20)};
     let damaged = |name: &str| doc! {"_id": name, "n": 1, "_weft": {"producers": {"p": 7}}};
+    let none = |name: &str| doc! {"_id": name, "n": 1, "_weft": 1};
+    let filled = |name: &str| doc! {"_id": name, "n": 1, "_weft": {"outbox": 5}};
+    let written = |name: &str| doc! {"_id": name, "_weft": {"write": ObjectId::new(), "outbox": 5}};
     // Some before anybody listens, in the order in which they are looked at.
-    other.insert_many([large("a"), damaged("b"), doc! {"_id": "c", "n": 1}]).await.unwrap();
+    let before =
+        [large("a"), damaged("b"), none("b1"), filled("b2"), written("b3"), doc! {"_id": "c", "n": 1}];
+    other.insert_many(before).await.unwrap();
     let store = open(&server).await;
     let games = games(&store).await;
     let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
     assert_eq!(next_direct(&mut watch).await.document_id, id("c"));
 
-    other.insert_many([large("d"), damaged("e"), doc! {"_id": "f", "n": 1}]).await.unwrap();
+    let later =
+        [large("d"), damaged("e"), none("e1"), filled("e2"), written("e3"), doc! {"_id": "f", "n": 1}];
+    other.insert_many(later).await.unwrap();
     assert_eq!(next_direct(&mut watch).await.document_id, id("f"));
     // What is there of it is shown, and who writes to it is told.
     assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().version, 0);

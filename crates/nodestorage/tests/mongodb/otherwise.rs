@@ -48,14 +48,14 @@ impl Manner for Standalone {
     }
 }
 
-fn without_streams(command: &Document) -> Option<Document> {
+pub(super) fn without_streams(command: &Document) -> Option<Document> {
     let first = command.get_array("pipeline").ok()?.first()?.as_document()?;
     let reason = "The $changeStream stage is only supported on replica sets";
     first.contains_key("$changeStream").then(|| refusal(40_573, reason))
 }
 
 /// A store whose commands go by a proxy.
-async fn behind(port: u16, options: MongoOptions) -> MongoStore {
+pub(super) async fn behind(port: u16, options: MongoOptions) -> MongoStore {
     MongoStore::connect(&TestServer::uri_at(port), options).await.unwrap()
 }
 
@@ -210,7 +210,7 @@ async fn what_is_too_large_for_the_server_is_refused_and_nothing_is_applied() {
 }
 
 /// A log that refuses everything for as long as it is told to.
-fn log_that_fails(failing: &Arc<AtomicBool>) -> impl Manner + use<> {
+pub(super) fn log_that_fails(failing: &Arc<AtomicBool>) -> impl Manner + use<> {
     let failing = Arc::clone(failing);
     move |command: &Document| {
         let refused =

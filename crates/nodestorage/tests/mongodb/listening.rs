@@ -1,0 +1,153 @@
+//! What a listener meets besides writes: streams that end, deletes that no stream tells of, others that died.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use nodestorage::{
+    MongoOptions, MongoStore, Operation, Storage, StorageOptions, Store, WatchEvent, WatchFilter, WatchFrom,
+    mongo::{
+        driver::{
+            Collection,
+            bson::{Document as Bsons, doc},
+        },
+        testing::TestServer,
+    },
+};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::{
+    PATIENCE, body, by,
+    direct::{check, direct, next, next_direct},
+    games, id, open, options,
+    otherwise::{behind, log_that_fails, without_streams},
+    proxy::{self, Manner},
+};
+
+/// Ends the change stream of `games`, once, when it is told to: as the server does after a drop.
+struct EndsAStream(Arc<AtomicBool>);
+
+impl Manner for EndsAStream {
+    fn answer(&self, _: &Bsons) -> Option<Bsons> {
+        None
+    }
+
+    fn change(&self, mut reply: Bsons) -> Bsons {
+        if let Ok(cursor) = reply.get_document_mut("cursor")
+            && cursor.contains_key("nextBatch")
+            && cursor.get_str("ns").is_ok_and(|ns| ns.ends_with(".games"))
+            && self.0.swap(false, Ordering::Relaxed)
+        {
+            cursor.insert("id", 0_i64);
+            cursor.insert("nextBatch", Vec::<Bsons>::new());
+        }
+        reply
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_stream_that_has_ended_is_opened_again() {
+    let server = TestServer::own();
+    let ends = Arc::new(AtomicBool::new(false));
+    let port = proxy::start(server.port(), EndsAStream(Arc::clone(&ends))).await;
+    let store = behind(port, options(&server)).await;
+    let games = games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+    let other = direct(&games);
+    other.insert_one(doc! {"_id": "a", "n": 1}).await.unwrap();
+    assert_eq!(next_direct(&mut watch).await.document_id, id("a"));
+    ends.store(true, Ordering::Relaxed);
+    timeout(PATIENCE, async {
+        while ends.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the stream ends");
+    // What it would have told is not known any more.
+    other.insert_one(doc! {"_id": "b", "n": 1}).await.unwrap();
+    assert!(matches!(next(&mut watch).await, WatchEvent::Missed { .. } | WatchEvent::Change(_)));
+    other.insert_one(doc! {"_id": "c", "n": 1}).await.unwrap();
+    while next_direct(&mut watch).await.document_id != id("c") {}
+    check(&games, "b").await;
+    timeout(PATIENCE, store.close()).await.expect("it closes").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_direct_delete_is_told_where_no_stream_tells_it() {
+    let server = TestServer::own();
+    let port = proxy::start(server.port(), without_streams).await;
+    let looks = MongoOptions { poll_interval: Duration::from_millis(20), ..options(&server) };
+    let store = behind(port, looks).await;
+    let soon = StorageOptions { watch_poll_interval: Duration::from_millis(20), ..StorageOptions::default() };
+    let games = store.collection("games", soon).await.unwrap();
+    for name in ["a", "b", "c"] {
+        games.find_one_and_upsert(&id(name), body(json!({})), by("s")).await.unwrap();
+    }
+    games.delete_one(&id("c"), by("s")).await.unwrap();
+    let position = games.position().await.unwrap();
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(position)).await.unwrap();
+    direct(&games).delete_one(doc! {"_id": "b"}).await.unwrap();
+    let change = next_direct(&mut watch).await;
+    assert_eq!((change.document_id, change.version, change.operation), (id("b"), 2, Operation::Delete));
+    check(&games, "b").await;
+    // Once, and of no other.
+    games.find_one_and_upsert(&id("d"), body(json!({})), by("s")).await.unwrap();
+    let WatchEvent::Change(change) = next(&mut watch).await else { panic!("a change") };
+    assert_eq!(change.document_id, id("d"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_direct_delete_is_told_after_the_history_was_lost() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let first = games(&store).await;
+    for name in ["a", "b"] {
+        first.find_one_and_upsert(&id(name), body(json!({})), by("s")).await.unwrap();
+    }
+    store.close().await.unwrap();
+    // The name of one, not of the other, is still on its way from the log's point of view.
+    let client = MongoStore::connect(server.uri(), MongoOptions { listen: false, ..options(&server) });
+    let client = client.await.unwrap();
+    let raw: Collection<Bsons> = client.database().collection("games");
+    raw.delete_one(doc! {"_id": "b"}).await.unwrap();
+    let lost = doc! {"$set": {"token": {"_data": "8200000001000000012B0229296E04"}}};
+    let tokens: Collection<Bsons> = client.database().collection("_weft.listeners");
+    tokens.update_one(doc! {"_id": "games"}, lost).upsert(true).await.unwrap();
+
+    let store = open(&server).await;
+    let games = games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(2)).await.unwrap();
+    let change = next_direct(&mut watch).await;
+    assert_eq!((change.document_id, change.operation), (id("b"), Operation::Delete));
+    assert_eq!(change.metadata.get("missed"), Some(&json!(true)));
+    assert_eq!(next(&mut watch).await, WatchEvent::Missed { resume_after: 4 });
+    check(&games, "b").await;
+}
+
+/// Also to those who watched before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn what_a_crash_leaves_later_is_told_where_nobody_listens() {
+    let server = TestServer::own();
+    let poll_interval = Duration::from_millis(20);
+    let deaf = || MongoOptions { listen: false, poll_interval, ..options(&server) };
+    let store = MongoStore::connect(server.uri(), deaf()).await.unwrap();
+    let watching = games(&store).await;
+    let mut watch = watching.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
+    let failing = Arc::new(AtomicBool::new(true));
+    let port = proxy::start(server.port(), log_that_fails(&failing)).await;
+    let crashed = behind(port, deaf()).await;
+    games(&crashed).await.find_one_and_upsert(&id("a"), body(json!({})), by("s")).await.unwrap();
+    drop(crashed);
+    let WatchEvent::Change(change) = next(&mut watch).await else { panic!("no change") };
+    assert_eq!((change.document_id.as_str(), change.version, change.position), ("a", 1, 1));
+}
