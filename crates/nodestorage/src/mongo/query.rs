@@ -20,6 +20,9 @@ use crate::{
 /// What every index of a collection begins its name with, to tell them from those of other programs.
 const INDEX_PREFIX: &str = "weft ";
 
+/// How many times as many documents are asked for when they were not enough for a page.
+const ROWS_GROWTH: usize = 4;
+
 impl MongoStorage {
     pub(super) async fn find_natively(&self, query: Query) -> Result<Page, StorageError> {
         query.check()?;
@@ -62,12 +65,27 @@ impl MongoStorage {
         if self.sorts_otherwise(query).await? {
             return Ok(None);
         }
-        let find = self.documents.find(self.filter(query)).sort(self.sort(query));
-        let batch = u32::try_from(query.limit + 1).unwrap_or(u32::MAX).min(1_024);
+        // One more tells whether there are more, and another is the one that the cursor is of.
+        let mut rows = query.limit.saturating_add(2);
+        loop {
+            if let Some(page) = self.page_of(query, rows).await? {
+                return Ok(Some(page));
+            }
+            rows = rows.saturating_mul(ROWS_GROWTH);
+        }
+    }
+
+    /// The page, if so many documents are enough for it: some of them may be none of ours, or be before the cursor. The
+    /// server has to know how many, or it sorts all that it finds.
+    async fn page_of(&self, query: &Query, rows: usize) -> Result<Option<Page>, Failure> {
+        let limit = i64::try_from(rows).unwrap_or(i64::MAX);
+        let find = self.documents.find(self.filter(query)).sort(self.sort(query)).limit(limit);
+        let batch = u32::try_from(rows).unwrap_or(u32::MAX).min(1_024);
         let mut documents = find.projection(doc! {"_weft.outbox": 0}).batch_size(batch).await?;
         let mut found: Vec<(Cursor, Found)> = Vec::new();
-        let mut more = false;
+        let (mut more, mut read) = (false, 0);
         while let Some(raw) = documents.try_next().await? {
+            read += 1;
             if !is_ours(&raw) {
                 continue;
             }
@@ -83,6 +101,9 @@ impl MongoStorage {
             }
             let fields = query.projection.of(&document.body);
             found.push((at, Found { id: document.id, version: document.version, fields }));
+        }
+        if !more && read >= rows {
+            return Ok(None);
         }
         let next = found.last().filter(|_| more).map(|(at, _)| at.clone());
         Ok(Some(Page { found: found.into_iter().map(|(_, found)| found).collect(), next }))

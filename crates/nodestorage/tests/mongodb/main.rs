@@ -8,6 +8,7 @@ mod filters;
 mod listening;
 mod meddling;
 mod otherwise;
+mod pages;
 mod pipelines;
 mod proxy;
 mod remembered;
