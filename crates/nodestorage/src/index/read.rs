@@ -1,6 +1,6 @@
 //! How a query is answered from an index.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 pub(crate) use super::plan::Range;
 use super::{
@@ -183,28 +183,34 @@ impl Reader<'_> {
 
     /// Reads all that is found, and keeps the first page of it.
     fn unordered<S: Source>(&mut self, way: &Way<'_, S>) -> Result<(), StorageError> {
+        // What was on the page is on it still, or has no room on it any more.
+        let mut kept = HashSet::new();
         for range in &way.choice.ranges {
             for entry in way.source.entries(range, false, None) {
                 let (_, id) = entry?;
-                if self.page.iter().any(|(at, _)| at.id == id) {
+                if kept.contains(&id) {
                     continue;
                 }
-                if let Some(found) = self.read(way.source, &id)? {
-                    self.keep(found, 0);
+                if let Some(found) = self.read(way.source, &id)?
+                    && self.keep(found, 0)
+                {
+                    kept.insert(id);
                 }
             }
         }
         Ok(())
     }
 
-    /// Puts a document into its place behind the first `from` of the page, if it has room.
-    fn keep(&mut self, (at, document): (Cursor, Document), from: usize) {
+    /// Puts a document into its place behind the first `from` of the page, if it has room. Returns whether it has.
+    fn keep(&mut self, (at, document): (Cursor, Document), from: usize) -> bool {
         let (query, room) = (self.query, self.room());
         let place = from + self.page[from..].partition_point(|(other, _)| query.compare(other, &at).is_lt());
-        if place < room && self.page.get(place).is_none_or(|(other, _)| *other != at) {
+        let has_room = place < room && self.page.get(place).is_none_or(|(other, _)| *other != at);
+        if has_room {
             self.page.insert(place, (at, document));
             self.page.truncate(room);
         }
+        has_room
     }
 
     /// Reads in the order of the sort until the page is full. `false` if that took more than may be spent.

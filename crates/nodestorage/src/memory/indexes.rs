@@ -82,22 +82,16 @@ impl Source for IndexView<'_> {
         backwards: bool,
         skip: Option<&read::Entry>,
     ) -> Box<dyn Iterator<Item = Result<read::Entry, StorageError>> + 's> {
-        let behind =
-            |(key, _): &&read::Entry, end: &Option<Vec<u8>>| end.as_ref().is_none_or(|end| key < end);
-        let start = match skip {
-            Some(skip) => Bound::Excluded(skip.clone()),
-            // No id is before this one.
-            None => Bound::Included((range.start.clone(), DocumentId::least())),
-        };
-        let end = range.end.clone();
-        let entries = self.entries.range((start, Bound::Unbounded));
-        let entries = entries.take_while(move |entry| behind(entry, &end)).cloned().map(Ok);
-        if backwards {
-            // What is in memory may be gathered to be turned over.
-            let entries: Vec<_> = entries.collect();
-            return Box::new(entries.into_iter().rev());
+        let first = skip.map_or(&range.start, |(key, _)| key);
+        if range.end.as_ref().is_some_and(|end| first >= end) {
+            return Box::new(std::iter::empty());
         }
-        Box::new(entries)
+        // No id is before this one.
+        let least = |key: &Vec<u8>| (key.clone(), DocumentId::least());
+        let start = skip.map_or_else(|| Bound::Included(least(first)), |skip| Bound::Excluded(skip.clone()));
+        let end = range.end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(least(end)));
+        let entries = self.entries.range((start, end)).cloned().map(Ok);
+        if backwards { Box::new(entries.rev()) } else { Box::new(entries) }
     }
 
     fn document(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {

@@ -139,7 +139,7 @@ impl Filter {
                     tests.iter().all(|test| test.holds(&At::whole(&[&version])))
                 }
                 _ => {
-                    let Values { there, missing } = path.values(body);
+                    let Values { there, missing, .. } = path.values(body);
                     tests.iter().all(|test| test.holds(&At { values: &there, missing, spread: true }))
                 }
             },

@@ -1,5 +1,7 @@
 //! Places in a document: field names joined by dots, where a number is also the index of an array element.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::Body;
@@ -78,6 +80,9 @@ pub(crate) struct Values<'b> {
     pub(crate) there: Vec<&'b Value>,
     /// Whether something on the way has nothing at the place, which counts as `null`.
     pub(crate) missing: bool,
+    /// Arrays that were looked into for an index or name, with how many names are left from there on. In arrays within arrays
+    /// there are two ways to each next one, and a body of some kilobytes would be walked for ever.
+    seen: HashSet<(*const Value, usize)>,
 }
 
 impl<'b> Values<'b> {
@@ -109,6 +114,9 @@ fn walk<'b>(value: &'b Value, names: &[String], found: &mut Values<'b>) {
         },
         Value::Array(elements) => {
             if let Some(element) = index(name).and_then(|index| elements.get(index)) {
+                if !found.seen.insert((elements.as_ptr(), names.len())) {
+                    return;
+                }
                 walk(element, rest, found);
             }
             for element in elements.iter().filter(|element| element.is_object()) {

@@ -44,6 +44,19 @@ fn null_is_also_what_is_missing() {
     check(json!({"a.b": null}), json!({"a": [{"b": 1}]}), false);
 }
 
+/// Each array on the way is looked into as one of elements with that name, and as one with an element of that index: two ways
+/// to each next one, which meet again.
+#[test]
+fn a_path_through_arrays_within_arrays_is_walked_in_no_time() {
+    let mut value = json!(7);
+    for _ in 0..50 {
+        value = json!([{"0": value}]);
+    }
+    let path = format!("a{}", ".0".repeat(75));
+    check(json!({ &path: 7 }), json!({ "a": value }), true);
+    check(json!({ &path: 8 }), json!({ "a": value }), false);
+}
+
 /// MongoDB's rules: the element of that index, whose own elements count if it is an array at the end of the path; and the
 /// field of that name of each element that is an object. An array within an array is not looked into otherwise.
 #[test]
