@@ -241,6 +241,30 @@ fn cases() -> Vec<Case> {
         case("GET", "/events/none", &[], "", (404, "unknown-document")),
         case("GET", "/events/go", &[("Last-Event-ID", "abc")], "", (400, "invalid-request")),
         case("GET", "/events?after=-3", &[], "", (400, "invalid-request")),
+        // A place is a number, and perhaps when its event was made: both whole, in every way to say it.
+        case("GET", "/api/events/go?after=1@", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=@1", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=@", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=1@-5", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=1@5.0", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=1@5@5", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=1@2026-01-01", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=1@9007199254740992", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=1%20@5", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events/go?after=1%00@5", &[], "", (400, "invalid-request")),
+        case("GET", "/api/events?after=1@ms", &[], "", (400, "invalid-request")),
+        case("GET", "/events/go?after=1@", &[], "", (400, "invalid-request")),
+        case("GET", "/events?after=@7", &[], "", (400, "invalid-request")),
+        case("GET", "/events/go", &[("Last-Event-ID", "1@x")], "", (400, "invalid-request")),
+        case("GET", "/events/go", &[("Last-Event-ID", "1@9007199254740992")], "", (400, "invalid-request")),
+        case("GET", "/events", &[("Last-Event-ID", "7@7@7")], "", (400, "invalid-request")),
+        // Well said, and of no event that there is.
+        case("GET", "/api/events/go?after=1@7", &[], "", (410, "history-compacted")),
+        case("GET", "/api/events/go?after=9@7", &[], "", (410, "history-compacted")),
+        case("GET", "/api/events?after=1@7", &[], "", (410, "history-compacted")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"cursor": 1, "timestamp": "7"}"#, (400, "invalid-request")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"cursor": 1, "timestamp": -7}"#, (400, "invalid-request")),
+        case("POST", "/api/sync/go", &[JSON], r#"{"cursor": "1@7"}"#, (400, "invalid-request")),
         case("POST", "/api/snapshots/none", &[], "", (404, "unknown-document")),
         case("GET", "/api/snapshots/none", &[], "", (404, "unknown-document")),
         case("GET", "/api/snapshots/go/5", &[], "", (404, "unknown-version")),
@@ -348,6 +372,11 @@ fn text(message: Value) -> Message {
     Message::text(message.to_string())
 }
 
+/// A hello that asks for a document from somewhere on.
+fn resume(from: Value) -> Message {
+    text(json!({"type": "hello", "clientId": "c", "documents": {"go": from}}))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_bad_frame_closes_the_socket_with_its_code_and_changes_nothing() {
     let server = Server::start().await;
@@ -382,6 +411,11 @@ async fn every_bad_frame_closes_the_socket_with_its_code_and_changes_nothing() {
             1008,
         ),
         (vec![text(json!({"type": "hello", "clientId": "c", "documents": ["go"]}))], 1008),
+        (vec![resume(json!({"cursor": "1@7"}))], 1008),
+        (vec![resume(json!({"cursor": 1, "timestamp": "7"}))], 1008),
+        (vec![resume(json!({"cursor": 1, "timestamp": -7}))], 1008),
+        (vec![resume(json!({"cursor": 1, "timestamp": 1_u64 << 53}))], 1008),
+        (vec![resume(json!({"cursor": 1_u64 << 53}))], 1008),
         (vec![text(json!({"type": "subscribe", "documents": {"go": {}}}))], 1008),
         (vec![push(json!({"op": "delete"}))], 1008),
         (vec![hello(), hello()], 1008),
