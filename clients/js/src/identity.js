@@ -27,7 +27,7 @@ export function newClientId(name) {
 const isOf = (clientId, name) => clientId.slice(0, Math.max(0, clientId.lastIndexOf("/"))) === (name ?? "");
 
 /**
- * Claims an id for this page: one that has unsent writes in the store and is not in use, or a new one. It is held
+ * Claims an id for this page: one that has unsent or held writes in the store and is not in use, or a new one. It is held
  * until the page is gone, however it goes, by a Web Lock. Where there are no Web Locks (pages that came over plain
  * HTTP from another machine), every page gets a new id, and writes that it could not send while it was open stay
  * behind.
@@ -38,8 +38,8 @@ const isOf = (clientId, name) => clientId.slice(0, Math.max(0, clientId.lastInde
  */
 export async function claimIdentity(store, name) {
   const known = (await store.clients()).filter(({ clientId }) => isOf(clientId, name));
-  // Those with unsent writes first: somebody waits for them.
-  known.sort((a, b) => b.unsent - a.unsent);
+  // Those with unsent writes first, then those with held ones: somebody waits for them.
+  known.sort((a, b) => b.unsent - a.unsent || b.held - a.held);
   for (const { clientId } of known) {
     if (await claim(clientId)) return clientId;
   }

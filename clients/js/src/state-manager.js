@@ -40,6 +40,18 @@ import { equal } from "./json.js";
  * @property {number} madeAtMs
  * @property {boolean} [isSent] whether it may be with the server, under the number of the oldest write
  * @property {boolean} [isCreateUnderWay] whether it is a create that was sent, and may or may not have been taken
+ * @property {boolean} [isFence] whether it changes nothing, and is sent so that the server decides about its number
+ */
+
+/** A write that can't go. It is kept until the user sends it again or drops it.
+ *
+ * @typedef {object} HeldWrite
+ * @property {number} id tells it from others of the document
+ * @property {Json} base what it was made on
+ * @property {Json} after what it made of that; `null` deletes
+ * @property {number} madeAtMs
+ * @property {any} problem why it can't go
+ * @property {boolean} [isOpen] whether it may have been stored all the same, by an earlier attempt; a fence finds out
  */
 
 /** What is kept over a restart.
@@ -51,6 +63,7 @@ import { equal } from "./json.js";
  * @property {Json} state
  * @property {Record<string, number>} stateVector
  * @property {Write[]} pending
+ * @property {HeldWrite[]} [held] left out where there are none
  */
 
 /** @typedef {{ version?: number, state: Json, conflicts: Conflict[] }} Rebased */
@@ -68,6 +81,8 @@ import { equal } from "./json.js";
 export class StateManager {
   /** The most writes that wait. A later edit joins the last of them: nothing is lost but the step in between. */
   static PENDING_WRITES_MAX = 1000;
+  /** The most writes that are held. Beyond them the oldest falls away; each was told when it was refused. */
+  static HELD_WRITES_MAX = 10;
 
   /** When the confirmed state was made, by the server's clock. */
   #changedAtMs = 0;
@@ -89,6 +104,8 @@ export class StateManager {
     this.stateVector = Object.create(null);
     /** @type {Write[]} */
     this.pending = [];
+    /** @type {HeldWrite[]} Writes that can't go, oldest first. The view is without them. */
+    this.held = [];
     /** @type {number | undefined} The version that the oldest write got, while its event is on the way. */
     this.storedAt = undefined;
   }
@@ -163,7 +180,9 @@ export class StateManager {
     const counted = (this.stateVector[this.clientId] ?? 0) > before;
     const contained = counted && this.pending[0]?.isSent ? 1 : 0;
     const base = contained > 0 ? this.pending[contained - 1].after : this.state;
-    this.pending.splice(0, contained);
+    const [done] = this.pending.splice(0, contained);
+    // A fence makes no event: that of its number is of the write that was held, and went through after all.
+    if (done?.isFence) this.held = this.held.filter(({ isOpen }) => !isOpen);
     const undecided = this.#undecided;
     this.state = state;
     this.version = version;
@@ -207,7 +226,12 @@ export class StateManager {
     /** @type {Write[]} */
     const rebased = [];
     let remote = this.state;
-    for (const { after: local, madeAtMs } of this.pending) {
+    for (const write of this.pending) {
+      if (write.isFence) {
+        rebased.push({ ...write, after: remote });
+        continue;
+      }
+      const { after: local, madeAtMs } = write;
       const { documentId } = this;
       const resolution = resolver.resolve({ documentId, base, local, remote, localTimeMs: madeAtMs, remoteTimeMs });
       conflicts.push(...resolution.conflicts);
@@ -266,29 +290,79 @@ export class StateManager {
       return;
     }
     if (repeated) {
+      if (this.pending[0].isFence) {
+        // What it was to find out, an earlier one did whose answer was lost.
+        this.pending.splice(0, 1);
+        this.#closeHeld();
+      }
       // Its event would be here. So the number was used up by an earlier life of this client, for a write that changed
       // nothing; none is sent from here that would.
       this.renumber(clientSeq + 1);
       return;
     }
     // The write changed nothing, so no event will come to take it off.
-    const [{ after }] = this.pending.splice(0, 1);
+    const [{ after, isFence }] = this.pending.splice(0, 1);
+    if (isFence) this.#closeHeld();
     this.updateStateVector(this.clientId, clientSeq);
     this.#rebase(after, 0, ConflictResolver.clientWins());
   }
 
+  /** Whether the oldest write may be with the server, by an attempt that nobody has answered. */
+  get isUndecided() {
+    return this.pending[0]?.isSent === true;
+  }
+
   /**
-   * The server will never take the oldest write: it falls away, the later ones stay as far as they stand without it.
+   * The oldest write can't go: it is taken out of the view and held, the later ones stay as far as they stand without it.
    *
-   * @returns {Json | undefined} what the view was to become by it
+   * Where only the way is too narrow for it, nobody has decided about its number: an attempt by another way may have been
+   * stored, or be stored still. A later write under that number could then be taken for the repeat of this one, and be
+   * lost. So a fence takes the number first: a write that changes nothing, small enough for any way.
+   *
+   * @param {any} problem why
+   * @param {{ isDecided: boolean }} options whether the server itself said that it does not take it, or it never left
+   * @returns {HeldWrite | undefined}
    */
-  dropOldest() {
-    const [dropped] = this.pending.splice(0, 1);
-    if (dropped === undefined) return undefined;
+  holdOldest(problem, { isDecided }) {
+    const [oldest] = this.pending;
+    if (oldest === undefined || oldest.isFence) return undefined;
+    const base = this.#undecided ? null : this.state;
+    const { after, madeAtMs } = oldest;
+    const id = (this.held.at(-1)?.id ?? 0) + 1;
+    const held = { id, base, after, madeAtMs, problem, ...(!isDecided && { isOpen: true }) };
+    this.held = [...this.held, held].slice(-StateManager.HELD_WRITES_MAX);
+    this.pending.splice(0, 1);
     this.storedAt = undefined;
     // What clashes now are the client's own later values; they are what the user wants.
-    this.#rebase(dropped.after, 0, ConflictResolver.clientWins());
-    return dropped.after;
+    this.#rebase(after, 0, ConflictResolver.clientWins());
+    if (!isDecided) this.pending.unshift({ after: this.state, madeAtMs, isSent: true, isFence: true });
+    return held;
+  }
+
+  /** The number of the held write belongs to none of its attempts: it was not stored and never will be. */
+  #closeHeld() {
+    this.held = this.held.map(({ isOpen: _, ...held }) => held);
+  }
+
+  /** Lets go of a held write. @param {number} id */
+  dropHeld(id) {
+    const count = this.held.length;
+    this.held = this.held.filter((held) => held.id !== id);
+    return this.held.length < count;
+  }
+
+  /**
+   * What the view becomes with a held write on it, whose values stand where they clash.
+   *
+   * @param {number} id
+   * @returns {Json | undefined} `undefined` if there is no such one
+   */
+  withHeld(id) {
+    const held = this.held.find((each) => each.id === id);
+    if (!held) return undefined;
+    const { base, after: local, madeAtMs: localTimeMs } = held;
+    const { documentId, view: remote } = this;
+    return ConflictResolver.clientWins().resolve({ documentId, base, local, remote, localTimeMs, remoteTimeMs: 0 }).value;
   }
 
   /**
@@ -304,17 +378,26 @@ export class StateManager {
 
   /** @returns {DocumentRecord} */
   toRecord() {
-    const { documentId, version, timestamp, state, stateVector, pending } = this;
-    return { documentId, version, ...(timestamp !== undefined && { timestamp }), state, stateVector: { ...stateVector }, pending: [...pending] };
+    const { documentId, version, timestamp, state, stateVector, pending, held } = this;
+    return {
+      documentId,
+      version,
+      ...(timestamp !== undefined && { timestamp }),
+      state,
+      stateVector: { ...stateVector },
+      pending: [...pending],
+      ...(held.length > 0 && { held: [...held] }),
+    };
   }
 
   /** @param {DocumentRecord} record */
-  restore({ version, timestamp, state, stateVector, pending }) {
+  restore({ version, timestamp, state, stateVector, pending, held = [] }) {
     this.version = version;
     this.timestamp = timestamp;
     this.state = state;
     this.stateVector = Object.assign(Object.create(null), stateVector);
     this.pending = [...pending];
+    this.held = [...held];
     this.storedAt = undefined;
   }
 }

@@ -8,6 +8,7 @@
 import { ConflictResolver } from "./conflict-resolver.js";
 import { applyPatch } from "./json-patch.js";
 import { MemoryStore } from "./stores/memory.js";
+import { isKind, problemOf } from "./machine/problems.js";
 import { SyncMachine } from "./sync-machine.js";
 import { openLongPoll, openServerSentEvents } from "./transports/http.js";
 import { openWebSocket } from "./transports/websocket.js";
@@ -53,7 +54,7 @@ export class SyncClient {
   #listeners = new Map();
   /** @type {Map<string, Promise<void>>} By document: when everything up to now is kept. */
   #saves = new Map();
-  /** @type {Set<string>} The documents that are kept with unsent writes. */
+  /** @type {Set<string>} The documents that are kept with unsent or held writes. */
   #keptWaiting = new Set();
   /** @type {Map<string, ReturnType<typeof setTimeout>>} By document: a save that waits for more. */
   #lateSaves = new Map();
@@ -89,6 +90,14 @@ export class SyncClient {
     return this.#machine.unsent;
   }
 
+  /**
+   * The writes that can't go: refused by the server, or too large for it or for something on the way. Each was told by a
+   * `refused` event once, and is kept, over restarts too, until it is sent again or dropped.
+   */
+  get held() {
+    return this.#machine.held;
+  }
+
   /** The documents that are followed, and those with unsent writes. */
   get documentIds() {
     return this.#machine.documentIds;
@@ -109,11 +118,12 @@ export class SyncClient {
    */
   async restore() {
     const records = await this.store.load(this.clientId);
-    const settled = records.filter(({ pending }) => pending.length === 0);
+    const isSettled = (/** @type {import("./state-manager.js").DocumentRecord} */ { pending, held = [] }) => pending.length + held.length === 0;
+    const settled = records.filter(isSettled);
     const surplus = new Set(settled.slice(0, Math.max(0, settled.length - RECORDS_MAX)));
     for (const record of surplus) await this.store.delete(this.clientId, record.documentId);
     for (const record of records) {
-      if (record.pending.length > 0) this.#input({ type: "open", documentId: record.documentId, record });
+      if (!isSettled(record)) this.#input({ type: "open", documentId: record.documentId, record });
     }
     this.#kept = new Map(records.filter((record) => !surplus.has(record)).map((record) => [record.documentId, record]));
     return [...this.#kept.keys()];
@@ -187,6 +197,24 @@ export class SyncClient {
     const manager = this.document(documentId);
     const state = typeof edit === "function" ? edit(manager ? manager.view : (record?.state ?? null)) : edit;
     this.#input({ type: "write", documentId, state, record });
+    await this.#saves.get(documentId);
+  }
+
+  /**
+   * Writes a held write anew, onto what the document is now; its values stand where they clash. If it still can't go, it is
+   * held again.
+   *
+   * @param {string} documentId
+   * @param {number} id
+   */
+  async sendHeld(documentId, id) {
+    this.#input({ type: "sendHeld", documentId, id });
+    await this.#saves.get(documentId);
+  }
+
+  /** Lets go of a held write. @param {string} documentId @param {number} id */
+  async dropHeld(documentId, id) {
+    this.#input({ type: "dropHeld", documentId, id });
     await this.#saves.get(documentId);
   }
 
@@ -271,12 +299,15 @@ export class SyncClient {
       method: "POST",
       headers: { "content-type": "application/json", ...(token && { authorization: `Bearer ${token}` }) },
       body: JSON.stringify(body),
+      redirect: "manual",
     });
-    const answer = await response.json();
+    const copy = response.clone();
+    const answer = await response.json().catch(() => undefined);
     // Nothing is missing of what does not exist.
-    if (answer.type === "urn:weft:problem:unknown-document") return { events: [] };
-    if (!response.ok) throw new Error(answer.detail ?? answer.title);
-    return answer;
+    if (isKind(answer, "unknown-document")) return { events: [] };
+    if (response.ok && Array.isArray(answer?.events)) return answer;
+    const problem = await problemOf(copy);
+    throw new Error(problem.detail ?? problem.title);
   }
 
   // The driver
@@ -308,9 +339,10 @@ export class SyncClient {
       case "send":
         return this.#send(output.message);
       case "setTimer":
-        return this.#setTimer(output.name, output.delayMs);
+        return this.#setTimer(output);
       case "clearTimer":
-        clearTimeout(this.#timers.get(output.name));
+        clearTimeout(this.#timers.get(timerKey(output)));
+        this.#timers.delete(timerKey(output));
         return;
       case "save":
         return this.#saveSoon(output.documentId);
@@ -356,21 +388,22 @@ export class SyncClient {
     link?.send(message);
   }
 
-  /**
-   * @param {string} name
-   * @param {number} delayMs
-   */
-  #setTimer(name, delayMs) {
-    clearTimeout(this.#timers.get(name));
-    const ring = () => this.#input({ type: "timer", name: /** @type {any} */ (name) });
-    this.#timers.set(name, setTimeout(ring, delayMs));
+  /** @param {Extract<import("./sync-machine.js").Output, { type: "setTimer" }>} output */
+  #setTimer({ name, documentId, delayMs }) {
+    const key = timerKey({ name, documentId });
+    clearTimeout(this.#timers.get(key));
+    const ring = () => {
+      this.#timers.delete(key);
+      this.#input({ type: "timer", name, documentId });
+    };
+    this.#timers.set(key, setTimeout(ring, delayMs));
   }
 
   /** @param {string} documentId */
   #saveSoon(documentId) {
-    // Unsent writes are kept at once, and so is that there are none any more.
-    const waiting = (this.#machine.manager(documentId)?.pending.length ?? 0) > 0;
-    if (waiting || this.#keptWaiting.delete(documentId)) return this.#save(documentId);
+    // Unsent and held writes are kept at once, and so is that there are none any more.
+    const { pending = [], held = [] } = this.#machine.manager(documentId) ?? {};
+    if (pending.length + held.length > 0 || this.#keptWaiting.delete(documentId)) return this.#save(documentId);
     if (this.#lateSaves.has(documentId)) return;
     this.#lateSaves.set(documentId, setTimeout(() => this.#save(documentId), SAVE_DELAY_MS));
   }
@@ -381,7 +414,7 @@ export class SyncClient {
     this.#lateSaves.delete(documentId);
     const record = this.#machine.manager(documentId)?.toRecord();
     if (!record) return;
-    if (record.pending.length > 0) this.#keptWaiting.add(documentId);
+    if (record.pending.length > 0 || record.held) this.#keptWaiting.add(documentId);
     const saved = this.store.put(this.clientId, record);
     saved.catch((error) => {
       const problem = { title: "the browser did not keep a change", detail: String(error) };
@@ -395,6 +428,9 @@ export class SyncClient {
     for (const listener of this.#listeners.get(event.type) ?? []) listener(event);
   }
 }
+
+/** @param {{ name: string, documentId?: string }} timer */
+const timerKey = ({ name, documentId = "" }) => `${name} ${documentId}`;
 
 /**
  * A document's state after some more events: for history views.

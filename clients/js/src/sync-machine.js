@@ -27,13 +27,16 @@ export { ANSWER_WAIT_MS } from "./machine/outgoing.js";
 /** @typedef {import("./machine/messages.js").Output} Output */
 /** @typedef {import("./machine/messages.js").ClientEvent} ClientEvent */
 
+/** The close code of a WebSocket for a message that is too big. */
+const CLOSED_TOO_BIG = 1009;
+
 export class SyncMachine {
   #outputs = new Outputs();
   #documents = new Documents(this.#outputs, () => this.#connection.greeted);
   #collection = new Collection(this.#outputs);
   #presence = new Presence(this.#outputs, this.#documents, () => this.#connection.transport === "websocket");
-  #outgoing = new Outgoing(this.#outputs, this.#documents);
-  #incoming = new Incoming(this.#outputs, this.#documents, this.#outgoing);
+  #outgoing;
+  #incoming;
   #connection;
   /** @type {string | undefined} The status that was emitted last, to emit only changes. */
   #emitted = undefined;
@@ -45,6 +48,8 @@ export class SyncMachine {
     this.clientId = clientId;
     this.resolver = resolver;
     this.token = token;
+    this.#outgoing = new Outgoing(this.#outputs, this.#documents, clientId);
+    this.#incoming = new Incoming(this.#outputs, this.#documents, this.#outgoing);
     this.#connection = new Connection(this.#outputs, transports, () => this.#cutOff());
   }
 
@@ -64,6 +69,11 @@ export class SyncMachine {
   /** How many writes wait for their answer, over all documents. */
   get unsent() {
     return this.#documents.unsent;
+  }
+
+  /** The writes that can't go, with their documents. */
+  get held() {
+    return this.#documents.all.flatMap(({ manager: { documentId, held } }) => held.map((each) => ({ documentId, ...each })));
   }
 
   /** What others show on a document, by client. @param {string} documentId */
@@ -102,6 +112,7 @@ export class SyncMachine {
   handleInput(input, { nowMs, random }) {
     switch (input.type) {
       case "connect":
+        this.#outgoing.forgiveAll();
         this.#connection.wanted = true;
         this.#connection.connect();
         break;
@@ -110,9 +121,11 @@ export class SyncMachine {
         this.#connection.hangUp();
         break;
       case "transports":
+        this.#outgoing.forgiveAll();
         this.#connection.onTransports(input.transports);
         break;
       case "network":
+        this.#outgoing.forgiveAll();
         this.#connection.onNetwork(input.online);
         break;
       case "token":
@@ -130,10 +143,11 @@ export class SyncMachine {
         this.#take(input.message);
         break;
       case "closed":
+        if (input.code === CLOSED_TOO_BIG) this.#outgoing.onTooBig();
         this.#connection.onClosed(random);
         break;
       case "timer":
-        this.#onTimer(input.name, random);
+        this.#onTimer(input, random);
         break;
       case "open":
         this.#documents.open(input.documentId, this.#own, input.record);
@@ -150,6 +164,12 @@ export class SyncMachine {
         break;
       case "write":
         this.#write(input, nowMs);
+        break;
+      case "sendHeld":
+        this.#sendHeld(input, nowMs);
+        break;
+      case "dropHeld":
+        if (this.manager(input.documentId)?.dropHeld(input.id)) this.#outputs.changed(input.documentId);
         break;
     }
     this.#emitStatus();
@@ -173,13 +193,13 @@ export class SyncMachine {
   }
 
   /**
-   * @param {TimerName} name
+   * @param {{ name: TimerName, documentId?: string }} timer
    * @param {number} random
    */
-  #onTimer(name, random) {
+  #onTimer({ name, documentId }, random) {
     if (name === "reconnect") this.#connection.connect();
-    else if (name === "retry") this.#outgoing.pushAll();
-    else if (name === "heartbeat") this.#connection.onHeartbeat(random);
+    else if (name === "retry") this.#outgoing.onRetry(documentId);
+    else if (name === "heartbeat") this.#connection.onHeartbeat(random, this.#outgoing.isWaiting);
     else this.#connection.reconnectLater(random);
   }
 
@@ -190,12 +210,13 @@ export class SyncMachine {
   #onMessage(message, random) {
     switch (message.type) {
       case "welcome":
+        this.#outgoing.onWelcome(message);
         return this.#connection.onWelcome();
       case "events":
       case "snapshot":
         return this.#take(message);
       case "live":
-        return this.#onLive(message);
+        return this.#onLive(message, random);
       case "pushed":
       case "rejected":
         return this.#outgoing.onAnswer(message, random);
@@ -221,14 +242,17 @@ export class SyncMachine {
     }
   }
 
-  /** @param {any} live */
-  #onLive(live) {
+  /**
+   * @param {any} live
+   * @param {number} random
+   */
+  #onLive(live, random) {
     if (live.collection) return this.#collection.onLive(live.position);
     const followed = this.#documents.get(live.documentId);
     if (!followed) return;
     this.#incoming.onLive(followed, live.version);
     this.#presence.onLive(followed);
-    this.#outgoing.push(followed);
+    this.#outgoing.onLive(followed, random);
   }
 
   /**
@@ -242,6 +266,22 @@ export class SyncMachine {
     if (!changes) return;
     this.#outputs.changed(documentId);
     this.#outgoing.push(followed);
+  }
+
+  /**
+   * Writes anew what was held.
+   *
+   * @param {{ documentId: string, id: number }} which
+   * @param {number} nowMs
+   */
+  #sendHeld({ documentId, id }, nowMs) {
+    const manager = this.manager(documentId);
+    const state = manager?.withHeld(id);
+    if (!manager || state === undefined) return;
+    manager.dropHeld(id);
+    this.#write({ type: "write", documentId, state }, nowMs);
+    // Also where it had nothing left to say.
+    this.#outputs.changed(documentId);
   }
 
   #emitStatus() {

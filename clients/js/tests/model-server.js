@@ -4,12 +4,18 @@
  */
 
 import { applyPatch, diff } from "../src/json-patch.js";
+import { equal } from "../src/json.js";
 
 export class ModelServer {
   version = 0;
   state = null;
+  /** By client: how many of its writes the events contain. */
   vector = Object.create(null);
+  /** By client: the numbers it has used, and the version that each led to. Some changed nothing and have no event. */
+  used = Object.create(null);
   events = [];
+  /** Whether a write that changes nothing makes no event, as with the real one. */
+  isQuiet = false;
   /** Events up to here are compacted away. */
   compacted = 0;
   /** Pushes that were answered `unavailable`, while nobody knows whether they will be done. */
@@ -31,7 +37,12 @@ export class ModelServer {
     });
     this.state = after;
     this.vector[clientId] = clientSeq;
+    this.#use(clientId, clientSeq, sequenceNum);
     return sequenceNum;
+  }
+
+  #use(clientId, clientSeq, version) {
+    (this.used[clientId] ??= [])[clientSeq - 1] = version;
   }
 
   snapshot() {
@@ -44,14 +55,18 @@ export class ModelServer {
     this.version = version;
     this.state = this.events.reduce((state, { diff }) => applyPatch(state, diff.jsonPatch), null);
     this.vector = Object.create(null);
-    for (const { clientId, clientSeq } of this.events) this.vector[clientId] = clientSeq;
+    this.used = Object.create(null);
+    for (const { clientId, clientSeq, sequenceNum } of this.events) {
+      this.vector[clientId] = clientSeq;
+      this.#use(clientId, clientSeq, sequenceNum);
+    }
     this.compacted = Math.min(this.compacted, version);
     this.stalled = [];
   }
 
   /** Takes a push that has its turn, and says that it can't tell what will become of it. */
   stall(clientId, push) {
-    if (push.clientSeq !== (this.vector[clientId] ?? 0) + 1) return this.push(clientId, push);
+    if (push.clientSeq !== (this.used[clientId]?.length ?? 0) + 1) return this.push(clientId, push);
     this.stalled.push({ clientId, push });
     const problem = { type: "urn:weft:problem:unavailable", status: 503, retryAfterMs: 1000 };
     return { type: "rejected", documentId: "g", clientSeq: push.clientSeq, problem };
@@ -71,11 +86,10 @@ export class ModelServer {
   }
 
   push(clientId, { clientSeq, baseVersion, op, state, patch }) {
-    const last = this.vector[clientId] ?? 0;
+    const last = this.used[clientId]?.length ?? 0;
     const answer = { documentId: "g", clientSeq };
     if (clientSeq <= last) {
-      const { sequenceNum } = this.events.find((event) => event.clientId === clientId && event.clientSeq === clientSeq);
-      return { type: "pushed", ...answer, version: sequenceNum, repeated: true, changed: false };
+      return { type: "pushed", ...answer, version: this.used[clientId][clientSeq - 1] ?? this.version, repeated: true, changed: false };
     }
     const rejected = (kind, more) => ({
       type: "rejected",
@@ -87,6 +101,10 @@ export class ModelServer {
     const actual = this.state === null ? 0 : this.version;
     if (baseVersion !== actual) return rejected("version-mismatch", { expected: baseVersion, actual });
     const after = op === "delete" ? null : op === "create" ? state : applyPatch(this.state, patch);
+    if (this.isQuiet && equal(after, this.state)) {
+      this.#use(clientId, clientSeq, this.version);
+      return { type: "pushed", ...answer, version: this.version, repeated: false, changed: false };
+    }
     return { type: "pushed", ...answer, version: this.commit(clientId, clientSeq, after), repeated: false, changed: true };
   }
 }

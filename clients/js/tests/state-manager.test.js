@@ -110,7 +110,7 @@ test("a refused write falls away, and those after it stay as far as they stand",
   const state = manager();
   state.write({ gold: -1, name: "Go" }, 1);
   state.write({ gold: -1, name: "Shogi" }, 2);
-  assert.deepEqual(state.dropOldest(), { gold: -1, name: "Go" });
+  assert.deepEqual(state.holdOldest({}, { isDecided: true }).after, { gold: -1, name: "Go" });
   assert.deepEqual([state.view, state.nextPush().clientSeq], [{ gold: 1, name: "Shogi" }, 1]);
 });
 

@@ -21,7 +21,7 @@ async function conforms(store, again) {
     assert.deepEqual(byId(await reader.load("me")), [record("a", 2), record("b", 1, [{ after: null, madeAtMs: 1 }])]);
     assert.deepEqual(await reader.load("../__proto__ %2f"), [record("a", 9)]);
     const clients = (await reader.clients()).toSorted((a, b) => a.unsent - b.unsent);
-    assert.deepEqual(clients, [{ clientId: "../__proto__ %2f", unsent: 0 }, { clientId: "me", unsent: 1 }]);
+    assert.deepEqual(clients, [{ clientId: "../__proto__ %2f", unsent: 0, held: 0 }, { clientId: "me", unsent: 1, held: 0 }]);
   }
   await store.delete("me", "b");
   assert.deepEqual(await again().load("me"), [record("a", 2)]);

@@ -132,7 +132,7 @@ test("a write that the server can't take now is tried later", () => {
   const [first] = sent(feed({ type: "write", documentId: "g", state: { gold: 2 } }));
   const problem = { type: "urn:weft:problem:unavailable", retryAfterMs: 700 };
   const outputs = hear({ type: "rejected", documentId: "g", clientSeq: 1, problem });
-  assert.deepEqual(outputs.at(-1), { type: "setTimer", name: "retry", delayMs: 950 });
+  assert.deepEqual(outputs.at(-1), { type: "setTimer", name: "retry", delayMs: 950, documentId: "g" });
   assert.deepEqual(sent(feed({ type: "timer", name: "retry" })), [first]);
 });
 

@@ -21,7 +21,7 @@ export const WELCOME_WAIT_MS = 10_000;
 export const HEARTBEAT_MS = 10_000;
 
 /** @type {TimerName[]} What is waited for only while there is a connection, or until there is one. */
-const TIMERS = ["welcome", "heartbeat", "answer", "retry", "reconnect"];
+const TIMERS = ["welcome", "heartbeat", "answer", "reconnect"];
 
 export class Connection {
   wanted = false;
@@ -111,8 +111,12 @@ export class Connection {
     this.connect();
   }
 
-  /** @param {number} random */
-  onHeartbeat(random) {
+  /**
+   * @param {number} random
+   * @param {boolean} isBusy whether something large may be on its way, behind which a question would wait
+   */
+  onHeartbeat(random, isBusy) {
+    if (isBusy) return this.#outputs.setTimer("heartbeat", HEARTBEAT_MS);
     if (this.#silentBeats >= 2) return this.reconnectLater(random);
     this.#silentBeats += 1;
     this.#outputs.send({ type: "ping" });

@@ -12,6 +12,11 @@ import { StateManager } from "../state-manager.js";
  * @property {StateManager} manager
  * @property {boolean} live whether it has caught up on this connection
  * @property {boolean} inFlight whether a push of it waits for its answer
+ * @property {number} sentBytes how large the last push was
+ * @property {boolean} resting whether the oldest write waits before it is sent again
+ * @property {number} undecided how often the oldest write was sent without an answer that decides about it
+ * @property {number} between how often something else answered in place of the server since the last decision
+ * @property {number} tooBig how often a connection was closed over the oldest write, as a message was too big
  * @property {number} pushedOn the version that the last push was made on
  * @property {number} waitFor push nothing before the confirmed state has this version
  * @property {Json} shown what this client shows of itself on it; `null` for nothing
@@ -103,7 +108,10 @@ export class Documents {
   cutOff() {
     for (const followed of this.#followed.values()) {
       followed.live = false;
+      if (followed.inFlight) followed.undecided += 1;
       followed.inFlight = false;
+      if (followed.resting) this.#outputs.clearTimer("retry", followed.manager.documentId);
+      followed.resting = false;
       // A server that was set back may never come to that version.
       followed.waitFor = 0;
       // Whether the write is stored will be seen when its event comes, or by sending it again, which changes nothing.
@@ -119,7 +127,8 @@ export class Documents {
  */
 function follow(manager, record) {
   if (record) manager.restore(record);
-  return { manager, live: false, inFlight: false, pushedOn: 0, waitFor: 0, shown: null, others: new Map() };
+  const tries = { inFlight: false, sentBytes: 0, resting: false, undecided: 0, between: 0, tooBig: 0 };
+  return { manager, live: false, ...tries, pushedOn: 0, waitFor: 0, shown: null, others: new Map() };
 }
 
 /**

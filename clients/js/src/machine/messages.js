@@ -12,7 +12,10 @@
  * @typedef {"off" | "offline" | "connecting" | "catching-up" | "live"} Status
  */
 
-/** @typedef {"reconnect" | "welcome" | "heartbeat" | "answer" | "retry"} TimerName */
+/** There is one of each, but of `retry` one for each document.
+ *
+ * @typedef {"reconnect" | "welcome" | "heartbeat" | "answer" | "retry"} TimerName
+ */
 
 /** @typedef {(
  *   | { type: "connect" }
@@ -24,20 +27,22 @@
  *   | { type: "synced", message: any }
  *   | { type: "closed", code?: number, reason?: string }
  *   | { type: "token", token: string | undefined }
- *   | { type: "timer", name: TimerName }
+ *   | { type: "timer", name: TimerName, documentId?: string }
  *   | { type: "open", documentId: string, record?: DocumentRecord }
  *   | { type: "close", documentId: string }
  *   | { type: "show", documentId: string, data: Json }
  *   | { type: "watch", position: number }
  *   | { type: "write", documentId: string, state: Json, record?: DocumentRecord }
+ *   | { type: "sendHeld", documentId: string, id: number }
+ *   | { type: "dropHeld", documentId: string, id: number }
  * )} Input */
 
 /** @typedef {(
  *   | { type: "open", transport: TransportName }
  *   | { type: "close" }
  *   | { type: "send", message: any }
- *   | { type: "setTimer", name: TimerName, delayMs: number }
- *   | { type: "clearTimer", name: TimerName }
+ *   | { type: "setTimer", name: TimerName, delayMs: number, documentId?: string }
+ *   | { type: "clearTimer", name: TimerName, documentId?: string }
  *   | { type: "save", documentId: string }
  *   | { type: "emit", event: ClientEvent }
  * )} Output */
@@ -83,14 +88,15 @@ export class Outputs {
   /**
    * @param {TimerName} name
    * @param {number} delayMs
+   * @param {string} [documentId]
    */
-  setTimer(name, delayMs) {
-    this.put({ type: "setTimer", name, delayMs });
+  setTimer(name, delayMs, documentId) {
+    this.put({ type: "setTimer", name, delayMs, ...(documentId !== undefined && { documentId }) });
   }
 
-  /** @param {TimerName} name */
-  clearTimer(name) {
-    this.put({ type: "clearTimer", name });
+  /** @param {TimerName} name @param {string} [documentId] */
+  clearTimer(name, documentId) {
+    this.put({ type: "clearTimer", name, ...(documentId !== undefined && { documentId }) });
   }
 
   /** @param {string} documentId */

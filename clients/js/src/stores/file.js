@@ -2,6 +2,7 @@
 
 import { mkdir, open, readdir, readFile, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { countWrites } from "./memory.js";
 
 /** @typedef {import("../state-manager.js").DocumentRecord} DocumentRecord */
 
@@ -46,7 +47,7 @@ export class FileStore {
       names.map(async (name) => {
         const clientId = decodeURIComponent(name.slice(0, -".json".length));
         const records = await this.load(clientId);
-        return { clientId, unsent: records.reduce((sum, { pending }) => sum + pending.length, 0) };
+        return { clientId, ...countWrites(records) };
       }),
     );
   }

@@ -2,6 +2,8 @@
 
 /** @typedef {import("../state-manager.js").DocumentRecord} DocumentRecord */
 
+import { countWrites } from "./memory.js";
+
 const RECORDS = "records";
 
 /** @implements {import("./memory.js").Store} */
@@ -35,16 +37,17 @@ export class IndexedDbStore {
     await this.#run("readwrite", (records) => records.delete([clientId, documentId]));
   }
 
-  /** @returns {Promise<{ clientId: string, unsent: number }[]>} */
   async clients() {
-    /** @type {Map<string, number>} */
-    const unsent = new Map();
+    /** @type {Map<string, { unsent: number, held: number }>} */
+    const clients = new Map();
     const keys = /** @type {[string, string][]} */ (await this.#run("readonly", (records) => records.getAllKeys()));
     for (const key of keys) {
       const record = await this.#run("readonly", (records) => records.get(key));
-      unsent.set(key[0], (unsent.get(key[0]) ?? 0) + (record?.pending.length ?? 0));
+      const { unsent = 0, held = 0 } = clients.get(key[0]) ?? {};
+      const more = countWrites(record ? [record] : []);
+      clients.set(key[0], { unsent: unsent + more.unsent, held: held + more.held });
     }
-    return [...unsent].map(([clientId, count]) => ({ clientId, unsent: count }));
+    return [...clients].map(([clientId, counts]) => ({ clientId, ...counts }));
   }
 
   /**

@@ -8,8 +8,14 @@
  * @property {(clientId: string) => Promise<DocumentRecord[]>} load
  * @property {(clientId: string, record: DocumentRecord) => Promise<void>} put durable when it resolves
  * @property {(clientId: string, documentId: string) => Promise<void>} delete
- * @property {() => Promise<{ clientId: string, unsent: number }[]>} clients who has records here
+ * @property {() => Promise<{ clientId: string, unsent: number, held: number }[]>} clients who has records here
  */
+
+/** How many writes some records hold. @param {DocumentRecord[]} records */
+export const countWrites = (records) => ({
+  unsent: records.reduce((sum, { pending }) => sum + pending.length, 0),
+  held: records.reduce((sum, { held = [] }) => sum + held.length, 0),
+});
 
 /** @implements {Store} */
 export class MemoryStore {
@@ -41,7 +47,7 @@ export class MemoryStore {
   async clients() {
     return [...this.#clients].map(([clientId, records]) => ({
       clientId,
-      unsent: [...records.values()].reduce((sum, { pending }) => sum + pending.length, 0),
+      ...countWrites([...records.values()]),
     }));
   }
 }

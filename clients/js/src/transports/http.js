@@ -7,6 +7,7 @@
  * @module
  */
 
+import { isKind, isOwn, problemOf } from "../machine/problems.js";
 import { readServerSentEvents } from "./server-sent-events.js";
 
 /** @typedef {import("./websocket.js").Listener} Listener */
@@ -14,8 +15,11 @@ import { readServerSentEvents } from "./server-sent-events.js";
 
 /** How long the server holds a long poll. */
 const POLL_WAIT_S = 25;
-/** How long a request may take beyond what the server was asked to wait. */
+/** How long a request may take beyond what the server was asked to wait, and what its body takes on a slow way. */
 const REQUEST_WAIT_MS = 10_000;
+const UPLOAD_BYTES_PER_S_MIN = 16 * 1024;
+/** The largest body that a server takes, see docs/formats/eventsync-wire.md. */
+const BODY_BYTES_MAX = 1024 * 1024;
 /** A stream that is silent for so long is dead; the server sends a comment every 15 s. */
 const STREAM_SILENCE_MS = 40_000;
 /** How many events one page holds. */
@@ -89,7 +93,7 @@ class HttpLink {
       case "hello":
         this.#clientId = message.clientId;
         this.#token = message.token;
-        this.hear({ type: "welcome", clientId: message.clientId });
+        this.hear({ type: "welcome", clientId: message.clientId, limits: { messageBytes: BODY_BYTES_MAX } });
         this.#subscribe(message);
         break;
       case "authenticate":
@@ -150,7 +154,9 @@ class HttpLink {
     if (this.#token) headers.authorization = `Bearer ${this.#token}`;
     if (body !== undefined) headers["content-type"] = "application/json";
     const deadline = new AbortController();
-    const timer = setTimeout(() => deadline.abort(), REQUEST_WAIT_MS + waitMs);
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    const uploadMs = ((text?.length ?? 0) / UPLOAD_BYTES_PER_S_MIN) * 1000;
+    const timer = setTimeout(() => deadline.abort(), REQUEST_WAIT_MS + waitMs + uploadMs);
     const abort = () => deadline.abort();
     signal?.addEventListener("abort", abort);
     try {
@@ -159,9 +165,11 @@ class HttpLink {
       const response = await fetch(new URL(path, this.base), {
         method: body === undefined ? "GET" : "POST",
         headers,
-        body: body === undefined ? undefined : JSON.stringify(body),
+        body: text,
         signal: deadline.signal,
         cache: "no-store",
+        // A redirect may turn a write into a question, and its answer into another server's.
+        redirect: body === undefined ? "follow" : "manual",
       });
       if (!response.ok) throw new ProblemError(await problemOf(response));
       // The body of a stream may take as long as it likes; others are here soon or not at all.
@@ -193,8 +201,8 @@ class HttpLink {
       try {
         await this.read(this, { documentId, from, signal });
       } catch (error) {
-        // One document that may not be read leaves the others as they are.
-        if (!(error instanceof ProblemError) || error.problem.status !== 403) throw error;
+        // One document that may not be read leaves the others as they are. That is the server's to say.
+        if (!(error instanceof ProblemError) || !isKind(error.problem, "forbidden")) throw error;
         this.hear({ type: "error", problem: error.problem, documentId });
       }
     }, signal);
@@ -205,10 +213,10 @@ class HttpLink {
     try {
       const body = { ...push, clientId: this.#clientId };
       const response = await this.request(`api/push/${encodeURIComponent(push.documentId)}`, { body });
-      this.hear({ ...(await response.json()), type: "pushed" });
+      this.hear({ ...(await readPushed(response, push)), type: "pushed" });
     } catch (error) {
       // Without a good token nothing is decided about the write: it is sent again under the next one.
-      if (!(error instanceof ProblemError) || error.problem.status === 401) throw error;
+      if (!(error instanceof ProblemError) || isKind(error.problem, "not-authenticated")) throw error;
       const { problem } = error;
       const { documentId, clientSeq } = push;
       this.hear({ type: "rejected", documentId, clientSeq, problem, current: problem.current });
@@ -226,7 +234,7 @@ class HttpLink {
       await action();
     } catch (error) {
       if (this.#closed || signal?.aborted) return;
-      if (error instanceof ProblemError && error.problem.status === 401) this.hear({ type: "error", problem: error.problem });
+      if (error instanceof ProblemError && error.problem.status === 401 && isOwn(error.problem)) this.hear({ type: "error", problem: error.problem });
       this.close();
       this.listener.closed(undefined, String(error));
     }
@@ -252,20 +260,24 @@ const pause = (ms, signal) =>
     else signal.addEventListener("abort", stop, { once: true });
   });
 
-/** @param {Response} response */
-async function problemOf(response) {
-  const unknown = { type: "about:blank", title: `the server answered ${response.status}`, status: response.status };
-  try {
-    return { ...unknown, ...(await response.json()) };
-  } catch {
-    // A proxy's error page, most likely. Its status still tells whether to try again.
-    return response.status >= 500 ? { ...unknown, type: "urn:weft:problem:unavailable" } : unknown;
-  }
+/**
+ * The answer to a push, if it is one: a page that says something else with a 200 has taken no write.
+ *
+ * @param {Response} response
+ * @param {any} push
+ */
+async function readPushed(response, { documentId, clientSeq }) {
+  const copy = response.clone();
+  const pushed = await response.json().catch(() => undefined);
+  if (pushed?.documentId === documentId && pushed.clientSeq === clientSeq && Number.isSafeInteger(pushed.version)) return pushed;
+  throw new ProblemError(await problemOf(copy));
 }
 
 /** Whether there is nothing to have the state of. Then its first event can still be waited for. @param {unknown} error */
-const isUnknownDocument = (error) =>
-  error instanceof ProblemError && error.problem.type === "urn:weft:problem:unknown-document";
+const isUnknownDocument = (error) => error instanceof ProblemError && isKind(error.problem, "unknown-document");
+
+/** Whether what was asked for is compacted away, or of another history. @param {unknown} error */
+const isGone = (error) => error instanceof ProblemError && isKind(error.problem, "history-compacted");
 
 /** @typedef {string | number} Place after which event to go on, as it stands in an address */
 
@@ -330,7 +342,7 @@ async function poll(link, { documentId, from, signal }) {
       }
     } catch (error) {
       if (isUnknownDocument(error)) after = 0;
-      else if (error instanceof ProblemError && error.problem.status === 410) after = undefined;
+      else if (isGone(error)) after = undefined;
       else throw error;
     }
   }
@@ -370,7 +382,7 @@ async function pollCollection(link, after, signal) {
     const page = await link.ask(path, { waitMs: wait * 1000, signal }).then(
       (response) => response.json(),
       (error) => {
-        if (!(error instanceof ProblemError) || error.problem.status !== 410) throw error;
+        if (!isGone(error)) throw error;
         const position = error.problem.position ?? 0;
         link.hear({ type: "resync", collection: true, reason: error.message, position });
         return { events: [], position };

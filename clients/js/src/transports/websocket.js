@@ -14,9 +14,19 @@ export function openWebSocket(base, listener, { WebSocket }) {
   url.protocol = url.protocol.replace("http", "ws");
   const socket = new WebSocket(url, "eventsync.v1.json");
   socket.onopen = () => listener.opened();
-  socket.onmessage = ({ data }) => listener.message(JSON.parse(data));
+  socket.onmessage = ({ data }) => {
+    let message;
+    try {
+      message = JSON.parse(data);
+    } catch {
+      link.close();
+      return listener.closed(undefined, "not a message");
+    }
+    listener.message(message);
+  };
   socket.onclose = ({ code, reason }) => listener.closed(code, reason);
-  return {
+  const link = {
+    /** @param {any} message */
     send: (message) => {
       // One that is closing drops what it is given; `closed` follows and says so.
       if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
@@ -26,4 +36,5 @@ export function openWebSocket(base, listener, { WebSocket }) {
       socket.close();
     },
   };
+  return link;
 }
