@@ -54,7 +54,10 @@ async function create() {
   byId("field-name").select();
 }
 
-client.on("refused", ({ problem }) => toast(`The server refused an edit: ${problem.detail ?? problem.title}`, { error: true }));
+client.on("refused", ({ problem }) => {
+  const why = problem.detail ?? problem.title;
+  toast(problem.status === 413 ? `An edit is too large, and kept here: ${why}` : `The server refused an edit, which is kept here: ${why}`, { error: true });
+});
 startStatus(client);
 startList(games, { selected, create });
 addEventListener("hashchange", () => {

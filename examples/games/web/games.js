@@ -80,11 +80,16 @@ export class Games extends EventTarget {
   /** All games there are, by name. */
   get all() {
     const ids = new Set([...this.#items.keys(), ...this.client.documentIds]);
-    const games = [...ids].map((id) => ({ id, state: this.view(id), unsent: this.client.document(id)?.unsent ?? 0 }));
+    const games = [...ids].map((id) => {
+      const { unsent = 0, held = [] } = this.client.document(id) ?? {};
+      const state = this.view(id);
+      return { id, state, name: nameOf(state ?? held.at(-1)?.after), unsent, held: held.length };
+    });
     const byName = new Intl.Collator(undefined, { numeric: true }).compare;
     return games
-      .filter(({ state }) => state !== null)
-      .sort((a, b) => byName(nameOf(a.state), nameOf(b.state)) || byName(a.id, b.id));
+      // A game that could not be made is there as long as it is kept.
+      .filter(({ state, held }) => state !== null || held > 0)
+      .sort((a, b) => byName(a.name, b.name) || byName(a.id, b.id));
   }
 
   /** @param {any} event */

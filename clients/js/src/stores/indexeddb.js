@@ -61,6 +61,8 @@ export class IndexedDbStore {
     return new Promise((resolve, reject) => {
       const transaction = database.transaction(RECORDS, mode, { durability: "strict" });
       const request = action(transaction.objectStore(RECORDS));
+      // Nothing more is to come in it. A page that is being left has no time to wait until the browser sees that.
+      if (mode === "readwrite") transaction.commit();
       transaction.oncomplete = () => resolve(request.result);
       transaction.onabort = () => reject(transaction.error);
     });

@@ -6,6 +6,7 @@ import { nameOf, write } from "../games.js";
 import { History } from "../history.js";
 import { makeConflicts } from "./conflicts.js";
 import { makeEditor } from "./editor.js";
+import { makeHeld } from "./held.js";
 import { makeLog } from "./log.js";
 import { makePeople } from "./people.js";
 import { makeTimeline } from "./timeline.js";
@@ -23,6 +24,7 @@ export function openDetail(client, id, { leave }) {
   let past = undefined;
 
   const conflicts = makeConflicts(client, id);
+  const held = makeHeld(client, id);
   const vector = makeVector(manager, client.clientId);
   const timeline = makeTimeline(history, {
     shown: (version) => {
@@ -67,7 +69,7 @@ export function openDetail(client, id, { leave }) {
     "article",
     { class: "detail" },
     head,
-    h("div", { class: "detail-main" }, gone, form, timeline.element, conflicts.element),
+    h("div", { class: "detail-main" }, held.element, gone, form, timeline.element, conflicts.element),
     h("div", { class: "detail-side" }, vector.element, log),
   );
 
@@ -76,6 +78,7 @@ export function openDetail(client, id, { leave }) {
     setText(title, state === null ? "No game here" : nameOf(state));
     setText(version, manager.version > 0 ? `v${manager.version}` : "");
     vector.render();
+    held.render();
     timeline.setLatest(manager.version);
     if (past === undefined) showState(state, { readOnly: false });
   };

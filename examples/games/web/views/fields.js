@@ -11,6 +11,19 @@ import { h } from "../dom.js";
 /** How long after the last key a text counts as written. */
 const TYPING_PAUSE_MS = 400;
 
+/** @type {Map<HTMLElement, () => void>} The fields, and what writes down what is typed in each. */
+const bound = new Map();
+
+/** Whoever leaves the window has written what stands there, also within the pause. */
+const leave = () => {
+  for (const [control, commit] of bound) {
+    if (control.isConnected) commit();
+    else bound.delete(control);
+  }
+};
+addEventListener("pagehide", leave);
+document.addEventListener("visibilitychange", leave);
+
 /** What a field does with the text typed into it.
  *
  * @typedef {object} Binding
@@ -67,6 +80,7 @@ export function bind(control, { key, toText, fromText, write, clashed }) {
     if (control.tagName === "SELECT") commit();
     else timer = setTimeout(commit, TYPING_PAUSE_MS);
   });
+  bound.set(control, commit);
   control.addEventListener("change", commit);
   control.addEventListener("blur", commit);
   control.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {

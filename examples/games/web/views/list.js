@@ -1,7 +1,6 @@
 /** The list of games. @module */
 
 import { byId, h, renderList, setText } from "../dom.js";
-import { nameOf } from "../games.js";
 
 /**
  * @param {import("../games.js").Games} games
@@ -41,11 +40,13 @@ function render(games, selected, changed) {
       if (game.id === selected) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
       const { name, status, figures, unsent } = item.parts;
-      setText(name, nameOf(game.state));
-      setText(status, String(game.state.status ?? ""));
-      status.dataset.status = String(game.state.status ?? "");
+      setText(name, game.name);
+      setText(status, String(game.state?.status ?? ""));
+      status.dataset.status = String(game.state?.status ?? "");
       setText(figures, figuresOf(game.state));
-      unsent.hidden = game.unsent === 0;
+      unsent.hidden = game.unsent + game.held === 0;
+      setText(unsent, game.held > 0 ? "an edit can't be sent" : "not sent");
+      unsent.classList.toggle("blocked", game.held > 0);
       if (existing && changed.has(game.id)) flash(item);
       return item;
     },
@@ -58,7 +59,7 @@ function makeItem(id) {
     name: h("span", { class: "game-name" }),
     status: h("span", { class: "chip" }),
     figures: h("span", { class: "figures" }),
-    unsent: h("span", { class: "unsent", title: "not sent yet", hidden: true }, "not sent"),
+    unsent: h("span", { class: "unsent", hidden: true }),
   };
   const link = h("a", { href: `#/games/${encodeURIComponent(id)}` }, parts.name, parts.status, parts.figures, parts.unsent);
   return Object.assign(h("li", {}, link), { parts });
@@ -67,6 +68,7 @@ function makeItem(id) {
 /** @param {any} state */
 function figuresOf(state) {
   const figures = [];
+  if (state === null) return "";
   if (typeof state.level === "number") figures.push(`level ${state.level}`);
   if (typeof state.gold === "number") figures.push(`${state.gold.toLocaleString()} gold`);
   if (Array.isArray(state.players)) figures.push(`${state.players.length} ${state.players.length === 1 ? "player" : "players"}`);
