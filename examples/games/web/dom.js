@@ -52,7 +52,8 @@ export function renderList(list, items, keyOf, render) {
     const key = keyOf(item);
     const element = render(item, existing.get(key));
     element.dataset.key = key;
-    existing.delete(key);
+    // One that was made anew stands in the place of the one before.
+    if (existing.get(key) === element) existing.delete(key);
     if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
   });
   for (const gone of existing.values()) gone.remove();

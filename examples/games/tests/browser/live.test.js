@@ -108,6 +108,13 @@ test("each sees who else has the game open, and at which field", together(async 
   await right.page.focus("#field-name");
   await left.page.locator("#field-name[data-others]").waitFor();
   assert.equal(await left.page.locator("[data-others]").count(), 1);
+  assert.equal(await left.page.locator(".person").count(), 1, "one is there, wherever it was before");
+  // The name of the game has room beside them, and nothing sticks out.
+  for (const width of [320, 390, 768, 1280]) {
+    await left.page.setViewportSize({ width, height: 800 });
+    assert.ok((await left.page.locator("#game-title").boundingBox()).height < 40, `the name is one line at ${width} px`);
+    assert.equal(await left.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0, `${width} px`);
+  }
   // Cut off, nobody is known to be here; back, all are.
   ann.cable.cut();
   await left.page.locator('.people[data-count="0"]').waitFor({ state: "attached" });
@@ -115,4 +122,5 @@ test("each sees who else has the game open, and at which field", together(async 
   await left.page.locator('.person[data-field="name"]').waitFor();
   await right.page.close();
   await left.page.locator('.people[data-count="0"]').waitFor({ state: "attached" });
+  assert.equal(await left.page.locator(".person").count(), 0);
 }));

@@ -43,6 +43,24 @@ test("the log, the state vector and the slider tell what happened", together(asy
   assert.deepEqual([game.gold, game.level, events.length], [100, 1, 6]);
 }));
 
+test("a snapshot is made by hand, and shown again later", together(async ({ program, ann }) => {
+  const left = await ann.open();
+  const id = await left.create("Kept");
+  await left.set("gold", 5);
+  await left.hasUnsent(0);
+  await left.page.click("text=Take a snapshot");
+  await left.page.locator(".snapshots .number", { hasText: "#3" }).waitFor();
+  await left.set("gold", 6);
+  await left.hasUnsent(0);
+  const { body } = await program.get(`/api/snapshots/${encodeURIComponent(id)}`);
+  assert.deepEqual(body.items.map(({ version }) => version), [3]);
+  await left.page.reload();
+  await left.shows("gold", 6);
+  await left.page.locator(".snapshots .number", { hasText: "#3" }).click();
+  await left.shows("gold", 5);
+  assert.ok(await left.page.isDisabled("#field-gold"));
+}));
+
 test("the slider reaches events from long before the page was opened", together(async ({ program, ann }) => {
   const write = async (path, method, body) => {
     const headers = { "content-type": "application/json" };

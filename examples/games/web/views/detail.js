@@ -9,6 +9,7 @@ import { makeEditor } from "./editor.js";
 import { makeHeld } from "./held.js";
 import { makeLog } from "./log.js";
 import { makePeople } from "./people.js";
+import { makeSnapshots } from "./snapshots.js";
 import { makeTimeline } from "./timeline.js";
 import { makeVector } from "./vector.js";
 
@@ -38,6 +39,8 @@ export function openDetail(client, id, { leave }) {
       toast(`Event ${version} is back, as a new one.`);
     },
   });
+  const snapshots = makeSnapshots(id, (version) => timeline.show(version));
+  timeline.element.append(snapshots.element);
   const log = makeLog(history, client.clientId, (version) => {
     timeline.show(version);
     timeline.element.scrollIntoView({ block: "nearest" });
@@ -139,6 +142,7 @@ export function openDetail(client, id, { leave }) {
       if (documentId !== id) return;
       render();
       void readHistory();
+      if (manager.version > 0) void snapshots.read();
     }),
     client.on("conflict", ({ documentId, conflicts: found }) => {
       if (documentId === id) for (const conflict of found) if (!equal(conflict.local, conflict.remote)) conflicts.add(conflict);
