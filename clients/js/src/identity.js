@@ -68,10 +68,12 @@ export async function adoptOrphans(store, send, name) {
 function claim(clientId) {
   if (!navigator.locks) return Promise.resolve(false);
   return new Promise((resolve) => {
-    navigator.locks.request(`weft-client-${clientId}`, { ifAvailable: true }, (lock) => {
+    const held = navigator.locks.request(`weft-client-${clientId}`, { ifAvailable: true }, (lock) => {
       resolve(lock !== null);
       // The lock is held as long as this promise is pending: for ever.
       return lock === null ? undefined : new Promise(() => {});
     });
+    // A page that may keep nothing gets no locks either.
+    held.catch(() => resolve(false));
   });
 }

@@ -106,6 +106,8 @@ export class StateManager {
     this.pending = [];
     /** @type {HeldWrite[]} Writes that can't go, oldest first. The view is without them. */
     this.held = [];
+    /** How far the server's clock is ahead of this one, by which the times of writes are made: for who asks which was later. */
+    this.clockOffsetMs = 0;
     /** @type {number | undefined} The version that the oldest write got, while its event is on the way. */
     this.storedAt = undefined;
   }
@@ -233,7 +235,8 @@ export class StateManager {
       }
       const { after: local, madeAtMs } = write;
       const { documentId } = this;
-      const resolution = resolver.resolve({ documentId, base, local, remote, localTimeMs: madeAtMs, remoteTimeMs });
+      const localTimeMs = madeAtMs + this.clockOffsetMs;
+      const resolution = resolver.resolve({ documentId, base, local, remote, localTimeMs, remoteTimeMs });
       conflicts.push(...resolution.conflicts);
       // A write that has nothing left to say falls away.
       if (!equal(resolution.value, remote)) rebased.push({ after: resolution.value, madeAtMs });

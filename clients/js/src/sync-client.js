@@ -56,6 +56,7 @@ export class SyncClient {
   #saves = new Map();
   /** @type {Set<string>} The documents that are kept with unsent or held writes. */
   #keptWaiting = new Set();
+  #isStoreFailing = false;
   /** @type {Map<string, ReturnType<typeof setTimeout>>} By document: a save that waits for more. */
   #lateSaves = new Map();
 
@@ -381,7 +382,7 @@ export class SyncClient {
       try {
         await this.#saves.get(message.documentId);
       } catch {
-        return this.#input({ type: "closed", reason: "the store failed" });
+        // A store that is full or broken was told. With the server the write is safer than here, where nothing is kept.
       }
       if (this.#link !== link) return;
     }
@@ -416,7 +417,10 @@ export class SyncClient {
     if (!record) return;
     if (record.pending.length > 0 || record.held) this.#keptWaiting.add(documentId);
     const saved = this.store.put(this.clientId, record);
-    saved.catch((error) => {
+    saved.then(() => (this.#isStoreFailing = false), (error) => {
+      // Once, until it works again: every key that is typed would fail anew.
+      if (this.#isStoreFailing) return;
+      this.#isStoreFailing = true;
       const problem = { title: "the browser did not keep a change", detail: String(error) };
       this.#emit({ type: "error", problem, documentId });
     });

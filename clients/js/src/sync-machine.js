@@ -137,7 +137,7 @@ export class SyncMachine {
         break;
       case "message":
         this.#connection.onMessage();
-        if (this.#connection.greeted) this.#onMessage(input.message, random);
+        if (this.#connection.greeted) this.#onMessage(input.message, nowMs, random);
         break;
       case "synced":
         this.#take(input.message);
@@ -205,12 +205,15 @@ export class SyncMachine {
 
   /**
    * @param {any} message
+   * @param {number} nowMs
    * @param {number} random
    */
-  #onMessage(message, random) {
+  #onMessage(message, nowMs, random) {
     switch (message.type) {
       case "welcome":
         this.#outgoing.onWelcome(message);
+        // Clocks of browsers may be hours off. Which of two edits was the later one is asked by the server's.
+        if (Number.isFinite(message.serverTime)) this.#documents.onClock(message.serverTime - nowMs);
         return this.#connection.onWelcome();
       case "events":
       case "snapshot":

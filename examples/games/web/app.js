@@ -9,7 +9,7 @@ import { newGame } from "./views/editor.js";
 import { startList } from "./views/list.js";
 import { startStatus } from "./views/status.js";
 
-const { client, store } = await startSession();
+const { client, store, isKept } = await startSession();
 const games = new Games(client);
 
 /** The open game, by the address: `#/games/<id>`. */
@@ -59,6 +59,7 @@ client.on("refused", ({ problem }) => {
   toast(problem.status === 413 ? `An edit is too large, and kept here: ${why}` : `The server refused an edit, which is kept here: ${why}`, { error: true });
 });
 startStatus(client);
+if (!isKept) toast("This browser lets the page keep nothing: what is not sent is lost when the window closes.", { error: true });
 startList(games, { selected, create });
 addEventListener("hashchange", () => {
   if (route()) byId("main").focus({ preventScroll: true });

@@ -76,7 +76,7 @@ export const authorization = () => (token === undefined ? {} : { authorization: 
 
 /** Makes this window's client, with what an earlier window left unsent. It is not connected yet. */
 export async function startSession() {
-  const { store, clientId } = await openStore();
+  const { store, clientId, isKept } = await openStore();
   const client = makeClient(store, clientId);
   await client.restore();
   addEventListener("online", () => client.setNetwork(true));
@@ -85,17 +85,17 @@ export async function startSession() {
   addEventListener("visibilitychange", () => document.visibilityState === "visible" && navigator.onLine && client.setNetwork(true));
   addEventListener("pagehide", () => void client.saved().catch(() => {}));
   if (!navigator.onLine) client.setNetwork(false);
-  return { client, store };
+  return { client, store, isKept };
 }
 
 async function openStore() {
   try {
     const store = new IndexedDbStore();
-    return { store, clientId: await claimIdentity(store, nameOf(token)) };
+    return { store, clientId: await claimIdentity(store, nameOf(token)), isKept: true };
   } catch {
     // No IndexedDB here: edits are kept while the page is open.
     const store = new MemoryStore();
-    return { store, clientId: await claimIdentity(store, nameOf(token)) };
+    return { store, clientId: await claimIdentity(store, nameOf(token)), isKept: false };
   }
 }
 

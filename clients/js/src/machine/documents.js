@@ -26,6 +26,7 @@ import { StateManager } from "../state-manager.js";
 export class Documents {
   /** @type {Map<string, Followed>} */
   #followed = new Map();
+  #clockOffsetMs = 0;
   #outputs;
   #isGreeted;
 
@@ -78,6 +79,7 @@ export class Documents {
   open(documentId, options, record, first = () => {}) {
     const known = this.#followed.get(documentId);
     const followed = known ?? follow(new StateManager({ documentId, ...options }), record);
+    followed.manager.clockOffsetMs = this.#clockOffsetMs;
     first(followed);
     this.#followed.set(documentId, followed);
     if (!known && this.#isGreeted()) this.subscribe(followed);
@@ -102,6 +104,12 @@ export class Documents {
   subscribe(followed, from = resume(followed.manager)) {
     followed.live = false;
     this.#outputs.send({ type: "subscribe", documents: { [followed.manager.documentId]: from } });
+  }
+
+  /** @param {number} offsetMs how far the server's clock is ahead of this client's */
+  onClock(offsetMs) {
+    this.#clockOffsetMs = offsetMs;
+    for (const { manager } of this.#followed.values()) manager.clockOffsetMs = offsetMs;
   }
 
   /** The connection is lost. */

@@ -66,6 +66,8 @@ class HttpLink {
   /** @type {Map<string | undefined, AbortController>} by document; the collection has no id */
   #subscriptions = new Map();
   #closed = false;
+  /** By the server's clock, when it was asked whether it is there; `NaN` if it does not say. */
+  #serverTime = NaN;
   #clientId = "";
   /** @type {string | undefined} */
   #token = undefined;
@@ -82,7 +84,8 @@ class HttpLink {
     this.fetch = fetch;
     this.read = read;
     this.#try(async () => {
-      await this.request("livez", {});
+      const alive = await this.request("livez", {});
+      this.#serverTime = Date.parse(alive.headers.get("date") ?? "");
       if (!this.#closed) this.listener.opened();
     });
   }
@@ -93,7 +96,7 @@ class HttpLink {
       case "hello":
         this.#clientId = message.clientId;
         this.#token = message.token;
-        this.hear({ type: "welcome", clientId: message.clientId, limits: { messageBytes: BODY_BYTES_MAX } });
+        this.hear({ type: "welcome", clientId: message.clientId, serverTime: this.#serverTime, limits: { messageBytes: BODY_BYTES_MAX } });
         this.#subscribe(message);
         break;
       case "authenticate":
@@ -173,7 +176,7 @@ class HttpLink {
       });
       if (!response.ok) throw new ProblemError(await problemOf(response));
       // The body of a stream may take as long as it likes; others are here soon or not at all.
-      if (accept !== "text/event-stream") return new Response(await response.text());
+      if (accept !== "text/event-stream") return new Response(await response.text(), { headers: { date: response.headers.get("date") ?? "" } });
       signal?.addEventListener("abort", () => response.body?.cancel().catch(() => {}));
       return response;
     } finally {
