@@ -49,7 +49,7 @@ impl Node {
                 Record::Define { alias, kind, epoch, next, topic } => {
                     current = None;
                     match self.define(id, kind, epoch, next, topic) {
-                        Ok(stream) if streams.len() < INBOUND_MAX => {
+                        Ok(stream) if streams.len() < INBOUND_MAX || streams.contains_key(&alias) => {
                             let (topic, publishes) = (stream.topic, kind == Kind::Publish);
                             if let Some(old) = streams.insert(alias, stream) {
                                 self.stream_ends(id, old.topic, alias);

@@ -178,3 +178,21 @@ fn nobody_goes_on_from_an_owner_that_numbered_nothing() {
     tell(&mut node, link, &[stream(1, Kind::Message, 5, 3, "t", &[b"c"])]);
     assert_eq!(texts(arrivals(&mut node, sub)).last().unwrap(), "c");
 }
+
+/// A stream is defined anew when its owner's epoch changes. It is none more.
+#[test]
+fn a_stream_is_defined_anew_where_no_further_one_has_room() {
+    let mut node = node_with(|_| {});
+    let link = joined(&mut node, ANN, 1);
+    let sub = open_sub(&mut node, "news");
+    let mut body = BytesMut::new();
+    for alias in 1..=1 << 17 {
+        put_define(&mut body, alias, Kind::Open, 1, 1, "news");
+    }
+    tell(&mut node, link, &[Command::Batch(body.freeze())]);
+    assert_eq!(node.counters().refused, 0);
+    tell(&mut node, link, &[stream((1 << 17) + 1, Kind::Open, 1, 1, "news", &[b"one too many"])]);
+    assert_eq!(node.counters().refused, 2, "the stream, and its message");
+    tell(&mut node, link, &[stream(7, Kind::Open, 2, 1, "news", &[b"anew"])]);
+    assert_eq!(texts(arrivals(&mut node, sub)), ["anew"]);
+}
