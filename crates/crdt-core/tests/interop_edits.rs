@@ -3,8 +3,11 @@
 
 mod support;
 
-use crdt_core::{Document, Model, Patch, SessionId, Value, model::UndoOptions};
-use support::{hex, items, node::JsonJoy, seeded::Random, text};
+use crdt_core::{
+    Applied, Document, Model, Patch, PatchBuilder, SessionId, Timespan, Timestamp, Value, model::UndoOptions,
+    patch::Op,
+};
+use support::{get, hex, items, node::JsonJoy, seeded::Random, text};
 
 const KEYS: [&str; 3] = ["t", "b", "l"];
 
@@ -128,5 +131,56 @@ fn an_edit_is_the_same_patch_in_json_joy() {
             assert_eq!(ours, text(theirs), "seed {seed}, read: {read}, edit {todo}");
         }
         assert_eq!(all.len(), items(&answer).len());
+    }
+}
+
+/// The runs in which the elements of a text, byte string or list came, the filtered and dropped ones aside.
+fn runs(patches: &[Patch], key: &str, document: &Document) -> (Timestamp, Vec<Timespan>) {
+    let node = document.root().unwrap().get(key).unwrap().id();
+    let runs = patches.iter().flat_map(|patch| {
+        patch.ops().filter_map(|(start, op)| match op {
+            Op::InsStr { obj, .. } | Op::InsBin { obj, .. } | Op::InsArr { obj, .. } if obj == node => {
+                Some(Timespan { start, span: op.span() })
+            }
+            _ => None,
+        })
+    });
+    (node, runs.collect())
+}
+
+#[test]
+#[ignore = "needs node and json-joy"]
+fn deletions_of_any_spans_leave_the_same_chunks_in_json_joy() {
+    let setting = |name: &str, or: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(or);
+    let (first, count) = (setting("WEFT_SEED", 1), setting("WEFT_SESSIONS", 300));
+    let mut joy = JsonJoy::start();
+    for seed in first..first + count {
+        let mut random = Random(seed ^ 0xde1e);
+        let (mut patches, mut document) = session(&mut random);
+        for step in 0..12 {
+            let sid = SessionId::new(90_000 + random.below(3) as u64).unwrap();
+            let (node, runs) = runs(&patches, KEYS[random.below(3)], &document);
+            let mut builder = PatchBuilder::new(sid, document.time());
+            // Some overlap, some come again, some are gone already; each lies within one run.
+            let most = [3, 25][random.below(2)];
+            let spans: Vec<Timespan> = (0..1 + random.below(most))
+                .map(|_| {
+                    let run = runs[random.below(runs.len())];
+                    let from = random.below(run.span as usize) as u64;
+                    let span = 1 + random.below((run.span - from) as usize) as u64;
+                    Timespan { start: run.start.tick(from), span }
+                })
+                .collect();
+            builder.del(node, &spans);
+            let patch = builder.finish().unwrap();
+            assert_eq!(document.apply(&patch).unwrap(), Applied::Merged);
+            document.check().unwrap();
+            patches.push(patch);
+            let list: Vec<_> = patches.iter().map(|patch| format!("\"{}\"", hex(patch.as_bytes()))).collect();
+            let list = list.join(",");
+            let answer = joy.ask(&format!("{{\"do\":\"apply\",\"sid\":66000,\"patches\":[{list}]}}"));
+            let theirs = text(get(get(&answer, "forms"), "binary"));
+            assert_eq!(hex(&document.to_binary()), theirs, "seed {seed}, step {step}, {spans:?}");
+        }
     }
 }
