@@ -420,7 +420,12 @@ impl MongoStorage {
         let last = found.producers.get(client).map(|mark| count(mark.sequence));
         let mut filter = doc! {"_id": found.id.as_str(), "_weft.version": count(found.version)};
         filter.insert(format!("{place}.s"), last.map_or_else(|| doc! {"$exists": false}.into(), Bson::Int64));
-        let update = self.documents.update_one(filter, doc! {"$set": {place: encode_mark(mark)}});
+        let mut set = doc! {place: encode_mark(mark)};
+        if self.options.record_changes {
+            // Whoever remembers the document would leave the marks that it remembers: by this it finds that they are others now.
+            set.extend(doc! {"_weft.write": WriteId::new(), "_weft.version": count(found.version)});
+        }
+        let update = self.documents.update_one(filter, doc! {"$set": set});
         let noted = match session {
             Some(session) => update.session(session).await?,
             None => update.await?,

@@ -1,6 +1,9 @@
 //! What a change is on the server: one command, whose filter asks for the document as it was found.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use crdt_core::ClientId;
 use mongodb::bson::{Bson, DateTime, Document as Bsons, doc};
@@ -13,12 +16,18 @@ use super::{
 };
 use crate::{Body, Change, Diff, Document, EditOptions, Operation, Producer, Storage};
 
+/// How many producers' marks a write sends again that leaves what the store keeps in a document as one value. Where there
+/// are more, or too many bytes of events, it names what is different field by field.
+const WHOLE_PRODUCERS_MAX: usize = 8;
+
 /// A change, ready to be written.
 pub(super) struct Planned {
     pub(super) before: Option<Document>,
     pub(super) after: Option<Document>,
     pub(super) change: Arc<Change>,
     pub(super) event: Bsons,
+    /// The event as the outbox has it, if changes are recorded.
+    pub(super) entry: Option<Bson>,
     pub(super) how: How,
 }
 
@@ -56,10 +65,11 @@ impl MongoStorage {
             metadata: options.metadata.clone(),
         });
         let event = if recorded { encode_event(write, &change) } else { Bsons::new() };
-        let how = self.how(found, &change, after.as_ref(), &event, write, spilled);
+        let entry = recorded.then(|| packed(&event));
+        let how = self.how(found, &change, after.as_ref(), entry.as_ref(), write, spilled);
         let before = found.document();
         let after = after.map(|body| Document { id: key.id.clone(), version, body: Arc::new(body) });
-        Planned { before, after, change, event, how }
+        Planned { before, after, change, event, entry, how }
     }
 
     fn how(
@@ -67,53 +77,62 @@ impl MongoStorage {
         found: &Stored,
         change: &Change,
         after: Option<&Body>,
-        event: &Bsons,
+        entry: Option<&Bson>,
         write: WriteId,
         spilled: &[ClientId],
     ) -> How {
-        let (recorded, version_field) = (self.options.record_changes, self.version_field());
+        let version_field = self.version_field();
         let version = count(change.version);
         let client = &change.producer.client_id;
         let mark = change.producer.sequence.map(|sequence| Mark { sequence, version: change.version });
-        let Some(raw) = &found.raw else {
+        let own = |outbox: Option<Vec<&Bson>>| {
             let mut producers = found.producers.clone();
             producers.extend(mark.map(|mark| (client.clone(), mark)));
-            let mut own = doc! {"version": version, "write": write, "producers": encode_marks(&producers)};
-            if recorded {
-                own.insert("time", count(change.timestamp_ms));
-                own.insert("digest", after.map(digest));
-                own.insert("outbox", [packed(event)]);
-            }
-            if found.spilled {
-                own.insert("spilled", true);
-            }
+            own(change, after, write, &producers, found.spilled, outbox)
+        };
+        let Some(raw) = &found.raw else {
             let mut document = doc! {"_id": found.id.as_str()};
             document.extend(after.map(|after| fields_of(after, version_field)).unwrap_or_default());
             document.insert(version_field, version);
-            document.insert(value::OWN, own);
+            document.insert(value::OWN, own(entry.map(|entry| vec![entry])));
             return How::Insert(document);
         };
-        let mut filter = doc! {
-            "_id": found.id.as_str(), version_field: count(found.version), "_weft.version": count(found.version),
-        };
+        let mut filter = doc! {"_id": found.id.as_str(), version_field: count(found.version)};
         let (mut set, mut unset) = changed_fields(raw, found.body.as_deref(), after, version_field);
         if found.remembered {
             filter.extend(self.as_remembered(found, &set, &unset));
+        } else {
+            filter.insert("_weft.version", count(found.version));
         }
-        if !recorded && after.is_none() {
+        if entry.is_none() && after.is_none() {
             return How::Remove { filter };
         }
         set.insert(version_field, version);
+        let mut update = Bsons::new();
+        if after.is_some()
+            && spilled.is_empty()
+            && let Some(entry) = entry
+            && let Some(waiting) = self.waiting(found)
+        {
+            set.insert(value::OWN, own(Some(waiting.chain([entry]).collect())));
+            update.insert("$set", set);
+            if !unset.is_empty() {
+                update.insert("$unset", unset);
+            }
+            return How::Update { filter, update };
+        }
         set.insert("_weft.version", version);
         set.insert("_weft.write", write);
         if let Some(mark) = mark {
             let place = format!("_weft.producers.{}", escape(client.as_str()));
-            // A producer that races with itself is no reason to apply two writes under one sequence.
-            let last = found.producers.get(client).map(|mark| count(mark.sequence));
-            filter.insert(
-                format!("{place}.s"),
-                last.map_or_else(|| Bson::Document(doc! {"$exists": false}), Bson::Int64),
-            );
+            if !found.remembered {
+                // A producer that races with itself is no reason to apply two writes under one sequence.
+                let last = found.producers.get(client).map(|mark| count(mark.sequence));
+                filter.insert(
+                    format!("{place}.s"),
+                    last.map_or_else(|| Bson::Document(doc! {"$exists": false}), Bson::Int64),
+                );
+            }
             set.insert(place, encode_mark(mark));
         }
         for gone in spilled.iter().filter(|gone| *gone != client) {
@@ -123,14 +142,13 @@ impl MongoStorage {
         if after.is_some() && found.body.is_none() {
             unset.insert("_weft.deleted", "");
         }
-        let mut update = Bsons::new();
-        if recorded {
+        if let Some(entry) = entry {
             set.insert("_weft.time", count(change.timestamp_ms));
             set.insert("_weft.digest", after.map(digest));
             if after.is_none() {
                 set.insert("_weft.deleted", DateTime::from_millis(count(change.timestamp_ms)));
             }
-            let mut push = doc! {"$each": [packed(event)]};
+            let mut push = doc! {"$each": [entry]};
             let placed = self.shared().relay.placed(&self.key(&found.id));
             if placed > 0 {
                 // What is in the log already leaves the outbox with this write, and costs none of its own.
@@ -144,6 +162,38 @@ impl MongoStorage {
         }
         How::Update { filter, update }
     }
+
+    /// The entries that the outbox of a remembered document has to keep, if all of what the store keeps in it is known and
+    /// little enough to be sent again.
+    fn waiting<'s>(&self, found: &'s Stored) -> Option<impl Iterator<Item = &'s Bson> + use<'s>> {
+        let placed = self.shared().relay.placed(&self.key(&found.id));
+        let waiting = found.waiting.iter().filter(move |(version, _)| *version > placed);
+        let first = found.waiting.first().map_or(found.version + 1, |(version, _)| *version);
+        let is_little = found.producers.len() <= WHOLE_PRODUCERS_MAX;
+        (found.remembered && first <= placed + 1 && is_little).then(|| waiting.map(|(_, entry)| entry))
+    }
+}
+
+/// All that the store keeps in a document with such an outbox, and that is not deleted.
+fn own(
+    change: &Change,
+    after: Option<&Body>,
+    write: WriteId,
+    producers: &BTreeMap<ClientId, Mark>,
+    spilled: bool,
+    outbox: Option<Vec<&Bson>>,
+) -> Bsons {
+    let mut own =
+        doc! {"version": count(change.version), "write": write, "producers": encode_marks(producers)};
+    if let Some(outbox) = outbox {
+        own.insert("time", count(change.timestamp_ms));
+        own.insert("digest", after.map(digest));
+        own.insert("outbox", outbox.into_iter().cloned().collect::<Vec<_>>());
+    }
+    if spilled {
+        own.insert("spilled", true);
+    }
+    own
 }
 
 /// Only what is different: another program's types stay where nothing has changed.

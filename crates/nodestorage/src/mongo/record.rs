@@ -43,6 +43,9 @@ pub(super) struct Stored {
     pub(super) raw: Option<Bsons>,
     /// Whether this is what the last write of this process has left, and was not read.
     pub(super) remembered: bool,
+    /// Of what is remembered: the last entries of the outbox with their versions, those behind the first without a gap. All
+    /// before them that are not in the log yet are in the outbox as well.
+    pub(super) waiting: Vec<(u64, Bson)>,
 }
 
 impl Stored {
@@ -60,6 +63,7 @@ impl Stored {
             outbox: Vec::new(),
             raw: None,
             remembered: false,
+            waiting: Vec::new(),
         }
     }
 
@@ -90,6 +94,7 @@ impl Stored {
             outbox,
             raw: Some(raw),
             remembered: false,
+            waiting: Vec::new(),
             id,
         })
     }

@@ -29,6 +29,22 @@ use crate::{Storage, rules};
 /// all that is remembered is 4 096 times as much. A larger one is read.
 pub(super) const REMEMBERED_BYTES_MAX: usize = 4 << 10;
 
+/// How many bytes of an outbox are remembered with it: so many a write may send again.
+const WAITING_BYTES_MAX: usize = 16 << 10;
+
+/// Lets go of the first entries of an outbox until the others are few enough.
+fn keep_last(waiting: &mut Vec<(u64, Bson)>) {
+    let mut left = WAITING_BYTES_MAX;
+    let kept = waiting.iter().rev().take_while(|(_, entry)| {
+        let bytes = if let Bson::Binary(packed) = entry { packed.bytes.len() } else { 0 };
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    });
+    let gone = waiting.len() - kept.count();
+    waiting.drain(..gone);
+}
+
 /// Where the writers of a document in one process take turns.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
@@ -65,30 +81,23 @@ impl MongoStorage {
     pub(super) fn left_by(&self, found: Stored, planned: &Planned) -> Option<Stored> {
         let after = planned.after.as_ref()?;
         let mut raw = found.raw.unwrap_or_default();
-        raw.remove(OWN);
-        let own = match &planned.how {
-            How::Insert(document) => {
-                raw = document.clone();
-                raw.remove(OWN)?.as_document().cloned()?
-            }
+        match &planned.how {
+            How::Insert(document) => raw = document.clone(),
             How::Update { update, .. } => {
-                let (mut own, set) = (Bsons::new(), update.get_document("$set").ok()?);
-                for (name, value) in set {
-                    match name.strip_prefix("_weft.") {
-                        Some(name) => own.insert(name, value.clone()),
-                        None => raw.insert(name, value.clone()),
-                    };
+                let set = update.get_document("$set").ok()?;
+                if set.contains_key("_weft.spilled") {
+                    // Marks that are in `found` have just gone beside.
+                    return None;
                 }
+                let of_body = set.iter().filter(|(name, _)| *name != OWN && !name.starts_with("_weft."));
+                raw.extend(of_body.map(|(name, value)| (name.clone(), value.clone())));
                 for name in update.get_document("$unset").into_iter().flat_map(Bsons::keys) {
                     raw.remove(name);
                 }
-                own
             }
             How::Remove { .. } => return None,
-        };
-        if own.contains_key("spilled") {
-            return None;
         }
+        raw.remove(OWN);
         // Names of other programs that a filter would take for paths or operators.
         let plain = |name: &String| !name.contains('.') && !name.starts_with('$');
         if !raw.keys().all(plain) || !rules::is_within(&after.body, REMEMBERED_BYTES_MAX) {
@@ -98,6 +107,11 @@ impl MongoStorage {
         if let Some(sequence) = change.producer.sequence {
             producers.insert(change.producer.client_id.clone(), Mark { sequence, version: change.version });
         }
+        let placed = self.shared().relay.placed(&self.key(&found.id));
+        let mut waiting = found.waiting;
+        waiting.retain(|(version, _)| *version > placed);
+        waiting.extend(planned.entry.clone().map(|entry| (change.version, entry)));
+        keep_last(&mut waiting);
         Some(Stored {
             id: found.id,
             version: change.version,
@@ -105,11 +119,13 @@ impl MongoStorage {
             producers,
             spilled: found.spilled,
             time_ms: found.time_ms.max(change.timestamp_ms),
-            write: own.get_object_id("write").ok(),
-            digest: own.get_i64("digest").ok(),
+            write: planned.event.get_object_id("_id").ok(),
+            // It is not compared with its history: the listener does that.
+            digest: None,
             outbox: Vec::new(),
             raw: Some(raw),
             remembered: true,
+            waiting,
         })
     }
 
@@ -122,12 +138,41 @@ impl MongoStorage {
             let touched = set.contains_key(name) || unset.contains_key(name);
             let plain = !matches!(value, Bson::Array(_) | Bson::Document(_));
             if value::is_field(name, self.version_field()) && (plain || touched) {
-                same.insert(name, doc! {"$eq": value.clone()});
+                // Of others the server would take a part for an operator. These it compares sooner by themselves.
+                let bare =
+                    matches!(value, Bson::String(_) | Bson::Int64(_) | Bson::Double(_) | Bson::Boolean(_));
+                same.insert(name, if bare { value.clone() } else { doc! {"$eq": value.clone()}.into() });
             }
         }
         for name in set.keys().filter(|name| stored.raw.as_ref().is_none_or(|raw| !raw.contains_key(name))) {
             same.insert(name, doc! {"$exists": false});
         }
         same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::{Binary, spec::BinarySubtype};
+
+    use super::*;
+
+    #[test]
+    fn so_much_of_an_outbox_is_remembered_and_no_more() {
+        let entry = |version: u64, len: usize| {
+            (version, Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: vec![0; len] }))
+        };
+        let check = |lens: &[usize], kept: &[u64]| {
+            let mut waiting: Vec<_> = (1..).zip(lens).map(|(version, len)| entry(version, *len)).collect();
+            keep_last(&mut waiting);
+            assert!(waiting.iter().map(|(version, _)| version).eq(kept), "{lens:?}");
+        };
+        check(&[], &[]);
+        check(&[100; 3], &[1, 2, 3]);
+        check(&[WAITING_BYTES_MAX - 200, 100, 100], &[1, 2, 3]);
+        check(&[WAITING_BYTES_MAX - 199, 100, 100], &[2, 3]);
+        // Those behind a gap are no help.
+        check(&[100, WAITING_BYTES_MAX, 100], &[3]);
+        check(&[100, 100, WAITING_BYTES_MAX + 1], &[]);
     }
 }

@@ -20,7 +20,7 @@ use super::{
     Handle, Shared,
     commit::{OUTBOX_MAX, Verb},
     failure::{Failure, is_passing, of_driver},
-    record::{Mark, Stored, decode_event, is_ours, whole},
+    record::{Mark, Stored, WriteId, decode_event, is_ours, whole},
     relay::{Key, Moved},
     value::{self, count},
 };
@@ -384,10 +384,13 @@ impl Storage for MongoStorage {
             let removed = self.shared().events().update_many(of, empty).await?.modified_count;
             self.shared().forget_answers(&key, up_to).await?;
             // Before the places go: an outbox that outlives them would get its events new ones.
-            if !outbox.is_empty() {
-                self.documents
-                    .update_one(doc! {"_id": id.as_str()}, doc! {"$pull": {"_weft.outbox": {"$in": outbox}}})
-                    .await?;
+            if removed > 0 || !outbox.is_empty() {
+                let of_ours = doc! {"_id": id.as_str(), "_weft.write": {"$exists": true}};
+                // Whoever remembers the document finds by the other id that it must not leave there what is removed.
+                let pull = doc! {
+                    "$pull": {"_weft.outbox": {"$in": outbox}}, "$set": {"_weft.write": WriteId::new()},
+                };
+                self.documents.update_one(of_ours, pull).await?;
             }
             self.shared().trim_log().await?;
             Ok(removed)

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -49,9 +49,21 @@ async fn count_up_until_heard(games: &MongoStorage, reads: &AtomicU64) -> u64 {
 
 /// A store, and how often it has read a game.
 async fn counted(server: &TestServer, listen: bool) -> (MongoStore, Arc<AtomicU64>) {
-    let reads = Arc::new(AtomicU64::new(0));
+    counted_with(server, listen, &Arc::default()).await
+}
+
+/// The same, with a log that refuses everything for as long as it is told to.
+async fn counted_with(
+    server: &TestServer,
+    listen: bool,
+    failing: &Arc<AtomicBool>,
+) -> (MongoStore, Arc<AtomicU64>) {
+    let (reads, failing) = (Arc::new(AtomicU64::new(0)), Arc::clone(failing));
     let counting = Arc::clone(&reads);
     let manner = move |command: &Document| {
+        if command.get_str("insert").is_ok_and(|name| name == "events") && failing.load(Ordering::Relaxed) {
+            return Some(proxy::refusal(14_031, "the disk is full"));
+        }
         let one = command.get_document("filter").is_ok_and(|filter| filter.get_str("_id").is_ok());
         if one && command.get_str("find").is_ok_and(|name| name == "games") {
             counting.fetch_add(1, Ordering::Relaxed);
@@ -204,4 +216,61 @@ async fn no_answer_is_given_by_what_is_remembered() {
     assert!(matches!(gone, Err(StorageError::NotFound { .. })), "{gone:?}");
     second.find_one_and_upsert(&id("a"), body(json!({"n": 0})), by("server")).await.unwrap();
     assert_eq!(count_up(&first).await, 1);
+}
+
+/// A write upon what is remembered leaves all that the store keeps in the document.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_mark_that_another_process_has_left_meanwhile_is_not_written_over() {
+    let server = TestServer::own();
+    let (store, reads) = counted(&server, true).await;
+    let first = games(&store).await;
+    let other = open(&server).await;
+    let second = games(&other).await;
+    first.find_one_and_upsert(&id("a"), body(json!({"n": 0})), by("server")).await.unwrap();
+    let n = count_up_until_heard(&first, &reads).await;
+    for round in 1..=3 {
+        first.position().await.unwrap();
+        assert_eq!(count_up(&first).await, n + 2 * round - 1);
+        // Counted, and it changes nothing.
+        let keep = |_: &mut Body| Ok::<_, Infallible>(());
+        let kept = second.edit(&id("a"), keep, super::counted("p", round)).await.unwrap();
+        assert!(matches!(kept, Edited::Unchanged { .. }), "{kept:?}");
+        assert_eq!(count_up(&first).await, n + 2 * round);
+        let change =
+            |body: &mut Body| Ok::<_, Infallible>(drop(body.insert("twice".to_owned(), json!(true))));
+        let repeated = second.edit(&id("a"), change, super::counted("p", round)).await.unwrap();
+        assert!(matches!(repeated, Edited::Repeated { .. }), "{repeated:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn what_was_removed_does_not_come_back_from_what_is_remembered() {
+    let server = TestServer::own();
+    let failing = Arc::new(AtomicBool::new(false));
+    let (store, reads) = counted_with(&server, true, &failing).await;
+    let first = games(&store).await;
+    let other = open(&server).await;
+    let second = games(&other).await;
+    first.find_one_and_upsert(&id("a"), body(json!({"n": 0})), by("server")).await.unwrap();
+    let n = count_up_until_heard(&first, &reads).await;
+    first.position().await.unwrap();
+    let raw = other.database().collection::<Document>("games");
+    let waiting = async || {
+        let raw = raw.find_one(doc! {"_id": "a"}).await.unwrap().unwrap();
+        raw.get_document("_weft").unwrap().get_array("outbox").unwrap().len()
+    };
+    failing.store(true, Ordering::Relaxed);
+    for more in 1..=3 {
+        assert_eq!(count_up(&first).await, n + more);
+        assert_eq!(waiting().await, more as usize, "each write keeps what has no place yet");
+    }
+    assert_eq!(second.remove_changes(&id("a"), u64::MAX).await.unwrap(), n + 4);
+    assert_eq!(count_up(&first).await, n + 4);
+    assert_eq!(waiting().await, 1);
+    failing.store(false, Ordering::Relaxed);
+    assert_eq!(first.position().await.unwrap(), n + 5);
+    let changes = first.changes(&id("a"), 0, 10).await.unwrap().changes;
+    assert!(changes.iter().map(|change| change.version).eq([n + 5]));
 }
