@@ -2,11 +2,11 @@
 
 use super::{
     ApplyError, Document,
-    node::Form,
+    node::{Form, NIL},
     sequence::{Chunk, Id, Sequence, Span},
 };
 use crate::{
-    StateVector, Timestamp,
+    SessionId, StateVector, Timestamp,
     patch::{Op, PatchRef},
 };
 
@@ -30,6 +30,23 @@ pub enum Compaction {
         /// The last time of a session that is too much.
         extra: Timestamp,
     },
+}
+
+/// An element that a constant names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named {
+    pub(crate) id: Timestamp,
+    /// Whether the place before it is the border of a mark.
+    pub(crate) before: bool,
+    /// Whether the place after it is.
+    pub(crate) after: bool,
+}
+
+impl Named {
+    /// What they are sorted by.
+    pub(crate) const fn key(&self) -> (SessionId, u64) {
+        (self.id.sid, self.id.time)
+    }
 }
 
 impl Document {
@@ -81,19 +98,44 @@ impl Document {
         named
     }
 
-    /// What timestamps in constants name that were made before a time and are part of the document, sorted. Whoever
-    /// [compacts](Self::compact) at a version that something of this time or later is part of keeps that.
-    pub(crate) fn named_before(&self, time: u64) -> Vec<Timestamp> {
+    /// What timestamps in constants name that were made before a time (or before another one for some of what they name)
+    /// and are part of the document, sorted. Whoever [compacts](Self::compact) at a version that something of this time
+    /// or later is part of keeps that.
+    pub(crate) fn named_before(&self, time: u64, or: impl Fn(Timestamp) -> Option<u64>) -> Vec<Named> {
         let store = &self.store;
-        let older = |&at: &u32| {
-            let node = store.node(at);
-            node.refs() > 0 && !node.is_lost() && node.id().time < time
+        let named = |node: u32| {
+            let (at, id) = (store.node(node), store.con_id(node)?);
+            let is_part = at.refs() > 0 && !at.is_lost();
+            let made = at.id().time;
+            (is_part && (made < time || or(id).is_some_and(|time| made < time))).then_some(id)
         };
-        let named = (0..store.nodes.len() as u32).filter(older).filter_map(|node| store.con_id(node));
-        let mut named: Vec<Timestamp> = named.collect();
-        named.sort_unstable_by_key(|named| (named.sid, named.time));
-        named.dedup();
-        named
+        let mut all = Vec::new();
+        for node in 0..store.nodes.len() as u32 {
+            all.extend(named(node).map(|id| Named { id, before: false, after: false }));
+            if store.form(node) != Form::Vec {
+                continue;
+            }
+            // The anchors of a mark, as in `model::rich`: the header says on which side of its element each one is.
+            if let [header, start, end, _, ..] = *store.vec(node)
+                && [header, start, end].iter().all(|&place| place != NIL)
+                && let Some(header) = store.con(header).and_then(|header| header.to_value().as_u64())
+            {
+                let end = if store.con(end).is_some() { start } else { end };
+                for (anchor, bit) in [(start, 0), (end, 1)] {
+                    let after = header >> bit & 1 != 0;
+                    all.extend(named(anchor).map(|id| Named { id, before: !after, after }));
+                }
+            }
+        }
+        all.sort_unstable_by_key(Named::key);
+        all.dedup_by(|next, one| {
+            let is_same = next.id == one.id;
+            if is_same {
+                (one.before, one.after) = (one.before || next.before, one.after || next.after);
+            }
+            is_same
+        });
+        all
     }
 
     /// Refuses a patch that may refer to what was dropped; `seen` is the last time of it that is known.

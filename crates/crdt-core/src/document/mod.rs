@@ -50,9 +50,10 @@ pub(crate) use quick::{FindChunk, Found};
 pub(crate) use read::TextChunk;
 pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Places};
 
+pub(crate) use compact::Named;
 pub(crate) use links::Links;
 pub(crate) use observe::{Effect, Observer, Place, Removed};
-pub(crate) use subtree::Subtree;
+pub(crate) use subtree::{Now, Renamed, Subtree};
 pub(crate) use view::Shown;
 
 use held::Held;

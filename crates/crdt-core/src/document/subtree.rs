@@ -37,6 +37,26 @@ enum CopiedContent {
     Arr(Vec<(Timestamp, usize)>),
 }
 
+/// What is told of something that was made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Renamed {
+    /// The ids that it had.
+    pub(crate) old: Timespan,
+    /// The first one that it has now.
+    pub(crate) new: Timestamp,
+    /// For deleted elements, which were made again to be deleted: when they were.
+    pub(crate) deleted: Option<u64>,
+    /// Whether constants that were made before then name them.
+    pub(crate) is_kept: bool,
+}
+
+/// What ids are now that the copy does not know.
+pub(crate) struct Now<'u> {
+    pub(crate) id: &'u dyn Fn(Timestamp) -> Timestamp,
+    /// What constants name that may come back later, sorted by session and time.
+    pub(crate) named: &'u [Timestamp],
+}
+
 impl Subtree {
     /// Copies a node. What is referred to from a second place is left out there, and so are nodes that are gone.
     pub(crate) fn of(document: &Document, root: Timestamp) -> Self {
@@ -161,10 +181,14 @@ impl Subtree {
 
     /// Makes it again, with new ids: what was which is told to `renamed`. Returns the id of the new node. What was
     /// nothing becomes a constant without value.
+    ///
+    /// Deleted elements are left out, but for those that constants name: the anchors of marks. These are made and deleted
+    /// once more, so that all that comes to stand beside them comes to the side where it belongs.
     pub(crate) fn write(
         &self,
         patch: &mut PatchBuilder,
-        renamed: &mut impl FnMut(Timespan, Timestamp),
+        now: &Now<'_>,
+        renamed: &mut impl FnMut(Renamed),
     ) -> Timestamp {
         if self.nodes.is_empty() {
             return patch.new_con(&Value::Undefined);
@@ -172,48 +196,69 @@ impl Subtree {
         // A node must be younger than what holds it, so all are made from the root down, and filled after. The ids that
         // constants name are those of the new elements, so these constants are made when the texts are there.
         let headers = self.headers();
-        let mut ids: Vec<Timestamp> = Vec::with_capacity(self.nodes.len());
-        for (node, header) in self.nodes.iter().zip(&headers) {
-            ids.push(match (&node.content, header) {
-                (CopiedContent::ConId(_), _) => node.id,
-                (_, Some((number, tuple))) => patch.new_con(&extension::header(*number, ids[*tuple])),
-                (_, None) => create(patch, node),
-            });
+        let mut ids: Vec<Timestamp> = self.nodes.iter().map(|node| node.id).collect();
+        // In the order of their ids, for what that says: of two marks the younger one holds.
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_unstable_by_key(|&at| self.nodes[at].id);
+        for at in order {
+            ids[at] = match (&self.nodes[at].content, headers[at]) {
+                (CopiedContent::ConId(_), _) => continue,
+                (_, Some((number, tuple))) => patch.new_con(&extension::header(number, ids[tuple])),
+                (_, None) => create(patch, &self.nodes[at]),
+            };
         }
         let mut new = NewIds::default();
-        let mut tell = |old: Timespan, start: Timestamp| {
-            new.starts.insert((old.start.sid, old.start.time), (old.span, start));
-            renamed(old, start);
-        };
+        let mut tell =
+            |old: Timespan, new: Timestamp| renamed(Renamed { old, new, deleted: None, is_kept: false });
         let one = |start| Timespan { start, span: 1 };
+        let anchors = self.anchors(now.named);
+        let mut gone: Vec<(Timestamp, Anchor, Timestamp)> = Vec::new();
         for (node, &id) in self.nodes.iter().zip(&ids) {
             let mut after = id;
             match &node.content {
                 CopiedContent::ConId(_) => continue,
                 CopiedContent::Str(runs) => {
-                    for (was, text) in runs {
+                    let (mut last, mut runs) = (node.id, runs.iter());
+                    loop {
+                        for &anchor in anchors.get(&last).into_iter().flatten() {
+                            let start =
+                                patch.ins_str(id, after, " ".repeat(anchor.ids.span as usize).as_str());
+                            new.put(anchor.ids, start);
+                            gone.push((id, anchor, start));
+                            after = start.tick(anchor.ids.span - 1);
+                        }
+                        let Some((was, text)) = runs.next() else { break };
                         let units = text.as_wtf8().units() as u64;
                         let start = patch.ins_str(id, after, text.as_wtf8());
+                        new.put(Timespan { start: *was, span: units }, start);
                         tell(Timespan { start: *was, span: units }, start);
-                        after = start.tick(units - 1);
+                        (after, last) = (start.tick(units - 1), was.tick(units - 1));
                     }
                 }
                 CopiedContent::Bin(runs) => {
                     for (was, bytes) in runs {
                         let start = patch.ins_bin(id, after, bytes);
+                        new.put(Timespan { start: *was, span: bytes.len() as u64 }, start);
                         tell(Timespan { start: *was, span: bytes.len() as u64 }, start);
                         after = start.tick(bytes.len() as u64 - 1);
                     }
                 }
                 _ => {}
             }
+            new.put(one(node.id), id);
             tell(one(node.id), id);
         }
         for (node, id) in self.nodes.iter().zip(&mut ids) {
             if let CopiedContent::ConId(named) = node.content {
-                *id = patch.new_con_id(new.of(named, &self.tombstones));
-                renamed(one(node.id), *id);
+                *id = patch.new_con_id(new.of(named, &self.tombstones).unwrap_or_else(|| (now.id)(named)));
+                tell(one(node.id), *id);
             }
+        }
+        // Only now: who has seen that they are deleted has seen what names them, and keeps them when tombstones are dropped.
+        for (id, anchor, start) in gone {
+            let deleted = Some(patch.next_id().time);
+            patch.del(id, &[Timespan { start, span: anchor.ids.span }]);
+            renamed(Renamed { old: anchor.ids, new: start, deleted, is_kept: anchor.is_named_here });
         }
         for (node, &id) in self.nodes.iter().zip(&ids) {
             match &node.content {
@@ -235,7 +280,12 @@ impl Subtree {
                     let nodes: Vec<_> = slots.iter().map(|(_, child)| ids[*child]).collect();
                     let start = patch.ins_arr(id, id, &nodes);
                     for ((was, _), tick) in slots.iter().zip(0..) {
-                        renamed(one(*was), start.tick(tick));
+                        renamed(Renamed {
+                            old: one(*was),
+                            new: start.tick(tick),
+                            deleted: None,
+                            is_kept: false,
+                        });
                     }
                 }
                 _ => {}
@@ -259,10 +309,69 @@ impl Subtree {
         headers
     }
 
+    /// The ids that constants in it name.
+    pub(crate) fn named(&self) -> impl Iterator<Item = Timestamp> + '_ {
+        self.nodes.iter().filter_map(|node| match node.content {
+            CopiedContent::ConId(named) => Some(named),
+            _ => None,
+        })
+    }
+
+    /// Whether deleted elements belong to it.
+    pub(crate) fn has_tombstones(&self) -> bool {
+        !self.tombstones.is_empty()
+    }
+
+    /// Those of the deleted elements that constants name, here or elsewhere, by the visible element (or sequence) that
+    /// stands before them.
+    fn anchors(&self, elsewhere: &[Timestamp]) -> BTreeMap<Timestamp, Vec<Anchor>> {
+        let mut anchors: BTreeMap<Timestamp, Vec<Anchor>> = BTreeMap::new();
+        if self.tombstones.is_empty() {
+            return anchors;
+        }
+        let key = |id: &Timestamp| (id.sid, id.time);
+        let mut here: Vec<Timestamp> = self.named().collect();
+        here.sort_unstable_by_key(key);
+        let mut named = [&here, elsewhere].concat();
+        named.sort_unstable_by_key(key);
+        named.dedup();
+        let (mut visible, mut last) = (Timestamp::ORIGIN, None);
+        for &(Timespan { start, span }, after) in &self.tombstones {
+            if last != Some(after) {
+                visible = after;
+            }
+            last = Some(start.tick(span - 1));
+            let from = named.partition_point(|id| key(id) < key(&start));
+            let within =
+                named[from..].iter().take_while(|id| id.sid == start.sid && id.time - start.time < span);
+            for &id in within {
+                let is_named_here = here.binary_search_by_key(&key(&id), key).is_ok();
+                let runs = anchors.entry(visible).or_default();
+                match runs.last_mut() {
+                    Some(run)
+                        if run.ids.start.tick(run.ids.span) == id && run.is_named_here == is_named_here =>
+                    {
+                        run.ids.span += 1;
+                    }
+                    _ => runs.push(Anchor { ids: Timespan { start: id, span: 1 }, is_named_here }),
+                }
+            }
+        }
+        anchors
+    }
+
     /// Calls `each` with the deleted elements that are left out when it is made again: ids, and the element before.
     pub(crate) fn for_each_tombstone(&self, mut each: impl FnMut(Timespan, Timestamp)) {
         self.tombstones.iter().for_each(|&(span, after)| each(span, after));
     }
+}
+
+/// Deleted elements that constants name.
+#[derive(Debug, Clone, Copy)]
+struct Anchor {
+    ids: Timespan,
+    /// Whether these constants are part of the copy.
+    is_named_here: bool,
 }
 
 /// From the ids of what was copied to those of what is made again.
@@ -273,8 +382,12 @@ struct NewIds {
 }
 
 impl NewIds {
-    /// The new id of what an id names, of what stands before it where that is left out; the same for what is elsewhere.
-    fn of(&self, named: Timestamp, left_out: &[(Timespan, Timestamp)]) -> Timestamp {
+    fn put(&mut self, old: Timespan, new: Timestamp) {
+        self.starts.insert((old.start.sid, old.start.time), (old.span, new));
+    }
+
+    /// The new id of what an id names, or of what stands before it where that is left out; `None` for what is elsewhere.
+    fn of(&self, named: Timestamp, left_out: &[(Timespan, Timestamp)]) -> Option<Timestamp> {
         let mut id = named;
         // Runs of what is left out can stand behind each other: each is looked at once.
         for _ in 0..=left_out.len() {
@@ -283,17 +396,15 @@ impl NewIds {
                 && sid == id.sid
                 && id.time - start < span
             {
-                return new.tick(id.time - start);
+                return Some(new.tick(id.time - start));
             }
             let within = |span: Timespan| {
                 span.start.sid == id.sid && id.time.wrapping_sub(span.start.time) < span.span
             };
-            match left_out.iter().find(|(span, _)| within(*span)) {
-                Some(&(_, before)) => id = before,
-                None => break,
-            }
+            let &(_, before) = left_out.iter().find(|(span, _)| within(*span))?;
+            id = before;
         }
-        named
+        None
     }
 }
 

@@ -15,6 +15,9 @@ pub(super) struct IdMap {
     images: BTreeMap<Key, (u64, Timestamp)>,
     /// Deleted elements of a sequence that was made again without them, by first id: how many, and what stood before.
     left_out: BTreeMap<Key, (u64, Timestamp)>,
+    /// Deleted elements that were made again to be deleted, by first new id: how many, and when they were deleted. Whoever
+    /// drops tombstones keeps them: constants made before then name them.
+    kept: BTreeMap<Key, (u64, u64)>,
 }
 
 /// What has taken the place of consecutive ids.
@@ -31,7 +34,7 @@ const fn key(id: Timestamp) -> Key {
 }
 
 /// The entry that an id is in, and its place there.
-fn within(map: &BTreeMap<Key, (u64, Timestamp)>, id: Timestamp) -> Option<(u64, u64, Timestamp)> {
+fn within<T: Copy>(map: &BTreeMap<Key, (u64, T)>, id: Timestamp) -> Option<(u64, u64, T)> {
     let (&(sid, start), &(span, to)) = map.range(..=key(id)).next_back()?;
     (sid == id.sid && id.time - start < span).then(|| (id.time - start, span, to))
 }
@@ -59,9 +62,29 @@ impl IdMap {
         self.reborn.insert(key(old.start), Reborn { span: old.span, to: new, beside });
     }
 
+    /// Deleted elements were made again to be deleted. Those that came back before are what came back, not these.
+    pub(super) fn put_deleted(&mut self, old: Timespan, new: Timestamp) {
+        for tick in 0..old.span {
+            let start = old.start.tick(tick);
+            if self.entry(start).is_none() {
+                self.put(Timespan { start, span: 1 }, new.tick(tick), false);
+            }
+        }
+    }
+
     /// Deleted elements were left out of something that was made again; they stood behind an element.
     pub(super) fn leave_out(&mut self, old: Timespan, after: Timestamp) {
         self.left_out.insert(key(old.start), (old.span, after));
+    }
+
+    /// Deleted elements were made again and deleted at a time, after constants that name them.
+    pub(super) fn keep(&mut self, new: Timespan, deleted: u64) {
+        self.kept.insert(key(new.start), (new.span, deleted));
+    }
+
+    /// When a deleted element that is [kept](Self::keep) was deleted.
+    pub(super) fn kept(&self, id: Timestamp) -> Option<u64> {
+        within(&self.kept, id).map(|(_, _, deleted)| deleted)
     }
 
     /// For an element that came back from a time on: the first of those that came back with it, and what it was at that time.

@@ -16,13 +16,13 @@ mod step;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ids::IdMap;
-use places::{Part, Places, parts};
+use places::{Left, Part, Places, parts};
 use step::{Action, Step, Stood};
 
 use super::{EditError, Model, Origin, RelativePosition, Selection};
 use crate::{
-    Timespan, Timestamp,
-    document::{Document, Effect, Place, Removed, Subtree},
+    PatchBuilder, Timespan, Timestamp,
+    document::{Document, Effect, Named, Now, Place, Removed, Renamed, Subtree},
 };
 
 /// How undo behaves.
@@ -62,6 +62,8 @@ pub(super) struct Undo {
     undone: VecDeque<Arc<Step>>,
     open: Option<Step>,
     ids: Arc<IdMap>,
+    /// The step that is being reversed.
+    reversed: Option<Arc<Step>>,
     bytes: usize,
     now: Option<Duration>,
     selections: Vec<Selection>,
@@ -79,6 +81,7 @@ impl Undo {
             undone: VecDeque::new(),
             open: None,
             ids: Arc::default(),
+            reversed: None,
             bytes: 0,
             now: None,
             selections: Vec::new(),
@@ -191,6 +194,21 @@ impl Undo {
         }
     }
 
+    /// What constants name that steps can bring back, as it is called now; sorted.
+    fn named(&self) -> Vec<Timestamp> {
+        let steps = self.done.iter().chain(&self.undone).chain(&self.reversed);
+        let steps = steps.map(|step| &**step).chain(&self.open);
+        let removed = steps.flat_map(|step| &step.actions).flat_map(|action| match action {
+            Action::Held { was: Some(was), .. } => std::slice::from_ref(was),
+            Action::Deleted { removed: Removed::Nodes(nodes), .. } => &nodes[..],
+            _ => &[],
+        });
+        let mut named: Vec<_> = removed.flat_map(Subtree::named).map(|id| self.ids.now(id)).collect();
+        named.sort_unstable_by_key(|id| (id.sid, id.time));
+        named.dedup();
+        named
+    }
+
     fn selection_now(&self, selection: &Selection) -> Selection {
         let position = |at: RelativePosition| RelativePosition {
             node: self.ids.now(at.node),
@@ -293,9 +311,11 @@ impl Model {
             let step = if origin == Origin::Undo { undo.done.pop_back() } else { undo.undone.pop_back() };
             let Some(step) = step else { return Ok(None) };
             undo.bytes -= step.bytes;
+            undo.reversed = Some(Arc::clone(&step));
             self.origin = origin;
             let brings_back = step.actions.iter().any(|action| matches!(action, Action::Deleted { .. }));
-            let named = if brings_back { self.doc.named_before(step.start.time) } else { Vec::new() };
+            let kept = |named| undo.ids.kept(named);
+            let named = if brings_back { self.doc.named_before(step.start.time, kept) } else { Vec::new() };
             let result = step
                 .actions
                 .iter()
@@ -303,6 +323,7 @@ impl Model {
                 .try_for_each(|action| self.reverse_action(action, &named, step.start));
             self.origin = Origin::Local;
             let Some(undo) = &mut self.undo else { return Ok(None) };
+            undo.reversed = None;
             let Some(mut reverse) = undo.open.take() else {
                 // Others have left nothing of it.
                 result?;
@@ -325,7 +346,7 @@ impl Model {
     fn reverse_action(
         &mut self,
         action: &Action,
-        named: &[Timestamp],
+        named: &[Named],
         since: Timestamp,
     ) -> Result<(), EditError> {
         let Some(undo) = &self.undo else { return Ok(()) };
@@ -355,15 +376,19 @@ impl Model {
                     right: stood.right.map(|right| undo.ids.now(right)),
                     ..*stood
                 };
-                for (ids, left) in parts(&self.doc, node, *all) {
-                    if left == Part::Visible {
-                        stood.left = Some(ids.start.tick(ids.span - 1));
+                let mut tombstone = None;
+                let parts = parts(&self.doc, &undo.ids, named, node, *all);
+                for (at, &part) in parts.iter().enumerate() {
+                    if part.left == Left::Visible {
+                        (stood.left, tombstone) = (Some(part.last()), None);
                         continue;
                     }
                     let Some(undo) = &self.undo else { return Ok(()) };
                     let places = Places { doc: &self.doc, ids: &undo.ids, node, named, since };
-                    let after = places.after(ids, left, stood);
-                    stood.left = Some(self.bring_back(node, after, (ids, left), all.start, removed)?);
+                    let next = parts.get(at + 1).filter(|next| next.left == Left::Tombstone);
+                    let after = places.after(part, stood, tombstone, next.map(|next| next.ids.start));
+                    tombstone = places.ends_mark(part);
+                    stood.left = Some(self.bring_back(node, after, part, removed)?);
                 }
                 Ok(())
             }
@@ -382,46 +407,34 @@ impl Model {
         }
     }
 
-    /// Inserts deleted elements again, of those from a first one on, behind one. Tells the id of the last.
+    /// Inserts deleted elements again, behind one. Tells the id of the last.
     fn bring_back(
         &mut self,
         node: Timestamp,
         after: Timestamp,
-        (ids, left): (Timespan, Part),
-        first: Timestamp,
+        part: Part,
         removed: &Removed,
     ) -> Result<Timestamp, EditError> {
-        let from = (ids.start.time - first.time) as usize;
-        let range = from..from + ids.span as usize;
-        let mut renamed = Vec::new();
-        self.write(|patch| match removed {
+        let from = part.from as usize;
+        let range = from..from + part.ids.span as usize;
+        let start = match removed {
             Removed::Text(text) => {
                 let units = text.as_wtf8().utf16().skip(range.start).take(range.len());
-                let start = patch.ins_str(node, after, crate::Text::from_utf16(units).as_wtf8());
-                renamed.push((ids, start));
+                let text = crate::Text::from_utf16(units);
+                self.write(|patch| patch.ins_str(node, after, text.as_wtf8()))?
             }
             Removed::Bytes(bytes) => {
-                let start = patch.ins_bin(node, after, bytes.get(range).unwrap_or_default());
-                renamed.push((ids, start));
+                self.write(|patch| patch.ins_bin(node, after, bytes.get(range).unwrap_or_default()))?
             }
             Removed::Nodes(nodes) => {
                 let nodes = nodes.get(range).unwrap_or_default();
-                let mut rename = |old, new| renamed.push((old, new));
-                let made: Vec<_> = nodes.iter().map(|node| node.write(patch, &mut rename)).collect();
-                let start = patch.ins_arr(node, after, &made);
-                renamed.push((ids, start));
+                self.make_again(nodes, |patch, made| patch.ins_arr(node, after, made))?
             }
-        })?;
-        let elements = renamed.pop();
+        };
         if let Some(undo) = &mut self.undo {
-            let ids = Arc::make_mut(&mut undo.ids);
-            renamed.into_iter().for_each(|(old, new)| ids.put(old, new, false));
-            elements.iter().for_each(|&(old, new)| ids.put(old, new, left == Part::Tombstone));
-            if let Removed::Nodes(nodes) = removed {
-                nodes.iter().for_each(|node| left_out(node, ids));
-            }
+            Arc::make_mut(&mut undo.ids).put(part.ids, start, part.left == Left::Tombstone);
         }
-        Ok(elements.map_or(after, |(old, new)| new.tick(old.span - 1)))
+        Ok(start.tick(part.ids.span - 1))
     }
 
     /// Puts what was there into a place again.
@@ -431,27 +444,53 @@ impl Model {
         place: &Place,
         was: Option<&Subtree>,
     ) -> Result<(), EditError> {
-        let mut renamed = Vec::new();
-        self.write(|patch| {
-            let nothing = Subtree::default();
-            let node = was.unwrap_or(&nothing).write(patch, &mut |old, new| renamed.push((old, new)));
-            match place {
-                Place::Root | Place::Register => patch.ins_val(container, node),
-                Place::Key(key) => patch.ins_obj(container, [(key.as_wtf8(), node)]),
-                Place::Index(index) => patch.ins_vec(container, [(*index, node)]),
-                Place::Slot(slot) => patch.upd_arr(container, *slot, node),
-            };
+        let nothing = Subtree::default();
+        self.make_again(std::slice::from_ref(was.unwrap_or(&nothing)), |patch, made| {
+            for &node in made {
+                match place {
+                    Place::Root | Place::Register => patch.ins_val(container, node),
+                    Place::Key(key) => patch.ins_obj(container, [(key.as_wtf8(), node)]),
+                    Place::Index(index) => patch.ins_vec(container, [(*index, node)]),
+                    Place::Slot(slot) => patch.upd_arr(container, *slot, node),
+                };
+            }
+        })
+    }
+
+    /// Makes nodes that were removed again, does something with the new ones, and notes what was which.
+    fn make_again<T>(
+        &mut self,
+        nodes: &[Subtree],
+        put: impl FnOnce(&mut PatchBuilder, &[Timestamp]) -> T,
+    ) -> Result<T, EditError> {
+        let ids = self.undo.as_ref().map(|undo| Arc::clone(&undo.ids)).unwrap_or_default();
+        let named = match &self.undo {
+            Some(undo) if nodes.iter().any(Subtree::has_tombstones) => undo.named(),
+            _ => Vec::new(),
+        };
+        let now = Now { id: &|id| ids.now(id), named: &named };
+        let mut all = Vec::new();
+        let done = self.write(|patch| {
+            let mut rename = |renamed| all.push(renamed);
+            let made: Vec<_> = nodes.iter().map(|node| node.write(patch, &now, &mut rename)).collect();
+            put(patch, &made)
         })?;
+        drop(ids);
         if let Some(undo) = &mut self.undo {
             let ids = Arc::make_mut(&mut undo.ids);
-            renamed.into_iter().for_each(|(old, new)| ids.put(old, new, false));
-            was.into_iter().for_each(|was| left_out(was, ids));
+            for Renamed { old, new, deleted, is_kept } in all {
+                match deleted {
+                    None => ids.put(old, new, false),
+                    Some(_) => ids.put_deleted(old, new),
+                }
+                if let Some(deleted) = deleted.filter(|_| is_kept) {
+                    ids.keep(Timespan { start: new, span: old.span }, deleted);
+                }
+            }
+            for node in nodes {
+                node.for_each_tombstone(|span, after| ids.leave_out(span, after));
+            }
         }
-        Ok(())
+        Ok(done)
     }
-}
-
-/// Notes the deleted elements that a copy was made without.
-fn left_out(copy: &Subtree, ids: &mut IdMap) {
-    copy.for_each_tombstone(|span, after| ids.leave_out(span, after));
 }
