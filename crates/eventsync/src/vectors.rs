@@ -126,7 +126,22 @@ impl StateVectorManager {
 
     /// The clients of a document in the order of their ids, at most `limit`.
     pub async fn clients(&self, document: &DocumentId, limit: usize) -> Result<Vec<ClientState>, ShelfError> {
-        let range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
+        self.clients_after(document, None, limit).await
+    }
+
+    /// The clients of a document behind one of them in the order of their ids, at most `limit`.
+    pub async fn clients_after(
+        &self,
+        document: &DocumentId,
+        after: Option<&ClientId>,
+        limit: usize,
+    ) -> Result<Vec<ClientState>, ShelfError> {
+        let mut range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
+        if let Some(after) = after {
+            // The next key that there may be.
+            range.from = key(document, after);
+            range.from.push(0);
+        }
         let found = self.shelf.scan(range, limit).await?;
         Ok(found.iter().filter_map(|(_, bytes)| shelf::decode("state vector", bytes)).collect())
     }

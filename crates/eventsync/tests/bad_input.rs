@@ -270,6 +270,9 @@ fn cases() -> Vec<Case> {
         case("GET", "/api/snapshots/go/5", &[], "", (404, "unknown-version")),
         case("GET", "/api/snapshots/go/x", &[], "", (400, "invalid-request")),
         case("GET", "/api/state-vectors/none", &[], "", (404, "unknown-document")),
+        case("GET", "/api/state-vectors/go?limit=-1", &[], "", (400, "invalid-request")),
+        case("GET", "/api/state-vectors/go?after=", &[], "", (400, "invalid-id")),
+        case("GET", "/api/state-vectors/go?after=a%00b", &[], "", (400, "invalid-id")),
         // Pushes without a socket.
         case("POST", "/api/push/go", &[JSON], "{}", (400, "invalid-request")),
         case("POST", "/api/push/go", &[JSON], r#"{"clientId":"a","op":"burn"}"#, (400, "invalid-request")),

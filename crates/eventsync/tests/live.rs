@@ -5,7 +5,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use crdt_core::ClientId;
-use eventsync::{EventCompactor, http::HttpOptions, protocol::PushOp, service::WriteOptions};
+use eventsync::{ClientVector, EventCompactor, http::HttpOptions, protocol::PushOp, service::WriteOptions};
 use nodestorage::DocumentId;
 use serde_json::{Value, json};
 use support::{Server, Socket};
@@ -453,6 +453,39 @@ async fn of_what_a_client_says_it_has_only_what_there_is_is_remembered() {
     assert_eq!(server.json("POST", "/api/sync/go", &sync).await.status, 200);
     let vectors = server.get("/api/state-vectors/go").await.json();
     assert_eq!(vectors["clients"][0]["vectorClock"], json!({"http": 1}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_vectors_of_many_clients_come_in_pages() {
+    let server = Server::start().await;
+    create(&server, "go").await;
+    let go = DocumentId::new("go").unwrap();
+    // A document that very many have written: each vector has about a megabyte.
+    let long =
+        ClientVector::from_iter((0..10_000).map(|n| (ClientId::new(format!("{n:0>100}")).unwrap(), 1)));
+    let names: Vec<String> = (0..12).map(|n| format!("tab-{n:02}")).collect();
+    for name in &names {
+        let client = ClientId::new(name.as_str()).unwrap();
+        server.service.vectors().update(&go, &client, &long, 1, 1).await.unwrap();
+    }
+    for (limit, sizes) in
+        [("", vec![4, 4, 4]), ("limit=3&", vec![3, 3, 3, 3]), ("limit=1000000&", vec![4, 4, 4])]
+    {
+        let (mut seen, mut pages, mut after) = (Vec::new(), Vec::new(), String::new());
+        loop {
+            let page = server.get(&format!("/api/state-vectors/go?{limit}{after}")).await.json();
+            let clients = page["clients"].as_array().unwrap();
+            pages.push(clients.len());
+            seen.extend(clients.iter().map(|client| client["clientId"].as_str().unwrap().to_owned()));
+            assert_eq!((page["version"].as_u64(), &page["stateVector"]), (Some(1), &json!({"http": 1})));
+            match page["next"].as_str() {
+                Some(next) => after = format!("after={next}"),
+                None => break,
+            }
+        }
+        assert_eq!((seen, pages), (names.clone(), sizes), "{limit}");
+    }
+    assert_eq!(server.get("/api/state-vectors/go?after=zzz").await.json()["clients"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

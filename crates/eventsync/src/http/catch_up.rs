@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{extract::State, http::StatusCode, response::Response};
+use crdt_core::ClientId;
 use nodestorage::Body;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use super::{
     App,
     caller::Caller,
     input::{Id, Params, Payload, Place, Version},
-    output::{Answer, json},
+    output::{Answer, json, json_bytes, write_json},
 };
 use crate::{
     access::Right,
@@ -24,8 +25,13 @@ use crate::{
 
 /// How long a request may wait for events; a longer wait is shortened to this.
 const WAIT_SECONDS_MAX: u64 = 60;
-/// Snapshots and clients on one list.
+/// Snapshots on one list, and clients on one page.
 const LIST_MAX: usize = 1000;
+/// A page of clients ends with the one that takes it beyond this: each has a vector with an entry for everybody who has
+/// ever written the document. The rest is on the next page.
+const CLIENTS_BYTES_MAX: usize = 4 << 20;
+/// So many clients are read at once.
+const CLIENTS_STEP: usize = 16;
 
 pub(super) async fn sync(State(app): State<App>, caller: Caller, Id(id): Id, payload: Payload) -> Answer {
     caller.require(Right::Read, Some(&id))?;
@@ -219,20 +225,65 @@ pub(super) async fn snapshot(
     Ok(json(StatusCode::OK, &found))
 }
 
-pub(super) async fn state_vectors(State(app): State<App>, caller: Caller, Id(id): Id) -> Answer {
+#[derive(Deserialize)]
+pub(super) struct VectorParams {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+pub(super) async fn state_vectors(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Params(params): Params<VectorParams>,
+) -> Answer {
     caller.require(Right::Read, Some(&id))?;
+    let limit = params.limit.unwrap_or(LIST_MAX).clamp(1, LIST_MAX);
+    let client =
+        |name: String| ClientId::new(name).map_err(|e| Problem::new(ProblemType::InvalidId, e.to_string()));
+    let mut after = params.after.map(client).transpose()?;
     let version = app.service.events().latest(&id).await?;
     if version == 0 {
         return Err(Problem::unknown_document(&id).into());
     }
     let clock = app.service.clock_at(&id, version).await?;
-    let clients = app.service.vectors().clients(&id, LIST_MAX).await?;
-    Ok(json(
-        StatusCode::OK,
-        &json!({
-            "documentId": id, "version": version, "stateVector": clock.vector, "clients": clients,
-        }),
-    ))
+    let mut clients = Vec::new();
+    let mut count = 0;
+    let more = 'page: loop {
+        // One more, which tells that there is more.
+        let wanted = CLIENTS_STEP.min(limit - count) + 1;
+        let found = app.service.vectors().clients_after(&id, after.as_ref(), wanted).await?;
+        let is_end = found.len() < wanted;
+        for client in found {
+            if count == limit || clients.len() > CLIENTS_BYTES_MAX {
+                break 'page true;
+            }
+            if count > 0 {
+                clients.push(b',');
+            }
+            write_json(&mut clients, &client);
+            after = Some(client.client_id);
+            count += 1;
+        }
+        if is_end {
+            break false;
+        }
+    };
+    let mut body = br#"{"documentId":"#.to_vec();
+    write_json(&mut body, &id);
+    body.extend_from_slice(br#","version":"#);
+    write_json(&mut body, &version);
+    body.extend_from_slice(br#","stateVector":"#);
+    write_json(&mut body, &clock.vector);
+    body.extend_from_slice(br#","clients":["#);
+    body.extend_from_slice(&clients);
+    body.push(b']');
+    if let (true, Some(next)) = (more, after) {
+        body.extend_from_slice(br#","next":"#);
+        write_json(&mut body, &next);
+    }
+    body.push(b'}');
+    Ok(json_bytes(StatusCode::OK, body))
 }
 
 pub(super) async fn ready(State(app): State<App>) -> Response {

@@ -120,7 +120,7 @@ const OPERATIONS: &[Operation] = operations! {
         answers: &[(200, "Snapshot")], problems: &[UnknownVersion],
     }
     get "/api/state-vectors/{id}" "Which writes of which clients a document holds, and what its clients have" {
-        answers: &[(200, "StateVectors")], problems: &[UnknownDocument],
+        takes: &["limit", "after (id)"], answers: &[(200, "StateVectors")], problems: &[UnknownDocument],
     }
     get "/events" "Follow all documents by Server-Sent Events" {
         takes: &["after", "Last-Event-ID"], answers: &[(200, "text/event-stream")], problems: &[TooMany],
@@ -314,6 +314,7 @@ fn schemas(problem_types: &[&str]) -> Value {
         ]),
         "StateVectors": object(&[
             ("documentId", text()), ("version", whole()), ("stateVector", vector()), ("clients", list(client)),
+            ("next?", text()),
         ]),
         "Problem": object(&[
             ("type", json!({"enum": problem_types})), ("title", text()), ("status", whole()), ("detail?", text()),
