@@ -272,6 +272,46 @@ async fn a_reader_that_was_away_too_long_is_told_and_gets_the_latest_state() {
     assert_eq!(everything.next().await["events"][0]["position"], 17);
 }
 
+/// A server that was set back to a backup has other events at the positions that its followers know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_of_all_documents_is_told_that_the_server_was_set_back() {
+    let server = Server::start().await;
+    create(&server, "go").await;
+    for gold in 0..4 {
+        merge(&server, "go", json!({"gold": gold})).await;
+    }
+    let page = server.get("/api/events?after=2&limit=1").await.json();
+    let (position, made_at) = (3, page["events"][0]["timestamp"].as_u64().unwrap());
+    assert_eq!(page["position"], position);
+    // Who knows the very event goes on behind it.
+    let here = json!({"collection": {"cursor": position, "timestamp": made_at}});
+    assert_eq!(server.client("here", here).await.next().await["events"][0]["position"], 4);
+    assert_eq!(server.stream(&format!("/events?after=3@{made_at}"), &[]).await.next().await.1, Some(4));
+    let url = format!("/api/events?after=3@{made_at}");
+    assert_eq!(server.get(&url).await.json()["events"].as_array().unwrap().len(), 2);
+    // Who knows another one there, or one behind the end, reads the list anew and goes on at the end.
+    let other = made_at - 1;
+    for (cursor, timestamp) in [(3, Some(other)), (5, Some(other)), (9, Some(made_at)), (9, None)] {
+        let mut resume = json!({"cursor": cursor});
+        let mut place = cursor.to_string();
+        if let Some(timestamp) = timestamp {
+            resume["timestamp"] = timestamp.into();
+            place += &format!("@{timestamp}");
+        }
+        let mut socket = server.client("away", json!({"collection": resume})).await;
+        let told = socket.next().await;
+        assert_eq!((&told["type"], &told["collection"]), (&json!("resync"), &json!(true)), "{place}: {told}");
+        assert_eq!((&told["reason"], &told["position"]), (&json!("cursor-unknown"), &json!(5)), "{place}");
+        assert_eq!(socket.next().await["type"], "live");
+        let mut stream = server.stream("/events", &[("Last-Event-ID", place.as_str())]).await;
+        let (name, id, _) = stream.next().await;
+        assert_eq!((name.as_str(), id), ("resync", Some(5)), "{place}");
+        let gone = server.get(&format!("/api/events?after={place}")).await;
+        assert_eq!((gone.status, gone.problem().as_str()), (410, "history-compacted"), "{place}");
+        assert_eq!(gone.json()["position"], 5, "{place}");
+    }
+}
+
 /// Defect 21: deleting what is not there was an error in one layer and none in the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_what_is_not_there_changes_nothing_anywhere() {
