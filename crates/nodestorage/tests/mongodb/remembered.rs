@@ -237,8 +237,10 @@ async fn a_mark_that_another_process_has_left_meanwhile_is_not_written_over() {
         let kept = second.edit(&id("a"), keep, super::counted("p", round)).await.unwrap();
         assert!(matches!(kept, Edited::Unchanged { .. }), "{kept:?}");
         assert_eq!(count_up(&first).await, n + 2 * round);
-        let change =
-            |body: &mut Body| Ok::<_, Infallible>(drop(body.insert("twice".to_owned(), json!(true))));
+        let change = |body: &mut Body| {
+            body.insert("twice".to_owned(), json!(true));
+            Ok::<_, Infallible>(())
+        };
         let repeated = second.edit(&id("a"), change, super::counted("p", round)).await.unwrap();
         assert!(matches!(repeated, Edited::Repeated { .. }), "{repeated:?}");
     }
