@@ -254,13 +254,13 @@ fn chaos(seed: u64, nodes: usize, founding: usize, ids_stay: bool) -> Vec<String
         duplicates_checked
     };
     for _ in 0..120 {
-        for place in 0..nodes {
+        for (place, generation) in generations.iter().enumerate() {
             let life = world.places[place].life;
             let count = world.chance.below(12);
             for _ in 0..count {
                 let Some(node) = world.places[place].node.as_mut() else { break };
                 let number = next.entry((place, life)).or_insert(1);
-                let message = payload(place, generations[place] * GENERATION + *number);
+                let message = payload(place, generation * GENERATION + *number);
                 // Whoever is in the way of a lossless topic loses its place after a while.
                 let force = number.is_multiple_of(40);
                 if let Ok(Publish::Done(_)) = node.publish(&format!("of-{place}"), &message, force) {
@@ -325,11 +325,11 @@ fn chaos(seed: u64, nodes: usize, founding: usize, ids_stay: bool) -> Vec<String
     assert_eq!(seen, living, "topics of the dead stayed, or of the living are missing");
 
     // And everything flows: one message each, to each subscriber once.
-    for place in 0..nodes {
+    for (place, generation) in generations.iter().enumerate() {
         let life = world.places[place].life;
         if let Some(node) = world.places[place].node.as_mut() {
             let number = next.entry((place, life)).or_insert(1);
-            let message = payload(place, generations[place] * GENERATION + *number);
+            let message = payload(place, generation * GENERATION + *number);
             let done = node.publish(&format!("of-{place}"), &message, true).unwrap();
             let subscribers = (0..nodes.min(4)).filter(|other| {
                 let at = (place + nodes - other) % nodes;
