@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crdt_core::{SessionId, StateVector, Timestamp};
+use crdt_core::{SessionId, Timestamp};
 use crdt_sync::{
     PatchRecord, PeerId, SyncMessage,
     dag::{Link, NodeHash},
