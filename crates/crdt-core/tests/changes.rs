@@ -374,7 +374,7 @@ fn a_copy_follows_what_stands_at_two_places() {
         while let Some(set) = model.poll_changes() {
             match &set.changes[..] {
                 [crdt_core::model::Change { diff: Diff::Value { new, .. }, .. }] if set.missed => {
-                    view = new.clone()
+                    view = new.clone();
                 }
                 _ => mirror(&mut view, &set),
             }
