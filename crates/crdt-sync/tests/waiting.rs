@@ -1,6 +1,6 @@
 //! What must not be waited for, or forgotten, for ever.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use crdt_core::{PatchBuilder, SessionId, StateVector};
@@ -90,4 +90,42 @@ fn a_lost_question_about_the_own_session_is_asked_again() {
     }
     assert!((2..8).contains(&asked.len()), "{asked:?}");
     assert_eq!(reported, 1);
+}
+
+/// Three peers say that they have less of the own session, while one of them is asked for the last patch that it has. The
+/// others are asked when they speak again, and not only after a minute: one may be the only one that can still show it.
+#[test]
+fn each_peer_is_asked_for_its_last_patch_of_the_own_session() {
+    let mut machine =
+        Session::new(SessionOptions::standard(OWN), StateVector::new(), Heads::new(), Duration::ZERO, 1);
+    let mut at = Duration::from_millis(1);
+    for record in [patch(OWN, 0, 5), patch(OWN, 5, 4)] {
+        outputs(&mut machine, at, Input::Local(record));
+        outputs(&mut machine, at, Input::Stored);
+    }
+    let say = |name: &str, message| Input::Message { from: PeerId::new(name).unwrap(), message };
+    let mut asked = BTreeSet::new();
+    while at < Duration::from_secs(20) {
+        let mut questions = Vec::new();
+        for name in ["a", "b", "c"] {
+            let vector = [(OWN, 7)].into_iter().collect();
+            let state = say(name, SyncMessage::State { vector, reply: true });
+            questions.extend(outputs(&mut machine, at, state).into_iter().filter_map(question));
+        }
+        // They have folded it.
+        while let Some((peer, id, want)) = questions.pop() {
+            assert_eq!(want, [Want { sid: OWN, after: 6, upto: 7 }]);
+            let nothing = say(&peer, SyncMessage::Patches { id, records: Vec::new() });
+            questions.extend(outputs(&mut machine, at, nothing).into_iter().filter_map(question));
+            asked.insert(peer);
+        }
+        at += Duration::from_secs(1);
+    }
+    assert_eq!(asked.into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
+}
+
+fn question(output: Output) -> Option<(String, u64, Vec<Want>)> {
+    let Output::Send { to: Some(peer), message } = output else { return None };
+    let SyncMessage::Request { id, want, .. } = *message else { return None };
+    Some((peer.to_string(), id, want))
 }

@@ -95,7 +95,12 @@ impl Session {
     fn check_own(&mut self, now: Duration, peer: PeerId, (ticks, upto): (u64, u64), all: bool) {
         if upto > 0 && self.used_twice.is_none() {
             let want = Want { sid: self.options.session, after: upto.saturating_sub(ticks), upto };
-            self.own_check = Some(OwnCheck { peer, ticks, want, all });
+            let check = OwnCheck { peer, ticks, want, all };
+            let peer = check.peer.clone();
+            // One at a time: whoever was to be asked and was not yet is so when it speaks again.
+            if let Some(before) = self.own_check.replace(check).filter(|before| before.peer != peer) {
+                self.own_check_failed(now, &before.peer);
+            }
             self.pull_next(now);
         }
     }
