@@ -7,7 +7,7 @@ use crdt_core::{EncodingFormat, SessionId, StateVector};
 
 use crate::{
     PatchRecord, PeerId, SharedError, SnapshotHead, SyncMessage,
-    session::{Input, Session},
+    session::{Input, Refusal, Session, Standing},
     wire,
 };
 
@@ -65,10 +65,17 @@ pub trait Guard: Send + Sync {
         None
     }
 
-    /// Checks what a peer says that it has.
-    fn check_word(&self, message: &[u8], proof: &[u8]) -> Result<(), SharedError> {
-        let _ = (message, proof);
-        Ok(())
+    /// Checks what a peer says that it has. Returns a number that stands for who signed it, `None` if that is nobody in
+    /// particular: then it is a word like any that is not signed. An error if somebody signed it who does not speak for `from`.
+    fn check_word(&self, from: &PeerId, message: &[u8], proof: &[u8]) -> Result<Option<u64>, SharedError> {
+        let _ = (from, message, proof);
+        Ok(None)
+    }
+
+    /// Whether what was signed by `voice` in a peer's name still counts: not if another one speaks for it now.
+    fn speaks_for(&self, voice: u64, peer: &PeerId) -> bool {
+        let _ = (voice, peer);
+        true
     }
 
     /// Is told of every patch that is taken in, and of those that the store has at the start.
@@ -128,7 +135,7 @@ impl Gate {
         machine: &Session,
         from: PeerId,
         message: SyncMessage,
-    ) -> (Input, Vec<(PatchRecord, SharedError)>) {
+    ) -> (Input, Vec<Refusal>) {
         let mut refused = Vec::new();
         let message = match message {
             SyncMessage::Patches { id, mut records } => {
@@ -141,9 +148,14 @@ impl Gate {
             }
             SyncMessage::Signed { message, proof } => match wire::decode_sync(&message) {
                 Ok((name, word)) if name == from && is_word(&word) => {
-                    let proven = self.guard.as_ref().map(|guard| guard.check_word(&message, &proof));
-                    if matches!(proven, Some(Ok(()))) {
-                        return (Input::Proven { from, message: word }, refused);
+                    match self.guard.as_ref().map(|guard| guard.check_word(&from, &message, &proof)) {
+                        Some(Ok(Some(voice))) => {
+                            return (Input::Proven { from, voice, message: word }, refused);
+                        }
+                        Some(Err(reason)) => {
+                            refused.push(Refusal::WordNotAllowed { peer: from.clone(), reason });
+                        }
+                        Some(Ok(None)) | None => {}
                     }
                     // Anybody can say it; it is what it would be without the signature.
                     word
@@ -173,6 +185,16 @@ impl Gate {
         }
     }
 
+    /// What may be folded: what all known peers, apart from `without`, have proven to have, and this replica has.
+    pub fn stable(&self, machine: &Session, without: Option<&PeerId>) -> StateVector<SessionId> {
+        let speaks =
+            |voice, peer: &PeerId| self.guard.as_ref().is_none_or(|guard| guard.speaks_for(voice, peer));
+        machine.stable_by(without, |peer, voice| match voice {
+            Some(voice) if !speaks(voice, peer) => Standing::Lapsed,
+            _ => Standing::Counts,
+        })
+    }
+
     /// Leaves in a page what may go into the machine; `proof` is somebody's word for it, if there is one. Returns what may
     /// not, and why.
     fn check_page(
@@ -180,7 +202,7 @@ impl Gate {
         machine: &Session,
         records: &mut Vec<PatchRecord>,
         proof: Option<&[u8]>,
-    ) -> Vec<(PatchRecord, SharedError)> {
+    ) -> Vec<Refusal> {
         let Some(guard) = self.guard.clone() else { return Vec::new() };
         let vouched = proof.is_some_and(|proof| guard.check_page(records, proof).is_ok());
         let mut refused = Vec::new();
@@ -192,7 +214,7 @@ impl Gate {
             } else {
                 self.check(machine, record)
             };
-            checked.map_err(|reason| refused.push((record.clone(), reason))).is_ok()
+            checked.map_err(|reason| refused.push(Refusal::NotAllowed { id: record.id, reason })).is_ok()
         });
         refused
     }

@@ -9,7 +9,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crdt_core::{SessionId, StateVector, Timestamp};
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 
-use crate::{Guard, PatchRecord, SharedError, SnapshotHead, dag::NodeHash};
+use super::names::Names;
+use crate::{Guard, PatchRecord, PeerId, SharedError, SnapshotHead, dag::NodeHash};
 
 /// What is signed begins so, and names the use, so that no signature can be taken for another one.
 const PATCH_CONTEXT: &[u8] = b"weft patch v1";
@@ -20,6 +21,8 @@ const PAGE_CONTEXT: &[u8] = b"weft page v1";
 const WORD_CONTEXT: &[u8] = b"weft word v1";
 /// Of an author's key that many bytes stand in the proof.
 const KEY_ID_BYTES: usize = 8;
+/// They tell it from all others on the list.
+pub(super) type KeyId = [u8; KEY_ID_BYTES];
 const SIGNATURE_BYTES: usize = 64;
 
 /// The public key of an author (Ed25519, RFC 8032).
@@ -40,7 +43,7 @@ impl AuthorKey {
         self.0.to_bytes()
     }
 
-    fn id(self) -> [u8; KEY_ID_BYTES] {
+    fn id(self) -> KeyId {
         let mut id = [0; KEY_ID_BYTES];
         id.copy_from_slice(&self.to_bytes()[..KEY_ID_BYTES]);
         id
@@ -94,11 +97,13 @@ pub struct Access {
 
 #[derive(Default)]
 struct List {
-    authors: BTreeMap<[u8; KEY_ID_BYTES], (AuthorKey, Role)>,
+    authors: BTreeMap<KeyId, (AuthorKey, Role)>,
     /// Those who were on it: what they wrote before is checked all the same when it comes late.
-    left: BTreeMap<[u8; KEY_ID_BYTES], AuthorKey>,
+    left: BTreeMap<KeyId, AuthorKey>,
     /// Whose session is whose: the first author of a session is the only one.
-    sessions: BTreeMap<SessionId, [u8; KEY_ID_BYTES]>,
+    sessions: BTreeMap<SessionId, KeyId>,
+    /// Whose name is whose.
+    names: Names,
 }
 
 /// Why a proof was refused. Nothing has changed.
@@ -147,6 +152,14 @@ pub enum AccessError {
     /// Another author has written in this session.
     #[error("patch {0} is of a session that belongs to another author")]
     OtherAuthor(Timestamp),
+    /// Another key speaks for the replica of that name, or this one speaks for others only.
+    #[error("the key {key:016x} does not speak for {peer}")]
+    OtherName {
+        /// The name.
+        peer: PeerId,
+        /// The first 8 bytes of the key that signed.
+        key: u64,
+    },
     /// A snapshot does not say whose a session in it is, so that anyone could go on with it.
     #[error("the snapshot does not say whose session {0} is")]
     NoOwner(SessionId),
@@ -198,9 +211,31 @@ impl Access {
     /// and gives its word for it. So what counts is when the writers are told, not when the patches come. A writer who has
     /// not been told yet takes in what the key signs, and what one writer has all get.
     pub fn revoke(&self, author: AuthorKey) {
-        let List { authors, left, .. } = &mut *self.list_mut();
+        let List { authors, left, names, .. } = &mut *self.list_mut();
         if authors.remove(&author.id()).is_some() {
             left.insert(author.id(), author);
+            names.leave(author.id());
+        }
+    }
+
+    /// Binds a replica's name to a key: what the replica of that name says that it has counts only if this key signed it, also
+    /// after a restart, and this key speaks for the names that it is bound to and no others. A name is bound to one key, the
+    /// last one given; a key may have many names.
+    ///
+    /// Names that are bound to no key belong to the first key that signs something under them, for as long as this `Access`
+    /// lives and the key is on the list: another one that comes before the right one takes its name. Where those on the list may
+    /// not be trusted with that, bind all names.
+    ///
+    /// # Errors
+    /// If the key is not on the list.
+    pub fn bind(&self, peer: PeerId, author: AuthorKey) -> Result<(), AccessError> {
+        let List { authors, names, .. } = &mut *self.list_mut();
+        match authors.get(&author.id()) {
+            Some((key, _)) if *key == author => {
+                names.bind(peer, author.id());
+                Ok(())
+            }
+            _ => Err(AccessError::Unknown { what: format!("the replica {peer}") }),
         }
     }
 
@@ -218,7 +253,7 @@ impl Access {
         self.check_owner(record, author)
     }
 
-    fn check_owner(&self, record: &PatchRecord, author: [u8; KEY_ID_BYTES]) -> Result<(), AccessError> {
+    fn check_owner(&self, record: &PatchRecord, author: KeyId) -> Result<(), AccessError> {
         match self.list().sessions.get(&record.session()) {
             Some(owner) if *owner != author => Err(AccessError::OtherAuthor(record.id)),
             _ => Ok(()),
@@ -259,12 +294,7 @@ impl Access {
         message
     }
 
-    fn verify(
-        &self,
-        proof: &[u8],
-        message: &[u8],
-        what: impl Fn() -> String,
-    ) -> Result<[u8; KEY_ID_BYTES], AccessError> {
+    fn verify(&self, proof: &[u8], message: &[u8], what: impl Fn() -> String) -> Result<KeyId, AccessError> {
         self.verify_as(Role::Write, proof, message, what)
     }
 
@@ -275,7 +305,7 @@ impl Access {
         proof: &[u8],
         message: &[u8],
         what: impl Fn() -> String,
-    ) -> Result<[u8; KEY_ID_BYTES], AccessError> {
+    ) -> Result<KeyId, AccessError> {
         let (id, signature) = split_proof(proof, &what)?;
         let author = self.list().authors.get(id).copied();
         let Some((AuthorKey(key), role)) = author else { return Err(AccessError::Unknown { what: what() }) };
@@ -330,10 +360,7 @@ impl Access {
 }
 
 /// A proof's key and signature.
-fn split_proof(
-    proof: &[u8],
-    what: impl Fn() -> String,
-) -> Result<(&[u8; KEY_ID_BYTES], Signature), AccessError> {
+fn split_proof(proof: &[u8], what: impl Fn() -> String) -> Result<(&KeyId, Signature), AccessError> {
     if proof.is_empty() {
         return Err(AccessError::NotSigned { what: what() });
     }
@@ -344,7 +371,7 @@ fn split_proof(
 }
 
 /// Whose proof a patch carries.
-fn key_id(record: &PatchRecord) -> Option<&[u8; KEY_ID_BYTES]> {
+fn key_id(record: &PatchRecord) -> Option<&KeyId> {
     record.proof.split_first_chunk().map(|(id, _)| id)
 }
 
@@ -406,10 +433,21 @@ impl Guard for Access {
         Some(signer.proof(&self.word_message(message)))
     }
 
-    fn check_word(&self, message: &[u8], proof: &[u8]) -> Result<(), SharedError> {
+    fn check_word(&self, from: &PeerId, message: &[u8], proof: &[u8]) -> Result<Option<u64>, SharedError> {
         let message = self.word_message(message);
-        let verified = self.verify_as(Role::Read, proof, &message, || "what a peer has".to_owned());
-        Ok(verified.map(drop)?)
+        // Whose key is on no list says what anybody can say.
+        let Ok(key) = self.verify_as(Role::Read, proof, &message, || "what a peer has".to_owned()) else {
+            return Ok(None);
+        };
+        let voice = u64::from_be_bytes(key);
+        if self.list_mut().names.speaks(from, key) {
+            return Ok(Some(voice));
+        }
+        Err(AccessError::OtherName { peer: from.clone(), key: voice }.into())
+    }
+
+    fn speaks_for(&self, voice: u64, peer: &PeerId) -> bool {
+        self.list().names.owner(peer) == Some(voice.to_be_bytes())
     }
 
     fn note(&self, record: &PatchRecord) {
@@ -442,7 +480,7 @@ impl Guard for Access {
     }
 
     fn check_owners(&self, contained: &StateVector<SessionId>, owners: &[u8]) -> Result<(), SharedError> {
-        let said: BTreeMap<SessionId, [u8; KEY_ID_BYTES]> = read_owners(owners).collect();
+        let said: BTreeMap<SessionId, KeyId> = read_owners(owners).collect();
         let list = self.list();
         for (sid, last) in contained.iter() {
             match (said.get(sid), list.sessions.get(sid)) {
@@ -467,7 +505,7 @@ impl Guard for Access {
 /// A session, and the id of its author's key.
 const OWNER_BYTES: usize = 8 + KEY_ID_BYTES;
 
-fn read_owners(owners: &[u8]) -> impl Iterator<Item = (SessionId, [u8; KEY_ID_BYTES])> {
+fn read_owners(owners: &[u8]) -> impl Iterator<Item = (SessionId, KeyId)> {
     owners.chunks_exact(OWNER_BYTES).filter_map(|entry| {
         let (sid, owner) = entry.split_first_chunk::<8>()?;
         Some((SessionId::new(u64::from_be_bytes(*sid)).ok()?, owner.try_into().ok()?))

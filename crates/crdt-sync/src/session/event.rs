@@ -67,6 +67,15 @@ pub enum Refusal {
         #[source]
         reason: SharedError,
     },
+    /// Somebody signed in the name of a peer for which it does not speak. What it said counts as a word without a signature.
+    #[error("the word of {peer} is not allowed: {reason}")]
+    WordNotAllowed {
+        /// In whose name.
+        peer: PeerId,
+        /// Why not: the guard's own error.
+        #[source]
+        reason: SharedError,
+    },
     /// The application's own patch is not the next one of its session.
     #[error("local patch {0} is not the next one of its session")]
     OutOfOrder(Timestamp),

@@ -34,6 +34,8 @@ pub enum Input {
     Proven {
         /// Who sent it.
         from: PeerId,
+        /// Stands for who signed it. If it is another one than before, what that one had proven is forgotten.
+        voice: u64,
         /// What.
         message: SyncMessage,
     },
@@ -149,6 +151,15 @@ pub enum Output {
     Released(PatchRecord),
     /// Tell whoever watches.
     Event(Box<SessionEvent>),
+}
+
+/// What a peer counts for in what may be folded, where words are [proven](super::SessionOptions::proves_words).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// What it has proven to have; nothing as long as it has proven nothing.
+    Counts,
+    /// What was proven in its name counts no more: another one speaks for it now.
+    Lapsed,
 }
 
 /// What to read from the store.

@@ -29,7 +29,7 @@ use crdt_core::{SessionId, StateVector, Timestamp};
 pub(crate) use digest::Jitter;
 pub use digest::{content, digest};
 pub use event::{Counters, Refusal, SessionEvent};
-pub use io::{Input, Output, Page, ReadWhat, Status, WALK_PAGE_NODES_MAX};
+pub use io::{Input, Output, Page, ReadWhat, Standing, Status, WALK_PAGE_NODES_MAX};
 pub use options::{SessionOptions, SyncMode};
 pub use peers::PeerStatus;
 pub use trickle::TrickleOptions;
@@ -173,7 +173,7 @@ impl Session {
             Input::Relayed(record) => drop(self.take_in(now, record, Origin::Relayed)),
             Input::Heard(record) => self.heard(now, record),
             Input::Message { from, message } => self.message(now, from, message),
-            Input::Proven { from, message } => self.proven(now, from, message),
+            Input::Proven { from, voice, message } => self.proven(now, from, voice, message),
             Input::Stored => self.confirm(),
             Input::Page { peer, id, page } => self.page(peer, id, page),
             Input::Installed { vector, heads, content } => self.installed(now, &vector, heads, content),
@@ -222,13 +222,18 @@ impl Session {
 
     /// What all known peers and this replica have, by their last word: nothing below it will be asked for by them.
     pub fn stable(&self) -> StateVector<SessionId> {
-        self.peers.stable(&self.stored, None)
+        self.stable_by(None, |_, _| Standing::Counts)
     }
 
-    /// What may be in a snapshot for a peer: what all other known peers and this replica have. (What only some have
-    /// must stay as patches: two snapshots that each lack something of the other can't be merged.)
-    pub fn stable_without(&self, peer: &PeerId) -> StateVector<SessionId> {
-        self.peers.stable(&self.stored, Some(peer))
+    /// The same as the guard has it, which knows how a peer stands by its name and by who has proven its words. Without a peer it
+    /// is what may be in a snapshot for that one: what all others have. (What only some have must stay as patches: two
+    /// snapshots that each lack something of the other can't be merged.)
+    pub fn stable_by(
+        &self,
+        without: Option<&PeerId>,
+        standing: impl Fn(&PeerId, Option<u64>) -> Standing,
+    ) -> StateVector<SessionId> {
+        self.peers.stable(&self.stored, without, standing)
     }
 
     /// What has been counted so far.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crdt_core::{SessionId, StateVector};
 
-use super::{Output, Page, ReadWhat, Session, SessionOptions, compare::ENTRIES_MAX};
+use super::{Output, Page, ReadWhat, Session, SessionOptions, Standing, compare::ENTRIES_MAX};
 use crate::{
     PeerId, SyncMessage, Want,
     causal::CausalOrder,
@@ -36,6 +36,8 @@ pub(super) struct Peer {
     /// What it has proven to have: nobody else has said that in its name. What it had once it has, so nothing that it does
     /// later takes that back.
     proven: Option<StateVector<SessionId>>,
+    /// Who has proven it.
+    voice: Option<u64>,
     /// What of it is asked for next.
     pub(super) order: CausalOrder,
     /// The digest that it said when it had the same as we.
@@ -265,16 +267,17 @@ impl Peers {
         &self,
         own: &StateVector<SessionId>,
         without: Option<&PeerId>,
+        standing: impl Fn(&PeerId, Option<u64>) -> Standing,
     ) -> StateVector<SessionId> {
-        let least = |sid: &SessionId, own: u64| {
-            let others = self.known.iter().filter(|(id, _)| without != Some(*id));
-            let word = |peer: &'_ Peer| -> Option<u64> {
-                let vector = if self.proves_words { &peer.proven } else { &peer.vector };
-                vector.as_ref().map(|vector| vector.get(sid))
-            };
-            let theirs = others.map(|(_, peer)| word(peer).unwrap_or(0));
-            theirs.fold(own, u64::min)
-        };
+        let others = self.known.iter().filter(|(id, _)| without != Some(*id));
+        let words = others.map(|(id, peer)| match self.proves_words.then(|| standing(id, peer.voice)) {
+            None => peer.vector.as_ref(),
+            Some(Standing::Counts) => peer.proven.as_ref(),
+            Some(Standing::Lapsed) => None,
+        });
+        // Who has said nothing may lack everything.
+        let Some(words) = words.collect::<Option<Vec<_>>>() else { return StateVector::new() };
+        let least = |sid, own| words.iter().map(|vector| vector.get(sid)).fold(own, u64::min);
         own.iter().map(|(sid, time)| (*sid, least(sid, time))).collect()
     }
 
@@ -348,7 +351,7 @@ impl Session {
     }
 
     /// A peer says what it has, and it is certain that it does.
-    pub(super) fn proven(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
+    pub(super) fn proven(&mut self, now: Duration, from: PeerId, voice: u64, message: SyncMessage) {
         let has = match &message {
             SyncMessage::State { vector, .. } if vector.len() <= self.options.sessions_max => Some(vector),
             SyncMessage::Digest { digest, .. } | SyncMessage::Heads { digest, .. } => {
@@ -358,6 +361,9 @@ impl Session {
             _ => None,
         };
         let peer = self.peers.heard(&from, now);
+        if peer.voice.replace(voice) != Some(voice) {
+            peer.proven = None;
+        }
         if let Some(has) = has {
             peer.proven.get_or_insert_default().merge(has);
             self.peers.forget_above(ENTRIES_MAX);

@@ -536,3 +536,56 @@ fn a_word_is_proven_by_who_says_it_under_its_own_name() {
     let open = Gate::new(None).receive(&machine, name("bob"), says(BOB, "bob")).0;
     assert!(is_plain(&open), "{open:?}");
 }
+
+/// Carol may read, so that her key is on the list, and signs in Alice's name. It counts as what anybody says.
+#[test]
+fn a_word_signed_in_the_name_of_another_counts_for_nothing() {
+    const CAROL: [u8; 32] = [4; 32];
+    const ALICE_LATER: [u8; 32] = [5; 32];
+    let key = |secret: [u8; 32]| Signer::from_secret(&secret).author();
+    let name = |name| PeerId::new(name).unwrap();
+    let lists = |secret| {
+        let access = access(secret);
+        access.allow(key(CAROL), Role::Read).unwrap();
+        access.allow(key(ALICE_LATER), Role::Write).unwrap();
+        access
+    };
+    let sid = SessionId::new(SessionId::USER_MIN.get() + 9).unwrap();
+    let upto = |last| -> StateVector<SessionId> { [(sid, last)].into_iter().collect() };
+    let says = |secret, last| {
+        let state = SyncMessage::State { vector: upto(last), reply: false };
+        Gate::new(Some(lists(secret))).send(&name("alice"), state)
+    };
+    let start = || {
+        let options = SessionOptions { proves_words: true, ..SessionOptions::standard(SessionId::USER_MIN) };
+        let mut machine = Session::new(options, upto(9), Heads::new(), Duration::ZERO, 1);
+        machine.handle_input(Duration::ZERO, Input::PeerUp(name("alice")));
+        machine
+    };
+    let hears = |gate: &mut Gate, machine: &mut Session, message| {
+        let (input, refused) = gate.receive(machine, name("alice"), message);
+        machine.handle_input(Duration::ZERO, input);
+        (gate.stable(machine, None).get(&sid), refused.first().map(ToString::to_string))
+    };
+
+    let (bobs, mut machine) = (lists(BOB), start());
+    let mut gate = Gate::new(Some(Arc::clone(&bobs) as _));
+    assert_eq!(hears(&mut gate, &mut machine, says(ALICE, 5)), (5, None));
+    let (stable, refused) = hears(&mut gate, &mut machine, says(CAROL, 9));
+    assert_eq!(stable, 5);
+    assert!(refused.unwrap().contains("does not speak for alice"));
+
+    // Alice gets another key: what the old one has proven goes with it.
+    bobs.revoke(key(ALICE));
+    assert_eq!(gate.stable(&machine, None).get(&sid), 0);
+    assert_eq!(hears(&mut gate, &mut machine, says(ALICE_LATER, 6)), (6, None));
+
+    // Started again Bob knows who Alice is if his list says so, even if Carol comes first.
+    let (bobs, mut machine) = (lists(BOB), start());
+    bobs.bind(name("alice"), key(ALICE_LATER)).unwrap();
+    let mut gate = Gate::new(Some(Arc::clone(&bobs) as _));
+    let (stable, refused) = hears(&mut gate, &mut machine, says(CAROL, 9));
+    assert_eq!((stable, refused.is_some()), (0, true));
+    assert_eq!(hears(&mut gate, &mut machine, says(ALICE_LATER, 7)), (7, None));
+    assert!(bobs.bind(name("eve"), key(MALLORY)).is_err(), "her key is not on the list");
+}

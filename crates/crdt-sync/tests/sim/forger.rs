@@ -1,16 +1,17 @@
 //! A group in which patches are signed, and who attacks it: one without a key that is known, one who may only read, one who
-//! repeats and changes what it has heard, and a writer who goes on in others' sessions.
+//! repeats and changes what it has heard, a writer who goes on in others' sessions, and one on the list who signs in others' names
+//! that they have all that there is.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use crdt_core::{PatchBuilder, SessionId};
+use crdt_core::{PatchBuilder, SessionId, StateVector};
 use crdt_sync::{
-    Guard, PatchRecord,
+    Gate, Guard, PatchRecord, PeerId, SyncMessage,
     crypto::{Access, Role, Signer},
 };
 
-use crate::world::Random;
+use crate::{outsider::lowered, world::Random};
 
 /// How many replicas there are at the most: each has a key of its own.
 pub(crate) const WRITERS: usize = 4;
@@ -25,28 +26,52 @@ fn signer(number: usize) -> Signer {
     Signer::from_secret(&secret)
 }
 
-fn access(document: &str, number: usize) -> Access {
-    let access = Access::new(document, Some(signer(number)));
-    (0..WRITERS).for_each(|writer| access.allow(signer(writer).author(), Role::Write).unwrap());
-    access.allow(signer(READER).author(), Role::Read).unwrap();
-    access
+fn name(number: usize) -> PeerId {
+    PeerId::new(if number < WRITERS { format!("node-{number}") } else { "reader".to_owned() }).unwrap()
 }
 
-/// What a replica starts with.
-pub(crate) fn guard(number: usize) -> Arc<dyn Guard> {
-    Arc::new(access("doc", number))
+/// What a replica starts with, where its list looks like that.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct List {
+    /// Whether it binds names to keys. Where it does not they belong to the first that speaks under them.
+    pub(crate) binds: bool,
+    /// Who is not on it any more.
+    pub(crate) without: Option<usize>,
 }
 
-/// The same without one of the writers.
-pub(crate) fn guard_without(writer: usize) -> fn(usize) -> Arc<dyn Guard> {
-    fn without<const WRITER: usize>(number: usize) -> Arc<dyn Guard> {
-        let access = Access::new("doc", Some(signer(number)));
-        for writer in (0..WRITERS).filter(|writer| *writer != WRITER) {
-            access.allow(signer(writer).author(), Role::Write).unwrap();
-        }
-        Arc::new(access)
+impl List {
+    pub(crate) fn guard(self, number: usize) -> Arc<dyn Guard> {
+        Arc::new(self.access(number))
     }
-    [without::<0>, without::<1>, without::<2>, without::<3>][writer]
+
+    fn access(self, number: usize) -> Access {
+        let access = Access::new("doc", Some(signer(number)));
+        for listed in (0..=READER).filter(|listed| self.without != Some(*listed)) {
+            let role = if listed == READER { Role::Read } else { Role::Write };
+            access.allow(signer(listed).author(), role).unwrap();
+            if self.binds {
+                access.bind(name(listed), signer(listed).author()).unwrap();
+            }
+        }
+        access
+    }
+
+    /// What the one who may only read signs: where names are bound, that another one has all that there is; else it speaks for
+    /// itself, and lacks something.
+    pub(crate) fn lie(
+        self,
+        random: &mut Random,
+        members: usize,
+        all: StateVector<SessionId>,
+    ) -> (PeerId, SyncMessage) {
+        let (from, vector) = match self.binds {
+            true => (name(random.below(members as u64) as usize), all),
+            false => (name(READER), lowered(random, &all)),
+        };
+        let state = SyncMessage::State { vector, reply: random.percent(50) };
+        let signed = Gate::new(Some(self.guard(READER))).send(&from, state);
+        (from, signed)
+    }
 }
 
 /// A patch by its author's own hand, signed by one of those: for itself each is right.

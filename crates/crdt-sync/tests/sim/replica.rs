@@ -57,6 +57,9 @@ impl Applied {
 
 const OFFER_TICKS: u64 = 400;
 
+/// Makes the guard of the replica with that number.
+pub(crate) type MakeGuard = Arc<dyn Fn(usize) -> Arc<dyn Guard>>;
+
 pub(crate) struct Replica {
     pub(crate) id: PeerId,
     pub(crate) session: SessionId,
@@ -72,7 +75,7 @@ pub(crate) struct Replica {
     unsynced: Vec<PatchRecord>,
     pub(crate) options: SessionOptions,
     /// In a group with signatures: a guard that knows the list and nothing else yet.
-    pub(crate) make_guard: Option<fn(usize) -> Arc<dyn Guard>>,
+    pub(crate) make_guard: Option<MakeGuard>,
     number: usize,
     guard: Option<Arc<dyn Guard>>,
     gate: Gate,
@@ -135,17 +138,17 @@ impl Replica {
     }
 
     /// Lets nobody write whose patches are not signed as `make` has it.
-    pub(crate) fn guard(&mut self, make: fn(usize) -> Arc<dyn Guard>) {
-        self.make_guard = Some(make);
+    pub(crate) fn guard(&mut self, make: MakeGuard) {
         (self.options.rechecks_parked, self.options.proves_words) = (true, true);
         let seed = self.number as u64;
         self.machine = Session::new(self.options, StateVector::new(), Heads::new(), Duration::ZERO, seed);
         self.guard = Some(make(self.number));
+        self.make_guard = Some(make);
         self.gate = Gate::new(self.guard.clone());
     }
 
     /// Takes a writer from the list: `make` makes a list without it. Whose sessions are whose stays known.
-    pub(crate) fn revoke(&mut self, make: fn(usize) -> Arc<dyn Guard>) {
+    pub(crate) fn revoke(&mut self, make: MakeGuard) {
         let (old, new) = (self.guard.take(), make(self.number));
         old.iter().for_each(|old| new.note_owners(&old.owners(&self.kept_vector())));
         self.unsynced.iter().for_each(|record| new.note(record));
@@ -172,7 +175,7 @@ impl Replica {
         let signed = self.make_guard.is_some();
         let options = options(session, self.options.sync);
         self.options = SessionOptions { rechecks_parked: signed, proves_words: signed, ..options };
-        self.guard = self.make_guard.map(|make| make(self.number));
+        self.guard = self.make_guard.as_ref().map(|make| make(self.number));
         self.gate = Gate::new(self.guard.clone());
         if let Some(guard) = &self.guard {
             if let Some((_, bytes)) = self.kept_snapshot() {
@@ -325,7 +328,7 @@ impl Replica {
     /// Folds what all the others are known to have into a snapshot. (What only some have must stay as patches: two
     /// snapshots that each lack something of the other can't be merged.)
     pub(crate) fn compact(&mut self, others: usize) -> Result<(), String> {
-        let stable = self.machine.stable();
+        let stable = self.gate.stable(&self.machine, None);
         if self.machine.status().peers < others || stable.is_empty() {
             return Ok(());
         }
@@ -410,7 +413,8 @@ impl Replica {
             ReadWhat::Patches { want, bytes_max, offers } => {
                 // As if patches for more ticks than that were larger than a snapshot.
                 let ticks: u64 = want.iter().map(|want| want.upto.saturating_sub(want.after)).sum();
-                let whole = self.guard.is_none() && self.machine.stable_without(peer) == self.kept_vector();
+                let stable = self.gate.stable(&self.machine, Some(peer));
+                let whole = self.guard.is_none() && stable == self.kept_vector();
                 let page = match offers && whole && ticks > OFFER_TICKS {
                     true => PatchPage::Compacted,
                     false => now(self.durable.page(&want, bytes_max)).unwrap(),
@@ -453,7 +457,7 @@ impl Replica {
                 let mut vector = self.kept_vector();
                 if offers {
                     let contained = now(self.durable.snapshot()).unwrap().map(|(vector, _)| vector);
-                    vector = self.machine.stable_without(peer);
+                    vector = self.gate.stable(&self.machine, Some(peer));
                     vector.merge(&contained.unwrap_or_default());
                 }
                 let (vector, bytes) = self.folded(&vector)?;

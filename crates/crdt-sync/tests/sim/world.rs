@@ -1,10 +1,14 @@
 //! The simulated world: time, the network, what goes wrong, and what must hold all the same.
 
+#[cfg(feature = "crypto")]
+use std::sync::Arc;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+#[cfg(feature = "crypto")]
+use crdt_core::StateVector;
 use crdt_core::{SessionId, Timestamp};
 use crdt_sync::{
     PatchRecord, PeerId, SyncMessage,
@@ -46,6 +50,9 @@ enum What {
     PutBack,
     #[cfg(feature = "crypto")]
     Attack,
+    /// One who may only read signs in another's name.
+    #[cfg(feature = "crypto")]
+    Lie,
     /// A replica is told that a writer is on the list no longer.
     #[cfg(feature = "crypto")]
     Revoke(usize),
@@ -89,6 +96,8 @@ struct Signed {
     made: Vec<PatchRecord>,
     owners: BTreeMap<SessionId, usize>,
     liar: Option<usize>,
+    /// The list of those who may write, as all begin with it.
+    list: forger::List,
     /// Who is taken from the list.
     revoked: Option<usize>,
 }
@@ -188,9 +197,11 @@ impl World {
         let mut world = Self::empty(random, trouble, print);
         let count = 2 + world.random.below(forger::WRITERS as u64 - 1) as usize;
         let sync = if world.random.percent(50) { SyncMode::Dag } else { SyncMode::Vectors };
+        let list = forger::List { binds: world.random.percent(70), without: None };
+        world.signed.list = list;
         for index in 0..count {
             world.add_replica(sync);
-            world.replicas[index].guard(forger::guard);
+            world.replicas[index].guard(Arc::new(move |number| list.guard(number)));
             world.signed.owners.insert(world.replicas[index].session, index);
         }
         world.signed.liar = world.random.percent(50).then_some(count - 1);
@@ -219,6 +230,10 @@ impl World {
             for _ in 0..world.random.below(40) {
                 let at = world.random.ms(ms * 3 / 2);
                 world.plan(at, What::Outside);
+            }
+            for _ in 0..world.random.below(40) {
+                let at = world.random.ms(ms * 3 / 2);
+                world.plan(at, What::Lie);
             }
         }
         if world.random.percent(40) {
@@ -273,6 +288,19 @@ impl World {
             let pause = self.random.ms(200);
             let input = Input::Heard(forged.clone()).into();
             self.plan(self.now + pause, What::Deliver { to, input });
+        }
+    }
+
+    /// One on the list says something to all, signed.
+    #[cfg(feature = "crypto")]
+    fn lie(&mut self) {
+        let mut all = StateVector::new();
+        self.replicas.iter().for_each(|replica| all.merge(&replica.kept_vector()));
+        let (from, message) = self.signed.list.lie(&mut self.random, self.replicas.len(), all);
+        for to in 0..self.replicas.len() {
+            let pause = self.random.ms(20);
+            let input = Input::Message { from: from.clone(), message: message.clone() };
+            self.plan(self.now + pause, What::Deliver { to, input: input.into() });
         }
     }
 
@@ -439,7 +467,8 @@ impl World {
     #[cfg(feature = "crypto")]
     fn revoke(&mut self, index: usize) {
         let Some(revoked) = self.signed.revoked else { return };
-        self.replicas[index].revoke(forger::guard_without(revoked));
+        let list = forger::List { without: Some(revoked), ..self.signed.list };
+        self.replicas[index].revoke(Arc::new(move |number| list.guard(number)));
         if index == revoked {
             let owners = self.signed.owners.iter().filter(|(_, owner)| **owner == revoked);
             self.gone = Some((revoked, owners.map(|(sid, _)| *sid).collect()));
@@ -462,6 +491,11 @@ impl World {
             #[cfg(feature = "crypto")]
             What::Attack => {
                 self.attack();
+                return Ok(());
+            }
+            #[cfg(feature = "crypto")]
+            What::Lie => {
+                self.lie();
                 return Ok(());
             }
             #[cfg(feature = "crypto")]

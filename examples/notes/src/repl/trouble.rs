@@ -42,7 +42,9 @@ impl Trouble {
                 format!("{refusal}. If it is this program's, it takes no edits until it is started again"),
             ),
             SessionEvent::Refused(
-                refusal @ (Refusal::NotAllowed { .. } | Refusal::SnapshotNotAllowed { .. }),
+                refusal @ (Refusal::NotAllowed { .. }
+                | Refusal::SnapshotNotAllowed { .. }
+                | Refusal::WordNotAllowed { .. }),
             ) => (Kind::NotAllowed, format!("refused what somebody sent who may not: {refusal}")),
             SessionEvent::Refused(refusal) => {
                 let kind = Kind::Refused(format!("{:?}", mem::discriminant(refusal)));

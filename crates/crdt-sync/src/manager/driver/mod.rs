@@ -60,7 +60,7 @@ pub(super) struct Driver {
     repeated: Vec<(Patch, Done)>,
     /// Where the last local patches given to the machine begin and end.
     handed: VecDeque<(u64, u64)>,
-    gate: Gate,
+    pub(super) gate: Gate,
     /// The last time that was handed over of this replica's own session.
     own_last: u64,
     /// The last snapshot that was made for a peer, so that its parts are parts of one thing.
@@ -237,9 +237,7 @@ impl Driver {
                     _ => 0,
                 };
                 let (input, refused) = self.gate.receive(&self.machine, from, message);
-                for (record, reason) in refused {
-                    self.not_allowed(Refusal::NotAllowed { id: record.id, reason });
-                }
+                refused.into_iter().for_each(|refusal| self.not_allowed(refusal));
                 self.input(input);
             }
             other => self.heard_trouble(other),
@@ -397,7 +395,7 @@ impl Driver {
 
     pub(super) fn report(&mut self, event: SessionEvent) {
         if let SessionEvent::Refused(refusal) = &event {
-            tracing::warn!(%refusal, "refused a patch");
+            tracing::warn!(%refusal, "refused");
         }
         // Nobody watching is fine.
         let _ = self.events.send(event);
