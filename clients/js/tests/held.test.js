@@ -101,6 +101,21 @@ test("a fence whose answer was lost is sent again, and is done when it is repeat
   assert.equal(it.held.length, 1);
 });
 
+test("a fence that is refused is sent again after a pause, not at once and for ever", () => {
+  const { it, feed, reject, write } = live();
+  write({ gold: 1, notes: "long" });
+  assert.deepEqual(reject(1, TOO_LARGE).pushes, [fence(1)]);
+  // The right to write is gone, or the document breaks a new rule.
+  const refusals = [["forbidden", 403], ["invalid-document", 422], ["too-large", 413]];
+  for (const [kind, status] of refusals) {
+    const { pushes, timers } = reject(1, { type: `urn:weft:problem:${kind}`, status });
+    assert.deepEqual(pushes, [], kind);
+    assert.equal(timers.filter(({ name }) => name === "retry").length, 1, kind);
+    assert.deepEqual(feed({ type: "timer", name: "retry", documentId: "g" }).pushes, [fence(1)]);
+  }
+  assert.equal(it.held.length, 1);
+});
+
 test("what the server says of its own limit is heeded before anything is sent", () => {
   const { it, write } = live({ limits: { messageBytes: 300 } });
   const { pushes, refused } = write({ gold: 1, notes: "ö".repeat(150) });

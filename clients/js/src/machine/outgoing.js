@@ -146,10 +146,9 @@ export class Outgoing {
    */
   #onRejected(followed, { documentId, problem, current }, random) {
     const reason = reasonOf(problem);
-    // A fence is as small as a write can be: who says that it is too large says nothing about it.
-    if (reason === "passing" || (reason === "too-large" && followed.manager.pending[0]?.isFence)) {
-      return this.#onPassing(followed, problem, random);
-    }
+    // Who refuses a fence, or finds it too large, says nothing about its number: it can't be held, and is asked about again.
+    const isFenceRefused = (reason === "too-large" || reason === "refused") && followed.manager.pending[0]?.isFence;
+    if (reason === "passing" || isFenceRefused) return this.#onPassing(followed, problem, random);
     this.#answered(followed);
     if (reason === "too-large" || reason === "refused") {
       // What was sent may be gone since, or have been rebased: then what is the oldest now is asked about itself.
