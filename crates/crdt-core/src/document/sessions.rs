@@ -3,6 +3,7 @@
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use smallvec::SmallVec;
 
 use super::{sequence::Sids, time_index::TimeIndex};
 
@@ -43,8 +44,9 @@ pub(super) struct Sessions {
     hasher: DefaultHashBuilder,
     /// The peers in the order in which something of theirs was seen first, or in which they were left.
     pub(super) peers: Vec<u32>,
-    /// The sessions that were the own one, with the last time that was used when they were left, by whomever.
-    left: Vec<(u32, u64)>,
+    /// The sessions that were the own one, with the last time that was used when they were left, by whomever: one in each
+    /// document that was forked, which then needs no memory of its own.
+    left: SmallVec<[(u32, u64); 1]>,
     /// The document's own session.
     pub(super) own: u32,
     /// The last time at which the own session made something; 0 for none.
@@ -193,7 +195,7 @@ impl Sessions {
     /// Bytes that they take, roughly.
     pub(super) fn size_bytes(&self) -> usize {
         let nodes: usize = self.list.iter().map(|session| session.nodes.size_bytes()).sum();
-        let left = self.left.len() * size_of::<(u32, u64)>();
+        let left = if self.left.spilled() { self.left.len() * size_of::<(u32, u64)>() } else { 0 };
         self.list.len() * (size_of::<Row>() + size_of::<Session>()) + left + nodes
     }
 }
