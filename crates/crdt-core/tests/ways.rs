@@ -294,3 +294,62 @@ proptest! {
         }
     }
 }
+
+/// A document of a text, in which a keystroke was the last thing that came.
+fn typed_in() -> Model {
+    let mut model = Model::new(session(0));
+    model.api().root("ab한de").unwrap();
+    let first = model.flush().unwrap();
+    model.api().str("").unwrap().ins(5, "f").unwrap();
+    let second = model.flush().unwrap();
+    let mut document = Model::new(session(1));
+    for patch in [first, second] {
+        assert_eq!(document.apply_bytes(patch.as_bytes()), Ok(Applied::Merged));
+    }
+    document
+}
+
+/// Somebody of whom nothing was known types or erases a letter: by all ways that is the same, and what it goes to has to be
+/// there.
+#[test]
+fn the_first_keystroke_of_each_session_does_the_same_by_every_way() {
+    type OneEdit = fn(&mut Model);
+    let edits: [OneEdit; 7] = [
+        |model| model.api().str("").unwrap().ins(0, "x").unwrap(),
+        |model| model.api().str("").unwrap().ins(3, "y").unwrap(),
+        |model| model.api().str("").unwrap().ins(6, "z").unwrap(),
+        |model| model.api().str("").unwrap().ins(2, "é🙂").unwrap(),
+        |model| model.api().str("").unwrap().del(0, 1).unwrap(),
+        |model| model.api().str("").unwrap().del(1, 3).unwrap(),
+        |model| model.api().str("").unwrap().del(5, 1).unwrap(),
+    ];
+    let mut document = typed_in();
+    let mut number = 10;
+    for edit in edits {
+        for (spoil, unseen) in [(None, false), (None, true), (Some(9), false), (Some(16), false)] {
+            number += 1;
+            let mut author = if unseen {
+                // It goes to what another session has made that nobody has sent.
+                let mut other = document.fork(session(number + 1000));
+                other.api().str("").unwrap().ins(0, "123").unwrap();
+                let _ = other.flush();
+                other.fork(session(number))
+            } else {
+                document.fork(session(number))
+            };
+            edit(&mut author);
+            let patch = author.flush().unwrap();
+            let bytes = spoil.map_or_else(
+                || patch.as_bytes().to_vec(),
+                |at| mutated(patch.as_bytes().to_vec(), &[at, 1, 7]),
+            );
+            check_ways(document.document(), &bytes);
+            if spoil.is_none() && !unseen {
+                assert_eq!(document.apply_bytes(&bytes), Ok(Applied::Merged));
+                assert_eq!(document.apply_bytes(&bytes), Ok(Applied::Known));
+                assert!(document.document().has_seen(patch.id()));
+            }
+        }
+    }
+    document.document().check().unwrap();
+}

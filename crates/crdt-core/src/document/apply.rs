@@ -8,7 +8,10 @@ use super::{
 use crate::{
     SessionId, Timespan, Timestamp,
     codec::Malformed,
-    patch::{Patch, PatchRef, keystroke::Start},
+    patch::{
+        Patch, PatchRef,
+        keystroke::{self, Start},
+    },
 };
 
 /// What became of a patch.
@@ -136,10 +139,18 @@ impl Document {
     /// Applies a patch that is of a usual kind. `false`, and nothing has changed, if the general rules have to look at it.
     #[inline]
     fn apply_usual(&mut self, patch: &[u8]) -> bool {
+        match keystroke::read(patch) {
+            Some(keystroke) => self.apply_keystroke(&keystroke),
+            None => self.apply_few(patch),
+        }
+    }
+
+    /// Applies a patch of a few operations that belong together.
+    #[inline(never)]
+    fn apply_few(&mut self, patch: &[u8]) -> bool {
         match Start::of(patch) {
-            Some(start) if start.is_one() => self.apply_keystroke(start),
             Some(start) if start.may_set() && self.apply_setting(start) => true,
-            Some(start) if start.makes_constant() => self.apply_elements(start),
+            Some(start) if start.makes_constant() && !start.is_one() => self.apply_elements(start),
             _ => false,
         }
     }

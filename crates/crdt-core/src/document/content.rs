@@ -49,7 +49,7 @@ impl<T: Copy + Default> Arena<T> {
     pub(super) fn append(&mut self, behind: Option<(u32, u32)>, more: &[T]) -> Appended {
         let end = self.items.len() as u32;
         let Some((offset, len)) = behind.filter(|(offset, len)| offset + len != end) else {
-            self.items.extend_from_slice(more);
+            self.push(more);
             return Appended { offset: end, moved: None };
         };
         let (next, need) = (offset + len, more.len() as u32);

@@ -12,7 +12,15 @@ const HEAP_DEAD_FREE: usize = 64 * 1024;
 
 impl Store {
     /// Moves what is alive together when most of some storage is dead.
+    #[inline]
     pub(super) fn tidy(&mut self) {
+        if self.contents.is_wasteful() || self.heap_dead > HEAP_DEAD_FREE {
+            self.move_together();
+        }
+    }
+
+    #[cold]
+    fn move_together(&mut self) {
         if self.contents.is_wasteful() {
             let old = std::mem::take(&mut self.contents);
             for node in 0..self.nodes.len() as u32 {

@@ -32,6 +32,7 @@ pub(crate) struct Keystroke<'a> {
 
 impl Keystroke<'_> {
     /// The ids of other sessions that it names, in their order.
+    #[inline]
     pub(super) fn for_each_foreign(&self, mut each: impl FnMut(Timespan)) {
         let spans = [(self.obj, 1), (self.at, self.deleted.max(1))];
         for (start, span) in spans {
@@ -41,6 +42,7 @@ impl Keystroke<'_> {
         }
     }
 
+    #[inline]
     pub(super) fn head(&self) -> Head {
         let Self { id, span, foreign, ops_at, .. } = *self;
         let mut named = Foreign::None;
@@ -97,15 +99,16 @@ impl<'a> Start<'a> {
     }
 }
 
-/// Reads a patch, if it is a keystroke in its canonical spelling.
-#[inline(always)]
+/// Reads a patch, if it is a keystroke in its canonical spelling. There is one copy of this in the program: a replica reads
+/// each patch when it comes and when it is applied, and the code for both is most of what its caches for instructions hold.
+#[inline(never)]
 pub(crate) fn read(bytes: &[u8]) -> Option<Keystroke<'_>> {
     Start::of(bytes).filter(Start::is_one).and_then(read_one)
 }
 
 /// Reads the operation behind a start, if it is the only one.
 #[inline(always)]
-pub(crate) fn read_one(start: Start<'_>) -> Option<Keystroke<'_>> {
+fn read_one(start: Start<'_>) -> Option<Keystroke<'_>> {
     let Start { words: mut r, id: Timestamp { sid, time }, octet, .. } = start;
     let bytes = r.bytes;
     let ops_at = r.at + 2;
@@ -124,6 +127,7 @@ pub(crate) fn read_one(start: Start<'_>) -> Option<Keystroke<'_>> {
         return None;
     }
     let (text, units) = match text {
+        [letter] if *letter < 0x80 => (Wtf8::trusted(text), 1),
         text if text.is_ascii() => (Wtf8::trusted(text), text.len()),
         text => Wtf8::new(text).ok().map(|text| (text, text.units()))?,
     };
@@ -161,9 +165,26 @@ impl<'a> Words<'a> {
     /// The id of a patch.
     #[inline(always)]
     pub(super) fn patch_id(&mut self) -> Option<Timestamp> {
-        let sid = SessionId::new(self.vu57()?).ok().filter(|&sid| sid != SessionId::SYSTEM)?;
+        let sid = self.session().filter(|&sid| sid != SessionId::SYSTEM)?;
         let time = self.vu57().filter(|&time| time <= MAX_ID)?;
         Some(Timestamp::new(sid, time))
+    }
+
+    /// The id of a session. One that was drawn has mostly eight bytes.
+    #[inline(always)]
+    fn session(&mut self) -> Option<SessionId> {
+        const MORE: u64 = 0x0080_8080_8080_8080;
+        let word = self.word();
+        let number = if word & MORE == MORE {
+            self.at += 8;
+            if self.at > self.bytes.len() || word >> 56 == 0 {
+                return None;
+            }
+            join(word & (u64::MAX >> 8)) | (word >> 56) << 49
+        } else {
+            self.vu57()?
+        };
+        SessionId::new(number).ok()
     }
 
     /// The next eight bytes; zeros stand for what is behind the end.
@@ -188,8 +209,9 @@ impl<'a> Words<'a> {
     #[inline(always)]
     pub(super) fn vu57(&mut self) -> Option<u64> {
         let word = self.word();
-        if let Some((number, len)) = near(word) {
-            return self.step(len, number >> (7 * (len - 1))).map(|()| number);
+        if let Some((number, len, is_short)) = near(word) {
+            self.at += len;
+            return (is_short && self.at <= self.bytes.len()).then_some(number);
         }
         // The eighth byte is the last one, whatever its high bit.
         let stop = !word & 0x0080_8080_8080_8080;
@@ -210,9 +232,9 @@ impl<'a> Words<'a> {
         } else {
             // The byte of the flag is gone; of seven more, the last one has eight bits.
             let word = word >> 8;
-            if let Some((number, len)) = near(word) {
-                self.step(len, number >> (7 * (len - 1)))?;
-                if number == 0 {
+            if let Some((number, len, is_short)) = near(word) {
+                self.at += len;
+                if !is_short || number == 0 || self.at > self.bytes.len() {
                     return None;
                 }
                 return self.named(own, flag, low | number << 6, foreign);
@@ -239,21 +261,21 @@ impl<'a> Words<'a> {
             return Some(Timestamp::new(own, time));
         }
         *foreign = true;
-        let sid = SessionId::new(self.vu57()?).ok().filter(|&sid| sid != own)?;
+        let sid = self.session().filter(|&sid| sid != own)?;
         Some(Timestamp::new(sid, time))
     }
 }
 
-/// A number of at most three bytes, as most are, and how many it took.
+/// A number of at most three bytes, as most are, how many it took, and whether it takes no fewer.
 #[inline(always)]
-const fn near(word: u64) -> Option<(u64, usize)> {
-    let low = word & 0x7f;
+const fn near(word: u64) -> Option<(u64, usize, bool)> {
+    let (low, middle, high) = (word & 0x7f, word & 0x7f00, word & 0x007f_0000);
     if word & 0x80 == 0 {
-        Some((low, 1))
+        Some((low, 1, true))
     } else if word & 0x8000 == 0 {
-        Some((low | (word & 0x7f00) >> 1, 2))
+        Some((low | middle >> 1, 2, middle != 0))
     } else if word & 0x0080_0000 == 0 {
-        Some((low | (word & 0x7f00) >> 1 | (word & 0x007f_0000) >> 2, 3))
+        Some((low | middle >> 1 | high >> 2, 3, high != 0))
     } else {
         None
     }

@@ -385,10 +385,18 @@ impl Sequence {
     }
 
     /// Changes to the storage for many chunks when one edit more could be too much for the other.
+    #[inline]
     fn make_room(&mut self) {
         if let Storage::Few(few) = &self.storage
             && few.is_full()
         {
+            self.plant();
+        }
+    }
+
+    #[cold]
+    fn plant(&mut self) {
+        if let Storage::Few(few) = &self.storage {
             let mut tree = Box::new(Tree::open(few::FEW));
             few.0.iter().for_each(|&chunk| tree.append(chunk));
             tree.seal();

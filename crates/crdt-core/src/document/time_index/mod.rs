@@ -100,7 +100,19 @@ impl TimeIndex {
         if let Some(pages) = &mut self.pages {
             return pages.insert(time, value);
         }
+        if self.goes_behind(time) {
+            self.list.push(((time - self.base) as u32, value));
+            return true;
+        }
         self.insert_listed(time, value)
+    }
+
+    /// Whether a time is above all in the list, which has room for it, as it mostly is.
+    #[inline]
+    fn goes_behind(&self, time: u64) -> bool {
+        let len = self.list.len();
+        let above = |&(last, _): &Entry| self.after_base(time).is_some_and(|after| after > last);
+        len < LISTED_MAX && len < self.list.capacity() && self.list.last().is_some_and(above)
     }
 
     fn insert_listed(&mut self, time: u64, value: u32) -> bool {

@@ -100,16 +100,22 @@ impl Index {
 
     #[inline]
     pub(super) fn author(&mut self, session: u32) -> &mut Author {
-        let session = session as usize;
+        let place = match self.places.get(session as usize) {
+            Some(&place) if place != NIL => place,
+            _ => self.enter(session as usize),
+        };
+        &mut self.authors[place as usize]
+    }
+
+    #[cold]
+    fn enter(&mut self, session: usize) -> u32 {
         if self.places.len() <= session {
             self.places.resize(session + 1, NIL);
         }
-        let place = &mut self.places[session];
-        if *place == NIL {
-            *place = self.authors.len() as u32;
-            self.authors.push(Author::default());
-        }
-        &mut self.authors[*place as usize]
+        let place = self.authors.len() as u32;
+        self.places[session] = place;
+        self.authors.push(Author::default());
+        place
     }
 
     #[inline]
