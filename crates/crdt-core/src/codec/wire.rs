@@ -5,7 +5,7 @@ mod burst;
 use super::Malformed;
 use crate::{SessionId, Timestamp, id::MAX_ID, text::Wtf8};
 
-pub(crate) use burst::{Burst, Bursts, brief, burst};
+pub(crate) use burst::{Burst, Bursts, alike, brief, burst, put_times};
 
 /// A position in bytes from outside. Every read is checked; nothing is copied.
 #[derive(Clone, Copy, Debug)]

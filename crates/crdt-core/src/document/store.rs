@@ -12,7 +12,11 @@ use super::{
     typing::Typing,
     unindexed::Rows,
 };
-use crate::{SessionId, Timestamp, codec::RawValue, patch::elements::Constants};
+use crate::{
+    SessionId, Timestamp,
+    codec::RawValue,
+    patch::elements::{self, Constants},
+};
 
 /// Nodes by number and by id, their contents, and the sessions that their ids name.
 #[derive(Debug, Clone, Default)]
@@ -152,14 +156,7 @@ impl Store {
     /// A constant that is not in the table yet.
     #[inline]
     pub(super) fn con_node(&mut self, id: Id, value: RawValue<'_>) -> Node {
-        let bytes = value.as_bytes();
-        if bytes.len() <= 3 {
-            return Node::short(id, bytes);
-        }
-        let at = self.heap.len() as u32;
-        put_len(&mut self.heap, bytes.len());
-        self.heap.extend_from_slice(bytes);
-        Node::new(id, Form::Con, at)
+        con_node(&mut self.heap, id, value)
     }
 
     /// Creates constants at consecutive times that no node has, each of them referred to once.
@@ -173,14 +170,22 @@ impl Store {
             });
             return entered.collect();
         }
-        self.nodes.reserve(len as usize);
-        for (value, ticks) in values.zip(0..) {
-            let mut node = self.con_node(id.tick(ticks), value);
-            node.link();
-            self.nodes.push(node);
+        let Self { nodes, heap, .. } = self;
+        let (mut short, mut ops) = (Node::short(id, &[]), values.ops());
+        short.link();
+        nodes.resize((first + len) as usize, short);
+        for (node, ticks) in nodes[first as usize..].iter_mut().zip(0..) {
+            if let Some((payload, behind)) = elements::brief_constant(ops) {
+                *node = short.later(ticks, payload);
+                ops = behind;
+            } else if let Some(any) = elements::any_constant(ops) {
+                *node = long_constant(heap, id.tick(ticks), any.value);
+                ops = any.behind;
+            }
         }
         self.sessions.at_mut(id.session).nodes.insert_run(id.time, first, len);
-        (first..first + len).collect()
+        let entered = first..first + len;
+        if len > 8 { SmallVec::from_vec(entered.collect()) } else { entered.collect() }
     }
 
     /// Creates a constant that is a timestamp. `None` if there is a node with the id.
@@ -460,6 +465,26 @@ impl Store {
         self.obj_mut(obj).push(Entry { key, node: value });
         self.node_mut(value).link();
     }
+}
+
+#[inline]
+fn con_node(heap: &mut Vec<u8>, id: Id, value: RawValue<'_>) -> Node {
+    let bytes = value.as_bytes();
+    if bytes.len() <= 3 {
+        return Node::short(id, bytes);
+    }
+    let at = heap.len() as u32;
+    put_len(heap, bytes.len());
+    heap.extend_from_slice(bytes);
+    Node::new(id, Form::Con, at)
+}
+
+/// A constant of any length that is referred to once.
+#[inline(never)]
+fn long_constant(heap: &mut Vec<u8>, id: Id, value: RawValue<'_>) -> Node {
+    let mut node = con_node(heap, id, value);
+    node.link();
+    node
 }
 
 fn put_len(out: &mut Vec<u8>, len: usize) {

@@ -337,7 +337,7 @@ impl ArrCursor<'_> {
         let mark = patch.mark();
         patch.skip_to(doc.time());
         let constants = patch.mark();
-        values.for_each(|value| _ = patch.new_con(&value.into()));
+        patch.new_cons(values);
         // Each takes two bytes at least and two ticks.
         if let Err(refused) = room(doc, patch.len_since(constants)) {
             patch.truncate(mark);

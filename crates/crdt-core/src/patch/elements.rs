@@ -34,6 +34,11 @@ impl<'a> Constants<'a> {
         Self { bytes, len }
     }
 
+    /// The operations, to be read by [`brief_constant`] and [`any_constant`].
+    pub(crate) const fn ops(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// How many there are, which is how many ticks they take.
     pub(crate) const fn span(&self) -> u32 {
         self.len
@@ -46,9 +51,8 @@ impl<'a> Iterator for Constants<'a> {
     #[inline]
     fn next(&mut self) -> Option<RawValue<'a>> {
         self.len = self.len.checked_sub(1)?;
-        let mut reader = Reader::new(self.bytes.get(1..)?);
-        let value = cbor::scan(&mut reader).ok()?;
-        self.bytes = reader.rest();
+        let AnyConstant { value, behind, .. } = any_constant(self.bytes)?;
+        self.bytes = behind;
         Some(value)
     }
 
@@ -68,15 +72,14 @@ pub(crate) fn read(start: Start<'_>) -> Option<Elements<'_>> {
         return None;
     }
     let len = u32::try_from(r.vu57()?).ok()?.checked_sub(1).filter(|&len| len > 0)?;
-    let start = r.at;
+    let (start, mut rest) = (r.at, bytes.get(r.at..)?);
     for _ in 0..len {
-        if r.u8()? != code::NEW_CON << 3 {
-            return None;
-        }
-        let mut reader = Reader::new(bytes).at_offset(r.at);
-        cbor::scan(&mut reader).ok().filter(|_| reader.canonical)?;
-        r.at = reader.offset();
+        rest = match brief_constant(rest) {
+            Some((_, behind)) => behind,
+            None => any_constant(rest).filter(|any| any.is_canonical)?.behind,
+        };
     }
+    r.at = bytes.len() - rest.len();
     let values = Constants::trusted(&bytes[start..r.at], len);
     let octet = r.u8()?;
     let puts_all = octet >> 3 == code::INS_ARR
@@ -85,15 +88,59 @@ pub(crate) fn read(start: Start<'_>) -> Option<Elements<'_>> {
             bits => u32::from(bits) == len,
         };
     let (obj, after) = (r.id(id.sid, &mut false)?, r.id(id.sid, &mut false)?);
-    let (mut time, mut foreign) = (id.time, false);
-    while puts_all && time < id.time + u64::from(len) {
-        if r.id(id.sid, &mut foreign)?.time != time || foreign {
-            return None;
+    if !puts_all {
+        return None;
+    }
+    match len {
+        1 => {
+            let mut foreign = false;
+            let value = r.id(id.sid, &mut foreign)?;
+            if value.time != id.time || foreign {
+                return None;
+            }
         }
-        time += 1;
+        _ => r.times(id.sid, id.time..id.time + u64::from(len))?,
     }
     let end = id.time + 2 * u64::from(len);
-    (puts_all && r.at == bytes.len() && end <= MAX_ID).then_some(Elements { id, obj, after, values })
+    (r.at == bytes.len() && end <= MAX_ID).then_some(Elements { id, obj, after, values })
+}
+
+/// An operation that makes a constant of at most three bytes in canonical spelling, at the start of some bytes: how many, and
+/// these. And the bytes behind it. `None` for any other, and near the end of the bytes.
+#[inline(always)]
+pub(crate) fn brief_constant(ops: &[u8]) -> Option<([u8; 4], &[u8])> {
+    let word = u32::from_le_bytes(*ops.first_chunk()?);
+    let (octet, head, second) = (word as u8, (word >> 8) as u8, (word >> 16) as u8);
+    // Where the octet stands goes the length. A branch for each, which is mostly that of the value before: so where the next
+    // one starts is known early.
+    let (value, number) = (word & !0xff, head & !0x20);
+    if octet != code::NEW_CON << 3 {
+        None
+    } else if number == 0x19 && second > 0 {
+        Some(((value | 3).to_le_bytes(), &ops[4..]))
+    } else if number < 0x18 || matches!(head, 0xf4..=0xf7) {
+        Some(((value & 0xffff | 1).to_le_bytes(), &ops[2..]))
+    } else if number == 0x18 && second >= 24 {
+        Some(((value & 0x00ff_ffff | 2).to_le_bytes(), &ops[3..]))
+    } else {
+        None
+    }
+}
+
+/// An operation that makes a constant.
+pub(crate) struct AnyConstant<'a> {
+    pub(crate) value: RawValue<'a>,
+    is_canonical: bool,
+    /// The bytes behind it.
+    pub(crate) behind: &'a [u8],
+}
+
+/// The operation that makes a constant, of any length, at the start of some bytes.
+#[inline(never)]
+pub(crate) fn any_constant(ops: &[u8]) -> Option<AnyConstant<'_>> {
+    let mut reader = Reader::new(ops.strip_prefix(&[code::NEW_CON << 3])?);
+    let value = cbor::scan(&mut reader).ok()?;
+    Some(AnyConstant { value, is_canonical: reader.canonical, behind: reader.rest() })
 }
 
 impl Elements<'_> {

@@ -3,10 +3,12 @@
 //!
 //! A patch that is unusual in any way is left to the general reader, which finds what is wrong with it, if anything is.
 
+use std::ops::Range;
+
 use super::{Head, op::code};
 use crate::{
     SessionId, Timespan, Timestamp,
-    codec::wire::{Foreign, join},
+    codec::wire::{Foreign, alike, join},
     id::MAX_ID,
     text::Wtf8,
 };
@@ -252,6 +254,40 @@ impl<'a> Words<'a> {
             return None;
         }
         self.named(own, flag, time, foreign)
+    }
+
+    /// Steps over times that follow each other, as ids of the own session.
+    pub(super) fn times(&mut self, own: SessionId, times: Range<u64>) -> Option<()> {
+        let Range { start: mut time, end } = times;
+        while time < end {
+            let (mut word, len, upto) = alike(time);
+            let upto = upto.min(end);
+            let run = (upto - time) as usize * len;
+            // A word is read whole, and the bytes behind its id are shifted out.
+            let all = self.bytes.get(self.at..self.at + run + (8 - len)).filter(|_| upto - time > 1);
+            let Some(mut rest) = all else {
+                // The last ones.
+                let mut foreign = false;
+                let id = self.id(own, &mut foreign)?;
+                if id.time != time || foreign {
+                    return None;
+                }
+                time += 1;
+                continue;
+            };
+            let (mut differs, behind) = (0, 64 - 8 * len as u32);
+            while let Some(&next) = rest.first_chunk() {
+                differs |= (u64::from_le_bytes(next) ^ word) << behind;
+                word += 1;
+                rest = &rest[len..];
+            }
+            if differs != 0 {
+                return None;
+            }
+            self.at += run;
+            time = upto;
+        }
+        Some(())
     }
 
     /// A time and whose it is.

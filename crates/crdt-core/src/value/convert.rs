@@ -108,7 +108,19 @@ impl<V: Into<Value>> FromIterator<V> for Value {
 
 /// Maps keep the order of `serde_json`, which is the order of the keys unless its feature `preserve_order` is on.
 impl From<&serde_json::Value> for Value {
+    #[inline]
     fn from(json: &serde_json::Value) -> Self {
+        // Lists of numbers are long, and their loop is the caller's.
+        match json.as_i64() {
+            Some(n) => Self::Int(n),
+            None => Self::from_any_json(json),
+        }
+    }
+}
+
+impl Value {
+    #[inline(never)]
+    fn from_any_json(json: &serde_json::Value) -> Self {
         use serde_json::Value as Json;
         match json {
             Json::Null => Self::Null,

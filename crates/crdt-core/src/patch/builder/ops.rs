@@ -5,12 +5,15 @@ use crate::{
     Timespan, Timestamp,
     codec::{
         RawValue, cbor,
-        wire::{Bursts, burst, put_vu57},
+        wire::{burst, put_times, put_vu57},
     },
     patch::op::{self, Con, code, put_index, put_len},
     text::{Text, Wtf8},
     value::Value,
 };
+
+/// For so many constants at most is room made before they come.
+const CONSTANTS_AT_ONCE_MAX: usize = 1 << 16;
 
 impl PatchBuilder {
     fn create(&mut self, opcode: u8) -> Timestamp {
@@ -21,20 +24,26 @@ impl PatchBuilder {
     /// Creates a constant. Parts nested deeper than [`Value::DEPTH_MAX`] become `null`.
     #[inline]
     pub fn new_con(&mut self, value: &Value) -> Timestamp {
-        const OP: u8 = code::NEW_CON << 3;
-        // The usual numbers are written at once.
-        match *value {
-            Value::Int(n @ 0..24) => self.body.bytes().extend_from_slice(&[OP, n as u8]),
-            Value::Int(n @ 24..0x100) => self.body.bytes().extend_from_slice(&[OP, 0x18, n as u8]),
-            Value::Int(n @ 0x100..0x1_0000) => {
-                self.body.bytes().extend_from_slice(&[OP, 0x19, (n >> 8) as u8, n as u8]);
-            }
-            _ => {
-                self.body.bytes().push(OP);
-                cbor::write(self.body.bytes(), value);
-            }
-        }
+        put_con(self.body.bytes(), value);
         self.took(1)
+    }
+
+    /// Creates constants, one after the other.
+    pub(crate) fn new_cons<V: Into<Value>>(&mut self, values: impl Iterator<Item = V>) {
+        let (bytes, mut len) = (self.body.bytes(), 0);
+        // Most take two to four bytes.
+        bytes.reserve(values.size_hint().0.min(CONSTANTS_AT_ONCE_MAX) * 4);
+        values.for_each(|value| {
+            let value = value.into();
+            match value {
+                // There is nothing to drop.
+                Value::Int(n) if put_short(bytes, n) => std::mem::forget(value),
+                _ => put_con(bytes, &value),
+            }
+            len += 1;
+        });
+        self.next = self.next.saturating_add(len);
+        self.op_count += len;
     }
 
     /// Creates a constant out of bytes that are a value already.
@@ -244,9 +253,7 @@ impl PatchBuilder {
             }
         });
         if len > 1 {
-            let mut ids = Bursts::new();
-            (first..self.next).for_each(|time| ids.put(self.body.bytes(), |id| id.b1vu56(false, time)));
-            ids.flush(self.body.bytes());
+            put_times(self.body.bytes(), first..self.next);
         }
         self.took(len.into())
     }
@@ -348,4 +355,28 @@ impl PatchBuilder {
         let id = self.del(obj, spans);
         if self.op_count == before { self.nop(1) } else { id }
     }
+}
+
+/// What an operation that makes a constant begins with.
+const CON: u8 = code::NEW_CON << 3;
+
+/// Writes the operation that makes a constant.
+#[inline]
+fn put_con(out: &mut Vec<u8>, value: &Value) {
+    if !matches!(*value, Value::Int(n) if put_short(out, n)) {
+        out.push(CON);
+        cbor::write(out, value);
+    }
+}
+
+/// Writes the operation that makes a constant out of one of the usual numbers. Whether it is one.
+#[inline(always)]
+fn put_short(out: &mut Vec<u8>, n: i64) -> bool {
+    match n {
+        0..24 => out.extend_from_slice(&[CON, n as u8]),
+        24..0x100 => out.extend_from_slice(&[CON, 0x18, n as u8]),
+        0x100..0x1_0000 => out.extend_from_slice(&[CON, 0x19, (n >> 8) as u8, n as u8]),
+        _ => return false,
+    }
+    true
 }
