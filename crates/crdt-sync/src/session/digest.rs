@@ -23,9 +23,12 @@ pub fn content(record: &PatchRecord) -> u64 {
     let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let (words, rest) = record.patch.as_chunks();
     let hash = words.iter().fold(record.prev, |hash, word| step(hash, u64::from_le_bytes(*word)));
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    mix(step(hash, u64::from_le_bytes(last)) ^ record.patch.len() as u64)
+    let last = match record.patch.last_chunk() {
+        // What is left stands in the high bytes of the last eight.
+        Some(last) => u64::from_le_bytes(*last).unbounded_shr(64 - 8 * rest.len() as u32),
+        None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    mix(step(hash, last) ^ record.patch.len() as u64)
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): each input bit reaches each output bit.

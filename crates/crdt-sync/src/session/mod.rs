@@ -309,7 +309,7 @@ impl Session {
 
     /// Takes in a patch from outside. Returns whether it was news.
     fn take_in(&mut self, now: Duration, record: PatchRecord, origin: Origin) -> bool {
-        let mut seen = self.seen(record.session());
+        let seen = self.seen(record.session());
         if let Err(refusal) = self.admissible(&record, seen) {
             if let Refusal::SessionUsedTwice(id) = refusal {
                 self.used_twice.get_or_insert(id);
@@ -317,7 +317,18 @@ impl Session {
             self.refuse(refusal);
             return false;
         }
-        let mut news = false;
+        let has_room = self.parked.len() == 0 && self.storing.len() < self.options.storing_max;
+        if has_room && readiness(&record, seen, |sid| self.seen(sid)) == Readiness::Ready {
+            self.accept(record, origin);
+            return true;
+        }
+        self.take_in_any(now, record, origin, seen)
+    }
+
+    /// [`take_in`](Self::take_in) of a patch that is not just the next one, or that others may wait for.
+    #[inline(never)]
+    fn take_in_any(&mut self, now: Duration, record: PatchRecord, origin: Origin, seen: u64) -> bool {
+        let (mut seen, mut news) = (seen, false);
         let (mut next, mut work) = (Some((record, origin)), Vec::new());
         while let Some((record, origin)) = next.take() {
             match readiness(&record, seen, |sid| self.seen(sid)) {

@@ -7,6 +7,7 @@ use crdt_core::{SessionId, StateVector};
 use crate::{
     PatchRecord,
     dag::{LINKS_MAX, Link},
+    record::is_reserved,
 };
 
 /// Holds early patches until what they wait for has come. Bounded in number and bytes: when it is full, the patch that
@@ -47,8 +48,13 @@ pub(super) fn readiness(record: &PatchRecord, seen: u64, mut of: impl FnMut(Sess
     if record.prev < seen {
         return Readiness::Forked;
     }
-    match record.causes().find(|(sid, time)| of(*sid) < *time) {
-        Some((sid, _)) => Readiness::Waits(sid),
+    for need in record.needs.iter().filter(|need| !is_reserved(need.sid)) {
+        if of(need.sid) < need.time {
+            return Readiness::Waits(need.sid);
+        }
+    }
+    match record.links.iter().find(|link| of(link.sid) < link.last) {
+        Some(link) => Readiness::Waits(link.sid),
         None => Readiness::Ready,
     }
 }

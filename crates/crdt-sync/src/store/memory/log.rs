@@ -109,6 +109,31 @@ impl<const N: usize> Head<N> {
 impl Log {
     /// Writes a record down.
     pub(super) fn push(&mut self, record: &PatchRecord) -> Place {
+        let (gap, len) = (record.id.time.wrapping_sub(record.prev), record.patch.len());
+        let is_near = record.span < 1 << 13 && gap < 1 << 28 && len < 1 << 13;
+        if is_near && record.proof.is_empty() && record.links.is_empty() {
+            return self.push_near(record.span, gap, &record.patch);
+        }
+        self.push_any(record)
+    }
+
+    /// What most records are, without proof and links: all that stands before the patch is one word.
+    #[inline]
+    fn push_near(&mut self, span: u64, gap: u64, patch: &[u8]) -> Place {
+        let ((span, span_len), (gap, gap_len)) = (near(span << 1), near(gap));
+        let head_len = span_len + gap_len;
+        let (len, len_len) = near((head_len + patch.len()) as u64);
+        let word = len | (span | gap << (8 * span_len)) << (8 * len_len);
+        let chunk = self.room_for(size_of_val(&word) + patch.len());
+        let at = chunk.len();
+        chunk.extend_from_slice(&word.to_le_bytes());
+        chunk.truncate(at + len_len + head_len);
+        chunk.extend_from_slice(patch);
+        Place { chunk: self.chunks.len() as u32 - 1, at: at as u32 }
+    }
+
+    #[inline(never)]
+    fn push_any(&mut self, record: &PatchRecord) -> Place {
         let mut head = Head::<32>::new();
         let is_plain = record.proof.is_empty() && record.links.is_empty();
         head.put_number(record.span << 1 | u64::from(!is_plain));
@@ -143,17 +168,28 @@ impl Log {
         Place { chunk: self.chunks.len() as u32 - 1, at }
     }
 
-    /// The last chunk, or a new one if it has no such room left. The first one grows: most documents stay small.
+    /// The last chunk, or a new one if it has no such room left.
+    #[inline]
     fn room_for(&mut self, need: usize) -> &mut Vec<u8> {
-        let grows = |chunk: &Vec<u8>| self.chunks.len() == 1 && chunk.len() + need <= CHUNK_BYTES_MIN * 4;
-        let fits = |chunk: &Vec<u8>| chunk.capacity() - chunk.len() >= need || grows(chunk);
+        let fits = |chunk: &Vec<u8>| chunk.capacity() - chunk.len() >= need;
         if !self.chunks.last().is_some_and(fits) {
-            self.full_bytes += self.chunks.last().map_or(0, Vec::len);
-            let usual = (self.full_bytes / CHUNK_PART).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
-            self.chunks.push(Vec::with_capacity(need.max(usual)));
+            self.make_room(need);
         }
         let last = self.chunks.len() - 1;
         &mut self.chunks[last]
+    }
+
+    /// Begins a chunk. The first one grows: most documents stay small.
+    #[cold]
+    fn make_room(&mut self, need: usize) {
+        if let [first] = &mut self.chunks[..]
+            && first.len() + need <= CHUNK_BYTES_MIN * 4
+        {
+            return first.reserve(need);
+        }
+        self.full_bytes += self.chunks.last().map_or(0, Vec::len);
+        let usual = (self.full_bytes / CHUNK_PART).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        self.chunks.push(Vec::with_capacity(need.max(usual)));
     }
 
     /// What stands at a place, and where the next one does.
@@ -227,6 +263,27 @@ impl<'a> Kept<'a> {
         let links = (0..links).map(|_| link(rest)).collect::<Result<_, Damaged>>()?;
         let (proof, patch) = rest.split_at_checked(proof_len).ok_or(Damaged)?;
         Ok(Self { span, gap, proof, links, patch })
+    }
+}
+
+/// A number below 2^28 in LEB128, as a word, and how many bytes of it count.
+#[inline]
+const fn near(number: u64) -> (u64, usize) {
+    let low = number & 0x7f;
+    if number < 1 << 7 {
+        (low, 1)
+    } else if number < 1 << 14 {
+        (low | 0x80 | number >> 7 << 8, 2)
+    } else if number < 1 << 21 {
+        (low | 0x80 | (number >> 7 & 0x7f | 0x80) << 8 | number >> 14 << 16, 3)
+    } else {
+        (
+            low | 0x80
+                | (number >> 7 & 0x7f | 0x80) << 8
+                | (number >> 14 & 0x7f | 0x80) << 16
+                | number >> 21 << 24,
+            4,
+        )
     }
 }
 
