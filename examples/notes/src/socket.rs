@@ -36,12 +36,7 @@ pub(crate) fn serve(upgrade: WebSocketUpgrade, replica: Arc<Replica>) -> Respons
             ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut socket = Socket { socket, ping, heard: now(), broken: None };
             let parting = replica.gateway.serve(&mut socket).await;
-            // Who sends what can't be taken would send it again, and again.
-            let code = match &parting {
-                Parting::Trouble(_) | Parting::Sync(_) => REFUSED,
-                _ if socket.broken.is_some() => REFUSED,
-                _ => TRY_AGAIN,
-            };
+            let code = if socket.broken.is_some() { REFUSED } else { code(&parting) };
             let mut reason = socket.broken.take().unwrap_or_else(|| parting.to_string());
             tracing::info!(reason, "a window is not served any more");
             // A control frame holds 125 bytes, two of them the code.
@@ -50,6 +45,12 @@ pub(crate) fn serve(upgrade: WebSocketUpgrade, replica: Arc<Replica>) -> Respons
             let _ = timeout(GOODBYE_MAX, socket.socket.send(Message::Close(Some(goodbye)))).await;
         },
     )
+}
+
+/// Who sends what can't be taken would send it again, and again. Whatever else is wrong here is no reason for a window to
+/// keep to itself what is typed in it.
+fn code(parting: &Parting) -> u16 {
+    if parting.is_refusal() { REFUSED } else { TRY_AGAIN }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a driver notices silence")]
@@ -91,5 +92,44 @@ impl ClientSocket for Socket {
 
     async fn send(&mut self, message: Bytes) -> bool {
         self.socket.send(Message::Binary(message)).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crdt_core::{SessionId, Timestamp};
+    use crdt_sync::{
+        ChannelError, PatchStoreError, SharedError, SyncError, gateway::ClientTrouble, session::Refusal,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_window_is_told_not_to_come_again_only_for_what_it_said() {
+        let failed = || PatchStoreError::Backend(SharedError::new("the disk is full"));
+        let again = [
+            Parting::Gone,
+            Parting::Full,
+            Parting::Slow,
+            Parting::Silent(GOODBYE_MAX),
+            Parting::Trouble(ClientTrouble::Hole),
+            Parting::Sync(SyncError::Stopped),
+            Parting::Sync(SyncError::ChannelClosed),
+            Parting::Sync(SyncError::Store(failed())),
+            Parting::Sync(SyncError::Store(PatchStoreError::Closed)),
+            Parting::Presence(ChannelError::PubSub(spot::PubSubError::Closed)),
+        ];
+        for parting in &again {
+            assert_eq!(code(parting), TRY_AGAIN, "{parting}");
+        }
+        let id = Timestamp::new(SessionId::USER_MIN, 9);
+        let refused = [
+            Parting::Trouble(ClientTrouble::Unexpected("a riddle")),
+            Parting::Trouble(ClientTrouble::Reserved(SessionId::GLOBAL)),
+            Parting::Sync(SyncError::Refused(Refusal::ReservedSession(id))),
+        ];
+        for parting in &refused {
+            assert_eq!(code(parting), REFUSED, "{parting}");
+        }
     }
 }

@@ -57,12 +57,26 @@ pub enum Parting {
     /// It said something wrong.
     #[error(transparent)]
     Trouble(#[from] ClientTrouble),
-    /// Its patch was refused, or the node stopped.
+    /// Its patch was refused, or the node stopped, or its store failed.
     #[error(transparent)]
     Sync(#[from] SyncError),
     /// Presence could not be reached.
     #[error(transparent)]
     Presence(#[from] ChannelError),
+}
+
+impl Parting {
+    /// Whether it is what the client said that ended it, so that it would be refused again. All else is a state of the node
+    /// or of the line between them: the client is welcome to come again and bring the same.
+    pub const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Trouble(ClientTrouble::Hole) => false,
+            Self::Trouble(_) | Self::Sync(SyncError::Refused(_)) => true,
+            Self::Gone | Self::Slow | Self::Silent(_) | Self::Full | Self::Sync(_) | Self::Presence(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// Serves the clients of one document on a node.
