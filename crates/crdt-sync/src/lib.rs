@@ -74,5 +74,5 @@ pub use manager::{CompactionPolicy, Repaired, StoreRetry, SyncError, SyncManager
 pub use message::{InvalidPeerId, PeerId, SnapshotHead, SyncMessage, Want};
 pub use record::{Envelope, InvalidRecord, Needs, PatchRecord};
 pub use shared::{SharedEditError, SharedModel};
-pub use store::{MemoryPatchStore, PatchStore, PatchStoreError};
+pub use store::{MemoryPatchStore, PatchStore, PatchStoreError, StoreId};
 pub use syncer::{PubSubSyncer, Syncer};

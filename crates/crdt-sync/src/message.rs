@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
 use serde::{Deserialize, Serialize};
 
-use crate::{PatchRecord, dag::Link, reconcile::Symbol};
+use crate::{PatchRecord, dag::Link, reconcile::Symbol, store::StoreId};
 
 /// The name of a replica's node in its group: 1 to [`Self::LEN_BYTES_MAX`] bytes without control characters, and
 /// without `*`, since it is part of a topic.
@@ -221,6 +221,18 @@ pub enum SyncMessage {
         offset: u64,
         /// The bytes.
         bytes: Bytes,
+    },
+    /// The first word of a node to a [client](crate::gateway) that has said what it has: "this is my store, and of what you
+    /// have it lacks this".
+    Welcome {
+        /// Which store; `None` where that is not known.
+        store: Option<StoreId>,
+        /// Of how many sessions it holds something.
+        sessions: u64,
+        /// What the client said that it has, and the store has not: what it acknowledged once is gone, or it never was the
+        /// client's store. The client sends it if it still has the patches; else nothing that it makes on top of them can
+        /// ever be taken in here, and it begins anew.
+        lacks: Vec<Want>,
     },
 }
 

@@ -133,7 +133,7 @@ impl Client {
             SyncMessage::State { vector, .. } => {
                 self.acknowledged = vector.get(&self.model.document().session());
             }
-            SyncMessage::Digest { .. } => {}
+            SyncMessage::Digest { .. } | SyncMessage::Welcome { .. } => {}
             other => panic!("{other:?}"),
         }
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use crdt_core::{EncodingFormat, Model, PatchBuilder, SessionId, StateVector, Timestamp, Value};
 use crdt_sync::{
-    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    PatchRecord, PeerId, SnapshotHead, StoreId, SyncMessage, Want,
     dag::{Link, NodeHash},
     reconcile::Symbol,
     session::content,
@@ -73,15 +73,17 @@ fn vectors() -> impl Strategy<Value = StateVector<SessionId>> {
     prop::collection::btree_map((0u64..50).prop_map(sid), 1u64..1 << 50, 0..8).prop_map(StateVector::from)
 }
 
+fn want() -> impl Strategy<Value = Want> {
+    (0u64..9, 0u64..1000, 0u64..1000).prop_map(|(s, after, upto)| Want { sid: sid(s), after, upto })
+}
+
 fn messages() -> impl Strategy<Value = SyncMessage> {
     let id = 0u64..1 << 40;
-    let want =
-        (0u64..9, 0u64..1000, 0u64..1000).prop_map(|(s, after, upto)| Want { sid: sid(s), after, upto });
     let bytes = prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
     prop_oneof![
         any::<(u64, Option<u64>)>().prop_map(|(digest, content)| SyncMessage::Digest { digest, content }),
         (vectors(), any::<bool>()).prop_map(|(vector, reply)| SyncMessage::State { vector, reply }),
-        (id.clone(), prop::collection::vec(want, 0..5), 0u64..1 << 40, any::<bool>())
+        (id.clone(), prop::collection::vec(want(), 0..5), 0u64..1 << 40, any::<bool>())
             .prop_map(|(id, want, bytes_max, offers)| SyncMessage::Request { id, want, bytes_max, offers }),
         (id.clone(), pages()).prop_map(|(id, records)| SyncMessage::Patches { id, records }),
         (bytes.clone(), bytes.clone()).prop_map(|(message, proof)| SyncMessage::Signed { message, proof }),
@@ -100,6 +102,10 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
             offset
         }),
         vectors().prop_map(|vector| SyncMessage::Ahead { vector }),
+        (any::<u64>(), 0u64..1 << 40, prop::collection::vec(want(), 0..5)).prop_map(
+            |(store, sessions, lacks)| SyncMessage::Welcome { store: StoreId::new(store), sessions, lacks }
+        ),
+        (0u64..1 << 40).prop_map(|sessions| SyncMessage::Welcome { store: None, sessions, lacks: vec![] }),
         (prop::collection::vec(links(), 0..4), any::<u64>())
             .prop_map(|(heads, digest)| SyncMessage::Heads { heads, digest }),
         (id.clone(), prop::collection::vec(links(), 0..4), vectors(), 0u64..1 << 40)

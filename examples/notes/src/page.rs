@@ -50,12 +50,14 @@ async fn index(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
     handed_over.unwrap_or_else(|| file(Web::get("index.html"), "index.html"))
 }
 
-/// Which text this is, and the text, for programs.
+/// Which text this is, in which store, and the text, for the page and for programs.
 async fn note(State(app): State<App>, headers: HeaderMap) -> Response {
     if let Some(refusal) = refusal(&app, &headers) {
         return refusal;
     }
-    let note = json!({ "doc": &*app.doc, "title": app.replica.title(), "text": app.replica.text() });
+    let store = app.replica.store.map(|store| store.to_string());
+    let (title, text) = (app.replica.title(), app.replica.text());
+    let note = json!({ "doc": &*app.doc, "store": store, "title": title, "text": text });
     ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(note)).into_response()
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use crdt_core::{EncodingFormat, Model, SessionId, Value, model::EditError};
 use crdt_sync::{
-    Gateway, MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel,
+    Gateway, MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, StoreId,
     SyncDocument as _, SyncManager, SyncStatus,
     discovery::PubSubPeerDiscovery,
     presence::{PresenceOptions, PubSubPresence},
@@ -31,6 +31,8 @@ pub(crate) struct Replica {
     pub(crate) document: Arc<SharedModel>,
     pub(crate) manager: Arc<SyncManager>,
     pub(crate) gateway: Arc<Gateway>,
+    /// Which store the text is kept in: windows keep a copy for each.
+    pub(crate) store: Option<StoreId>,
     presence: PubSubPresence,
     pubsub: Arc<dyn PubSub>,
     /// Where the text is kept, for people.
@@ -41,6 +43,7 @@ impl Replica {
     /// Opens the store, reads the text, and begins to keep it in step. An error is one line for the user.
     pub(crate) async fn open(options: &Options, met: Met) -> Result<Self, String> {
         let (store, kept) = open_store(options).await?;
+        let store_id = store.id();
         let session = SessionId::from_random(rand::random());
         let own = PeerId::new(format!("terminal-{session}")).map_err(|error| error.to_string())?;
         let pubsub = met.pubsub;
@@ -85,7 +88,7 @@ impl Replica {
         let presence =
             PubSubPresence::join(Arc::clone(&pubsub), topic("presence")?, own, PresenceOptions::STANDARD);
         let presence = presence.await.map_err(|e| failed(&e))?;
-        let replica = Self { document, manager, gateway, presence, pubsub, kept };
+        let replica = Self { document, manager, gateway, store: store_id, presence, pubsub, kept };
         replica.show(&options.name, None);
         Ok(replica)
     }

@@ -5,8 +5,9 @@ import { Field } from "./editor/field.js";
 import { hueOf, People } from "./people.js";
 import { Keep } from "./sync/keep.js";
 import { Link } from "./sync/link.js";
+import { Places } from "./sync/places.js";
 import { Replica } from "./sync/replica.js";
-import { showBadge, showPeople, startTheme, toast } from "./view.js";
+import { showBadge, showLeft, showPeople, startTheme, toast } from "./view.js";
 import { settings } from "./settings.js";
 
 const byId = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -17,9 +18,11 @@ const FOLD_AFTER_MS = 2000;
 /** Who this window is to its node: a new one each time, as its session is. */
 const peer = `window-${[...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 
-const doc = await nameOfText();
-const keep = new Keep(`weft-notes-${doc}`);
-const replica = new Replica(peer, { kept: await keep.load() });
+const { doc, store } = await whichText();
+const places = new Places(doc);
+const place = places.of(store);
+const keep = new Keep(place);
+const replica = new Replica(peer, { kept: await keep.load(), store: places.store(place) });
 const link = new Link(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/socket`, replica);
 const title = new Field(byId("title"), replica, "title");
 const text = new Field(byId("text"), replica, "text");
@@ -55,6 +58,16 @@ link.addEventListener("status", status);
 link.addEventListener("refused", (event) => {
   toast(`The node refused an edit: ${/** @type {any} */ (event).detail}. What is typed here stays in this browser.`, { error: true });
 });
+
+replica.addEventListener("welcome", () => places.note(place, replica.store));
+link.addEventListener("strange", (event) => {
+  const shown = { title: replica.text("title"), text: replica.text("text") };
+  // Everything of this window hangs on what is gone, its session too: a new one begins with what the node has.
+  if (places.leave(place, /** @type {CustomEvent} */ (event).detail, shown)) return location.reload();
+  showLeft(byId("left"), [{ name: "", ...shown }], () => {});
+  byId("text").readOnly = byId("title").readOnly = true;
+});
+showLeft(byId("left"), places.left(place), (name) => places.forget(name));
 
 let drawing = 0;
 function draw() {
@@ -106,14 +119,14 @@ void navigator.serviceWorker?.register("/sw.js").catch(() => {
   // Without it the page needs its node to load; nothing else does.
 });
 
-/** Which text this is: the node says, or said the last time. */
-async function nameOfText() {
+/** Which text this is and in which store: the node says, or said the last time. @returns {Promise<{ doc: string, store?: string }>} */
+async function whichText() {
   try {
-    const { doc: name } = await (await fetch("/api/note")).json();
+    const { doc: name, store: id } = await (await fetch("/api/note")).json();
     settings.set("doc", name);
-    return name;
+    return { doc: name, store: id ?? undefined };
   } catch {
-    return settings.get("doc", "demo");
+    return { doc: settings.get("doc", "demo") };
   }
 }
 

@@ -56,6 +56,61 @@ function face(name, hue, title, initial = [...name.trim()][0]?.toUpperCase() ?? 
   return item;
 }
 
+/**
+ * Shows what windows had that began anew, until the user has done with it.
+ *
+ * @param {HTMLElement} place
+ * @param {import("./sync/places.js").Left[]} left
+ * @param {(name: string) => void} forget
+ */
+export function showLeft(place, left, forget) {
+  place.replaceChildren(...left.map((item) => leftItem(item, forget)));
+  place.hidden = left.length === 0;
+}
+
+/** @param {import("./sync/places.js").Left} item @param {(name: string) => void} forget */
+function leftItem({ name, title, text }, forget) {
+  const item = document.createElement("article");
+  const why = document.createElement("p");
+  why.textContent =
+    "The node has another text than this window had: its folder is new, was put back from a copy, or is another one. " +
+    "This is what you had. It is not in the text below, and nobody else has it from here.";
+  const had = document.createElement("textarea");
+  had.readOnly = true;
+  had.rows = 4;
+  had.value = title ? `${title}\n\n${text}` : text;
+  had.setAttribute("aria-label", "What this window had");
+  const copied = button("Copy", async () => {
+    had.select();
+    try {
+      await navigator.clipboard.writeText(had.value);
+      copied.textContent = "Copied";
+    } catch {
+      // Where the browser does not allow it, it is selected.
+    }
+  });
+  const done = button("Discard", () => {
+    forget(name);
+    const place = item.parentElement;
+    item.remove();
+    if (place) place.hidden = place.childElementCount === 0;
+  });
+  const buttons = document.createElement("p");
+  buttons.append(copied, done);
+  item.append(why, had, buttons);
+  return item;
+}
+
+/** @param {string} text @param {() => void} action */
+function button(text, action) {
+  const element = document.createElement("button");
+  element.type = "button";
+  element.className = "button";
+  element.textContent = text;
+  element.addEventListener("click", action);
+  return element;
+}
+
 const THEMES = ["automatic", "light", "dark"];
 const SIGNS = ["◐", "☀", "☾"];
 

@@ -13,7 +13,7 @@ use crate::{
     causal::CausalOrder,
     presence::{InvalidPresence, PresenceMessage},
     session::digest,
-    store::PatchPage,
+    store::{PatchPage, StoreId},
     wire::{self, WireError},
 };
 
@@ -30,17 +30,21 @@ pub struct ClientOptions {
     /// Sessions whose patches one socket may bring: its own, and those of windows that were closed too early. A patch
     /// of a further one ends the socket.
     pub sessions_max: usize,
+    /// Sessions of which a client may say that it has something.
+    pub has_max: usize,
     /// How long a client may take to say who it is; then its place is given away.
     pub hello_max: Duration,
 }
 
 impl ClientOptions {
-    /// Fits people at browsers: pages of 64 KiB, a snapshot above 20 000 ticks, 256 sessions, ten seconds to begin.
+    /// Fits people at browsers: pages of 64 KiB, a snapshot above 20 000 ticks, 256 sessions brought and as many known as a
+    /// document may have, ten seconds to begin.
     pub const STANDARD: Self = Self {
         page_bytes_max: 64 << 10,
         part_bytes_max: 64 << 10,
         missing_ticks_max: 20_000,
         sessions_max: 256,
+        has_max: 1 << 16,
         hello_max: Duration::from_secs(10),
     };
 }
@@ -108,6 +112,14 @@ pub enum ClientTrouble {
     /// The store holds less than it says: no hole is sent.
     #[error("the store lacks patches that it says it has")]
     Hole,
+    /// It says that it has something of too many sessions.
+    #[error("a state of {len} sessions: at most {max} are taken")]
+    State {
+        /// How many.
+        len: usize,
+        /// How many are taken.
+        max: usize,
+    },
     /// Patches of too many sessions.
     #[error("patches of more than {0} sessions over one socket")]
     Sessions(usize),
@@ -118,6 +130,7 @@ pub enum ClientTrouble {
 pub struct ClientSession {
     options: ClientOptions,
     node: PeerId,
+    store: Option<StoreId>,
     /// Who the client is; `None` until it has said what it has.
     client: Option<PeerId>,
     /// What the client has, or has been sent.
@@ -158,6 +171,7 @@ impl ClientSession {
         Self {
             options,
             node,
+            store: None,
             client: None,
             has: StateVector::new(),
             stored: StateVector::new(),
@@ -173,7 +187,14 @@ impl ClientSession {
         }
     }
 
-    /// Takes in what happened.
+    /// The same with the id of the node's store, which clients are told.
+    #[must_use]
+    pub fn with_store(mut self, store: Option<StoreId>) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Takes in what happened. What the store holds has to be known before the first frame is taken in.
     pub fn handle_input(&mut self, input: ClientInput) {
         match input {
             ClientInput::Frame(bytes) => {
@@ -219,12 +240,20 @@ impl ClientSession {
     fn sync(&mut self, bytes: &Bytes) -> Result<(), ClientTrouble> {
         match wire::decode_sync(bytes)? {
             (from, SyncMessage::State { vector, .. }) => {
+                let (len, max) = (vector.len(), self.options.has_max);
+                if len > max {
+                    return Err(ClientTrouble::State { len, max });
+                }
                 match &self.client {
                     None => self.outputs.push_back(ClientOutput::Join(from.clone())),
                     Some(client) if *client == from => {}
                     Some(_) => return Err(ClientTrouble::Unexpected("another name than before")),
                 }
                 self.client = Some(from);
+                // What was acknowledged and is gone has to come back, or whatever follows it waits for ever.
+                let lacks = Want::missing(&self.stored, &vector);
+                let (store, sessions) = (self.store, self.stored.len() as u64);
+                self.send(&SyncMessage::Welcome { store, sessions, lacks });
                 self.has = vector;
                 self.tell_caught_up = true;
                 Ok(())

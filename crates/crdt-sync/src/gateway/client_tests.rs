@@ -49,6 +49,14 @@ fn sent(message: &SyncMessage) -> ClientOutput {
     ClientOutput::Send(wire::encode_sync(EncodingFormat::Binary, &id("node"), message).unwrap())
 }
 
+const STORE: StoreId = StoreId::new(7).unwrap();
+
+/// The first word: of so many sessions the store has something, and it lacks this of what the client has.
+fn welcome(sessions: u64, lacks: &[(u64, u64, u64)]) -> ClientOutput {
+    let lacks = lacks.iter().map(|&(number, after, upto)| Want { sid: sid(number), after, upto }).collect();
+    sent(&SyncMessage::Welcome { store: Some(STORE), sessions, lacks })
+}
+
 fn caught_up(stored: &[(u64, u64)]) -> ClientOutput {
     sent(&SyncMessage::Digest { digest: digest(&vector(stored)), content: None })
 }
@@ -58,7 +66,7 @@ fn acknowledged(entries: &[(u64, u64)]) -> ClientOutput {
 }
 
 fn machine(stored: &[(u64, u64)]) -> ClientSession {
-    let mut machine = ClientSession::new(id("node"), OPTIONS);
+    let mut machine = ClientSession::new(id("node"), OPTIONS).with_store(Some(STORE));
     assert_eq!(outputs(&mut machine, ClientInput::Stored(vector(stored))), []);
     machine
 }
@@ -77,7 +85,7 @@ fn a_client_gets_what_it_lacks_page_by_page_and_then_what_is_new() {
 
         assert_eq!(
             outputs(&mut machine, state_in(format, &[(1, 7)])),
-            [ClientOutput::Join(id("window")), read(7, 9)]
+            [ClientOutput::Join(id("window")), welcome(1, &[]), read(7, 9)]
         );
         assert_eq!(outputs(&mut machine, answers(&first)), [sent(&page(&first)), read(8, 9)]);
         assert_eq!(outputs(&mut machine, answers(&second)), [sent(&page(&second)), caught_up(&[(1, 9)])]);
@@ -92,7 +100,7 @@ fn a_client_with_nothing_or_far_behind_gets_a_snapshot() {
     for (has, stored) in [(vec![], 9), (vec![(1, 7)], 200)] {
         let mut machine = machine(&[(1, stored)]);
         let asked = outputs(&mut machine, state(&has));
-        assert_eq!(asked, [ClientOutput::Join(id("window")), ClientOutput::ReadSnapshot]);
+        assert_eq!(asked, [ClientOutput::Join(id("window")), welcome(1, &[]), ClientOutput::ReadSnapshot]);
         let bytes = Bytes::from(vec![7; OPTIONS.part_bytes_max + 5]);
         // It may contain more than the store had when it was asked for.
         let contained = vector(&[(1, stored + 1)]);
@@ -143,7 +151,7 @@ fn what_is_left_in_a_snapshot_only_comes_as_one() {
 #[test]
 fn a_patch_is_acknowledged_when_it_is_durable_and_again_when_it_is_repeated() {
     let mut machine = machine(&[(1, 5)]);
-    let begin = [ClientOutput::Join(id("window")), caught_up(&[(1, 5)])];
+    let begin = [ClientOutput::Join(id("window")), welcome(1, &[]), caught_up(&[(1, 5)])];
     assert_eq!(outputs(&mut machine, state(&[(1, 5)])), begin);
     let (first, second) = (patch(sid(2), 6, 0), patch(sid(2), 7, 6));
     assert_eq!(outputs(&mut machine, brings(&first)), [ClientOutput::Relay(first.clone())]);
@@ -161,6 +169,20 @@ fn a_patch_is_acknowledged_when_it_is_durable_and_again_when_it_is_repeated() {
     // The answer was lost, and it comes again.
     let again = outputs(&mut machine, brings(&second));
     assert_eq!(again, [ClientOutput::Relay(second), acknowledged(&[(2, 7)])]);
+}
+
+/// The store was emptied, put back or exchanged: what the client has is asked for, taken in as any patch, and acknowledged.
+#[test]
+fn a_client_that_has_more_than_the_store_is_told_what_is_missing() {
+    let mut machine = machine(&[(1, 5), (2, 3)]);
+    let begin = outputs(&mut machine, state(&[(1, 5), (2, 7), (3, 9)]));
+    let lacks = [(2, 3, 7), (3, 0, 9)];
+    assert_eq!(begin, [ClientOutput::Join(id("window")), welcome(2, &lacks), caught_up(&[(1, 5), (2, 3)])]);
+    let back = patch(sid(2), 7, 3);
+    let taken = outputs(&mut machine, brings(&back));
+    assert_eq!(taken, [ClientOutput::Relay(back), acknowledged(&[(2, 3)])]);
+    let stored = ClientInput::Stored(vector(&[(1, 5), (2, 7)]));
+    assert_eq!(outputs(&mut machine, stored), [acknowledged(&[(2, 7)])]);
 }
 
 #[test]
@@ -198,6 +220,8 @@ fn whoever_breaks_the_rules_is_told_which() {
     check(&[frame(b"")], "an empty message");
     check(&[frame(b"\x09")], "can't begin with byte 0x09");
     check(&[brings(&patch(sid(1), 1, 0))], "a patch before the client's state");
+    let long: Vec<_> = (0..=OPTIONS.has_max as u64).map(|number| (number, 1)).collect();
+    check(&[state(&long)], "a state of 65537 sessions: at most 65536 are taken");
     check(&[state(&[]), brings(&patch(SessionId::GLOBAL, 1, 0))], "session 2 is reserved");
     check(&[state(&[]), frame(b"\x03\x01")], "ends within its run");
     let crowd: Vec<_> = (1..=3).map(|number| brings(&patch(sid(number), 1, 0))).collect();

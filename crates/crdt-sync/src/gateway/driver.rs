@@ -159,9 +159,10 @@ impl Gateway {
         socket: &mut impl ClientSocket,
         presence: &mut Option<PubSubPresence>,
     ) -> Result<(), Parting> {
-        let mut machine = ClientSession::new(self.node.clone(), self.options);
+        let mut machine = ClientSession::new(self.node.clone(), self.options).with_store(self.store.id());
         let mut stored = self.manager.stored();
-        stored.mark_changed();
+        stored.mark_unchanged();
+        machine.handle_input(ClientInput::Stored(self.store.vector().await.map_err(SyncError::from)?));
         let mut others = None;
         // A socket that says nothing holds a place that others wait for.
         let mut hello = pin!(tokio::time::sleep(self.options.hello_max));

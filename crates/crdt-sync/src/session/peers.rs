@@ -374,8 +374,8 @@ impl Session {
     pub(super) fn message(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
         self.peers.heard(&from, now);
         match message {
-            // It is the driver's to open it.
-            SyncMessage::Signed { .. } => {}
+            // It is the driver's to open it; and what a node says to its clients is nothing among peers.
+            SyncMessage::Signed { .. } | SyncMessage::Welcome { .. } => {}
             SyncMessage::Digest { digest, content } => {
                 self.differs(now, &from, digest);
                 self.on_content(now, &from, digest, content);

@@ -106,6 +106,7 @@ async fn all(store: &Arc<dyn PatchStore>) -> Vec<PatchRecord> {
 /// Patches come back whole, now and after the store was opened again.
 pub async fn what_was_appended_is_there(maker: &mut impl StoreMaker) {
     let (store, _) = maker.open().await;
+    let id = store.id();
     assert!(store.vector().await.expect("vector").is_empty());
     assert_eq!(store.snapshot().await.expect("snapshot"), None);
     let mut patch = PatchBuilder::new(sid(2), 6);
@@ -122,6 +123,7 @@ pub async fn what_was_appended_is_there(maker: &mut impl StoreMaker) {
     assert_eq!(all(&store).await, expected);
     drop(store);
     let (store, kept) = maker.open().await;
+    assert!(id.is_none() || (store.id() == id) == kept, "the same store has the same id, and no other");
     if kept {
         assert_eq!(store.vector().await.expect("vector"), vector);
         assert_eq!(all(&store).await, expected);

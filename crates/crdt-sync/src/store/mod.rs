@@ -4,6 +4,7 @@
 pub mod conformance;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+mod id;
 mod memory;
 #[cfg(feature = "mongodb")]
 mod mongo;
@@ -14,6 +15,7 @@ use crdt_core::{SessionId, StateVector};
 
 #[cfg(feature = "embedded")]
 pub use embedded::{EmbeddedPatchStore, EmbeddedPatchStores};
+pub use id::StoreId;
 pub use memory::MemoryPatchStore;
 #[cfg(feature = "mongodb")]
 pub use mongo::MongoPatchStore;
@@ -29,6 +31,12 @@ use crate::{PatchRecord, SharedError, Want};
 /// - a snapshot and the removal of what it contains are one step.
 #[async_trait]
 pub trait PatchStore: Send + Sync {
+    /// Which store this is. Clients of a [gateway](crate::gateway) see by it that they have come to another one. `None`, which
+    /// a store has that does not know, tells them nothing; a store around another passes that one's on.
+    fn id(&self) -> Option<StoreId> {
+        None
+    }
+
     /// Keeps patches, in their order. The caller sees to it that each is the next one of its session. One that is
     /// there already is left alone.
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError>;

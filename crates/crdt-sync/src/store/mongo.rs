@@ -26,7 +26,7 @@ use nodestorage::{
     },
 };
 
-use super::{PatchPage, PatchStore, PatchStoreError};
+use super::{PatchPage, PatchStore, PatchStoreError, StoreId};
 use crate::{
     Envelope, PatchRecord, SharedError, Want,
     dag::{Link, NodeHash},
@@ -48,6 +48,7 @@ const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 /// The patches of one document in a MongoDB database. Any number of processes may have it open.
 pub struct MongoPatchStore {
     name: String,
+    id: StoreId,
     patches: Collection<Bsons>,
     heads: Collection<Bsons>,
     pieces: Collection<Bsons>,
@@ -65,10 +66,13 @@ impl MongoPatchStore {
     /// what a process that crashed has appended without noting it.
     pub async fn open(store: &MongoStore, name: &str) -> Result<Self, PatchStoreError> {
         let database = store.database();
+        let heads = database.collection("patch_documents");
+        let id = store_id(&heads, name).await?;
         let this = Self {
             name: name.to_owned(),
+            id,
             patches: database.collection("patches"),
-            heads: database.collection("patch_documents"),
+            heads,
             pieces: database.collection("patch_snapshots"),
             closed: AtomicBool::new(false),
         };
@@ -139,6 +143,10 @@ impl MongoPatchStore {
 
 #[async_trait]
 impl PatchStore for MongoPatchStore {
+    fn id(&self) -> Option<StoreId> {
+        Some(self.id)
+    }
+
     #[tracing::instrument(name = "store_append", level = "debug", skip_all, fields(records = records.len()))]
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
         self.check_open()?;
@@ -336,6 +344,21 @@ impl MongoPatchStore {
             "patch": binary(&record.patch), "proof": binary(&record.proof), "links": links.collect::<Vec<_>>(),
         }
     }
+}
+
+/// Which store this is; drawn by whoever opens it first.
+async fn store_id(heads: &Collection<Bsons>, name: &str) -> Result<StoreId, PatchStoreError> {
+    let here = doc! {"_id": name};
+    let drawn = doc! {"$set": {"store": StoreId::draw().to_string()}};
+    let unnamed = doc! {"_id": name, "store": {"$exists": false}};
+    match again(|| async { heads.update_one(unnamed.clone(), drawn.clone()).upsert(true).await }).await {
+        // The upsert found a head that has an id.
+        Ok(_) | Err(Failed::Duplicate(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let head = again(|| async { heads.find_one(here.clone()).await }).await?.unwrap_or_default();
+    let id = head.get_str("store").ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    id.and_then(StoreId::new).ok_or_else(|| corrupt("the id of the store is no number"))
 }
 
 fn read(row: &Bsons) -> Result<PatchRecord, PatchStoreError> {

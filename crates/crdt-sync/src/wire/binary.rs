@@ -14,6 +14,7 @@ use crate::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{LINKS_MAX, Link, NodeHash},
     reconcile::Symbol,
+    store::StoreId,
 };
 
 const DIGEST: u8 = 1;
@@ -34,6 +35,7 @@ const REQUEST_PATCHES: u8 = 15;
 const DIGEST_CONTENT: u8 = 16;
 const VOUCHED: u8 = 17;
 const SIGNED: u8 = 18;
+const WELCOME: u8 = 19;
 
 pub(super) fn patch(record: &PatchRecord) -> Bytes {
     let mut out = Vec::with_capacity(record.len_bytes());
@@ -84,7 +86,7 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
         SyncMessage::Request { id, want, bytes_max, offers } => {
             out.push(if *offers { REQUEST } else { REQUEST_PATCHES });
             put_all(&mut out, &[*id, *bytes_max]);
-            put_list(&mut out, want, |out, want| put_all(out, &[want.sid.get(), want.after, want.upto]));
+            put_list(&mut out, want, put_want);
         }
         SyncMessage::Patches { id, records } if records.iter().any(|record| !record.links.is_empty()) => {
             out.push(NODES);
@@ -159,6 +161,12 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
             out.push(AHEAD);
             put_vector(&mut out, vector);
         }
+        SyncMessage::Welcome { store, sessions, lacks } => {
+            out.push(WELCOME);
+            out.extend_from_slice(&store.map_or(0, StoreId::get).to_be_bytes());
+            put_vu57(&mut out, *sessions);
+            put_list(&mut out, lacks, put_want);
+        }
     }
     out.into()
 }
@@ -181,8 +189,7 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
         }
         kind @ (REQUEST | REQUEST_PATCHES) => {
             let (id, bytes_max) = (r.vu57("an id")?, r.vu57("a size")?);
-            let want =
-                read_list(&mut r, 3, |r| Ok(Want { sid: r.session()?, after: r.time()?, upto: r.time()? }))?;
+            let want = read_list(&mut r, 3, read_want)?;
             SyncMessage::Request { id, want, bytes_max, offers: kind == REQUEST }
         }
         PATCHES => {
@@ -227,6 +234,11 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
             SyncMessage::Sketch { id, digest, entries, symbols }
         }
         AHEAD => SyncMessage::Ahead { vector: read_vector(&mut r)? },
+        WELCOME => SyncMessage::Welcome {
+            store: StoreId::new(r.big_endian(8, "the id of a store")?),
+            sessions: r.vu57("a count")?,
+            lacks: read_list(&mut r, 3, read_want)?,
+        },
         OFFER => {
             let (id, vector) = (r.vu57("an id")?, read_vector(&mut r)?);
             let (len_bytes, hash) = (r.vu57("a length")?, r.big_endian(8, "a hash")?);
@@ -345,6 +357,14 @@ fn read_nodes(r: &mut Reader<'_>, whole: &Bytes) -> Result<Vec<PatchRecord>, Wir
         before.push(Link::to(&record));
         Ok(record)
     })
+}
+
+fn put_want(out: &mut Vec<u8>, want: &Want) {
+    put_all(out, &[want.sid.get(), want.after, want.upto]);
+}
+
+fn read_want(r: &mut Reader<'_>) -> Result<Want, WireError> {
+    Ok(Want { sid: r.session()?, after: r.time()?, upto: r.time()? })
 }
 
 fn put_vector(out: &mut Vec<u8>, vector: &StateVector<SessionId>) {

@@ -13,6 +13,7 @@ use crate::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Link, NodeHash},
     reconcile::Symbol,
+    store::StoreId,
 };
 
 /// The deepest nesting that is followed: a constant stands seven levels deep in a page of patches.
@@ -66,9 +67,8 @@ pub(super) fn sync_message(
             "state"
         }
         SyncMessage::Request { id, want, bytes_max, offers } => {
-            let triple = |w: &Want| Value::Array([w.sid.get(), w.after, w.upto].map(Value::from).into());
-            let want = Value::Array(want.iter().map(triple).collect());
-            fields.extend([("id", Value::from(*id)), ("want", want), ("bytesMax", Value::from(*bytes_max))]);
+            fields.extend([("id", Value::from(*id)), ("want", wants(want))]);
+            fields.push(("bytesMax", Value::from(*bytes_max)));
             fields.push(("offers", Value::Bool(*offers)));
             "request"
         }
@@ -110,6 +110,11 @@ pub(super) fn sync_message(
             fields.push(("vector", vector(more)));
             "ahead"
         }
+        SyncMessage::Welcome { store, sessions, lacks } => {
+            fields.extend(store.map(|store| ("store", hash(store.get()))));
+            fields.extend([("sessions", Value::from(*sessions)), ("lacks", wants(lacks))]);
+            "welcome"
+        }
         SyncMessage::Heads { heads, digest } => {
             fields.extend([("heads", links(heads)), ("digest", hash(*digest))]);
             "heads"
@@ -145,6 +150,11 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
         },
         "state" => SyncMessage::State { vector: fields.vector()?, reply: fields.bool("reply")? },
         "ahead" => SyncMessage::Ahead { vector: fields.vector()? },
+        "welcome" => SyncMessage::Welcome {
+            store: if fields.has("store") { StoreId::new(fields.hash("store")?) } else { None },
+            sessions: fields.number("sessions")?,
+            lacks: fields.wants("lacks")?,
+        },
         "heads" => SyncMessage::Heads { heads: fields.links("heads")?, digest: fields.hash("digest")? },
         "walk" => SyncMessage::Walk {
             id: fields.number("id")?,
@@ -165,7 +175,7 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
             symbols: fields.array("symbols")?.iter().map(read_symbol).collect::<Result<_, _>>()?,
         },
         "request" => {
-            let want = fields.array("want")?.iter().map(want).collect::<Result<_, _>>()?;
+            let want = fields.wants("want")?;
             let (id, bytes_max) = (fields.number("id")?, fields.number("bytesMax")?);
             SyncMessage::Request { id, want, bytes_max, offers: fields.bool("offers")? }
         }
@@ -340,11 +350,16 @@ fn read_patch(value: &Value) -> Result<Bytes, WireError> {
     }
 }
 
-fn want(value: &Value) -> Result<Want, WireError> {
-    let wrong = WireError::Field { field: "want", expected: "[session, after, upto]" };
+fn wants(wants: &[Want]) -> Value {
+    let triple = |w: &Want| Value::Array([w.sid.get(), w.after, w.upto].map(Value::from).into());
+    Value::Array(wants.iter().map(triple).collect())
+}
+
+fn want(value: &Value, field: &'static str) -> Result<Want, WireError> {
+    let wrong = WireError::Field { field, expected: "[session, after, upto]" };
     let Value::Array(parts) = value else { return Err(wrong) };
     let [sid, after, upto] = &parts[..] else { return Err(wrong) };
-    let (sid, after, upto) = (unsigned(sid, "want")?, unsigned(after, "want")?, unsigned(upto, "want")?);
+    let (sid, after, upto) = (unsigned(sid, field)?, unsigned(after, field)?, unsigned(upto, field)?);
     Ok(Want { sid: SessionId::new(sid).map_err(|_| wrong)?, after, upto })
 }
 
@@ -414,6 +429,10 @@ impl<'a> Fields<'a> {
             Ok((sid, unsigned(time, "vector")?))
         };
         self.array("vector")?.iter().map(entry).collect()
+    }
+
+    fn wants(&self, field: &'static str) -> Result<Vec<Want>, WireError> {
+        self.array(field)?.iter().map(|value| want(value, field)).collect()
     }
 
     fn record(&self) -> Result<PatchRecord, WireError> {

@@ -23,29 +23,44 @@ class Socket {
 
 const last = () => /** @type {any} */ (Socket.made.at(-1));
 
-test("what a node has refused is not sent to it again, and its window follows on", () => {
+/** The node's first word, from a store with so many sessions that lacks this: `[session, after, upto]`, each below 128. */
+const welcome = (store = 1, sessions = 0, lacks = /** @type {number[][]} */ ([])) => ({
+  data: Uint8Array.of(2, 1, 110, 19, 0, 0, 0, 0, 0, 0, 0, store, sessions, lacks.length, ...lacks.flat()).buffer,
+});
+const caughtUp = () => ({ data: Uint8Array.of(2, 1, 110, 1, 0, 0, 0, 0, 0, 0, 0, 0).buffer });
+
+const start = () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   globalThis.WebSocket = /** @type {any} */ (Socket);
+  Socket.made = [];
   const replica = new Replica("window");
-  const type = (/** @type {string} */ text) => replica.edit((api) => api.str(["text"]).ins(0, text));
-  const link = new Link("ws://node/socket", replica);
+  return { replica, link: new Link("ws://node/socket", replica), type: (/** @type {string} */ text) => replica.edit((api) => api.str(["text"]).ins(0, text)) };
+};
+
+test("what a node has refused is not sent to it again, and its window follows on", () => {
+  const { replica, link, type } = start();
   /** @type {string[]} */
   const reasons = [];
   link.addEventListener("refused", (event) => reasons.push(/** @type {CustomEvent} */ (event).detail));
   type("refused");
   link.connect();
   last().onopen();
-  assert.equal(last().sent.length, 2, "what it has, and the edit");
+  assert.equal(last().sent.length, 1, "what it has");
+  type("not before the node has said what it has");
+  assert.equal(last().sent.length, 1);
+  last().onmessage(welcome());
+  assert.equal(last().sent.length, 3, "and both edits");
   last().onclose({ code: 1008, reason: "patch is not allowed" });
   assert.deepEqual(reasons, ["patch is not allowed"]);
 
   mock.timers.tick(5000);
   assert.equal(Socket.made.length, 2);
   last().onopen();
+  last().onmessage(welcome());
   assert.equal(last().sent.length, 1, "what it has, and no edit");
   type("kept");
   assert.equal(last().sent.length, 1);
-  assert.equal(replica.unsent.length, 2, "what was typed stays here");
+  assert.equal(replica.unsent.length, 3, "what was typed stays here");
 
   // If the node refuses even that, it is left alone for a while.
   last().onclose({ code: 1008, reason: "not you" });
@@ -59,10 +74,76 @@ test("what a node has refused is not sent to it again, and its window follows on
   const next = new Link("ws://node/socket", replica);
   next.connect();
   last().onopen();
-  assert.equal(last().sent.length, 3);
+  last().onmessage(welcome());
+  assert.equal(last().sent.length, 4);
   last().onclose({ code: 1006, reason: "" });
   mock.timers.tick(5000);
   last().onopen();
-  assert.equal(last().sent.length, 3);
+  last().onmessage(welcome());
+  assert.equal(last().sent.length, 4);
+  mock.timers.reset();
+});
+
+test("a node that comes back is sent everything, whatever it was stopped for", () => {
+  const { link, type } = start();
+  link.addEventListener("refused", () => assert.fail("nothing was refused"));
+  type("typed");
+  link.connect();
+  for (let i = 0; i < 3; i++) {
+    last().onopen();
+    last().onmessage(welcome());
+    assert.equal(last().sent.length, 2);
+    last().onclose({ code: 1013, reason: "sync manager is not running" });
+    mock.timers.tick(5000);
+    assert.equal(Socket.made.length, i + 2);
+  }
+  mock.timers.reset();
+});
+
+test("a node that lacks what a window is built on is asked a few times, sent nothing, and then told of", () => {
+  const { replica, link, type } = start();
+  replica.vector = new Map([[5, 9], [6, 3]]);
+  type("typed");
+  /** @type {string[]} */
+  const stores = [];
+  link.addEventListener("strange", (event) => stores.push(/** @type {CustomEvent} */ (event).detail));
+  link.connect();
+  const meets = () => {
+    last().onopen();
+    last().onmessage(welcome(7, 1, [[5, 0, 9], [6, 0, 3]]));
+    assert.equal(last().sent.length, 1, "what it has, and nothing else");
+  };
+  for (let i = 1; i < 6; i++) {
+    meets();
+    assert.deepEqual(stores, []);
+    mock.timers.tick(5000);
+    assert.equal(Socket.made.length, i + 1);
+  }
+  meets();
+  assert.deepEqual(stores, ["0000000000000007"]);
+  mock.timers.reset();
+});
+
+test("a node that closes behind each message is not asked five times a second", () => {
+  const { link } = start();
+  link.connect();
+  for (let i = 0; i < 8; i++) {
+    last().onopen();
+    last().onmessage(welcome());
+    last().onmessage({ data: Uint8Array.of(2, 1, 110, 99).buffer });
+    mock.timers.tick(5000);
+  }
+  last().onopen();
+  const before = Socket.made.length;
+  last().onmessage({ data: Uint8Array.of(2, 1, 110, 99).buffer });
+  mock.timers.tick(2000);
+  assert.equal(Socket.made.length, before, "the pause has grown");
+  mock.timers.tick(5000);
+  last().onopen();
+  last().onmessage(welcome());
+  last().onmessage(caughtUp());
+  last().onclose({ code: 1006, reason: "" });
+  mock.timers.tick(300);
+  assert.equal(Socket.made.length, before + 2, "after it was well the pause is short again");
   mock.timers.reset();
 });

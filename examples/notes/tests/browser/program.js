@@ -72,6 +72,17 @@ export class Program {
     await this.ended;
   }
 
+  /** As a service manager stops it. */
+  async terminate() {
+    this.child.kill("SIGTERM");
+    await this.ended;
+  }
+
+  /** Takes away what it keeps. */
+  async empty() {
+    await rm(this.folder, { recursive: true });
+  }
+
   /** Starts it again, on the same port and folder. */
   async restart() {
     await this.run(this.address);

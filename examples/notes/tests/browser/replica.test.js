@@ -15,6 +15,13 @@ test("messages are the bytes that the format says", () => {
   assert.deepEqual(decode(encodeState("w", vector)), { kind: "state", vector });
 });
 
+test("a welcome is the bytes that the format says", () => {
+  const welcome = Buffer.from("0204" + "6e6f6465" + "13" + "00000000000000ff" + "02" + "01" + "808004" + "0305", "hex");
+  assert.deepEqual(decode(welcome), { kind: "welcome", store: "00000000000000ff", sessions: 2, lacks: [{ sid: 65_536, after: 3, upto: 5 }] });
+  const unnamed = Buffer.from("0204" + "6e6f6465" + "13" + "00".repeat(8) + "0000", "hex");
+  assert.deepEqual(decode(unnamed), { kind: "welcome", store: undefined, sessions: 0, lacks: [] });
+});
+
 test("messages that are cut anywhere, or none, are refused", () => {
   const whole = Buffer.from("0201770302" + "80800405" + "80800405", "hex");
   for (let end = 0; end < whole.length; end++) assert.throws(() => decode(whole.subarray(0, end)), Error, `${end}`);
@@ -26,7 +33,9 @@ class Client {
   /** @param {string} name @param {import("../../web/sync/replica.js").Kept} [kept] */
   constructor(name, kept) {
     this.replica = new Replica(name, kept && { kept });
-    this.replica.addEventListener("local", ({ detail }) => this.socket?.readyState === WebSocket.OPEN && this.socket.send(detail.message));
+    this.replica.addEventListener("send", ({ detail }) => {
+      if (this.socket?.readyState === WebSocket.OPEN) for (const message of detail.messages) this.socket.send(message);
+    });
   }
 
   /** @param {Program} program */
@@ -40,7 +49,7 @@ class Client {
       socket.onopen = resolve;
       socket.onerror = () => reject(new Error("no connection"));
     });
-    for (const message of this.replica.greeting()) socket.send(message);
+    socket.send(this.replica.greeting());
     await this.until("caught-up", () => this.replica.caughtUp);
   }
 
@@ -105,6 +114,67 @@ test("replicas in Node agree with the terminal, over the program's death", async
     const late = new Client("late");
     await late.connect(program);
     assert.equal(late.replica.text("text"), "The warp and weft!");
+  } finally {
+    await program.stop();
+  }
+});
+
+test("what a node has lost is brought back by a window that has it", async () => {
+  const program = await Program.start();
+  try {
+    const [ann, bo] = [new Client("ann"), new Client("bo")];
+    await ann.connect(program);
+    await bo.connect(program);
+    ann.types(0, "warp");
+    await ann.saved();
+    await bo.shows("warp");
+    bo.types(4, " and weft");
+    await bo.saved();
+    await ann.shows("warp and weft");
+    await program.kill();
+    await program.empty();
+    await program.restart();
+    // Both have it, each patch is taken once.
+    ann.types(13, "!");
+    await Promise.all([ann.connect(program), bo.connect(program)]);
+    await ann.saved();
+    await bo.shows("warp and weft!");
+    assert.equal((await program.note()).text, "warp and weft!");
+    const late = new Client("late");
+    await late.connect(program);
+    assert.equal(late.replica.text("text"), "warp and weft!");
+  } finally {
+    await program.stop();
+  }
+});
+
+test("a store that lacks what a window is built on is strange to it, and gets nothing of it", async () => {
+  const program = await Program.start();
+  try {
+    const first = new Client("first");
+    await first.connect(program);
+    first.types(0, "seen");
+    await first.saved();
+    const kept = { snapshot: { bytes: first.replica.model.toBinary(), vector: first.replica.vector }, log: [] };
+    await program.kill();
+    await program.empty();
+    await program.restart();
+    await program.type("add another text");
+    // Nothing of what the window has in its snapshot is a patch any more.
+    const next = new Client("next", kept);
+    const strange = new Promise((resolve) => next.replica.addEventListener("strange", resolve));
+    next.types(4, " and lost");
+    void next.connect(program).catch(() => {});
+    const { detail } = await strange;
+    assert.match(detail.store, /^[0-9a-f]{16}$/);
+    // One that has all of its patches does not mix them with another text either.
+    const other = new Client("other", { log: first.replica.unsent });
+    other.replica.vector = new Map(first.replica.vector);
+    other.replica.store = first.replica.store;
+    const again = new Promise((resolve) => other.replica.addEventListener("strange", resolve));
+    void other.connect(program).catch(() => {});
+    await again;
+    assert.equal((await program.note()).text, "another text\n");
   } finally {
     await program.stop();
   }

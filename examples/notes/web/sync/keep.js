@@ -21,7 +21,7 @@ export class Keep {
   /** @type {Set<Entry>} Made here, and not in the database yet. */
   #late = new Set();
 
-  /** @param {string} place the name of the database: of the text, and of where it comes from */
+  /** @param {string} place the name of the database: see `places.js` */
   constructor(place) {
     this.place = place;
   }
@@ -47,14 +47,19 @@ export class Keep {
   async #takeLate(kept) {
     const names = Object.keys(localStorage).filter((name) => name.startsWith(`${this.place}/late/`));
     for (const name of names) {
-      /** @type {Entry[]} */
-      const entries = JSON.parse(localStorage.getItem(name) ?? "[]").map((/** @type {any} */ entry) => ({
-        ...entry,
-        bytes: Uint8Array.from(entry.bytes),
-      }));
-      kept.log.push(...entries.map((entry) => ({ ...entry, own: true })));
-      await this.append(entries, true);
-      localStorage.removeItem(name);
+      try {
+        /** @type {Entry[]} */
+        const entries = JSON.parse(localStorage.getItem(name) ?? "[]").map((/** @type {any} */ entry) => ({
+          ...entry,
+          bytes: Uint8Array.from(entry.bytes),
+        }));
+        kept.log.push(...entries.map((entry) => ({ ...entry, own: true })));
+        await this.append(entries, true);
+        localStorage.removeItem(name);
+      } catch (error) {
+        // One that can't be read, or not moved yet, is no reason to begin without all the others. It stays where it is.
+        console.info(`what was kept at ${name} was not taken over`, error);
+      }
     }
   }
 

@@ -9,13 +9,19 @@ const WAITING_MAX = 1000;
 const CONNECT_MAX_MS = 8000;
 /** The node's word that it will not have what this window says; see the program's `socket.rs`. */
 const REFUSED = 1008;
+/**
+ * So often a node that lacks what this window is built on is asked again: it may have just started, and be about to get that
+ * from other nodes. With the pauses between, which double up to the longest, it takes 2 to 5 seconds.
+ */
+const STRANGE_TRIES = 6;
+const PAUSE_STRANGE_MS = 2000;
 /** The pause after a node has refused a window that sends it nothing but what it has and who it is. */
 const PAUSE_REFUSED_MS = 60_000;
 
 /** @typedef {"offline" | "connecting" | "live"} Status */
 
 /**
- * Tells `status`, and `refused` with a reason.
+ * Tells `status`, `refused` with a reason, and `strange` with the id of a store that this window can't go on with.
  *
  * A node that has refused what was sent refuses it the next time, too. From then on this window sends no edits: it follows
  * the others, what is typed stays in the browser, and the next window that is opened tries once more.
@@ -28,6 +34,10 @@ export class Link extends EventTarget {
   /** @type {WebSocket | undefined} */
   #socket = undefined;
   #failures = 0;
+  /** How often in a row the node lacked what this window is built on. */
+  #strange = 0;
+  /** Whether the node was sent what it had lost. */
+  #brings = false;
   #timer = 0;
   /** @type {Uint8Array[]} */
   #waiting = [];
@@ -39,10 +49,17 @@ export class Link extends EventTarget {
     super();
     this.url = url;
     this.replica = replica;
-    replica.addEventListener("local", (event) => {
-      if (this.refused === undefined) this.#send(/** @type {CustomEvent} */ (event).detail.message);
+    const detail = (/** @type {Event} */ event) => /** @type {CustomEvent} */ (event).detail;
+    replica.addEventListener("send", (event) => detail(event).messages.forEach((/** @type {Uint8Array} */ message) => this.#send(message)));
+    replica.addEventListener("welcome", (event) => {
+      this.#strange = 0;
+      this.#brings = detail(event).brought > 0;
     });
-    replica.addEventListener("caught-up", () => this.#is("live"));
+    replica.addEventListener("strange", (event) => this.#meets(detail(event).store));
+    replica.addEventListener("caught-up", () => {
+      this.#failures = 0;
+      this.#is("live");
+    });
   }
 
   /** Connects now, whatever the pause. */
@@ -56,7 +73,8 @@ export class Link extends EventTarget {
     this.#timer = setTimeout(() => this.#drop(socket), CONNECT_MAX_MS);
     socket.onopen = () => {
       clearTimeout(this.#timer);
-      for (const message of this.replica.greeting(this.refused === undefined)) socket.send(message);
+      this.#brings = false;
+      socket.send(this.replica.greeting(this.refused === undefined));
       this.dispatchEvent(new Event("open"));
     };
     socket.onmessage = ({ data }) => {
@@ -66,6 +84,10 @@ export class Link extends EventTarget {
       else this.receive();
     };
     socket.onclose = ({ code, reason }) => {
+      if (code === REFUSED && this.#brings) {
+        // It has lost what this window is built on, and will not have it back.
+        return this.#isStrange(this.replica.store);
+      }
       const again = this.refused !== undefined;
       if (code === REFUSED && !again) {
         this.refused = reason;
@@ -85,13 +107,25 @@ export class Link extends EventTarget {
     while (this.#waiting.length > 0 && !this.isHeld()) {
       try {
         this.replica.receive(/** @type {Uint8Array} */ (this.#waiting.shift()));
-        this.#failures = 0;
       } catch (error) {
         // Not a message that this page knows: what it lacks it asks for again.
         console.info("a message was not understood", error);
         this.disconnect();
       }
     }
+  }
+
+  /** @param {string | undefined} store */
+  #meets(store) {
+    this.#strange += 1;
+    if (this.#strange >= STRANGE_TRIES) this.#isStrange(store);
+    else if (this.#socket) this.#drop(this.#socket, Math.min(PAUSE_STRANGE_MS, PAUSE_MIN_MS * 2 ** (this.#strange - 1)));
+  }
+
+  /** @param {string | undefined} store */
+  #isStrange(store) {
+    this.disconnect();
+    this.dispatchEvent(new CustomEvent("strange", { detail: store }));
   }
 
   /** Sends what need not arrive. @param {Uint8Array} message */

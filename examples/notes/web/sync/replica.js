@@ -2,7 +2,9 @@
  * This window's replica of the text, json-joy itself, and what it knows of the node: without IO.
  *
  * What is typed is in the model at once, and in `unsent` until the node has said that it is durable there. What the
- * node sends is in the model and in `vector`. Whatever is lost on the way is made up for by the next greeting.
+ * node sends is in the model and in `vector`. Whatever is lost on the way is made up for by the next greeting, to which the
+ * node answers what it lacks of what it had acknowledged: nothing, unless its store was emptied, put back from a copy, or is
+ * another one. What this window still has of that it sends; see `strange` for the rest.
  *
  * @module
  */
@@ -12,6 +14,11 @@ import { decode, encodePatch, encodeState } from "./wire.js";
 
 /** `{title: "", text: ""}`: what every replica starts from, a patch of the global session. The program has the same. */
 const BASE = "0201f7051020205201657469746c650264746578740348800001";
+
+/** So many bytes of patches are remembered beside those that are unsent, to bring back what a node has lost. */
+const REMEMBERED_BYTES_MAX = 4 << 20;
+/** Patches of more sessions are not brought back over one connection; the node takes no more. */
+const BROUGHT_SESSIONS_MAX = 200;
 
 /**
  * A patch in its envelope, as it is kept until it is durable.
@@ -34,22 +41,33 @@ export class Replica extends EventTarget {
   unsent = [];
   /** Whether the node has sent everything that it had when it was greeted. */
   caughtUp = false;
+  /** The id of the store that has all of `vector`, where that is known. @type {string | undefined} */
+  store = undefined;
+  /** Whether the node has been told everything that it lacks, so that it can take what is typed now. */
+  #welcome = false;
+  #withUnsent = true;
+  /** What came and what was made since this window was opened, oldest first. @type {Entry[]} */
+  #remembered = [];
+  #rememberedBytes = 0;
   #ownLast = 0;
   /** @type {{ vector: Vector, length: number, hash: string, parts: Uint8Array[], got: number } | undefined} */
   #incoming = undefined;
 
   /**
    * @param {string} name who this window is to its node
-   * @param {{ sid?: number, kept?: Kept }} [options] a session of its own, and what was kept from before
+   * @param {{ sid?: number, kept?: Kept, store?: string }} [options] a session of its own, what was kept from before, and
+   *   which store that is from
    */
-  constructor(name, { sid = Model.sid(), kept = { log: [] } } = {}) {
+  constructor(name, { sid = Model.sid(), kept = { log: [] }, store } = {}) {
     super();
     this.name = name;
+    this.store = store;
     this.sid = sid;
     this.model = kept.snapshot ? Model.load(kept.snapshot.bytes, sid) : fresh(sid);
     if (kept.snapshot) this.vector = new Map(kept.snapshot.vector);
     for (const entry of kept.log) {
       this.model.applyPatch(Patch.fromBinary(entry.bytes));
+      this.#remember(entry);
       if (entry.own) this.unsent.push(entry);
       else advance(this.vector, entry.sid, entry.last);
     }
@@ -66,8 +84,8 @@ export class Replica extends EventTarget {
   }
 
   /**
-   * Edits the document, and tells `local` with the entry to keep and the message to send. What would make a patch that
-   * is too large to be taken is `cut`: what was edited so far is sent by itself.
+   * Edits the document, and tells `local` with the entry to keep, and `send` with the message if the node can take it now.
+   * What would make a patch that is too large to be taken is `cut`: what was edited so far is sent by itself.
    *
    * @param {(api: any, cut: () => void) => void} edit
    */
@@ -84,26 +102,52 @@ export class Replica extends EventTarget {
     const entry = { sid: id.sid, time: id.time, last, prev: this.#ownLast, bytes: patch.toBinary() };
     this.#ownLast = last;
     this.unsent.push(entry);
-    this.#tell("local", { entry, message: encodePatch(entry.time - entry.prev, entry.bytes) });
+    this.#remember(entry);
+    this.#tell("local", { entry });
+    if (this.#welcome) this.#send([entry]);
   }
 
-  /** What to say first on a new connection. @param {boolean} [withUnsent] whether the node may take what is unsent */
+  /** @param {Entry} entry */
+  #remember(entry) {
+    this.#remembered.push(entry);
+    this.#rememberedBytes += entry.bytes.length;
+    while (this.#rememberedBytes > REMEMBERED_BYTES_MAX) {
+      this.#rememberedBytes -= /** @type {Entry} */ (this.#remembered.shift()).bytes.length;
+    }
+  }
+
+  /**
+   * What to say first on a new connection; the node's answer decides what is sent.
+   *
+   * @param {boolean} [withUnsent] whether the node may take what is unsent
+   */
   greeting(withUnsent = true) {
     this.caughtUp = false;
+    this.#welcome = false;
+    this.#withUnsent = withUnsent;
     this.#incoming = undefined;
-    const unsent = (withUnsent ? this.unsent : []).map((entry) => encodePatch(entry.time - entry.prev, entry.bytes));
-    return [encodeState(this.name, this.vector), ...unsent];
+    return encodeState(this.name, this.vector);
+  }
+
+  /** @param {Entry[]} entries */
+  #send(entries) {
+    if (!this.#withUnsent || entries.length === 0) return;
+    this.#tell("send", { messages: entries.map((entry) => encodePatch(entry.time - entry.prev, entry.bytes)) });
   }
 
   /**
    * Takes in a message of the node. Tells `remote` (entries to keep) or `snapshot` when the document changed by others,
-   * `acknowledged` when patches are durable, `caught-up`, and `presence`.
+   * `acknowledged` when patches are durable, `welcome` when the node's store is one to go on with, `caught-up`, and `presence`.
+   * `strange` is told with the id of a store that lacks what this replica is built on, and that nobody here can bring back:
+   * what is typed here could never be taken in there.
    *
    * @param {Uint8Array} bytes
    */
   receive(bytes) {
     const message = decode(bytes);
     switch (message.kind) {
+      case "welcome":
+        return this.#welcomed(message);
       case "patches":
         return this.#patches(message.records);
       case "state":
@@ -121,6 +165,39 @@ export class Replica extends EventTarget {
     }
   }
 
+  /** @param {{ store: string | undefined, sessions: number, lacks: import("./wire.js").Want[] }} greeted */
+  #welcomed({ store, sessions, lacks }) {
+    // Two texts of one name are not to be mixed. A session is drawn once: stores that share one have a common past.
+    const isKin = lacks.length === 0 || sessions === 0 || (store !== undefined && store === this.store) || lacks.length < this.vector.size || lacks.some(({ after }) => after > 0);
+    const lost = isKin ? this.#find(lacks) : undefined;
+    if (lost === undefined) return this.#tell("strange", { store });
+    const unsent = new Set(this.unsent);
+    this.#welcome = true;
+    this.store = store;
+    this.#tell("welcome", { store, brought: lost.size });
+    // Each after what its author had seen.
+    const remembered = this.#remembered.filter((entry) => lost.has(entry) || unsent.delete(entry));
+    this.#send([...unsent, ...remembered]);
+  }
+
+  /**
+   * The patches that a node has lost, if all of them are remembered.
+   *
+   * @param {import("./wire.js").Want[]} lacks
+   * @returns {Set<Entry> | undefined}
+   */
+  #find(lacks) {
+    if (lacks.length > BROUGHT_SESSIONS_MAX) return undefined;
+    const at = new Map(lacks.map(({ sid, after }) => [sid, after]));
+    const found = new Set();
+    for (const entry of this.#remembered) {
+      if (entry.prev !== at.get(entry.sid)) continue;
+      at.set(entry.sid, entry.last);
+      found.add(entry);
+    }
+    return lacks.every(({ sid, upto }) => (at.get(sid) ?? 0) >= upto) ? found : undefined;
+  }
+
   /** @param {{ gap: number, patch: Uint8Array }[]} records */
   #patches(records) {
     const entries = [];
@@ -131,7 +208,9 @@ export class Replica extends EventTarget {
       const last = time + patch.span() - 1;
       this.model.applyPatch(patch);
       advance(this.vector, sid, last);
-      entries.push({ sid, time, last, prev: time - gap, bytes: bytes.slice() });
+      const entry = { sid, time, last, prev: time - gap, bytes: bytes.slice() };
+      this.#remember(entry);
+      entries.push(entry);
     }
     this.#tell("remote", { entries });
   }

@@ -6,6 +6,7 @@ use crdt_core::{SessionId, StateVector, Timestamp};
 use crate::{
     Envelope, PatchRecord,
     dag::{Link, NodeHash},
+    store::StoreId,
 };
 
 /// The number of this layout; a database with a higher one is refused.
@@ -175,6 +176,21 @@ pub(super) fn read_batch(key: &[u8], value: &[u8]) -> Result<u64, Damage> {
     Ok(u64::from_be_bytes(unseal(key, value)?.try_into().map_err(|_| Damage::Length)?))
 }
 
+/// In the table of the folder: where its id stands.
+pub(super) const FOLDER_KEY: &[u8] = &[0];
+
+pub(super) fn write_folder(id: StoreId) -> Vec<u8> {
+    let mut value = vec![0; 4];
+    value.extend_from_slice(&id.get().to_be_bytes());
+    seal(FOLDER_KEY, &mut value);
+    value
+}
+
+pub(super) fn read_folder(key: &[u8], value: &[u8]) -> Result<StoreId, Damage> {
+    let number = unseal(key, value)?.try_into().map_err(|_| Damage::Length)?;
+    StoreId::new(u64::from_be_bytes(number)).ok_or(Damage::Range)
+}
+
 fn checksum(key: &[u8], contents: &[u8]) -> [u8; 4] {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&(key.len() as u32).to_be_bytes());
@@ -256,6 +272,10 @@ mod tests {
         assert_eq!(written, format!("020701f0a204ac020373696701f0a204ac02{}7061746368", "ab".repeat(32)));
         let vector = StateVector::from_iter([(record.session(), 302)]);
         assert_eq!(hex(&write_snapshot(&[0, 0, 0, 1], &vector, b"doc")[4..]), "01f1a204ae02646f63");
+        let id = StoreId::new(0x0102_0304_0506_0708).unwrap();
+        let folder = write_folder(id);
+        assert_eq!(hex(&folder[4..]), "0102030405060708");
+        assert_eq!(read_folder(FOLDER_KEY, &folder), Ok(id));
     }
 
     proptest! {

@@ -25,7 +25,7 @@ use crdt_core::{SessionId, StateVector};
 use fjall::{Database, Iter, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{PatchPage, PatchStore, PatchStoreError};
+use super::{PatchPage, PatchStore, PatchStoreError, StoreId};
 use crate::{PatchRecord, SharedError, Want};
 use committer::{Job, Writer};
 use layout::{Damage, DocumentNumber};
@@ -96,6 +96,8 @@ struct Tables {
     batches: Keyspace,
     /// What [`EmbeddedPatchStores::salvage`] has taken out of the other tables.
     set_aside: Keyspace,
+    /// Which folder this is.
+    id: StoreId,
 }
 
 /// What is known of an open document.
@@ -223,7 +225,8 @@ impl Tables {
                 }
             }
         }
-        Ok(Self { database, names, patches, snapshots, batches, set_aside })
+        let id = folder_id(&database, &table("folder", KeyspaceCreateOptions::default)?)?;
+        Ok(Self { database, names, patches, snapshots, batches, set_aside, id })
     }
 
     /// How many batches have been written.
@@ -266,6 +269,19 @@ impl Tables {
         let value = self.snapshots.get(key).map_err(backend)?;
         value.map(|v| layout::read_snapshot(&key, &v).map_err(|damage| corrupt(&key, damage))).transpose()
     }
+}
+
+/// Which folder this is; drawn at the first opening.
+fn folder_id(database: &Database, folder: &Keyspace) -> Result<StoreId, PatchStoreError> {
+    let key = layout::FOLDER_KEY;
+    if let Some(value) = folder.get(key).map_err(backend)? {
+        return layout::read_folder(key, &value).map_err(|damage| corrupt(key, damage));
+    }
+    let id = StoreId::draw();
+    let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
+    batch.insert(folder, key, layout::write_folder(id));
+    batch.commit().map_err(backend)?;
+    Ok(id)
 }
 
 impl Shared {
@@ -391,6 +407,10 @@ impl EmbeddedPatchStore {
 
 #[async_trait]
 impl PatchStore for EmbeddedPatchStore {
+    fn id(&self) -> Option<StoreId> {
+        Some(self.shared.tables.id)
+    }
+
     #[tracing::instrument(name = "store_append", level = "debug", skip_all, fields(records = records.len()))]
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
         let records = records.to_vec();

@@ -14,12 +14,13 @@ use self::{
     index::{Index, Row},
     log::{Damaged, Log},
 };
-use super::{PatchPage, PatchStore, PatchStoreError};
+use super::{PatchPage, PatchStore, PatchStoreError, StoreId};
 use crate::{PatchRecord, Want};
 
 /// Patches in memory. They are gone with the process; every other store is compared with this one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryPatchStore {
+    id: StoreId,
     // Never held across an await: each call is one short look or change.
     kept: Mutex<Kept>,
 }
@@ -39,11 +40,17 @@ struct Kept {
 impl MemoryPatchStore {
     /// An empty store.
     pub fn new() -> Self {
-        Self::default()
+        Self { id: StoreId::draw(), kept: Mutex::default() }
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Default for MemoryPatchStore {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -139,6 +146,10 @@ impl Kept {
 
 #[async_trait]
 impl PatchStore for MemoryPatchStore {
+    fn id(&self) -> Option<StoreId> {
+        Some(self.id)
+    }
+
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
         self.append_at_once(records).unwrap_or(Ok(()))
     }
