@@ -153,7 +153,7 @@ async fn a_named_write_that_took_too_long_is_not_done_again_by_its_repeat() {
         Ok(())
     };
     Storage::find_one_and_update(&storage.inner, &name, Box::new(land), options).await.unwrap();
-    let again = service.write_once(&key, &id("a"), &merge, by()).await.unwrap();
+    let (_, again) = service.write_once(&key, &id("a"), &merge, by()).await.unwrap();
     assert!(again.repeated && again.version == 2, "{again:?}");
     assert_eq!(Storage::last_version(&storage.inner, &name).await.unwrap(), 2);
     service.close().await.unwrap();

@@ -100,7 +100,7 @@ mod mongodb {
         for n in 0..64 {
             let op = PushOp::Replace { state: json!({"n": n}).as_object().unwrap().clone() };
             match n {
-                0 => service.write_once(&key, &chess, &op, by()).await.unwrap(),
+                0 => service.write_once(&key, &chess, &op, by()).await.unwrap().1,
                 _ => service.write(&chess, &op, by()).await.unwrap(),
             };
         }

@@ -50,9 +50,9 @@ async fn a_named_request_is_done_once_by_two_services() {
             })
             .collect();
         for task in tasks {
-            assert_eq!(task.await.unwrap().unwrap().version, n + 1);
+            assert_eq!(task.await.unwrap().unwrap().1.version, n + 1);
         }
-        let again = services[n as usize % 2].write_once(&key, &id, &merge(n), options()).await.unwrap();
+        let (_, again) = services[n as usize % 2].write_once(&key, &id, &merge(n), options()).await.unwrap();
         assert!(again.repeated && again.version == n + 1, "{again:?}");
     }
     assert_eq!(storage.find_one(&id).await.unwrap().unwrap().version, ROUNDS + 1);

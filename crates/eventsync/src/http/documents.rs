@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     access::Right,
-    protocol::{Current, Problem, ProblemType, Push, PushOp},
+    protocol::{Problem, ProblemType, Push, PushOp},
     service::{IdempotencyKey, Refusal, SyncService, WriteOptions, Written},
 };
 
@@ -134,9 +134,8 @@ pub(super) async fn create(
     };
     caller.require(Right::Write, Some(&id))?;
     let path = params.id.unwrap_or_default();
-    let written = write(&app, &caller, &request, &path, &id, PushOp::Create { state }).await?;
     // A repeated create keeps the id of the first time.
-    let id = written.document.as_ref().map_or(&id, |document| &document.id).clone();
+    let (id, written) = write(&app, &caller, &request, &path, &id, PushOp::Create { state }).await?;
     let mut response = answer_written(StatusCode::CREATED, &id, &written);
     let location = format!("/api/{}/{}", app.options.collection, percent_encoded(id.as_str()));
     if let Ok(location) = HeaderValue::try_from(location) {
@@ -148,7 +147,7 @@ pub(super) async fn create(
 pub(super) async fn replace(State(app): State<App>, caller: Caller, Id(id): Id, request: Writing) -> Answer {
     caller.require(Right::Write, Some(&id))?;
     let op = PushOp::Replace { state: request.payload.json(&[JSON])? };
-    let written = write(&app, &caller, &request, id.as_str(), &id, op).await?;
+    let (_, written) = write(&app, &caller, &request, id.as_str(), &id, op).await?;
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(answer_written(status, &id, &written))
 }
@@ -160,14 +159,18 @@ pub(super) async fn change(State(app): State<App>, caller: Caller, Id(id): Id, r
         JSON_PATCH => PushOp::Patch { patch: request.payload.json(KINDS)? },
         _ => PushOp::Merge { patch: request.payload.json(KINDS)? },
     };
-    let written = write(&app, &caller, &request, id.as_str(), &id, op).await?;
+    let (_, written) = write(&app, &caller, &request, id.as_str(), &id, op).await?;
     Ok(answer_written(StatusCode::OK, &id, &written))
 }
 
 pub(super) async fn remove(State(app): State<App>, caller: Caller, Id(id): Id, request: Writing) -> Answer {
     caller.require(Right::Write, Some(&id))?;
-    let written = write(&app, &caller, &request, id.as_str(), &id, PushOp::Delete).await?;
-    if !written.changed && !written.repeated {
+    let (_, written) = write(&app, &caller, &request, id.as_str(), &id, PushOp::Delete).await?;
+    // One that can come again has been counted or noted, as done: a problem would say that its number is free, and its repeat
+    // could not be answered alike.
+    let has_name =
+        ["weft-client-seq", "idempotency-key"].iter().any(|name| request.headers.contains_key(*name));
+    if !written.changed && !has_name {
         return Err(Problem::unknown_document(&id).into());
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -228,7 +231,8 @@ impl FromRequest<App> for Writing {
     }
 }
 
-/// Writes what a request asks for, under the conditions of its headers. `path`: what of its path tells it from others.
+/// Writes what a request asks for, under the conditions of its headers, and tells what it wrote. `path`: what of its path
+/// tells it from others.
 async fn write(
     app: &App,
     caller: &Caller,
@@ -236,23 +240,17 @@ async fn write(
     path: &str,
     id: &DocumentId,
     op: PushOp,
-) -> Result<Written, Failure> {
+) -> Result<(DocumentId, Written), Failure> {
     let Writing { method, headers, payload } = request;
     let mut options =
         WriteOptions { producer: producer(caller, headers)?, ..WriteOptions::by(caller.client()) };
-    options.base_version = match condition(headers)? {
-        Condition::Any => None,
+    let condition = condition(headers)?;
+    options.base_version = match condition {
+        Condition::Any | Condition::Exists => None,
         Condition::At(version) => Some(version),
         Condition::Absent => Some(0),
-        Condition::Exists => match app.service.current(id).await? {
-            Current { version, state: Some(_) } => Some(version),
-            Current { version, state: None } => {
-                let detail = format!("document {id} does not exist, If-Match: * was asked for");
-                let problem = Problem::new(ProblemType::VersionMismatch, detail);
-                return Err(problem.with("documentId", id.as_str()).with("actual", version).into());
-            }
-        },
     };
+    options.only_existing = matches!(condition, Condition::Exists);
     let key = match text(headers, "idempotency-key")? {
         Some(_) if options.producer.sequence.is_some() => {
             let detail = "a write takes either Weft-Client-Seq or Idempotency-Key";
@@ -265,7 +263,8 @@ async fn write(
         None => None,
     };
     let Some(key) = key else {
-        return Ok(app.service.write(id, &op, options).await.map_err(Refusal::into_problem)?);
+        let written = app.service.write(id, &op, options).await.map_err(Refusal::into_problem)?;
+        return Ok((id.clone(), written));
     };
     // On a task of its own: a client that hangs up must not leave the key free while the write is under way.
     let (service, id): (SyncService, DocumentId) = (app.service.clone(), id.clone());

@@ -24,6 +24,8 @@ pub struct WriteOptions {
     pub producer: Producer,
     /// Only if the document is at this version; 0: only if it is absent.
     pub base_version: Option<u64>,
+    /// Only if the document is there, at whatever version.
+    pub only_existing: bool,
     /// Kept with the event.
     pub metadata: Body,
 }
@@ -31,7 +33,8 @@ pub struct WriteOptions {
 impl WriteOptions {
     /// A write without conditions by a client that does not count.
     pub fn by(client_id: ClientId) -> Self {
-        Self { producer: Producer { client_id, sequence: None }, base_version: None, metadata: Body::new() }
+        let producer = Producer { client_id, sequence: None };
+        Self { producer, base_version: None, only_existing: false, metadata: Body::new() }
     }
 }
 
@@ -127,13 +130,14 @@ impl SyncService {
 
     /// Writes a request that has a name: repeated under the same name, it changes nothing and is answered again, also
     /// when the server died in the middle of the first time, or when it comes to two servers over one store at once.
+    /// Tells the document of the first time as well, which a create without an id has drawn.
     pub async fn write_once(
         &self,
         key: &IdempotencyKey,
         id: &DocumentId,
         op: &PushOp,
         mut options: WriteOptions,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<(DocumentId, Written), Refusal> {
         let table = &self.0.idempotency;
         let _claim = table.claim(&key.name)?;
         let base = self.0.storage.last_version(id).await?;
@@ -143,7 +147,8 @@ impl SyncService {
         // The name of the first time counts: a create without an id draws another one for each try.
         let id = record.document_id.clone();
         if let Some(version) = record.done {
-            return Ok(self.replay(&id, version).await?);
+            let written = self.replay(&id, version).await?;
+            return Ok((id, written));
         }
         options.metadata.insert(NAME.into(), key.name.clone().into());
         match self.write_named(key, &record, op, &options).await {
@@ -152,7 +157,7 @@ impl SyncService {
                 // A write that made an event can be found by it; one that changed nothing has only this record.
                 let durability = if written.changed { Durability::Lazy } else { Durability::Synced };
                 table.keep(key, &record, durability).await?;
-                Ok(written)
+                Ok((id, written))
             }
             Err(refusal) => {
                 // A write whose fate is not known may land yet, and its repeat finds it by this record.
@@ -182,6 +187,9 @@ impl SyncService {
             };
             if let Some(version) = self.find_named(key, record, last).await? {
                 return Ok(self.replay(id, version).await?);
+            }
+            if options.only_existing && found.is_none() {
+                return Err(self.absent(id, last).into());
             }
             let seen = Some(options.base_version.unwrap_or(found.unwrap_or(0)));
             let refused =
@@ -232,11 +240,18 @@ impl SyncService {
         op: &PushOp,
         options: WriteOptions,
     ) -> Result<Written, Refusal> {
-        let edit_options = EditOptions {
+        let mut edit_options = EditOptions {
             expected_version: options.base_version,
             producer: options.producer,
             metadata: options.metadata,
         };
+        if options.only_existing && options.base_version.is_none() {
+            match op {
+                // Whoever creates wants it absent: refused at whatever version it is.
+                PushOp::Create { .. } => edit_options.expected_version = Some(1),
+                _ => return self.write_existing(id, op, edit_options).await,
+            }
+        }
         match op {
             PushOp::Create { state } => match self.create(id, state, edit_options).await {
                 Err(StorageError::VersionMismatch { actual, .. }) if actual > 0 => {
@@ -252,6 +267,46 @@ impl SyncService {
             PushOp::Merge { .. } | PushOp::Patch { .. } => Ok(self.update(id, op, edit_options).await?),
             PushOp::Delete => self.delete(id, edit_options).await,
         }
+    }
+
+    /// Writes to a document that must be there. The storage looks whether it did this before it looks for the document, so that a
+    /// repeat is answered whatever became of that.
+    async fn write_existing(
+        &self,
+        id: &DocumentId,
+        op: &PushOp,
+        options: EditOptions,
+    ) -> Result<Written, Refusal> {
+        if !matches!(op, PushOp::Delete) {
+            return match self.update(id, op, options).await {
+                Err(StorageError::NotFound { .. }) => {
+                    Err(self.absent(id, self.0.storage.last_version(id).await?).into())
+                }
+                updated => Ok(updated?),
+            };
+        }
+        for _ in 0..Self::REPLACE_TRIES_MAX {
+            // A delete of what is absent would count as done. So it is bound to a version, and to one that no absent document has.
+            let last = self.0.storage.last_version(id).await?;
+            let options = EditOptions { expected_version: Some(last.max(1)), ..options.clone() };
+            match self.delete(id, options).await {
+                Err(refused) if refused.problem.is(ProblemType::VersionMismatch) => {
+                    if refused.problem.number("actual") == Some(0) {
+                        return Err(self.absent(id, last).into());
+                    }
+                }
+                deleted => return deleted,
+            }
+        }
+        let attempts = Self::REPLACE_TRIES_MAX as u32;
+        Err(StorageError::RetriesExhausted { attempts }.into())
+    }
+
+    fn absent(&self, id: &DocumentId, last: u64) -> Problem {
+        let detail = format!("document {id} does not exist, and the write was bound to its existence");
+        Problem::new(ProblemType::VersionMismatch, detail)
+            .with("documentId", id.as_str())
+            .with("actual", last)
     }
 
     /// Sets all fields of a document that may or may not be there.
