@@ -394,7 +394,7 @@ async fn a_stream_resumes_after_the_last_event_id() {
         assert_eq!((name.as_str(), id), ("event", Some(position)));
         assert_eq!(event["position"], position);
     }
-    assert_eq!(all.next().await, ("live".into(), None, json!({"collection": true, "position": 5})));
+    assert_eq!(all.next().await, ("live".into(), Some(5), json!({"collection": true, "position": 5})));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

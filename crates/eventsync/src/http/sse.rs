@@ -72,6 +72,8 @@ struct Streaming {
     service: SyncService,
     reader: FeedReader,
     scope: Scope,
+    /// The last place that the client knows of, if it knows of one.
+    place: Option<Place>,
     reconnect_after: Duration,
     /// When what the caller's token says ends.
     ends_at: Option<Instant>,
@@ -80,11 +82,11 @@ struct Streaming {
 }
 
 fn stream(app: App, caller: &Caller, scope: Scope, params: &StreamParams, headers: &HeaderMap) -> Answer {
-    let resume = match (text(headers, "last-event-id")?, params.after) {
-        (Some(id), _) if !id.is_empty() => Place::read("last-event-id", id)?.resume(),
-        (_, Some(after)) => after.resume(),
-        _ => Resume::Latest,
+    let place = match text(headers, "last-event-id")? {
+        Some(id) if !id.is_empty() => Some(Place::read("last-event-id", id)?),
+        _ => params.after,
     };
+    let resume = place.map_or(Resume::Latest, Place::resume);
     let room = caller.room(&app)?;
     // Spread over two seconds, so that the clients of a server that went down do not all come back at once.
     let retry_ms = 1000 + u64::from(uuid::Uuid::new_v4().as_fields().1) % 2000;
@@ -95,6 +97,7 @@ fn stream(app: App, caller: &Caller, scope: Scope, params: &StreamParams, header
         ends_at: ends_at(caller),
         service: app.service,
         scope,
+        place,
         _room: room,
     };
     let first =
@@ -135,7 +138,10 @@ impl Streaming {
             }
             item = tokio::time::timeout(HEARTBEAT, self.reader.next()) => match item {
                 Err(_) => (Bytes::from_static(b": still here\n\n"), true),
-                Ok(Ok(item)) => (item_text(&self.scope, item), true),
+                Ok(Ok(item)) => {
+                    self.place = place(&self.scope, &item, self.place);
+                    (item_text(&self.scope, item, self.place), true)
+                }
                 Ok(Err(problem)) => (message("error", None, &json!({"problem": problem})), false),
             },
         }
@@ -149,7 +155,27 @@ fn ends_at(caller: &Caller) -> Option<Instant> {
     Instant::now().checked_add(Duration::from_millis(left))
 }
 
-fn item_text(scope: &Scope, item: FeedItem) -> Bytes {
+/// Where the client is after an item.
+fn place(scope: &Scope, item: &FeedItem, before: Option<Place>) -> Option<Place> {
+    match item {
+        FeedItem::Events(events) => events.last().map(|event| place_of(scope, event)),
+        FeedItem::Snapshot(snapshot) => {
+            Some(Place { number: snapshot.version, timestamp: snapshot.timestamp })
+        }
+        // A reader that was at no place is at this one; of any other the time is known as well.
+        FeedItem::Live { cursor: number } => before
+            .filter(|before| before.number == *number)
+            .or(Some(Place { number: *number, timestamp: None })),
+        FeedItem::Resync { cursor: number, .. } => match scope {
+            Scope::Document(_) => None,
+            Scope::Collection => Some(Place { number: *number, timestamp: None }),
+        },
+    }
+}
+
+/// An item, after which the client is at a place. A browser comes back with the last `id:` that it was given, so there is one as
+/// soon as there is a place, not with the first event only.
+fn item_text(scope: &Scope, item: FeedItem, place: Option<Place>) -> Bytes {
     match (item, scope) {
         (FeedItem::Events(events), scope) => {
             let mut out = Vec::new();
@@ -158,32 +184,32 @@ fn item_text(scope: &Scope, item: FeedItem) -> Bytes {
             }
             out.into()
         }
-        (FeedItem::Snapshot(snapshot), _) => {
-            let place = Place { number: snapshot.version, timestamp: snapshot.timestamp };
-            message("snapshot", Some(place), &json!(*snapshot))
-        }
+        (FeedItem::Snapshot(snapshot), _) => message("snapshot", place, &json!(*snapshot)),
         (FeedItem::Live { cursor }, Scope::Document(id)) => {
-            message("live", None, &json!({"documentId": id, "version": cursor}))
+            message("live", place, &json!({"documentId": id, "version": cursor}))
         }
         (FeedItem::Live { cursor }, Scope::Collection) => {
-            message("live", None, &json!({"collection": true, "position": cursor}))
+            message("live", place, &json!({"collection": true, "position": cursor}))
         }
         (FeedItem::Resync { reason, .. }, Scope::Document(id)) => {
-            message("resync", None, &json!({"documentId": id, "reason": reason}))
+            message("resync", place, &json!({"documentId": id, "reason": reason}))
         }
         (FeedItem::Resync { reason, cursor }, Scope::Collection) => {
-            let place = Place { number: cursor, timestamp: None };
-            message("resync", Some(place), &json!({"reason": reason, "position": cursor}))
+            message("resync", place, &json!({"reason": reason, "position": cursor}))
         }
     }
 }
 
-fn write_event(out: &mut Vec<u8>, scope: &Scope, event: &Event) {
+fn place_of(scope: &Scope, event: &Event) -> Place {
     let number = match scope {
         Scope::Document(_) => event.sequence_num(),
         Scope::Collection => event.position(),
     };
-    let id = Place { number, timestamp: Some(event.timestamp()) };
+    Place { number, timestamp: Some(event.timestamp()) }
+}
+
+fn write_event(out: &mut Vec<u8>, scope: &Scope, event: &Event) {
+    let id = place_of(scope, event);
     out.extend_from_slice(format!("id: {id}\nevent: event\ndata: ").as_bytes());
     // JSON has no line breaks outside of strings, and escapes them inside.
     out.extend_from_slice(event.encoded(EncodingFormat::Json));

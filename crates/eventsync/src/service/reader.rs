@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
+
 use super::SyncService;
 use crate::{
     broker::{Delivery, Mailbox},
@@ -20,6 +22,9 @@ pub struct FeedReader {
     feed: Feed,
     /// What the feed asked for and has no answer to yet.
     wanted: Option<FeedOutput>,
+    /// The answer that is on its way. Kept over calls that are given up: who looks every few seconds whether there is something
+    /// would never hear of an answer that takes longer.
+    under_way: Option<BoxFuture<'static, Result<FeedInput, Problem>>>,
     limit: PageLimit,
 }
 
@@ -31,7 +36,8 @@ impl SyncService {
             Scope::Document(id) => mailbox.subscribe(id),
             Scope::Collection => mailbox.subscribe_collection(),
         }
-        FeedReader { service: self.clone(), mailbox, feed: Feed::new(scope, resume), wanted: None, limit }
+        let (service, feed) = (self.clone(), Feed::new(scope, resume));
+        FeedReader { service, mailbox, feed, wanted: None, under_way: None, limit }
     }
 
     /// Does what a feed asks for. `None` for an item, which is for the reader.
@@ -59,7 +65,7 @@ impl SyncService {
 }
 
 impl FeedReader {
-    /// Waits for what comes next. Cancel-safe: what was under way is begun again.
+    /// Waits for what comes next. Cancel-safe: what was under way goes on with the next call. After an error it is begun again.
     pub async fn next(&mut self) -> Result<FeedItem, Problem> {
         loop {
             while let Some(output) = self.wanted.take().or_else(|| self.feed.poll_output()) {
@@ -67,8 +73,14 @@ impl FeedReader {
                     FeedOutput::Item(item) => return Ok(item),
                     output => {
                         self.wanted = Some(output.clone());
-                        let scope = self.feed.scope().clone();
-                        let input = self.service.answer(&scope, output, self.limit).await?;
+                        let answer = self.under_way.get_or_insert_with(|| {
+                            let (service, limit) = (self.service.clone(), self.limit);
+                            let scope = self.feed.scope().clone();
+                            Box::pin(async move { service.answer(&scope, output, limit).await })
+                        });
+                        let answer = answer.await;
+                        self.under_way = None;
+                        let input = answer?;
                         self.wanted = None;
                         self.feed.handle_input(input);
                     }
