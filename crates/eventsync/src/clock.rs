@@ -37,13 +37,24 @@ impl DocumentClock {
         }
         next
     }
+
+    /// Whether an event is proof that this clock is of another history, as after a store was put back to a backup: it counts the
+    /// event's number as taken in, and knows neither the event's writer at that count nor its time. The times of a
+    /// history never go back.
+    fn is_refuted_by(&self, event: &Event) -> bool {
+        event.sequence_num() <= self.version
+            && (event.client_seq().is_some() && !event.is_contained_in(&self.vector)
+                || self.timestamp.is_some_and(|timestamp| event.timestamp() > timestamp))
+    }
 }
 
 /// Remembers the state vectors of documents.
 ///
 /// It is a view of the log that may lag behind it and never runs ahead: whoever needs the vector at an exact version
 /// reads the events since [`DocumentClock::version`]. So a manager may forget, and an update that is lost in a crash
-/// or to another process costs a few reads and nothing else.
+/// or to another process costs a few reads and nothing else. That a clock is of the history there is now, and not of one that
+/// was lost when the store was put back to a backup, is for its readers to find out: the event of its version, made at its time,
+/// proves it.
 #[async_trait]
 pub trait VectorClockManager: Send + Sync {
     /// The clock of a document as far as it is known; version 0 and an empty vector for nothing.
@@ -54,6 +65,13 @@ pub trait VectorClockManager: Send + Sync {
 
     /// Takes over a clock that was made from the log, if it knows more.
     async fn learn(&self, document: &DocumentId, clock: &DocumentClock) -> Result<(), ShelfError>;
+
+    /// Forgets a clock that turned out to be of another history, wherever it is remembered; another one stays.
+    async fn forget(&self, document: &DocumentId, clock: &DocumentClock) -> Result<(), ShelfError>;
+
+    /// Forgets what is in memory, because the store may have been put back: what this process takes in next may not follow
+    /// on what it knows.
+    fn forget_memory(&self);
 }
 
 /// Remembers in memory, for a bounded number of documents.
@@ -75,6 +93,9 @@ impl DefaultVectorClockManager {
     /// Returns the version if the event was the next one.
     fn note(&self, event: &Event) -> Option<u64> {
         let mut clocks = self.clocks.lock();
+        if clocks.get(event.document_id()).is_some_and(|clock| clock.is_refuted_by(event)) {
+            clocks.remove(event.document_id());
+        }
         if let Some(clock) = clocks.get_mut(event.document_id()) {
             return clock.advance(event).then_some(clock.version);
         }
@@ -129,6 +150,18 @@ impl VectorClockManager for DefaultVectorClockManager {
     async fn learn(&self, document: &DocumentId, clock: &DocumentClock) -> Result<(), ShelfError> {
         self.take_over(document, clock);
         Ok(())
+    }
+
+    async fn forget(&self, document: &DocumentId, clock: &DocumentClock) -> Result<(), ShelfError> {
+        let mut clocks = self.clocks.lock();
+        if clocks.get(document) == Some(clock) {
+            clocks.remove(document);
+        }
+        Ok(())
+    }
+
+    fn forget_memory(&self) {
+        self.clocks.lock().clear();
     }
 }
 
@@ -201,5 +234,20 @@ impl<S: std::ops::Deref<Target: Shelf> + Send + Sync> VectorClockManager for Per
             self.write(document, clock).await?;
         }
         Ok(())
+    }
+
+    async fn forget(&self, document: &DocumentId, clock: &DocumentClock) -> Result<(), ShelfError> {
+        self.memory.forget(document, clock).await?;
+        let written = self.shelf.get(&key(document)).await?;
+        let is_it =
+            |bytes: &Vec<u8>| shelf::decode::<DocumentClock>("vector clock", bytes).as_ref() == Some(clock);
+        if written.as_ref().is_some_and(is_it) {
+            self.shelf.swap(key(document), written, None, Durability::Lazy).await?;
+        }
+        Ok(())
+    }
+
+    fn forget_memory(&self) {
+        self.memory.forget_memory();
     }
 }

@@ -52,13 +52,21 @@ impl EventCompactor {
             return Ok(0);
         }
         // Durable before anything goes: what the events that stay start from.
-        match service.state_at(document, up_to).await {
-            Ok(base) => service.keep_snapshot(&base, up_to).await?,
+        let base = match service.state_at(document, up_to).await {
+            Ok(base) => base,
             // It went before, and with it what could be made here.
             Err(problem) if problem.is(ProblemType::HistoryCompacted) => return Ok(0),
             Err(problem) => return Err(problem),
+        };
+        let snapshots = service.snapshots();
+        snapshots.save(&base).await?;
+        service.prune(document, up_to).await?;
+        let gone = service.storage().remove_changes(document, up_to).await?;
+        // Somebody who made a snapshot meanwhile may have removed the base with the old ones: it did not see yet that events go.
+        if snapshots.at_or_before(document, up_to).await?.is_none_or(|left| left.version < up_to) {
+            snapshots.save(&base).await?;
         }
-        Ok(service.storage().remove_changes(document, up_to).await?)
+        Ok(gone)
     }
 }
 

@@ -148,6 +148,8 @@ pub struct Feed {
     state: State,
     /// The last number given to the reader; everything up to it has been given, or was had before.
     cursor: u64,
+    /// When the event of that number was made, where that is known.
+    timestamp: Option<u64>,
     /// The highest number known to be committed.
     head: u64,
     /// The log has to be looked at again, whatever the numbers say.
@@ -170,11 +172,16 @@ enum State {
 impl Feed {
     /// A reader of a history that is at `resume`. Subscribe it to live events before acting on its first output.
     pub fn new(scope: Scope, resume: Resume) -> Self {
+        let timestamp = match &resume {
+            Resume::AfterEvent { timestamp, .. } => Some(*timestamp),
+            Resume::Latest | Resume::After(_) | Resume::Vector(_) => None,
+        };
         let outputs = VecDeque::from([FeedOutput::Locate(resume)]);
         Self {
             scope,
             state: State::Locating,
             cursor: 0,
+            timestamp,
             head: 0,
             stale: false,
             skip: None,
@@ -210,6 +217,7 @@ impl Feed {
             (FeedInput::Page(page), State::Reading) => self.page(page),
             (FeedInput::Loaded(snapshot), State::Loading) => {
                 self.cursor = snapshot.version;
+                self.timestamp = snapshot.timestamp;
                 self.skip = None;
                 self.give(FeedItem::Snapshot(snapshot));
                 self.read();
@@ -220,13 +228,14 @@ impl Feed {
                 match state {
                     State::Live if number == self.cursor + 1 => {
                         self.cursor = number;
+                        self.timestamp = Some(event.timestamp());
                         self.give(FeedItem::Events(vec![event]));
                     }
                     State::Live if number > self.cursor => self.read(),
                     _ => {}
                 }
             }
-            (FeedInput::Lagged, State::Live) => self.read(),
+            (FeedInput::Lagged, State::Live) => self.look_again(),
             (FeedInput::Lagged, _) => self.stale = true,
             _ => {}
         }
@@ -243,18 +252,18 @@ impl Feed {
         match located {
             Located::After { cursor, skip } => {
                 self.cursor = cursor;
-                self.skip = skip;
+                // A reader that looks again keeps what it has behind its cursor.
+                self.skip = skip.or(self.skip.take());
                 self.read();
             }
             Located::Latest(reason) => {
                 if let Some(reason) = reason {
-                    self.resync(reason, 0);
+                    self.leave(reason, 0);
                 }
                 self.load();
             }
             Located::Moved { reason, cursor } => {
-                self.cursor = cursor;
-                self.resync(reason, cursor);
+                self.leave(reason, cursor);
                 self.read();
             }
         }
@@ -265,12 +274,11 @@ impl Feed {
             let (reason, cursor) = (ResyncReason::HistoryCompacted, page.cursor);
             match self.scope {
                 Scope::Document(_) => {
-                    self.resync(reason, 0);
+                    self.leave(reason, 0);
                     self.load();
                 }
                 Scope::Collection => {
-                    self.cursor = cursor.max(self.cursor);
-                    self.resync(reason, self.cursor);
+                    self.leave(reason, cursor.max(self.cursor));
                     self.read();
                 }
             }
@@ -278,6 +286,10 @@ impl Feed {
         }
         let empty = page.cursor <= self.cursor;
         let mut events = page.events;
+        if !empty {
+            let last = events.last().filter(|event| self.number(event) == page.cursor);
+            self.timestamp = last.map(Event::timestamp);
+        }
         // A page that was read twice, or an answer that overtook another, holds nothing new up to the cursor.
         events.retain(|event| {
             self.number(event) > self.cursor
@@ -287,8 +299,9 @@ impl Feed {
         if !events.is_empty() {
             self.give(FeedItem::Events(events));
         }
-        if page.more || self.stale || self.head > self.cursor {
-            self.stale = false;
+        if self.stale {
+            self.look_again();
+        } else if page.more || self.head > self.cursor {
             self.state = State::Reading;
             let patiently = empty && !page.more;
             self.outputs.push_back(FeedOutput::Read { after: self.cursor, patiently });
@@ -301,9 +314,16 @@ impl Feed {
         }
     }
 
+    /// Something was missed, and nobody knows what: new events, or that the store was put back to a backup under this reader.
+    /// Then the event at its cursor is another one or none, and the numbers alone would let it go on behind what is lost.
+    fn look_again(&mut self) {
+        self.state = State::Locating;
+        self.stale = false;
+        self.outputs.push_back(FeedOutput::Locate(Resume::after(self.cursor, self.timestamp)));
+    }
+
     fn read(&mut self) {
         self.state = State::Reading;
-        self.stale = false;
         self.outputs.push_back(FeedOutput::Read { after: self.cursor, patiently: false });
     }
 
@@ -312,7 +332,13 @@ impl Feed {
         self.outputs.push_back(FeedOutput::Load);
     }
 
-    fn resync(&mut self, reason: ResyncReason, cursor: u64) {
+    /// The reader can't go on from where it is, and what is known of the history may be of another one.
+    fn leave(&mut self, reason: ResyncReason, cursor: u64) {
+        (self.cursor, self.timestamp, self.skip) = (cursor, None, None);
+        if reason == ResyncReason::CursorUnknown {
+            // Of the other history. What is heard from now on is of this one.
+            self.head = 0;
+        }
         self.announced = false;
         self.give(FeedItem::Resync { reason, cursor });
     }

@@ -10,6 +10,7 @@ use nodestorage::{DocumentId, StorageError};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::DocumentClock,
     event::ClientVector,
     shelf::{self, Durability, ScanRange, Shelf, ShelfError},
     store::{EventPage, EventStore, PageLimit},
@@ -61,6 +62,9 @@ impl StateVectorManager {
     /// Every so many newcomers their document is counted, because that reads all of it; so many more may be there meanwhile.
     pub const COUNTED_EVERY: u32 = 32;
 
+    /// How many states are in memory at once while a document's clients are counted.
+    const ROOM_PAGE: usize = 64;
+
     /// Keeps them on a shelf.
     pub fn new(shelf: Arc<dyn Shelf>, events: Arc<dyn EventStore>) -> Self {
         Self { shelf, events, newcomers: AtomicU32::new(0) }
@@ -96,6 +100,33 @@ impl StateVectorManager {
         cursor: u64,
         now_ms: u64,
     ) -> Result<ClientState, ShelfError> {
+        self.grow(document, client, vector, cursor, None, now_ms).await
+    }
+
+    /// The same, as far as the document goes. What a client says of writes that the document does not hold is nobody's business:
+    /// whoever may read could fill the store with clients that it made up, and a cursor behind the end would have the client
+    /// lack nothing for ever. Nor does it count what the client had of a history that is lost by now.
+    pub(crate) async fn update_within(
+        &self,
+        document: &DocumentId,
+        client: &ClientId,
+        vector: &ClientVector,
+        cursor: u64,
+        latest: &DocumentClock,
+        now_ms: u64,
+    ) -> Result<ClientState, ShelfError> {
+        self.grow(document, client, vector, cursor, Some(latest), now_ms).await
+    }
+
+    async fn grow(
+        &self,
+        document: &DocumentId,
+        client: &ClientId,
+        vector: &ClientVector,
+        cursor: u64,
+        latest: Option<&DocumentClock>,
+        now_ms: u64,
+    ) -> Result<ClientState, ShelfError> {
         let mut is_new = false;
         let grow = |known: Option<&[u8]>| {
             is_new = known.is_none();
@@ -107,8 +138,18 @@ impl StateVectorManager {
                 cursor: 0,
                 last_updated: 0,
             });
+            if let Some(latest) = latest.filter(|latest| state.cursor > latest.version) {
+                // It was said of a history that went further than there is one now. What else it says is of that one too.
+                state.cursor = 0;
+                state.vector_clock = ClientVector::new();
+                tracing::debug!(%document, %client, latest.version, "what a client had is of another history");
+            }
             state.vector_clock.merge(vector);
             state.cursor = state.cursor.max(cursor);
+            if let Some(latest) = latest {
+                state.cursor = state.cursor.min(latest.version);
+                state.vector_clock = within(&state.vector_clock, &latest.vector);
+            }
             state.last_updated = now_ms.max(state.last_updated);
             Ok((Some(shelf::encode(&state)?), state))
         };
@@ -162,15 +203,34 @@ impl StateVectorManager {
 
     /// After a newcomer, which stays: others go if there are too many.
     async fn make_room(&self, document: &DocumentId, newcomer: &ClientId) -> Result<(), ShelfError> {
-        let mut clients = self.clients(document, 2 * Self::CLIENTS_PER_DOCUMENT_MAX).await?;
+        // Of each no more than who and when is kept: a vector has an entry for everybody who ever wrote the document.
+        let mut clients: Vec<(u64, ClientId)> = Vec::new();
+        let mut range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
+        while clients.len() < 2 * Self::CLIENTS_PER_DOCUMENT_MAX {
+            let page = self.shelf.scan(range.clone(), Self::ROOM_PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            range.from.clone_from(last);
+            range.from.push(0);
+            let states = page.iter().filter_map(|(_, bytes)| shelf::decode("state vector", bytes));
+            clients.extend(states.map(|state: ClientState| (state.last_updated, state.client_id)));
+        }
         let too_many = clients.len().saturating_sub(Self::CLIENTS_PER_DOCUMENT_MAX);
-        clients.retain(|state| state.client_id != *newcomer);
-        clients.sort_by_key(|state| state.last_updated);
-        for silent in &clients[..too_many.min(clients.len())] {
-            self.unregister(document, &silent.client_id).await?;
+        clients.retain(|(_, client)| client != newcomer);
+        clients.sort();
+        for (_, silent) in clients.iter().take(too_many) {
+            self.unregister(document, silent).await?;
         }
         Ok(())
     }
+}
+
+/// What of a vector another one contains.
+fn within(vector: &ClientVector, latest: &ClientVector) -> ClientVector {
+    let known = |(writer, count): (&ClientId, u64)| {
+        let count = count.min(latest.get(writer));
+        (count > 0).then(|| (writer.clone(), count))
+    };
+    vector.iter().filter_map(known).collect()
 }
 
 fn key(document: &DocumentId, client: &ClientId) -> Vec<u8> {

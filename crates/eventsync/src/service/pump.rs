@@ -76,6 +76,8 @@ impl SyncService {
                         }
                         Some(Ok(WatchEvent::Missed { resume_after })) => {
                             position = position.max(resume_after);
+                            // What was missed may be that the store was put back to a backup.
+                            self.0.storage.clocks().forget_memory();
                             self.0.broker.lag_all();
                         }
                         Some(Ok(WatchEvent::Reached { position: reached })) => {

@@ -1,6 +1,6 @@
 //! Reads: the latest state, a past state, what a client lacks.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crdt_core::{ClientId, id::MAX_ID};
 use nodestorage::{Document, DocumentId, Storage, StorageError};
@@ -25,7 +25,8 @@ pub struct SyncRequest {
     pub client_id: Option<ClientId>,
     /// What it has, by writers.
     pub vector_clock: Option<ClientVector>,
-    /// What it has, by the document's own count; counts if both are there.
+    /// What it has, by the document's own count. With a vector as well it starts here, and gets nothing that the vector
+    /// contains.
     pub cursor: Option<u64>,
     /// When the event at the cursor was made.
     pub timestamp: Option<u64>,
@@ -48,25 +49,32 @@ pub struct SyncAnswer {
     pub state_vector: ClientVector,
     /// What the client has then, by the document's own count.
     pub cursor: u64,
-    /// The cursor to send for more; `None` when this is all.
+    /// The cursor to send for more, with the vector if there was one; `None` when this is all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
 }
 
 impl SyncService {
+    /// How many clocks of a document may turn out to be of another history: one in memory, one that is written down, and
+    /// one that another process writes meanwhile.
+    const CLOCK_TRIES_MAX: usize = 3;
+
+    /// How many events behind what a client has are read to know whose writes it has.
+    const REMEMBERED_MAX: usize = 64;
+
     /// The document as it is now, with the state vector of exactly that version. Version 0 if it never was.
     pub async fn latest(&self, id: &DocumentId) -> Result<Snapshot, Problem> {
         // The clock first: it never runs ahead of the log, so the document read after it is at its version or later.
         let mut clock = self.known_clock(id, u64::MAX).await?;
         let document = self.0.storage.find_one(id).await?;
         if document.as_ref().is_some_and(|document| document.version < clock.version) {
-            // A clock of another store (a restored backup). The log decides.
+            // The store was put back just now. The log decides.
             clock = DocumentClock::default();
         }
         match document {
             Some(Document { version, body, .. }) => {
                 self.catch_up(id, &mut clock, None, version).await?;
-                self.0.storage.clocks().learn(id, &clock).await?;
+                self.learn(id, &clock).await;
                 Ok(snapshot_of(id, clock, Some(body)))
             }
             None => {
@@ -92,7 +100,7 @@ impl SyncService {
                 .with("documentId", id.as_str())
                 .with("version", version));
         }
-        let base = self.0.snapshots.at_or_before(id, version).await?;
+        let base = self.base(id, version).await?;
         let (mut clock, mut state) = match base {
             Some(base) if base.version == version => return Ok(base),
             Some(base) => (base.clock(), base.value()),
@@ -112,21 +120,22 @@ impl SyncService {
         if snapshot.version == 0 {
             return Err(Problem::unknown_document(id));
         }
-        if let Some(same) = self.0.snapshots.at_or_before(id, snapshot.version).await?
+        // One of a lost history may have the same version; it is written over.
+        if let Some(same) = self.base(id, snapshot.version).await?
             && same.version == snapshot.version
         {
             return Ok((same, false));
         }
+        self.0.snapshots.save(&snapshot).await?;
+        // Only now, because a compaction may have come meanwhile.
         let first = self.0.storage.changes(id, 0, 1).await?.changes.first().map(|change| change.version);
-        let floor = first.map_or(snapshot.version, |first| first - 1);
-        self.keep_snapshot(&snapshot, floor).await?;
+        self.prune(id, first.map_or(snapshot.version, |first| first - 1)).await?;
         Ok((snapshot, true))
     }
 
-    /// Keeps a snapshot and prunes old ones, but for what the events after `floor` start from.
-    pub(crate) async fn keep_snapshot(&self, snapshot: &Snapshot, floor: u64) -> Result<(), Problem> {
-        self.0.snapshots.save(snapshot).await?;
-        self.0.snapshots.prune(&snapshot.document_id, self.0.policy.keep, floor).await?;
+    /// Removes old snapshots, but for what the events after `floor` start from.
+    pub(crate) async fn prune(&self, id: &DocumentId, floor: u64) -> Result<(), Problem> {
+        self.0.snapshots.prune(id, self.0.policy.keep, floor).await?;
         Ok(())
     }
 
@@ -216,13 +225,7 @@ impl SyncService {
         if vector.contains(&latest.state_vector) {
             return Ok(Located::After { cursor: latest.version, skip: Some(vector.clone()) });
         }
-        let mut cursor = 0;
-        for snapshot in self.0.snapshots.list(id, u64::MAX, self.0.policy.keep.max(1)).await? {
-            if vector.contains(&snapshot.state_vector) {
-                cursor = snapshot.version;
-                break;
-            }
-        }
+        let mut cursor = self.contained_snapshot(id, vector, latest.version).await?;
         loop {
             let page = self.events().events_after(id, cursor, PageLimit::STANDARD).await?;
             if page.gap {
@@ -234,6 +237,30 @@ impl SyncService {
                 return Ok(Located::After { cursor, skip: Some(vector.clone()) });
             }
         }
+    }
+
+    /// The version of the latest snapshot that a vector contains; 0 without one. Each contains those before it, so it is
+    /// found by halving, and one snapshot is in memory at a time.
+    async fn contained_snapshot(
+        &self,
+        id: &DocumentId,
+        vector: &ClientVector,
+        last: u64,
+    ) -> Result<u64, Problem> {
+        let (mut found, mut low, mut high) = (0, 0, last);
+        // The newest first: who comes back was mostly there not long ago.
+        let mut probe = last;
+        while low < high {
+            match self.base(id, probe).await?.filter(|snapshot| snapshot.version > low) {
+                Some(snapshot) if vector.contains(&snapshot.state_vector) => {
+                    (found, low) = (snapshot.version, probe);
+                }
+                Some(snapshot) => high = snapshot.version - 1,
+                None => low = probe,
+            }
+            probe = low + (high - low).div_ceil(2);
+        }
+        Ok(found)
     }
 
     /// Reads a page of a history.
@@ -251,17 +278,15 @@ impl SyncService {
         }
         let sent = request.vector_clock.clone().unwrap_or_default();
         check_vector(&sent)?;
+        check_cursor(request.cursor.unwrap_or(0))?;
         if let Some(client) = &request.client_id {
+            let latest = self.latest_clock(id).await?;
             let cursor = request.cursor.unwrap_or(0);
-            // What it says of writes that the document does not hold is nobody's business: whoever may read could fill the
-            // store with clients that it made up.
-            let latest = self.latest_clock(id).await?.vector;
-            let known = |(writer, count): (&ClientId, u64)| {
-                let count = count.min(latest.get(writer));
-                (count > 0).then(|| (writer.clone(), count))
-            };
-            let sent: ClientVector = sent.iter().filter_map(known).collect();
-            self.0.vectors.update(id, client, &sent, cursor, now_ms()).await?;
+            let updated = self.0.vectors.update_within(id, client, &sent, cursor, &latest, now_ms()).await;
+            // It is a memory of what clients say. The client is answered without it.
+            if let Err(error) = updated {
+                tracing::warn!(document = %id, %client, %error, "what a client has was not remembered");
+            }
         }
         let limit = request.limit.map_or(PageLimit::STANDARD, PageLimit::at_most);
         let scope = Scope::Document(id.clone());
@@ -273,7 +298,8 @@ impl SyncService {
         let (mut snapshot, mut page, mut skip) = (None, None, None);
         if let Located::After { cursor, skip: contained } = self.locate(&scope, &resume).await? {
             page = Some(self.page(&scope, cursor, limit).await?).filter(|page| !page.gap);
-            skip = contained;
+            // On later pages too: the cursor of a page says how far was looked, not what was had before.
+            skip = contained.or_else(|| request.vector_clock.clone()).filter(|_| page.is_some());
         }
         if page.is_none() {
             snapshot = Some(Arc::new(self.latest(id).await?));
@@ -295,6 +321,46 @@ impl SyncService {
         Ok(SyncAnswer { document_id: id.clone(), snapshot, events, state_vector, cursor, next })
     }
 
+    /// Remembers what a client has, everything up to an event. What of that other writers made is remembered where it takes one
+    /// short page: the cursor says all of it.
+    pub(crate) async fn remember(
+        &self,
+        client: &ClientId,
+        id: &DocumentId,
+        cursor: u64,
+    ) -> Result<(), Problem> {
+        let latest = self.latest_clock(id).await?;
+        let vector = self.vector_before(id, cursor, &latest).await?;
+        self.0.vectors.update_within(id, client, &vector, cursor, &latest, now_ms()).await?;
+        Ok(())
+    }
+
+    /// The vector of a document at a version shortly before a clock; an empty one where that is not so short.
+    async fn vector_before(
+        &self,
+        id: &DocumentId,
+        version: u64,
+        clock: &DocumentClock,
+    ) -> Result<ClientVector, Problem> {
+        if version >= clock.version {
+            return Ok(clock.vector.clone());
+        }
+        let page = self.events().events_after(id, version, PageLimit::at_most(Self::REMEMBERED_MAX)).await?;
+        if page.gap || page.cursor < clock.version {
+            return Ok(ClientVector::new());
+        }
+        // What the clock has without what came after the version: of each writer all before its first event there.
+        let mut first = BTreeMap::new();
+        for event in page.events.iter().rev() {
+            event.client_seq().map(|count| first.insert(event.client_id(), count));
+        }
+        let before = clock.vector.iter().map(|(writer, count)| {
+            let count = first.get(writer).map_or(count, |first| count.min(first - 1));
+            (writer.clone(), count)
+        });
+        Ok(before.filter(|(_, count)| *count > 0).collect())
+    }
+
     /// The clock of a document at its last version.
     async fn latest_clock(&self, id: &DocumentId) -> Result<DocumentClock, Problem> {
         self.clock_at(id, self.events().latest(id).await?).await
@@ -304,17 +370,68 @@ impl SyncService {
     pub async fn clock_at(&self, id: &DocumentId, version: u64) -> Result<DocumentClock, Problem> {
         let mut clock = self.known_clock(id, version).await?;
         self.catch_up(id, &mut clock, None, version).await?;
-        self.0.storage.clocks().learn(id, &clock).await?;
+        self.learn(id, &clock).await;
         Ok(clock)
     }
 
-    /// The best clock that is known without reading the log, at or before a version.
-    async fn known_clock(&self, id: &DocumentId, version: u64) -> Result<DocumentClock, Problem> {
-        let known = self.0.storage.clocks().get_vector_clock(id).await?;
-        if 0 < known.version && known.version <= version {
-            return Ok(known);
+    /// Remembers a clock. Where it can't be, the next one who asks reads the log again, and this one has its answer.
+    async fn learn(&self, id: &DocumentId, clock: &DocumentClock) {
+        if let Err(error) = self.0.storage.clocks().learn(id, clock).await {
+            tracing::warn!(document = %id, %error, "vector clock not remembered");
         }
-        Ok(self.0.snapshots.at_or_before(id, version).await?.map(|s| s.clock()).unwrap_or_default())
+    }
+
+    /// The best clock that is known without reading what leads to it, at or before a version. It is of this history.
+    async fn known_clock(&self, id: &DocumentId, version: u64) -> Result<DocumentClock, Problem> {
+        let clocks = self.0.storage.clocks();
+        // What is wrong in memory is forgotten, then perhaps what is written down.
+        for _ in 0..Self::CLOCK_TRIES_MAX {
+            let known = clocks.get_vector_clock(id).await?;
+            if known.version == 0 || known.version > version {
+                break;
+            }
+            if self.is_of_this_history(id, known.version, known.timestamp).await? {
+                return Ok(known);
+            }
+            if let Err(error) = clocks.forget(id, &known).await {
+                tracing::warn!(document = %id, %error, "a vector clock of a lost history is still there");
+            }
+        }
+        Ok(self.base(id, version).await?.map(|s| s.clock()).unwrap_or_default())
+    }
+
+    /// The latest snapshot of this history at or before a version.
+    async fn base(&self, id: &DocumentId, mut version: u64) -> Result<Option<Snapshot>, Problem> {
+        while let Some(found) = self.0.snapshots.at_or_before(id, version).await? {
+            if self.is_of_this_history(id, found.version, found.timestamp).await? {
+                return Ok(Some(found));
+            }
+            // It is bounded by how many snapshots are kept.
+            match found.version.checked_sub(1) {
+                Some(before) => version = before,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the event of a number is the one that was made at this time. After a store was put back to a backup, what is
+    /// remembered beside it may be of events that are lost, and others have their numbers by now. Where the event is compacted
+    /// away, or its time was not written down, its number has to do.
+    async fn is_of_this_history(
+        &self,
+        id: &DocumentId,
+        version: u64,
+        timestamp: Option<u64>,
+    ) -> Result<bool, StorageError> {
+        let page = self.0.storage.changes(id, version.saturating_sub(1), 1).await?;
+        match page.changes.first() {
+            Some(change) if change.version == version => {
+                Ok(timestamp.is_none_or(|timestamp| change.timestamp_ms == timestamp))
+            }
+            Some(_) => Ok(true),
+            None => Ok(self.0.storage.last_version(id).await? >= version),
+        }
     }
 
     /// Takes the events up to a version into a clock, and into the state at that clock where it is wanted.
@@ -329,7 +446,7 @@ impl SyncService {
             let want = usize::try_from(version - clock.version).unwrap_or(usize::MAX);
             let page = self.events().events_after(id, clock.version, PageLimit::at_most(want)).await?;
             if page.gap
-                && let Some(base) = self.0.snapshots.at_or_before(id, version).await?
+                && let Some(base) = self.base(id, version).await?
                 && base.version > clock.version
             {
                 // Whoever compacts leaves a snapshot of what goes: the clock goes on from there, and the state with it.
@@ -365,6 +482,15 @@ fn check_vector(vector: &ClientVector) -> Result<(), Problem> {
         }
         None => Ok(()),
     }
+}
+
+/// Refuses a place that is none.
+fn check_cursor(cursor: u64) -> Result<(), Problem> {
+    if cursor > MAX_ID {
+        let detail = format!("cursor {cursor} is above {MAX_ID}");
+        return Err(Problem::new(ProblemType::InvalidRequest, detail).with("limit", MAX_ID));
+    }
+    Ok(())
 }
 
 fn internal(error: crate::event::DoesNotFit) -> Problem {

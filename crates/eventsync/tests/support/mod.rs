@@ -60,7 +60,16 @@ impl Server {
     }
 
     pub async fn start_over(storage: Arc<dyn Storage>, options: HttpOptions) -> Self {
-        let service = service(storage, Arc::new(MemoryShelf::new()), 10).await;
+        Self::start_beside(storage, Arc::new(MemoryShelf::new()), options).await
+    }
+
+    /// With snapshots and state vectors on this shelf.
+    pub async fn start_beside(
+        storage: Arc<dyn Storage>,
+        shelf: Arc<dyn Shelf>,
+        options: HttpOptions,
+    ) -> Self {
+        let service = service(storage, shelf, 10).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = http::router(service.clone(), options).fallback(http::not_found);
