@@ -26,7 +26,7 @@ pub struct EventBroker {
     // Locked per shard, for the time of a `try_send` to each reader of one document; no await and no other lock inside.
     documents: DashMap<DocumentId, Vec<Arc<Slot>>>,
     collection: RwLock<Vec<Arc<Slot>>>,
-    // What each connection shows of itself on a document: by mailbox number, at most one each.
+    // What each connection shows of itself on a document: by mailbox number, at most one each, the newest last.
     presence: DashMap<DocumentId, Vec<(u64, Arc<Presence>)>>,
     numbers: AtomicU64,
 }
@@ -81,6 +81,10 @@ impl Slot {
 impl EventBroker {
     /// How much waits for one reader. At the bound the reader is told that it lags and reads from the log.
     pub const MAILBOX_MAX: usize = 256;
+
+    /// How many connections show themselves on a document. One more is refused: each newcomer is told of all of them, and each
+    /// reader remembers what it was told.
+    pub const PRESENCES_MAX: usize = 1024;
 
     /// A broker without readers.
     pub fn new() -> Arc<Self> {
@@ -181,29 +185,46 @@ impl Mailbox {
         self.broker.collection.write().retain(|slot| !Arc::ptr_eq(slot, &self.slot));
     }
 
-    /// Shows something on a document to its other readers, or takes it back with `None`.
-    pub fn show(&mut self, document: &DocumentId, presence: Option<(ClientId, Value)>) {
+    /// Shows something on a document to its other readers, or takes it back with `None`. Returns whether there was room for it.
+    pub fn show(&mut self, document: &DocumentId, presence: Option<(ClientId, Value)>) -> bool {
         let number = self.slot.number;
-        let shown = match presence {
+        match presence {
             Some((client_id, data)) => {
                 let shown = Arc::new(Presence { document_id: document.clone(), client_id, data });
                 let mut all = self.broker.presence.entry(document.clone()).or_default();
                 all.retain(|(other, _)| *other != number);
+                if all.len() >= EventBroker::PRESENCES_MAX {
+                    return false;
+                }
                 all.push((number, Arc::clone(&shown)));
-                shown
+                drop(all);
+                self.tell_others(document, |_| Arc::clone(&shown));
             }
             None => {
-                let Some(mut all) = self.broker.presence.get_mut(document) else { return };
-                let Some(at) = all.iter().position(|(other, _)| *other == number) else { return };
-                let (_, gone) = all.swap_remove(at);
+                let Some(mut all) = self.broker.presence.get_mut(document) else { return true };
+                let Some(at) = all.iter().position(|(other, _)| *other == number) else { return true };
+                let (_, gone) = all.remove(at);
+                // The same client may be here by another connection, as when it came back before its old one was given up:
+                // then that is what it shows.
+                let others: Vec<_> =
+                    all.iter().filter(|(_, other)| other.client_id == gone.client_id).cloned().collect();
                 drop(all);
                 self.broker.presence.remove_if(document, |_, all| all.is_empty());
-                Arc::new(Presence { data: Value::Null, ..(*gone).clone() })
+                let gone = Arc::new(Presence { data: Value::Null, ..(*gone).clone() });
+                self.tell_others(document, |reader| {
+                    let left = others.iter().rev().find(|(other, _)| *other != reader);
+                    Arc::clone(left.map_or(&gone, |(_, left)| left))
+                });
             }
-        };
+        }
+        true
+    }
+
+    /// Tells each other reader of a document what is shown to it, by its number.
+    fn tell_others(&self, document: &DocumentId, shown: impl Fn(u64) -> Arc<Presence>) {
         if let Some(readers) = self.broker.documents.get(document) {
-            for reader in readers.iter().filter(|reader| reader.number != number) {
-                reader.offer(Delivery::Presence(Arc::clone(&shown)));
+            for reader in readers.iter().filter(|reader| reader.number != self.slot.number) {
+                reader.offer(Delivery::Presence(shown(reader.number)));
             }
         }
     }
@@ -275,5 +296,62 @@ mod tests {
         assert!(waiting.as_mut().poll(&mut context).is_pending());
         slot.lag();
         assert_eq!(waiting.poll(&mut context), Poll::Ready(Delivery::Lagged));
+    }
+
+    fn id() -> DocumentId {
+        DocumentId::new("go").unwrap()
+    }
+
+    fn heard(mailbox: &mut Mailbox) -> Vec<(String, Value)> {
+        let next = || mailbox.receiver.try_recv().ok();
+        let told = std::iter::from_fn(next).map(|delivery| match delivery {
+            Delivery::Presence(shown) => (shown.client_id.to_string(), shown.data.clone()),
+            other => panic!("{other:?}"),
+        });
+        told.collect()
+    }
+
+    fn named(name: &str) -> ClientId {
+        ClientId::new(name).unwrap()
+    }
+
+    /// A client that changed networks is back before its old connection is given up.
+    #[test]
+    fn who_is_there_by_another_connection_is_not_gone() {
+        let broker = EventBroker::new();
+        let [mut old, mut new, mut other] = [broker.mailbox(), broker.mailbox(), broker.mailbox()];
+        for mailbox in [&mut old, &mut new, &mut other] {
+            mailbox.subscribe(&id());
+        }
+        assert!(old.show(&id(), Some((named("ann"), 1.into()))));
+        assert!(new.show(&id(), Some((named("ann"), 2.into()))));
+        let told = |n: u64| ("ann".to_owned(), Value::from(n));
+        let gone = ("ann".to_owned(), Value::Null);
+        assert_eq!(heard(&mut other), [told(1), told(2)]);
+        assert_eq!(heard(&mut new), [told(1)]);
+        drop(old);
+        assert_eq!(heard(&mut other), [told(2)], "still there");
+        assert_eq!(heard(&mut new), [gone.clone()], "to itself it is gone elsewhere");
+        assert_eq!(other.shown(&id()).len(), 1);
+        drop(new);
+        assert_eq!(heard(&mut other), [gone]);
+        assert_eq!(other.shown(&id()), []);
+    }
+
+    #[test]
+    fn no_more_are_shown_on_a_document_than_may_be() {
+        let broker = EventBroker::new();
+        let show = |n: usize| {
+            let mut mailbox = broker.mailbox_of(1);
+            let shown = mailbox.show(&id(), Some((named(&format!("c{n}")), n.into())));
+            (mailbox, shown)
+        };
+        let mut all: Vec<_> = (0..EventBroker::PRESENCES_MAX).map(show).collect();
+        assert!(all.iter().all(|(_, shown)| *shown));
+        assert!(!show(9999).1);
+        // Who is among them shows something else, and who goes makes room.
+        assert!(all[7].0.show(&id(), Some((named("c7"), "new".into()))));
+        all[3].0.show(&id(), None);
+        assert!(show(9999).1);
     }
 }

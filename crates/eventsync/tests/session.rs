@@ -4,14 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use crdt_core::{ClientId, EncodingFormat};
 use eventsync::{
-    Event, EventPage, FeedItem, Resume, Scope,
+    Event, EventPage, FeedItem, ProblemType, Resume, Scope,
     access::{Grant, Principal},
     broker::{Delivery, Presence},
     feed::{FeedInput, FeedOutput, Located},
     protocol::ServerMessage,
     service::Written,
     session::{
-        HELLO_MAX, PING_EVERY, PUSHES_MAX, QUESTIONS_MAX, Session, SessionInput, SessionOutput, close,
+        HELD_BYTES_MAX, HELLO_MAX, PING_EVERY, PUSHES_MAX, QUESTIONS_MAX, Session, SessionInput,
+        SessionOutput, close,
     },
 };
 use nodestorage::{Body, Change, Diff, DocumentId, Operation, Producer};
@@ -188,6 +189,90 @@ fn pushes_of_one_document_go_one_after_the_other_and_fill_up() {
     assert!(matches!(outputs[0], SessionOutput::Send(ServerMessage::Pushed { client_seq: Some(1), .. })));
     assert!(matches!(&outputs[1], SessionOutput::Write { push, .. } if push.client_seq == Some(2)));
     assert!(test.session.wants_frames());
+}
+
+/// Sixty-four pushes may be as many megabytes.
+#[test]
+fn no_more_is_read_while_large_pushes_are_under_way() {
+    let mut test = Test::hello(json!({}));
+    let text = "x".repeat(1 << 20);
+    let push = |count: u64| {
+        let state = json!({"text": text});
+        json!({"type": "push", "documentId": "a", "clientSeq": count, "op": "replace", "state": state})
+    };
+    let mut count = 0;
+    while test.session.wants_frames() {
+        count += 1;
+        test.text(push(count));
+        assert!(count < PUSHES_MAX as u64, "many megabytes are held");
+    }
+    assert!((HELD_BYTES_MAX..HELD_BYTES_MAX + (2 << 20)).contains(&(count as usize * text.len())), "{count}");
+    for answered in 1..=count {
+        let written = Written { version: 1, document: None, created: false, changed: true, repeated: false };
+        let client_seq = Some(answered);
+        let outputs =
+            test.input(SessionInput::Written { document: id("a"), client_seq, result: Ok(written) });
+        let next = outputs.iter().find_map(|output| match output {
+            SessionOutput::Write { push, .. } => push.client_seq,
+            _ => None,
+        });
+        assert_eq!(next, (answered < count).then_some(answered + 1));
+        assert!(test.session.wants_frames());
+    }
+}
+
+/// The same for what many readers say that they have.
+#[test]
+fn no_more_is_read_while_large_vectors_are_under_way() {
+    let mut test = Test::hello(json!({}));
+    let vector: serde_json::Map<_, _> =
+        (0..1000).map(|n| (format!("{n:0>100}"), serde_json::Value::from(1))).collect();
+    let mut feeds = 0;
+    while test.session.wants_frames() {
+        let documents = json!({ format!("d{feeds}"): {"stateVector": vector} });
+        test.text(json!({"type": "subscribe", "documents": documents}));
+        feeds += 1;
+        assert!(feeds < 200, "many megabytes are held");
+    }
+    // One that is live has let go of it, and so has one that is followed no more.
+    test.text(json!({"type": "unsubscribe", "documents": ["d9"]}));
+    assert!(test.session.wants_frames());
+    let again = json!({"d9": {"stateVector": vector}});
+    test.text(json!({"type": "subscribe", "documents": again}));
+    assert!(!test.session.wants_frames());
+    let located = FeedInput::Located(Located::After { cursor: 0, skip: None });
+    let page = || EventPage { events: vec![], cursor: 0, more: false, gap: false };
+    test.input(SessionInput::Answer { feed: 1, answer: Ok(located) });
+    assert!(!test.session.wants_frames());
+    test.input(SessionInput::Answer { feed: 1, answer: Ok(FeedInput::Page(page())) });
+    assert!(test.session.wants_frames());
+}
+
+/// Some may wait in the mailbox of who follows the document no more.
+#[test]
+fn presence_on_what_is_not_followed_is_told_to_nobody() {
+    let mut test = Test::hello(json!({"go": {"cursor": 0}}));
+    let client_id = ClientId::new("ann").unwrap();
+    let shown = Arc::new(Presence { document_id: id("go"), client_id, data: json!(1) });
+    let delivery = || SessionInput::Delivery(Delivery::Presence(Arc::clone(&shown)));
+    assert_eq!(test.input(delivery()).len(), 1);
+    test.text(json!({"type": "unsubscribe", "documents": ["go"]}));
+    assert_eq!(test.input(delivery()), []);
+    // And nothing of it is left when the document is followed again: what is shown then is told.
+    test.text(json!({"type": "subscribe", "documents": {"go": {"cursor": 0}}}));
+    let told = test.input(SessionInput::Shown { document: id("go"), shown: vec![] });
+    assert_eq!(told, []);
+}
+
+#[test]
+fn who_finds_no_room_to_show_itself_is_told() {
+    let mut test = Test::hello(json!({"go": {"cursor": 0}}));
+    test.text(json!({"type": "presence", "documentId": "go", "data": {"at": 3}}));
+    let told = test.input(SessionInput::NotShown(id("go")));
+    let [SessionOutput::Send(ServerMessage::Error { problem, document_id })] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert!(problem.is(ProblemType::TooMany) && *document_id == Some(id("go")), "{problem}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The WebSocket: the driver of one session.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     extract::{
@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderMap, header},
 };
 use bytes::Bytes;
-use crdt_core::EncodingFormat;
+use crdt_core::{ClientId, EncodingFormat};
 use futures_util::SinkExt;
 use nodestorage::{DocumentId, Producer};
 use tokio::{task::JoinSet, time::Instant};
@@ -28,7 +28,7 @@ use crate::{
     broker::Mailbox,
     feed::Scope,
     protocol::{MESSAGE_BYTES_MAX, Problem, ProblemType, SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGE_PACK},
-    service::{SyncService, WriteOptions, now_ms},
+    service::{WriteOptions, now_ms},
     session::{Session, SessionInput, SessionOutput},
     store::PageLimit,
 };
@@ -132,7 +132,7 @@ enum Done {
         result: Result<crate::service::Written, crate::service::Refusal>,
     },
     Authorized(Result<Principal, NotAuthenticated>),
-    Nothing,
+    Remembered(DocumentId),
 }
 
 struct Connection {
@@ -151,6 +151,9 @@ struct Connection {
     /// Each on a task of its own: one that holds a document's gate, or is the next to get it, goes on also while this connection
     /// waits for a client that takes nothing. Dropping the set ends them.
     under_way: JoinSet<Done>,
+    /// Of which documents it is being written down what the client has, and what it has said since: the last of that counts.
+    /// Only what is followed is in here.
+    remembering: BTreeMap<DocumentId, Option<(ClientId, u64)>>,
     started: Instant,
 }
 
@@ -178,6 +181,7 @@ impl Connection {
             resume_at: None,
             token,
             under_way: JoinSet::new(),
+            remembering: BTreeMap::new(),
             started: Instant::now(),
         }
     }
@@ -204,7 +208,7 @@ impl Connection {
                         self.tell(SessionInput::Written { document, client_seq, result });
                     }
                     Ok(Done::Authorized(result)) => self.authorized(result),
-                    Ok(Done::Nothing) => {}
+                    Ok(Done::Remembered(document)) => self.remembered(document),
                     // The client comes back; staying would leave it without an answer.
                     Err(error) => return tracing::error!(%error, "a request of a connection broke off"),
                 },
@@ -319,7 +323,9 @@ impl Connection {
             SessionOutput::Unsubscribe(Scope::Document(id)) => self.mailbox.unsubscribe(&id),
             SessionOutput::Unsubscribe(Scope::Collection) => self.mailbox.unsubscribe_collection(),
             SessionOutput::Show { client, document, data } => {
-                self.mailbox.show(&document, data.map(|data| (client, data)));
+                if !self.mailbox.show(&document, data.map(|data| (client, data))) {
+                    self.tell(SessionInput::NotShown(document));
+                }
             }
             SessionOutput::Ask { feed, scope, question } => self.spawn(async move {
                 let answer = service.answer(&scope, question, PageLimit::STANDARD).await;
@@ -334,18 +340,32 @@ impl Connection {
                 let result = service.write(&push.document_id, &push.op, options).await;
                 Done::Written { document: push.document_id, client_seq: push.client_seq, result }
             }),
-            SessionOutput::Remember { client, document, cursor } => {
-                self.spawn(async move {
-                    if let Err(problem) = remember(&service, &client, &document, cursor).await {
-                        tracing::debug!(%problem, "what a client has was not remembered");
-                    }
-                    Done::Nothing
-                });
-            }
+            SessionOutput::Remember { client, document, cursor } => match self.remembering.get_mut(&document)
+            {
+                Some(next) => *next = Some((client, cursor)),
+                None => self.remember(client, document, cursor),
+            },
             SessionOutput::Send(_)
             | SessionOutput::Ping
             | SessionOutput::Greet(_)
             | SessionOutput::Close { .. } => unreachable!("done by the caller"),
+        }
+    }
+
+    fn remember(&mut self, client: ClientId, document: DocumentId, cursor: u64) {
+        let service = self.app.service.clone();
+        self.remembering.insert(document.clone(), None);
+        self.spawn(async move {
+            if let Err(problem) = service.remember(&client, &document, cursor).await {
+                tracing::debug!(%problem, "what a client has was not remembered");
+            }
+            Done::Remembered(document)
+        });
+    }
+
+    fn remembered(&mut self, document: DocumentId) {
+        if let Some(Some((client, cursor))) = self.remembering.remove(&document) {
+            self.remember(client, document, cursor);
         }
     }
 
@@ -398,15 +418,4 @@ fn frame(format: EncodingFormat, bytes: Bytes) -> Result<Message, String> {
         EncodingFormat::Json => Message::Text(Utf8Bytes::try_from(bytes).map_err(|e| e.to_string())?),
         _ => Message::Binary(bytes),
     })
-}
-
-async fn remember(
-    service: &SyncService,
-    client: &crdt_core::ClientId,
-    document: &DocumentId,
-    cursor: u64,
-) -> Result<(), Problem> {
-    let clock = service.clock_at(document, cursor).await?;
-    service.vectors().update(document, client, &clock.vector, cursor, now_ms()).await?;
-    Ok(())
 }

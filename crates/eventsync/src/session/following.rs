@@ -9,7 +9,7 @@ use super::{QUESTIONS_MAX, SUBSCRIPTIONS_MAX, Session, SessionOutput, close};
 use crate::{
     access::Right,
     broker::{Delivery, Presence},
-    feed::{Feed, FeedInput, FeedOutput, Resume, Scope},
+    feed::{Feed, FeedInput, FeedItem, FeedOutput, Resume, Scope},
     protocol::{CollectionResume, DocumentResume, Problem, ProblemType, ServerMessage},
 };
 
@@ -47,12 +47,19 @@ impl Session {
 
     /// Follows from anew, also what was followed before.
     fn follow(&mut self, scope: Scope, resume: Resume) {
+        let vector_bytes = match &resume {
+            Resume::Vector(vector) => vector.iter().map(|(client, _)| client.as_str().len() + 8).sum(),
+            Resume::Latest | Resume::After(_) | Resume::AfterEvent { .. } => 0,
+        };
         self.feeds_made += 1;
         let number = self.feeds_made;
         if let Some((old, _)) = self.feeds.insert(scope.clone(), (number, Feed::new(scope.clone(), resume))) {
             self.forget(old);
         }
         self.scopes.insert(number, scope.clone());
+        if vector_bytes > 0 {
+            self.vectors.insert(number, vector_bytes);
+        }
         self.outputs.push_back(SessionOutput::Subscribe(scope.clone()));
         self.drive(&scope);
     }
@@ -72,6 +79,7 @@ impl Session {
     /// for each subscription.
     fn forget(&mut self, feed: u64) {
         self.scopes.remove(&feed);
+        self.vectors.remove(&feed);
         self.questions.retain(|(asks, _)| *asks != feed);
     }
 
@@ -97,6 +105,10 @@ impl Session {
     }
 
     fn tell_presence(&mut self, presence: Arc<Presence>) {
+        // The mailbox may hold some of a document that is followed no more, or may not be read any more.
+        if !self.feeds.contains_key(&Scope::Document(presence.document_id.clone())) {
+            return;
+        }
         let told = self.told.entry(presence.document_id.clone()).or_default();
         if presence.data.is_null() {
             told.remove(&presence.client_id);
@@ -163,6 +175,10 @@ impl Session {
         while let Some(output) = feed.poll_output() {
             match output {
                 FeedOutput::Item(item) => {
+                    if matches!(item, FeedItem::Live { .. } | FeedItem::Snapshot(_)) {
+                        // It has let go of the vector that it began with.
+                        self.vectors.remove(number);
+                    }
                     let message = ServerMessage::Feed { scope: scope.clone(), item };
                     self.outputs.push_back(SessionOutput::Send(message));
                 }

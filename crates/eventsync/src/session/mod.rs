@@ -27,6 +27,9 @@ use crate::{
 pub const SUBSCRIPTIONS_MAX: usize = 256;
 /// How many pushes of one connection are under way. At the bound no more is read from the socket until one is answered.
 pub const PUSHES_MAX: usize = 64;
+/// How many bytes of one connection are held for what is under way: of messages with pushes, and of the state vectors of
+/// readers that are not live yet. At the bound no more is read from the socket until something is answered.
+pub const HELD_BYTES_MAX: usize = 4 << 20;
 /// How many questions of one connection are before the service at once; the others wait for their turn. It bounds the
 /// pages that a connection holds in memory.
 pub const QUESTIONS_MAX: usize = 4;
@@ -105,6 +108,8 @@ pub enum SessionInput<'a> {
         /// What became of it.
         result: Result<Written, Refusal>,
     },
+    /// Too many show themselves on this document: the answer to [`SessionOutput::Show`] where there was no room.
+    NotShown(DocumentId),
     /// This is one connection too many, or too much has come on it.
     TooMany(Problem),
     /// Time went by.
@@ -177,6 +182,14 @@ pub enum SessionOutput {
     },
 }
 
+/// The pushes to one document: one is before the service, the others wait in their order.
+#[derive(Debug, Default)]
+struct Pushes {
+    /// Of the message with the one before the service, which itself is held there.
+    under_way_bytes: usize,
+    waiting: VecDeque<(Push, usize)>,
+}
+
 /// The machine. `now` is the time since it was made.
 #[derive(Debug)]
 pub struct Session {
@@ -191,9 +204,13 @@ pub struct Session {
     feeds_made: u64,
     questions: VecDeque<(u64, FeedOutput)>,
     asked: usize,
-    /// Pushes of each document in their order; the first of each is before the service.
-    pushes: BTreeMap<DocumentId, VecDeque<Push>>,
+    /// Of each document to which a push is before the service.
+    pushes: BTreeMap<DocumentId, Pushes>,
     pushes_held: usize,
+    /// Of the messages with these pushes.
+    pushes_bytes: usize,
+    /// How many bytes of state vectors each feed was given that is not live yet.
+    vectors: BTreeMap<u64, usize>,
     shows: BTreeSet<DocumentId>,
     /// What the client was told that others show; shared with the broker. No more than is shown on the documents that are
     /// followed.
@@ -221,6 +238,8 @@ impl Session {
             asked: 0,
             pushes: BTreeMap::new(),
             pushes_held: 0,
+            pushes_bytes: 0,
+            vectors: BTreeMap::new(),
             shows: BTreeSet::new(),
             told: BTreeMap::new(),
             ping_at: PING_EVERY,
@@ -253,7 +272,9 @@ impl Session {
     /// Whether more frames may be read.
     pub fn wants_frames(&self) -> bool {
         let is_asked = matches!(self.login, Login::Asked(_));
-        !self.closed && !self.draining && !is_asked && self.pushes_held < PUSHES_MAX
+        let held_bytes = self.pushes_bytes + self.vectors.values().sum::<usize>();
+        let has_room = self.pushes_held < PUSHES_MAX && held_bytes < HELD_BYTES_MAX;
+        !self.closed && !self.draining && !is_asked && has_room
     }
 
     /// Whether it has been told that the server goes down.
@@ -284,6 +305,7 @@ impl Session {
             SessionInput::Written { document, client_seq, result } => {
                 self.written(document, client_seq, result);
             }
+            SessionInput::NotShown(document) => self.not_shown(document),
             SessionInput::TooMany(problem) => self.fail(close::TOO_MANY, problem),
             SessionInput::Time => self.time(now),
             SessionInput::Drain { reconnect_after } => {
@@ -310,7 +332,7 @@ impl Session {
             return self.fail(close::TOO_BIG, problem.with("unit", "bytes"));
         }
         match read(format, bytes, ProblemType::InvalidMessage) {
-            Ok(message) => self.message(message, now, server_time),
+            Ok(message) => self.message(message, bytes.len(), now, server_time),
             Err(error) => {
                 let code = match error {
                     FrameError::Syntax(_) => close::NOT_READABLE,
@@ -321,7 +343,7 @@ impl Session {
         }
     }
 
-    fn message(&mut self, message: ClientMessage, now: Duration, server_time: u64) {
+    fn message(&mut self, message: ClientMessage, bytes: usize, now: Duration, server_time: u64) {
         let client = match (&self.login, message) {
             (_, ClientMessage::Ping { id }) => return self.send(ServerMessage::Pong { id, server_time }),
             (Login::Silent, ClientMessage::Hello { client_id, token, documents, collection }) => {
@@ -347,7 +369,7 @@ impl Session {
                     self.unsubscribe(&Scope::Collection);
                 }
             }
-            (client, ClientMessage::Push(push)) => self.push(client, push),
+            (client, ClientMessage::Push(push)) => self.push(client, push, bytes),
             (client, ClientMessage::Presence { document_id, data }) => self.show(client, document_id, data),
             (client, ClientMessage::Ack { document_id, cursor }) => {
                 self.ack(client, document_id, cursor);

@@ -1,28 +1,35 @@
 //! What a connection says of its own: writes, presence, what it has.
 
+use std::collections::{VecDeque, btree_map::Entry};
+
 use crdt_core::ClientId;
 use nodestorage::DocumentId;
 use serde_json::Value;
 
-use super::{PRESENCE_BYTES_MAX, Session, SessionOutput, login::Login};
+use super::{PRESENCE_BYTES_MAX, Pushes, Session, SessionOutput, login::Login};
 use crate::{
     access::Right,
+    broker::EventBroker,
     feed::Scope,
     protocol::{Problem, ProblemType, Push, ServerMessage},
     service::{Refusal, Written},
 };
 
 impl Session {
-    pub(super) fn push(&mut self, client: ClientId, push: Push) {
+    /// Takes a push that came in a message of so many bytes.
+    pub(super) fn push(&mut self, client: ClientId, push: Push, bytes: usize) {
         if let Err(problem) = self.require(Right::Write, Some(&push.document_id)) {
             let Push { document_id, client_seq, .. } = push;
             return self.send(ServerMessage::Rejected { document_id, client_seq, problem, current: None });
         }
         self.pushes_held += 1;
-        let of_document = self.pushes.entry(push.document_id.clone()).or_default();
-        of_document.push_back(push.clone());
-        if of_document.len() == 1 {
-            self.outputs.push_back(SessionOutput::Write { client, push });
+        self.pushes_bytes += bytes;
+        match self.pushes.entry(push.document_id.clone()) {
+            Entry::Occupied(mut of_document) => of_document.get_mut().waiting.push_back((push, bytes)),
+            Entry::Vacant(none) => {
+                none.insert(Pushes { under_way_bytes: bytes, waiting: VecDeque::new() });
+                self.outputs.push_back(SessionOutput::Write { client, push });
+            }
         }
     }
 
@@ -43,10 +50,11 @@ impl Session {
         });
         self.pushes_held -= 1;
         let Some(of_document) = self.pushes.get_mut(&document) else { return };
-        of_document.pop_front();
-        match (of_document.front(), &self.login) {
-            (Some(next), Login::Known(known)) => {
-                let (client, push) = (known.client.clone(), next.clone());
+        self.pushes_bytes -= of_document.under_way_bytes;
+        match (of_document.waiting.pop_front(), &self.login) {
+            (Some((push, bytes)), Login::Known(known)) => {
+                of_document.under_way_bytes = bytes;
+                let client = known.client.clone();
                 self.outputs.push_back(SessionOutput::Write { client, push });
             }
             _ => {
@@ -79,6 +87,15 @@ impl Session {
             Some(data)
         };
         self.outputs.push_back(SessionOutput::Show { client, document, data });
+    }
+
+    /// What was to be shown on a document is not.
+    pub(super) fn not_shown(&mut self, document: DocumentId) {
+        self.shows.remove(&document);
+        let max = EventBroker::PRESENCES_MAX;
+        let detail = format!("at most {max} connections can show themselves on a document");
+        let problem = Problem::new(ProblemType::TooMany, detail).with("limit", max).with("unit", "presences");
+        self.send(ServerMessage::Error { problem, document_id: Some(document) });
     }
 
     pub(super) fn ack(&mut self, client: ClientId, document: DocumentId, cursor: u64) {
