@@ -173,8 +173,8 @@ impl Table {
             for (key, bytes) in page {
                 let old = shelf::decode::<Record>("idempotency key", &bytes)
                     .is_none_or(|r| now_ms.saturating_sub(r.created_at) > IdempotencyKey::KEPT_MS);
-                if old {
-                    self.shelf.remove(key).await?;
+                // Not by its key alone: somebody may have used the name again just now, and would lose the record of it.
+                if old && self.shelf.swap(key, Some(bytes), None, Durability::Lazy).await? {
                     gone += 1;
                 }
             }
@@ -184,4 +184,66 @@ impl Table {
 
 fn place(name: &str) -> Vec<u8> {
     shelf::key(&["idempotency", name])
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::shelf::MemoryShelf;
+
+    const NAME: &str = "a-name";
+
+    fn record(created_at: u64) -> Record {
+        let document_id = DocumentId::new("go").unwrap();
+        Record { fingerprint: 1, document_id, base: 0, done: Some(1), created_at, claims: 1 }
+    }
+
+    /// Another process takes an old name for a new request between the look at all of them and what is done about them.
+    struct Taken(MemoryShelf);
+
+    #[async_trait]
+    impl Shelf for Taken {
+        async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError> {
+            self.0.get(key).await
+        }
+
+        async fn put(&self, key: Vec<u8>, value: Vec<u8>, durability: Durability) -> Result<(), ShelfError> {
+            self.0.put(key, value, durability).await
+        }
+
+        async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError> {
+            self.0.remove(key).await
+        }
+
+        async fn swap(
+            &self,
+            key: Vec<u8>,
+            expected: Option<Vec<u8>>,
+            value: Option<Vec<u8>>,
+            durability: Durability,
+        ) -> Result<bool, ShelfError> {
+            self.0.swap(key, expected, value, durability).await
+        }
+
+        async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
+            let found = self.0.scan(range, limit).await?;
+            let young = shelf::encode(&record(2 * IdempotencyKey::KEPT_MS))?;
+            self.0.put(place(NAME), young, Durability::Lazy).await?;
+            Ok(found)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_taken_again_is_not_forgotten_as_an_old_one() {
+        let shelf = Arc::new(Taken(MemoryShelf::new()));
+        for name in [NAME, "another"] {
+            shelf.put(place(name), shelf::encode(&record(0)).unwrap(), Durability::Lazy).await.unwrap();
+        }
+        let table = Table::new(shelf.clone());
+        assert_eq!(table.forget_old(2 * IdempotencyKey::KEPT_MS).await.unwrap(), 1);
+        assert!(shelf.get(&place(NAME)).await.unwrap().is_some());
+        assert_eq!(shelf.get(&place("another")).await.unwrap(), None);
+    }
 }

@@ -1,13 +1,18 @@
 //! A shelf in a MongoDB database, shared by all processes that have it open.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use nodestorage::{
     MongoStore,
-    mongo::driver::{
-        Collection, Database,
-        bson::{Document as Bsons, doc},
-        error::{Error, ErrorKind, WriteFailure},
+    mongo::{
+        driver::{
+            Collection, Database,
+            bson::{Document as Bsons, doc},
+            error::{Error, ErrorKind, WriteFailure},
+        },
+        is_passing,
     },
 };
 
@@ -21,6 +26,10 @@ const COLLECTIONS: &[(&str, &str)] = &[
     ("idempotency", "idempotency_keys"),
     ("", "shelf"),
 ];
+
+/// How often a command is sent whose connection is cut, and the pause between.
+const TRIES_MAX: u32 = 50;
+const TRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Keeps everything in the database of a store, each kind in a collection of its own: snapshots in `snapshots`, what
 /// clients have in `state_vectors`, clocks in `vector_clocks`. The layout is docs/formats/mongodb.md, "Shelf".
@@ -69,6 +78,21 @@ fn text(value: Vec<u8>) -> Result<String, ShelfError> {
     String::from_utf8(value).map_err(|_| ShelfError("a value that is no text".to_owned()))
 }
 
+/// Sends a command again whose connection was cut, or whose server is one no more: each here may be applied twice. A swap that
+/// was applied the first time is answered as if somebody else had been faster, and whoever swaps looks again.
+async fn again<T, F>(command: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    for _ in 1..TRIES_MAX {
+        match command().await {
+            Err(error) if is_passing(&error) => tokio::time::sleep(TRY_PAUSE).await,
+            done => return done,
+        }
+    }
+    command().await
+}
+
 /// Another process was faster.
 fn is_duplicate(error: &Error) -> bool {
     const DUPLICATE_KEY: i32 = 11_000;
@@ -84,19 +108,22 @@ fn value(row: &Bsons) -> Result<Vec<u8>, ShelfError> {
 #[async_trait]
 impl Shelf for MongoShelf {
     async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError> {
-        let found = self.collection(key).find_one(doc! {"_id": id(key)}).await?;
+        let rows = self.collection(key);
+        let found = again(|| async { rows.find_one(doc! {"_id": id(key)}).await }).await?;
         found.as_ref().map(value).transpose()
     }
 
     /// Every write is as durable as the connection says: there is no cheaper one.
     async fn put(&self, key: Vec<u8>, value: Vec<u8>, _: Durability) -> Result<(), ShelfError> {
-        let row = doc! {"$set": {"about": about(&key), "value": text(value)?}};
-        self.collection(&key).update_one(doc! {"_id": id(&key)}, row).upsert(true).await?;
+        let set = doc! {"$set": {"about": about(&key), "value": text(value)?}};
+        let (rows, row) = (self.collection(&key), doc! {"_id": id(&key)});
+        again(|| async { rows.update_one(row.clone(), set.clone()).upsert(true).await }).await?;
         Ok(())
     }
 
     async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError> {
-        self.collection(&key).delete_one(doc! {"_id": id(&key)}).await?;
+        let rows = self.collection(&key);
+        again(|| async { rows.delete_one(doc! {"_id": id(&key)}).await }).await?;
         Ok(())
     }
 
@@ -115,18 +142,22 @@ impl Shelf for MongoShelf {
         match (row.contains_key("value"), value) {
             (true, Some(value)) => {
                 let set = doc! {"$set": {"value": text(value)?}};
-                Ok(rows.update_one(row, set).await?.matched_count > 0)
+                let done = again(|| async { rows.update_one(row.clone(), set.clone()).await }).await?;
+                Ok(done.matched_count > 0)
             }
-            (true, None) => Ok(rows.delete_one(row).await?.deleted_count > 0),
+            (true, None) => {
+                let done = again(|| async { rows.delete_one(row.clone()).await }).await?;
+                Ok(done.deleted_count > 0)
+            }
             (false, Some(value)) => {
                 let row = doc! {"_id": id(&key), "about": about(&key), "value": text(value)?};
-                match rows.insert_one(row).await {
+                match again(|| async { rows.insert_one(row.clone()).await }).await {
                     Ok(_) => Ok(true),
                     Err(error) if is_duplicate(&error) => Ok(false),
                     Err(error) => Err(error.into()),
                 }
             }
-            (false, None) => Ok(rows.find_one(row).await?.is_none()),
+            (false, None) => Ok(again(|| async { rows.find_one(row.clone()).await }).await?.is_none()),
         }
     }
 
@@ -135,12 +166,15 @@ impl Shelf for MongoShelf {
             return Ok(Vec::new());
         }
         let collection = self.collection(&range.from);
-        let find = collection.find(doc! {"_id": {"$gte": id(&range.from), "$lt": id(&range.to)}});
+        let within = doc! {"_id": {"$gte": id(&range.from), "$lt": id(&range.to)}};
         let order = if range.backwards { -1 } else { 1 };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut rows = find.sort(doc! {"_id": order}).limit(limit).await?;
+        let rows = again(|| async {
+            let find = collection.find(within.clone()).sort(doc! {"_id": order}).limit(limit);
+            find.await?.try_collect::<Vec<Bsons>>().await
+        });
         let mut found = Vec::new();
-        while let Some(row) = rows.try_next().await? {
+        for row in rows.await? {
             if let Some(key) = row.get_str("_id").ok().and_then(key) {
                 found.push((key, value(&row)?));
             }
