@@ -2,7 +2,10 @@
 //!
 //! Every run prints nothing but, on failure, its seed: `WEFT_SEED=… cargo test -p eventsync --test feed_simulation`.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use crdt_core::ClientId;
 use eventsync::{
@@ -125,6 +128,8 @@ struct Reader {
     version: u64,
     state: Value,
     vector: ClientVector,
+    /// What it has behind its version: writes of one client, acknowledged before it heard of others'.
+    had: BTreeSet<u64>,
     live: bool,
     /// It was told to read everything anew.
     resynced: bool,
@@ -132,12 +137,38 @@ struct Reader {
 }
 
 impl Reader {
+    /// Takes what it has into what it has made.
+    fn go_on(&mut self, history: &History) {
+        while self.had.remove(&(self.version + 1)) {
+            let event = &history.events[self.version as usize];
+            event.apply(&mut self.state).unwrap();
+            event.advance(&mut self.vector);
+            self.version += 1;
+        }
+    }
+
+    /// A vector with holes: all writes of one client up to one of them, and of the others only the beginning.
+    fn vector_with_holes(&mut self, history: &History, rng: &mut StdRng) -> ClientVector {
+        let own = ClientId::new("b.c").unwrap();
+        let (has, there) = (self.vector.get(&own), history.vector(history.head()).get(&own));
+        let count = rng.random_range(has..=there);
+        let mut vector = self.vector.clone();
+        if count > 0 {
+            vector.advance(own.clone(), count);
+        }
+        let of_it =
+            history.events.iter().filter(|e| *e.client_id() == own && e.client_seq().unwrap() <= count);
+        self.had = of_it.map(Event::sequence_num).filter(|number| *number > self.version).collect();
+        vector
+    }
+
     fn take(&mut self, item: FeedItem, history: &History, scope: &Scope) {
         self.given.push(format!("{item:?}"));
         match item {
             FeedItem::Events(events) => {
                 assert!(!events.is_empty(), "an empty batch");
                 for event in events {
+                    self.go_on(history);
                     assert_eq!(event.sequence_num(), self.version + 1, "a gap or a repeat");
                     event.apply(&mut self.state).unwrap();
                     event.advance(&mut self.vector);
@@ -145,6 +176,7 @@ impl Reader {
                 }
             }
             FeedItem::Snapshot(snapshot) => {
+                self.had.clear();
                 self.version = snapshot.version;
                 self.state = snapshot.value();
                 self.vector = snapshot.state_vector.clone();
@@ -152,6 +184,8 @@ impl Reader {
             }
             FeedItem::Live { cursor } => {
                 assert!(!self.live, "told twice that it is live");
+                self.go_on(history);
+                assert_eq!(self.had, BTreeSet::new(), "live, and lacks nothing");
                 assert_eq!(cursor, self.version);
                 self.live = true;
             }
@@ -228,6 +262,7 @@ fn run(seed: u64) -> Vec<String> {
         version: 0,
         state: Value::Null,
         vector: ClientVector::new(),
+        had: BTreeSet::new(),
         live: false,
         resynced: false,
         given: Vec::new(),
@@ -261,11 +296,12 @@ fn run(seed: u64) -> Vec<String> {
             95 => connection.lagged = true,
             _ => {
                 reader.live = false;
+                reader.had.clear();
                 let resume = match (&scope, rng.random_range(0..5)) {
                     // A reader in the middle of a resync has nothing to go on from.
                     _ if reader.resynced => Resume::Latest,
                     (Scope::Document(_), 0) => Resume::Latest,
-                    (Scope::Document(_), 1) => Resume::Vector(reader.vector.clone()),
+                    (Scope::Document(_), 1) => Resume::Vector(reader.vector_with_holes(&history, &mut rng)),
                     // So far ahead that it stays unknown: of another store.
                     (_, 2) => Resume::After(history.head() + 1000),
                     _ => Resume::After(reader.version),
