@@ -254,7 +254,7 @@ proptest! {
         let (mut plain, mut watched) = (Model::new(session), Model::new(session));
         watched.watch();
         watched.enable_undo(crdt_core::model::UndoOptions::STANDARD);
-        watched.keep_history();
+        watched.keep_history().unwrap();
         for (turn, seed) in seeds.iter().enumerate() {
             let patch = match turn % 3 {
                 2 => support::random::patch(seed),
@@ -326,7 +326,7 @@ fn a_watcher_is_told_the_whole_view_when_the_document_is_replaced() {
     let mut model = Model::new(sid(1));
     model.watch();
     model.enable_undo(UndoOptions::STANDARD);
-    model.keep_history();
+    model.keep_history().unwrap();
     model.api().root(json!({"text": "warp"})).unwrap();
     let first = model.flush().unwrap();
 

@@ -142,7 +142,7 @@ fn the_memory_of_saved_states_is_bounded() {
 fn a_model_keeps_what_it_flushes_and_takes_in_with_the_time() {
     let mut alice = model(70_001, json!({"text": "warp"}));
     let mut bob = alice.fork(SessionId::new(70_002).unwrap());
-    alice.keep_history();
+    alice.keep_history().unwrap();
     alice.set_now(Duration::from_secs(10));
     alice.api().str("/text").unwrap().ins(4, "!").unwrap();
     let mut bytes = Vec::new();
@@ -233,7 +233,7 @@ proptest! {
 fn a_patch_that_came_again_longer_is_there_whole() {
     let mut alice = model(70_001, "warp");
     let mut bob = Model::from(alice.document().fork(SessionId::new(70_002).unwrap()));
-    bob.keep_history();
+    bob.keep_history().unwrap();
     alice.api().str("").unwrap().ins(4, " and").unwrap();
     let open = alice.open_patch().unwrap();
     alice.api().str("").unwrap().ins(8, " weft").unwrap();
@@ -254,4 +254,78 @@ fn a_patch_that_came_again_longer_is_there_whole() {
     let mut log = history.log().clone();
     assert!(!log.push(open));
     assert_eq!(log.end().unwrap().view(), "warp and weft".into());
+}
+
+#[test]
+fn a_patch_without_a_time_is_there_with_the_one_before_it() {
+    let mut alice = model(70_001, "");
+    alice.keep_history().unwrap();
+    let write = |alice: &mut Model, text: &str| {
+        let mut str = alice.api().str("").unwrap();
+        let len = str.len();
+        str.ins(len, text).unwrap();
+        alice.flush().unwrap()
+    };
+    write(&mut alice, "a");
+    alice.set_now(Duration::from_secs(10));
+    write(&mut alice, "b");
+    let at = |history: &History, secs| history.at_time(Duration::from_secs(secs)).unwrap().view();
+    let history = alice.history().unwrap();
+    assert_eq!((at(history, 9), at(history, 10)), ("a".into(), "ab".into()));
+
+    // Someone else is told some of the times.
+    let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    bob.keep_history().unwrap();
+    for (text, time) in [("c", Some(20)), ("d", None), ("e", Some(30)), ("f", None)] {
+        let patch = write(&mut alice, text);
+        assert!(bob.history_mut().unwrap().push(patch, time.map(Duration::from_secs)));
+    }
+    let history = bob.history().unwrap();
+    let views: Vec<Value> = [19, 20, 29, 30].into_iter().map(|secs| at(history, secs)).collect();
+    assert_eq!(views, ["ab", "abcd", "abcd", "abcdef"].map(Value::from));
+    // Only what was told is told.
+    let told: Vec<_> = history.versions().map(|version| version.at.map(|at| at.as_secs())).collect();
+    assert_eq!(told, [Some(20), None, Some(30), None]);
+
+    // What a log file has was there before all that comes after.
+    let mut history = History::from(history.log().clone());
+    history.push(write(&mut alice, "g"), Some(Duration::from_secs(40)));
+    assert_eq!((at(&history, 39), at(&history, 40)), ("abcdef".into(), "abcdefg".into()));
+}
+
+/// Clocks of several machines disagree: an answer can have an earlier time than the question.
+#[test]
+fn nothing_is_there_before_what_it_was_built_on() {
+    let mut alice = model(70_001, "");
+    let mut history = History::new(alice.document().clone());
+    let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    alice.api().str("").unwrap().ins(0, "question").unwrap();
+    let question = alice.flush().unwrap();
+    let _ = bob.apply(&question).unwrap();
+    bob.api().str("").unwrap().ins(8, " answer").unwrap();
+    let answer = bob.flush().unwrap();
+    bob.api().str("").unwrap().ins(15, "!").unwrap();
+    let more = bob.flush().unwrap();
+    history.push(question, Some(Duration::from_secs(100)));
+    history.push(answer, Some(Duration::from_secs(50)));
+    history.push(more, Some(Duration::from_secs(60)));
+    let at = |secs| history.at_time(Duration::from_secs(secs)).unwrap().view();
+    assert_eq!((at(70), at(100)), ("".into(), "question answer!".into()));
+}
+
+#[test]
+fn a_history_does_not_begin_within_an_open_patch() {
+    let mut alice = model(70_001, "");
+    let before = alice.document().state_vector();
+    alice.api().str("").unwrap().ins(0, "open").unwrap();
+    assert_eq!(alice.keep_history(), Err(crdt_core::model::EditError::Unflushed));
+    assert!(alice.history().is_none());
+    alice.flush();
+    alice.keep_history().unwrap();
+    alice.api().str("").unwrap().ins(4, "ed").unwrap();
+    // Once it is kept the edits that are open do no harm.
+    alice.keep_history().unwrap();
+    alice.flush();
+    let history = alice.history().unwrap();
+    assert_eq!(history.at_seen(&before).unwrap().view(), "open".into());
 }

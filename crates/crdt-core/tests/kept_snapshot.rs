@@ -211,7 +211,7 @@ fn take(model: &mut Model, bob: &mut Model, last: &mut Option<Patch>, step: &Ste
         Step::Shrink => model.shrink(),
         Step::Watch => model.watch(),
         Step::Unwatch => model.unwatch(),
-        Step::KeepHistory => model.keep_history(),
+        Step::KeepHistory => drop(model.keep_history()),
         Step::EnableUndo => model.enable_undo(UndoOptions::STANDARD),
         Step::DisableUndo => model.disable_undo(),
     }
@@ -253,9 +253,9 @@ fn reading_and_sharing_cost_nobody_the_bytes() {
     model.api().root(json!({"text": "warp"})).unwrap();
     let bytes = model.snapshot();
     model.share();
-    model.keep_history();
-    model.watch();
     assert!(model.flush().is_some());
+    model.keep_history().unwrap();
+    model.watch();
     assert_eq!(model.api().str("/text").unwrap().len(), 4);
     assert!(model.api().str("/nothing").is_err());
     model.transaction(|model| if model.has_edits() { Err(()) } else { Ok(()) }).unwrap();

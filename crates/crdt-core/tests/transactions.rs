@@ -273,7 +273,7 @@ fn another_document_within_a_transaction_stays() {
 fn a_history_keeps_what_came_within() {
     let mut alice = model("");
     let mut bob = alice.fork(session(2));
-    alice.keep_history();
+    alice.keep_history().unwrap();
     bob.api().str("").unwrap().ins(0, "b").unwrap();
     let patch = bob.flush().unwrap();
     let failed: Result<(), ()> = alice.transaction(|alice| {

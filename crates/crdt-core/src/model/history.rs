@@ -22,7 +22,7 @@ use crate::{
 /// use crdt_core::{Model, SessionId};
 ///
 /// let mut model = Model::new(SessionId::new(70_001).unwrap());
-/// model.keep_history();
+/// model.keep_history()?;
 /// model.api().root("warp")?;
 /// let first = model.flush().unwrap();
 /// model.api().str("")?.ins(4, " and weft")?;
@@ -38,10 +38,19 @@ pub struct History {
     /// States at patches, in the order of ids, each with the memory it takes.
     checkpoints: BTreeMap<Timestamp, (Document, usize)>,
     checkpoint_bytes_max: usize,
-    /// When a patch was made or came, as far as somebody told.
-    times: HashMap<Timestamp, Duration>,
+    /// When a patch was made or came. One that is not in it was there before any time was told.
+    times: HashMap<Timestamp, Came>,
+    /// The time that was told last.
+    last_told: Option<Duration>,
     /// From the start of each patch of a session to its end.
     patches: BTreeMap<(SessionId, u64), u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Came {
+    at: Duration,
+    /// Whether that was told of it, and not of the one before it.
+    is_told: bool,
 }
 
 /// A patch of the past.
@@ -81,6 +90,9 @@ impl History {
     }
 
     /// Adds a patch, and when it was made or came if that is known. Tells whether it is new.
+    ///
+    /// One whose time is not known counts in [`at_time`](Self::at_time) as of the time that was told last, and if none was, as
+    /// there from the start.
     pub fn push(&mut self, patch: Patch, at: Option<Duration>) -> bool {
         let (id, end) = (patch.id(), patch.next_time());
         if !self.log.push(patch) {
@@ -89,9 +101,11 @@ impl History {
         // States at later patches lack this one.
         self.checkpoints.split_off(&id);
         self.patches.insert((id.sid, id.time), end);
-        if let Some(at) = at {
+        let is_told = at.is_some();
+        self.last_told = at.or(self.last_told);
+        if let Some(at) = self.last_told {
             // One that comes again with more in it was there before.
-            self.times.entry(id).or_insert(at);
+            self.times.entry(id).or_insert(Came { at, is_told });
         }
         true
     }
@@ -102,7 +116,7 @@ impl History {
     }
 
     fn version(&self, id: Timestamp, span: u64) -> Version {
-        Version { id, span, at: self.times.get(&id).copied() }
+        Version { id, span, at: self.times.get(&id).filter(|came| came.is_told).map(|came| came.at) }
     }
 
     /// The patch that made something: an element of a text, a node, an operation.
@@ -162,15 +176,33 @@ impl History {
         Ok(document)
     }
 
-    /// The document as this replica had it at a time, from patches whose time it was told.
+    /// The document as this replica had it at a time: the start and the patches that were made or came until then.
+    ///
+    /// A patch whose time was not told counts as of the time that was told last before it was [added](Self::push); if none
+    /// was, it was there from the start. Where clocks disagree, so that something has an earlier time than what it is built on,
+    /// it is not shown before that: every state is one that a replica could have had.
     ///
     /// # Errors
     /// [`ApplyError`] if a patch cannot be taken.
     pub fn at_time(&self, time: Duration) -> Result<Document, ApplyError> {
         let mut document = self.log.start().clone();
-        let had = |patch: &&Patch| self.times.get(&patch.id()).is_some_and(|&at| at <= time);
-        for patch in self.log.patches().filter(had) {
-            let _ = document.merge(patch.as_ref())?;
+        // From which time on the patches of a session came later.
+        let mut later: HashMap<SessionId, u64> = HashMap::new();
+        for patch in self.log.patches() {
+            let id = patch.id();
+            let mut is_later =
+                later.contains_key(&id.sid) || self.times.get(&id).is_some_and(|came| came.at > time);
+            if !is_later && !later.is_empty() {
+                patch.as_ref().for_each_foreign(|Timespan { start, span }| {
+                    is_later |=
+                        later.get(&start.sid).is_some_and(|&from| from < start.time.saturating_add(span));
+                });
+            }
+            if is_later {
+                later.entry(id.sid).or_insert(id.time);
+            } else {
+                let _ = document.merge(patch.as_ref())?;
+            }
         }
         Ok(document)
     }
@@ -207,6 +239,7 @@ impl From<Log> for History {
             checkpoints: BTreeMap::new(),
             checkpoint_bytes_max: Self::CHECKPOINT_BYTES_MAX,
             times: HashMap::new(),
+            last_told: None,
         }
     }
 }
@@ -243,7 +276,7 @@ impl Model {
     /// use crdt_core::{Model, SessionId};
     ///
     /// let mut model = Model::new(SessionId::new(70_001).unwrap());
-    /// model.keep_history();
+    /// model.keep_history()?;
     /// let mut versions = Vec::new();
     /// for text in ["warp", "weft", "cloth"] {
     ///     model.api().root(text)?;
@@ -255,10 +288,22 @@ impl Model {
     /// assert_eq!(history.at(versions[1]).unwrap().view(), "weft".into());
     /// # Ok::<_, crdt_core::model::EditError>(())
     /// ```
-    pub fn keep_history(&mut self) {
+    ///
+    /// # Errors
+    /// [`EditError::Unflushed`] if there are open edits: they would be in the start, and come once more as a patch.
+    /// [Flush](Self::flush) first.
+    pub fn keep_history(&mut self) -> Result<(), EditError> {
         if self.history.is_none() {
-            self.history = Some(Box::new(History::new(self.doc.share())));
+            if self.has_edits() {
+                return Err(EditError::Unflushed);
+            }
+            self.begin_history();
         }
+        Ok(())
+    }
+
+    pub(super) fn begin_history(&mut self) {
+        self.history = Some(Box::new(History::new(self.doc.share())));
     }
 
     /// Goes on with a history that was kept elsewhere; its end should be this document.

@@ -121,6 +121,9 @@ pub enum EditError {
     /// There is no room.
     #[error(transparent)]
     Refused(#[from] ApplyError),
+    /// Edits that were not flushed, where none may be.
+    #[error("there are edits that were not flushed: flush them first")]
+    Unflushed,
     /// The times of the session are used up.
     #[error("the clock would run beyond {max}")]
     Clock {
@@ -368,8 +371,7 @@ impl Model {
             watch.replaced(&self.doc);
         }
         if self.history.is_some() {
-            self.history = None;
-            self.keep_history();
+            self.begin_history();
         }
     }
 

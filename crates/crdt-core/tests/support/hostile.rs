@@ -233,7 +233,7 @@ pub fn model(bytes: &[u8]) {
     watched.watch();
     watched.enable_undo(UndoOptions { bytes_max: 1000, ..UndoOptions::STANDARD });
     if flags & 2 != 0 {
-        watched.keep_history();
+        watched.keep_history().unwrap();
     }
     let mut rest = rest;
     while let [step, more @ ..] = rest {

@@ -142,7 +142,7 @@ async fn watching_and_undo_survive_a_snapshot_that_is_taken_over() {
         .edit(|model| {
             model.watch();
             model.enable_undo(UndoOptions::STANDARD);
-            model.keep_history();
+            model.keep_history().unwrap();
             Ok::<_, EditError>(())
         })
         .unwrap();
