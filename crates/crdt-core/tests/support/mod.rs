@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this module")]
 
 pub mod edits;
+pub mod list;
 pub mod mirror;
 pub mod node;
 pub mod random;
