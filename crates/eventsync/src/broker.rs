@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(heard(&mut new), [told(1)]);
         drop(old);
         assert_eq!(heard(&mut other), [told(2)], "still there");
-        assert_eq!(heard(&mut new), [gone.clone()], "to itself it is gone elsewhere");
+        assert_eq!(heard(&mut new), std::slice::from_ref(&gone), "to itself it is gone elsewhere");
         assert_eq!(other.shown(&id()).len(), 1);
         drop(new);
         assert_eq!(heard(&mut other), [gone]);
