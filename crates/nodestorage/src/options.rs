@@ -7,12 +7,6 @@ use crate::{Index, query::FieldPath};
 /// The options of a collection, chosen when it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageOptions {
-    /// Whether each change is recorded and can be read, watched and resumed from. Without (for auxiliary collections:
-    /// snapshots, vectors, anything derived) documents still have versions and compare-and-swap, but a change takes no
-    /// position, and a delete leaves nothing behind: a document that is created anew starts at version 1.
-    ///
-    /// A collection keeps the choice that it was created with; opening it with the other is an error.
-    pub record_changes: bool,
     /// The largest body, as the bytes of its JSON text. A larger one is [`InvalidDocument`](crate::StorageError).
     pub document_bytes_max: usize,
     /// The name under which filters and sorts find a document's version. A body can't have a field of this name; a
@@ -61,11 +55,10 @@ pub struct StorageOptions {
 }
 
 impl Default for StorageOptions {
-    /// Recorded, bodies up to 16 MiB, ten retries from 5 ms up to one second, half a minute for an operation, a minute
+    /// Bodies up to 16 MiB, ten retries from 5 ms up to one second, half a minute for an operation, a minute
     /// for a transaction, caches of five minutes with 64 documents kept warm.
     fn default() -> Self {
         Self {
-            record_changes: true,
             document_bytes_max: 16 << 20,
             version_field: "_version".to_owned(),
             section_version_field: None,
@@ -88,11 +81,6 @@ impl Default for StorageOptions {
 }
 
 impl StorageOptions {
-    /// An auxiliary collection: no record of changes.
-    pub fn auxiliary() -> Self {
-        Self { record_changes: false, ..Self::default() }
-    }
-
     /// Whether the options make sense: which one does not, and why.
     pub(crate) fn check(&self) -> Result<(), String> {
         let names = [("version_field", Some(&self.version_field))];

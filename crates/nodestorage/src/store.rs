@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::{Storage, StorageError, StorageOptions};
 
-/// Where collections live. All recorded collections of a store share its positions, without a gap.
+/// Where collections live. All collections of a store share its positions, without a gap.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Opens a collection, creating it if it is absent. All handles of one collection see the same documents.
@@ -34,8 +34,10 @@ pub(crate) fn check_collection(name: &str, options: &StorageOptions) -> Result<(
     Err(StorageError::InvalidCollection { name: name.to_owned(), reason })
 }
 
-pub(crate) fn other_kind_of_collection(name: &str, recorded: bool) -> StorageError {
-    let (is, asked) = if recorded { ("recorded", "unrecorded") } else { ("not recorded", "recorded") };
-    let reason = format!("its changes are {is}, it can't be opened as {asked}");
-    StorageError::InvalidCollection { name: name.to_owned(), reason }
+/// A collection of an earlier release, which could leave out the record: its documents have no history to go on from.
+#[cfg(any(feature = "embedded", feature = "mongodb"))]
+pub(crate) fn unrecorded_collection(name: &str) -> StorageError {
+    let reason =
+        "an earlier release made it without a record of its changes; copy its documents into a new one";
+    StorageError::InvalidCollection { name: name.to_owned(), reason: reason.to_owned() }
 }

@@ -110,11 +110,10 @@ impl Cursor {
 
 /// Whether a collection can be watched.
 pub(crate) fn check(options: &StorageOptions) -> Result<(), StorageError> {
-    let backend = match options {
-        StorageOptions { record_changes: false, .. } => "an unrecorded collection",
-        StorageOptions { watch_enabled: false, .. } => "a collection whose option watch_enabled is off",
-        _ => return Ok(()),
-    };
+    if options.watch_enabled {
+        return Ok(());
+    }
+    let backend = "a collection whose option watch_enabled is off";
     Err(StorageError::Unsupported { what: "watch".into(), backend })
 }
 

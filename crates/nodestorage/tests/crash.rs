@@ -57,10 +57,8 @@ fn scatter(seed: u64, n: u64) -> u64 {
     (mixed ^ mixed >> 31).wrapping_mul(0x94d0_49bb_1331_11eb) >> 16
 }
 
-async fn collections(store: &EmbeddedStore) -> (EmbeddedStorage, EmbeddedStorage) {
-    let games = store.collection("games", StorageOptions::default()).await.unwrap();
-    let counters = store.collection("counters", StorageOptions::auxiliary()).await.unwrap();
-    (games, counters)
+async fn games(store: &EmbeddedStore) -> EmbeddedStorage {
+    store.collection("games", StorageOptions::default()).await.unwrap()
 }
 
 /// One write: mostly an update, sometimes a delete or a creation. Returns the version it produced or found.
@@ -103,29 +101,17 @@ async fn write(games: &EmbeddedStorage, id: &DocumentId, writer: u64, sequence: 
 #[tokio::main]
 async fn write_until_killed(folder: &Path) {
     let store = EmbeddedStore::open(folder, EmbeddedOptions::default()).unwrap();
-    let (games, counters) = collections(&store).await;
+    let games = games(&store).await;
     let output = Arc::new(std::sync::Mutex::new(std::io::stdout()));
     let tasks = std::env::var(TASKS).unwrap().parse().unwrap();
     let writers = (0..tasks).map(|writer| {
-        let (games, counters, output) = (games.clone(), counters.clone(), output.clone());
+        let (games, output) = (games.clone(), output.clone());
         tokio::spawn(async move {
             let id = document(writer % DOCUMENTS);
             let last = games.producers(&id).await.unwrap().get(&client(writer));
             for sequence in last + 1.. {
                 let version = write(&games, &id, writer, sequence).await;
                 writeln!(output.lock().unwrap(), "ack {writer} {sequence} {version}").unwrap();
-                if writer == 0 {
-                    let count = DocumentId::new("count").unwrap();
-                    let one = Body::from_iter([("n".to_owned(), json!(sequence))]);
-                    let by = EditOptions::by(client(writer));
-                    counters.find_one_and_upsert(&count, one.clone(), by.clone()).await.unwrap();
-                    let set = |body: &mut Body| -> Result<(), Infallible> {
-                        *body = one.clone();
-                        Ok(())
-                    };
-                    counters.edit(&count, set, by).await.unwrap();
-                    writeln!(output.lock().unwrap(), "counted {sequence}").unwrap();
-                }
             }
         })
     });
@@ -137,7 +123,6 @@ async fn write_until_killed(folder: &Path) {
 struct Acknowledged {
     /// By writer and sequence.
     versions: BTreeMap<(u64, u64), u64>,
-    counted: u64,
 }
 
 /// Runs the writer until it has given so many acknowledgements, and kills it.
@@ -157,10 +142,6 @@ fn run_writer(folder: &Path, tasks: u64, acknowledgements: u64, acknowledged: &m
             ("ack", &[writer, sequence, version]) => {
                 acknowledged.versions.insert((writer, sequence), version);
                 1
-            }
-            ("counted", &[count]) => {
-                acknowledged.counted = count;
-                0
             }
             _ => 0,
         }
@@ -184,7 +165,7 @@ fn run_writer(folder: &Path, tasks: u64, acknowledgements: u64, acknowledged: &m
 #[tokio::main]
 async fn check(folder: &Path, acknowledged: &Acknowledged) {
     let store = EmbeddedStore::open(folder, EmbeddedOptions::default()).unwrap();
-    let (games, counters) = collections(&store).await;
+    let games = games(&store).await;
     let mut by_producer = HashMap::new();
     let mut total = 0;
     for n in 0..DOCUMENTS {
@@ -230,9 +211,6 @@ async fn check(folder: &Path, acknowledged: &Acknowledged) {
         }
     }
     assert_eq!(games.position().await.unwrap(), total, "a repeat changed something");
-    let count = counters.find_one(&DocumentId::new("count").unwrap()).await.unwrap();
-    let count = count.map_or(0, |count| count.body["n"].as_u64().unwrap());
-    assert!(count >= acknowledged.counted, "counted to {}, found {count}", acknowledged.counted);
 }
 
 #[test]

@@ -101,7 +101,7 @@ async fn apply(storage: &dyn Storage, operation: &Operation) -> String {
 }
 
 /// Everything that a collection shows.
-async fn show(storage: &dyn Storage, recorded: bool) -> String {
+async fn show(storage: &dyn Storage) -> String {
     let mut shown = format!("{:?}\n{:?}\n", storage.position().await, storage.list(None, 100).await);
     for id in (0..3).map(name) {
         let changes = storage.changes(&id, 0, 100).await;
@@ -109,30 +109,28 @@ async fn show(storage: &dyn Storage, recorded: bool) -> String {
         let (version, producers) = (storage.last_version(&id).await, storage.producers(&id).await);
         shown += &format!("{id}: {version:?} {producers:?} {changes:?} {page:?}\n");
     }
-    if recorded {
-        let mut watch = storage.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
-        let last = storage.position().await.unwrap();
-        let mut at = 0;
-        while at < last {
-            let event = watch.next().await.unwrap().unwrap();
-            shown += &format!("{event:?}\n");
-            at = match event {
-                nodestorage::WatchEvent::Change(change) => change.position,
-                nodestorage::WatchEvent::Missed { resume_after } => resume_after,
-                other => panic!("{other:?}"),
-            };
-        }
+    let mut watch = storage.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
+    let last = storage.position().await.unwrap();
+    let mut at = 0;
+    while at < last {
+        let event = watch.next().await.unwrap().unwrap();
+        shown += &format!("{event:?}\n");
+        at = match event {
+            nodestorage::WatchEvent::Change(change) => change.position,
+            nodestorage::WatchEvent::Missed { resume_after } => resume_after,
+            other => panic!("{other:?}"),
+        };
     }
     shown
 }
 
-async fn compare(operations: Vec<Operation>, recorded: bool) {
+async fn compare(operations: Vec<Operation>) {
     // Both see the same time, which goes back now and then.
     let clock = || {
         let ticks = AtomicU64::new(0);
         Arc::new(move || 1_000 + ticks.fetch_add(1, Ordering::Relaxed) * 7 % 11)
     };
-    let options = StorageOptions { record_changes: recorded, ..StorageOptions::default() };
+    let options = StorageOptions::default();
     let model = MemoryStore::new(clock()).collection("games", options.clone()).unwrap();
     let folder = common::folder();
     let embedded = EmbeddedOptions { durability: Durability::Buffered, clock: clock() };
@@ -144,18 +142,14 @@ async fn compare(operations: Vec<Operation>, recorded: bool) {
     let (mut store, mut real) = open().await;
     for (nth, operation) in operations.iter().enumerate() {
         if matches!(operation, Operation::Reopen) {
-            assert_eq!(
-                show(&real, recorded).await,
-                show(&model, recorded).await,
-                "before reopening at {nth}"
-            );
+            assert_eq!(show(&real).await, show(&model).await, "before reopening at {nth}");
             drop((store, real));
             (store, real) = open().await;
         }
         let (expected, actual) = (apply(&model, operation).await, apply(&real, operation).await);
         assert_eq!(actual, expected, "operation {nth}: {operation:?}");
     }
-    assert_eq!(show(&real, recorded).await, show(&model, recorded).await);
+    assert_eq!(show(&real).await, show(&model).await);
 }
 
 proptest! {
@@ -164,9 +158,8 @@ proptest! {
     #[test]
     fn the_embedded_store_does_what_the_reference_does(
         operations in prop::collection::vec(operations(), 1..60),
-        recorded in prop::bool::weighted(0.8),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        runtime.block_on(compare(operations, recorded));
+        runtime.block_on(compare(operations));
     }
 }

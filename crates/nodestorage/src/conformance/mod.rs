@@ -46,8 +46,6 @@ macro_rules! conformance_tests {
             concurrent_edits_of_one_document_are_all_kept
             two_hundred_tasks_that_compare_and_swap_lose_nothing
             collections_are_apart_but_share_positions
-            an_unrecorded_collection_keeps_versions_only
-            a_collection_keeps_its_kind
             a_closed_handle_refuses_everything
             find_many_pages_in_order
             elements_are_found_and_pulled_by_their_own_ids

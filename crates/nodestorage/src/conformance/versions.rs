@@ -214,31 +214,6 @@ pub async fn collections_are_apart_but_share_positions(store: Arc<dyn Store>) {
     }
 }
 
-/// The auxiliary kind: versions and compare-and-swap, but no record.
-pub async fn an_unrecorded_collection_keeps_versions_only(store: Arc<dyn Store>) {
-    let aux = store.collection("drafts", StorageOptions::auxiliary()).await.unwrap();
-    create(&aux, "a", json!({"n": 0})).await;
-    let Edited::Changed { document, change } = increment(&aux, "a").await else { panic!("unchanged") };
-    assert_eq!((document.version, change.position), (2, 0));
-    let stale = EditOptions { expected_version: Some(1), ..plain() };
-    let refused = aux.delete_one(&id("a"), stale).await.unwrap_err();
-    assert!(matches!(refused, StorageError::VersionMismatch { expected: 1, actual: 2, .. }));
-    assert_eq!(aux.changes(&id("a"), 0, 10).await.unwrap().changes, []);
-    assert_eq!(aux.position().await.unwrap(), 0);
-    assert_eq!(aux.remove_changes(&id("a"), 2).await.unwrap(), 0);
-    let watch = aux.watch(crate::WatchFilter::default(), crate::WatchFrom::Now).await;
-    assert!(matches!(watch.err().unwrap(), StorageError::Unsupported { .. }));
-    aux.delete_one(&id("a"), plain()).await.unwrap();
-    assert_eq!(create(&aux, "a", json!({})).await.version, 1);
-}
-
-/// What was recorded stays recorded.
-pub async fn a_collection_keeps_its_kind(store: Arc<dyn Store>) {
-    collection(&store).await;
-    let refused = store.collection("games", StorageOptions::auxiliary()).await.err().unwrap();
-    assert!(matches!(refused, StorageError::InvalidCollection { .. }), "{refused:?}");
-}
-
 /// Closed is closed: one handle, and all.
 pub async fn a_closed_handle_refuses_everything(store: Arc<dyn Store>) {
     let (one, other) = (collection(&store).await, collection(&store).await);

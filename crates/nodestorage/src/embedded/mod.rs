@@ -172,13 +172,11 @@ impl EmbeddedStore {
         self.shared.queue.check_open()?;
         let mut collections = self.shared.collections.lock().await;
         let record = match collections.get(name) {
-            Some(record) if record.recorded != options.record_changes => {
-                return Err(store::other_kind_of_collection(name, record.recorded));
-            }
+            Some(record) if !record.recorded => return Err(store::unrecorded_collection(name)),
             Some(record) => *record,
             None => {
                 let number = collections.values().map(|record| record.number + 1).max().unwrap_or(0);
-                let record = CollectionRecord { number, recorded: options.record_changes };
+                let record = CollectionRecord { number, recorded: true };
                 let write = Write::put(Space::Meta, CollectionRecord::key(name), record.encode());
                 self.shared.write(vec![write]).await?;
                 collections.insert(name.to_owned(), record);

@@ -47,8 +47,6 @@ pub(super) struct Part {
     pub(super) document: DocumentKey,
     /// The producer's sequence that it takes.
     pub(super) sequence: Option<(ClientId, u64)>,
-    /// Whether it leaves nothing of the document behind.
-    pub(super) forgets: bool,
     /// What it adds to the log, with its size.
     pub(super) logged: Option<(LogEntry, usize)>,
 }
@@ -60,9 +58,6 @@ pub(super) struct Pending {
     pub(super) body: Option<Arc<Body>>,
     /// The last sequence that each producer has in the queue.
     pub(super) lasts: HashMap<ClientId, u64>,
-    /// What the disk knows of it is void until the queue is there: it was deleted from a collection that does not record.
-    /// The queue holds one such delete at a time, as each waits for what is before it.
-    pub(super) forgotten: bool,
     /// How many parts of requests in the queue are about this document.
     pub(super) requests: usize,
 }
@@ -211,10 +206,6 @@ impl Queue {
         for part in requests.iter().flat_map(|request| &request.parts) {
             let Some(pending) = order.pending.get_mut(&part.document) else { continue };
             pending.requests -= 1;
-            if part.forgets {
-                // From here on the disk knows what came after it as well.
-                pending.forgotten = false;
-            }
             if pending.requests == 0 {
                 order.pending.remove(&part.document);
             } else if let Some((client, sequence)) = &part.sequence
@@ -249,48 +240,5 @@ impl Queue {
     /// Why nothing is taken any more, if so.
     pub(super) fn check_open(&self) -> Result<(), StorageError> {
         self.order.lock().ended.as_ref().map_or(Ok(()), |ended| Err(ended.error()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::DocumentId;
-
-    /// Once the disk has forgotten a document, and knows what came after that, it is the disk that is asked: also while
-    /// something else of the document is in the queue still.
-    #[tokio::test]
-    async fn a_delete_that_is_durable_hides_nothing_that_came_after_it() {
-        let queue = Queue::new(State { batch: 0, position: 0, floor: 0, timestamp_ms: 0 });
-        let (key, p) = (DocumentKey::new(0, &DocumentId::new("a").unwrap()), ClientId::new("p").unwrap());
-        let push = async |sequence: Option<u64>, forgets: bool| {
-            let (share, answer) = (queue.room(0).await.unwrap(), oneshot::channel().0);
-            let placed = queue.push(
-                |_| false,
-                |order| {
-                    let pending = order.pending.entry(key.clone()).or_default();
-                    pending.requests += 1;
-                    pending.forgotten |= forgets;
-                    pending.lasts.extend(sequence.map(|sequence| (p.clone(), sequence)));
-                    let sequence = sequence.map(|sequence| (p.clone(), sequence));
-                    let part = Part { document: key.clone(), sequence, forgets, logged: None };
-                    let (writes, removed) = (Vec::new(), Vec::new());
-                    Request { writes, parts: vec![part], timestamp_ms: 0, removed, answer, share }
-                },
-            );
-            assert!(!placed.unwrap());
-        };
-        push(None, true).await;
-        let delete = queue.lead().unwrap();
-        push(Some(1), false).await;
-        assert!(queue.pending(&key).unwrap().forgotten, "the disk knows what is void");
-        queue.done(delete);
-        let create = queue.next().unwrap();
-        push(None, false).await;
-        assert_eq!(queue.pending(&key).unwrap().lasts.get(&p), Some(&1));
-        queue.done(create);
-        let pending = queue.pending(&key).unwrap();
-        assert_eq!((pending.requests, pending.lasts.get(&p)), (1, None));
-        assert!(!pending.forgotten, "the disk knows that p has written 1");
     }
 }

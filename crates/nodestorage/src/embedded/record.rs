@@ -199,7 +199,7 @@ impl State {
 pub struct CollectionRecord {
     /// The start of the keys of its documents.
     pub number: u32,
-    /// Whether its changes are recorded.
+    /// Whether its changes are recorded: those of all but some collections of an earlier release.
     pub recorded: bool,
 }
 

@@ -183,21 +183,30 @@ async fn time_never_goes_back_even_if_the_clock_does() {
 #[tokio::test]
 async fn collections_keep_their_documents_apart_after_reopening() {
     let (store, folder) = store().await;
-    for name in ["games", "notes", "aux"] {
-        let options = StorageOptions { record_changes: name != "aux", ..Default::default() };
-        let storage = store.collection(name, options).await.unwrap();
+    for name in ["games", "notes"] {
+        let storage = store.collection(name, StorageOptions::default()).await.unwrap();
         let in_it = body(json!({ "in": name }));
         storage.find_one_and_upsert(&id("a"), in_it, by("p", None)).await.unwrap();
     }
     drop(store);
     let store = open(folder.path()).unwrap();
-    for name in ["aux", "notes", "games"] {
-        let options = StorageOptions { record_changes: name != "aux", ..Default::default() };
-        let storage = store.collection(name, options).await.unwrap();
+    for name in ["notes", "games"] {
+        let storage = store.collection(name, StorageOptions::default()).await.unwrap();
         assert_eq!(storage.find_one(&id("a")).await.unwrap().unwrap().body["in"], name);
     }
+}
+
+#[tokio::test]
+async fn a_collection_that_an_earlier_release_did_not_record_is_refused() {
+    let (store, folder) = store().await;
+    let aux = CollectionRecord { number: 7, recorded: false };
+    let write = Write::put(Space::Meta, CollectionRecord::key("aux"), aux.encode());
+    store.shared.write(vec![write]).await.unwrap();
+    drop(store);
+    let store = open(folder.path()).unwrap();
     let refused = store.collection("aux", StorageOptions::default()).await.err().unwrap();
-    assert!(matches!(refused, StorageError::InvalidCollection { .. }));
+    let StorageError::InvalidCollection { name, reason } = refused else { panic!("{refused:?}") };
+    assert!(name == "aux" && reason.contains("without a record"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

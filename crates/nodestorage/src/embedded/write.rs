@@ -33,7 +33,7 @@ struct Found {
 
 /// What a verb comes to.
 enum Decision {
-    Write { operation: Operation, after: Option<Body>, sequence: Option<u64> },
+    Write { operation: Operation, after: Option<Body>, sequence: u64 },
     Keep,
     Repeated(u64),
 }
@@ -49,9 +49,7 @@ struct Prepared {
     producer: Producer,
     metadata: Body,
     writes: Vec<Write>,
-    record: Option<ChangeRecord>,
-    /// It leaves nothing behind: a delete in a collection that does not record.
-    forgotten: bool,
+    record: ChangeRecord,
 }
 
 impl EmbeddedStorage {
@@ -81,10 +79,7 @@ impl EmbeddedStorage {
                 let (version, before) = (found.version + 1, found.document.clone());
                 let staged =
                     StagedChange { id: id.clone(), operation, before, after, version, sequence, options };
-                if found.pending.is_some() && self.forgets(operation) {
-                    self.shared.settle().await?;
-                }
-                let prepared = self.prepare(&engine, found.key, staged)?;
+                let prepared = self.prepare(found.key, staged)?;
                 let document = prepared.document().or(found.document);
                 let (mut changes, answered) = self.push(vec![prepared], Vec::new()).await?;
                 drop(gate);
@@ -143,13 +138,9 @@ impl EmbeddedStorage {
         verb: impl FnOnce(Option<&Document>) -> Result<Step, StorageError>,
     ) -> Result<Decision, StorageError> {
         let Producer { client_id, sequence } = &options.producer;
-        let sequence = if self.options.record_changes || sequence.is_some() {
-            match rules::turn(*sequence, found.last_sequence(engine, client_id)?)? {
-                Turn::Next(sequence) => Some(sequence),
-                Turn::Repeated(sequence) => return Ok(Decision::Repeated(sequence)),
-            }
-        } else {
-            None
+        let sequence = match rules::turn(*sequence, found.last_sequence(engine, client_id)?)? {
+            Turn::Next(sequence) => sequence,
+            Turn::Repeated(sequence) => return Ok(Decision::Repeated(sequence)),
         };
         let document = found.document.as_ref();
         let id = document.map_or_else(|| split_id(&found.key), |document| document.id.clone());
@@ -165,54 +156,19 @@ impl EmbeddedStorage {
         }
     }
 
-    /// Whether this operation leaves nothing behind.
-    fn forgets(&self, operation: Operation) -> bool {
-        !self.options.record_changes && operation == Operation::Delete
-    }
-
     /// Works out what a change writes.
-    fn prepare(
-        &self,
-        engine: &Engine,
-        key: DocumentKey,
-        staged: StagedChange,
-    ) -> Result<Prepared, StorageError> {
+    fn prepare(&self, key: DocumentKey, staged: StagedChange) -> Result<Prepared, StorageError> {
         let StagedChange { id, operation, before, after, version, sequence, options } = staged;
         let diff = Diff::between(before.as_ref().map(|d| &*d.body), after.as_ref(), version);
-        let producer = Producer { client_id: options.producer.client_id, sequence };
+        let producer = Producer { client_id: options.producer.client_id, sequence: Some(sequence) };
         let mut writes = self.index_writes(&id, before.as_ref().map(|d| &*d.body), after.as_ref())?;
-        let forgotten = self.forgets(operation);
-        if forgotten {
-            writes.push(Write::remove(Space::Documents, key.as_bytes()));
-            for answer in engine.view().scan(Space::Answers, key.as_bytes(), Bound::Unbounded, own_key) {
-                writes.push(Write::remove(Space::Answers, answer?));
-            }
-        } else {
-            let head = Head::encode(version, after.as_ref());
-            writes.push(Write::put(Space::Documents, key.as_bytes(), head));
-            if let Some(sequence) = sequence {
-                writes.push(answer_write(&key, &producer.client_id, sequence, version));
-            }
-        }
-        let record = self
-            .options
-            .record_changes
-            .then(|| ChangeRecord::encode(operation, &producer, &diff, after.as_ref(), &options.metadata));
+        let head = Head::encode(version, after.as_ref());
+        writes.push(Write::put(Space::Documents, key.as_bytes(), head));
+        writes.push(answer_write(&key, &producer.client_id, sequence, version));
+        let record = ChangeRecord::encode(operation, &producer, &diff, after.as_ref(), &options.metadata);
         let body = after.map(Arc::new);
         let metadata = options.metadata;
-        Ok(Prepared {
-            key,
-            id,
-            version,
-            operation,
-            body,
-            diff,
-            producer,
-            metadata,
-            writes,
-            record,
-            forgotten,
-        })
+        Ok(Prepared { key, id, version, operation, body, diff, producer, metadata, writes, record })
     }
 
     /// Puts changes and notes into the queue, as one. Each note comes with the document as it is.
@@ -244,7 +200,7 @@ impl EmbeddedStorage {
                 pending.requests += 1;
                 writes.push(note.write);
                 let sequence = Some((note.client, note.sequence));
-                parts.push(Part { document: note.key, sequence, forgets: false, logged: None });
+                parts.push(Part { document: note.key, sequence, logged: None });
             }
             let timestamp_ms = order.state.timestamp_ms;
             Request { writes, parts, timestamp_ms, removed: Vec::new(), answer, share }
@@ -255,10 +211,8 @@ impl EmbeddedStorage {
     /// Numbers a change.
     fn place(&self, order: &mut Order, prepared: Prepared, writes: &mut Vec<Write>) -> (Arc<Change>, Part) {
         let Prepared { key, id, version, operation, body, diff, producer, metadata, .. } = prepared;
-        let recorded = self.options.record_changes;
-        order.state.position += u64::from(recorded);
-        let timestamp_ms = order.state.timestamp_ms;
-        let position = if recorded { order.state.position } else { 0 };
+        order.state.position += 1;
+        let (position, timestamp_ms) = (order.state.position, order.state.timestamp_ms);
         let change = Arc::new(Change {
             document_id: id.clone(),
             version,
@@ -270,28 +224,23 @@ impl EmbeddedStorage {
             metadata,
         });
         writes.extend(prepared.writes);
-        let logged = prepared.record.map(|record| {
-            let len_bytes = record.len_bytes();
-            let change_key = key.change(version);
-            writes.push(Write::put(Space::Changes, change_key, record.place(position, timestamp_ms)));
-            let entry = LogRecord { collection: self.number, id: id.clone(), version, removed: false };
-            writes.push(Write::put(Space::Log, position.to_be_bytes(), entry.encode()));
-            let change = Some(change.clone());
-            (LogEntry { position, collection: self.number, id: Some(id), change }, len_bytes)
-        });
+        let len_bytes = prepared.record.len_bytes();
+        let record = prepared.record.place(position, timestamp_ms);
+        writes.push(Write::put(Space::Changes, key.change(version), record));
+        let entry = LogRecord { collection: self.number, id: id.clone(), version, removed: false };
+        writes.push(Write::put(Space::Log, position.to_be_bytes(), entry.encode()));
+        let entry =
+            LogEntry { position, collection: self.number, id: Some(id), change: Some(change.clone()) };
         let Producer { client_id, sequence } = &change.producer;
         let sequence = sequence.map(|sequence| (client_id.clone(), sequence));
         let pending = order.pending.entry(key.clone()).or_default();
-        pending.version = if prepared.forgotten { 0 } else { version };
+        pending.version = version;
         pending.body = body;
-        if prepared.forgotten {
-            pending.forgotten = true;
-            pending.lasts.clear();
-        } else if let Some((client, sequence)) = sequence.clone() {
+        if let Some((client, sequence)) = sequence.clone() {
             pending.lasts.insert(client, sequence);
         }
         pending.requests += 1;
-        (change, Part { document: key, sequence, forgets: prepared.forgotten, logged })
+        (change, Part { document: key, sequence, logged: Some((entry, len_bytes)) })
     }
 
     /// Waits until what was found is durable.
@@ -303,12 +252,8 @@ impl EmbeddedStorage {
 impl Found {
     /// The last sequence of a producer on this document, in the queue or on the disk.
     fn last_sequence(&self, engine: &Engine, client: &ClientId) -> Result<u64, StorageError> {
-        if let Some(pending) = &self.pending {
-            match pending.lasts.get(client) {
-                Some(last) => return Ok(*last),
-                None if pending.forgotten => return Ok(0),
-                None => {}
-            }
+        if let Some(last) = self.pending.as_ref().and_then(|pending| pending.lasts.get(client)) {
+            return Ok(*last);
         }
         let last = engine.last(Space::Answers, &self.key.answers(client), |key, _| trailing_number(key))?;
         Ok(last.unwrap_or(0))
@@ -327,18 +272,8 @@ impl Prepared {
         Some(Document { id: self.id.clone(), version: self.version, body })
     }
 
-    /// Leaves nothing of what the same transaction did to the document before.
-    fn forget(&mut self, before: &[Self], notes: &mut Vec<(Note, Pending)>) {
-        let earlier = before.iter().filter(|earlier| earlier.key == self.key);
-        let answers = earlier.flat_map(|earlier| &earlier.writes);
-        let answers = answers.filter(|write| write.space == Space::Answers && write.contents.is_some());
-        self.writes.extend(answers.map(|answer| Write::remove(Space::Answers, answer.key.clone())));
-        notes.retain(|(note, _)| note.key != self.key);
-    }
-
     fn len_bytes(&self) -> usize {
-        let record = self.record.as_ref().map_or(0, ChangeRecord::len_bytes);
-        record + self.writes.iter().map(Write::len_bytes).sum::<usize>()
+        self.record.len_bytes() + self.writes.iter().map(Write::len_bytes).sum::<usize>()
     }
 }
 
@@ -357,10 +292,6 @@ fn note(key: &DocumentKey, client: ClientId, sequence: u64, version: u64) -> Not
 
 fn split_id(key: &DocumentKey) -> DocumentId {
     DocumentKey::split(key.as_bytes()).expect("the key was made of an id").1
-}
-
-fn own_key(key: &[u8], _: &[u8]) -> Result<Vec<u8>, record::RecordError> {
-    Ok(key.to_vec())
 }
 
 fn answer_write(key: &DocumentKey, client: &ClientId, sequence: u64, version: u64) -> Write {
@@ -421,14 +352,6 @@ impl Ground for EmbeddedStorage {
         for gate in gates {
             held.push(self.shared.gates[gate].lock().await);
         }
-        let forgets = draft.entries.iter().any(|entry| match entry {
-            Entry::Change(change) => self.forgets(change.operation),
-            Entry::Note { .. } => false,
-        });
-        if forgets {
-            // What is forgotten is looked up on the disk.
-            self.shared.settle().await?;
-        }
         let mut settled = true;
         let mut notes_of = std::collections::HashMap::new();
         for id in draft.touched.keys() {
@@ -445,13 +368,7 @@ impl Ground for EmbeddedStorage {
         let (mut prepared, mut notes) = (Vec::with_capacity(draft.changes), Vec::<(Note, Pending)>::new());
         for entry in draft.entries.drain(..) {
             match entry {
-                Entry::Change(change) => {
-                    let mut change = self.prepare(&engine, self.key(&change.id), change)?;
-                    if change.forgotten {
-                        change.forget(&prepared, &mut notes);
-                    }
-                    prepared.push(change);
-                }
+                Entry::Change(change) => prepared.push(self.prepare(self.key(&change.id), change)?),
                 Entry::Note { id, client, sequence, version } => {
                     let as_found = notes_of[&id].clone();
                     notes.push((note(&self.key(&id), client, sequence, version), as_found));

@@ -51,7 +51,6 @@ struct State {
 
 struct Collection {
     name: String,
-    recorded: bool,
     documents: BTreeMap<DocumentId, Entry>,
     indexes: Vec<KeptIndex>,
 }
@@ -92,18 +91,10 @@ impl MemoryStore {
         store::check_collection(name, &options)?;
         let mut state = self.shared.open()?;
         let number = match state.collections.iter().position(|collection| collection.name == name) {
-            Some(number) if state.collections[number].recorded != options.record_changes => {
-                return Err(store::other_kind_of_collection(name, !options.record_changes));
-            }
             Some(number) => number,
             None => {
-                let (name, recorded) = (name.to_owned(), options.record_changes);
-                state.collections.push(Collection {
-                    name,
-                    recorded,
-                    documents: BTreeMap::new(),
-                    indexes: Vec::new(),
-                });
+                let name = name.to_owned();
+                state.collections.push(Collection { name, documents: BTreeMap::new(), indexes: Vec::new() });
                 state.collections.len() - 1
             }
         };

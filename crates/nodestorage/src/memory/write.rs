@@ -29,8 +29,7 @@ impl MemoryStorage {
         let document = entry.document(id);
         let sequence = match entry.turn(&options.producer)? {
             // Who does not count is counted for, in the record.
-            Ok(sequence) if self.options.record_changes => Some(sequence),
-            Ok(_) => options.producer.sequence,
+            Ok(sequence) => sequence,
             Err(version) => return Ok(Outcome::Repeated { version, document }),
         };
         rules::expect_version(id, &options, document.as_ref().map_or(0, |document| document.version))?;
@@ -56,11 +55,11 @@ impl MemoryStorage {
         state: &mut State,
         before: Option<Document>,
         (id, operation, after): (&DocumentId, Operation, Option<Body>),
-        (sequence, options): (Option<u64>, EditOptions),
+        (sequence, options): (u64, EditOptions),
     ) -> Outcome {
         let timestamp_ms = (self.shared.clock)().max(state.timestamp_ms);
         state.timestamp_ms = timestamp_ms;
-        let position = if self.options.record_changes { state.position() + 1 } else { 0 };
+        let position = state.position() + 1;
         let entry = state.collections[self.number].documents.entry(id.clone()).or_default();
         let version = entry.version + 1;
         let client_id = options.producer.client_id;
@@ -71,24 +70,18 @@ impl MemoryStorage {
             operation,
             diff: Diff::between(before.as_ref().map(|d| &*d.body), after.as_ref(), version),
             timestamp_ms,
-            producer: Producer { client_id: client_id.clone(), sequence },
+            producer: Producer { client_id: client_id.clone(), sequence: Some(sequence) },
             metadata: options.metadata,
         });
         entry.version = version;
         let body = after.map(Arc::new);
         entry.body.clone_from(&body);
-        if let Some(sequence) = sequence {
-            entry.answers.entry(client_id).or_default().insert(sequence, version);
-        }
+        entry.answers.entry(client_id).or_default().insert(sequence, version);
         let was = before.as_ref().map(|document| document.body.clone());
         let document = entry.document(id).or(before).expect("it is there now or was before");
-        if self.options.record_changes {
-            entry.changes.push_back(change.clone());
-            let (collection, id) = (self.number as u32, Some(id.clone()));
-            state.log.push_back(LogEntry { position, collection, id, change: Some(change.clone()) });
-        } else if operation == Operation::Delete {
-            state.collections[self.number].documents.remove(id);
-        }
+        entry.changes.push_back(change.clone());
+        let (collection, of) = (self.number as u32, Some(id.clone()));
+        state.log.push_back(LogEntry { position, collection, id: of, change: Some(change.clone()) });
         state.collections[self.number].index(id, was.as_deref(), body.as_deref());
         Outcome::Changed { document, change }
     }

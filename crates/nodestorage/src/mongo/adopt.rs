@@ -1,7 +1,7 @@
 //! What other programs write to the collection directly becomes a change like any other.
 
 use crdt_core::ClientId;
-use mongodb::bson::{Bson, Document as Bsons, doc};
+use mongodb::bson::{Bson, doc};
 
 use super::{
     failure::Failure,
@@ -18,12 +18,9 @@ pub(super) fn metadata(missed: bool) -> Body {
 }
 
 impl MongoStorage {
-    /// Whether a document is as this storage has left it. Of what is not recorded, that it is one of ours.
+    /// Whether a document is as this storage has left it.
     pub(super) fn is_recorded(&self, found: &Stored) -> bool {
-        match &found.raw {
-            Some(_) if !self.options.record_changes => found.write.is_some(),
-            _ => found.is_recorded(self.version_field()),
-        }
+        found.is_recorded(self.version_field())
     }
 
     /// Records what another program has made of a document. `missed`: there may have been more between.
@@ -79,10 +76,7 @@ impl MongoStorage {
             "_weft.time": count(change.timestamp_ms),
             "_weft.digest": after.as_ref().map(digest),
         };
-        let mut update = Bsons::new();
-        if self.options.record_changes {
-            update.insert("$push", doc! {"_weft.outbox": packed(&event)});
-        }
+        let mut update = doc! {"$push": {"_weft.outbox": packed(&event)}};
         if found.write.is_none() {
             let mut producers = base.producers.clone();
             producers.insert(client, mark);
@@ -97,7 +91,7 @@ impl MongoStorage {
             update.insert("$unset", doc! {"_weft.deleted": ""});
         }
         update.insert("$set", set);
-        if self.documents.update_one(filter, update).await?.matched_count > 0 && self.options.record_changes {
+        if self.documents.update_one(filter, update).await?.matched_count > 0 {
             let mut events = found.outbox;
             events.push(event);
             let key = self.key(&change.document_id);

@@ -53,7 +53,7 @@ enum Decision {
 struct Write {
     operation: Operation,
     after: Option<Body>,
-    sequence: Option<u64>,
+    sequence: u64,
 }
 
 /// A write that was sent and not answered.
@@ -216,13 +216,9 @@ impl MongoStorage {
         let document = found.document();
         let producer = &options.producer;
         let mark = self.mark(found, &producer.client_id).await?;
-        let sequence = if self.options.record_changes || producer.sequence.is_some() {
-            match rules::turn(producer.sequence, mark.map_or(0, |mark| mark.sequence))? {
-                Turn::Next(sequence) => Some(sequence),
-                Turn::Repeated(sequence) => return Ok(Decision::Repeated(sequence)),
-            }
-        } else {
-            None
+        let sequence = match rules::turn(producer.sequence, mark.map_or(0, |mark| mark.sequence))? {
+            Turn::Next(sequence) => sequence,
+            Turn::Repeated(sequence) => return Ok(Decision::Repeated(sequence)),
         };
         rules::expect_version(&key.id, options, document.as_ref().map_or(0, |document| document.version))?;
         let step = match verb {
@@ -299,9 +295,6 @@ impl MongoStorage {
                 let update = self.documents.find_one_and_update(filter.clone(), update.clone());
                 update.projection(doc! {"_id": 1}).await.map(|found| found.is_some())
             }
-            How::Remove { filter } => {
-                self.documents.delete_one(filter.clone()).await.map(|deleted| deleted.deleted_count > 0)
-            }
         };
         Ok(sent?)
     }
@@ -334,46 +327,28 @@ impl MongoStorage {
                 let updated = self.documents.update_one(filter.clone(), update.clone());
                 updated.session(session).await?.matched_count > 0
             }
-            How::Remove { filter } => {
-                self.documents.delete_one(filter.clone()).session(session).await?.deleted_count > 0
-            }
         })
     }
 
     /// A change was written: its event goes to the log, and so does what else was found in the outbox.
     fn applied(&self, key: &Key, planned: Planned, outbox: &[Bsons]) -> Outcome {
-        if self.options.record_changes {
-            let shared = self.shared();
-            let left = outbox.iter().filter(|event| {
-                let version = event_version(event);
-                version < planned.change.version && !shared.relay.sees_to(key, version)
-            });
-            let mut events: Vec<Bsons> = left.cloned().collect();
-            if !events.is_empty() {
-                // Another process writes to this document too: it helps to know what it has put into the log.
-                shared.followed.notify_one();
-            }
-            events.push(planned.event);
-            shared.relay.take(Moved { key: key.clone(), events });
+        let shared = self.shared();
+        let left = outbox.iter().filter(|event| {
+            let version = event_version(event);
+            version < planned.change.version && !shared.relay.sees_to(key, version)
+        });
+        let mut events: Vec<Bsons> = left.cloned().collect();
+        if !events.is_empty() {
+            // Another process writes to this document too: it helps to know what it has put into the log.
+            shared.followed.notify_one();
         }
+        events.push(planned.event);
+        shared.relay.take(Moved { key: key.clone(), events });
         let document = planned.after.or(planned.before).expect("it is there now or was before");
         Outcome::Changed { document, change: planned.change }
     }
 
     async fn what_became_of(&self, sent: &Unsure, write: WriteId, found: &Stored) -> Result<Fate, Failure> {
-        if !self.options.record_changes {
-            let removed = matches!(sent.planned.how, How::Remove { .. });
-            return Ok(if found.write == Some(write) || removed && found.raw.is_none() {
-                Fate::Applied
-            } else if !sent.refused
-                && found.version == sent.base
-                && found.raw.is_some() == sent.planned.before.is_some()
-            {
-                Fate::Open
-            } else {
-                Fate::Overtaken
-            });
-        }
         if found.write == Some(write) {
             return Ok(Fate::Applied);
         }
@@ -420,11 +395,11 @@ impl MongoStorage {
         let last = found.producers.get(client).map(|mark| count(mark.sequence));
         let mut filter = doc! {"_id": found.id.as_str(), "_weft.version": count(found.version)};
         filter.insert(format!("{place}.s"), last.map_or_else(|| doc! {"$exists": false}.into(), Bson::Int64));
-        let mut set = doc! {place: encode_mark(mark)};
-        if self.options.record_changes {
-            // Whoever remembers the document would leave the marks that it remembers: by this it finds that they are others now.
-            set.extend(doc! {"_weft.write": WriteId::new(), "_weft.version": count(found.version)});
-        }
+        // Whoever remembers the document would leave the marks that it remembers: by the other id it finds that they are others
+        // now.
+        let set = doc! {
+            place: encode_mark(mark), "_weft.write": WriteId::new(), "_weft.version": count(found.version),
+        };
         let update = self.documents.update_one(filter, doc! {"$set": set});
         let noted = match session {
             Some(session) => update.session(session).await?,

@@ -57,7 +57,7 @@ pub use self::{
     storage::MongoStorage,
 };
 use self::{
-    failure::{is_duplicate, of_driver},
+    failure::of_driver,
     relay::{Key, Relay},
     remembered::Gate,
 };
@@ -245,24 +245,23 @@ impl MongoStore {
         if shared.tide.borrow().closed {
             return Err(StorageError::Closed);
         }
-        let recorded = options.record_changes;
-        if shared.kind(name, recorded).await.map_err(|e| of_driver(&e))? != recorded {
-            return Err(store::other_kind_of_collection(name, !recorded));
+        let collections = shared.own("collections");
+        let unrecorded = collections.find_one(doc! {"_id": name, "recorded": false}).await;
+        if unrecorded.map_err(|e| of_driver(&e))?.is_some() {
+            return Err(store::unrecorded_collection(name));
         }
         let number = shared.number(name);
         let storage = MongoStorage::new(self.handle.clone(), name, number, options);
         storage.create_indexes().await?;
-        if recorded {
-            let mut interval = shared.log_interval.lock();
-            *interval = storage.options.watch_poll_interval.min(*interval);
-            drop(interval);
-            self.handle.follow();
-            if self.handle.listening.lock().insert(name.to_owned()) {
-                let (storage, listens) = (storage.for_task(), shared.options.listen);
-                self.handle.tasks.lock().spawn(async move {
-                    if listens { storage.listen().await } else { storage.only_recover().await }
-                });
-            }
+        let mut interval = shared.log_interval.lock();
+        *interval = storage.options.watch_poll_interval.min(*interval);
+        drop(interval);
+        self.handle.follow();
+        if self.handle.listening.lock().insert(name.to_owned()) {
+            let (storage, listens) = (storage.for_task(), shared.options.listen);
+            self.handle.tasks.lock().spawn(async move {
+                if listens { storage.listen().await } else { storage.only_recover().await }
+            });
         }
         Ok(storage)
     }
@@ -335,7 +334,7 @@ impl Store for MongoStore {
 }
 
 impl Handle {
-    /// Follows the log from the first collection on that has one.
+    /// Follows the log from the first collection on.
     fn follow(&self) {
         self.following.get_or_init(|| {
             self.tasks.lock().spawn(Arc::clone(&self.shared).follow_log());
@@ -365,22 +364,6 @@ impl Shared {
         ];
         self.events().create_indexes(indexes).await?;
         Ok(())
-    }
-
-    /// Whether a collection is recorded: as it was created, or as is asked for if it is new.
-    async fn kind(&self, name: &str, recorded: bool) -> Result<bool, mongodb::error::Error> {
-        let collections = self.own("collections");
-        if let Some(found) = collections.find_one(doc! {"_id": name}).await? {
-            return Ok(found.get_bool("recorded").unwrap_or(recorded));
-        }
-        match collections.insert_one(doc! {"_id": name, "recorded": recorded}).await {
-            Ok(_) => Ok(recorded),
-            Err(error) if is_duplicate(&error) => {
-                let found = collections.find_one(doc! {"_id": name}).await?;
-                Ok(found.is_some_and(|found| found.get_bool("recorded").unwrap_or(recorded)))
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// The number of a collection, the same for as long as the store is open.

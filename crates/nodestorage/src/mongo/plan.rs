@@ -26,15 +26,14 @@ pub(super) struct Planned {
     pub(super) after: Option<Document>,
     pub(super) change: Arc<Change>,
     pub(super) event: Bsons,
-    /// The event as the outbox has it, if changes are recorded.
-    pub(super) entry: Option<Bson>,
+    /// The event as the outbox has it.
+    pub(super) entry: Bson,
     pub(super) how: How,
 }
 
 pub(super) enum How {
     Insert(Bsons),
     Update { filter: Bsons, update: Bsons },
-    Remove { filter: Bsons },
 }
 
 impl MongoStorage {
@@ -45,15 +44,14 @@ impl MongoStorage {
         key: &Key,
         found: &Stored,
         (operation, after): (Operation, Option<Body>),
-        sequence: Option<u64>,
+        sequence: u64,
         options: &EditOptions,
         write: WriteId,
         spilled: &[ClientId],
     ) -> Planned {
-        let recorded = self.options.record_changes;
         let version = found.version + 1;
         let timestamp_ms = self.shared().now_ms(found.time_ms);
-        let producer = Producer { client_id: options.producer.client_id.clone(), sequence };
+        let producer = Producer { client_id: options.producer.client_id.clone(), sequence: Some(sequence) };
         let change = Arc::new(Change {
             document_id: key.id.clone(),
             version,
@@ -64,9 +62,9 @@ impl MongoStorage {
             producer,
             metadata: options.metadata.clone(),
         });
-        let event = if recorded { encode_event(write, &change) } else { Bsons::new() };
-        let entry = recorded.then(|| packed(&event));
-        let how = self.how(found, &change, after.as_ref(), entry.as_ref(), write, spilled);
+        let event = encode_event(write, &change);
+        let entry = packed(&event);
+        let how = self.how(found, &change, after.as_ref(), &entry, write, spilled);
         let before = found.document();
         let after = after.map(|body| Document { id: key.id.clone(), version, body: Arc::new(body) });
         Planned { before, after, change, event, entry, how }
@@ -77,7 +75,7 @@ impl MongoStorage {
         found: &Stored,
         change: &Change,
         after: Option<&Body>,
-        entry: Option<&Bson>,
+        entry: &Bson,
         write: WriteId,
         spilled: &[ClientId],
     ) -> How {
@@ -85,7 +83,7 @@ impl MongoStorage {
         let version = count(change.version);
         let client = &change.producer.client_id;
         let mark = change.producer.sequence.map(|sequence| Mark { sequence, version: change.version });
-        let own = |outbox: Option<Vec<&Bson>>| {
+        let own = |outbox: Vec<&Bson>| {
             let mut producers = found.producers.clone();
             producers.extend(mark.map(|mark| (client.clone(), mark)));
             own(change, after, write, &producers, found.spilled, outbox)
@@ -94,7 +92,7 @@ impl MongoStorage {
             let mut document = doc! {"_id": found.id.as_str()};
             document.extend(after.map(|after| fields_of(after, version_field)).unwrap_or_default());
             document.insert(version_field, version);
-            document.insert(value::OWN, own(entry.map(|entry| vec![entry])));
+            document.insert(value::OWN, own(vec![entry]));
             return How::Insert(document);
         };
         let mut filter = doc! {"_id": found.id.as_str(), version_field: count(found.version)};
@@ -104,17 +102,13 @@ impl MongoStorage {
         } else {
             filter.insert("_weft.version", count(found.version));
         }
-        if entry.is_none() && after.is_none() {
-            return How::Remove { filter };
-        }
         set.insert(version_field, version);
         let mut update = Bsons::new();
         if after.is_some()
             && spilled.is_empty()
-            && let Some(entry) = entry
             && let Some(waiting) = self.waiting(found)
         {
-            set.insert(value::OWN, own(Some(waiting.chain([entry]).collect())));
+            set.insert(value::OWN, own(waiting.chain([entry]).collect()));
             update.insert("$set", set);
             if !unset.is_empty() {
                 update.insert("$unset", unset);
@@ -142,20 +136,18 @@ impl MongoStorage {
         if after.is_some() && found.body.is_none() {
             unset.insert("_weft.deleted", "");
         }
-        if let Some(entry) = entry {
-            set.insert("_weft.time", count(change.timestamp_ms));
-            set.insert("_weft.digest", after.map(digest));
-            if after.is_none() {
-                set.insert("_weft.deleted", DateTime::from_millis(count(change.timestamp_ms)));
-            }
-            let mut push = doc! {"$each": [entry]};
-            let placed = self.shared().relay.placed(&self.key(&found.id));
-            if placed > 0 {
-                // What is in the log already leaves the outbox with this write, and costs none of its own.
-                push.insert("$slice", -count(change.version.saturating_sub(placed)).max(1));
-            }
-            update.insert("$push", doc! {"_weft.outbox": push});
+        set.insert("_weft.time", count(change.timestamp_ms));
+        set.insert("_weft.digest", after.map(digest));
+        if after.is_none() {
+            set.insert("_weft.deleted", DateTime::from_millis(count(change.timestamp_ms)));
         }
+        let mut push = doc! {"$each": [entry]};
+        let placed = self.shared().relay.placed(&self.key(&found.id));
+        if placed > 0 {
+            // What is in the log already leaves the outbox with this write, and costs none of its own.
+            push.insert("$slice", -count(change.version.saturating_sub(placed)).max(1));
+        }
+        update.insert("$push", doc! {"_weft.outbox": push});
         update.insert("$set", set);
         if !unset.is_empty() {
             update.insert("$unset", unset);
@@ -181,15 +173,13 @@ fn own(
     write: WriteId,
     producers: &BTreeMap<ClientId, Mark>,
     spilled: bool,
-    outbox: Option<Vec<&Bson>>,
+    outbox: Vec<&Bson>,
 ) -> Bsons {
-    let mut own =
-        doc! {"version": count(change.version), "write": write, "producers": encode_marks(producers)};
-    if let Some(outbox) = outbox {
-        own.insert("time", count(change.timestamp_ms));
-        own.insert("digest", after.map(digest));
-        own.insert("outbox", outbox.into_iter().cloned().collect::<Vec<_>>());
-    }
+    let mut own = doc! {
+        "version": count(change.version), "write": write, "producers": encode_marks(producers),
+        "time": count(change.timestamp_ms), "digest": after.map(digest),
+        "outbox": outbox.into_iter().cloned().collect::<Vec<_>>(),
+    };
     if spilled {
         own.insert("spilled", true);
     }

@@ -186,9 +186,7 @@ impl MongoStorage {
 
     /// The indexes that the options ask for.
     pub(super) async fn create_indexes(&self) -> Result<(), StorageError> {
-        if self.options.record_changes {
-            self.create_tombstone_index().await?;
-        }
+        self.create_tombstone_index().await?;
         for index in &self.options.indexes.clone() {
             self.create_native_index(index).await?;
         }

@@ -95,7 +95,6 @@ impl MongoStorage {
                     raw.remove(name);
                 }
             }
-            How::Remove { .. } => return None,
         }
         raw.remove(OWN);
         // Names of other programs that a filter would take for paths or operators.
@@ -110,7 +109,7 @@ impl MongoStorage {
         let placed = self.shared().relay.placed(&self.key(&found.id));
         let mut waiting = found.waiting;
         waiting.retain(|(version, _)| *version > placed);
-        waiting.extend(planned.entry.clone().map(|entry| (change.version, entry)));
+        waiting.push((change.version, planned.entry.clone()));
         keep_last(&mut waiting);
         Some(Stored {
             id: found.id,

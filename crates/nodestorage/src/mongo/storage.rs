@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    collections::BTreeMap,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -88,11 +87,7 @@ impl MongoStorage {
 
     /// [`absent`](Self::absent) for whoever holds the end of the log, and has moved to it what was on its way.
     pub(super) async fn absent_in_log(&self, id: &DocumentId) -> Result<Stored, Failure> {
-        if self.options.record_changes {
-            self.shared().absent(&self.name, id).await
-        } else {
-            Ok(Stored::absent(id.clone(), 0, BTreeMap::new()))
-        }
+        self.shared().absent(&self.name, id).await
     }
 
     /// Where a producer stands with a document.
@@ -254,7 +249,7 @@ impl Storage for MongoStorage {
         after: Option<&DocumentId>,
         limit: usize,
     ) -> Result<Vec<DocumentId>, StorageError> {
-        if limit == 0 || !self.options.record_changes {
+        if limit == 0 {
             return self.check_open().map(|()| Vec::new());
         }
         self.deleted_with_changes(after, limit).await
@@ -340,9 +335,6 @@ impl Storage for MongoStorage {
     }
 
     async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
-        if !self.options.record_changes {
-            return self.check_open().map(|()| ChangePage { changes: Vec::new(), more: false });
-        }
         self.reading(|| async {
             let page = self.read_changes(id, after, limit).await?;
             let last = page.changes.last().map_or(after, |change| change.version);
@@ -361,9 +353,6 @@ impl Storage for MongoStorage {
     }
 
     async fn remove_changes(&self, id: &DocumentId, up_to: u64) -> Result<u64, StorageError> {
-        if !self.options.record_changes {
-            return self.check_open().map(|()| 0);
-        }
         self.reading(|| async {
             let (version, outbox) = self.place_outbox(id).await?;
             // What is written from here on is not removed: its events may come into the log at any time.

@@ -65,7 +65,7 @@ impl MongoStorage {
                 }
                 Some(_) => {}
                 // What will stand in for it takes the place of the tombstone that a direct delete has not left.
-                None if self.options.record_changes && is_only_read(draft, id) => {
+                None if is_only_read(draft, id) => {
                     self.look_at_delete(id, false).await?;
                 }
                 None => drop(self.absent(id).await?),
@@ -145,14 +145,12 @@ impl MongoStorage {
             }
             let Planned { change, mut event, .. } = planned;
             let mut change = (*change).clone();
-            if self.options.record_changes {
-                position += 1;
-                change.position = position;
-                event.extend(doc! {
-                    "collection": &*self.name, "documentId": change.document_id.as_str(), "position": count(position),
-                });
-                events.push(event);
-            }
+            position += 1;
+            change.position = position;
+            event.extend(doc! {
+                "collection": &*self.name, "documentId": change.document_id.as_str(), "position": count(position),
+            });
+            events.push(event);
             let stored = self.in_session(session, &change.document_id).await?;
             found.insert(change.document_id.clone(), stored);
             changes.push(Arc::new(change));

@@ -75,8 +75,6 @@ pub(crate) struct Touched {
     version: u64,
     document: Option<Document>,
     lasts: HashMap<ClientId, u64>,
-    /// What is outside is void: the transaction has deleted it from a collection that does not record.
-    forgotten: bool,
 }
 
 /// What is to be written, in order.
@@ -99,7 +97,7 @@ pub(crate) struct StagedChange {
     pub(crate) before: Option<Document>,
     pub(crate) after: Option<Body>,
     pub(crate) version: u64,
-    pub(crate) sequence: Option<u64>,
+    pub(crate) sequence: u64,
     pub(crate) options: EditOptions,
 }
 
@@ -148,7 +146,7 @@ impl Staging {
         if !self.draft.touched.contains_key(id) {
             let Outside { version, document } = self.ground.outside(id).await?;
             let (lasts, lasts_seen) = (HashMap::new(), HashMap::new());
-            let touched = Touched { seen: version, lasts_seen, version, document, lasts, forgotten: false };
+            let touched = Touched { seen: version, lasts_seen, version, document, lasts };
             self.draft.touched.insert(id.clone(), touched);
         }
         Ok(self.draft.touched.get_mut(id).expect("it is there now"))
@@ -159,16 +157,12 @@ impl Staging {
         &mut self,
         id: &DocumentId,
         options: &EditOptions,
-    ) -> Result<Result<Option<u64>, u64>, StorageError> {
+    ) -> Result<Result<u64, u64>, StorageError> {
         let ground = Arc::clone(&self.ground);
         let (client, sequence) = (&options.producer.client_id, options.producer.sequence);
-        if sequence.is_none() && !ground.options().record_changes {
-            return Ok(Ok(None));
-        }
         let touched = self.touch(id).await?;
         let last = match touched.lasts.get(client) {
             Some(last) => *last,
-            None if touched.forgotten => 0,
             None => {
                 let last = ground.last_sequence(id, client).await?;
                 touched.lasts_seen.insert(client.clone(), last);
@@ -176,10 +170,9 @@ impl Staging {
                 last
             }
         };
-        let outside = touched.lasts_seen.get(client).filter(|_| !touched.forgotten);
-        let seen = outside.copied().unwrap_or(0);
+        let seen = touched.lasts_seen.get(client).copied().unwrap_or(0);
         match rules::turn(sequence, last)? {
-            Turn::Next(sequence) => Ok(Ok(Some(sequence))),
+            Turn::Next(sequence) => Ok(Ok(sequence)),
             Turn::Repeated(sequence) if sequence <= seen => {
                 ground.answer(id, client, sequence).await.map(Err)
             }
@@ -228,17 +221,8 @@ impl Staging {
                     return Err(StorageError::Busy { what: "the transaction", limit });
                 }
                 let touched = self.draft.touched.get_mut(id).expect("it was touched");
-                if operation == Operation::Delete && !of.record_changes {
-                    // Nothing is left behind, neither the version nor the producers.
-                    touched.version = 0;
-                    touched.forgotten = true;
-                    touched.lasts.clear();
-                } else {
-                    touched.version = version;
-                    if let Some(sequence) = sequence {
-                        touched.lasts.insert(options.producer.client_id.clone(), sequence);
-                    }
-                }
+                touched.version = version;
+                touched.lasts.insert(options.producer.client_id.clone(), sequence);
                 touched.document = document.clone();
                 let id = id.clone();
                 let change = StagedChange { id, operation, before, after, version, sequence, options };
@@ -255,7 +239,7 @@ impl Draft {
     fn answer(&self, of: &DocumentId, by: &ClientId, nth: u64) -> u64 {
         let answers = self.entries.iter().rev().filter_map(|entry| match entry {
             Entry::Change(change) if change.id == *of && change.options.producer.client_id == *by => {
-                change.sequence.filter(|sequence| *sequence == nth).map(|_| change.version)
+                Some(change.version).filter(|_| change.sequence == nth)
             }
             Entry::Note { id, client, sequence, version } if id == of && client == by => {
                 Some(*version).filter(|_| *sequence == nth)
