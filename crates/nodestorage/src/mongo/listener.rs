@@ -228,7 +228,7 @@ impl MongoStorage {
     pub(super) async fn look_at_delete(&self, id: &DocumentId, missed: bool) -> Result<(), Failure> {
         let shared = self.shared();
         shared.relay.settle().await?;
-        let last = shared.last_event_version(&self.name, id).await?;
+        let last = shared.relay.last_version(&self.name, id).await?;
         if last == 0 || shared.buried_version(&self.name, id).await?.is_some_and(|version| version >= last) {
             return Ok(());
         }

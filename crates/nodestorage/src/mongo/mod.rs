@@ -53,7 +53,10 @@ use tokio::{sync::watch, task::JoinSet};
 pub use mongodb as driver;
 
 pub use self::{
-    commit::OUTBOX_MAX, failure::is_passing, producers::PRODUCERS_MAX, relay::QUEUE_MAX,
+    commit::OUTBOX_MAX,
+    failure::is_passing,
+    producers::PRODUCERS_MAX,
+    relay::{QUEUE_BYTES_MAX, QUEUE_MAX},
     storage::MongoStorage,
 };
 use self::{
@@ -109,6 +112,9 @@ pub struct MongoOptions {
     /// How many writes may wait for their places in the log. At the bound a writer first moves what waits, and fails with
     /// what keeps it from that.
     pub queue_max: usize,
+    /// How many bytes of events may wait for their places in the log, of their diffs and metadata. At the bound it is as with
+    /// [`queue_max`](Self::queue_max); a write that is let in may go over it by its own.
+    pub queue_bytes_max: usize,
     /// For how long a deleted document leaves its tombstone where it was.
     pub tombstones_kept: Duration,
     /// The time that changes carry.
@@ -116,7 +122,8 @@ pub struct MongoOptions {
 }
 
 impl Default for MongoOptions {
-    /// The URI's database, 32 connections, a listener, a look every two seconds, [`QUEUE_MAX`], tombstones for a day.
+    /// The URI's database, 32 connections, a listener, a look every two seconds, [`QUEUE_MAX`] and [`QUEUE_BYTES_MAX`], tombstones for
+    /// a day.
     fn default() -> Self {
         Self {
             database: None,
@@ -124,6 +131,7 @@ impl Default for MongoOptions {
             listen: true,
             poll_interval: Duration::from_secs(2),
             queue_max: QUEUE_MAX,
+            queue_bytes_max: QUEUE_BYTES_MAX,
             tombstones_kept: Duration::from_secs(24 * 60 * 60),
             clock: clock::system(),
         }
@@ -199,7 +207,7 @@ impl MongoStore {
             (None, None) => return Err(StorageError::Backend("the URI names no database".to_owned())),
         };
         let (tide, _) = watch::channel(Tide { position: 0, closed: false });
-        let relay = Arc::new(Relay::new(database.clone(), tide.clone(), options.queue_max));
+        let relay = Arc::new(Relay::new(database.clone(), tide.clone(), &options));
         let shared = Arc::new(Shared {
             options,
             client,

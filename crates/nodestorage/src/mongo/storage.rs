@@ -160,7 +160,7 @@ impl MongoStorage {
         // One without a write is another program's, perhaps put over one of ours.
         let Some(stored) = self.stored(id).await?.filter(|stored| stored.write.is_some()) else {
             self.shared().relay.settle().await?;
-            return Ok((self.shared().last_event_version(&self.name, id).await?, Vec::new()));
+            return Ok((self.shared().relay.last_version(&self.name, id).await?, Vec::new()));
         };
         let key = self.key(id);
         if self.shared().relay.placed(&key) < stored.version && !stored.outbox.is_empty() {

@@ -119,21 +119,13 @@ impl Shared {
             }
         }
         // Somebody who deleted or replaced the document behind our back left no tombstone.
-        let last = self.last_event_version(collection, id).await?;
+        let last = self.relay.last_version(collection, id).await?;
         if last > stored.version {
             stored.version = last;
             let key = Key { collection: collection.into(), id: id.clone() };
             self.marks_left(&key, &mut stored).await?;
         }
         Ok(stored)
-    }
-
-    /// The last version of a document that is in the log; 0 for none. A mark that something was missed is of none.
-    pub(super) async fn last_event_version(&self, collection: &str, id: &DocumentId) -> Result<u64, Error> {
-        let of = doc! {"collection": collection, "documentId": id.as_str(), "missed": {"$exists": false}};
-        let last = self.events().find_one(of).sort(doc! {"sequenceNum": -1});
-        let last = last.projection(doc! {"sequenceNum": 1}).await?;
-        Ok(last.as_ref().map_or(0, super::record::event_version))
     }
 
     /// The version that a purged document ended with, if it was purged.
@@ -256,7 +248,7 @@ impl MongoStorage {
             // our back, its last change is all that tells which numbers were given.
             None => {
                 let buried = shared.buried_version(&self.name, id).await?;
-                let last = shared.last_event_version(&self.name, id).await?;
+                let last = shared.relay.last_version(&self.name, id).await?;
                 buried.is_some_and(|buried| buried >= last)
             }
         };

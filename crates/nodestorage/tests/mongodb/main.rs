@@ -14,6 +14,7 @@ mod proxy;
 mod remembered;
 mod transactions;
 mod updates;
+mod waiting;
 
 use crdt_core::ClientId;
 use nodestorage::{

@@ -30,7 +30,7 @@ use super::{
 };
 
 /// The collection, for a program that does not know of the store.
-async fn raw(server: &TestServer, name: &str) -> Collection<Bsons> {
+pub(super) async fn raw(server: &TestServer, name: &str) -> Collection<Bsons> {
     Client::with_uri_str(server.uri()).await.unwrap().database(server.database()).collection(name)
 }
 
@@ -216,7 +216,7 @@ async fn a_document_that_can_not_be_recorded_keeps_nobody_from_seeing_the_others
     assert_eq!(next_direct(&mut watch).await.document_id, id("a"));
 }
 
-async fn is_purged(raw: &Collection<Bsons>, name: &str) {
+pub(super) async fn is_purged(raw: &Collection<Bsons>, name: &str) {
     tokio::time::timeout(PATIENCE, async {
         while raw.find_one(doc! {"_id": name}).await.unwrap().is_some() {
             tokio::time::sleep(Duration::from_millis(20)).await;
