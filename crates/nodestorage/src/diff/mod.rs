@@ -72,6 +72,17 @@ impl Diff {
         !self.json_patch.0.is_empty()
     }
 
+    /// Whether it says all of *after*, whatever was before.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn is_whole(&self) -> bool {
+        use json_patch::PatchOperation::{Add, Replace};
+        match self.json_patch.0.first() {
+            Some(Add(put)) => put.path.is_root(),
+            Some(Replace(put)) => put.path.is_root(),
+            _ => false,
+        }
+    }
+
     /// The change as MongoDB's update operators, for the state that it was made from. `None` where there are none: for a
     /// creation, a deletion, and names of fields that MongoDB has no path for.
     pub fn mongo_update(&self, before: &Body) -> Result<Option<MongoUpdate>, DiffError> {

@@ -1,16 +1,24 @@
 //! What other programs write to the collection directly becomes a change like any other.
 
 use crdt_core::ClientId;
-use mongodb::bson::{Bson, doc};
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, Document as Bsons, doc};
 
 use super::{
     failure::Failure,
-    record::{Mark, Stored, WriteId, digest, encode_event, encode_mark, encode_marks, packed},
+    record::{
+        Mark, Stored, WriteId, decode_event, digest, encode_event, encode_mark, encode_marks, event_version,
+        packed,
+    },
     relay::Moved,
     storage::MongoStorage,
     value::{self, count, escape},
 };
-use crate::{Body, Change, Diff, Operation, Producer, Storage};
+use crate::{Body, Change, Diff, DocumentId, Operation, Producer, Storage};
+
+/// How many changes are read back to see whether a document that was replaced is still what its history says. Where none of
+/// them says the whole document, the replacement is taken for a change.
+const READ_BACK_MAX: i64 = 64;
 
 /// What is said of a change that another program made. `missed`: there may have been more between.
 pub(super) fn metadata(missed: bool) -> Body {
@@ -27,15 +35,22 @@ impl MongoStorage {
     pub(super) async fn adopt(&self, found: Stored, missed: bool) -> Result<(), Failure> {
         let Some(raw) = &found.raw else { return Ok(()) };
         let client = ClientId::new(super::DIRECT).expect("a short name");
-        let base = if found.write.is_none() {
-            // It was put there, perhaps over one that we know.
-            self.shared().relay.settle().await?;
-            let absent = self.absent(&found.id).await?;
-            Stored { raw: found.raw.clone(), outbox: found.outbox.clone(), ..absent }
-        } else {
-            found.clone()
-        };
+        let base = self.followed(&found).await?;
+        // Whether what is kept in it is this store's, and what it was written upon.
+        let is_ours = base.write.is_some();
         let after = found.body.as_deref().cloned();
+        let own = raw.get_document(value::OWN).ok();
+        let filter = doc! {
+            "_id": found.id.as_str(),
+            self.version_field(): raw.get(self.version_field()).cloned().unwrap_or_else(|| doc! {"$exists": false}.into()),
+            "_weft.write": own.and_then(|own| own.get("write")).cloned().unwrap_or_else(|| doc! {"$exists": false}.into()),
+        };
+        if let Some(body) = &after
+            && base.version > 0
+            && self.digest_of(&found.id, &base).await? == Some(digest(body))
+        {
+            return self.restore(filter, &base, body).await;
+        }
         let operation = match (&after, base.version > 0 && found.digest.is_some()) {
             (None, _) => Operation::Delete,
             (Some(_), true) => Operation::Update,
@@ -64,11 +79,6 @@ impl MongoStorage {
         };
         let event = encode_event(write, &change);
         let mark = Mark { sequence, version };
-        let filter = doc! {
-            "_id": found.id.as_str(),
-            self.version_field(): raw.get(self.version_field()).cloned().unwrap_or_else(|| doc! {"$exists": false}.into()),
-            "_weft.write": found.write.map_or_else(|| doc! {"$exists": false}.into(), Bson::ObjectId),
-        };
         let mut set = doc! {
             self.version_field(): count(version),
             "_weft.version": count(version),
@@ -77,27 +87,98 @@ impl MongoStorage {
             "_weft.digest": after.as_ref().map(digest),
         };
         let mut update = doc! {"$push": {"_weft.outbox": packed(&event)}};
-        if found.write.is_none() {
+        if is_ours {
+            set.insert(format!("_weft.producers.{}", escape(client.as_str())), encode_mark(mark));
+        } else {
             let mut producers = base.producers.clone();
             producers.insert(client, mark);
             set.insert("_weft.producers", encode_marks(&producers));
             if base.spilled {
                 set.insert("_weft.spilled", true);
             }
-        } else {
-            set.insert(format!("_weft.producers.{}", escape(client.as_str())), encode_mark(mark));
         }
-        if raw.get_document(value::OWN).is_ok_and(|own| own.contains_key("deleted")) && after.is_some() {
+        if own.is_some_and(|own| own.contains_key("deleted")) && after.is_some() {
             update.insert("$unset", doc! {"_weft.deleted": ""});
         }
         update.insert("$set", set);
         if self.documents.update_one(filter, update).await?.matched_count > 0 {
-            let mut events = found.outbox;
+            let mut events = base.outbox;
             events.push(event);
             let key = self.key(&change.document_id);
             tracing::debug!(document = %change.document_id, version, "recorded what another program wrote");
             self.shared().relay.take(Moved { key, events });
         }
+        Ok(())
+    }
+
+    /// What a document that another program has written follows: without a write if what is kept in it is not this store's, or
+    /// is older than its history.
+    async fn followed(&self, found: &Stored) -> Result<Stored, Failure> {
+        let (relay, key) = (&self.shared().relay, self.key(&found.id));
+        // What this process has written last may be nowhere but in its queue.
+        relay.settle().await?;
+        let last = relay.last_version(&self.name, &found.id).await?;
+        if found.write.is_some() && last <= found.version {
+            return Ok(found.clone());
+        }
+        // Its outbox may be all that is left of the last changes; what is in it besides is nobody's.
+        let behind = found.outbox.iter().filter(|event| event_version(event) > last);
+        let events: Vec<Bsons> = behind
+            .zip(last + 1..)
+            .take_while(|(event, at)| event_version(event) == *at)
+            .map(|(event, _)| event.clone())
+            .collect();
+        if !events.is_empty() {
+            relay.place_now(Moved { key, events }).await?;
+        }
+        let absent = self.absent(&found.id).await?;
+        Ok(Stored { raw: found.raw.clone(), ..absent })
+    }
+
+    /// What the history says of a body, if it is told by what was found or by few changes.
+    async fn digest_of(&self, id: &DocumentId, base: &Stored) -> Result<Option<i64>, Failure> {
+        if base.write.is_some() {
+            return Ok(base.digest);
+        }
+        let of = doc! {
+            "collection": &*self.name, "documentId": id.as_str(), "sequenceNum": {"$lte": count(base.version)},
+            "removed": {"$exists": false},
+        };
+        let events = self.shared().events().find(of).sort(doc! {"sequenceNum": -1}).limit(READ_BACK_MAX);
+        let mut events = events.await?;
+        let (mut changes, mut version) = (Vec::new(), base.version);
+        while let Some(event) = events.try_next().await? {
+            let change = decode_event(&event)?;
+            if change.version != version {
+                return Ok(None);
+            }
+            version -= 1;
+            let is_whole = change.operation == Operation::Create || change.diff.is_whole();
+            changes.push(change);
+            if is_whole {
+                let body = changes.iter().rev().try_fold(None, |body, change| change.diff.apply(body));
+                return Ok(body.ok().flatten().map(|body| digest(&body)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives a document back what it had of the store's own, where another program has replaced it by the same: that is no
+    /// change, and nobody is told of one.
+    async fn restore(&self, filter: Bsons, base: &Stored, body: &Body) -> Result<(), Failure> {
+        let mut set = doc! {self.version_field(): count(base.version)};
+        if base.write.is_none() {
+            set.insert("_weft.version", count(base.version));
+            set.insert("_weft.write", WriteId::new());
+            set.insert("_weft.time", count(self.shared().now_ms(base.time_ms)));
+            set.insert("_weft.digest", digest(body));
+            set.insert("_weft.outbox", Bson::Array(Vec::new()));
+            set.insert("_weft.producers", encode_marks(&base.producers));
+            if base.spilled {
+                set.insert("_weft.spilled", true);
+            }
+        }
+        self.documents.update_one(filter, doc! {"$set": set, "$unset": {"_weft.deleted": ""}}).await?;
         Ok(())
     }
 }

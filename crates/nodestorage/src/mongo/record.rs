@@ -89,7 +89,10 @@ impl Stored {
             producers,
             spilled: own.is_some_and(|own| own.get_bool("spilled").unwrap_or(false)),
             time_ms: own_count("time"),
-            write: own.and_then(|own| own.get_object_id("write").ok()),
+            // Without a count of its own it is no write of this store.
+            write: own
+                .filter(|own| own.get("version").and_then(whole).is_some())
+                .and_then(|own| own.get_object_id("write").ok()),
             digest: own.and_then(|own| own.get_i64("digest").ok()),
             outbox,
             raw: Some(raw),

@@ -305,3 +305,88 @@ async fn a_mark_of_missed_changes_is_of_no_document() {
     let stays = raw(&server, "events").await.find_one(doc! {"missed": true}).await.unwrap().unwrap();
     assert_ne!(stays.get("documentId"), Some(&Bson::from("*")));
 }
+
+/// Documents that other programs have put there with what is the store's own, but numbers that are gone or were given before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_number_that_was_given_is_not_given_again_whatever_another_program_says_it_is() {
+    let server = TestServer::start();
+    // Nobody listens: the next writer finds it.
+    let deaf = MongoOptions { listen: false, ..options(&server) };
+    let store = MongoStore::connect(server.uri(), deaf).await.unwrap();
+    let games = games(&store).await;
+    let other = direct(&games);
+    for name in ["uncounted", "unset", "put back"] {
+        games.find_one_and_upsert(&id(name), body(json!({"n": 0})), counted("p", 1)).await.unwrap();
+        let old = other.find_one(doc! {"_id": name}).await.unwrap().unwrap();
+        for sequence in 2..=4 {
+            write(&games, name, "p", sequence).await;
+        }
+        let direct = match name {
+            "uncounted" => {
+                let own = doc! {"write": ObjectId::new()};
+                other.replace_one(doc! {"_id": name}, doc! {"_id": name, "n": 9, "_weft": own}).await
+            }
+            "unset" => {
+                let unset = doc! {"$unset": {"_weft.version": ""}, "$set": {"n": 9}};
+                other.update_one(doc! {"_id": name}, unset).await
+            }
+            _ => {
+                // As who reads a document, takes its time, and writes all of it.
+                let mut old = old;
+                old.insert("n", 9);
+                other.replace_one(doc! {"_id": name}, old).await
+            }
+        };
+        assert_eq!(direct.unwrap().modified_count, 1);
+        write(&games, name, "p", 5).await;
+        let found = games.find_one(&id(name)).await.unwrap().unwrap();
+        assert_eq!((found.version, &found.body["n"], &found.body["p"]), (6, &json!(9), &json!(5)), "{name}");
+        check(&games, name).await;
+        assert_eq!(games.changes(&id(name), 0, 10).await.unwrap().changes.len(), 6, "{name}");
+    }
+}
+
+/// As programs do that save a whole document whenever they close it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_document_that_is_replaced_by_the_same_has_not_changed() {
+    let server = TestServer::start();
+    for listen in [true, false] {
+        let store =
+            MongoStore::connect(server.uri(), MongoOptions { listen, ..options(&server) }).await.unwrap();
+        let name = format!("games {listen}");
+        let games = store.collection(&name, nodestorage::StorageOptions::default()).await.unwrap();
+        let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+        let other = direct(&games);
+        games.find_one_and_upsert(&id("a"), body(json!({"n": 0})), counted("p", 1)).await.unwrap();
+        for sequence in 2..=3 {
+            write(&games, "a", "p", sequence).await;
+        }
+        let whole = doc! {"_id": "a", "n": 0, "p": 3};
+        // With nothing of the store's own, with only what it needs, and once more after a change of another program.
+        other.replace_one(doc! {"_id": "a"}, whole.clone()).await.unwrap();
+        write(&games, "a", "p", 4).await;
+        other.update_one(doc! {"_id": "a"}, doc! {"$unset": {"_version": ""}}).await.unwrap();
+        write(&games, "a", "p", 5).await;
+        other.update_one(doc! {"_id": "a"}, doc! {"$set": {"n": 1}}).await.unwrap();
+        write(&games, "a", "p", 6).await;
+        other.replace_one(doc! {"_id": "a"}, doc! {"_id": "a", "n": 1, "p": 6}).await.unwrap();
+        write(&games, "a", "p", 7).await;
+        let versions =
+            [("p", 1), ("p", 2), ("p", 3), ("p", 4), ("p", 5), ("direct-write", 1), ("p", 6), ("p", 7)];
+        for (version, (client, sequence)) in (1..).zip(versions) {
+            let WatchEvent::Change(change) = next(&mut watch).await else { panic!("it is told of a change") };
+            let producer = (change.producer.client_id.as_str(), change.producer.sequence);
+            assert_eq!((change.version, producer), (version, (client, Some(sequence))));
+        }
+        check(&games, "a").await;
+        // What is different is a change, of course.
+        other.replace_one(doc! {"_id": "a"}, doc! {"_id": "a", "n": 1, "p": 6}).await.unwrap();
+        write(&games, "a", "p", 8).await;
+        assert_eq!(games.last_version(&id("a")).await.unwrap(), 10);
+        check(&games, "a").await;
+        drop(watch);
+        store.close().await.unwrap();
+    }
+}
