@@ -176,7 +176,7 @@ impl Reader<'_> {
             return Ok(None);
         }
         let keys = self.query.keys(&document, self.version_field);
-        let at = Cursor { keys, id: document.id.clone() };
+        let at = Cursor { keys, id: document.id.clone(), sorted_there: false };
         let behind = self.query.after.as_ref().is_none_or(|after| self.query.compare(&at, after).is_gt());
         Ok(behind.then_some((at, document)))
     }

@@ -62,36 +62,54 @@ impl MongoStorage {
 
     /// `None` when the server sorts otherwise.
     async fn page(&self, query: &Query) -> Result<Option<Page>, Failure> {
-        if self.sorts_otherwise(query).await? {
+        // The page before has asked already. What came since that is sorted otherwise is seen when it is read.
+        let is_asked = query.after.as_ref().is_some_and(|after| after.sorted_there);
+        if !is_asked && self.sorts_otherwise(query).await? {
             return Ok(None);
         }
         // One more tells whether there are more, and another is the one that the cursor is of.
         let mut rows = query.limit.saturating_add(2);
         loop {
-            if let Some(page) = self.page_of(query, rows).await? {
-                return Ok(Some(page));
+            match self.page_of(query, rows).await? {
+                Paged::Page(page) => return Ok(Some(page)),
+                Paged::Short => rows = rows.saturating_mul(ROWS_GROWTH),
+                Paged::SortedOtherwise => return Ok(None),
             }
-            rows = rows.saturating_mul(ROWS_GROWTH);
         }
+    }
+
+    /// Whether the server may give a document another place than all storages do: what [`sorts_otherwise`](Self::sorts_otherwise)
+    /// asks it of all documents, of one that was read.
+    fn is_sorted_otherwise(&self, query: &Query, raw: &Bsons) -> bool {
+        query.sort.iter().any(|(by, _)| match by {
+            SortBy::Field(path) if path.names() != [self.version_field()] => {
+                is_placed_otherwise(raw, &name(path, Some(self.version_field())))
+            }
+            _ => false,
+        })
     }
 
     /// The page, if so many documents are enough for it: some of them may be none of ours, or be before the cursor. The
     /// server has to know how many, or it sorts all that it finds.
-    async fn page_of(&self, query: &Query, rows: usize) -> Result<Option<Page>, Failure> {
+    async fn page_of(&self, query: &Query, rows: usize) -> Result<Paged, Failure> {
         let limit = i64::try_from(rows).unwrap_or(i64::MAX);
         let find = self.documents.find(self.filter(query)).sort(self.sort(query)).limit(limit);
         let batch = u32::try_from(rows).unwrap_or(u32::MAX).min(1_024);
         let mut documents = find.projection(doc! {"_weft.outbox": 0}).batch_size(batch).await?;
         let mut found: Vec<(Cursor, Found)> = Vec::new();
         let (mut more, mut read) = (false, 0);
+        let has_fields = query.sort.iter().any(|(by, _)| matches!(by, SortBy::Field(_)));
         while let Some(raw) = documents.try_next().await? {
             read += 1;
             if !is_ours(&raw) {
                 continue;
             }
+            if has_fields && self.is_sorted_otherwise(query, &raw) {
+                return Ok(Paged::SortedOtherwise);
+            }
             let Some(document) = Stored::decode(raw, self.version_field())?.document() else { continue };
             let keys = query.keys(&document, self.version_field());
-            let at = Cursor { keys, id: document.id.clone() };
+            let at = Cursor { keys, id: document.id.clone(), sorted_there: has_fields };
             if query.after.as_ref().is_some_and(|after| query.compare(&at, after).is_le()) {
                 continue;
             }
@@ -103,10 +121,10 @@ impl MongoStorage {
             found.push((at, Found { id: document.id, version: document.version, fields }));
         }
         if !more && read >= rows {
-            return Ok(None);
+            return Ok(Paged::Short);
         }
         let next = found.last().filter(|_| more).map(|(at, _)| at.clone());
-        Ok(Some(Page { found: found.into_iter().map(|(_, found)| found).collect(), next }))
+        Ok(Paged::Page(Page { found: found.into_iter().map(|(_, found)| found).collect(), next }))
     }
 
     /// What the query asks for, as far as the server can tell it from what it has shown already.
@@ -235,23 +253,92 @@ impl MongoStorage {
             let mut indexes = self.documents.list_indexes().await?;
             while let Some(model) = indexes.try_next().await? {
                 let named = model.options.and_then(|options| options.name);
-                if named.is_some_and(|name| name.starts_with(INDEX_PREFIX)) {
-                    found.extend(self.index_of(&model.keys).map(|index| IndexStatus { index, ready: true }));
+                if let Some(name) = named.as_deref().and_then(|name| name.strip_prefix(INDEX_PREFIX)) {
+                    let index = index_of(name, &model.keys).map_err(|reason| StorageError::Corrupt {
+                        place: format!("index {INDEX_PREFIX}{name} of {}", self.name),
+                        reason,
+                    })?;
+                    found.push(IndexStatus { index, ready: true });
                 }
             }
             Ok(found)
         })
         .await
     }
+}
 
-    fn index_of(&self, keys: &Bsons) -> Option<Index> {
-        let fields = keys.iter().filter(|(name, _)| *name != "_id").map(|(name, order)| {
-            let names: Vec<_> = name.split('.').map(|name| unescape(name).into_owned()).collect();
-            let path = FieldPath::new(&names.join(".")).ok()?;
-            let descending = matches!(order, Bson::Int32(-1) | Bson::Int64(-1));
-            Some((path, if descending { Direction::Descending } else { Direction::Ascending }))
-        });
-        Index::new(fields.collect::<Option<_>>()?).ok()
+/// An index of this store, as the server tells of it; else what it should be.
+fn index_of(named: &str, keys: &Bsons) -> Result<Index, String> {
+    let mut fields = Vec::new();
+    for (at, (name, order)) in keys.iter().enumerate() {
+        let direction = match order {
+            Bson::Int32(1) | Bson::Int64(1) => Direction::Ascending,
+            Bson::Int32(-1) | Bson::Int64(-1) => Direction::Descending,
+            Bson::Double(order) if *order == 1.0 => Direction::Ascending,
+            Bson::Double(order) if *order == -1.0 => Direction::Descending,
+            other => return Err(format!("field {name} is in the order {other}, expected 1 or -1")),
+        };
+        if name == "_id" {
+            if at + 1 < keys.len() || direction == Direction::Descending {
+                return Err("_id is in it, expected only behind all fields, and ascending".to_owned());
+            }
+            continue;
+        }
+        let names: Vec<_> = name.split('.').map(|name| unescape(name).into_owned()).collect();
+        let path = FieldPath::new(&names.join("."))
+            .map_err(|error| format!("field {name} is no path, expected names joined by dots: {error}"))?;
+        fields.push((path, direction));
+    }
+    let index = Index::new(fields).map_err(|error| format!("expected fields of an index: {error}"))?;
+    if index.name() != named {
+        return Err(format!("its fields are those of {}, expected those of {named}", index.name()));
+    }
+    Ok(index)
+}
+
+/// What became of a page that the server was asked for.
+enum Paged {
+    Page(Page),
+    /// It takes more documents.
+    Short,
+    /// There is something on it that the server sorts otherwise.
+    SortedOtherwise,
+}
+
+/// Whether there is an array on the way to a place, or something at it that the server sorts otherwise.
+fn is_placed_otherwise(raw: &Bsons, place: &str) -> bool {
+    let mut names = place.split('.').peekable();
+    let mut within = raw;
+    while let Some(name) = names.next() {
+        match within.get(name) {
+            None => return false,
+            Some(value) if names.peek().is_none() => return is_value_sorted_otherwise(value),
+            Some(Bson::Document(members)) => within = members,
+            Some(value) => return matches!(value, Bson::Array(_)),
+        }
+    }
+    false
+}
+
+fn is_value_sorted_otherwise(value: &Bson) -> bool {
+    match value {
+        Bson::Array(elements) => {
+            let is_otherwise = |element: &Bson| match element {
+                Bson::Array(inner) => inner.is_empty(),
+                plain => is_value_sorted_otherwise(plain),
+            };
+            elements.is_empty() || elements.iter().any(is_otherwise)
+        }
+        Bson::Double(float) => !float.is_finite(),
+        Bson::Null
+        | Bson::Boolean(_)
+        | Bson::Int32(_)
+        | Bson::Int64(_)
+        | Bson::Decimal128(_)
+        | Bson::String(_)
+        | Bson::Document(_) => false,
+        // All others are read as another kind of values: those that TYPES_SORTED_OTHERWISE names to the server.
+        _ => true,
     }
 }
 
@@ -320,5 +407,60 @@ fn has_stage(plan: &Bson, wanted: &str) -> bool {
         }
         Bson::Array(stages) => stages.iter().any(|stage| has_stage(stage, wanted)),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::bson;
+
+    use super::*;
+
+    #[test]
+    fn an_index_of_the_server_is_read_or_told_what_it_should_be() {
+        let read = |named: &str, keys: Bsons| index_of(named, &keys).map(|index| index.name());
+        for (named, keys) in [
+            ("a_1", doc! {"a": 1}),
+            ("a_1", doc! {"a": 1_i64, "_id": 1}),
+            ("a_-1_b.c_1", doc! {"a": -1.0, "b.c": 1.0, "_id": 1}),
+        ] {
+            assert_eq!(read(named, keys).as_deref(), Ok(named));
+        }
+        for (named, keys, expected) in [
+            ("a_1", doc! {"a": "text"}, "expected 1 or -1"),
+            ("a_1", doc! {"a": "hashed", "_id": 1}, "expected 1 or -1"),
+            ("a_1", doc! {"a": 2}, "expected 1 or -1"),
+            ("a_1", doc! {"a": true}, "expected 1 or -1"),
+            ("a_1", doc! {"_id": 1, "a": 1}, "expected only behind all fields"),
+            ("a_1", doc! {"a": 1, "_id": -1}, "expected only behind all fields"),
+            ("a_1", doc! {"a..b": 1}, "expected names joined by dots"),
+            ("a_1", doc! {"_id": 1}, "expected fields of an index"),
+            ("a_1", doc! {"a": -1}, "expected those of a_1"),
+            ("a_1", doc! {"b": 1}, "expected those of a_1"),
+        ] {
+            let refused = read(named, keys.clone()).unwrap_err();
+            assert!(refused.contains(expected), "{keys}: {refused}");
+        }
+    }
+
+    /// As `sorts_otherwise` asks the server of all documents.
+    #[test]
+    fn what_the_server_sorts_otherwise_is_seen_in_one_document() {
+        for (raw, is_otherwise) in [
+            (bson!({"a": {"b": 1}}), false),
+            (bson!({"a": {"b": null}}), false),
+            (bson!({"a": {"b": [1, "x", [2]]}}), false),
+            (bson!({"a": 5}), false),
+            (bson!({}), false),
+            (bson!({"a": [{"b": 1}]}), true),
+            (bson!({"a": {"b": []}}), true),
+            (bson!({"a": {"b": [[]]}}), true),
+            (bson!({"a": {"b": (f64::INFINITY)}}), true),
+            (bson!({"a": {"b": [1, (f64::NAN)]}}), true),
+            (bson!({"a": {"b": (mongodb::bson::DateTime::from_millis(1))}}), true),
+        ] {
+            let Bson::Document(raw) = raw else { unreachable!("it is one") };
+            assert_eq!(is_placed_otherwise(&raw, "a.b"), is_otherwise, "{raw}");
+        }
     }
 }

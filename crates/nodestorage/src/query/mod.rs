@@ -88,6 +88,9 @@ pub enum Projection {
 pub struct Cursor {
     pub(crate) keys: Vec<Value>,
     pub(crate) id: DocumentId,
+    /// Whether the database has sorted the page, because its order is the one that all storages have for what the query
+    /// finds. To find that out costs a search of its own, which the next page need not do again.
+    pub(crate) sorted_there: bool,
 }
 
 /// A cursor that is none.
@@ -101,7 +104,12 @@ pub struct InvalidCursor {
 /// they were to the last bit, which JSON does not promise; a cursor a bit off would skip or repeat documents.
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = EncodingFormat::MessagePack.encode(&(&self.keys, &self.id)).map_err(|_| fmt::Error)?;
+        let bytes = if self.sorted_there {
+            EncodingFormat::MessagePack.encode(&(&self.keys, &self.id, true))
+        } else {
+            EncodingFormat::MessagePack.encode(&(&self.keys, &self.id))
+        };
+        let bytes = bytes.map_err(|_| fmt::Error)?;
         bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
@@ -118,9 +126,12 @@ impl FromStr for Cursor {
         };
         let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
         let bytes = bytes.ok_or_else(|| invalid("it is not pairs of hexadecimal digits".to_owned()))?;
+        if let Ok((keys, id, sorted_there)) = EncodingFormat::MessagePack.decode(&bytes) {
+            return Ok(Self { keys, id, sorted_there });
+        }
         let decoded = EncodingFormat::MessagePack.decode(&bytes);
         let (keys, id) = decoded.map_err(|e| invalid(e.to_string()))?;
-        Ok(Self { keys, id })
+        Ok(Self { keys, id, sorted_there: false })
     }
 }
 
@@ -276,7 +287,7 @@ impl Scan<'_> {
             return;
         }
         let keys = query.keys(&document, self.version_field);
-        let at = Cursor { keys, id: document.id.clone() };
+        let at = Cursor { keys, id: document.id.clone(), sorted_there: false };
         if query.after.as_ref().is_some_and(|after| query.compare(&at, after).is_le()) {
             return;
         }

@@ -204,10 +204,10 @@ fn a_projection_shows_what_was_asked_for() {
 proptest! {
     /// JSON's would not: its parser may be off by the last bit.
     #[test]
-    fn a_cursor_of_any_number_is_the_same_afterwards(bits in any::<u64>(), part in any::<f64>(), whole in any::<i64>()) {
+    fn a_cursor_of_any_number_is_the_same_afterwards(bits in any::<u64>(), part in any::<f64>(), whole in any::<i64>(), sorted_there in any::<bool>()) {
         let keys = [f64::from_bits(bits), part].into_iter().filter(|float| float.is_finite()).map(Value::from);
         let keys: Vec<_> = keys.chain([whole.into(), bits.into()]).collect();
-        let cursor = Cursor { keys, id: DocumentId::new("d1").unwrap() };
+        let cursor = Cursor { keys, id: DocumentId::new("d1").unwrap(), sorted_there };
         prop_assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
     }
 
@@ -259,7 +259,7 @@ fn a_beginning_of_a_text_is_a_pattern() {
 #[test]
 fn a_cursor_survives_as_text_and_anything_else_is_refused() {
     let id = DocumentId::new("d\"1").unwrap();
-    let cursor = Cursor { keys: vec![json!(0.1), json!(null), json!(["x"])], id };
+    let cursor = Cursor { keys: vec![json!(0.1), json!(null), json!(["x"])], id, sorted_there: false };
     let text = cursor.to_string();
     assert_eq!(text.parse::<Cursor>().unwrap(), cursor);
     let (longer, shorter) = (format!("{text}00"), &text[..text.len() - 2]);
