@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Body, StorageError,
-    query::{FieldPath, order::equal},
+    query::{FieldPath, order::equal, path},
     update::Update,
 };
 
@@ -48,7 +48,9 @@ impl MongoUpdate {
     pub fn apply(&self, body: &mut Body) -> Result<(), StorageError> {
         let mut operators = Map::new();
         for (operator, fields) in &self.operators {
-            let fields = fields.as_object().ok_or_else(|| bad(operator))?;
+            let fields = fields.as_object().ok_or_else(|| {
+                bad(format!("{operator}: {fields}; expected an object of paths and their arguments"))
+            })?;
             let mut places = Map::new();
             for (path, argument) in fields {
                 let names: Vec<_> = path.split('.').collect();
@@ -64,22 +66,37 @@ impl MongoUpdate {
 
     /// The places that a path with placeholders names.
     fn places(&self, value: &Value, names: &[&str]) -> Result<Vec<String>, StorageError> {
-        let Some(at) = names.iter().position(|name| name.starts_with("$[")) else {
+        let Some(at) = names.iter().position(|name| name.starts_with('$')) else {
             return Ok(vec![names.join(".")]);
         };
-        let placeholder = names[at].trim_start_matches("$[").trim_end_matches(']');
+        let path = names.join(".");
+        let placeholder = placeholder(names[at]).ok_or_else(|| {
+            bad(format!("{} in the path {path}; expected $[name] of an array filter", names[at]))
+        })?;
         let array = names[..at].iter().try_fold(value, |value, name| match value {
             Value::Object(members) => members.get(*name),
-            Value::Array(elements) => elements.get(name.parse::<usize>().ok()?),
+            Value::Array(elements) => elements.get(path::index(name)?),
             _ => None,
         });
-        let Some(Value::Array(elements)) = array else { return Err(bad(&names.join("."))) };
-        let filter = self.array_filters.iter().find_map(|filter| {
-            let (name, value) = filter.as_object()?.iter().next()?;
-            let (of, field) = name.split_once('.')?;
-            (of == placeholder).then_some((field, value))
-        });
-        let (field, wanted) = filter.ok_or_else(|| bad(placeholder))?;
+        let Some(Value::Array(elements)) = array else {
+            let found = array.map_or_else(|| "nothing".to_owned(), Value::to_string);
+            return Err(bad(format!(
+                "{found} at {}; expected an array for {}",
+                names[..at].join("."),
+                names[at]
+            )));
+        };
+        let (mut wanted, filters) = (None, self.array_filters.iter().map(array_filter));
+        for filter in
+            filters.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|filter| filter.0 == placeholder)
+        {
+            if wanted.replace(filter).is_some() {
+                return Err(bad(format!("two array filters for {placeholder}; expected one")));
+            }
+        }
+        let Some((_, field, wanted)) = wanted else {
+            return Err(bad(format!("no array filter for {} in the path {path}; expected one", names[at])));
+        };
         let mut places = Vec::new();
         for (index, element) in elements.iter().enumerate() {
             if element.get(field).is_some_and(|id| equal(id, wanted)) {
@@ -92,8 +109,27 @@ impl MongoUpdate {
     }
 }
 
-fn bad(what: &str) -> StorageError {
-    StorageError::Unsupported { what: what.to_owned(), backend: "updates" }
+fn bad(what: String) -> StorageError {
+    StorageError::Unsupported { what, backend: "updates" }
+}
+
+/// The name in `$[name]`: as in MongoDB a small letter, then letters and digits.
+fn placeholder(name: &str) -> Option<&str> {
+    let name = name.strip_prefix("$[")?.strip_suffix(']')?;
+    let plain =
+        name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(|c| c.is_ascii_alphanumeric());
+    plain.then_some(name)
+}
+
+/// What an array filter is of, and the field and value that it asks for.
+fn array_filter(filter: &Value) -> Result<(&str, &str, &Value), StorageError> {
+    let one = filter.as_object().filter(|filter| filter.len() == 1).and_then(|filter| filter.iter().next());
+    let read = one.and_then(|(name, wanted)| {
+        let (of, field) = name.split_once('.')?;
+        let is_field = is_plain(field) && placeholder(&format!("$[{of}]")).is_some();
+        (is_field && !wanted.is_object() && !wanted.is_array()).then_some((of, field, wanted))
+    });
+    read.ok_or_else(|| bad(format!("the array filter {filter}; expected {{\"name.field\": a plain value}}")))
 }
 
 #[derive(Default)]

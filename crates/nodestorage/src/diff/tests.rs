@@ -274,6 +274,47 @@ fn mongodb_is_told_of_elements_by_what_they_are() {
 }
 
 #[test]
+fn an_update_that_can_not_be_read_says_what_was_expected() {
+    let before = json!({"l": [{"id": 1, "m": [{"id": 2, "n": 3}]}], "o": {"01": [{"id": 1}]}});
+    let check = |operators: Value, array_filters: Value, expected: &str| {
+        let array_filters = array_filters.as_array().unwrap().clone();
+        let update = MongoUpdate { operators: body(operators), array_filters };
+        let mut applied = body(before.clone());
+        let refused = update.apply(&mut applied).unwrap_err().to_string();
+        assert!(refused.contains(expected), "{update:?}: {refused}");
+        assert_eq!(applied, body(before.clone()), "nothing is half done");
+    };
+    let set = |path: &str| json!({"$set": {path: 9}});
+    let e = json!([{"e.id": 1}]);
+    check(json!({"$set": 9}), json!([]), "expected an object of paths");
+    for path in ["l.$[].n", "l.$.n", "l.$[e.n", "l.$e.n", "l.$[[e]].n", "l.$[E].n", "l.$[1].n"] {
+        check(set(path), e.clone(), "expected $[name] of an array filter");
+    }
+    check(set("l.$[f].n"), e.clone(), "no array filter for $[f]");
+    check(set("o.$[e].n"), e.clone(), "expected an array for $[e]");
+    // An index is written in one way only: these are names.
+    for path in ["l.+0.m.$[e].n", "l.00.m.$[e].n", "l.1.m.$[e].n"] {
+        check(set(path), e.clone(), "nothing at");
+    }
+    check(set("l.$[e].n"), json!([{"e.id": 1}, {"e.id": 2}]), "two array filters for e");
+    for filter in [
+        json!(1),
+        json!({}),
+        json!({"e.id": 1, "f.id": 2}),
+        json!({"e": 1}),
+        json!({"e.id": {"$gt": 1}}),
+        json!({"e.a.b": 1}),
+    ] {
+        check(set("l.$[e].n"), json!([filter]), "expected {\"name.field\": a plain value}");
+    }
+    let update =
+        MongoUpdate { operators: body(set("l.0.m.$[e].n")), array_filters: vec![json!({"e.id": 2})] };
+    let mut applied = body(before.clone());
+    update.apply(&mut applied).unwrap();
+    assert_eq!(applied["l"][0]["m"][0]["n"], 9);
+}
+
+#[test]
 fn mongodb_is_told_of_arrays_in_the_shortest_way() {
     let list = |list: Value| json!({ "l": list });
     check_mongo(
