@@ -79,6 +79,13 @@ pub enum StorageError {
     /// It took too long. Whether it was written is not known; repeat it with the same producer sequence to find out.
     #[error("timed out after {0:?}")]
     Timeout(Duration),
+    /// The answer was lost. Whether it was written is not known; repeat it with the same producer sequence to find out. Nothing of
+    /// it is half done.
+    #[error("whether it was written is not known: {reason}")]
+    OutcomeUnknown {
+        /// What became of the answer.
+        reason: String,
+    },
     /// A bound was reached; try again later.
     #[error("busy: {what} holds {limit}, its limit")]
     Busy {
@@ -119,13 +126,15 @@ pub enum StorageError {
 
 impl StorageError {
     /// Whether the same call may succeed when it is made again later, with nothing changed about it. After
-    /// [`Timeout`](Self::Timeout) a write has to be the same write for that, with its producer's sequence.
+    /// [`Timeout`](Self::Timeout) and [`OutcomeUnknown`](Self::OutcomeUnknown) a write has to be the same write for that, with
+    /// its producer's sequence.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
             Self::RetriesExhausted { .. }
                 | Self::TransactionFailed { .. }
                 | Self::Timeout(_)
+                | Self::OutcomeUnknown { .. }
                 | Self::Busy { .. }
                 | Self::Locked { .. }
         )

@@ -182,6 +182,7 @@ impl From<StorageError> for Problem {
             | StorageError::RetriesExhausted { .. }
             | StorageError::TransactionFailed { .. }
             | StorageError::Timeout(_)
+            | StorageError::OutcomeUnknown { .. }
             | StorageError::Closed => Self::new(T::Unavailable, detail).with("retryAfterMs", 1000),
             error => {
                 // What a backend says of its files is for the operator, not for clients.

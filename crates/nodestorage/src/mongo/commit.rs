@@ -7,7 +7,8 @@ use mongodb::{
 };
 
 use super::{
-    failure::{Failure, is_duplicate, is_passing, is_too_large},
+    claim::CLAIM_AFTER,
+    failure::{Failure, is_duplicate, is_passing, is_refusal, is_too_large},
     plan::{How, Planned},
     record::{Mark, Stored, WriteId, check_event, encode_mark, event_version},
     relay::{Key, Moved},
@@ -35,6 +36,8 @@ pub(super) enum Verb<'v> {
 struct Tries {
     write: WriteId,
     unsure: Option<Unsure>,
+    /// How often others were faster.
+    lost: u32,
     /// What the write left that was answered.
     left: Option<Stored>,
 }
@@ -88,7 +91,7 @@ impl MongoStorage {
         let mut gate = self.shared().gate(&key).lock().await;
         self.check_open()?;
         // One id for all attempts: whichever of them the server has applied, it is this write, and it is once.
-        let mut tries = Tries { write: WriteId::new(), unsure: None, left: None };
+        let mut tries = Tries { write: WriteId::new(), unsure: None, lost: 0, left: None };
         let mut remembered = self.recall(&mut gate, &key);
         // Where another process writes as well, what is remembered would mostly be old.
         let mut outdated = false;
@@ -110,7 +113,10 @@ impl MongoStorage {
                     gate.remember(key, tries.left.filter(|_| !outdated));
                     return Ok(outcome);
                 }
+                // Refused when it was sent again: the next try looks which of the two it was.
+                Ok(None) if tries.unsure.is_some() => {}
                 Ok(None) => {
+                    tries.lost += 1;
                     if !backoff.pause().await {
                         return Err(StorageError::RetriesExhausted { attempts: backoff.attempts() });
                     }
@@ -130,6 +136,11 @@ impl MongoStorage {
                         format!("the document with its event is more than the server takes: {error}");
                     return Err(StorageError::InvalidDocument { id: id.clone(), reason });
                 }
+                Err(error) if tries.unsure.is_some() => {
+                    return Err(StorageError::OutcomeUnknown {
+                        reason: StorageError::from(error).to_string(),
+                    });
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -146,8 +157,10 @@ impl MongoStorage {
         // Whoever looks for a write whose answer was lost looks into the outbox too.
         let found = if tries.unsure.is_some() {
             self.stored(&key.id).await?
+        } else if tries.lost >= CLAIM_AFTER {
+            self.claimed(key).await?
         } else {
-            self.stored_to_write(key).await?
+            self.stored_in_turn(key).await?
         };
         let found = match found {
             Some(found) => found,
@@ -254,7 +267,9 @@ impl MongoStorage {
             Ok(true) => Ok(Some(self.answered(key, planned, found, tries))),
             Ok(false) => Ok(None),
             Err(error) => {
-                tries.unsure = Some(Unsure { base: found.version, planned, refused: false });
+                if !matches!(&error, Failure::Driver(error) if is_refusal(error)) {
+                    tries.unsure = Some(Unsure { base: found.version, planned, refused: false });
+                }
                 Err(error)
             }
         }

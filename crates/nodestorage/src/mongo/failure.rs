@@ -1,6 +1,6 @@
 //! What the driver's errors mean here.
 
-use mongodb::error::{Error, ErrorKind, WriteFailure};
+use mongodb::error::{Error, ErrorKind, UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure};
 
 use crate::StorageError;
 
@@ -53,6 +53,17 @@ pub fn is_passing(error: &Error) -> bool {
             | ErrorKind::ConnectionPoolCleared { .. }
             | ErrorKind::ServerSelection { .. } => true,
             _ => code(error).is_some_and(|code| PASSING.contains(&code)),
+        }
+}
+
+/// The server, or the driver before it sends anything, says that it has not done what it was asked for. A failure that passes is
+/// none, and neither is one to keep what was done at other members of a replica set.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    !is_passing(error)
+        && match &*error.kind {
+            ErrorKind::Command(_) => !error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT),
+            ErrorKind::Write(WriteFailure::WriteError(_)) | ErrorKind::InvalidArgument { .. } => true,
+            _ => false,
         }
 }
 

@@ -25,6 +25,7 @@ mod query;
 mod storage;
 mod plan;
 mod commit;
+mod claim;
 mod remembered;
 mod adopt;
 mod pipeline;

@@ -100,7 +100,7 @@ impl MongoStorage {
         if found.remembered {
             filter.extend(self.as_remembered(found, &set, &unset));
         } else {
-            filter.insert("_weft.version", count(found.version));
+            filter.insert("_weft.write", found.write.map_or(Bson::Null, Bson::ObjectId));
         }
         set.insert(version_field, version);
         let mut update = Bsons::new();

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use crdt_core::ClientId;
 use mongodb::{
     ClientSession,
-    bson::{doc, oid::ObjectId},
+    bson::{Document as Bsons, doc, oid::ObjectId},
     error::{Error, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
 };
 
 use super::{
-    failure::{Failure, has_no_transactions, is_duplicate},
+    failure::{Failure, has_no_transactions, is_duplicate, is_passing},
     plan::Planned,
     record::{Stored, WriteId, check_event},
     relay::Moved,
@@ -171,7 +171,12 @@ impl MongoStorage {
                 Err(error)
                     if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT)
                         && tries < COMMIT_TRIES_MAX => {}
-                Err(error) => return Err(error.into()),
+                // A server that was started again meanwhile may know nothing of it and have it all the same.
+                Err(error) => match self.is_committed(&events).await {
+                    Ok(true) => break,
+                    Ok(false) if is_conflict(&error) => return Err(error.into()),
+                    _ => return Err(StorageError::OutcomeUnknown { reason: error.to_string() }.into()),
+                },
             }
         }
         for change in &changes {
@@ -179,6 +184,19 @@ impl MongoStorage {
         }
         self.shared().relay.rise(position);
         Ok(Commit::Done(changes))
+    }
+}
+
+impl MongoStorage {
+    /// Whether the events of a transaction are in the log. It is asked as often as an operation has time.
+    async fn is_committed(&self, events: &[Bsons]) -> Result<bool, StorageError> {
+        let Some(first) = events.first().and_then(|event| event.get("_id")) else { return Ok(false) };
+        let found = self
+            .reading(|| async {
+                Ok(self.shared().events().find_one(doc! {"_id": first}).projection(doc! {"_id": 1}).await?)
+            })
+            .await?;
+        Ok(found.is_some())
     }
 }
 
@@ -243,7 +261,8 @@ impl Ground for MongoStorage {
                 what: "a transaction on a server that is no member of a replica set".to_owned(),
                 backend: "MongoDB",
             }),
-            Err(Failure::Driver(error)) if is_conflict(&error) => {
+            // What is known of a commit has been told; before it nothing is written.
+            Err(Failure::Driver(error)) if is_conflict(&error) || is_passing(&error) => {
                 let _ = session.abort_transaction().await;
                 Ok(Commit::Conflict(error.to_string()))
             }

@@ -13,6 +13,7 @@ mod pipelines;
 mod proxy;
 mod remembered;
 mod transactions;
+mod turns;
 mod updates;
 mod waiting;
 

@@ -272,12 +272,14 @@ async fn so_many_writes_wait_for_the_relay_and_no_more() {
 async fn a_writer_that_always_loses_gives_up_after_so_many_tries() {
     let server = TestServer::own();
     let port = server.port();
-    let tries = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&tries);
-    // As when another writer was faster each time.
+    let (tries, claims) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (counted, claimed) = (Arc::clone(&tries), Arc::clone(&claims));
+    // As when another writer was faster each time. A claim is a reading, and no try.
     let port = proxy::start(port, move |command: &Document| {
         command.contains_key("findAndModify").then(|| {
-            counted.fetch_add(1, Ordering::Relaxed);
+            let set = command.get_document("update").and_then(|update| update.get_document("$set"));
+            let is_claim = set.is_ok_and(|set| set.keys().eq(["_weft.write"]));
+            if is_claim { &claimed } else { &counted }.fetch_add(1, Ordering::Relaxed);
             doc! {"ok": 1.0, "value": Bson::Null, "lastErrorObject": {"n": 0, "updatedExisting": false}}
         })
     });
@@ -290,6 +292,7 @@ async fn a_writer_that_always_loses_gives_up_after_so_many_tries() {
     assert!(matches!(refused, StorageError::RetriesExhausted { attempts: 4 }), "{refused:?}");
     // Upon what the creation left there may have been one more: no try, as nothing had been read that could be lost.
     assert!((4..=5).contains(&tries.load(Ordering::Relaxed)), "{tries:?}");
+    assert_eq!(claims.load(Ordering::Relaxed), 1, "it had lost three times before the last try");
     assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().version, 1);
 }
 

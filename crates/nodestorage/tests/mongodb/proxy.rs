@@ -1,6 +1,6 @@
 //! A proxy in front of the server that answers some commands itself, as a server would that is set up otherwise.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nodestorage::mongo::driver::bson::{Document, doc};
 use tokio::{
@@ -18,6 +18,11 @@ const OP_MSG: i32 = 2013;
 pub(crate) trait Manner: Send + Sync + 'static {
     /// Answers a command in the server's place.
     fn answer(&self, command: &Document) -> Option<Document>;
+
+    /// For how long a command is on its way.
+    fn way(&self, _command: &Document) -> Duration {
+        Duration::ZERO
+    }
 
     /// Changes an answer of the server.
     fn change(&self, reply: Document) -> Document {
@@ -97,7 +102,11 @@ async fn requests(
     manner: &impl Manner,
 ) {
     while let Some(message) = message(&mut from).await {
-        let sent = match body(&message).and_then(|command| manner.answer(&command)) {
+        let command = body(&message);
+        if let Some(way) = command.as_ref().map(|command| manner.way(command)).filter(|way| !way.is_zero()) {
+            tokio::time::sleep(way).await;
+        }
+        let sent = match command.and_then(|command| manner.answer(&command)) {
             None => to.write_all(&message).await,
             Some(answer) => {
                 let mut head = vec![0; BODY_AT];

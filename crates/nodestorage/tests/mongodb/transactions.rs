@@ -241,3 +241,98 @@ async fn what_a_transaction_found_absent_is_absent_when_it_is_written() {
     let made = first.find_one_and_upsert(&id("a"), Body::new(), by("s")).await.unwrap();
     assert!(matches!(made, Upserted::Created { document, .. } if document.version == 1));
 }
+
+/// Two documents, both counted up or neither.
+async fn count_both(purses: &MongoStorage) -> Result<usize, StorageError> {
+    let (up, a, b) = (&Update::parse(&json!({"$inc": {"n": 1}})).unwrap(), &id("a"), &id("b"));
+    let written = purses.transact(|of| {
+        Box::pin(async move {
+            of.update_one(a, up, by("s")).await?;
+            of.update_one(b, up, by("s")).await?;
+            Ok(())
+        })
+    });
+    written.await.map(|changes| changes.len())
+}
+
+async fn two_at_zero(store: &MongoStore) -> MongoStorage {
+    let purses = purses(store).await;
+    for name in ["a", "b"] {
+        let body = Body::from_iter([("n".to_owned(), json!(0))]);
+        purses.find_one_and_upsert(&id(name), body, by("s")).await.unwrap();
+    }
+    purses
+}
+
+async fn counts(purses: &MongoStorage) -> [i64; 2] {
+    let mut counts = [0, 0];
+    for (count, name) in counts.iter_mut().zip(["a", "b"]) {
+        *count = purses.find_one(&id(name)).await.unwrap().unwrap().body["n"].as_i64().unwrap();
+    }
+    counts
+}
+
+/// A server that carries the first commit out, and answers that this is not known; then it knows nothing of the transaction.
+struct ForgetsCommits {
+    commits: AtomicU64,
+    answers: AtomicU64,
+}
+
+impl proxy::Manner for ForgetsCommits {
+    fn answer(&self, command: &Document) -> Option<Document> {
+        if !command.contains_key("commitTransaction") {
+            return None;
+        }
+        if self.commits.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.answers.store(1, Ordering::Relaxed);
+            return None;
+        }
+        let mut forgotten = proxy::refusal(251, "there is no such transaction");
+        forgotten.insert("errorLabels", ["TransientTransactionError"].to_vec());
+        Some(forgotten)
+    }
+
+    fn change(&self, reply: Document) -> Document {
+        let is_plain = !["cursor", "n", "value", "lastErrorObject", "setName", "isWritablePrimary"]
+            .iter()
+            .any(|name| reply.contains_key(name));
+        if is_plain && self.answers.swap(0, Ordering::Relaxed) == 1 {
+            let mut lost = proxy::refusal(50, "it took too long");
+            lost.insert("errorLabels", ["UnknownTransactionCommitResult"].to_vec());
+            return lost;
+        }
+        reply
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_transaction_that_was_committed_is_not_run_again_because_its_server_has_forgotten_it() {
+    let server = TestServer::own();
+    let manner = ForgetsCommits { commits: AtomicU64::new(0), answers: AtomicU64::new(0) };
+    let port = proxy::start(server.port(), manner).await;
+    let store = MongoStore::connect(&TestServer::uri_at(port), options(&server)).await.unwrap();
+    let purses = two_at_zero(&store).await;
+    assert_eq!(count_both(&purses).await.unwrap(), 2);
+    assert_eq!(counts(&purses).await, [1, 1]);
+    assert_eq!(purses.position().await.unwrap(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_transaction_whose_commit_can_not_be_asked_for_is_not_known() {
+    let server = TestServer::own();
+    let port = proxy::start(server.port(), |command: &Document| {
+        command.contains_key("commitTransaction").then(|| {
+            let mut unknown = proxy::refusal(50, "it took too long");
+            unknown.insert("errorLabels", ["UnknownTransactionCommitResult"].to_vec());
+            unknown
+        })
+    });
+    let store = MongoStore::connect(&TestServer::uri_at(port.await), options(&server)).await.unwrap();
+    let purses = two_at_zero(&store).await;
+    let unknown = count_both(&purses).await.unwrap_err();
+    assert!(matches!(unknown, StorageError::OutcomeUnknown { .. }), "{unknown:?}");
+    assert!(unknown.is_retryable() && unknown.to_string().contains("is not known"), "{unknown}");
+    assert_eq!(counts(&purses).await, [0, 0], "nothing is half done");
+}
