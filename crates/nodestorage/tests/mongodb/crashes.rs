@@ -1,7 +1,6 @@
 //! `kill -9`, of the server and of the writer, in the middle of writes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     io::{BufRead, BufReader, Write},
     process::{Child, Command, Stdio},
@@ -18,81 +17,14 @@ use nodestorage::{
 };
 use serde_json::json;
 
-use super::{PATIENCE, body, by, counted, games, id, open};
+use super::{
+    PATIENCE, body, by, games, id, open,
+    verbs::{self, Acknowledged, Writer},
+};
 
 const ROUNDS: u64 = 30;
 const WRITERS: u64 = 4;
 const DOCUMENTS: u64 = 3;
-
-/// What was acknowledged: document, writer, sequence, version.
-type Acknowledged = BTreeMap<(u64, u64, u64), u64>;
-
-/// One write: the same again until it is answered. `None` when the server is gone.
-async fn write(games: &MongoStorage, document: u64, writer: u64, sequence: u64) -> Option<u64> {
-    let (id, options) = (id(&format!("d{document}")), counted(&format!("w{writer}"), sequence));
-    let edit = |body: &mut Body| {
-        body.insert(format!("by {writer}"), json!(sequence));
-        Ok::<_, Infallible>(())
-    };
-    loop {
-        match games.edit(&id, edit, options.clone()).await {
-            Ok(Edited::Changed { change, .. }) => return Some(change.version),
-            Ok(Edited::Repeated { version, .. }) => return Some(version),
-            Err(StorageError::NotFound { .. }) => {
-                match games.find_one_and_upsert(&id, body(json!({})), by("creator")).await {
-                    Ok(Upserted::Created { .. } | Upserted::Existing { .. }) => {}
-                    _ => return None,
-                }
-            }
-            Err(StorageError::RetriesExhausted { .. }) => {}
-            Err(_) => return None,
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-/// Every acknowledged version has its event, every version exactly one, and the events make the document.
-async fn check(games: &MongoStorage, acknowledged: &Acknowledged) {
-    let mut positions = BTreeSet::new();
-    for document in 0..DOCUMENTS {
-        let id = id(&format!("d{document}"));
-        let (mut state, mut writes, mut version) = (None, BTreeMap::new(), 0);
-        loop {
-            let page = games.changes(&id, version, 500).await.unwrap();
-            for change in page.changes {
-                version += 1;
-                assert_eq!(change.version, version, "{id}: a number twice, or a gap");
-                assert!(
-                    positions.insert(change.position),
-                    "{id}@{version}: position {} twice",
-                    change.position
-                );
-                state = change.diff.apply(state).unwrap();
-                let writer = change.producer.client_id.as_str().strip_prefix('w').map(|n| n.parse().unwrap());
-                if let Some(writer) = writer {
-                    let write: (u64, u64) = (writer, change.producer.sequence.unwrap());
-                    assert_eq!(writes.insert(write, version), None, "{id}: {write:?} was applied twice");
-                }
-            }
-            if !page.more {
-                break;
-            }
-        }
-        let found = games.find_one(&id).await.unwrap();
-        assert_eq!(found.as_ref().map(|found| found.version).unwrap_or(0), version);
-        assert_eq!(found.map(|found| (*found.body).clone()), state, "{id}: its events make something else");
-        for (&(_, writer, sequence), at) in acknowledged.iter().filter(|((of, ..), _)| *of == document) {
-            assert_eq!(writes.get(&(writer, sequence)), Some(at), "{id}: an acknowledged write is lost");
-        }
-    }
-    let last = games.position().await.unwrap();
-    assert!(positions.iter().copied().eq(1..=last), "the log has a gap");
-    let mut watch = games.watch(WatchFilter::default(), WatchFrom::After(0)).await.unwrap();
-    for position in 1..=last {
-        let event = tokio::time::timeout(PATIENCE, watch.next()).await.expect("in time").unwrap().unwrap();
-        assert!(matches!(event, WatchEvent::Change(change) if change.position == position));
-    }
-}
 
 /// Waits until so many writes were answered, or nobody writes any more.
 async fn reach(answers: &mut tokio::sync::watch::Receiver<u64>, wanted: u64) {
@@ -105,7 +37,7 @@ async fn reach(answers: &mut tokio::sync::watch::Receiver<u64>, wanted: u64) {
 async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     let mut server = TestServer::own();
     let store = open(&server).await;
-    let games = games(&store).await;
+    let (games, seed) = (games(&store).await, verbs::seed());
     let mut acknowledged = Acknowledged::new();
     // One that watches through all of it.
     let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
@@ -125,21 +57,13 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
         let (answered, mut answers) = tokio::sync::watch::channel(0);
         let writers = (0..WRITERS).map(|writer| {
             let (games, stop, answered) = (games.clone(), stop.clone(), answered.clone());
-            let document = writer % DOCUMENTS;
-            let first =
-                1 + acknowledged.keys().filter(|key| key.0 == document && key.1 == writer).count() as u64;
             tokio::spawn(async move {
-                let mut done = Vec::new();
-                for sequence in first.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    if let Some(version) = write(&games, document, writer, sequence).await {
-                        done.push(((document, writer, sequence), version));
-                        answered.send_modify(|count| *count += 1);
-                    } else {
-                        break;
-                    }
+                let mut done = Acknowledged::new();
+                let document = verbs::document(writer % DOCUMENTS);
+                let mut writer = Writer::new(&games, seed, (writer, WRITERS), document).await.unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    done.extend(writer.write().await.unwrap());
+                    answered.send_modify(|count| *count += 1);
                 }
                 done
             })
@@ -159,7 +83,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
         }
     }
     assert!(acknowledged.len() as u64 > 4 * ROUNDS, "hardly anything was written: {}", acknowledged.len());
-    check(&games, &acknowledged).await;
+    verbs::check(&games, DOCUMENTS, WRITERS, &acknowledged).await;
     // The watch has seen everything, in order and nothing twice.
     let end = games.find_one_and_upsert(&id("end"), Body::new(), by("server")).await.unwrap();
     assert!(matches!(end, Upserted::Created { .. }));
@@ -168,13 +92,20 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     println!("{ROUNDS} crashes of the server, {} acknowledged writes", acknowledged.len());
 }
 
-/// In these variables a writer finds its server and database, and its number.
-const WRITER: [&str; 3] = ["WEFT_MONGO_WRITER_URI", "WEFT_MONGO_WRITER_DATABASE", "WEFT_MONGO_WRITER"];
+/// In these variables a writer finds its server and database, its round, and its seed.
+const WRITER: [&str; 4] =
+    ["WEFT_MONGO_WRITER_URI", "WEFT_MONGO_WRITER_DATABASE", "WEFT_MONGO_WRITER", "WEFT_MONGO_WRITER_SEED"];
 
-fn start_writer(server: &TestServer, number: u64) -> Child {
+/// What a writer leaves open that is killed within a transaction, the server ends after a minute, or when it is killed itself.
+fn is_ended_by_the_server(round: u64) -> bool {
+    round % 3 == 2
+}
+
+fn start_writer(server: &TestServer, number: u64, seed: u64) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["crashes::writer_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
     command.env(WRITER[0], server.uri()).env(WRITER[1], server.database()).env(WRITER[2], number.to_string());
+    command.env(WRITER[3], seed.to_string());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command.spawn().unwrap()
 }
@@ -193,40 +124,43 @@ async fn writer_process() {
         store.close().await.unwrap();
         return;
     }
+    let (round, seed) = (number.parse().unwrap(), std::env::var(WRITER[3]).unwrap().parse().unwrap());
     let writers = (0..WRITERS).map(|writer| {
         let games = games.clone();
         tokio::spawn(async move {
-            let document = writer % DOCUMENTS;
-            let name = crdt_core::ClientId::new(format!("w{writer}")).unwrap();
-            let last = games.producers(&id(&format!("d{document}"))).await.unwrap().get(&name);
-            for sequence in last + 1.. {
-                let version = write(&games, document, writer, sequence).await.expect("the server stays");
+            let document = verbs::document(writer % DOCUMENTS);
+            let mut writer = Writer::new(&games, seed, (writer, WRITERS), document).await.unwrap();
+            writer.transacts = is_ended_by_the_server(round);
+            loop {
+                let done = match writer.write().await {
+                    Ok(done) => done.into_iter().collect::<Vec<_>>(),
+                    Err(error) => return error,
+                };
                 let mut out = std::io::stdout().lock();
-                writeln!(out, "ack {document} {writer} {sequence} {version}").unwrap();
+                writeln!(out, "ack {}", serde_json::to_string(&done).unwrap()).unwrap();
                 out.flush().unwrap();
             }
         })
     });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.await.unwrap();
-    }
+    let (ended, ..) = futures_util::future::select_all(writers.collect::<Vec<_>>()).await;
+    panic!("the server stays, and a writer ended: {ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn nothing_acknowledged_is_lost_when_the_writer_is_killed() {
-    let server = TestServer::start();
-    let mut acknowledged = Acknowledged::new();
+    let mut server = TestServer::own();
+    let (mut acknowledged, seed) = (Acknowledged::new(), verbs::seed());
     for round in 0..ROUNDS {
-        let mut writer = start_writer(&server, round);
+        let mut writer = start_writer(&server, round, seed);
         let lines = BufReader::new(writer.stdout.take().unwrap()).lines();
         let wanted = 1 + round * 7 % 40;
         let mut seen = 0;
         for line in lines {
             let line = line.unwrap();
             let Some(at) = line.find("ack ") else { continue };
-            let numbers: Vec<u64> = line[at + 4..].split(' ').map(|n| n.parse().unwrap()).collect();
-            acknowledged.insert((numbers[0], numbers[1], numbers[2]), numbers[3]);
+            let done: Vec<_> = serde_json::from_str(&line[at + 4..]).unwrap();
+            acknowledged.extend::<Vec<_>>(done);
             seen += 1;
             if seen == wanted {
                 // What it says after this is read to the end all the same: it was acknowledged.
@@ -234,9 +168,12 @@ async fn nothing_acknowledged_is_lost_when_the_writer_is_killed() {
             }
         }
         writer.wait().unwrap();
+        if is_ended_by_the_server(round) {
+            server.crash();
+        }
     }
     let store = open(&server).await;
-    check(&games(&store).await, &acknowledged).await;
+    verbs::check(&games(&store).await, DOCUMENTS, WRITERS, &acknowledged).await;
     println!("{ROUNDS} crashes of the writer, {} acknowledged writes", acknowledged.len());
 }
 

@@ -22,7 +22,11 @@ use tokio::{
     sync::{Mutex, oneshot, watch},
 };
 
-use super::{PATIENCE, body, by, counted, games, id, open, options, proxy::message};
+use super::{
+    PATIENCE, body, by, counted, games, id, open, options,
+    proxy::message,
+    verbs::{self, Acknowledged, Writer},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -56,7 +60,15 @@ impl Held {
 
 /// Which of the test's documents a request is about.
 fn document_of(message: &[u8]) -> Option<&'static str> {
-    ["d0\0", "d1\0", "own 0\0", "own 2\0"].into_iter().find(|id| contains(message, id))
+    let all = ["d0\0", "d1\0", "own 0\0", "own 2\0", "book 0\0", "book 1\0", "book 2\0"];
+    all.into_iter().find(|id| contains(message, id))
+}
+
+/// Whether a request writes, or computes what is to be written: anything of a transaction but its readings, too.
+fn is_write(message: &[u8]) -> bool {
+    let commands = ["findAndModify\0", "insert\0", "update\0", "delete\0", "aggregate\0"];
+    let writes = commands.iter().any(|command| contains(message, command)) && contains(message, "weft_test");
+    writes && !contains(message, "$changeStream") || contains(message, "commitTransaction\0")
 }
 
 /// Passes everything on, except that every so many of the commands that write run into a fault.
@@ -94,6 +106,16 @@ impl Proxy {
             }
         });
         Self { port, faults, cut_off, held }
+    }
+
+    /// There were faults, and whatever is still on its way arrives.
+    async fn end(&mut self) {
+        assert!(self.faults.load(Ordering::Relaxed) > 10, "hardly any fault");
+        for held in self.held.lock().await.drain(..) {
+            held.arrive().await;
+        }
+        let arrived = self.cut_off.wait_for(|count| *count == 0);
+        tokio::time::timeout(PATIENCE, arrived).await.expect("in time").unwrap();
     }
 }
 
@@ -139,9 +161,7 @@ impl Wire {
         cut_off: &watch::Sender<u64>,
     ) {
         while let Some(message) = message(&mut self.from).await {
-            let is_write =
-                ["findAndModify\0", "insert\0", "update\0", "delete\0"].iter().any(|c| contains(&message, c))
-                    && contains(&message, "weft_test");
+            let is_write = is_write(&message);
             let document = document_of(&message).filter(|_| is_write);
             let before: Vec<Held> =
                 self.held.lock().await.extract_if(.., |held| Some(held.document) == document).collect();
@@ -181,6 +201,61 @@ impl Wire {
         let _ = self.to.write_all(message).await;
         let _ = tokio::time::timeout(PATIENCE, self.replies).await;
     }
+}
+
+/// Edits, operators, sections, pipelines, transactions, creations and deletes, and several at once.
+async fn each_verb_is_applied_once(fault: Fault) {
+    const WRITERS: u64 = 3;
+    const WRITES: u64 = 30;
+    let server = TestServer::own();
+    open(&server).await.close().await.unwrap();
+    let mut proxy = Proxy::start(server.port(), fault, 9).await;
+    let store = MongoStore::connect(&TestServer::uri_at(proxy.port), options(&server)).await.unwrap();
+    let (faulty, seed) = (games(&store).await, verbs::seed());
+    let writers = (0..WRITERS).map(|writer| {
+        let games = faulty.clone();
+        tokio::spawn(async move {
+            let mut done = Acknowledged::new();
+            let document = verbs::document(writer % 2);
+            let mut writer = Writer::new(&games, seed, (writer, WRITERS), document).await.unwrap();
+            for _ in 0..WRITES {
+                done.extend(writer.write().await.unwrap());
+            }
+            done
+        })
+    });
+    let mut acknowledged = Acknowledged::new();
+    for writer in writers.collect::<Vec<_>>() {
+        acknowledged.extend(writer.await.unwrap());
+    }
+    proxy.end().await;
+    let store = open(&server).await;
+    verbs::check(&games(&store).await, 2, WRITERS, &acknowledged).await;
+    println!("{fault:?}: {} faults", proxy.faults.load(Ordering::Relaxed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_verb_whose_reply_is_cut_off_is_applied_once() {
+    each_verb_is_applied_once(Fault::CutBeforeReply).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_verb_that_is_cut_off_itself_is_applied_once() {
+    each_verb_is_applied_once(Fault::CutInRequest).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_verb_that_arrives_late_is_applied_once() {
+    each_verb_is_applied_once(Fault::Delayed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_verb_that_arrives_just_before_it_is_sent_again_is_applied_once() {
+    each_verb_is_applied_once(Fault::JustBeforeTheNext).await;
 }
 
 async fn each_write_is_applied_once(fault: Fault) {
@@ -229,13 +304,7 @@ async fn each_write_is_applied_once(fault: Fault) {
     for writer in writers.collect::<Vec<_>>() {
         writer.await.unwrap();
     }
-    assert!(proxy.faults.load(Ordering::Relaxed) > 10, "hardly any fault");
-    // Whatever is still on its way arrives.
-    for held in proxy.held.lock().await.drain(..) {
-        held.arrive().await;
-    }
-    let arrived = proxy.cut_off.wait_for(|count| *count == 0);
-    tokio::time::timeout(PATIENCE, arrived).await.expect("in time").unwrap();
+    proxy.end().await;
     let store = open(&server).await;
     let games = games(&store).await;
     for document in 0..WRITERS / 2 {

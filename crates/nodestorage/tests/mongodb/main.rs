@@ -15,6 +15,7 @@ mod remembered;
 mod transactions;
 mod turns;
 mod updates;
+mod verbs;
 mod waiting;
 
 use crdt_core::ClientId;
