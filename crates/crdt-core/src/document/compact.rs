@@ -100,13 +100,18 @@ impl Document {
 
     /// What timestamps in constants name that were made before a time (or before another one for some of what they name)
     /// and are part of the document, sorted. Whoever [compacts](Self::compact) at a version that something of this time
-    /// or later is part of keeps that.
-    pub(crate) fn named_before(&self, time: u64, or: impl Fn(Timestamp) -> Option<u64>) -> Vec<Named> {
+    /// or later is part of keeps that. `made` tells when a constant was made.
+    pub(crate) fn named_before(
+        &self,
+        time: u64,
+        or: impl Fn(Timestamp) -> Option<u64>,
+        made: impl Fn(Timestamp) -> u64,
+    ) -> Vec<Named> {
         let store = &self.store;
         let named = |node: u32| {
             let (at, id) = (store.node(node), store.con_id(node)?);
             let is_part = at.refs() > 0 && !at.is_lost();
-            let made = at.id().time;
+            let made = made(store.timestamp(at.id()));
             (is_part && (made < time || or(id).is_some_and(|time| made < time))).then_some(id)
         };
         let mut all = Vec::new();

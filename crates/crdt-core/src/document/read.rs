@@ -85,6 +85,14 @@ impl Document {
         self.store.ids().into_iter().map(|(_, node)| NodeRef { store: &self.store, node })
     }
 
+    /// All tuples, in no order.
+    pub(crate) fn tuples(&self) -> impl Iterator<Item = NodeRef<'_>> {
+        let store = &*self.store;
+        let tuples =
+            store.nodes.iter().zip(0u32..).filter(|(node, _)| node.form() == Form::Vec && !node.is_dead());
+        tuples.map(|(_, node)| NodeRef { store, node })
+    }
+
     /// The nodes that nothing refers to yet and that something may come to refer to, in the order of their ids.
     pub(crate) fn loose_nodes(&self) -> Vec<NodeRef<'_>> {
         let store = &self.store;

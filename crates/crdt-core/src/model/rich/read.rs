@@ -15,9 +15,9 @@ use crate::{
 /// A rich text that is read.
 #[derive(Debug)]
 pub(in crate::model) struct Reading<'d> {
-    pub(super) doc: &'d Document,
-    pub(super) text: Timestamp,
-    pub(super) slices: Timestamp,
+    pub(in crate::model) doc: &'d Document,
+    pub(in crate::model) text: Timestamp,
+    pub(in crate::model) slices: Timestamp,
 }
 
 impl<'d> Reading<'d> {
@@ -42,16 +42,24 @@ impl<'d> Reading<'d> {
 
     /// All slices, in the order of their ids: of two that contradict each other the later one holds.
     pub(super) fn slices(&self) -> Vec<Slice> {
+        let mut slices: Vec<Slice> = self.slots().into_iter().map(|(_, slice)| slice).collect();
+        slices.sort_by_key(|slice| slice.id);
+        slices
+    }
+
+    /// All slices with the slots that they are in, as they stand in their array.
+    pub(in crate::model) fn slots(&self) -> Vec<(Timestamp, Slice)> {
         let doc = self.doc;
         let Some(Content::Arr(chunks)) = doc.node(self.slices).map(|node| node.content()) else {
             return Vec::new();
         };
         let mut slices = Vec::new();
         for chunk in chunks.filter(|chunk| !chunk.is_tombstone()) {
-            let nodes = chunk.children().filter_map(|child| child.node());
-            slices.extend(nodes.filter_map(|node| Slice::read(doc, node, self.text)));
+            let nodes = (0..).zip(chunk.children()).filter_map(|(tick, child)| Some((tick, child.node()?)));
+            slices.extend(nodes.filter_map(|(tick, node)| {
+                Some((chunk.id().tick(tick), Slice::read(doc, node, self.text)?))
+            }));
         }
-        slices.sort_by_key(|slice| slice.id);
         slices
     }
 

@@ -4,20 +4,23 @@ use std::collections::BTreeMap;
 
 use crate::{SessionId, Timespan, Timestamp};
 
-type Key = (SessionId, u64);
+pub(super) type Key = (SessionId, u64);
 
 /// From the ids of what was removed to the ids of what has taken its place.
 #[derive(Debug, Clone, Default)]
 pub(super) struct IdMap {
     /// By first id: how many, and the first id of those that took their place.
     reborn: BTreeMap<Key, Reborn>,
-    /// The way back for elements that came back beside the deleted ones, by first new id: how many, and the first old id.
-    images: BTreeMap<Key, (u64, Timestamp)>,
+    /// The way back, by first new id: how many, the first old id, and whether they came back beside the deleted ones.
+    images: BTreeMap<Key, (u64, (Timestamp, bool))>,
     /// Deleted elements of a sequence that was made again without them, by first id: how many, and what stood before.
     left_out: BTreeMap<Key, (u64, Timestamp)>,
     /// Deleted elements that were made again to be deleted, by first new id: how many, and when they were deleted. Whoever
     /// drops tombstones keeps them: constants made before then name them.
     kept: BTreeMap<Key, (u64, u64)>,
+    /// Constants that took the place of others in the same patch, and when the first of them was made: all the time one of
+    /// them has been there.
+    continued: BTreeMap<Key, u64>,
 }
 
 /// What has taken the place of consecutive ids.
@@ -34,7 +37,7 @@ const fn key(id: Timestamp) -> Key {
 }
 
 /// The entry that an id is in, and its place there.
-fn within<T: Copy>(map: &BTreeMap<Key, (u64, T)>, id: Timestamp) -> Option<(u64, u64, T)> {
+pub(super) fn within<T: Copy>(map: &BTreeMap<Key, (u64, T)>, id: Timestamp) -> Option<(u64, u64, T)> {
     let (&(sid, start), &(span, to)) = map.range(..=key(id)).next_back()?;
     (sid == id.sid && id.time - start < span).then(|| (id.time - start, span, to))
 }
@@ -51,14 +54,12 @@ impl IdMap {
             && (last.to.tick(last.span), last.beside) == (new, beside)
         {
             last.span += old.span;
-            if beside && let Some((span, _)) = self.images.get_mut(&key(last.to)) {
+            if let Some((span, _)) = self.images.get_mut(&key(last.to)) {
                 *span = last.span;
             }
             return;
         }
-        if beside {
-            self.images.insert(key(new), (old.span, old.start));
-        }
+        self.images.insert(key(new), (old.span, (old.start, beside)));
         self.reborn.insert(key(old.start), Reborn { span: old.span, to: new, beside });
     }
 
@@ -93,12 +94,32 @@ impl IdMap {
         let mut image = None;
         let mut was = id;
         while is_since(was)
-            && let Some((place, _, old)) = within(&self.images, was)
+            && let Some((place, _, (old, true))) = within(&self.images, was)
         {
             image.get_or_insert_with(|| Timestamp::new(id.sid, id.time - place));
             was = old.tick(place);
         }
         image.map(|first| (first, was))
+    }
+
+    /// A constant takes the place of another in the same patch.
+    pub(super) fn go_on(&mut self, old: Timestamp, new: Timestamp) {
+        let made = self.made(old);
+        self.continued.insert(key(new), made);
+    }
+
+    /// When a constant was made, or the first of those that it takes the place of.
+    pub(super) fn made(&self, constant: Timestamp) -> u64 {
+        self.continued.get(&key(constant)).copied().unwrap_or(constant.time)
+    }
+
+    /// The id that something had at first.
+    pub(super) fn first(&self, id: Timestamp) -> Timestamp {
+        let mut id = id;
+        while let Some((place, _, (old, _))) = within(&self.images, id) {
+            id = old.tick(place);
+        }
+        id
     }
 
     /// The id that something has now.
@@ -138,9 +159,13 @@ impl IdMap {
         within(&self.left_out, id).is_some()
     }
 
-    /// For a deleted element that was left out: the element that stands before its place now. `None` if there is none, and
-    /// it belongs to the start. `exists` tells of elements that the sequence has.
-    pub(super) fn before(&self, id: Timestamp, exists: impl Fn(Timestamp) -> bool) -> Option<Timestamp> {
+    /// For a deleted element that was left out: the element that stands before its place now, and the tombstone of it if that
+    /// was made again. `None` if there is none, and it belongs to the start. `exists` tells of elements that the sequence has.
+    pub(super) fn before(
+        &self,
+        id: Timestamp,
+        exists: impl Fn(Timestamp) -> bool,
+    ) -> Option<(Timestamp, Timestamp)> {
         let mut id = id;
         // Each turn goes to an element that stood further left, or from one making of the sequence to the next.
         for _ in 0..=self.len() {
@@ -156,11 +181,15 @@ impl IdMap {
                 None => after,
             };
             // What came back beside it in the same sequence has a place of its own; what is in a later making has not.
-            if let Some((place, entry)) = self.entry(id).filter(|(_, entry)| !entry.beside) {
-                id = self.now(entry.to.tick(place));
+            let mut again = id;
+            while let Some((place, entry)) = self.entry(again).filter(|(_, entry)| !entry.beside) {
+                again = entry.to.tick(place);
+            }
+            if again != id {
+                id = self.now(again);
             }
             if exists(id) {
-                return Some(id);
+                return Some((id, again));
             }
         }
         None

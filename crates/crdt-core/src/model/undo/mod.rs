@@ -10,10 +10,15 @@
 //! state-based CRDTs", OPODIS 2019).
 
 mod ids;
+mod marks;
 mod places;
 mod step;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use ids::IdMap;
 use places::{Left, Part, Places, parts};
@@ -71,6 +76,8 @@ pub(super) struct Undo {
     edit: Timestamp,
     /// How many transactions we are within.
     depth: usize,
+    /// Whether what is edited belongs to no step.
+    is_aside: bool,
 }
 
 impl Undo {
@@ -87,6 +94,7 @@ impl Undo {
             selections: Vec::new(),
             edit: Timestamp::ORIGIN,
             depth: 0,
+            is_aside: false,
         }
     }
 
@@ -112,6 +120,9 @@ impl Undo {
 
     /// Notes what an operation of this session did.
     pub(super) fn record(&mut self, origin: Origin, document: &Document, effect: Effect) {
+        if self.is_aside {
+            return;
+        }
         if origin == Origin::Local {
             self.forget_undone();
             if self.open.as_ref().is_some_and(|open| !self.goes_on(open, false)) {
@@ -207,6 +218,20 @@ impl Undo {
         named.sort_unstable_by_key(|id| (id.sid, id.time));
         named.dedup();
         named
+    }
+
+    /// What steps have deleted of texts, by first id: how many, and when the step began. Constants that this session had seen
+    /// by then are part of any version that all have reached and in which that is deleted.
+    fn deleted(&self) -> BTreeMap<ids::Key, (u64, u64)> {
+        let mut deleted = BTreeMap::new();
+        for step in self.done.iter().chain(&self.undone).chain(&self.reversed) {
+            for action in &step.actions {
+                if let Action::Deleted { ids, removed: Removed::Text(_), .. } = action {
+                    deleted.insert((ids.start.sid, ids.start.time), (ids.span, step.start.time));
+                }
+            }
+        }
+        deleted
     }
 
     fn selection_now(&self, selection: &Selection) -> Selection {
@@ -314,13 +339,17 @@ impl Model {
             undo.reversed = Some(Arc::clone(&step));
             self.origin = origin;
             let brings_back = step.actions.iter().any(|action| matches!(action, Action::Deleted { .. }));
-            let kept = |named| undo.ids.kept(named);
-            let named = if brings_back { self.doc.named_before(step.start.time, kept) } else { Vec::new() };
-            let result = step
-                .actions
-                .iter()
-                .rev()
-                .try_for_each(|action| self.reverse_action(action, &named, step.start));
+            let deleted = if brings_back { undo.deleted() } else { BTreeMap::new() };
+            let kept =
+                |named| undo.ids.kept(named).max(ids::within(&deleted, named).map(|(.., start)| start));
+            let made = |constant| undo.ids.made(constant);
+            let named =
+                if brings_back { self.doc.named_before(step.start.time, kept, made) } else { Vec::new() };
+            let mut actions = step.actions.iter().rev();
+            let mut result = actions.try_for_each(|action| self.reverse_action(action, &named, step.start));
+            if brings_back {
+                result = result.and_then(|()| self.renew_marks(&step.actions));
+            }
             self.origin = Origin::Local;
             let Some(undo) = &mut self.undo else { return Ok(None) };
             undo.reversed = None;

@@ -185,13 +185,24 @@ impl Places<'_> {
                     None => self.in_gap(place, UpTo::Visible),
                 }
             }
-            (None, Some((left, _)), _) => tombstone.unwrap_or(left),
-            (None, None, Some((_, before))) => self.in_gap(before, up_to),
-            // The sequence was made again without them.
-            (None, None, None) if self.ids.is_left_out(first) => {
-                let exists = |id| self.doc.locate(self.node, id).is_some();
-                self.ids.before(first, exists).map_or(self.node, |before| self.behind(before))
+            (None, Some((left, _)), _)
+                if tombstone.is_some_and(|tombstone| self.is_behind(tombstone, left)) =>
+            {
+                tombstone.unwrap_or(left)
             }
+            // The sequence was made again without them.
+            (None, ..) if self.ids.is_left_out(first) => {
+                let place = self.left_out_place(first);
+                match (left, right) {
+                    (Some((left, _)), _) if !self.is_behind(place, left) => left,
+                    (_, Some((right, before))) if place == right || self.is_behind(place, right) => {
+                        self.in_gap(before, up_to)
+                    }
+                    _ => place,
+                }
+            }
+            (None, Some((left, _)), _) => left,
+            (None, None, Some((_, before))) => self.in_gap(before, up_to),
             (None, None, None) => self.in_gap(stood.position as usize, up_to),
         }
     }
@@ -239,6 +250,24 @@ impl Places<'_> {
             if is_behind(middle) { high = middle } else { low = middle + 1 }
         }
         start.tick(high)
+    }
+
+    /// Whether an element (or the node itself, which is in front of all) stands behind another.
+    fn is_behind(&self, element: Timestamp, other: Timestamp) -> bool {
+        element != self.node && self.doc.stands_behind(self.node, element, other)
+    }
+
+    /// Behind what an element stood that was left out when the sequence was made again.
+    fn left_out_place(&self, element: Timestamp) -> Timestamp {
+        let exists = |id| self.doc.locate(self.node, id).is_some();
+        let Some((before, tombstone)) = self.ids.before(element, exists) else { return self.node };
+        // What a mark ends after comes back in front of its tombstone, and what stood behind it stands behind that too.
+        let ends = find(self.named, tombstone).is_some_and(|named| named.after);
+        if ends && exists(tombstone) && self.is_behind(tombstone, before) {
+            tombstone
+        } else {
+            self.behind(before)
+        }
     }
 
     /// An element, or what stands in front of it that may be inserted behind.
