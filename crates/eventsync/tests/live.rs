@@ -650,36 +650,3 @@ async fn connections_and_subscriptions_have_their_limits() {
     let third = server.get("/events/go").await;
     assert_eq!((third.status, third.problem().as_str()), (429, "too-many"));
 }
-
-/// A document is as deep as a message may be, and an event has it within others.
-#[cfg(feature = "client")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_deepest_document_is_followed_by_our_own_client() {
-    use eventsync::{
-        ConflictResolver,
-        client::{SyncClient, SyncClientOptions},
-        shelf::MemoryShelf,
-    };
-    let server = Server::start().await;
-    let deepest = (1..63).fold(json!([]), |inner, _| json!([inner]));
-    let reply = server.json("PUT", "/api/games/go", &json!({"name": "go", "deep": deepest})).await;
-    assert_eq!(reply.status, 201, "{}", reply.json());
-    let client = SyncClient::start(SyncClientOptions {
-        url: format!("ws://{}/sync", server.address),
-        client_id: ClientId::new("rust").unwrap(),
-        token: None,
-        resolver: ConflictResolver::ThreeWayMerge,
-        shelf: Arc::new(MemoryShelf::new()),
-    });
-    let go = DocumentId::new("go").unwrap();
-    client.open(&go).await.unwrap();
-    let mut changes = client.changes();
-    // First a snapshot, then an event.
-    for n in [Value::Null, json!(1)] {
-        while client.view(&go).is_ok_and(|view| view["deep"] != deepest || view["n"] != n) {
-            tokio::time::timeout(support::DEADLINE, changes.changed()).await.expect("in time").unwrap();
-        }
-        let other = json!({"name": "go", "deep": deepest, "n": 1});
-        assert_eq!(server.json("PUT", "/api/games/go", &other).await.status, 200);
-    }
-}

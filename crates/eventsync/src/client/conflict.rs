@@ -15,7 +15,7 @@ pub struct Conflict {
     pub mine: Value,
     /// What is there now.
     pub theirs: Value,
-    /// When the writer wrote, in milliseconds since 1970 UTC, by its own clock.
+    /// When the writer wrote, in milliseconds since 1970 UTC, by the server's clock as far as the client knows it.
     pub written_at: u64,
     /// When the document was last changed, by the server's clock.
     pub changed_at: u64,
@@ -36,7 +36,7 @@ pub enum ConflictResolver {
     ServerWins,
     /// The write is done again on top of what is there.
     ClientWins,
-    /// The later of the two counts, by the clocks of both sides; the server's if they are equal.
+    /// The later of the two counts, by the server's clock; the server's if they are equal.
     LastWriterWins,
     /// Both sides' changes against what the writer saw are joined field by field; where both changed the same field,
     /// the server's counts.

@@ -7,20 +7,24 @@ use futures_util::{SinkExt, StreamExt};
 use nodestorage::DocumentId;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
     tungstenite::{
         Message,
         client::IntoClientRequest,
         http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL},
-        protocol::WebSocketConfig,
+        protocol::{WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
 use crate::{
     event::Event,
-    protocol::{ClientMessage, Current, Problem, SUBPROTOCOL_JSON},
+    protocol::{Current, Problem, SUBPROTOCOL_JSON},
     snapshot::Snapshot,
 };
 
@@ -30,13 +34,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Why a connection ended; there will be another one.
-pub(super) type Lost = String;
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) reason: String,
+    /// Whether the other end closed it over a message of ours that was too big for it.
+    pub(super) too_big: bool,
+}
+
+impl<T: std::fmt::Display> From<T> for Lost {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.to_string(), too_big: false }
+    }
+}
 
 /// What a server says, as far as this client listens.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum Said {
-    Welcome {},
+    Welcome {
+        /// In milliseconds since 1970 UTC.
+        #[serde(default)]
+        server_time: Option<u64>,
+        #[serde(default)]
+        limits: SaidLimits,
+    },
     Events {
         #[serde(default)]
         document_id: Option<DocumentId>,
@@ -74,15 +95,23 @@ pub(super) enum Said {
     Other,
 }
 
+/// What a server says of what it takes.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SaidLimits {
+    #[serde(default)]
+    pub(super) message_bytes: Option<usize>,
+}
+
 /// See the [module](self).
-pub(super) struct Connection {
-    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+pub(super) struct Connection<S = MaybeTlsStream<TcpStream>> {
+    stream: WebSocketStream<S>,
 }
 
 impl Connection {
     /// Connects to `ws://…/sync`.
     pub(super) async fn open(url: &str) -> Result<Self, Lost> {
-        let mut request = url.into_client_request().map_err(|error| error.to_string())?;
+        let mut request = url.into_client_request()?;
         let protocol = HeaderValue::from_static(SUBPROTOCOL_JSON);
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
         let config = WebSocketConfig::default()
@@ -90,18 +119,22 @@ impl Connection {
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         // What people write is small and must not wait for more.
         let connecting = connect_async_with_config(request, Some(config), true);
-        let (stream, _) = timeout(PATIENCE, connecting)
-            .await
-            .map_err(|_| "no answer in time")?
-            .map_err(|e| e.to_string())?;
+        let (stream, _) = timeout(PATIENCE, connecting).await.map_err(|_| "no answer in time")??;
         Ok(Self { stream })
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// A connection that is there already.
+    #[cfg(test)]
+    pub(super) fn over(stream: WebSocketStream<S>) -> Self {
+        Self { stream }
     }
 
     /// Sends a message.
-    pub(super) async fn send(&mut self, message: &ClientMessage) -> Result<(), Lost> {
-        let text = serde_json::to_string(message).map_err(|error| error.to_string())?;
+    pub(super) async fn send(&mut self, text: String) -> Result<(), Lost> {
         let sending = self.stream.send(Message::text(text));
-        timeout(PATIENCE, sending).await.map_err(|_| "the server does not read")?.map_err(|e| e.to_string())
+        Ok(timeout(PATIENCE, sending).await.map_err(|_| "the server does not read")??)
     }
 
     /// Waits for the next message. Cancel-safe.
@@ -110,17 +143,18 @@ impl Connection {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
                     // As deep as the decoder goes: a document may be as deep as a message of ours, and is within others here.
-                    let value = EncodingFormat::Json.decode::<Value>(text.as_bytes());
-                    let value = value.map_err(|error| error.to_string())?;
-                    return Said::deserialize(value).map_err(|error| format!("not a message: {error}"));
+                    let value = EncodingFormat::Json.decode::<Value>(text.as_bytes())?;
+                    return Ok(Said::deserialize(value).map_err(|error| format!("not a message: {error}"))?);
                 }
                 Some(Ok(Message::Close(frame))) => {
-                    let reason = frame.map(|frame| format!(": {} {}", frame.code, frame.reason));
-                    return Err(format!("the server closed the connection{}", reason.unwrap_or_default()));
+                    let too_big = frame.as_ref().is_some_and(|frame| frame.code == CloseCode::Size);
+                    let why = frame.map(|frame| format!(": {} {}", frame.code, frame.reason));
+                    let reason = format!("the server closed the connection{}", why.unwrap_or_default());
+                    return Err(Lost { reason, too_big });
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error.to_string()),
-                None => return Err("the connection broke".to_owned()),
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err("the connection broke".into()),
             }
         }
     }

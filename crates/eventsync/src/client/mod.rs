@@ -15,6 +15,6 @@ mod talk;
 
 pub use conflict::{Conflict, ConflictResolver, Resolution, three_way_merge};
 pub use record::ClientRecord;
-pub use state_manager::{Applied, Pending, Rejected, StateManager};
+pub use state_manager::{Applied, HeldWrite, Pending, Rejected, StateManager};
 #[cfg(feature = "client")]
 pub use sync_client::{ClientError, ClientEvent, ClientStatus, SyncClient, SyncClientOptions};

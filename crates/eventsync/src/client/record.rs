@@ -4,7 +4,7 @@ use nodestorage::DocumentId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Pending;
+use super::{HeldWrite, Pending};
 use crate::event::ClientVector;
 
 /// A document as one client has it, with its writes that are not answered. Keep it before a write is sent: else a crash
@@ -36,6 +36,13 @@ pub struct ClientRecord {
     pub sent: bool,
     /// The writes that are not contained, oldest first.
     pub pending: Vec<Pending>,
+    /// The writes that can't go, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldWrite>,
+    /// Whether a write that changes nothing goes before the pending ones, as the last one held may be stored under the next
+    /// number.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fence: bool,
 }
 
 fn yes() -> bool {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use nodestorage::DocumentId;
@@ -11,8 +12,18 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ClientError, ClientEvent, ClientStatus, StateManager, SyncClientOptions};
-use crate::{protocol::Push, shelf::Durability};
+use super::{
+    ClientError, ClientEvent, ClientStatus, StateManager, SyncClientOptions, state_manager::pause_after,
+};
+use crate::{
+    protocol::{ClientMessage, Problem, ProblemType},
+    shelf::Durability,
+};
+
+/// So many connections may be closed over one write because a message was too big; then it is that write.
+const TOO_BIG_MAX: u32 = 2;
+/// How many events wait for a slow listener; above it the oldest go, and the listener is told how many.
+const EVENTS_MAX: usize = 256;
 
 /// See the [module](self).
 pub(super) struct Shared {
@@ -45,34 +56,146 @@ pub(super) struct Opened {
     pub(super) live: bool,
     /// Send nothing before this: the server could not decide about the last one.
     pub(super) again_at: Option<Instant>,
+    /// How large the push is that waits for its answer on this connection.
+    pub(super) sent_bytes: Option<usize>,
+    /// How many connections were lost while the oldest write waited for its answer, and how many of them because a message
+    /// was too big.
+    undecided: u32,
+    too_big: u32,
 }
 
 impl Opened {
     pub(super) fn new(manager: StateManager) -> Self {
-        let (changes, kept) = (0, 0);
-        Self { manager, changes, kept, afresh: false, subscribed: false, live: false, again_at: None }
+        Self {
+            manager,
+            changes: 0,
+            kept: 0,
+            afresh: false,
+            subscribed: false,
+            live: false,
+            again_at: None,
+            sent_bytes: None,
+            undecided: 0,
+            too_big: 0,
+        }
     }
 
     /// The connection is lost.
-    pub(super) fn cut_off(&mut self) {
+    fn cut_off(&mut self) {
         self.manager.on_disconnected();
         (self.subscribed, self.live, self.again_at) = (false, false, None);
+        self.undecided += u32::from(self.sent_bytes.take().is_some());
     }
 
-    /// Takes a push if there is one to be sent now.
-    pub(super) fn poll_push(&mut self, now: Instant) -> Option<Push> {
+    /// It has caught up. A write that the last connections could not bring to the server, or that brought them down, waits
+    /// longer each time, so that it neither keeps others from going nor the connection from staying.
+    pub(super) fn on_live(&mut self, now: Instant) {
+        self.live = true;
+        if self.undecided > 1 && self.sent_bytes.is_none() {
+            self.again_at = Some(now + jittered(pause_after(self.undecided - 1)));
+        }
+    }
+
+    /// The server has said something about what was sent last.
+    pub(super) fn on_answer(&mut self) {
+        (self.sent_bytes, self.undecided, self.too_big) = (None, 0, 0);
+    }
+
+    /// Takes the text of a push if there is one to be sent now. What is larger than the server takes is held instead, and
+    /// noted in `held`.
+    pub(super) fn poll_push(
+        &mut self,
+        now: Instant,
+        bytes_max: usize,
+        held: &mut Vec<(Problem, u64)>,
+    ) -> Option<String> {
         if self.again_at.is_some_and(|at| now < at) {
             return None;
         }
         self.again_at = None;
-        let push = self.manager.poll_push()?;
-        // That it may be with the server outlives this client.
-        self.changes += 1;
-        Some(push)
+        loop {
+            let push = self.manager.poll_push()?;
+            // That it may be with the server outlives this client.
+            self.changes += 1;
+            let text = encode(&ClientMessage::Push(push));
+            if text.len() <= bytes_max {
+                self.sent_bytes = Some(text.len());
+                return Some(text);
+            }
+            let problem = too_large(text.len(), Some(bytes_max));
+            let id = self.manager.on_too_large(problem.clone(), false)?;
+            held.push((problem, id));
+        }
+    }
+}
+
+/// The text of a message.
+pub(super) fn encode(message: &ClientMessage) -> String {
+    serde_json::to_string(message).expect("a message has names for keys, and no numbers that are none")
+}
+
+/// Clients that were told the same do not all come back at once.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(1.0 + rand::random::<f64>() / 2.0)
+}
+
+fn too_large(bytes: usize, limit: Option<usize>) -> Problem {
+    let problem =
+        |most: &str| Problem::new(ProblemType::TooLarge, format!("the edit has {bytes} bytes; {most}"));
+    match limit {
+        Some(limit) => {
+            problem(&format!("the server takes at most {limit}")).with("limit", limit).with("unit", "bytes")
+        }
+        None => problem("something on the way to the server takes no message so large"),
     }
 }
 
 impl Shared {
+    pub(super) fn new(options: SyncClientOptions) -> Self {
+        Self {
+            token: std::sync::Mutex::new(options.token.clone()),
+            options,
+            documents: std::sync::Mutex::default(),
+            saving: Mutex::default(),
+            wanted: Notify::new(),
+            changes: watch::Sender::new(0),
+            status: watch::Sender::new(ClientStatus::Offline),
+            events: broadcast::channel(EVENTS_MAX).0,
+        }
+    }
+
+    /// The connection is lost. `too_big`: the other end has closed it because a message of ours was too big; before all
+    /// others that is the largest one that waits. Once may be about something else, as a proxy may mean what the server
+    /// sent.
+    pub(super) fn cut_off(&self, too_big: bool) {
+        let mut documents = self.documents();
+        let mut held = None;
+        let largest = documents.iter_mut().filter(|_| too_big).max_by_key(|(_, opened)| opened.sent_bytes);
+        if let Some((id, opened)) = largest
+            && let Some(bytes) = opened.sent_bytes
+        {
+            opened.too_big += 1;
+            if opened.too_big >= TOO_BIG_MAX {
+                opened.on_answer();
+                opened.changes += 1;
+                let problem = too_large(bytes, None);
+                let as_what = opened.manager.on_too_large(problem.clone(), true);
+                held = as_what.map(|held| (id.clone(), problem, held));
+            }
+        }
+        documents.values_mut().for_each(Opened::cut_off);
+        drop(documents);
+        if let Some((id, problem, held)) = held {
+            self.refused(&id, problem, Some(held));
+        }
+    }
+
+    /// Tells of a write that was refused, and as what it is held.
+    pub(super) fn refused(&self, id: &DocumentId, problem: Problem, held: Option<u64>) {
+        let _ = self.events.send(ClientEvent::Refused { document_id: id.clone(), problem, held });
+        self.changed(id);
+    }
+
     pub(super) fn documents(&self) -> MutexGuard<'_, BTreeMap<DocumentId, Opened>> {
         self.documents.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,11 +1,15 @@
 //! One document at a client: what the server confirmed, and on top of it the client's own writes that are under way.
 
+mod held;
+
 use std::{collections::VecDeque, time::Duration};
 
 use crdt_core::ClientId;
 use nodestorage::DocumentId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use held::HeldWrite;
 
 use super::{ClientRecord, Conflict, ConflictResolver, Resolution};
 use crate::{
@@ -52,6 +56,11 @@ pub enum Applied {
 pub enum Rejected {
     /// It is given up, or replaced by what the resolver made of it.
     Decided,
+    /// It can't go: it is out of the view, and [held](StateManager::held).
+    Held {
+        /// As which.
+        id: u64,
+    },
     /// It is still the next one, as what was said decides nothing about it: ask for it again after this time.
     Kept {
         /// How long.
@@ -98,8 +107,15 @@ pub struct StateManager {
     sent: bool,
     stage: Stage,
     /// Send nothing before this version is here: what others did, the resolver has to know.
-    hold: u64,
+    wait_for: u64,
     pending: VecDeque<Pending>,
+    held: VecDeque<HeldWrite>,
+    /// Whether a fence goes first, under the number after the last that is contained: the last one held may be stored
+    /// under it.
+    fence: bool,
+    /// How far the server's clock is ahead of the one by which the times of writes are made: for who asks which of two was
+    /// the later one.
+    pub clock_offset_ms: i64,
 }
 
 impl StateManager {
@@ -118,8 +134,11 @@ impl StateManager {
             certain: false,
             sent: false,
             stage: Stage::Waiting,
-            hold: 0,
+            wait_for: 0,
             pending: VecDeque::new(),
+            held: VecDeque::new(),
+            fence: false,
+            clock_offset_ms: 0,
         }
     }
 
@@ -135,6 +154,8 @@ impl StateManager {
             certain: record.certain,
             sent: record.sent,
             pending: record.pending.into(),
+            held: record.held.into(),
+            fence: record.fence,
             ..Self::new(record.document_id, client_id)
         }
     }
@@ -152,6 +173,8 @@ impl StateManager {
             certain: self.certain,
             sent: self.sent,
             pending: self.pending.iter().cloned().collect(),
+            held: self.held.iter().cloned().collect(),
+            fence: self.fence,
         }
     }
 
@@ -189,9 +212,9 @@ impl StateManager {
         self.pending.iter()
     }
 
-    /// How many of them the server has not answered.
+    /// How many of them the server has not answered. A question about one that is held counts as well.
     pub fn unsent(&self) -> usize {
-        self.pending.len() - usize::from(matches!(self.stage, Stage::Stored(_)))
+        self.pending.len() + usize::from(self.fence) - usize::from(matches!(self.stage, Stage::Stored(_)))
     }
 
     /// Where to go on after a connection was lost: after the last event, which is named, so that a server that was set back
@@ -249,25 +272,27 @@ impl StateManager {
 
     /// The next write to send, if none is under way. Keep the [record](Self::to_record) before it is sent.
     pub fn poll_push(&mut self) -> Option<Push> {
-        if self.stage != Stage::Waiting || self.version < self.hold {
+        if self.stage != Stage::Waiting || self.version < self.wait_for {
             return None;
         }
-        let next = self.pending.front()?;
+        let (base_version, op) = match self.pending.front() {
+            _ if self.fence => self.fence_op(),
+            // On the wire the version of what is absent is 0, whatever was there before.
+            Some(next) => {
+                (next.base_version.map(|seen| if next.base.is_null() { 0 } else { seen }), next.op.clone())
+            }
+            None => return None,
+        };
         self.stage = Stage::Sent { again: self.sent };
         self.sent = true;
-        Some(Push {
-            document_id: self.document_id.clone(),
-            client_seq: Some(self.contained + 1),
-            // On the wire the version of what is absent is 0, whatever was there before.
-            base_version: next.base_version.map(|seen| if next.base.is_null() { 0 } else { seen }),
-            op: next.op.clone(),
-        })
+        let (document_id, client_seq) = (self.document_id.clone(), Some(self.contained + 1));
+        Some(Push { document_id, client_seq, base_version, op })
     }
 
     /// The connection is lost: what was under way is sent again, with its number, if its event does not come first.
     pub fn on_disconnected(&mut self) {
         self.stage = Stage::Waiting;
-        self.hold = 0;
+        self.wait_for = 0;
     }
 
     /// A write is durable, as of `version`. Answers to earlier ones are ignored.
@@ -278,6 +303,7 @@ impl StateManager {
             self.contained = client_seq;
             self.sent = false;
             self.stage = Stage::Waiting;
+            self.close_held();
             return;
         }
         self.certain |= !repeated;
@@ -285,7 +311,8 @@ impl StateManager {
         self.settle();
     }
 
-    /// A write was refused. If that decides about it, its number is free again, and the resolver says what becomes of it.
+    /// A write was refused. If that decides about it, its number is free again; where others were faster the resolver says
+    /// what becomes of it, else it is [held](Self::held).
     pub fn on_rejected(
         &mut self,
         client_seq: u64,
@@ -304,6 +331,7 @@ impl StateManager {
         {
             // The server has lost writes, as after a backup was restored: it counts from where it is.
             (self.contained, self.certain, self.sent) = (last, true, false);
+            self.close_held();
             return at_once;
         }
         let conflicts = [
@@ -316,16 +344,17 @@ impl StateManager {
         self.certain |= conflicts;
         match current {
             Some(current) if conflicts && self.version < current.version => {
-                self.hold = current.version;
+                self.wait_for = current.version;
                 at_once
             }
+            // Whatever is said about a fence, its number is not used up.
+            _ if self.fence => again_after(problem),
             Some(current) if conflicts => self.resolve(current, resolver),
             None if conflicts => again_after(problem),
             _ if problem.is_passing() || problem.is(ProblemType::SequenceGap) => again_after(problem),
             _ => {
-                self.sent = false;
-                self.pending.pop_front();
-                Rejected::Decided
+                let open = problem.status == ProblemType::TooLarge.status();
+                self.hold_oldest(problem.clone(), open).map_or(at_once, |id| Rejected::Held { id })
             }
         }
     }
@@ -342,12 +371,18 @@ impl StateManager {
             Some(body) => Value::Object((**body).clone()),
             None => Value::Null,
         };
-        let Pending { op, base, base_version, written_at } = refused;
+        let Pending { op, base, base_version, written_at: own_time } = refused;
+        let written_at = own_time.saturating_add_signed(self.clock_offset_ms);
         let changed_at = self.changed_at;
         let conflict = Conflict { op, base, mine, theirs, written_at, changed_at };
         if let Resolution::Write(op) = resolver.resolve(&conflict) {
             let base_version = base_version.map(|_| self.version);
-            self.pending.push_front(Pending { op, base_version, base: conflict.theirs, written_at });
+            self.pending.push_front(Pending {
+                op,
+                base_version,
+                base: conflict.theirs,
+                written_at: own_time,
+            });
         }
         Rejected::Decided
     }
@@ -368,8 +403,14 @@ impl StateManager {
         }
         self.contained = client_seq;
         self.stage = Stage::Waiting;
-        let write = if std::mem::take(&mut self.sent) { self.pending.pop_front() } else { None };
-        self.certain = write.is_some();
+        let (sent, fence) = (std::mem::take(&mut self.sent), self.fence);
+        let write = match sent {
+            // A fence makes no event: that of its number is of the write that is held, which went through after all.
+            true if fence => self.take_open(),
+            true => self.pending.pop_front(),
+            false => None,
+        };
+        self.certain = write.is_some() || fence;
         write
     }
 
@@ -390,9 +431,21 @@ impl StateManager {
         if let Stage::Stored(version) = self.stage
             && version <= self.version
         {
-            self.contains(self.contained + 1);
+            if self.fence {
+                self.close_held();
+                (self.contained, self.certain, self.sent) = (self.contained + 1, true, false);
+                self.stage = Stage::Waiting;
+            } else {
+                self.contains(self.contained + 1);
+            }
         }
     }
+}
+
+/// How long a write waits that so many tries have decided nothing about.
+#[cfg(feature = "client")]
+pub(super) fn pause_after(tries: u32) -> Duration {
+    AGAIN_AFTER_MAX.min(AGAIN_AFTER * 2_u32.saturating_pow(tries.clamp(1, 16) - 1))
 }
 
 fn again_after(problem: &Problem) -> Rejected {

@@ -1,25 +1,24 @@
 //! The client: what the application calls.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Arc, PoisonError};
 
 use crdt_core::ClientId;
 use nodestorage::DocumentId;
 use serde_json::Value;
 use tokio::{
-    sync::{Mutex, Notify, broadcast, watch},
+    sync::{broadcast, watch},
     task::JoinHandle,
 };
 
 use super::{
-    ClientRecord, ConflictResolver, StateManager,
+    ClientRecord, ConflictResolver, HeldWrite, StateManager,
+    connection::Connection,
     shared::{Opened, Shared},
     talk,
 };
 use crate::{
     protocol::{Problem, PushOp},
+    service::now_ms,
     shelf::{Shelf, ShelfError},
 };
 
@@ -40,7 +39,8 @@ pub struct SyncClientOptions {
 /// Follows documents of an eventsync server and writes to them, online or not.
 ///
 /// A write shows at once, is durable on the shelf when [`write`](Self::write) returns, and is sent until it is answered,
-/// over any number of lost connections and restarts. It counts once.
+/// over any number of lost connections and restarts. It counts once. One that can't go is [held](Self::held) until the user has
+/// decided about it, and those behind it go on.
 pub struct SyncClient {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -63,12 +63,15 @@ pub enum ClientStatus {
 pub enum ClientEvent {
     /// A document looks different.
     Changed(DocumentId),
-    /// A write was refused; what became of it, the resolver decided.
+    /// A write was refused.
     Refused {
         /// To which document.
         document_id: DocumentId,
         /// Why.
         problem: Problem,
+        /// As which of the [held](SyncClient::held) ones it is kept. `None`: others were faster, and the resolver has decided
+        /// what became of it.
+        held: Option<u64>,
     },
 }
 
@@ -97,8 +100,6 @@ pub enum ClientError {
     #[error("{max} writes of document {0} are not answered yet", max = SyncClient::PENDING_MAX)]
     TooManyWrites(DocumentId),
 }
-/// How many events wait for a slow listener; above it the oldest go, and the listener is told how many.
-const EVENTS_MAX: usize = 256;
 
 impl SyncClient {
     /// How many documents can be open: as many as a socket serves.
@@ -108,17 +109,25 @@ impl SyncClient {
 
     /// Starts the client: it connects, and connects again whenever the connection breaks.
     pub fn start(options: SyncClientOptions) -> Self {
-        let shared = Arc::new(Shared {
-            token: std::sync::Mutex::new(options.token.clone()),
-            options,
-            documents: std::sync::Mutex::default(),
-            saving: Mutex::default(),
-            wanted: Notify::new(),
-            changes: watch::Sender::new(0),
-            status: watch::Sender::new(ClientStatus::Offline),
-            events: broadcast::channel(EVENTS_MAX).0,
-        });
-        let task = tokio::spawn(talk::run(Arc::clone(&shared)));
+        let shared = Arc::new(Shared::new(options));
+        let url = shared.options.url.clone();
+        let open = move || {
+            let url = url.clone();
+            async move { Connection::open(&url).await }
+        };
+        let task = tokio::spawn(talk::run(Arc::clone(&shared), open));
+        Self { shared, task }
+    }
+
+    /// A client whose connections a test makes.
+    #[cfg(test)]
+    pub(super) fn over<S, O>(options: SyncClientOptions, open: impl Fn() -> O + Send + 'static) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        O: Future<Output = Result<Connection<S>, super::connection::Lost>> + Send + 'static,
+    {
+        let shared = Arc::new(Shared::new(options));
+        let task = tokio::spawn(talk::run(Arc::clone(&shared), open));
         Self { shared, task }
     }
 
@@ -151,19 +160,37 @@ impl SyncClient {
     /// Writes to an open document. It shows at once, and is durable here when this returns. `guarded`: only if the
     /// document is still as it is seen now; else the resolver decides.
     pub async fn write(&self, id: &DocumentId, op: PushOp, guarded: bool) -> Result<(), ClientError> {
+        let write = |manager: &mut StateManager| {
+            let fits = manager.pending().len() < Self::PENDING_MAX;
+            if fits {
+                manager.write(op, guarded, now_ms());
+            }
+            fits
+        };
+        match self.change(id, write).await? {
+            true => Ok(()),
+            false => Err(ClientError::TooManyWrites(id.clone())),
+        }
+    }
+
+    /// Changes what there is to send of a document, durably. Gives what `change` gives: whether it has done anything.
+    async fn change(
+        &self,
+        id: &DocumentId,
+        change: impl FnOnce(&mut StateManager) -> bool,
+    ) -> Result<bool, ClientError> {
         {
             let mut documents = self.shared.documents();
             let opened = documents.get_mut(id).ok_or_else(|| ClientError::NotOpen(id.clone()))?;
-            if opened.manager.pending().len() >= Self::PENDING_MAX {
-                return Err(ClientError::TooManyWrites(id.clone()));
+            if !change(&mut opened.manager) {
+                return Ok(false);
             }
-            opened.manager.write(op, guarded, now_ms());
             opened.changes += 1;
         }
         self.shared.changed(id);
         self.shared.keep(id).await?;
         self.shared.wanted.notify_one();
-        Ok(())
+        Ok(true)
     }
 
     /// An open document as the user should see it: the confirmed state under the own writes; `Null` for absent.
@@ -186,6 +213,29 @@ impl SyncClient {
     /// How many writes are not answered, over all open documents.
     pub fn unsent(&self) -> usize {
         self.shared.documents().values().map(|opened| opened.manager.unsent()).sum()
+    }
+
+    /// The writes that can't go, with their documents: the server refuses them, or they are larger than it takes. They are out
+    /// of the view, and kept, over restarts, until they are sent again or dropped; of each document the last
+    /// [`StateManager::HELD_WRITES_MAX`].
+    pub fn held(&self) -> Vec<(DocumentId, HeldWrite)> {
+        let documents = self.shared.documents();
+        let of = |(id, opened): (&DocumentId, &Opened)| {
+            let id = id.clone();
+            opened.manager.held().map(move |held| (id.clone(), held.clone())).collect::<Vec<_>>()
+        };
+        documents.iter().flat_map(of).collect()
+    }
+
+    /// Writes a held write anew, onto what the document is now; its values stand where they clash. If it still can't go, it
+    /// is held again. `false` if there is no such one, or if it is still being found out whether it was stored.
+    pub async fn send_held(&self, id: &DocumentId, held: u64) -> Result<bool, ClientError> {
+        self.change(id, |manager| manager.send_held(held, now_ms())).await
+    }
+
+    /// Lets go of a held write. `false` if there is no such one.
+    pub async fn drop_held(&self, id: &DocumentId, held: u64) -> Result<bool, ClientError> {
+        self.change(id, |manager| manager.drop_held(held)).await
     }
 
     /// Changes whenever a document or the number of unsent writes does.
@@ -218,9 +268,4 @@ impl Drop for SyncClient {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-#[expect(clippy::disallowed_methods, reason = "the driver reads the clock for its machines")]
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -148,7 +148,7 @@ impl Problem {
     /// Whether it decides nothing about a write: that may be done later, or have been done. The same write with the same
     /// number finds out. By the status, so that it holds for types of newer servers too.
     pub fn is_passing(&self) -> bool {
-        matches!(self.status, 408 | 429 | 500..) || self.is(ProblemType::IdempotencyInProgress)
+        matches!(self.status, 401 | 408 | 429 | 500..) || self.is(ProblemType::IdempotencyInProgress)
     }
 
     /// A document that is not there.

@@ -1,6 +1,7 @@
 //! State managers against the service: offline, online, conflicts, a server that stalls or goes back to its backup. All
 //! agree in the end, and each write counts once.
 
+mod held;
 mod reported;
 mod world;
 

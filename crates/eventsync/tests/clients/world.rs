@@ -134,6 +134,11 @@ pub(crate) enum Luck {
     Lost,
     /// Answered before it is done, if it is.
     Stalled,
+    /// Too large for the way, that is answered there; an attempt by another way may have got through.
+    TooLarge {
+        /// And be done later.
+        stalls: bool,
+    },
 }
 
 pub(crate) struct Client {
@@ -240,8 +245,15 @@ impl Client {
         let Some(push) = self.out.pop_front() else { return false };
         let sequence = push.client_seq.unwrap();
         let answer = match luck {
+            // What changes nothing is small enough for any way.
+            Luck::TooLarge { stalls } if !names(&push.op).is_empty() => {
+                if stalls {
+                    let _ = server.stall(&self.id, push).await;
+                }
+                Err(Problem::new(ProblemType::TooLarge, "this way is narrow").into())
+            }
             Luck::Stalled => server.stall(&self.id, push).await,
-            Luck::Answered | Luck::Lost => server.write(&self.id, push).await,
+            Luck::Answered | Luck::Lost | Luck::TooLarge { .. } => server.write(&self.id, push).await,
         };
         if luck == Luck::Lost {
             self.disconnect();
