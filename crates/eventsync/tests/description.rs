@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use eventsync::http::HttpOptions;
 use serde_json::{Value, json};
 use support::Server;
 
@@ -121,6 +122,167 @@ async fn every_path_that_is_described_is_there_and_answers_as_described() {
             .unwrap()
             .contains(&json!(urn))
     );
+}
+
+/// Everything that somewhere is a parameter, in the query or a header, with values that are none of it.
+const PARAMETERS: &[(&str, &str, &[&str])] = &[
+    ("query", "after", &["", "%00"]),
+    ("query", "limit", &["x", "-1", "1.5", "1@1767225600000"]),
+    ("query", "wait", &["x", "-1", "1.5", "1@1767225600000"]),
+    ("query", "version", &["x", "-1", "1.5", "1@1767225600000"]),
+    ("query", "id", &["", "%00"]),
+    ("header", "Weft-Client-Id", &["", "\u{fc}"]),
+    ("header", "Weft-Client-Seq", &["", "x", "-1", "1.5", "1@1767225600000"]),
+    ("header", "Idempotency-Key", &["", "a b", "\u{fc}"]),
+    ("header", "If-Match", &["1", "x", "\"x\"", "*, *"]),
+    ("header", "If-None-Match", &["1", "\"1\"", "x"]),
+    ("header", "Last-Event-ID", &["x", "-1", "1@", "1@x"]),
+];
+
+/// What a schema of a parameter takes: its least number, or its examples.
+fn good(schema: &Value) -> Vec<String> {
+    match (schema["type"].as_str(), schema["examples"].as_array()) {
+        (Some("integer"), None) => vec![schema["minimum"].to_string()],
+        (Some("string"), Some(examples)) => {
+            examples.iter().map(|example| example.as_str().unwrap().to_owned()).collect()
+        }
+        _ => panic!("{schema} has neither a least number nor examples"),
+    }
+}
+
+/// A request of each kind that changes nothing of what others ask for: its body, and the body's type.
+fn body_of(method: &str, path: &str) -> (&'static str, &'static str) {
+    match (method, path) {
+        ("post", "/api/push/{id}") => {
+            (r#"{"clientId":"a","op":"merge","patch":{"n":1}}"#, "application/json")
+        }
+        ("post", "/api/sync/{id}") => (r#"{"clientId":"a"}"#, "application/json"),
+        ("post" | "put", _) => (r#"{"name":"Go"}"#, "application/json"),
+        ("patch", _) => (r#"{"n":2}"#, "application/merge-patch+json"),
+        _ => ("", ""),
+    }
+}
+
+/// A server that is asked as often as a test likes, its description, and all that can be asked for.
+async fn described() -> (Server, Value, Vec<(String, String)>) {
+    let options = HttpOptions { per_address: None, per_principal: None, ..HttpOptions::new("games") };
+    let server = Server::start_with(options).await;
+    let all = server.get("/openapi.json").await.json();
+    let mut operations = Vec::new();
+    for (path, item) in all["paths"].as_object().unwrap() {
+        // Sockets say no more than that they are there.
+        let methods = item.as_object().unwrap().keys().filter(|_| !path.starts_with("/sync"));
+        operations.extend(methods.map(|method| (path.clone(), method.clone())));
+    }
+    (server, all, operations)
+}
+
+/// Asks, and checks that the status of the answer is described, and of a problem its type. Streams are not read.
+async fn ask(
+    server: &Server,
+    all: &Value,
+    (path, method): &(String, String),
+    (query, header): (&str, Option<(&str, &str)>),
+    place: &str,
+) -> u16 {
+    // What an earlier request has deleted.
+    if method != "post" {
+        server.json("PUT", "/api/games/go", &json!({"name": "Go"})).await;
+    }
+    let (body, kind) = body_of(method, path);
+    let real = path.replace("{id}", "go").replace("{version}", "1") + query;
+    let mut headers: Vec<_> = header.into_iter().collect();
+    headers.extend((!kind.is_empty()).then_some(("Content-Type", kind)));
+    let status = if path.starts_with("/events") {
+        let (reply, _) = server.begin(&real, &headers).await;
+        reply
+    } else {
+        let reply = server.request(&method.to_uppercase(), &real, &headers, body.as_bytes()).await;
+        let described = &all["paths"][path][method]["responses"][reply.status.to_string()];
+        if reply.status >= 400 {
+            let kind = reply.json()["type"].as_str().unwrap().to_owned();
+            let known = described["description"].as_str().unwrap_or_default();
+            assert!(known.split(", ").any(|known| known == kind), "{place}: {kind} is none of {known:?}");
+        }
+        reply.status
+    };
+    let responses = &all["paths"][path][method]["responses"];
+    assert!(responses[status.to_string()].is_object(), "{place}: {status} is not described");
+    status
+}
+
+/// `after` was described as a number; that it may name an event as well no program could know.
+#[tokio::test]
+async fn a_parameter_takes_what_is_described_and_what_is_not_described_is_none() {
+    let (server, all, operations) = described().await;
+    server.json("PUT", "/api/games/go", &json!({"name": "Go"})).await;
+    assert_eq!(server.request("POST", "/api/snapshots/go", &[], b"").await.status, 201);
+    for operation in &operations {
+        let (path, method) = operation;
+        let described: Vec<_> = all["paths"][path][method]["parameters"].as_array().unwrap().iter().collect();
+        for parameter in &described {
+            let name = parameter["name"].as_str().unwrap();
+            let known =
+                PARAMETERS.iter().any(|(place, known, _)| parameter["in"] == *place && name == *known);
+            assert!(known || parameter["in"] == "path", "{method} {path}: {name} is not tried here");
+        }
+        for (place, name, bad) in PARAMETERS {
+            let found =
+                described.iter().find(|parameter| parameter["in"] == *place && parameter["name"] == *name);
+            let given = |value: &str| match *place {
+                "query" => (format!("?{name}={value}"), None),
+                _ => (String::new(), Some((*name, value.to_owned()))),
+            };
+            for (value, is_good) in found
+                .map(|parameter| good(&parameter["schema"]))
+                .into_iter()
+                .flatten()
+                .map(|value| (value, true))
+                .chain(bad.iter().map(|value| ((*value).to_owned(), false)))
+            {
+                let asked = format!("{method} {path} with {name} {value:?}");
+                let (query, header) = given(&value.replace('@', "%40"));
+                let header = header.map(|(name, _)| (name, value.as_str()));
+                let status = ask(&server, &all, operation, (&query, header), &asked).await;
+                // A read is answered in full where its tag is none.
+                let is_refused =
+                    found.is_some() && !is_good && !(method == "get" && *name == "If-None-Match");
+                assert_eq!(status == 400, is_refused, "{asked}: {status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_of_the_types_that_are_described() {
+    let (server, all, operations) = described().await;
+    let kinds =
+        ["application/json", "application/json-patch+json", "application/merge-patch+json", "text/plain"];
+    for (path, method) in &operations {
+        let described = &all["paths"][path][method]["requestBody"]["content"];
+        let Some(described) = described.as_object() else { continue };
+        for kind in kinds {
+            server.json("PUT", "/api/games/go", &json!({"name": "Go"})).await;
+            let body = if kind.contains("json-patch") { "[]" } else { body_of(method, path).0 };
+            let path = path.replace("{id}", "go");
+            let headers = [("Content-Type", kind)];
+            let status =
+                server.request(&method.to_uppercase(), &path, &headers, body.as_bytes()).await.status;
+            assert_eq!(status == 415, !described.contains_key(kind), "{method} {path} of {kind}: {status}");
+        }
+        // Of another type than it is said to be.
+        let schema = described["application/json"]["schema"]["$ref"].as_str().unwrap();
+        let Some(fields) = all.pointer(&schema[1..]).unwrap()["properties"].as_object() else { continue };
+        for (name, schema) in fields {
+            let mut body: Value = serde_json::from_str(body_of(method, path).0).unwrap();
+            // An array is none of them, but for the patch of an operation that takes an object.
+            body[name] = json!([[]]);
+            let reply = server.json(&method.to_uppercase(), &path.replace("{id}", "go"), &body).await;
+            // Fields of another operation are not looked at.
+            let is_read = !["state"].contains(&name.as_str());
+            assert_eq!(reply.status == 400, is_read, "{method} {path}: {name} of {schema}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,10 +3,12 @@
 //! `docs/formats/eventsync-wire.md` says it for people, with what OpenAPI has no words for: sockets and streams.
 
 use axum::{extract::State, http::StatusCode, response::Response};
+use crdt_core::ClientId;
+use nodestorage::DocumentId;
 use serde_json::{Map, Value, json};
 
 use super::{App, output::json as answer};
-use crate::protocol::ProblemType;
+use crate::{protocol::ProblemType, service::IdempotencyKey};
 
 pub(super) async fn show(State(app): State<App>) -> Response {
     answer(StatusCode::OK, &description(&app.options.collection, app.options.authorizer.is_some()))
@@ -37,6 +39,7 @@ use ProblemType::{
 };
 
 const WRITE_PROBLEMS: &[ProblemType] = &[
+    UnknownDocument,
     InvalidJson,
     InvalidDocument,
     VersionMismatch,
@@ -70,13 +73,13 @@ const OPERATIONS: &[Operation] = operations! {
         takes: &["limit", "after (id)"], answers: &[(200, "DocumentPage")],
     }
     post "/api/{collection}" "Create a document" {
-        takes: &["id", "Weft-Client-Id", "Weft-Client-Seq", "Idempotency-Key"],
+        takes: &["id", "Weft-Client-Id", "Weft-Client-Seq", "Idempotency-Key", "If-Match", "If-None-Match"],
         body: &[(JSON, "State")], answers: &[(201, "Document")],
-        problems: &[AlreadyExists, InvalidJson, InvalidDocument, TooLarge, UnsupportedMediaType,
-            IdempotencyInProgress, IdempotencyKeyReused],
+        problems: &[AlreadyExists, InvalidJson, InvalidDocument, VersionMismatch, SequenceGap, TooLarge,
+            UnsupportedMediaType, IdempotencyInProgress, IdempotencyKeyReused],
     }
     get "/api/{collection}/{id}" "Read a document, as it is or as it was" {
-        takes: &["version", "If-None-Match"], answers: &[(200, "Document"), (304, "")],
+        takes: &["version", "If-None-Match (tag)"], answers: &[(200, "Document"), (304, "")],
         problems: &[UnknownDocument, UnknownVersion, HistoryCompacted],
     }
     put "/api/{collection}/{id}" "Replace a document, or create it" {
@@ -85,7 +88,8 @@ const OPERATIONS: &[Operation] = operations! {
     }
     patch "/api/{collection}/{id}" "Change a document" {
         takes: WRITE,
-        body: &[("application/json-patch+json", "JsonPatch"), ("application/merge-patch+json", "State")],
+        body: &[("application/json-patch+json", "JsonPatch"), ("application/merge-patch+json", "State"),
+            (JSON, "State")],
         answers: &[(200, "Document")],
         problems: &[UnknownDocument, InvalidPatch, InvalidJson, InvalidDocument, VersionMismatch, SequenceGap,
             TooLarge, UnsupportedMediaType, IdempotencyInProgress, IdempotencyKeyReused],
@@ -190,7 +194,7 @@ impl Operation {
         if !self.body.is_empty() {
             problems.push(ProblemType::TooSlow);
         }
-        if path.contains("{id}") {
+        if path.contains("{id}") || self.takes.iter().any(|name| name.to_lowercase().contains("id")) {
             problems.push(ProblemType::InvalidId);
         }
         if is_guarded && !is_open {
@@ -228,12 +232,27 @@ impl Operation {
 
 fn parameter(name: &str) -> Value {
     let whole = json!({"type": "integer", "minimum": 0});
+    let text = |most: usize, example: &str| json!({"type": "string", "minLength": 1, "maxLength": most, "examples": [example]});
+    let of_form = |pattern: &str, examples: &[&str]| json!({"type": "string", "pattern": pattern, "examples": examples});
+    // A number, and behind an `@` when the event of that number was made.
+    let places = ["12", "12@1767225600000"];
     let (name, place, schema) = match name {
-        "after (id)" => ("after", "query", json!({"type": "string"})),
-        "id" => ("id", "query", json!({"type": "string"})),
-        "after" | "limit" | "wait" | "version" => (name, "query", whole),
+        "after (id)" => ("after", "query", text(DocumentId::LEN_BYTES_MAX, "chess")),
+        "id" => (name, "query", text(DocumentId::LEN_BYTES_MAX, "chess")),
+        "after" => (name, "query", of_form("^[0-9]+(@[0-9]+)?$", &places)),
+        "limit" | "wait" | "version" => (name, "query", whole),
+        "Last-Event-ID" => (name, "header", of_form("^([0-9]+(@[0-9]+)?)?$", &places)),
+        "Weft-Client-Id" => (name, "header", text(ClientId::LEN_BYTES_MAX, "phone-1")),
         "Weft-Client-Seq" => (name, "header", json!({"type": "integer", "minimum": 1})),
-        _ => (name, "header", json!({"type": "string"})),
+        "Idempotency-Key" => {
+            let mut key = text(IdempotencyKey::LEN_BYTES_MAX, "order-66");
+            key["pattern"] = "^[!-~]+$".into();
+            (name, "header", key)
+        }
+        "If-Match" => (name, "header", of_form(r#"^("[0-9]+"|\*)$"#, &[r#""3""#, "*"])),
+        "If-None-Match" => (name, "header", of_form(r"^\*$", &["*"])),
+        "If-None-Match (tag)" => ("If-None-Match", "header", of_form(r#"^"[0-9]+"$"#, &[r#""3""#])),
+        other => unreachable!("{other} is a parameter of nothing"),
     };
     json!({"name": name, "in": place, "schema": schema})
 }

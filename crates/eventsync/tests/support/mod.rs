@@ -114,6 +114,13 @@ impl Server {
 
     /// Opens a stream of Server-Sent Events.
     pub async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> EventStream {
+        let (status, stream) = self.begin(path, headers).await;
+        assert_eq!(status, 200);
+        stream
+    }
+
+    /// Asks for a stream of Server-Sent Events: the status of the answer, and what follows its head.
+    pub async fn begin(&self, path: &str, headers: &[(&str, &str)]) -> (u16, EventStream) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let mut text = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
         for (name, value) in headers {
@@ -122,9 +129,9 @@ impl Server {
         stream.write_all(format!("{text}\r\n").as_bytes()).await.unwrap();
         let mut stream = EventStream { stream, read: Vec::new() };
         let head = stream.until("\r\n\r\n").await;
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        assert!(head.to_lowercase().contains("x-accel-buffering: no"), "{head}");
-        stream
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(status != 200 || head.to_lowercase().contains("x-accel-buffering: no"), "{head}");
+        (status, stream)
     }
 
     pub async fn socket(&self, path: &str, protocol: Option<&str>) -> Socket {
