@@ -112,6 +112,9 @@ impl ShelfSnapshotStore {
     /// How many snapshots one call of [`SnapshotStore::prune`] looks at; the next call sees the rest.
     const PRUNE_MAX: usize = 1024;
 
+    /// So many snapshots are read at once where several are looked at: each has a whole document in it.
+    const STEP: usize = 4;
+
     /// Keeps them on a shelf.
     pub fn new(shelf: Arc<dyn Shelf>) -> Self {
         Self { shelf }
@@ -164,21 +167,36 @@ impl SnapshotStore for ShelfSnapshotStore {
         before: u64,
         limit: usize,
     ) -> Result<Vec<SnapshotInfo>, ShelfError> {
-        let found = self.shelf.scan(Self::newest_first(document, Self::key(document, before)), limit).await?;
-        Ok(found.iter().filter_map(|(_, bytes)| shelf::decode("snapshot", bytes)).collect())
+        let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
+        let range = Self::newest_first(document, Self::key(document, before));
+        shelf::walk(&*self.shelf, range, Self::STEP.min(limit), |_, bytes| {
+            found.extend(shelf::decode::<SnapshotInfo>("snapshot", bytes));
+            found.len() < limit
+        })
+        .await?;
+        Ok(found)
     }
 
     async fn prune(&self, document: &DocumentId, keep: usize, floor: u64) -> Result<usize, ShelfError> {
         let all = ScanRange::of_prefix(&Self::prefix(document)).to;
-        let found = self.shelf.scan(Self::newest_first(document, all), Self::PRUNE_MAX).await?;
-        let (mut gone, mut has_floor) = (0, floor == 0);
-        for (number, (key, _)) in found.into_iter().enumerate() {
-            let is_floor = !has_floor && version_of(&key) <= floor;
+        let (mut number, mut has_floor) = (0, floor == 0);
+        let mut to_go = Vec::new();
+        shelf::walk(&*self.shelf, Self::newest_first(document, all), Self::STEP, |key, _| {
+            let is_floor = !has_floor && version_of(key) <= floor;
             has_floor |= is_floor;
             if number >= keep.max(1) && !is_floor {
-                self.shelf.remove(key).await?;
-                gone += 1;
+                to_go.push(key.to_vec());
             }
+            number += 1;
+            number < Self::PRUNE_MAX
+        })
+        .await?;
+        let gone = to_go.len();
+        for key in to_go {
+            self.shelf.remove(key).await?;
         }
         Ok(gone)
     }
@@ -194,5 +212,38 @@ mod tests {
         assert!(!SnapshotPolicy::STANDARD.is_due(201));
         assert!(!SnapshotPolicy { every: None, ..SnapshotPolicy::STANDARD }.is_due(100));
         assert!(!SnapshotPolicy { every: Some(0), ..SnapshotPolicy::STANDARD }.is_due(100));
+    }
+
+    #[tokio::test]
+    async fn of_many_snapshots_few_are_held_at_once() {
+        use std::sync::atomic::Ordering;
+        let shelf = Arc::new(crate::shelf::Watched::default());
+        let store = ShelfSnapshotStore::new(Arc::clone(&shelf) as Arc<dyn Shelf>);
+        let go = DocumentId::new("go").unwrap();
+        for version in 1..=40 {
+            let (state_vector, created_at) = (ClientVector::new(), version);
+            let snapshot = Snapshot {
+                document_id: go.clone(),
+                version,
+                state: None,
+                state_vector,
+                created_at,
+                timestamp: None,
+            };
+            store.save(&snapshot).await.unwrap();
+        }
+        let listed = async |before, limit| {
+            let found = store.list(&go, before, limit).await.unwrap();
+            found.iter().map(|info| info.version).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(u64::MAX, 1000).await, (1..=40).rev().collect::<Vec<_>>());
+        assert_eq!(listed(31, 6).await, (25..=30).rev().collect::<Vec<_>>());
+        assert_eq!(listed(3, 4).await, [2, 1]);
+        assert!(listed(3, 0).await.is_empty());
+        // What the events after 7 start from stays.
+        assert_eq!(store.prune(&go, 10, 7).await.unwrap(), 29);
+        assert_eq!(listed(32, 1000).await, [31, 7]);
+        let largest = shelf.largest.load(Ordering::Relaxed);
+        assert!(largest <= ShelfSnapshotStore::STEP, "{largest} at once");
     }
 }

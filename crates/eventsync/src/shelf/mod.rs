@@ -8,6 +8,8 @@ mod embedded;
 mod memory;
 #[cfg(feature = "mongodb")]
 mod mongo;
+#[cfg(test)]
+mod watched;
 
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub use embedded::EmbeddedShelf;
 pub use memory::MemoryShelf;
 #[cfg(feature = "mongodb")]
 pub use mongo::MongoShelf;
+#[cfg(test)]
+pub(crate) use watched::Watched;
 
 /// How often [`update`] tries against others who change the same key: each time one of them got through.
 const TRIES_MAX: u32 = 256;
@@ -120,6 +124,29 @@ pub(crate) async fn update<T>(
         tokio::time::sleep(TRY_PAUSE * tries.min(16)).await;
     }
     Err(ShelfError(format!("others changed the same key {TRIES_MAX} times in between")))
+}
+
+/// Goes through a range, `step` entries at a time, as values may be large: what is needed of one is to be taken out of it.
+/// `visit` says whether to go on.
+pub(crate) async fn walk(
+    shelf: &(impl Shelf + ?Sized),
+    mut range: ScanRange,
+    step: usize,
+    mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), ShelfError> {
+    loop {
+        let mut page = shelf.scan(range.clone(), step).await?;
+        let goes_on = page.iter().all(|(key, value)| visit(key, value)) && page.len() >= step;
+        match page.pop() {
+            Some((last, _)) if goes_on && range.backwards => range.to = last,
+            Some((mut last, _)) if goes_on => {
+                // The next key that there may be.
+                last.push(0);
+                range.from = last;
+            }
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Reads a value. One that can't be read counts as absent, with a warning: everything here can be made again.
