@@ -185,6 +185,12 @@ impl Ring {
         Amount { messages: messages.min(share.messages), bytes: bytes.min(share.bytes) }
     }
 
+    /// Whether nothing is left that nobody was promised.
+    pub fn is_all_promised(&self) -> bool {
+        self.len as u64 + self.owed.messages >= self.bounds.messages_max as u64
+            || self.bytes as u64 + self.owed.bytes >= self.bounds.bytes_max as u64
+    }
+
     /// What a topic gets of an empty ring that serves so many.
     pub fn share_max(&self, topics: usize) -> Amount {
         let topics = topics.max(1) as u64;

@@ -4,11 +4,15 @@
 //! began on this connection, so that nothing has to be answered and nothing is counted twice. A message that is larger than
 //! what is left goes when all before it has arrived.
 
+use std::ops::Bound;
+
 use super::{Amount, LinkId, Node, TopicId, inward::NotFollowed};
 use crate::cluster::{command::Command, record::Span};
 
 /// Publishes to one owner at most that it has not published.
 pub(super) const UPLINK_WINDOW: Amount = Amount { messages: 8192, bytes: 4 << 20 };
+/// With each take so many topics at most are looked at whose owners may send something, but might be given more.
+const LOOKS_MAX: usize = 64;
 /// This many bytes are acknowledged at once, so that the owner can let go of them.
 const CREDIT_BYTES: u64 = 256 << 10;
 
@@ -50,7 +54,7 @@ impl super::Uplink {
         (self.defined, self.refused_at) = (false, None);
         self.next = self.log.first();
         self.limit = self.next - 1 + UPLINK_WINDOW.messages;
-        (self.sent_bytes, self.limit_bytes) = (0, UPLINK_WINDOW.bytes);
+        (self.sent_bytes, self.acked_bytes, self.limit_bytes) = (0, 0, UPLINK_WINDOW.bytes);
     }
 }
 
@@ -94,9 +98,15 @@ impl Node {
         if uplink.link != Some(id) || acked >= uplink.next {
             return Err(NotFollowed);
         }
+        for n in uplink.log.first()..=acked {
+            uplink.acked_bytes += uplink.log.get(n).map_or(0, |payload| payload.len() as u64);
+        }
         uplink.log.trim_to(acked + 1);
         uplink.limit = uplink.limit.max(limit);
-        uplink.limit_bytes = uplink.limit_bytes.max(limit_bytes);
+        // Of the stream that this one took the place of on the same connection there may be credit on its way still, and its
+        // bytes are counted from another beginning.
+        let most = uplink.acked_bytes + UPLINK_WINDOW.bytes;
+        uplink.limit_bytes = uplink.limit_bytes.max(limit_bytes.min(most));
         self.pump_uplink(topic);
         self.room();
         Ok(())
@@ -135,6 +145,9 @@ impl Node {
         (topic.upstream.granted, topic.upstream.window) = (after, after);
         topic.upstream.unacked_bytes = 0;
         topic.upstream.touched = false;
+        if after.messages == 0 {
+            self.hungers(id);
+        }
         after
     }
 
@@ -146,6 +159,7 @@ impl Node {
             let sub = &mut self.subs[sub];
             sub.ring.promise(before, Amount::default());
             sub.starved.remove(&id);
+            sub.hungry.remove(&id);
         }
         topic.upstream.window = Amount::default();
         (topic.upstream.received_bytes, topic.upstream.unacked_bytes) = (0, 0);
@@ -217,23 +231,54 @@ impl Node {
         self.send(link, &Command::Credit { topic: name.as_str(), up: false, acked, limit, limit_bytes });
     }
 
-    /// A ring has room again: owners that had to stop may go on.
-    pub(super) fn credit_after_take(&mut self, sub: super::SubId) {
-        for id in self.subs[sub].starved.iter().copied().collect::<Vec<_>>() {
+    /// A ring has room again: owners that had to stop may go on. Gives how many topics were looked at.
+    pub(super) fn credit_after_take(&mut self, sub: super::SubId) -> usize {
+        let hungry = std::mem::take(&mut self.subs[sub].hungry);
+        let mut looks = hungry.len();
+        // They can't send what would bring them here again, so none may be left out. Each is there because it used up what it
+        // had, or waits for another subscription from now on.
+        for id in hungry {
+            self.credit_starved(id);
+        }
+        // The others can: of them some, in turn, as long as there is something to give.
+        let state = &self.subs[sub];
+        let behind = (Bound::Excluded(state.looked_at), Bound::Unbounded);
+        let in_turn = state.starved.range(behind).chain(state.starved.range(..=state.looked_at));
+        for id in in_turn.copied().take(LOOKS_MAX).collect::<Vec<_>>() {
+            if self.subs[sub].ring.is_all_promised() {
+                break;
+            }
+            looks += 1;
+            self.subs[sub].looked_at = id;
             self.credit_starved(id);
         }
         for id in self.blocked.iter().copied().collect::<Vec<_>>() {
             self.drain_backlog(id);
         }
+        looks
     }
 
-    /// Gives the owner of a topic more, if there is much more than it has left.
+    /// Gives the owner of a topic more, if there is much more than it has left. One that has nothing left and gets nothing
+    /// waits for those subscriptions that have no room.
     pub(super) fn credit_starved(&mut self, id: TopicId) {
         let Some(topic) = self.topics.get(id) else { return };
         let (left, window) = (topic.upstream.granted, self.window(id));
         let more = |window: u64, left: u64| window > 0 && window >= left.saturating_mul(2);
         if more(window.messages, left.messages) || more(window.bytes, left.bytes) {
             self.send_credit(id);
+        } else if left.messages == 0 {
+            self.hungers(id);
+        }
+    }
+
+    /// The owner of a topic may send nothing.
+    fn hungers(&mut self, id: TopicId) {
+        let topic = &self.topics[id];
+        for &sub in topic.subs.iter() {
+            let sub = &mut self.subs[sub];
+            if sub.ring.share(sub.topics.len(), topic.upstream.granted).messages == 0 {
+                sub.hungry.insert(id);
+            }
         }
     }
 }

@@ -119,8 +119,13 @@ impl Node {
         let granted = self.topics[id].upstream.granted;
         self.subs[sub].topics.remove(&id);
         self.subs[sub].starved.remove(&id);
+        self.subs[sub].hungry.remove(&id);
         self.subs[sub].ring.promise(granted, Amount::default());
         self.reroute(id);
+        // It may have been what the others waited for.
+        if self.topics.get(id).is_some_and(|topic| !topic.subs.is_empty()) {
+            self.credit_starved(id);
+        }
         self.topic_gc(id);
     }
 

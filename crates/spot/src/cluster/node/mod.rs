@@ -222,8 +222,8 @@ impl Node {
 
     /// Begins a subscription; it hears nothing until it has patterns.
     pub fn sub_open(&mut self, bounds: SubscriptionOptions, open: bool) -> SubId {
-        let (patterns, topics, starved) = Default::default();
-        self.subs.insert(Sub { patterns, open, ring: Ring::new(bounds), topics, starved })
+        let (patterns, topics, starved, hungry, looked_at) = Default::default();
+        self.subs.insert(Sub { patterns, open, ring: Ring::new(bounds), topics, starved, hungry, looked_at })
     }
 
     /// Other bounds for a subscription from now on.

@@ -242,8 +242,9 @@ pub(super) struct Uplink {
     pub(super) defined: bool,
     /// All up to here may be sent.
     pub(super) limit: u64,
-    /// Bytes of payload that were sent, since the stream began on this link.
+    /// Bytes of payload that were sent, since the stream began on this link, and those of them that the owner has published.
     pub(super) sent_bytes: u64,
+    pub(super) acked_bytes: u64,
     /// So many may be sent.
     pub(super) limit_bytes: u64,
     /// Since when it has led nowhere.
@@ -307,6 +308,10 @@ pub(super) struct Sub {
     pub(super) topics: BTreeSet<TopicId>,
     /// Lossless topics whose owners were given less than they might have.
     pub(super) starved: BTreeSet<TopicId>,
+    /// Those of them whose owners may send nothing, and that wait for this subscription.
+    pub(super) hungry: BTreeSet<TopicId>,
+    /// The last of the starved ones that was looked at.
+    pub(super) looked_at: TopicId,
 }
 
 /// One subscription of a peer to streams without an owner, or a pattern.

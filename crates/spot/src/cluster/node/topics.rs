@@ -230,6 +230,7 @@ impl Node {
             if let Some(sub) = self.subs.get_mut(sub) {
                 sub.topics.remove(&id);
                 sub.starved.remove(&id);
+                sub.hungry.remove(&id);
                 sub.ring.promise(topic.upstream.granted, Amount::default());
             }
         }

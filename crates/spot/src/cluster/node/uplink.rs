@@ -76,6 +76,7 @@ impl Node {
                 defined: false,
                 limit: UPLINK_WINDOW.messages,
                 sent_bytes: 0,
+                acked_bytes: 0,
                 limit_bytes: UPLINK_WINDOW.bytes,
                 away_since: None,
                 refused_at: None,

@@ -17,6 +17,7 @@ mod resume;
 mod silent;
 mod rights;
 mod two_links;
+mod windows;
 
 const ANN: NodeId = NodeId(0xa);
 const BOB: NodeId = NodeId(0xb);
