@@ -88,7 +88,7 @@ impl super::Flow {
     pub(super) fn forget_numbered(&mut self) {
         self.backlog.retain(|(node, ..)| node.is_none());
         for publisher in self.publishers.values_mut() {
-            publisher.taken = publisher.taken.saturating_sub(publisher.waiting.messages);
+            publisher.taken = publisher.numbered();
             publisher.waiting = Default::default();
         }
     }
@@ -148,6 +148,7 @@ impl Node {
         if too_much {
             return self.close(link, "it published more than it was told to");
         }
+        let before = if elsewhere { publisher.taken } else { sequence.saturating_sub(1) };
         publisher.taken = sequence;
         if elsewhere {
             // Two of us were owners at the same time, and the other one is told of only now.
@@ -161,6 +162,9 @@ impl Node {
         }
         let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
         if let Some(publisher) = local.flow.publishers.get_mut(&node) {
+            if publisher.waiting.messages == 0 {
+                publisher.before = before;
+            }
             publisher.waiting.messages += 1;
             publisher.waiting.bytes += len;
         }
@@ -252,6 +256,7 @@ impl Node {
             if let Some(publisher) = local.flow.publishers.get_mut(&node) {
                 publisher.waiting.messages -= 1;
                 publisher.waiting.bytes -= data.len() as u64;
+                publisher.before = sequence;
             }
             if !nodes.contains(&node) {
                 nodes.push(node);
@@ -283,7 +288,7 @@ impl Node {
             // It will send again what is not acknowledged, and be answered then.
             return;
         }
-        let acked = publisher.taken.saturating_sub(publisher.waiting.messages);
+        let acked = publisher.numbered();
         let limit = acked + UPLINK_WINDOW.messages;
         let limit_bytes =
             publisher.received_bytes.saturating_sub(publisher.waiting.bytes) + UPLINK_WINDOW.bytes;

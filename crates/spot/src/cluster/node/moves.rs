@@ -37,9 +37,6 @@ pub(super) struct Move {
 /// A node to which more than this is on its way is offered no further partition yet: all that a joiner wins, at once, would be
 /// more than may wait for a peer.
 const OFFERED_BYTES_MAX: usize = 4 << 20;
-/// Payload bytes of an offer: a command has to fit into the outbox of a peer and into what that peer reads. What is kept only for
-/// replay is left out beyond; what has not arrived everywhere is waited for.
-const OFFER_BYTES_MAX: usize = 48 << 20;
 /// A node that has answered neither way after so many times the longest silence, and has not even read on, is disconnected.
 const ANSWER_SILENCES_MAX: u32 = 4;
 
@@ -64,14 +61,14 @@ impl super::Flow {
     }
 
     /// The first message that the next owner has to have, and the first that it is given; none if that is more than an offer holds.
-    fn first_offered(&self, replay: usize) -> Option<u64> {
+    fn first_offered(&self, replay: usize, bytes_max: usize) -> Option<u64> {
         let next = self.log.next();
         let wanted = (self.acked + 1).max(self.log.first()).min(next);
         let kept = wanted.min(next.saturating_sub(replay as u64)).max(self.log.first());
         let (mut first, mut bytes) = (next, 0);
         while first > kept {
             bytes += self.log.get(first - 1).map_or(0, |payload| payload.len());
-            if bytes > OFFER_BYTES_MAX {
+            if bytes > bytes_max {
                 break;
             }
             first -= 1;
@@ -102,7 +99,7 @@ impl Node {
             return;
         }
         let Some(link) = self.link_to_give(to, self.topics[id].name.as_str()) else { return };
-        let first = local.flow.first_offered(local.options.replay);
+        let first = local.flow.first_offered(local.options.replay, self.options.offer_bytes_max);
         let Some(first) = first.filter(|_| self.links[link].outbox.bytes() <= OFFERED_BYTES_MAX) else {
             self.partitions.put_off = true;
             return;
@@ -111,8 +108,7 @@ impl Node {
         let next = flow.log.next();
         let messages = (first..next).filter_map(|n| Some(flow.log.get(n)?.to_bytes())).collect();
         // What waits for room it will be sent by whoever numbered it.
-        let taken = |p: &Publisher| p.taken.saturating_sub(p.waiting.messages);
-        let publishers = flow.publishers.iter().map(|(node, p)| (*node, p.epoch, taken(p))).collect();
+        let publishers = flow.publishers.iter().map(|(node, p)| (*node, p.epoch, p.numbered())).collect();
         let of_link = |link: LinkId| self.links.get(link)?.peer.and_then(|peer| self.peers[peer].node);
         let mut subscribers: Vec<_> = flow
             .cursors
@@ -132,7 +128,7 @@ impl Node {
         self.send(link, &Command::Handover { topic: name.as_str(), handover });
         let left = self.links[link].outbox.bytes();
         if let Some(local) = self.topics[id].local.as_mut() {
-            (local.moving, local.flow.blocked_since) = (true, None);
+            (local.moving, local.wary, local.flow.blocked_since) = (true, true, None);
         }
         self.partitions.moves.insert(id, Move { link, offered, since, left });
     }
@@ -239,6 +235,7 @@ impl Node {
         let topic = &mut self.topics[id];
         let (name, listens) = (topic.name.clone(), !topic.subs.is_empty());
         let Some(local) = topic.local.as_mut() else { return };
+        local.wary = true;
         let (epoch, flow) = (local.epoch, &mut *local.flow);
         let doubt = flow.log.next() + flow.backlog.len() as u64;
         flow.doubts(doubt);
@@ -254,15 +251,21 @@ impl Node {
         }
     }
 
-    /// Who listens here has heard all that comes before a doubt.
-    pub(super) fn tell_untold(&mut self, id: TopicId) {
-        let Some(flow) = self.topics[id].local.as_mut().and_then(|local| local.flow.get_mut()) else {
-            return;
+    /// Who listens here is told of a doubt once it has heard all that comes before. Whether the topic may go on.
+    #[cold]
+    pub(super) fn tell_untold(&mut self, id: TopicId) -> bool {
+        let Some(local) = self.topics[id].local.as_mut().filter(|local| !local.moving) else { return false };
+        let Some(flow) = local.flow.get_mut() else {
+            local.wary = false;
+            return true;
         };
         let next = flow.log.next();
-        if flow.untold.take_if(|untold| *untold <= next).is_some() {
+        let told = flow.untold.take_if(|untold| *untold <= next).is_some();
+        local.wary = flow.untold.is_some();
+        if told {
             self.deliver_gap(id, next, None);
         }
+        true
     }
 
     /// What was published here to an owner elsewhere, that did not take it, is for us to publish now.

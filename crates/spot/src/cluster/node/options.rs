@@ -87,6 +87,10 @@ pub struct NodeOptions {
     pub resume_grace: Duration,
     /// The largest payload.
     pub payload_len_max: usize,
+    /// Payload bytes of a partition that are handed over in one message, which has to fit into what the other node reads
+    /// ([`SpotOptions::message_len_max`](crate::cluster::SpotOptions::message_len_max) there). What is kept only for replay is left out beyond; what has
+    /// not arrived everywhere is waited for.
+    pub offer_bytes_max: usize,
     /// Topics that peers may make a node know; more are refused and counted. As many again it may create and subscribe to
     /// itself, so that peers cannot use up its own room.
     pub topics_max: usize,
@@ -120,6 +124,7 @@ impl NodeOptions {
             retained_bytes_max: 16 << 20,
             resume_grace: Duration::from_secs(30),
             payload_len_max: 32 << 20,
+            offer_bytes_max: 48 << 20,
             topics_max: 1 << 20,
             gossip: true,
             gossip_allow: None,

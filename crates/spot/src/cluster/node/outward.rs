@@ -146,11 +146,8 @@ impl Node {
     /// Publishes to the subscribers of a topic that is ours.
     pub(super) fn publish_local(&mut self, id: TopicId, payload: Payload<'_>, force: bool) -> Publish {
         let Some(local) = self.topics[id].local.as_ref() else { return Publish::Done(Report::default()) };
-        if local.moving {
+        if local.wary && !self.tell_untold(id) {
             return Publish::Full;
-        }
-        if local.flow.untold.is_some() {
-            self.tell_untold(id);
         }
         if force {
             self.evict(id);
@@ -268,7 +265,7 @@ impl Node {
 
 impl Local {
     pub(super) fn new(epoch: u64, options: Arc<TopicOptions>) -> Self {
-        Self { epoch, options, flow: Lazy::new(), ceded: false, moving: false }
+        Self { epoch, options, flow: Lazy::new(), ceded: false, moving: false, wary: false }
     }
 
     /// What is kept only for replay gives way to what has not arrived everywhere.

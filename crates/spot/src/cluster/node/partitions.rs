@@ -46,6 +46,8 @@ pub(super) struct Partitions {
     pub(super) stale: bool,
     /// Some could not be offered yet, or were not taken: with the next heartbeat they are offered again.
     pub(super) put_off: bool,
+    /// Since when they can't be placed, as not all is known.
+    unsettled_since: Option<Duration>,
 }
 
 impl Node {
@@ -169,8 +171,11 @@ impl Node {
     fn is_settled(&self) -> bool {
         let is_late = |peer: &Peer| self.now.saturating_sub(peer.since) >= self.patience();
         let known = |peer: &Peer| peer.node.is_none() || peer.answers > 0 || is_late(peer);
+        // Or else who connects again and again and never says who it is would keep all from being placed.
+        let since = self.partitions.unsettled_since;
+        let has_waited = since.is_some_and(|since| self.now.saturating_sub(since) >= self.patience());
         self.peers.iter().all(|(_, peer)| known(peer))
-            && self.links.iter().all(|(_, link)| link.peer.is_some() || link.closing)
+            && (self.links.iter().all(|(_, link)| link.peer.is_some() || link.closing) || has_waited)
             && self
                 .membership
                 .targets
@@ -180,10 +185,14 @@ impl Node {
 
     /// Claims, gives away and lets go of partitions, if anything has changed.
     pub(super) fn place_partitions(&mut self) {
-        if !self.partitions.stale || self.partitions.own.is_empty() || !self.is_settled() {
+        if !self.partitions.stale || self.partitions.own.is_empty() {
             return;
         }
-        self.partitions.stale = false;
+        if !self.is_settled() {
+            self.partitions.unsettled_since.get_or_insert(self.now);
+            return;
+        }
+        (self.partitions.stale, self.partitions.unsettled_since) = (false, None);
         let patience = self.patience();
         for membership in self.partitions.own.values_mut() {
             let answers = |peer: PeerId| self.peers.get(peer).map_or(u64::MAX, |peer| peer.answers);

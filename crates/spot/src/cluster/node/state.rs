@@ -74,6 +74,8 @@ pub(super) struct Publisher {
     pub(super) taken: u64,
     /// How much of it is in the backlog.
     pub(super) waiting: Amount,
+    /// While something is: all up to here has a number, or was taken by others. What waits may have holes.
+    pub(super) before: u64,
     /// Where its stream comes from. Between two nodes there may be two connections, and each may prefer another.
     pub(super) link: LinkId,
     /// Bytes of payload that came since its stream began on this connection.
@@ -93,6 +95,15 @@ pub(super) struct Local {
     pub(super) ceded: bool,
     /// It is offered to another node. What comes waits until that node has it, or not.
     pub(super) moving: bool,
+    /// Whether it is moving or something in it is untold: to publish asks for no more than that.
+    pub(super) wary: bool,
+}
+
+impl Publisher {
+    /// All up to here has a number, or was taken by others.
+    pub(super) fn numbered(&self) -> u64 {
+        if self.waiting.messages == 0 { self.taken } else { self.before }
+    }
 }
 
 /// What flows through a topic of ours, once another node listens or publishes, or something is kept.

@@ -120,6 +120,8 @@ impl Spot {
             // The password would go to whatever endpoint any peer names.
             node.gossip_allow.get_or_insert_with(|| Arc::new(|_| false));
         }
+        // Mostly the others are set up alike.
+        node.offer_bytes_max = node.offer_bytes_max.min(options.message_len_max / 4 * 3);
         let inner = Inner { node: Node::new(node), links, subs, closed: false };
         let shared = Arc::new(Shared {
             began,

@@ -100,6 +100,38 @@ fn what_waits_for_room_is_not_lost_when_its_partition_stays() {
     }
 }
 
+/// What waits has a hole, and counting it backwards from its end led into the hole: what came before that counted as published.
+#[test]
+fn what_waits_on_both_sides_of_what_others_took_is_not_lost_when_its_partition_stays() {
+    let (mut node, ann) = owner(TopicOptions::STANDARD);
+    let name = of_bob(&node);
+    let sub = slow(&mut node, &name);
+    tell(&mut node, ann, &[stream(1, Kind::Publish, 1, 5, &name, &[b"5", b"6"])]);
+    sent(&mut node, ann);
+    tell(&mut node, ann, &[stream(1, Kind::Publish, 1, 9, &name, &[b"9"])]);
+    let publisher = |node: &Node| {
+        let local = node.topics[node.named(&name).unwrap()].local.as_ref().unwrap();
+        let publisher = &local.flow.publishers[&ANN];
+        (publisher.numbered(), publisher.taken)
+    };
+    assert_eq!(publisher(&node), (4, 9), "nothing of it is published yet");
+    let bob = bob_joins(&mut node);
+    ends(&mut node, bob, true, &name);
+    assert_eq!(publisher(&node), (4, 4));
+    // She hears of another epoch.
+    let again = [
+        stream(1, Kind::Publish, 1, 5, &name, &[b"5", b"6"]),
+        stream(1, Kind::Publish, 1, 9, &name, &[b"9"]),
+    ];
+    tell(&mut node, ann, &again);
+    let came = arrivals(&mut node, sub);
+    let at = came.len() - 2;
+    // In a queue of one message a gap is told as that something was missed.
+    assert!(matches!(came[at], Arrival::Gap { .. } | Arrival::Lagged { .. }), "{came:?}");
+    assert_eq!(messages(came), ["first", "5", "6", "9"]);
+    assert_eq!(publisher(&node), (9, 9));
+}
+
 #[test]
 fn what_comes_during_a_move_waits_for_its_end() {
     for dies in [true, false] {
@@ -361,6 +393,21 @@ fn what_a_dead_owner_did_not_take_is_published_by_who_has_the_topic_next() {
     node.link_closed(ann, "it died");
     node.topic_create("t", TopicOptions::STANDARD).unwrap();
     assert_eq!(messages(arrivals(&mut node, sub)), ["second"]);
+}
+
+#[test]
+fn an_offer_is_no_larger_than_what_the_other_reads() {
+    let (mut node, _) = owner(TopicOptions { replay: 10, ..TopicOptions::STANDARD });
+    node.options_mut().offer_bytes_max = 4 << 20;
+    let name = of_bob(&node);
+    let payload = Bytes::from(vec![0; 1 << 20]);
+    for _ in 0..10 {
+        assert!(matches!(node.publish(&name, &payload, false), Ok(Publish::Done(_))));
+    }
+    let bob = bob_joins(&mut node);
+    assert!(is_moving(&node, &name));
+    let bytes: usize = sent(&mut node, bob).iter().map(Bytes::len).sum();
+    assert!((4 << 20..5 << 20).contains(&bytes), "{bytes} bytes of ten messages that are kept for replay");
 }
 
 #[test]

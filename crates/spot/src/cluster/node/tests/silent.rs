@@ -26,6 +26,20 @@ fn who_announces_our_kind_and_says_no_hello_is_closed() {
 }
 
 #[test]
+fn who_comes_again_and_again_without_a_hello_does_not_keep_partitions_from_being_claimed() {
+    let mut node = node_with(|_| {});
+    let mut silent = node.link_up(accepted("", true));
+    node.topic_create_partitioned("p", 4, TopicOptions::STANDARD).unwrap();
+    for _ in 0..3 {
+        wait(&mut node, 2);
+        let next = node.link_up(accepted("", true));
+        node.link_closed(std::mem::replace(&mut silent, next), "it went");
+    }
+    let owned = (0..4).filter(|k| node.topic_owner(&format!("p#{k}")).is_some()).count();
+    assert_eq!(owned, 4);
+}
+
+#[test]
 fn who_answers_nothing_does_not_keep_partitions_from_being_claimed() {
     for founding in [true, false] {
         let mut node = node_with(|_| {});
