@@ -317,6 +317,8 @@ impl MongoStorage {
 
     /// The stream can't go on: the next one begins anew.
     async fn lose_history(&self) -> Result<(), Failure> {
+        // As when the collection was put back: what came into the log before may not be there now, and numbers come again.
+        self.shared().relay.forget();
         self.shared().own("listeners").delete_one(doc! {"_id": &*self.name}).await?;
         self.read_anew(true).await
     }

@@ -114,6 +114,11 @@ impl Relay {
         self.known.lock().get(key).map_or(0, |known| known.taken)
     }
 
+    /// Knows nothing any more of what is in the log: somebody may have put it back. The log refuses what it has.
+    pub(super) fn forget(&self) {
+        self.known.lock().clear();
+    }
+
     /// Learns that an event is in the log.
     pub(super) fn note_placed(&self, key: Key, version: u64) {
         self.note(key, Known { placed: version, taken: 0 });

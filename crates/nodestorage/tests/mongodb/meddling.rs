@@ -390,3 +390,35 @@ async fn a_document_that_is_replaced_by_the_same_has_not_changed() {
         store.close().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_copied_document_keeps_no_event_of_others_from_its_place() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    for name in ["go", "chess"] {
+        games.find_one_and_upsert(&id(name), body(json!({})), by("s")).await.unwrap();
+    }
+    write(&games, "go", "p", 1).await;
+    // With all that the store keeps in it, and an event that its outbox still has.
+    let mut copy = direct(&games).find_one(doc! {"_id": "go"}).await.unwrap().unwrap();
+    assert!(!copy.get_document("_weft").unwrap().get_array("outbox").unwrap().is_empty(), "{copy}");
+    copy.insert("_id", "copied");
+    direct(&games).insert_one(copy).await.unwrap();
+
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+    for n in 1..=3 {
+        write(&games, "chess", "q", n).await;
+        loop {
+            if let WatchEvent::Change(change) = next(&mut watch).await
+                && change.document_id == id("chess")
+            {
+                assert_eq!(change.version, n + 1);
+                break;
+            }
+        }
+        tokio::time::timeout(PATIENCE, write(&games, "copied", "r", n)).await.expect("in time");
+    }
+    check(&games, "go").await;
+}

@@ -209,21 +209,31 @@ impl Relay {
         end.clear.insert(key.clone(), Placed { version, write, since: crate::mongo::now() });
     }
 
+    /// Whether an event that the log refused can have no place there any more: it has one, or another one has its number or
+    /// its name.
     async fn is_placed(&self, event: &Bsons) -> Result<bool, Error> {
         let field = |name: &str| event.get(name).cloned().unwrap_or(Bson::Null);
-        let found = doc! {
+        let numbered = doc! {
             "collection": field("collection"),
             "documentId": field("documentId"),
             "sequenceNum": field("sequenceNum"),
         };
-        let found = self.events.find_one(found).projection(doc! {"_id": 1}).await?;
-        if found.as_ref().is_some_and(|found| found.get("_id") != event.get("_id")) {
+        // By its name too: were a copied document's event, which has that of the first one, taken for one whose position was
+        // not free, it would be tried for ever, and no other event got a place.
+        let either = doc! {"$or": [numbered, {"_id": field("_id")}]};
+        let place = doc! {"collection": 1, "documentId": 1, "sequenceNum": 1};
+        let Some(found) = self.events.find_one(either).projection(place).await? else { return Ok(false) };
+        if ["_id", "collection", "documentId", "sequenceNum"]
+            .iter()
+            .any(|name| found.get(name) != event.get(name))
+        {
             tracing::warn!(
-                document = ?field("documentId"), version = ?field("sequenceNum"),
-                "another event has its number in the log, it is left out: another program has put the document back"
+                document = ?field("documentId"), version = ?field("sequenceNum"), other = ?found,
+                "another event has its number or its name in the log, it is left out: another program has put the document \
+                 back, or has copied it"
             );
         }
-        Ok(found.is_some())
+        Ok(true)
     }
 
     pub(in crate::mongo) async fn last_position(&self) -> Result<u64, Error> {
