@@ -150,3 +150,47 @@ async fn what_was_taken_in_is_in_the_document_after_a_restart_and_in_a_snapshot(
         again.manager.stop().await;
     }
 }
+
+/// Something else in the folder is damaged. Salvage keeps what has its causes, whatever order the times say.
+#[cfg(feature = "embedded")]
+#[tokio::test]
+async fn salvage_keeps_what_was_taken_in() {
+    use crdt_sync::store::EmbeddedPatchStores;
+
+    let all = |vector: &StateVector<SessionId>| -> Vec<crdt_sync::Want> {
+        vector.iter().map(|(sid, upto)| crdt_sync::Want { sid: *sid, after: 0, upto }).collect()
+    };
+    for (depth, count) in [(1, 5), (6, 20)] {
+        let (folder, records) = (tempfile::tempdir().unwrap(), inverted(depth, count));
+        let stores = EmbeddedPatchStores::open(folder.path()).await.unwrap();
+        let store = stores.document("doc").await.unwrap();
+        store.append(&records).await.unwrap();
+        // Two patches of one more session, of which the first is going to be damaged.
+        let mut lost = Vec::new();
+        for time in [1, 2] {
+            let mut patch = PatchBuilder::new(sid(200), time);
+            patch.nop(1);
+            lost.push(record(time - 1, patch));
+        }
+        store.append(&lost).await.unwrap();
+        drop((store, stores));
+        let database = fjall::Database::builder(folder.path()).open().unwrap();
+        let table = database.keyspace("patches", fjall::KeyspaceCreateOptions::default).unwrap();
+        let (key, value) = table.iter().nth(records.len()).unwrap().into_inner().unwrap();
+        table.insert(key, [&value, &b"x"[..]].concat()).unwrap();
+        database.persist(fjall::PersistMode::SyncAll).unwrap();
+        drop((table, database));
+
+        let salvaged = EmbeddedPatchStores::salvage(folder.path()).await.unwrap();
+        let document = &salvaged.documents[0];
+        assert_eq!((document.kept, document.set_aside), (records.len() as u64, 2), "{depth} deep");
+        let store = EmbeddedPatchStores::open(folder.path()).await.unwrap().document("doc").await.unwrap();
+        let vector = store.vector().await.unwrap();
+        assert_eq!(vector.get(&sid(200)), 0);
+        let PatchPage::Records(kept) = store.page(&all(&vector), usize::MAX).await.unwrap() else { panic!() };
+        assert_eq!(kept.len(), records.len());
+        let started = start(Arc::new(store)).await;
+        assert_eq!(started.document.view(), expected(depth, count));
+        started.manager.stop().await;
+    }
+}

@@ -90,9 +90,8 @@ impl Mending<'_> {
         };
         let (mut vector, mut behind_snapshot) = (contained, BTreeSet::new());
         let mut aside = Aside { tables: self.tables, moved: Vec::new(), bytes: 0 };
-        // Causes have lower times than their effects: in this order all that a patch needs comes before it.
         let mut sessions = self.sessions()?;
-        while let Some(stored) = next(&mut sessions)? {
+        while let Some(stored) = next(&mut sessions, &vector)? {
             let keep = stored.record.as_ref().is_some_and(|record| {
                 let last = vector.get(&record.session());
                 // As when a document is opened: the first one behind a snapshot may overlap with what that contains.
@@ -101,7 +100,7 @@ impl Mending<'_> {
                 } else {
                     record.prev <= last && record.last() > last
                 };
-                follows && record.causes().all(|(sid, time)| vector.get(&sid) >= time)
+                follows && has_causes(record, &vector)
             });
             match stored.record {
                 Some(record) if keep => {
@@ -169,12 +168,23 @@ impl Iterator for Patches {
     }
 }
 
-/// The patch that comes first; damaged ones and errors come before all.
-fn next(sessions: &mut Vec<Peekable<Patches>>) -> Result<Option<Stored>, PatchStoreError> {
+fn has_causes(record: &PatchRecord, vector: &StateVector<SessionId>) -> bool {
+    record.causes().all(|(sid, time)| vector.get(&sid) >= time)
+}
+
+/// The patch that comes first of those that lack no cause; damaged ones and errors come before all. One that lacks a cause
+/// waits: what it names may be the beginning of a longer patch that ends behind it. When all that are left wait, no cause
+/// comes any more.
+fn next(
+    sessions: &mut Vec<Peekable<Patches>>,
+    have: &StateVector<SessionId>,
+) -> Result<Option<Stored>, PatchStoreError> {
     sessions.retain_mut(|session| session.peek().is_some());
     let order = |session: &mut Peekable<Patches>| match session.peek() {
-        Some(Ok(stored)) => stored.order(),
-        _ => None,
+        Some(Ok(stored)) => {
+            (stored.record.as_ref().is_some_and(|record| !has_causes(record, have)), stored.order())
+        }
+        _ => (false, None),
     };
     let first = sessions.iter_mut().map(|session| (order(session), session)).min_by_key(|(order, _)| *order);
     first.and_then(|(_, session)| session.next()).transpose()
