@@ -1,6 +1,9 @@
 //! Who may write: the seam. [`crypto::Access`](crate::crypto) is the implementation with signatures.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use crdt_core::{EncodingFormat, SessionId, StateVector};
@@ -76,6 +79,11 @@ pub trait Guard: Send + Sync {
     fn speaks_for(&self, voice: u64, peer: &PeerId) -> bool {
         let _ = (voice, peer);
         true
+    }
+
+    /// The replicas whose proven words decide about what is folded, if it is known which those are. `None` is whoever is there.
+    fn members(&self) -> Option<BTreeSet<PeerId>> {
+        None
     }
 
     /// Is told of every patch that is taken in, and of those that the store has at the start.
@@ -185,12 +193,27 @@ impl Gate {
         }
     }
 
-    /// What may be folded: what all known peers, apart from `without`, have proven to have, and this replica has.
-    pub fn stable(&self, machine: &Session, without: Option<&PeerId>) -> StateVector<SessionId> {
-        let speaks =
-            |voice, peer: &PeerId| self.guard.as_ref().is_none_or(|guard| guard.speaks_for(voice, peer));
+    /// What `own` may fold: what all known peers, apart from `without`, have proven to have, and this replica has.
+    ///
+    /// Where it is known who the [members](Guard::members) are, nobody else is waited for: who is no member has nothing folded that
+    /// not all of them have, the absent ones too, so that every member can bring it all that it has folded.
+    pub fn stable(
+        &self,
+        machine: &Session,
+        own: &PeerId,
+        without: Option<&PeerId>,
+    ) -> StateVector<SessionId> {
+        let Some(guard) = &self.guard else { return machine.stable_by(without, |_, _| Standing::Counts) };
+        let members = guard.members();
+        if let Some(members) = members.as_ref().filter(|members| !members.contains(own)) {
+            let mut awaited = members.iter().filter(|member| without != Some(*member));
+            if members.is_empty() || !awaited.all(|member| machine.knows(member)) {
+                return StateVector::new();
+            }
+        }
         machine.stable_by(without, |peer, voice| match voice {
-            Some(voice) if !speaks(voice, peer) => Standing::Lapsed,
+            _ if members.as_ref().is_some_and(|members| !members.contains(peer)) => Standing::Guest,
+            Some(voice) if !guard.speaks_for(voice, peer) => Standing::Lapsed,
             _ => Standing::Counts,
         })
     }

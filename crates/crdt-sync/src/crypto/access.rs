@@ -1,7 +1,7 @@
 //! Signed patches and the list of those who may sign.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -93,6 +93,8 @@ pub struct Access {
     list: RwLock<List>,
     /// Whether it signs for clients of this node that have no key.
     vouches: bool,
+    /// Whether all replicas that are waited for are bound to keys.
+    binds_all: bool,
 }
 
 #[derive(Default)]
@@ -171,7 +173,7 @@ impl Access {
 
     /// An empty list: nobody may write, not even the signer.
     pub fn new(document: impl Into<Box<str>>, signer: Option<Signer>) -> Self {
-        Self { document: document.into(), signer, list: RwLock::default(), vouches: false }
+        Self { document: document.into(), signer, list: RwLock::default(), vouches: false, binds_all: false }
     }
 
     /// The same for a node that answers for its clients: what they make without a key, windows of a browser say, it signs
@@ -180,6 +182,17 @@ impl Access {
     #[must_use]
     pub fn vouching_for_clients(mut self) -> Self {
         self.vouches = true;
+        self
+    }
+
+    /// The same for a group in which every replica that is to be waited for is [bound](Self::bind) by its name. Others take part and
+    /// are not waited for: one without a key that only reads, say, or a name that somebody has made up. What is folded without
+    /// them reaches them in a snapshot, and what they have written goes on top of that. All lists of the group say so, or none.
+    ///
+    /// One that is not bound folds what all bound ones have, whether they are there or not: take who has left for good from the list.
+    #[must_use]
+    pub fn waiting_for_bound_names(mut self) -> Self {
+        self.binds_all = true;
         self
     }
 
@@ -444,6 +457,12 @@ impl Guard for Access {
             return Ok(Some(voice));
         }
         Err(AccessError::OtherName { peer: from.clone(), key: voice }.into())
+    }
+
+    fn members(&self) -> Option<BTreeSet<PeerId>> {
+        let List { authors, names, .. } = &*self.list();
+        let listed = names.bound().filter(|(_, key)| authors.contains_key(*key));
+        self.binds_all.then(|| listed.map(|(peer, _)| peer.clone()).collect())
     }
 
     fn speaks_for(&self, voice: u64, peer: &PeerId) -> bool {

@@ -45,6 +45,11 @@ impl Names {
         }
     }
 
+    /// The names that are bound, and to which keys.
+    pub(super) fn bound(&self) -> impl Iterator<Item = (&PeerId, &KeyId)> {
+        self.bound.iter()
+    }
+
     /// Who speaks under a name.
     pub(super) fn owner(&self, peer: &PeerId) -> Option<KeyId> {
         self.bound.get(peer).or_else(|| self.claimed.get(peer)).copied()

@@ -111,7 +111,7 @@ impl Driver {
         if offers {
             // What only some have stays as patches. (An asker that could not take such a snapshot over needs more.)
             let contained = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
-            let stable = self.gate.stable(&self.machine, Some(peer));
+            let stable = self.stable(Some(peer));
             vector = self.ends_of_patches(&contained, &stable).await?;
         }
         if let Some(head) = self.offered_again(&vector) {
@@ -137,7 +137,7 @@ impl Driver {
     /// A snapshot of the document that people edit, if all others have what is in it, and it is just what is stored.
     fn offer_live(&mut self, peer: &PeerId) -> Option<SnapshotHead> {
         let stored = self.machine.stored().clone();
-        if self.gate.stable(&self.machine, Some(peer)) != stored {
+        if self.stable(Some(peer)) != stored {
             return None;
         }
         if let Some(head) = self.offered_nearly(&stored) {
@@ -184,6 +184,11 @@ impl Driver {
         if self.offer_ends_at().is_some_and(|at| at <= self.now()) {
             self.offered = None;
         }
+    }
+
+    /// What may be in a snapshot, or in one for a peer.
+    fn stable(&self, without: Option<&PeerId>) -> StateVector<SessionId> {
+        self.gate.stable(&self.machine, self.parts.syncer.peer_id(), without)
     }
 
     fn offer(&mut self, vector: StateVector<SessionId>, bytes: Bytes) -> Option<SnapshotHead> {
@@ -266,7 +271,7 @@ impl Driver {
     #[tracing::instrument(level = "debug", skip_all)]
     pub(super) async fn compact(&mut self, keep_ticks: u64) -> Result<StateVector<SessionId>, SyncError> {
         let present = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
-        let stable = self.gate.stable(&self.machine, None);
+        let stable = self.stable(None);
         let latest = stable.iter().map(|(_, last)| last).max().unwrap_or(0);
         // Causes have lower times than their effects, so a cut at one time takes none away.
         let cut = latest.saturating_sub(keep_ticks);

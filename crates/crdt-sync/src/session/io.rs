@@ -160,6 +160,8 @@ pub enum Standing {
     Counts,
     /// What was proven in its name counts no more: another one speaks for it now.
     Lapsed,
+    /// Nobody waits for it: it takes over what others have folded when it lacks some of that.
+    Guest,
 }
 
 /// What to read from the store.

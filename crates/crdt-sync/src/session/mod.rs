@@ -225,6 +225,11 @@ impl Session {
         self.stable_by(None, |_, _| Standing::Counts)
     }
 
+    /// Whether a peer is known.
+    pub fn knows(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some()
+    }
+
     /// The same as the guard has it, which knows how a peer stands by its name and by who has proven its words. Without a peer it
     /// is what may be in a snapshot for that one: what all others have. (What only some have must stay as patches: two
     /// snapshots that each lack something of the other can't be merged.)

@@ -270,11 +270,13 @@ impl Peers {
         standing: impl Fn(&PeerId, Option<u64>) -> Standing,
     ) -> StateVector<SessionId> {
         let others = self.known.iter().filter(|(id, _)| without != Some(*id));
-        let words = others.map(|(id, peer)| match self.proves_words.then(|| standing(id, peer.voice)) {
-            None => peer.vector.as_ref(),
-            Some(Standing::Counts) => peer.proven.as_ref(),
-            Some(Standing::Lapsed) => None,
-        });
+        let words =
+            others.filter_map(|(id, peer)| match self.proves_words.then(|| standing(id, peer.voice)) {
+                None => Some(peer.vector.as_ref()),
+                Some(Standing::Counts) => Some(peer.proven.as_ref()),
+                Some(Standing::Lapsed) => Some(None),
+                Some(Standing::Guest) => None,
+            });
         // Who has said nothing may lack everything.
         let Some(words) = words.collect::<Option<Vec<_>>>() else { return StateVector::new() };
         let least = |sid, own| words.iter().map(|vector| vector.get(sid)).fold(own, u64::min);

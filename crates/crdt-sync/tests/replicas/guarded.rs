@@ -565,7 +565,7 @@ fn a_word_signed_in_the_name_of_another_counts_for_nothing() {
     let hears = |gate: &mut Gate, machine: &mut Session, message| {
         let (input, refused) = gate.receive(machine, name("alice"), message);
         machine.handle_input(Duration::ZERO, input);
-        (gate.stable(machine, None).get(&sid), refused.first().map(ToString::to_string))
+        (gate.stable(machine, &name("bob"), None).get(&sid), refused.first().map(ToString::to_string))
     };
 
     let (bobs, mut machine) = (lists(BOB), start());
@@ -577,7 +577,7 @@ fn a_word_signed_in_the_name_of_another_counts_for_nothing() {
 
     // Alice gets another key: what the old one has proven goes with it.
     bobs.revoke(key(ALICE));
-    assert_eq!(gate.stable(&machine, None).get(&sid), 0);
+    assert_eq!(gate.stable(&machine, &name("bob"), None).get(&sid), 0);
     assert_eq!(hears(&mut gate, &mut machine, says(ALICE_LATER, 6)), (6, None));
 
     // Started again Bob knows who Alice is if his list says so, even if Carol comes first.
@@ -588,4 +588,79 @@ fn a_word_signed_in_the_name_of_another_counts_for_nothing() {
     assert_eq!((stable, refused.is_some()), (0, true));
     assert_eq!(hears(&mut gate, &mut machine, says(ALICE_LATER, 7)), (7, None));
     assert!(bobs.bind(name("eve"), key(MALLORY)).is_err(), "her key is not on the list");
+}
+
+/// Carol reads and has no key, so that nobody can know what she has. Where it is known whom to wait for, nobody waits for her:
+/// she takes over what was folded while she was away. In her own store she folds what all those have who are waited for.
+#[tokio::test]
+async fn a_reader_without_a_key_keeps_nothing_from_being_folded() {
+    let name = |number: u64| PeerId::new(format!("node-{number}")).unwrap();
+    for group in [Group::new(), Group::with_dag()] {
+        let list = |secret: Option<[u8; 32]>| {
+            let access = Access::new("doc", secret.map(|secret| Signer::from_secret(&secret)));
+            for (number, writer) in [(1, ALICE), (2, BOB)] {
+                let key = Signer::from_secret(&writer).author();
+                access.allow(key, Role::Write).unwrap();
+                access.bind(name(number), key).unwrap();
+            }
+            Arc::new(access.waiting_for_bound_names())
+        };
+        let join = async |number: u64, secret, store| {
+            let session = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+            let document = Arc::new(SharedModel::new(session));
+            let with = |manager: SyncManager| manager.with_guard(list(secret));
+            group.join_document(number, EncodingFormat::Binary, document, store, with).await
+        };
+        let folds_all = async |replica: &Replica| {
+            let folding = async {
+                while replica.manager.compact().await.unwrap()
+                    != replica.manager.status().await.unwrap().stored
+                {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, folding).await.expect("it folds all");
+        };
+        let carols = memory();
+        let (alice, bob) = (join(1, Some(ALICE), memory()).await, join(2, Some(BOB), memory()).await);
+        let carol = join(3, None, Arc::clone(&carols)).await;
+        alice.edit(|model| model.api().root(json(json!({"by": "alice"})))).await;
+        let first = json(json!({"by": "alice"}));
+        bob.sees(&first).await;
+        carol.sees(&first).await;
+        folds_all(&alice).await;
+        folds_all(&carol).await;
+
+        // She is away, and comes late.
+        carol.manager.stop().await;
+        bob.edit(|model| model.api().obj("").unwrap().set([("too", "bob")])).await;
+        let both = json(json!({"by": "alice", "too": "bob"}));
+        alice.sees(&both).await;
+        folds_all(&alice).await;
+        folds_all(&bob).await;
+        let carol = join(3, None, carols).await;
+        carol.sees(&both).await;
+        assert_eq!(carol.manager.status().await.unwrap().counters.installed, 1);
+
+        // Who is bound is waited for by her also when it is not there.
+        bob.manager.stop().await;
+        alice.edit(|model| model.api().obj("").unwrap().set([("more", 1)])).await;
+        // (Keys stand in another order in a document that came as a snapshot.)
+        let all = json!({"by": "alice", "too": "bob", "more": 1});
+        let mut changes = carol.document.changes();
+        let sees = async {
+            while Json::from(&carol.document.view()) != all {
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, sees).await.expect("she sees it");
+        let status = carol.manager.status().await.unwrap();
+        let gone = async {
+            while carol.manager.status().await.unwrap().peers.iter().any(|peer| peer.id == name(2)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("Bob is gone");
+        assert_ne!(carol.manager.compact().await.unwrap(), status.stored);
+    }
 }

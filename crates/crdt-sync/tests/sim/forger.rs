@@ -35,21 +35,25 @@ fn name(number: usize) -> PeerId {
 pub(crate) struct List {
     /// Whether it binds names to keys. Where it does not they belong to the first that speaks under them.
     pub(crate) binds: bool,
+    /// Whether nobody else is waited for.
+    pub(crate) waits_for_bound: bool,
     /// Who is not on it any more.
     pub(crate) without: Option<usize>,
 }
 
 impl List {
-    pub(crate) fn guard(self, number: usize) -> Arc<dyn Guard> {
-        Arc::new(self.access(number))
+    /// The guard of a writer, or of a replica without a key whose number comes after those of the writers in the group.
+    pub(crate) fn guard(self, number: usize, writers: usize) -> Arc<dyn Guard> {
+        Arc::new(self.access((number < writers || number == READER).then(|| signer(number))))
     }
 
-    fn access(self, number: usize) -> Access {
-        let access = Access::new("doc", Some(signer(number)));
+    fn access(self, signs: Option<Signer>) -> Access {
+        let access = Access::new("doc", signs);
+        let access = if self.waits_for_bound { access.waiting_for_bound_names() } else { access };
         for listed in (0..=READER).filter(|listed| self.without != Some(*listed)) {
             let role = if listed == READER { Role::Read } else { Role::Write };
             access.allow(signer(listed).author(), role).unwrap();
-            if self.binds {
+            if self.binds && listed != READER {
                 access.bind(name(listed), signer(listed).author()).unwrap();
             }
         }
@@ -69,7 +73,7 @@ impl List {
             false => (name(READER), lowered(random, &all)),
         };
         let state = SyncMessage::State { vector, reply: random.percent(50) };
-        let signed = Gate::new(Some(self.guard(READER))).send(&from, state);
+        let signed = Gate::new(Some(self.guard(READER, WRITERS))).send(&from, state);
         (from, signed)
     }
 }

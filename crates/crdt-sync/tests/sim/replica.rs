@@ -327,9 +327,10 @@ impl Replica {
 
     /// Folds what all the others are known to have into a snapshot. (What only some have must stay as patches: two
     /// snapshots that each lack something of the other can't be merged.)
-    pub(crate) fn compact(&mut self, others: usize) -> Result<(), String> {
-        let stable = self.gate.stable(&self.machine, None);
-        if self.machine.status().peers < others || stable.is_empty() {
+    pub(crate) fn compact(&mut self, others: &[PeerId]) -> Result<(), String> {
+        let stable = self.gate.stable(&self.machine, &self.id, None);
+        let known = |other: &PeerId| *other == self.id || self.machine.knows(other);
+        if !others.iter().all(known) || stable.is_empty() {
             return Ok(());
         }
         let (vector, bytes) = self.folded(&stable)?;
@@ -373,7 +374,7 @@ impl Replica {
                     self.machine.handle_input(at, Input::Page { peer, id, page });
                 }
                 Output::Install { head, bytes } => {
-                    let input = self.install(&head.vector, bytes);
+                    let input = self.install(&head, bytes);
                     self.machine.handle_input(at, input);
                 }
                 Output::Compare { want, records } => {
@@ -413,7 +414,7 @@ impl Replica {
             ReadWhat::Patches { want, bytes_max, offers } => {
                 // As if patches for more ticks than that were larger than a snapshot.
                 let ticks: u64 = want.iter().map(|want| want.upto.saturating_sub(want.after)).sum();
-                let stable = self.gate.stable(&self.machine, Some(peer));
+                let stable = self.gate.stable(&self.machine, &self.id, Some(peer));
                 let whole = self.guard.is_none() && stable == self.kept_vector();
                 let page = match offers && whole && ticks > OFFER_TICKS {
                     true => PatchPage::Compacted,
@@ -457,18 +458,27 @@ impl Replica {
                 let mut vector = self.kept_vector();
                 if offers {
                     let contained = now(self.durable.snapshot()).unwrap().map(|(vector, _)| vector);
-                    vector = self.gate.stable(&self.machine, Some(peer));
+                    vector = self.gate.stable(&self.machine, &self.id, Some(peer));
                     vector.merge(&contained.unwrap_or_default());
                 }
                 let (vector, bytes) = self.folded(&vector)?;
                 let head = SnapshotHead::new(vector, &bytes);
+                let head = match &self.guard {
+                    Some(guard) => guard.prove_snapshot(head, &bytes),
+                    None => Some(head),
+                };
+                let Some(head) = head else { return Ok(Page::Records(Vec::new())) };
                 self.offered = Some((head.hash, bytes));
                 Ok(Page::Snapshot(head))
             }
         }
     }
 
-    fn install(&mut self, vector: &StateVector<SessionId>, bytes: Bytes) -> Input {
+    fn install(&mut self, head: &SnapshotHead, bytes: Bytes) -> Input {
+        let vector = &head.vector;
+        if self.guard.as_ref().is_some_and(|guard| guard.check_snapshot(head, &bytes).is_err()) {
+            return Input::InstallFailed;
+        }
         let Ok((contained, _, _, owners)) = load(&bytes) else { return Input::InstallFailed };
         if self.guard.as_ref().is_some_and(|guard| guard.check_owners(vector, &owners).is_err()) {
             return Input::InstallFailed;

@@ -98,6 +98,8 @@ struct Signed {
     liar: Option<usize>,
     /// The list of those who may write, as all begin with it.
     list: forger::List,
+    /// How many replicas write; those after them have no key.
+    writers: usize,
     /// Who is taken from the list.
     revoked: Option<usize>,
 }
@@ -197,19 +199,24 @@ impl World {
         let mut world = Self::empty(random, trouble, print);
         let count = 2 + world.random.below(forger::WRITERS as u64 - 1) as usize;
         let sync = if world.random.percent(50) { SyncMode::Dag } else { SyncMode::Vectors };
-        let list = forger::List { binds: world.random.percent(70), without: None };
-        world.signed.list = list;
-        for index in 0..count {
+        let binds = world.random.percent(70);
+        let list = forger::List { binds, waits_for_bound: binds && world.random.percent(60), without: None };
+        (world.signed.list, world.signed.writers) = (list, count);
+        // One who only reads and has no key, where nobody waits for it.
+        let readers = usize::from(list.waits_for_bound && world.random.percent(70));
+        for index in 0..count + readers {
             world.add_replica(sync);
-            world.replicas[index].guard(Arc::new(move |number| list.guard(number)));
+            world.replicas[index].guard(Arc::new(move |number| list.guard(number, count)));
             world.signed.owners.insert(world.replicas[index].session, index);
         }
         world.signed.liar = world.random.percent(50).then_some(count - 1);
         let ms = TROUBLE.as_millis() as u64;
-        for index in 0..count {
+        for index in 0..count + readers {
             for _ in 0..world.random.below(12) {
                 let at = world.random.ms(ms);
-                world.plan(at, What::Edit(index));
+                if index < count {
+                    world.plan(at, What::Edit(index));
+                }
             }
             if world.random.percent(40) {
                 let (crash, pause) = (world.random.ms(ms), world.random.ms(6000));
@@ -222,7 +229,7 @@ impl World {
             world.plan(at, What::Attack);
         }
         if world.random.percent(50) {
-            for index in 0..count {
+            for index in 0..count + readers {
                 let at = world.random.ms(ms);
                 world.plan(at, What::Compact(index));
             }
@@ -240,7 +247,7 @@ impl World {
             let revoked = world.random.below(count as u64) as usize;
             world.signed.revoked = Some(revoked);
             let begins = world.random.ms(ms * 2 / 3);
-            for index in 0..count {
+            for index in 0..count + readers {
                 let told = begins + world.random.ms(ms / 3);
                 world.plan(told, What::Revoke(index));
             }
@@ -296,7 +303,7 @@ impl World {
     fn lie(&mut self) {
         let mut all = StateVector::new();
         self.replicas.iter().for_each(|replica| all.merge(&replica.kept_vector()));
-        let (from, message) = self.signed.list.lie(&mut self.random, self.replicas.len(), all);
+        let (from, message) = self.signed.list.lie(&mut self.random, self.signed.writers, all);
         for to in 0..self.replicas.len() {
             let pause = self.random.ms(20);
             let input = Input::Message { from: from.clone(), message: message.clone() };
@@ -468,7 +475,8 @@ impl World {
     fn revoke(&mut self, index: usize) {
         let Some(revoked) = self.signed.revoked else { return };
         let list = forger::List { without: Some(revoked), ..self.signed.list };
-        self.replicas[index].revoke(Arc::new(move |number| list.guard(number)));
+        let writers = self.signed.writers;
+        self.replicas[index].revoke(Arc::new(move |number| list.guard(number, writers)));
         if index == revoked {
             let owners = self.signed.owners.iter().filter(|(_, owner)| **owner == revoked);
             self.gone = Some((revoked, owners.map(|(sid, _)| *sid).collect()));
@@ -555,13 +563,22 @@ impl World {
                 index
             }
             What::Compact(index) => {
-                let others = self.members - 1;
-                self.replicas[index].compact(others)?;
+                let others = self.awaited();
+                self.replicas[index].compact(&others)?;
                 index
             }
         };
         self.fulfil(actor, wishes);
         Ok(())
+    }
+
+    /// Those without whom nobody folds.
+    fn awaited(&self) -> Vec<PeerId> {
+        #[cfg(feature = "crypto")]
+        let count = if self.signed.writers > 0 { self.signed.writers } else { self.members };
+        #[cfg(not(feature = "crypto"))]
+        let count = self.members;
+        self.replicas[..count].iter().map(|replica| replica.id.clone()).collect()
     }
 
     fn edit(&mut self, index: usize, wishes: &mut Vec<Wish>) -> Result<(), String> {
