@@ -17,7 +17,11 @@ use tokio::{
 };
 
 use self::driver::{Command, Driver};
-pub use self::{policy::CompactionPolicy, repair::Repaired, retry::StoreRetry};
+pub use self::{
+    policy::CompactionPolicy,
+    repair::Repaired,
+    retry::{StoreRetry, StoreTries},
+};
 use crate::{
     Broadcaster, DiscoveryError, DocumentError, Guard, PatchRecord, PatchStore, PatchStoreError,
     PeerDiscovery, SharedError, SyncDocument, Syncer,

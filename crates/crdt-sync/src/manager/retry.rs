@@ -26,6 +26,11 @@ impl StoreRetry {
     pub const STANDARD: Self =
         Self { tries_max: 12, pause_min: Duration::from_millis(50), pause_max: Duration::from_secs(5) };
 
+    /// The tries of one write: what [`SyncManager`](crate::SyncManager) goes by, without waiting and without a store.
+    pub const fn tries(self) -> StoreTries {
+        StoreTries { retry: self, made: 0 }
+    }
+
     /// The pause after so many failures.
     fn pause(&self, failures: u32) -> Duration {
         let doubled = self.pause_min.saturating_mul(1 << failures.saturating_sub(1).min(30));
@@ -43,21 +48,34 @@ impl StoreRetry {
     where
         F: Future<Output = Result<T, PatchStoreError>>,
     {
-        let mut tries = 1;
+        let mut tries = self.tries();
         loop {
             let error = match attempt().await {
-                Err(error) if error.may_pass() => error,
+                Err(error) => error,
                 done => return done,
             };
-            *failures += 1;
-            if tries >= self.tries_max || stopping() {
-                return Err(error);
-            }
-            let pause = self.pause(tries);
-            tracing::warn!(%error, tries, ?pause, "the store failed; trying again");
+            *failures += u64::from(error.may_pass());
+            let Some(pause) = tries.failed(&error, stopping()) else { return Err(error) };
+            tracing::warn!(%error, ?pause, "the store failed; trying again");
             tokio::time::sleep(pause).await;
-            tries += 1;
         }
+    }
+}
+
+/// How often one write has been tried; see [`StoreRetry::tries`].
+#[derive(Debug, Clone)]
+pub struct StoreTries {
+    retry: StoreRetry,
+    made: u32,
+}
+
+impl StoreTries {
+    /// A try has failed. Returns how long to wait before the next one, `None` if there is none: the failure does not pass, it was
+    /// tried often enough, or nobody waits for it because all is `stopping`.
+    pub fn failed(&mut self, error: &PatchStoreError, stopping: bool) -> Option<Duration> {
+        self.made += 1;
+        let goes_on = error.may_pass() && self.made < self.retry.tries_max && !stopping;
+        goes_on.then(|| self.retry.pause(self.made))
     }
 }
 

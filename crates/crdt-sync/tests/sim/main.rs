@@ -1,13 +1,15 @@
 //! Many replicas, one bad network, one seed.
 //!
 //! The production machines run in a simulated world with loss, repeats, reordering, delay, partitions, crashes that
-//! lose what was not synced, compaction, a peer that lies, and outsiders who say things in anybody's name.
+//! lose what was not synced, stores that fail for a while or for longer than a manager waits, discovery that is wrong,
+//! compaction, a peer that lies, and outsiders who say things in anybody's name.
 //! A second kind of world has a store that is put back from a backup, a third one has
 //! signatures, those who have no right to write, and one on the list who signs in the names of others. `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
 //! `WEFT_SIM_SEED=s` runs one, printing each event.
 
 #[cfg(feature = "crypto")]
 mod forger;
+mod disk;
 mod outsider;
 #[cfg_attr(
     not(feature = "crypto"),

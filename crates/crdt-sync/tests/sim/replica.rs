@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp};
 use crdt_sync::{
-    Gate, Guard, PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
+    Gate, Guard, PatchRecord, PeerChange, PeerId, SnapshotHead, SyncMessage, Want,
     dag::{Heads, Link, Walk, snapshot},
+    discovery::PeerSet,
     session::{
         Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent, SessionOptions, SyncMode,
         TrickleOptions, WALK_PAGE_NODES_MAX, content,
@@ -14,6 +15,8 @@ use crdt_sync::{
     store::{MemoryPatchStore, PatchPage, PatchStore, PatchStoreError},
 };
 use futures_util::FutureExt as _;
+
+use crate::disk::Disk;
 
 /// The document: which patches are in it. What a real document would do with them is tested elsewhere; here it
 /// matters that each comes once and after its causes.
@@ -69,6 +72,11 @@ pub(crate) struct Replica {
     /// Whether it was told that a session is used twice, or that a peer has other patches under the same times.
     pub(crate) noticed: bool,
     durable: MemoryPatchStore,
+    pub(crate) disk: Disk,
+    /// The store failed for too long: the manager stops.
+    gives_up: bool,
+    /// What discovery says.
+    found: PeerSet,
     /// The last snapshot that was made for a peer, by its hash.
     offered: Option<(u64, Bytes)>,
     /// Appended and not synced yet: a crash loses it.
@@ -89,6 +97,10 @@ pub(crate) enum Wish {
     Broadcast(PatchRecord),
     Send(Option<PeerId>, SyncMessage),
     SyncSoon,
+    /// To write again what could not be written.
+    TryAgain(Duration),
+    /// It has stopped by itself.
+    Stopped,
 }
 
 fn options(session: SessionId, sync: SyncMode) -> SessionOptions {
@@ -126,6 +138,9 @@ impl Replica {
             down: false,
             noticed: false,
             durable,
+            disk: Disk::default(),
+            gives_up: false,
+            found: PeerSet::new(),
             offered: None,
             unsynced: Vec::new(),
             options,
@@ -166,12 +181,14 @@ impl Replica {
     /// Loses what was not synced.
     pub(crate) fn crash(&mut self) {
         self.unsynced.clear();
+        self.disk.forget();
         self.down = true;
     }
 
     /// Starts again from what is durable, under a new session.
     pub(crate) fn restart(&mut self, session: SessionId, now: Duration, seed: u64) -> Result<(), String> {
         self.session = session;
+        self.found = PeerSet::new();
         let signed = self.make_guard.is_some();
         let options = options(session, self.options.sync);
         self.options = SessionOptions { rechecks_parked: signed, proves_words: signed, ..options };
@@ -318,11 +335,68 @@ impl Replica {
         self.input(now, Input::Local(record), wishes)
     }
 
-    /// Makes all appended durable and confirms it.
-    pub(crate) fn sync(&mut self, at: Duration, wishes: &mut Vec<Wish>) -> Result<(), String> {
+    /// Makes all appended durable and confirms it. If the store fails, it may have kept the first `kept` all the same.
+    pub(crate) fn sync(&mut self, at: Duration, kept: usize, wishes: &mut Vec<Wish>) -> Result<(), String> {
+        if self.unsynced.is_empty() || self.disk.pauses(at) {
+            return Ok(());
+        }
+        if self.disk.fails_at(at) {
+            let kept = &self.unsynced[..kept.min(self.unsynced.len())];
+            now(self.durable.append(kept)).map_err(|e| e.to_string())?;
+            match self.disk.failed(at) {
+                Some(pause) => wishes.push(Wish::TryAgain(pause)),
+                None => self.stop(wishes),
+            }
+            return Ok(());
+        }
         let records = std::mem::take(&mut self.unsynced);
         now(self.durable.append(&records)).map_err(|e| e.to_string())?;
-        records.iter().try_for_each(|_| self.input(at, Input::Stored, wishes))
+        records.iter().try_for_each(|_| self.input(at, Input::Stored, wishes))?;
+        self.disk.written().into_iter().try_for_each(|input| self.deliver(at, input, wishes))
+    }
+
+    /// The manager has given its store up; it takes another one.
+    fn stop(&mut self, wishes: &mut Vec<Wish>) {
+        self.gives_up = false;
+        self.crash();
+        wishes.push(Wish::Stopped);
+    }
+
+    /// Takes in what comes from outside, or lets it wait as long as the store is waited for.
+    pub(crate) fn deliver(
+        &mut self,
+        at: Duration,
+        input: Input,
+        wishes: &mut Vec<Wish>,
+    ) -> Result<(), String> {
+        if self.down {
+            return Ok(());
+        }
+        if self.disk.is_waited_for() {
+            self.disk.hold(input);
+            return Ok(());
+        }
+        self.input(at, input, wishes)
+    }
+
+    /// Discovery says who is there. Returns how many came and went.
+    pub(crate) fn discover(
+        &mut self,
+        at: Duration,
+        peers: BTreeSet<PeerId>,
+        wishes: &mut Vec<Wish>,
+    ) -> Result<u64, String> {
+        self.found.set(peers);
+        let mut changes = 0;
+        while let Some(Some(change)) = self.found.next().now_or_never() {
+            changes += 1;
+            let input = match change {
+                PeerChange::Up(peer) => Input::PeerUp(peer),
+                PeerChange::Down(peer) => Input::PeerDown(peer),
+            };
+            self.deliver(at, input, wishes)?;
+        }
+        Ok(changes)
     }
 
     /// Folds what all the others are known to have into a snapshot. (What only some have must stay as patches: two
@@ -370,11 +444,15 @@ impl Replica {
                     wishes.push(Wish::Send(to, self.gate.send(&self.id, *message)));
                 }
                 Output::Read { peer, id, what } => {
-                    let page = self.read(&peer, *what)?;
+                    let page = self.read(at, &peer, *what)?;
                     self.machine.handle_input(at, Input::Page { peer, id, page });
                 }
                 Output::Install { head, bytes } => {
-                    let input = self.install(&head, bytes);
+                    let input = self.install(at, &head, bytes);
+                    if self.gives_up {
+                        self.stop(wishes);
+                        return Ok(());
+                    }
                     self.machine.handle_input(at, input);
                 }
                 Output::Compare { want, records } => {
@@ -409,8 +487,11 @@ impl Replica {
         Ok(())
     }
 
-    fn read(&mut self, peer: &PeerId, what: ReadWhat) -> Result<Page, String> {
+    fn read(&mut self, at: Duration, peer: &PeerId, what: ReadWhat) -> Result<Page, String> {
         match what {
+            ReadWhat::Patches { .. } | ReadWhat::Walk { .. } if self.disk.fails_at(at) => {
+                Ok(Page::Records(Vec::new()))
+            }
             ReadWhat::Patches { want, bytes_max, offers } => {
                 // As if patches for more ticks than that were larger than a snapshot.
                 let ticks: u64 = want.iter().map(|want| want.upto.saturating_sub(want.after)).sum();
@@ -474,7 +555,7 @@ impl Replica {
         }
     }
 
-    fn install(&mut self, head: &SnapshotHead, bytes: Bytes) -> Input {
+    fn install(&mut self, at: Duration, head: &SnapshotHead, bytes: Bytes) -> Input {
         let vector = &head.vector;
         if self.guard.as_ref().is_some_and(|guard| guard.check_snapshot(head, &bytes).is_err()) {
             return Input::InstallFailed;
@@ -497,6 +578,10 @@ impl Replica {
         };
         if let Some(forked) = on_top.iter().find(|record| trial.apply(record).is_err()) {
             self.machine.session_is_forked(forked.id, self.guard.is_none());
+            return Input::InstallFailed;
+        }
+        if contained.vector == *vector && !self.disk.outlasts(at) {
+            self.gives_up = true;
             return Input::InstallFailed;
         }
         if contained.vector != *vector || now(self.durable.install(vector, bytes)).is_err() {

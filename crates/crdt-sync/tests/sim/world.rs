@@ -45,6 +45,8 @@ enum What {
     Join(usize),
     Partition,
     Outside,
+    /// Discovery tells a replica who is there, rightly or wrongly.
+    Discover(usize),
     /// The first replica's store is copied, and put back.
     Backup,
     PutBack,
@@ -77,6 +79,8 @@ pub(crate) struct World {
     /// Made durable by its author: must be everywhere in the end.
     acknowledged: BTreeSet<Timestamp>,
     sessions: u64,
+    /// How often happened what the machines do not count.
+    counts: BTreeMap<&'static str, u64>,
     /// How many replicas have started; the last one may come late.
     members: usize,
     trace: u64,
@@ -180,6 +184,7 @@ impl World {
             slow: None,
             acknowledged: BTreeSet::new(),
             sessions: 0,
+            counts: BTreeMap::new(),
             members: 0,
             trace: 0,
             gone: None,
@@ -382,6 +387,24 @@ impl World {
             let at = self.random.ms(ms);
             self.plan(at, What::Partition);
         }
+        if self.random.percent(40) {
+            for index in 0..self.replicas.len() {
+                for _ in 0..self.random.below(4) {
+                    let (from, length) = (self.random.ms(ms), self.random.ms(4000));
+                    self.replicas[index].disk.fails.push(from..(from + length).min(TROUBLE));
+                }
+            }
+        }
+        if self.random.percent(40) {
+            for index in 0..self.replicas.len() {
+                for _ in 0..self.random.below(20) {
+                    let at = self.random.ms(ms);
+                    self.plan(at, What::Discover(index));
+                }
+                // In the end it is right.
+                self.plan(TROUBLE + Duration::from_millis(1), What::Discover(index));
+            }
+        }
         if self.random.percent(30) {
             // It goes on for a while when the network is good again, as long as it is not tired of it.
             for _ in 0..1 + self.random.below(60) {
@@ -399,6 +422,11 @@ impl World {
         for (name, count) in self.replicas.iter().flat_map(|replica| replica.machine.counters().named()) {
             *counts.entry(name).or_insert(0) += count;
         }
+        for name in ["store failures", "stopped", "found"] {
+            counts.insert(name, self.counts.get(name).copied().unwrap_or(0));
+        }
+        let failures = self.replicas.iter().map(|replica| replica.disk.failures).sum::<u64>();
+        *counts.entry("store failures").or_insert(0) += failures;
         Ok((self.trace, counts))
     }
 
@@ -540,16 +568,29 @@ impl World {
             | What::Wake(index)
             | What::Edit(index)
             | What::Compact(index)
+            | What::Discover(index)
                 if self.replicas[index].down =>
             {
                 return Ok(());
             }
+            What::Wake(index) | What::Edit(index) | What::Compact(index)
+                if self.replicas[index].disk.is_waited_for() =>
+            {
+                return Ok(());
+            }
+            What::Discover(index) => {
+                let peers = self.peers_found(index);
+                let changes = self.replicas[index].discover(self.now, peers, &mut wishes)?;
+                *self.counts.entry("found").or_insert(0) += changes;
+                index
+            }
             What::Deliver { to, input } => {
-                self.replicas[to].input(self.now, *input, &mut wishes)?;
+                self.replicas[to].deliver(self.now, *input, &mut wishes)?;
                 to
             }
             What::Sync(index) => {
-                self.replicas[index].sync(self.now, &mut wishes)?;
+                let kept = self.random.below(4) as usize;
+                self.replicas[index].sync(self.now, kept, &mut wishes)?;
                 index
             }
             What::Wake(index) => {
@@ -570,6 +611,20 @@ impl World {
         };
         self.fulfil(actor, wishes);
         Ok(())
+    }
+
+    /// Who is there as discovery tells a replica: others that are not, and names that nobody has, as long as there is trouble.
+    fn peers_found(&mut self, index: usize) -> BTreeSet<PeerId> {
+        let trouble = self.now < TROUBLE;
+        let others = self.replicas.iter().enumerate().filter(|(other, _)| *other != index);
+        let mut found: BTreeSet<PeerId> = others.map(|(_, replica)| replica.id.clone()).collect();
+        if trouble {
+            found.retain(|_| self.random.percent(70));
+            if self.random.percent(30) {
+                found.extend(PeerId::new(format!("ghost-{}", self.random.below(5))));
+            }
+        }
+        found
     }
 
     /// Those without whom nobody folds.
@@ -596,7 +651,11 @@ impl World {
     }
 
     fn restart(&mut self, index: usize) -> Result<(), String> {
-        if self.replicas[index].down {
+        if self.replicas[index].down && self.replicas[index].disk.fails_at(self.now) {
+            // It can't be read.
+            let well = self.replicas[index].disk.well_from(self.now);
+            self.plan(well, What::Restart(index));
+        } else if self.replicas[index].down {
             let (session, seed) = (self.new_session(), self.random.next());
             self.replicas[index].restart(session, self.now, seed)?;
             #[cfg(feature = "crypto")]
@@ -622,6 +681,12 @@ impl World {
     fn fulfil(&mut self, from: usize, wishes: Vec<Wish>) {
         for wish in wishes {
             match wish {
+                Wish::TryAgain(pause) => self.plan(self.now + pause, What::Sync(from)),
+                Wish::Stopped => {
+                    *self.counts.entry("stopped").or_insert(0) += 1;
+                    let pause = self.random.ms(3000);
+                    self.plan(self.now + pause, What::Restart(from));
+                }
                 Wish::SyncSoon => {
                     let pause = self.random.ms(30);
                     self.plan(self.now + pause, What::Sync(from));
