@@ -8,7 +8,8 @@ use std::{
     sync::Arc,
 };
 
-use crdt_sync::crypto::{Access, AuthorKey, Role, Signer};
+use crdt_sync::crypto::{Access, AuthorKey, Keyring, Role, SealedPubSub, SealingKey, Signer};
+use spot::PubSub;
 
 use crate::options::Options;
 
@@ -16,7 +17,7 @@ use crate::options::Options;
 /// user.
 pub(crate) fn access(options: &Options) -> Result<Option<Arc<Access>>, String> {
     let Some(path) = &options.key else { return Ok(None) };
-    let signer = Signer::from_secret(&secret(path)?);
+    let signer = Signer::from_secret(&signing_secret(path)?);
     let own = signer.author();
     // The windows of this program's page have no keys: this program answers for them.
     let access = Access::new(options.doc.as_str(), Some(signer)).vouching_for_clients();
@@ -31,8 +32,18 @@ pub(crate) fn access(options: &Options) -> Result<Option<Arc<Access>>, String> {
     Ok(Some(Arc::new(access)))
 }
 
-/// Reads the key, or makes one.
-fn secret(path: &Path) -> Result<[u8; 32], String> {
+/// What goes over a channel, sealed as `--seal` says. An error is one line for the user.
+pub(crate) fn sealed(options: &Options, pubsub: Arc<dyn PubSub>) -> Result<Arc<dyn PubSub>, String> {
+    let Some(path) = &options.seal else { return Ok(pubsub) };
+    let ring = Keyring::new(SealingKey::new(SEALING_KEY, &secret(path, |_| Ok(()))?));
+    Ok(Arc::new(SealedPubSub::new(pubsub, ring, rand::random())))
+}
+
+/// There is one key, which never changes: whoever wants another one makes another text.
+const SEALING_KEY: u32 = 1;
+
+/// Reads the key, or makes one; then `made` does what else is to be done.
+fn secret(path: &Path, made: impl FnOnce(&[u8; 32]) -> io::Result<()>) -> Result<[u8; 32], String> {
     let failed = |error: io::Error| format!("can't use the key {}: {error}", path.display());
     match fs::read_to_string(path) {
         Ok(text) => bytes(text.trim())
@@ -45,12 +56,19 @@ fn secret(path: &Path) -> Result<[u8; 32], String> {
                 file.sync_all()
             });
             written.map_err(failed)?;
-            let public = digits(&Signer::from_secret(&secret).author().to_bytes());
-            fs::write(public_path(path), format!("{public}\n")).map_err(failed)?;
+            made(&secret).map_err(failed)?;
             Ok(secret)
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Reads the key that this program signs with. One that is made has its public key beside it.
+fn signing_secret(path: &Path) -> Result<[u8; 32], String> {
+    secret(path, |secret| {
+        let public = digits(&Signer::from_secret(secret).author().to_bytes());
+        fs::write(public_path(path), format!("{public}\n"))
+    })
 }
 
 fn public_path(path: &Path) -> PathBuf {
@@ -96,15 +114,15 @@ mod tests {
     fn a_key_is_made_once_and_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("me.key");
-        let first = secret(&path).unwrap();
-        assert_eq!(secret(&path).unwrap(), first);
+        let first = signing_secret(&path).unwrap();
+        assert_eq!(signing_secret(&path).unwrap(), first);
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600, "nobody else reads it");
         let listed = writers(&folder.path().join("me.key.pub")).unwrap();
         assert_eq!(listed, [Signer::from_secret(&first).author()]);
 
         fs::write(&path, "no key").unwrap();
-        assert!(secret(&path).unwrap_err().contains("64 hexadecimal digits"));
+        assert!(signing_secret(&path).unwrap_err().contains("64 hexadecimal digits"));
         let list = folder.path().join("list");
         fs::write(&list, "# friends\n\nzz not a key\n").unwrap();
         assert!(writers(&list).unwrap_err().starts_with("line 3 of"));

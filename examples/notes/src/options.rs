@@ -21,6 +21,7 @@ Examples:
   notes --doc shopping --name Ann           another text, and who you are
   notes --listen 0.0.0.0:8090 --token …     others may open the page who know the token
   notes --key me.key --writers friends      takes only what these have signed
+  notes --seal text.key                     nobody without this file reads what goes between programs
   notes --store memory --listen none        keeps nothing, serves no page
 
 Leave with `quit`, ctrl-c or SIGTERM. Where standard input has ended, the page is still served."
@@ -62,6 +63,15 @@ pub(crate) struct Options {
     /// The public keys of those who may write, one a line; what stands behind a key is a remark.
     #[arg(long, value_name = "FILE", requires = "key")]
     pub(crate) writers: Option<PathBuf>,
+
+    /// Seals all that goes between programs with the key in this file (64 hexadecimal digits), so that who meets at the same
+    /// place without it can neither read nor write. A file that is not there is made; give it to all who edit this text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) seal: Option<PathBuf>,
+
+    /// Finds out what is missing by the heads of a Merkle DAG instead of by state vectors. All programs of a text do the same.
+    #[arg(long)]
+    pub(crate) dag: bool,
 
     /// What to write to standard error: a level (error, warn, info, debug, trace) or a list like `warn,crdt_sync=debug`.
     /// What the others are away for is in `status`.

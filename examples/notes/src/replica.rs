@@ -8,7 +8,7 @@ use crdt_sync::{
     SyncDocument as _, SyncManager, SyncStatus,
     discovery::PubSubPeerDiscovery,
     presence::{PresenceOptions, PubSubPresence},
-    session::{SessionOptions, TrickleOptions},
+    session::{SessionOptions, SyncMode, TrickleOptions},
     store::{EmbeddedPatchStores, embedded::OpenError},
 };
 use spot::{PubSub, Topic};
@@ -46,7 +46,7 @@ impl Replica {
         let store_id = store.id();
         let session = SessionId::from_random(rand::random());
         let own = PeerId::new(format!("terminal-{session}")).map_err(|error| error.to_string())?;
-        let pubsub = met.pubsub;
+        let pubsub = keys::sealed(options, met.pubsub)?;
         let topic =
             |what: &str| Topic::new(format!("notes/{}/{what}", options.doc)).map_err(|e| e.to_string());
         let failed = |error: &dyn std::fmt::Display| format!("can't take part: {error}");
@@ -66,6 +66,7 @@ impl Replica {
             Arc::clone(&store),
         )
         .with_options(SessionOptions {
+            sync: if options.dag { SyncMode::Dag } else { SyncMode::Vectors },
             // People watch each other type: what was lost is asked for soon.
             settle: Duration::from_millis(50),
             request_timeout: Duration::from_secs(1),

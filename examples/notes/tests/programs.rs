@@ -93,8 +93,12 @@ async fn agree(programs: &mut [Notes], confirmed: &BTreeSet<String>) {
 }
 
 /// Three programs write in turn, one is killed and comes back.
-async fn write_with_one_killed(place: &str, folders: &[tempfile::TempDir]) -> (Vec<Notes>, BTreeSet<String>) {
-    let arguments = ["--doc", "shared list", "--pubsub", place, "--listen", "none"];
+async fn write_with_one_killed(
+    place: &str,
+    more: &[&str],
+    folders: &[tempfile::TempDir],
+) -> (Vec<Notes>, BTreeSet<String>) {
+    let arguments = [&["--doc", "shared list", "--pubsub", place, "--listen", "none"], more].concat();
     let mut programs = Vec::new();
     for folder in folders {
         programs.push(Notes::start(&arguments, folder.path()).await);
@@ -126,7 +130,7 @@ fn folders() -> Vec<tempfile::TempDir> {
 async fn programs_meet_on_redis_and_lose_nothing_when_one_and_the_server_are_killed() {
     let mut server = RedisServer::start().await;
     let folders = folders();
-    let (mut programs, mut confirmed) = write_with_one_killed(&server.url(), &folders).await;
+    let (mut programs, mut confirmed) = write_with_one_killed(&server.url(), &[], &folders).await;
     server.kill();
     for (number, program) in programs.iter_mut().enumerate() {
         program.add(&format!("serverless {number}"), &mut confirmed).await;
@@ -149,7 +153,7 @@ async fn programs_meet_each_other_over_spot_and_the_first_may_go() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let place = format!("spot://127.0.0.1:{port}");
     let folders = folders();
-    let (mut programs, mut confirmed) = write_with_one_killed(&place, &folders).await;
+    let (mut programs, mut confirmed) = write_with_one_killed(&place, &[], &folders).await;
     // The one that listens at the meeting place dies: the others know each other, and a new one listens there.
     programs[0].child.kill().await.unwrap();
     programs[1].add("the first is gone", &mut confirmed).await;
@@ -237,6 +241,29 @@ async fn the_page_is_served_when_nobody_types_and_sigterm_ends_it_in_order() {
     let pid = notes.child.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
     assert!(timeout(PATIENCE, notes.child.wait()).await.unwrap().unwrap().success());
+}
+
+/// One is killed and comes back here, too. Who meets them with another key sees nothing and is seen by nobody.
+#[tokio::test]
+async fn programs_that_seal_and_go_by_the_dag_lose_nothing_and_tell_nobody_else() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let place = format!("spot://127.0.0.1:{port}");
+    let folders = folders();
+    let key = folders[0].path().join("text.key");
+    let more = ["--dag", "--seal", key.to_str().unwrap()];
+    let (mut programs, mut confirmed) = write_with_one_killed(&place, &more, &folders).await;
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let arguments =
+        ["--doc", "shared list", "--pubsub", &place, "--listen", "none", "--dag", "--seal", "other.key"];
+    let mut outsider = Notes::start(&arguments, elsewhere.path()).await;
+    assert_eq!(outsider.ask("add from outside").await, "");
+    programs[0].add("among us", &mut confirmed).await;
+    agree(&mut programs, &confirmed).await;
+    let text: BTreeSet<String> = programs[1].text().await.into_iter().collect();
+    assert_eq!(text, confirmed, "nothing of the outsider");
+    assert_eq!(outsider.text().await, ["from outside"]);
+    assert_eq!(std::fs::read(&key).unwrap().len(), 65);
 }
 
 /// One that takes what two have signed, the other of them, and one whose key is on nobody's list.
