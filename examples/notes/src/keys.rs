@@ -9,7 +9,7 @@ use std::{
 };
 
 use crdt_sync::crypto::{Access, AuthorKey, Keyring, Role, SealedPubSub, SealingKey, Signer};
-use spot::PubSub;
+use spot::{PubSub, cluster::CurveKeys};
 
 use crate::options::Options;
 
@@ -37,6 +37,12 @@ pub(crate) fn sealed(options: &Options, pubsub: Arc<dyn PubSub>) -> Result<Arc<d
     let Some(path) = &options.seal else { return Ok(pubsub) };
     let ring = Keyring::new(SealingKey::new(SEALING_KEY, &secret(path, |_| Ok(()))?));
     Ok(Arc::new(SealedPubSub::new(pubsub, ring, rand::random())))
+}
+
+/// What programs of a cluster show each other, as `--spot-key` says: all have the same.
+pub(crate) fn cluster(options: &Options) -> Result<Option<CurveKeys>, String> {
+    let secret = options.spot_key.as_ref().map(|path| secret(path, |_| Ok(())));
+    Ok(secret.transpose()?.map(CurveKeys::from_secret))
 }
 
 /// There is one key, which never changes: whoever wants another one makes another text.

@@ -21,6 +21,7 @@ Examples:
   notes --doc shopping --name Ann           another text, and who you are
   notes --listen 0.0.0.0:8090 --token …     others may open the page who know the token
   notes --key me.key --writers friends      takes only what these have signed
+  notes --pubsub spot://… --spot-key k.key  nobody without this file gets a connection
   notes --seal text.key                     nobody without this file reads what goes between programs
   notes --store memory --listen none        keeps nothing, serves no page
 
@@ -68,6 +69,11 @@ pub(crate) struct Options {
     /// place without it can neither read nor write. A file that is not there is made; give it to all who edit this text.
     #[arg(long, value_name = "FILE")]
     pub(crate) seal: Option<PathBuf>,
+
+    /// Over spot://, talks only to programs that have the key in this file (64 hexadecimal digits), encrypted by CURVE; then they
+    /// may be on several machines. A file that is not there is made; give it to all who meet there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) spot_key: Option<PathBuf>,
 
     /// Finds out what is missing by the heads of a Merkle DAG instead of by state vectors. All programs of a text do the same.
     #[arg(long)]

@@ -4,7 +4,7 @@ use std::{io, str::FromStr, sync::Arc};
 
 use spot::{
     MemoryPubSub, PubSub, RedisOptions, RedisPubSub, Spot, SpotOptions,
-    cluster::{SpotError, SpotPubSub},
+    cluster::{Credentials, CurveKeys, Security, SpotError, SpotPubSub},
 };
 
 /// What `--pubsub` names.
@@ -50,9 +50,12 @@ pub(crate) struct Met {
 }
 
 impl Place {
-    /// Goes there. An error is one line for the user.
-    pub(crate) async fn meet(&self) -> Result<Met, String> {
+    /// Goes there; over spot:// with a key to those who have the same one. An error is one line for the user.
+    pub(crate) async fn meet(&self, key: Option<CurveKeys>) -> Result<Met, String> {
         match self {
+            Self::Memory | Self::Redis(_) if key.is_some() => {
+                Err("--spot-key is for programs that meet over spot://".to_owned())
+            }
             Self::Memory => {
                 Ok(Met { pubsub: Arc::new(MemoryPubSub::new()), how: "within this program".to_owned() })
             }
@@ -62,10 +65,11 @@ impl Place {
                 Ok(Met { pubsub: Arc::new(pubsub), how: format!("at {url}") })
             }
             Self::Spot(endpoints) => {
-                let (spot, own) = join(endpoints).await.map_err(|error| match error {
+                let (spot, own) = join(endpoints, key).await.map_err(|error| match error {
                     SpotError::Unsafe(endpoint) => format!(
                         "can't meet at {endpoint}: it is on another machine, and over spot:// nobody has to show who \
-                         they are, so programs of one machine meet there only; several machines meet over redis://"
+                         they are, so programs of one machine meet there only; several machines meet with --spot-key, \
+                         or over redis://"
                     ),
                     error => {
                         let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
@@ -80,8 +84,9 @@ impl Place {
 
 /// Takes the first of the addresses that is free here, or else any port, and connects to the others: they tell of the
 /// rest. The same command line works for the first program and the last.
-async fn join(endpoints: &[String]) -> Result<(Spot, String), SpotError> {
-    let spot = Spot::new(SpotOptions::standard());
+async fn join(endpoints: &[String], key: Option<CurveKeys>) -> Result<(Spot, String), SpotError> {
+    let (server, client) = key.map_or((Security::Null, Security::Null), shared);
+    let spot = Spot::new(SpotOptions { server, client, ..SpotOptions::standard() });
     let mut own = None;
     for endpoint in endpoints {
         match spot.bind(endpoint).await {
@@ -109,6 +114,18 @@ async fn join(endpoints: &[String]) -> Result<(Spot, String), SpotError> {
     Ok((spot, own))
 }
 
+/// What is asked of those who come, and shown to those who are dialed, by programs with one key: whoever has it is one of them,
+/// wherever gossip leads.
+fn shared(keys: CurveKeys) -> (Security, Security) {
+    let public = keys.public;
+    let authenticate = Arc::new(move |credentials: Credentials<'_>| match credentials {
+        Credentials::Curve(shown) if shown == public => Ok("notes".to_owned()),
+        _ => Err("not the key of this text".to_owned()),
+    });
+    let server = Security::CurveServer { keys: keys.clone(), authenticate };
+    (server, Security::CurveClient { keys, server: public })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,8 +133,11 @@ mod tests {
     #[tokio::test]
     async fn a_place_on_another_machine_is_refused_with_what_to_do() {
         let place: Place = "spot://192.0.2.1:7400".parse().unwrap();
-        let error = place.meet().await.err().expect("refused");
+        let error = place.meet(None).await.err().expect("refused");
         assert!(error.contains("192.0.2.1:7400") && error.contains("redis://"), "{error}");
+        let key = Some(CurveKeys::from_secret([1; 32]));
+        let error = Place::Memory.meet(key).await.err().expect("refused");
+        assert!(error.contains("spot://"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     door::Door,
+    keys,
     options::Options,
     page::{self, App},
     repl::{self, Ended},
@@ -24,7 +25,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(1);
 pub(crate) async fn run(options: &Options) -> Result<(), String> {
     // The port first: a second start by mistake must not touch the store of the first.
     let listener = listen(options).await?;
-    let met = options.pubsub.meet().await?;
+    let met = options.pubsub.meet(keys::cluster(options)?).await?;
     let how = met.how.clone();
     let replica = Arc::new(Replica::open(options, met).await?);
     let stop = stop_signal()?;

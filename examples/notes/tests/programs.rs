@@ -266,6 +266,33 @@ async fn programs_that_seal_and_go_by_the_dag_lose_nothing_and_tell_nobody_else(
     assert_eq!(std::fs::read(&key).unwrap().len(), 65);
 }
 
+/// One is killed and comes back here, too. Who comes with another key, or with none, gets no connection.
+#[tokio::test]
+async fn programs_with_one_key_meet_over_spot_and_let_in_nobody_else() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let place = format!("spot://127.0.0.1:{port}");
+    let folders = folders();
+    let key = folders[0].path().join("spot.key");
+    let more = ["--spot-key", key.to_str().unwrap()];
+    let (mut programs, mut confirmed) = write_with_one_killed(&place, &more, &folders).await;
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let common = ["--doc", "shared list", "--pubsub", &place, "--listen", "none", "--store", "memory"];
+    for more in [&["--spot-key", "other.key"][..], &[]] {
+        let mut outsider = Notes::start(&[&common[..], more].concat(), elsewhere.path()).await;
+        assert_eq!(outsider.ask("add from outside").await, "");
+        programs[0].add(&format!("among us, {}", more.len()), &mut confirmed).await;
+        agree(&mut programs, &confirmed).await;
+        assert_eq!(outsider.text().await, ["from outside"]);
+    }
+    let mut insider = Notes::start(&[&common[..], &more[..]].concat(), elsewhere.path()).await;
+    insider.add("from one more", &mut confirmed).await;
+    programs.push(insider);
+    agree(&mut programs, &confirmed).await;
+    let text: BTreeSet<String> = programs[0].text().await.into_iter().collect();
+    assert_eq!(text, confirmed, "nothing of the outsiders");
+}
+
 /// One that takes what two have signed, the other of them, and one whose key is on nobody's list.
 #[tokio::test]
 async fn with_keys_only_the_listed_can_write() {
