@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use crdt_core::{Document, Patch, SessionId, StateVector};
 
-use crate::PatchRecord;
+use crate::{PatchRecord, conflict::Conflicts};
 
 /// A replica's document, shared between the application, which edits it, and the manager, which brings the others'
 /// patches.
@@ -63,6 +63,11 @@ pub trait Fold: Send {
 
     /// The document itself, for a [`SyncDocument::take_over`] that can use it; none is left then.
     fn take_document(&mut self) -> Option<Document> {
+        None
+    }
+
+    /// What was tracked for [rules](crate::conflict) beside that document, if something was.
+    fn take_tracked(&mut self) -> Option<Conflicts> {
         None
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::{
     DocumentError, Fold, PatchRecord, SyncDocument,
     conflict::{ConflictReport, Conflicts, Open, Rules, stamp},
-    fold::{DocumentFold, PACKING, check, from_snapshot, patch_of, read_snapshot, seen},
+    fold::{DocumentFold, check, patch_of, read_snapshot, seen, take_section, write_snapshot},
     split::{self, Unsplittable},
 };
 
@@ -145,8 +145,9 @@ impl SharedModel {
     }
 
     /// The same with rules for what several write at the same time. From then on each edit is stamped with what its author
-    /// had seen, and each patch is looked at: [`resolved`](Self::resolved), [`open_conflicts`](Self::open_conflicts) and
-    /// [`poll_conflict`](Self::poll_conflict) tell. All replicas of a document take the same rules.
+    /// had seen, and each patch is looked at, and what was seen goes along with snapshots: [`resolved`](Self::resolved), [`open_conflicts`](Self::open_conflicts) and
+    /// [`poll_conflict`](Self::poll_conflict) tell. All replicas of a document take the same rules: a snapshot that one without rules
+    /// has made has nothing for them.
     #[must_use]
     pub fn with_conflicts(self, rules: Rules) -> Self {
         self.held().conflicts = Some(Conflicts::new(rules));
@@ -241,7 +242,11 @@ impl SharedModel {
     }
 
     /// Puts another document in place of this one, and on top of it what was edited and not handed over.
-    fn replace(&self, mut document: Document) -> Result<(), DocumentError> {
+    fn replace(
+        &self,
+        mut document: Document,
+        track: impl FnOnce(&mut Conflicts) -> Result<(), DocumentError>,
+    ) -> Result<(), DocumentError> {
         let mut held = self.held();
         document.set_session(held.model.document().session());
         for patch in &held.unsent {
@@ -249,6 +254,7 @@ impl SharedModel {
                 return Err(DocumentError::Snapshot(error.to_string()));
             }
         }
+        held.conflicts.as_mut().map_or(Ok(()), track)?;
         held.model.replace_document(document);
         drop(held);
         self.changes.send_modify(|count| *count += 1);
@@ -278,7 +284,7 @@ impl SyncDocument for SharedModel {
         let applied = held.model.apply_bytes(&record.patch);
         let Held { model, conflicts, .. } = &mut *held;
         if let (Ok(Applied::Merged | Applied::Known), Some(conflicts)) = (&applied, conflicts) {
-            conflicts.observe(patch_of(record)?);
+            conflicts.observe_signed(patch_of(record)?, &record.proof);
             conflicts.purge_when_due(model.document());
         }
         drop(held);
@@ -291,12 +297,18 @@ impl SyncDocument for SharedModel {
     }
 
     fn install(&self, snapshot: &[u8]) -> Result<(), DocumentError> {
-        self.replace(read_snapshot(snapshot)?)
+        self.replace(read_snapshot(snapshot)?, |conflicts| take_section(conflicts, snapshot))
     }
 
     fn take_over(&self, mut fold: Box<dyn Fold>) -> Result<(), DocumentError> {
         match fold.take_document() {
-            Some(document) => self.replace(document),
+            Some(document) => {
+                let tracked = fold.take_tracked();
+                self.replace(document, |conflicts| {
+                    tracked.into_iter().for_each(|tracked| conflicts.take_over(tracked));
+                    Ok(())
+                })
+            }
             None => self.install(&fold.finish()?),
         }
     }
@@ -305,11 +317,12 @@ impl SyncDocument for SharedModel {
         let held = self.held();
         let document = held.model.document();
         // Edits that were not handed over are in the document and not in `stored`, so the vectors tell.
-        (seen(document) == *stored).then(|| document.to_native(PACKING).into())
+        (seen(document) == *stored).then(|| write_snapshot(document, held.conflicts.as_ref()))
     }
 
     fn fold(&self, base: Option<&[u8]>) -> Result<Box<dyn Fold>, DocumentError> {
-        Ok(Box::new(DocumentFold(from_snapshot(self.base.as_ref(), base)?)))
+        let rules = self.held().conflicts.as_ref().map(|conflicts| conflicts.rules().clone());
+        Ok(Box::new(DocumentFold::new(self.base.as_ref(), base, rules)?))
     }
 }
 

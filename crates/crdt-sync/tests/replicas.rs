@@ -425,6 +425,9 @@ mod failing;
 #[path = "replicas/snapshots.rs"]
 mod snapshots;
 
+#[path = "replicas/ruled.rs"]
+mod ruled;
+
 #[path = "replicas/restored.rs"]
 mod restored;
 

@@ -36,6 +36,7 @@
 //! ```
 
 mod rules;
+mod section;
 mod stamp;
 mod tracked;
 mod view;
@@ -53,6 +54,7 @@ pub use stamp::{SEEN_MAX, seen_by, stamp, stamped};
 pub use tracked::Place;
 pub use view::Open;
 
+pub(crate) use section::NoSection;
 use tracked::Tracked;
 
 /// A write of a register, of a key, or of a place of a tuple or array.
@@ -99,6 +101,9 @@ pub struct ConflictReport {
 pub struct Conflicts {
     rules: Rules,
     authorities: BTreeSet<SessionId>,
+    /// The keys that decide somewhere, and the sessions whose patches they have signed.
+    keys: BTreeSet<[u8; KEY_ID_BYTES]>,
+    signers: BTreeMap<SessionId, [u8; KEY_ID_BYTES]>,
     tracked: BTreeMap<(Timestamp, Place), Tracked>,
     reports: VecDeque<ConflictReport>,
     reports_dropped: u64,
@@ -106,6 +111,9 @@ pub struct Conflicts {
     /// From how many places on it is worth looking which of them are left.
     purge_at: usize,
 }
+
+/// Of an author's key that many bytes stand in front of each of its signatures.
+const KEY_ID_BYTES: usize = 8;
 
 /// Fewer places are not worth a look.
 const PURGE_MIN: usize = 256;
@@ -116,7 +124,7 @@ impl Conflicts {
     pub const REPORTS_MAX: usize = 1024;
 
     /// How many places are remembered. Beyond that a sixteenth of them is forgotten and counted: first places where
-    /// nothing is in conflict, and first those written longest ago, by the times of their writes. What is written there
+    /// nothing is in conflict and the document has what was decided, and first those written longest ago, by the times of their writes. What is written there
     /// at the same time as a forgotten write is not seen as a conflict; the document is not touched by it.
     pub const PLACES_MAX: usize = 1 << 16;
 
@@ -124,6 +132,8 @@ impl Conflicts {
     pub fn new(rules: Rules) -> Self {
         Self {
             authorities: rules.authorities().collect(),
+            keys: rules.keys().collect(),
+            signers: BTreeMap::new(),
             rules,
             tracked: BTreeMap::new(),
             reports: VecDeque::new(),
@@ -135,25 +145,51 @@ impl Conflicts {
 
     /// Looks at a patch.
     pub fn observe(&mut self, patch: PatchRef<'_>) {
+        self.observe_signed(patch, &[]);
+    }
+
+    /// Looks at a patch with the proof of its author in its envelope, which somebody has checked: a rule may say whose word
+    /// decides by [key](Strategy::Signed).
+    pub fn observe_signed(&mut self, patch: PatchRef<'_>, proof: &[u8]) {
         if self.rules.is_empty() {
             return;
         }
+        if let Some(key) = proof.first_chunk().filter(|key| self.keys.contains(*key)) {
+            self.signers.insert(patch.id().sid, *key);
+        }
         for (container, place, write) in written::writes(patch, |place| self.rules.may_name(place)) {
             let tracked = self.tracked.entry((container, place.clone())).or_default();
-            let decides = self.authorities.contains(&write.author());
-            let Some(rivals) = tracked.add(&write, decides) else { continue };
-            for rival in rivals {
-                let (kept, other) =
-                    if rival.node > write.node { (rival, write.clone()) } else { (write.clone(), rival) };
-                if self.reports.len() == Self::REPORTS_MAX {
-                    self.reports.pop_front();
-                    self.reports_dropped += 1;
-                }
-                self.reports.push_back(ConflictReport { container, place: place.clone(), kept, other });
+            let author = write.author();
+            let decides = self.authorities.contains(&author) || self.signers.contains_key(&author);
+            if let Some(rivals) = tracked.add(&write, decides) {
+                self.report((container, &place), &write, rivals);
             }
         }
         if self.tracked.len() > Self::PLACES_MAX {
             self.make_room();
+        }
+    }
+
+    /// Takes in what is known of a place elsewhere.
+    fn join(&mut self, (container, place): (Timestamp, Place), theirs: &Tracked) {
+        let tracked = self.tracked.entry((container, place.clone())).or_default();
+        for (write, rivals) in tracked.join(theirs) {
+            self.report((container, &place), &write, rivals);
+        }
+        if self.tracked.len() > Self::PLACES_MAX {
+            self.make_room();
+        }
+    }
+
+    fn report(&mut self, (container, place): (Timestamp, &Place), write: &Write, rivals: Vec<Write>) {
+        for rival in rivals {
+            let (kept, other) =
+                if rival.node > write.node { (rival, write.clone()) } else { (write.clone(), rival) };
+            if self.reports.len() == Self::REPORTS_MAX {
+                self.reports.pop_front();
+                self.reports_dropped += 1;
+            }
+            self.reports.push_back(ConflictReport { container, place: place.clone(), kept, other });
         }
     }
 

@@ -7,7 +7,7 @@ use crdt_core::{
     model::{EditError, Path, PathStep, Step},
 };
 
-use super::{Place, Write};
+use super::{KEY_ID_BYTES, Place, Write};
 
 /// Makes one value out of concurrent writes, which come in the order of their [`node`](Write::node)s. All replicas must
 /// make the same of the same: no clock, no randomness, nothing of this replica only.
@@ -25,8 +25,13 @@ pub enum Strategy {
     /// What the application makes of them; it is asked only if there is more than one.
     Merge(Arc<MergeFn>),
     /// The latest value that one of these sessions has written, whoever wrote later, or what every replica starts with.
-    /// Until there is one, nothing. Who is that session is as sure as signatures make it (the `crypto` module).
+    /// Until there is one, nothing. Where patches are not signed, anybody can write under such a session; and a program that
+    /// draws a new session at each start is none of them after its first. It is to keep its session beside its store, or
+    /// the rule is to go by [key](Self::Signed).
     Authority(Arc<[SessionId]>),
+    /// The same by who signed: the latest value written under one of these keys (the 32 bytes of an Ed25519 key, of which the
+    /// first eight tell), in whatever session. It takes a guard that checks signatures; without one anybody can claim a key.
+    Signed(Arc<[[u8; 32]]>),
 }
 
 impl Strategy {
@@ -39,6 +44,20 @@ impl Strategy {
     pub fn authority(sessions: impl IntoIterator<Item = SessionId>) -> Self {
         Self::Authority(sessions.into_iter().collect())
     }
+
+    /// [`Strategy::Signed`] by keys: with the `crypto` module, `AuthorKey::to_bytes` of each.
+    pub fn signed(keys: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        Self::Signed(keys.into_iter().collect())
+    }
+
+    /// Whether what a session writes decides by this strategy; `signer` is the key that is known to have signed its patches.
+    pub(super) fn is_decided_by(&self, session: SessionId, signer: Option<&[u8; KEY_ID_BYTES]>) -> bool {
+        match self {
+            Self::Authority(sessions) => sessions.contains(&session),
+            Self::Signed(keys) => signer.is_some_and(|signer| keys.iter().any(|key| key.starts_with(signer))),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Debug for Strategy {
@@ -48,6 +67,7 @@ impl fmt::Debug for Strategy {
             Self::MultiValue => f.write_str("MultiValue"),
             Self::Merge(_) => f.write_str("Merge"),
             Self::Authority(sessions) => f.debug_tuple("Authority").field(sessions).finish(),
+            Self::Signed(keys) => f.debug_tuple("Signed").field(keys).finish(),
         }
     }
 }
@@ -115,6 +135,15 @@ impl Rules {
             (Place::Register, _) => true,
             (_, None) => false,
         })
+    }
+
+    /// What of each key stands in front of its signatures.
+    pub(super) fn keys(&self) -> impl Iterator<Item = [u8; KEY_ID_BYTES]> + '_ {
+        let keys = self.0.iter().flat_map(|(_, strategy)| match strategy {
+            Strategy::Signed(keys) => &keys[..],
+            _ => &[],
+        });
+        keys.filter_map(|key| key.first_chunk().copied())
     }
 
     pub(super) fn authorities(&self) -> impl Iterator<Item = SessionId> + '_ {

@@ -32,23 +32,47 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
-    /// How much would be lost with it: whether there is a conflict, and how late the last write was.
+    /// How much would be lost with it: whether there is a conflict, or what was decided is not what the document has, and how
+    /// late the last write was.
     pub(super) fn rank(&self) -> (bool, u64) {
         let latest = self.live.values().map(|write| write.id.time).max();
-        (self.live.len() > 1, latest.unwrap_or(0))
+        let decided = self.decided.values().any(|write| !self.live.contains_key(&rank(write)));
+        (self.live.len() > 1 || decided, latest.unwrap_or(0))
+    }
+
+    /// Takes in what is known of the same place elsewhere. Returns the writes that are news, each with those that it is concurrent
+    /// with.
+    pub(super) fn join(&mut self, theirs: &Self) -> Vec<(Write, Vec<Write>)> {
+        self.see(&theirs.seen);
+        self.live.retain(|_, held| theirs.seen.get(&held.author()) < held.id.time);
+        for write in theirs.decided.values() {
+            self.decide(write);
+        }
+        let news = theirs.live.values();
+        news.filter_map(|write| Some((write.clone(), self.add(write, false)?))).collect()
+    }
+
+    fn decide(&mut self, write: &Write) {
+        if self.decided.get(&write.author()).is_none_or(|held| rank(held) < rank(write)) {
+            self.decided.insert(write.author(), write.clone());
+        }
+    }
+
+    fn see(&mut self, clock: &Arc<StateVector>) {
+        if clock.contains(&self.seen) {
+            // The patch's own vector, shared by all that it writes, for as long as it will do.
+            self.seen = Arc::clone(clock);
+        } else if !self.seen.contains(clock) {
+            Arc::make_mut(&mut self.seen).merge(clock);
+        }
     }
 
     /// Takes in a write. Returns those that it is concurrent with; `None` if it is known, or another's author had seen it.
     pub(super) fn add(&mut self, write: &Write, decides: bool) -> Option<Vec<Write>> {
-        if decides && self.decided.get(&write.author()).is_none_or(|held| rank(held) < rank(write)) {
-            self.decided.insert(write.author(), write.clone());
+        if decides {
+            self.decide(write);
         }
-        if write.clock.contains(&self.seen) {
-            // The patch's own vector, shared by all that it writes, for as long as it will do.
-            self.seen = Arc::clone(&write.clock);
-        } else if !self.seen.contains(&write.clock) {
-            Arc::make_mut(&mut self.seen).merge(&write.clock);
-        }
+        self.see(&write.clock);
         // A session has seen its own writes, those of the same patch too.
         let (seen, by) = (&self.seen, write.author());
         let known = |held: &Write| held.author() == by && (held.id, held.node) >= (write.id, write.node);

@@ -75,7 +75,8 @@ impl Walk<'_> {
         let node = child.id();
         let settled = tracked.is_some_and(|tracked| tracked.seen.get(&node.sid) >= node.time);
         if !settled && writes.iter().all(|write| write.node != node) {
-            // From a snapshot, or from what every replica starts with: nobody was told when it was written.
+            // From what every replica starts with, from a snapshot of an older release, or from one of a replica without rules:
+            // nobody was told when it was written.
             writes.push(Write { node, id: node, clock: Default::default(), value: current.clone() });
             writes.sort_by_key(|write| write.node);
         }
@@ -88,13 +89,13 @@ impl Walk<'_> {
             Strategy::MultiValue => Value::Array(writes.into_iter().map(|write| write.value).collect()),
             Strategy::Merge(_) if writes.len() < 2 => current,
             Strategy::Merge(merge) => merge(&writes),
-            Strategy::Authority(sessions) => {
+            Strategy::Authority(_) | Strategy::Signed(_) => {
+                let decides = |session| strategy.is_decided_by(session, self.conflicts.signers.get(&session));
                 let decided = tracked.into_iter().flat_map(|tracked| tracked.decided.values());
-                let latest =
-                    decided.filter(|write| sessions.contains(&write.author())).max_by_key(|w| w.node);
+                let latest = decided.filter(|write| decides(write.author())).max_by_key(|w| w.node);
                 match latest {
                     Some(write) => now(write).value,
-                    None if node.sid < SessionId::RESERVED_END || sessions.contains(&node.sid) => current,
+                    None if node.sid < SessionId::RESERVED_END || decides(node.sid) => current,
                     None => Value::Undefined,
                 }
             }

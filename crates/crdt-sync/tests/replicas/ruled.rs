@@ -1,0 +1,81 @@
+//! Managers whose documents have rules for concurrent writes.
+
+use crdt_sync::conflict::{Rules, Strategy};
+
+use super::*;
+
+fn number(number: u64) -> SessionId {
+    SessionId::new(SessionId::USER_MIN.get() + number).unwrap()
+}
+
+/// The first replica decides the price; of votes all are shown.
+fn rules() -> Rules {
+    Rules::new().with("/price", Strategy::authority([number(1)])).with("/votes", Strategy::MultiValue)
+}
+
+async fn join(group: &Group, number_: u64, store: Arc<dyn PatchStore>) -> Replica {
+    let document = Arc::new(SharedModel::new(number(number_)).with_conflicts(rules()));
+    group.join_document(number_, EncodingFormat::Binary, document, store, |manager| manager).await
+}
+
+async fn resolves(replica: &Replica, expect: &Value) {
+    let mut changes = replica.document.changes();
+    let seen = async {
+        while replica.document.resolved() != *expect {
+            changes.changed().await.expect("the document is here");
+        }
+    };
+    if tokio::time::timeout(PATIENCE, seen).await.is_err() {
+        assert_eq!(replica.document.resolved(), *expect);
+    }
+}
+
+/// Whoever has the patches, starts again, or comes late and gets a snapshot: all resolve alike.
+#[tokio::test]
+async fn rules_hold_over_compactions_restarts_and_for_who_comes_late() {
+    for group in [Group::new(), Group::with_dag()] {
+        let stores = [(); 2].map(|()| Arc::new(MemoryPatchStore::new()) as Arc<dyn PatchStore>);
+        let first = join(&group, 1, Arc::clone(&stores[0])).await;
+        let second = join(&group, 2, Arc::clone(&stores[1])).await;
+        first.edit(|model| model.api().root(json(json!({"price": 0, "votes": 0})))).await;
+        second.sees(&json(json!({"price": 0, "votes": 0}))).await;
+        first.edit(|model| model.api().obj("")?.set([("price", 1)])).await;
+        second.sees(&json(json!({"price": 1, "votes": 0}))).await;
+        // Later, and in the knowledge of what was decided.
+        second.edit(|model| model.api().obj("")?.set([("price", 2)])).await;
+        first.sees(&json(json!({"price": 2, "votes": 0}))).await;
+        let votes = [(&first, 1), (&second, 2)].map(|(replica, vote)| {
+            let edited = replica.document.edit(|model| model.api().obj("")?.set([("votes", vote)]));
+            edited.unwrap().unwrap()
+        });
+        for (replica, patch) in [&first, &second].into_iter().zip(&votes) {
+            replica.manager.apply_patch(patch).await.unwrap();
+        }
+        let expect = json(json!({"price": 1, "votes": [1, 2]}));
+        resolves(&first, &expect).await;
+        resolves(&second, &expect).await;
+
+        let whole = first.manager.status().await.unwrap().stored;
+        for replica in [&first, &second] {
+            let folded = async {
+                while replica.manager.compact().await.unwrap() != whole {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, folded).await.expect("all have all");
+            assert_eq!(replica.document.resolved(), expect);
+        }
+        let third = join(&group, 3, Arc::new(MemoryPatchStore::new())).await;
+        resolves(&third, &expect).await;
+        assert_eq!(third.manager.status().await.unwrap().counters.installed, 1);
+        assert_eq!(third.document.open_conflicts().len(), 1);
+        second.manager.stop().await;
+        let second = join(&group, 2, Arc::clone(&stores[1])).await;
+        assert_eq!(second.document.resolved(), expect);
+        // What settles it settles it everywhere.
+        third.edit(|model| model.api().obj("")?.set([("votes", 7)])).await;
+        for replica in [&first, &second, &third] {
+            resolves(replica, &json(json!({"price": 1, "votes": [7]}))).await;
+        }
+    }
+}
