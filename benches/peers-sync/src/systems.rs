@@ -176,7 +176,7 @@ fn weft_source(sync: SyncMode, replicas: usize, edits: &[Edit]) -> Source {
             len
         });
         if !goes_on {
-            source.input(Input::PeerDown(name));
+            source.input(Input::PeerLeft(name));
             return run;
         }
         let run = run.and_then(|| {
@@ -189,7 +189,7 @@ fn weft_source(sync: SyncMode, replicas: usize, edits: &[Edit]) -> Source {
         });
         more.push('x');
         assert_eq!(late.model.view().as_str(), Some(&*format!("{text}x")));
-        source.input(Input::PeerDown(name));
+        source.input(Input::PeerLeft(name));
         run
     })
 }

@@ -107,6 +107,7 @@ impl Replica {
                 Some(
                     Output::Event(_)
                     | Output::Compare { .. }
+                    | Output::EndsAt(_)
                     | Output::Mend(_)
                     | Output::RepairEnds { .. }
                     | Output::Released(_),

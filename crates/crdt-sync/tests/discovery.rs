@@ -39,7 +39,7 @@ async fn until_peers(discovery: &Discovery, known: &mut BTreeSet<PeerId>, names:
         while *known != expected || discovery.peers().await.unwrap() != listed {
             match discovery.next().await.expect("open") {
                 PeerChange::Up(peer) => assert!(known.insert(peer)),
-                PeerChange::Down(peer) => assert!(known.remove(&peer)),
+                PeerChange::Down(peer) | PeerChange::Left(peer) => assert!(known.remove(&peer)),
             }
         }
     };
@@ -208,7 +208,7 @@ async fn the_later_one_of_two_with_one_name_wins_and_the_earlier_is_told() {
     other.start().await.unwrap();
     assert_eq!(soon("b comes", first.next()).await, Some(PeerChange::Up(id("b"))));
     other.close().await;
-    assert_eq!(soon("b goes", first.next()).await, Some(PeerChange::Down(id("b"))));
+    assert_eq!(soon("b goes", first.next()).await, Some(PeerChange::Left(id("b"))));
     second.close().await;
     let back = async {
         while first.peers().await.is_err() {

@@ -408,7 +408,7 @@ fn who_is_not_found_and_says_nothing_is_forgotten() {
     }
     assert_eq!(machine.stable(), all);
     // It leaves, and what it said last comes after that; somebody makes up a name.
-    machine.handle_input(seconds(2.0), Input::PeerDown(peer("left")));
+    machine.handle_input(seconds(2.0), Input::PeerLeft(peer("left")));
     for name in ["left", "made up"] {
         says(&mut machine, seconds(2.1), name, SyncMessage::Digest { digest: 3, content: None });
     }

@@ -116,6 +116,7 @@ impl Group {
             sync: self.sync,
             settle: Duration::from_millis(20),
             request_timeout: Duration::from_millis(500),
+            distrust: Duration::from_millis(1000),
             trickle: TrickleOptions { interval_min: Duration::from_millis(100), ..TrickleOptions::STANDARD },
             ..SessionOptions::standard(session)
         });
@@ -424,6 +425,9 @@ mod failing;
 
 #[path = "replicas/snapshots.rs"]
 mod snapshots;
+
+#[path = "replicas/parted.rs"]
+mod parted;
 
 #[path = "replicas/ruled.rs"]
 mod ruled;

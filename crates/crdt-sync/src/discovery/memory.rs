@@ -67,17 +67,21 @@ impl PeerDiscovery for MemoryPeerDiscovery {
     }
 
     async fn close(&self) {
-        self.leave();
+        // In this order: of two that go at once, at least one still knows that the other was there.
         self.set.close();
+        self.leave(true);
     }
 }
 
 impl MemoryPeerDiscovery {
     /// A later one under the same name stays: the replica has been started again.
-    fn leave(&self) {
+    fn leave(&self, says_goodbye: bool) {
         self.list.change(|members| {
             if members.get(&self.own).is_some_and(|set| Arc::ptr_eq(set, &self.set)) {
                 members.remove(&self.own);
+                if says_goodbye {
+                    members.values().for_each(|set| set.leave(&self.own));
+                }
             }
         });
     }
@@ -85,7 +89,7 @@ impl MemoryPeerDiscovery {
 
 impl Drop for MemoryPeerDiscovery {
     fn drop(&mut self) {
-        self.leave();
+        self.leave(false);
     }
 }
 
@@ -105,7 +109,12 @@ mod tests {
             assert_eq!(at_a.next().await, Some(PeerChange::Up(b.clone())));
             assert_eq!(at_b.peers().await.unwrap(), vec![a]);
         }
-        assert_eq!(at_a.next().await, Some(PeerChange::Down(b)));
+        assert_eq!(at_a.next().await, Some(PeerChange::Down(b.clone())));
+        let at_b = MemoryPeerDiscovery::new(&list, b.clone());
+        at_b.start().await.unwrap();
+        assert_eq!(at_a.next().await, Some(PeerChange::Up(b.clone())));
+        at_b.close().await;
+        assert_eq!(at_a.next().await, Some(PeerChange::Left(b)));
         at_a.close().await;
         assert_eq!(at_a.next().await, None);
     }

@@ -42,8 +42,10 @@ pub trait PeerDiscovery: Send + Sync {
 pub enum PeerChange {
     /// Came.
     Up(PeerId),
-    /// Went, or has not been heard for as long as the discovery allows.
+    /// Has not been heard for as long as the discovery allows. It may have stopped, or be cut off and go on.
     Down(PeerId),
+    /// Said goodbye: it has stopped.
+    Left(PeerId),
 }
 
 /// Why discovery failed.

@@ -60,7 +60,11 @@ impl PeerDiscovery for PubSubPeerDiscovery {
             async move {
                 loop {
                     changes.mark_unchanged();
-                    set.set(presence.others().into_keys().collect());
+                    // Who has left is noted before it is taken from the others, so in this order nobody goes unnoticed.
+                    let others = presence.others();
+                    let left = presence.take_left();
+                    left.iter().for_each(|peer| set.leave(peer));
+                    set.set(others.into_keys().filter(|peer| !left.contains(peer)).collect());
                     if changes.changed().await.is_err() {
                         return;
                     }

@@ -62,7 +62,7 @@ impl Drop for Renewing {
 struct Registry {
     client: Client,
     own: PeerId,
-    keys: [String; 2],
+    keys: [String; 3],
     /// Tells this registration from one of another replica with the same name.
     token: String,
     options: RedisPeerOptions,
@@ -72,8 +72,9 @@ struct Registry {
     name_taken: AtomicBool,
 }
 
-/// Renews a registration and reads the list, in one step. KEYS: names by the end of their registration, tokens by name.
-/// ARGV: name, token, expiry in ms, "1" to register whoever holds the name. Returns whether the name is its own, and the list.
+/// Renews a registration and reads the list, in one step. KEYS: names by the end of their registration, tokens by name, names
+/// of those who said goodbye by when that is forgotten. ARGV: name, token, expiry in ms, "1" to register whoever holds the name.
+/// Returns whether the name is its own, the list, and who said goodbye.
 const RENEW: &str = r"
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -88,15 +89,22 @@ if own then
   redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  redis.call('ZREM', KEYS[3], ARGV[1])
 end
-return {own and 1 or 0, redis.call('ZRANGE', KEYS[1], 0, -1)}
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+return {own and 1 or 0, redis.call('ZRANGE', KEYS[1], 0, -1), redis.call('ZRANGE', KEYS[3], 0, -1)}
 ";
 
-/// Ends a registration unless another replica holds the name.
+/// Ends a registration unless another replica holds the name. The goodbye stays for ten times the expiry: who does not read the
+/// list in that time takes it for one who is gone without a word.
 const LEAVE: &str = r"
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
 if redis.call('HGET', KEYS[2], ARGV[1]) == ARGV[2] then
   redis.call('HDEL', KEYS[2], ARGV[1])
   redis.call('ZREM', KEYS[1], ARGV[1])
+  redis.call('ZADD', KEYS[3], now + 10 * ARGV[3], ARGV[1])
+  redis.call('PEXPIRE', KEYS[3], 10 * ARGV[3])
 end
 ";
 
@@ -110,8 +118,8 @@ impl RedisPeerDiscovery {
         options: RedisPeerOptions,
     ) -> Result<Self, DiscoveryError> {
         let prefix = &options.key_prefix;
-        // One hash tag, so that both keys are on one node of a Redis cluster.
-        let keys = [format!("{prefix}{{{group}}}:expiry"), format!("{prefix}{{{group}}}:token")];
+        // One hash tag, so that all keys are on one node of a Redis cluster.
+        let keys = ["expiry", "token", "left"].map(|key| format!("{prefix}{{{group}}}:{key}"));
         let registry = Registry {
             client: Client::open(url).map_err(failed)?,
             own,
@@ -149,7 +157,7 @@ impl Registry {
             }
         };
         let mut command = ::redis::cmd("EVAL");
-        command.arg(script).arg(2).arg(&self.keys).arg(self.own.as_str()).arg(&self.token);
+        command.arg(script).arg(3).arg(&self.keys).arg(self.own.as_str()).arg(&self.token);
         command.arg(self.options.expiry.as_millis() as u64).arg(u8::from(force));
         let answer = command.query_async(&mut connection).await?;
         *held = Some(connection); // Only after an answer: a connection that failed is not used again.
@@ -159,7 +167,8 @@ impl Registry {
     /// Renews the registration and takes over the list, also when another has the name. `force` takes it from whoever that is.
     #[tracing::instrument(name = "register", level = "debug", skip_all, fields(own = %self.own))]
     async fn renew(&self, force: bool) -> Result<(), DiscoveryError> {
-        let (is_own, names): (bool, Vec<String>) = self.run(RENEW, force).await.map_err(failed)?;
+        let (is_own, names, left): (bool, Vec<String>, Vec<String>) =
+            self.run(RENEW, force).await.map_err(failed)?;
         let was_taken = self.name_taken.swap(!is_own, Relaxed);
         if was_taken == is_own {
             let own = &self.own;
@@ -170,8 +179,13 @@ impl Registry {
             }
         }
         // What is no name was written by somebody else.
-        let peers = names.into_iter().filter_map(|name| PeerId::new(name).ok());
-        self.set.set(peers.filter(|peer| *peer != self.own).collect::<BTreeSet<_>>());
+        let id = |name: String| PeerId::new(name).ok().filter(|peer| *peer != self.own);
+        let peers: BTreeSet<PeerId> = names.into_iter().filter_map(id).collect();
+        left.into_iter()
+            .filter_map(id)
+            .filter(|peer| !peers.contains(peer))
+            .for_each(|peer| self.set.leave(&peer));
+        self.set.set(peers);
         Ok(())
     }
 

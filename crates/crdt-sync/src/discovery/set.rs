@@ -14,21 +14,28 @@ use crate::PeerId;
 #[derive(Debug)]
 pub struct PeerSet {
     /// `None` once closed.
-    current: watch::Sender<Option<BTreeSet<PeerId>>>,
+    current: watch::Sender<Option<Current>>,
     // Held across the wait for a change: there is one reader, the manager's task.
     reader: Mutex<Reader>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    here: BTreeSet<PeerId>,
+    /// Who of those that the reader may still know said goodbye; emptied when it has seen all changes.
+    left: BTreeSet<PeerId>,
 }
 
 #[derive(Debug)]
 struct Reader {
     known: BTreeSet<PeerId>,
-    current: watch::Receiver<Option<BTreeSet<PeerId>>>,
+    current: watch::Receiver<Option<Current>>,
 }
 
 impl PeerSet {
     /// A set of nobody.
     pub fn new() -> Self {
-        let (sender, receiver) = watch::channel(Some(BTreeSet::new()));
+        let (sender, receiver) = watch::channel(Some(Current::default()));
         Self { current: sender, reader: Mutex::new(Reader { known: BTreeSet::new(), current: receiver }) }
     }
 
@@ -37,18 +44,28 @@ impl PeerSet {
         let mut open = false;
         self.current.send_if_modified(|current| {
             open = current.is_some();
-            let changed = current.as_ref().is_some_and(|current| *current != peers);
-            if changed {
-                *current = Some(peers);
-            }
-            changed
+            let Some(current) = current.as_mut().filter(|current| current.here != peers) else {
+                return false;
+            };
+            current.left.retain(|peer| !peers.contains(peer));
+            current.here = peers;
+            true
         });
         open
     }
 
+    /// Says that somebody is there no longer, and has said goodbye.
+    pub fn leave(&self, peer: &PeerId) {
+        self.current.send_if_modified(|current| {
+            let Some(current) = current else { return false };
+            current.here.remove(peer);
+            current.left.insert(peer.clone())
+        });
+    }
+
     /// Who is there, in the order of their names; `None` once closed.
     pub fn get(&self) -> Option<Vec<PeerId>> {
-        self.current.borrow().as_ref().map(|peers| peers.iter().cloned().collect())
+        self.current.borrow().as_ref().map(|current| current.here.iter().cloned().collect())
     }
 
     /// Ends [`next`](Self::next).
@@ -62,14 +79,19 @@ impl PeerSet {
         loop {
             let change = {
                 let now = current.borrow_and_update();
-                let now = now.as_ref()?;
-                let up = now.difference(known).next().cloned().map(PeerChange::Up);
-                up.or_else(|| known.difference(now).next().cloned().map(PeerChange::Down))
+                let Current { here, left } = now.as_ref()?;
+                let up = here.difference(known).next().cloned().map(PeerChange::Up);
+                let gone = |peer: &PeerId| match left.contains(peer) {
+                    true => PeerChange::Left(peer.clone()),
+                    false => PeerChange::Down(peer.clone()),
+                };
+                up.or_else(|| known.difference(here).next().map(gone))
             };
             match &change {
                 Some(PeerChange::Up(peer)) => known.insert(peer.clone()),
-                Some(PeerChange::Down(peer)) => known.remove(peer),
+                Some(PeerChange::Down(peer) | PeerChange::Left(peer)) => known.remove(peer),
                 None => {
+                    self.forget_left(known);
                     current.changed().await.ok()?;
                     continue;
                 }
@@ -77,10 +99,52 @@ impl PeerSet {
             return change;
         }
     }
+
+    /// The reader knows who has left: it need not be told again. (Who came and left meanwhile it never knew.)
+    fn forget_left(&self, known: &BTreeSet<PeerId>) {
+        self.current.send_if_modified(|current| {
+            current.iter_mut().for_each(|current| current.left.retain(|peer| known.contains(peer)));
+            false
+        });
+    }
 }
 
 impl Default for PeerSet {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn who_says_goodbye_has_left_and_who_is_only_gone_is_down() {
+        let (set, id) = (PeerSet::new(), |name: &str| PeerId::new(name).unwrap());
+        set.set(["a", "b", "c"].map(id).into());
+        let mut told = Vec::new();
+        let read = |told: &mut Vec<_>| {
+            while let Some(change) = set.next().now_or_never() {
+                told.push(change.unwrap());
+            }
+        };
+        read(&mut told);
+        told.clear();
+        set.leave(&id("a"));
+        set.leave(&id("never seen"));
+        set.set([id("c")].into());
+        read(&mut told);
+        assert_eq!(told, [PeerChange::Left(id("a")), PeerChange::Down(id("b"))]);
+        // A goodbye holds for one going.
+        told.clear();
+        set.set(["a", "c"].map(id).into());
+        read(&mut told);
+        set.set([id("c")].into());
+        read(&mut told);
+        assert_eq!(told, [PeerChange::Up(id("a")), PeerChange::Down(id("a"))]);
+        assert!(set.current.borrow().as_ref().unwrap().left.is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! The synchronisation of one document, running.
 
 mod driver;
+mod members;
 mod owned;
 mod policy;
 mod repair;
@@ -24,7 +25,7 @@ pub use self::{
 };
 use crate::{
     Broadcaster, DiscoveryError, DocumentError, Guard, PatchRecord, PatchStore, PatchStoreError,
-    PeerDiscovery, SharedError, SyncDocument, Syncer,
+    PeerDiscovery, PeerId, SharedError, SyncDocument, Syncer,
     session::{Counters, PeerStatus, Refusal, SessionEvent, SessionOptions, Status},
 };
 
@@ -163,8 +164,9 @@ impl SyncManager {
     }
 
     /// Folds what this replica and all peers that it knows have into a snapshot, and forgets those patches. Returns
-    /// what the snapshot contains. Call it when all replicas that hold unsent edits are known to discovery: a replica
-    /// that comes later takes over the snapshot, and adds what it has edited.
+    /// what the snapshot contains. Peers that went without a goodbye count for
+    /// [`absent_max`](SessionOptions::absent_max), also over restarts. Somebody who comes later takes over the snapshot, and
+    /// adds what it has edited, if it has not folded alone what is missing here ([`SessionEvent::Parted`]).
     pub async fn compact(&self) -> Result<StateVector<SessionId>, SyncError> {
         self.ask(|done| Command::Compact { done }).await?
     }
@@ -179,6 +181,18 @@ impl SyncManager {
     /// If the store can't be read or written. What was mended until then is.
     pub async fn repair(&self) -> Result<Repaired, SyncError> {
         self.ask(|done| Command::Repair { done }).await?
+    }
+
+    /// Says that a peer which is gone without a goodbye does not come back, so that nothing is kept for it any more;
+    /// [`status`](Self::status) tells who is absent and what is kept for each. Returns whether there was such a one.
+    ///
+    /// If it does come back all the same, with edits of its own: see [`SessionEvent::Parted`].
+    ///
+    /// # Errors
+    /// If the store could not note it. Until a restart it is forgotten all the same.
+    pub async fn forget_peer(&self, peer: &PeerId) -> Result<bool, SyncError> {
+        let peer = peer.clone();
+        self.ask(|done| Command::Forget { peer, done }).await?
     }
 
     /// How the replica stands.

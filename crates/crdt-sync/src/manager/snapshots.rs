@@ -270,6 +270,8 @@ impl Driver {
     /// Folds what all known peers have into a snapshot, apart from the last `keep_ticks`.
     #[tracing::instrument(level = "debug", skip_all)]
     pub(super) async fn compact(&mut self, keep_ticks: u64) -> Result<StateVector<SessionId>, SyncError> {
+        // For whom nothing is folded now nothing may be after a restart.
+        self.note_members().await?;
         let present = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
         let stable = self.stable(None);
         let latest = stable.iter().map(|(_, last)| last).max().unwrap_or(0);
@@ -386,7 +388,7 @@ impl Driver {
         });
         match on_top.await {
             Ok(true) => {}
-            Ok(false) => return Ok(Input::InstallFailed),
+            Ok(false) => return Ok(Input::InstallParted),
             Err(error) => {
                 // Nothing was changed yet, and it can be asked for again.
                 self.read_failed(&error);
@@ -403,7 +405,7 @@ impl Driver {
         let stopping = is_stopping(self.commands.as_ref());
         match self.parts.retry.run(stopping, &mut self.traffic.write_failures, keep).await {
             Ok(()) => {}
-            Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallFailed),
+            Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallParted),
             Err(error) => return Err(error.into()),
         }
         self.stored.send_modify(|count| *count += 1);
@@ -433,5 +435,5 @@ impl Driver {
 
 /// How many ticks `to` has that `from` lacks.
 fn ticks(from: &StateVector<SessionId>, to: &StateVector<SessionId>) -> u64 {
-    from.missing_from(to).map(|(_, here, there)| there - here).sum()
+    from.missing_from(to).fold(0, |sum: u64, (_, here, there)| sum.saturating_add(there - here))
 }

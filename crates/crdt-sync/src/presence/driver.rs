@@ -1,7 +1,7 @@
 //! Runs the machine over a topic.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -39,6 +39,8 @@ struct Shared {
     /// Tells the task of either.
     wanted: Notify,
     others: Mutex<BTreeMap<PeerId, Bytes>>,
+    /// Who said goodbye since [`take_left`](PubSubPresence::take_left), [`LEFT_MAX`] at the most.
+    left: Mutex<BTreeSet<PeerId>>,
     counters: Mutex<PresenceCounters>,
     malformed: AtomicU64,
     /// Counts changes of `others`.
@@ -50,6 +52,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each holder makes one short change; none can leave it half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// How many that said goodbye are remembered for discovery; above it some count as if they had gone without a word.
+const LEFT_MAX: usize = 4096;
 
 /// More than may be shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +83,7 @@ impl PubSubPresence {
             leave: Mutex::default(),
             wanted: Notify::new(),
             others: Mutex::default(),
+            left: Mutex::default(),
             counters: Mutex::default(),
             malformed: AtomicU64::new(0),
             version: watch::Sender::new(0),
@@ -104,6 +110,11 @@ impl PubSubPresence {
     /// Who else is here, and what each shows.
     pub fn others(&self) -> BTreeMap<PeerId, Bytes> {
         lock(&self.shared.others).clone()
+    }
+
+    /// Who said goodbye since this was asked the last time.
+    pub(crate) fn take_left(&self) -> BTreeSet<PeerId> {
+        std::mem::take(&mut *lock(&self.shared.left))
     }
 
     /// Counts the changes of [`others`](Self::others), to wait for the next one.
@@ -163,7 +174,17 @@ async fn run_machine(
                     }
                 }
                 PresenceOutput::Shows { peer, shown } => {
+                    lock(&shared.left).remove(&peer);
                     lock(&shared.others).insert(peer, shown);
+                    changed = true;
+                }
+                PresenceOutput::Left(peer) => {
+                    let mut left = lock(&shared.left);
+                    if left.len() < LEFT_MAX {
+                        left.insert(peer.clone());
+                    }
+                    drop(left);
+                    lock(&shared.others).remove(&peer);
                     changed = true;
                 }
                 PresenceOutput::Gone(peer) => {

@@ -75,8 +75,10 @@ pub enum PresenceOutput {
         /// What.
         shown: Bytes,
     },
-    /// Someone went, or has not been heard for too long.
+    /// Someone has not been heard for too long.
     Gone(PeerId),
+    /// Someone said goodbye.
+    Left(PeerId),
     /// Another replica uses this one's name, and came later: this one is no longer heard.
     NameTaken,
 }
@@ -219,7 +221,7 @@ impl Presence {
             self.send_at = self.send_at.min(now + Duration::from_nanos(greeting));
         }
         if !message.here {
-            self.remove(&message.peer);
+            self.remove(&message.peer, PresenceOutput::Left);
             return;
         }
         if known.is_none() && self.others.len() >= self.options.others_max {
@@ -239,10 +241,10 @@ impl Presence {
         self.expiries.insert((expires, message.peer));
     }
 
-    fn remove(&mut self, peer: &PeerId) {
+    fn remove(&mut self, peer: &PeerId, how: impl FnOnce(PeerId) -> PresenceOutput) {
         if let Some(other) = self.others.remove(peer) {
             self.expiries.remove(&(other.expires, peer.clone()));
-            self.outputs.push_back(PresenceOutput::Gone(peer.clone()));
+            self.outputs.push_back(how(peer.clone()));
         }
     }
 
@@ -252,7 +254,7 @@ impl Presence {
                 break;
             }
             let peer = peer.clone();
-            self.remove(&peer);
+            self.remove(&peer, PresenceOutput::Gone);
         }
         if self.left || now < self.send_at.max(self.not_before) {
             return;
@@ -411,7 +413,7 @@ mod tests {
             hello: false,
             shown: Bytes::new(),
         };
-        assert_eq!(outputs(&mut a, 0.2, PresenceInput::Heard(left)), [PresenceOutput::Gone(id("b"))]);
+        assert_eq!(outputs(&mut a, 0.2, PresenceInput::Heard(left)), [PresenceOutput::Left(id("b"))]);
         assert_eq!(outputs(&mut a, 0.3, says("e", 1, 2, "")), [shows("e", "")]);
         let large = vec![0; OPTIONS.shown_bytes_max + 1].into();
         let message =

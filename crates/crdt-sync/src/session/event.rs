@@ -25,6 +25,18 @@ pub enum SessionEvent {
         /// Which peer.
         peer: PeerId,
     },
+    /// A peer was gone without a goodbye for [`absent_max`](super::SessionOptions::absent_max): nothing is kept for it any
+    /// more. If it comes back with edits, and has not folded what is not here, it still gets everything and so do the others.
+    Forgotten {
+        /// Which peer.
+        peer: PeerId,
+    },
+    /// A peer and this replica have each folded what the other lacks: what each has folded alone does not reach the other, and
+    /// no message can mend that. It takes an operator; `docs/operations.md` says how. Said once a minute for each peer.
+    Parted {
+        /// Which peer.
+        peer: PeerId,
+    },
     /// A peer did not answer in time, or did not deliver what it said it had; it is left alone for a while.
     Unhelpful {
         /// Which peer.
@@ -153,11 +165,15 @@ pub struct Counters {
     pub diverged: u64,
     /// Damaged or missing nodes of the DAG that peers brought again.
     pub repaired: u64,
+    /// Peers for which nothing is kept any more, because they were gone for too long.
+    pub forgotten: u64,
+    /// How often a peer's snapshot could not be taken over because each of the two lacks what the other has folded.
+    pub parted: u64,
 }
 
 impl Counters {
     /// Each count with its name, for metrics.
-    pub fn named(&self) -> [(&'static str, u64); 19] {
+    pub fn named(&self) -> [(&'static str, u64); 21] {
         [
             ("broadcast", self.broadcast),
             ("heard", self.heard),
@@ -178,6 +194,8 @@ impl Counters {
             ("compared", self.compared),
             ("diverged", self.diverged),
             ("repaired", self.repaired),
+            ("forgotten", self.forgotten),
+            ("parted", self.parted),
         ]
     }
 }

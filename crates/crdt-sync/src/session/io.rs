@@ -18,7 +18,7 @@ pub enum Input {
     /// refuses is refused here too.
     Local(PatchRecord),
     /// A client of this node, which is no peer, made a patch: it is broadcast from here. What
-    /// [`Session::refusal`] refuses is refused here too.
+    /// [`Session::client_refusal`] refuses is refused here too.
     Relayed(PatchRecord),
     /// A patch was heard on the patch channel.
     Heard(PatchRecord),
@@ -68,14 +68,18 @@ pub enum Input {
     },
     /// The snapshot of an [`Output::Install`] was no snapshot.
     InstallFailed,
+    /// The snapshot of an [`Output::Install`] lacks something that is only left in the one here.
+    InstallParted,
     /// These nodes of the DAG are damaged or missing in the store: have them brought again.
     Repair(Vec<Link>),
     /// The transport lost messages, or may have.
     Gap,
     /// Discovery found a peer.
     PeerUp(PeerId),
-    /// Discovery lost a peer.
+    /// Discovery lost a peer. It may be cut off, and come back.
     PeerDown(PeerId),
+    /// A peer said goodbye, or somebody knows that it does not come back.
+    PeerLeft(PeerId),
     /// Nothing but time has passed; see [`Session::wakes_at`].
     Tick,
 }
@@ -204,6 +208,10 @@ pub const WALK_PAGE_NODES_MAX: usize = 256;
 pub struct Status {
     /// How many peers are known.
     pub peers: usize,
+    /// How many of them are gone without a goodbye, and have patches kept for them.
+    pub absent: usize,
+    /// With how many of them this replica is parted for good: each of the two has folded what the other lacks.
+    pub parted: usize,
     /// How many entries of state vectors are remembered of them.
     pub peer_entries: usize,
     /// How many patches wait for their causes.

@@ -82,6 +82,9 @@ pub struct Session {
     ask_at: Option<Duration>,
     /// Until then patches are asked for and no snapshots: one could not be taken over.
     no_offers_until: Duration,
+    /// Whether the last request that may be answered by a snapshot left it to the peer what is in that. If not, it is all that
+    /// the peer has.
+    offers_asked: bool,
     /// How often a snapshot has come too slowly since one came whole or a page brought something; each time the next may
     /// take twice as long.
     too_slow: u32,
@@ -140,6 +143,7 @@ impl Session {
             long: None,
             ask_at: None,
             no_offers_until: Duration::ZERO,
+            offers_asked: true,
             too_slow: 0,
             used_twice: None,
             requests: 0,
@@ -166,6 +170,24 @@ impl Session {
         self
     }
 
+    /// The same of a replica that knew peers before it was started at `now`, and for how much longer they are remembered: until they
+    /// are found they count as those do that went without a goodbye.
+    #[must_use]
+    pub fn with_absent(
+        mut self,
+        now: Duration,
+        absent: impl IntoIterator<Item = (PeerId, Duration)>,
+    ) -> Self {
+        self.peers.remember(now, absent);
+        self
+    }
+
+    /// Who is there, or went without a goodbye and may come back: what they are not known to have is not folded. With how
+    /// much longer that holds of those who are not there. This is what is to be known again after a restart.
+    pub fn members(&self, now: Duration) -> Vec<(PeerId, Option<Duration>)> {
+        self.peers.members(now).map(|(id, left)| (id.clone(), left)).collect()
+    }
+
     /// Takes in what happened at `now`.
     pub fn handle_input(&mut self, now: Duration, input: Input) {
         match input {
@@ -178,11 +200,13 @@ impl Session {
             Input::Page { peer, id, page } => self.page(peer, id, page),
             Input::Installed { vector, heads, content } => self.installed(now, &vector, heads, content),
             Input::InstallFailed => self.install_failed(now),
+            Input::InstallParted => self.install_parted(now),
             Input::Compared { upto, differs } => self.compared(now, upto, differs),
             Input::Repair(links) => self.repair(now, links),
             Input::Gap => self.gap(now),
             Input::PeerUp(peer) => self.peer_up(now, peer),
-            Input::PeerDown(peer) => self.peer_down(&peer),
+            Input::PeerDown(peer) => self.peer_down(now, &peer),
+            Input::PeerLeft(peer) => self.peer_left(&peer),
             Input::Tick => {}
         }
         if !self.is_quiet(now) {
@@ -250,6 +274,8 @@ impl Session {
     pub fn status(&self) -> Status {
         Status {
             peers: self.peers.len(),
+            absent: self.peers.absent(),
+            parted: self.peers.parted(),
             peer_entries: self.peers.entries(),
             parked: self.parked.len(),
             parked_bytes: self.parked.len_bytes(),
@@ -487,7 +513,10 @@ impl Session {
         if self.trickle.tick(now, &mut self.jitter) {
             self.announce(None);
         }
-        self.peers.forget_strangers(now);
+        for peer in self.peers.forget_strangers(now) {
+            self.counters.forgotten += 1;
+            self.outputs.push_back(Output::Event(SessionEvent::Forgotten { peer }.into()));
+        }
         self.tick_pull(now);
         self.tick_peers(now);
         if self.ask_at.is_some_and(|at| at <= now) {

@@ -41,6 +41,11 @@ pub struct SessionOptions {
     pub ticks_ahead_max: u64,
     /// Peers that are remembered. Above it the one heard longest ago is forgotten, those whom discovery does not name first.
     pub peers_max: usize,
+    /// How long what a peer is not known to have is kept as patches when discovery says that it is gone and it has not said
+    /// goodbye, counted from its last word. It may be cut off and go on; if both sides folded alone what the other lacks,
+    /// neither could take over the other's snapshot. Afterwards it is forgotten, and told by
+    /// [`SessionEvent::Forgotten`](super::SessionEvent).
+    pub absent_max: Duration,
     /// How replicas notice what they lack.
     pub sync: SyncMode,
     /// The longest state vector that is sent to compare; above it two replicas [`reconcile`](crate::reconcile).
@@ -77,6 +82,7 @@ impl SessionOptions {
             sessions_max: 65_536,
             ticks_ahead_max: 1 << 40,
             peers_max: 1024,
+            absent_max: Duration::from_hours(7 * 24),
             sync: SyncMode::Vectors,
             state_entries_max: 256,
             walk_nodes_max: 1024,

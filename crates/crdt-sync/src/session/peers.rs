@@ -20,6 +20,14 @@ pub struct PeerStatus {
     pub ahead_ticks: u64,
     /// How many ticks that are durable here it lacks; `None` if it has not said.
     pub behind_ticks: Option<u64>,
+    /// How many ticks that are durable here it is not known to have, so that they are kept as patches for it.
+    pub holds_ticks: u64,
+    /// Discovery has said that it is gone, and it has not said goodbye: for how much longer patches are kept for it; see
+    /// [`absent_max`](SessionOptions::absent_max).
+    pub absent: Option<Duration>,
+    /// Each of the two has folded alone what the other lacks: neither can take over what the other has. An operator has to
+    /// start one of them with an empty store; `docs/operations.md` says how.
+    pub parted: bool,
     /// How long ago it was heard.
     pub silent: Duration,
     /// Whether it is left alone for a while, because it did not deliver.
@@ -59,15 +67,47 @@ pub(super) struct Peer {
     /// When it was asked for what it has of the own session, and up to which time.
     pub(super) own_asked: Option<(Duration, u64)>,
     heard_at: Duration,
-    /// Discovery says that it is there.
-    found: bool,
+    attendance: Attendance,
+    /// Its snapshot and the one here each contain what the other lacks, so that neither can take over the other's; and when
+    /// that was reported.
+    parted: Option<Duration>,
     /// When it was told our state, to bound what a peer can make us send.
     told_at: Option<Duration>,
     /// A page is being read for it; a second one at the same time is not.
     reading: bool,
 }
 
+/// What discovery says of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Attendance {
+    /// Nothing.
+    #[default]
+    Stranger,
+    /// It was there and is gone, without a goodbye. What it is not known to have is kept for it until then.
+    Absent {
+        until: Duration,
+        /// Nothing has been heard of it since.
+        silent: bool,
+    },
+    /// It is there.
+    Found,
+}
+
 impl Peer {
+    /// Whether nobody has seen or heard it lately, so that it is not to be asked.
+    const fn is_silent(&self) -> bool {
+        matches!(self.attendance, Attendance::Absent { silent: true, .. })
+    }
+
+    const fn is_found(&self) -> bool {
+        matches!(self.attendance, Attendance::Found)
+    }
+
+    /// What it is known to have.
+    const fn word(&self, proves_words: bool) -> Option<&StateVector<SessionId>> {
+        if proves_words { self.proven.as_ref() } else { self.vector.as_ref() }
+    }
+
     /// The difference is explained.
     pub(super) fn clear_probe(&mut self) {
         self.probe = None;
@@ -136,6 +176,8 @@ pub(super) struct Peers {
     max: usize,
     /// How long a silent stranger is remembered.
     stranger_max: Duration,
+    /// How long somebody is who was found and is gone without a goodbye.
+    absent_max: Duration,
     /// Whether only proven words count for what may be folded.
     proves_words: bool,
     /// Whether a peer may have something that is missing here: comparing vectors at each patch would cost more than the
@@ -158,6 +200,8 @@ pub(super) struct Peers {
 const STRANGER_MAX: Duration = Duration::from_secs(60);
 /// A replica may be silent in an interval, because others have said the same, and be lost in the next.
 const STRANGER_INTERVALS: u32 = 4;
+/// How often it is reported of a peer that it is parted.
+const PARTED_PAUSE: Duration = Duration::from_secs(60);
 /// How often strangers are looked for.
 const STRANGERS_PAUSE: Duration = Duration::from_secs(10);
 
@@ -165,12 +209,13 @@ impl Peers {
     pub(super) fn new(options: &SessionOptions) -> Self {
         let (max, proves_words) = (options.peers_max, options.proves_words);
         let intervals = options.trickle.interval_max.saturating_mul(STRANGER_INTERVALS);
-        let stranger_max = STRANGER_MAX.max(intervals);
+        let (stranger_max, absent_max) = (STRANGER_MAX.max(intervals), options.absent_max);
         let (maybe_ahead, probes_from, strangers_from) = (false, Duration::MAX, Duration::ZERO);
         Self {
             known: BTreeMap::new(),
             max,
             stranger_max,
+            absent_max,
             proves_words,
             maybe_ahead,
             probes_from,
@@ -180,6 +225,29 @@ impl Peers {
 
     pub(super) fn len(&self) -> usize {
         self.known.len()
+    }
+
+    pub(super) fn absent(&self) -> usize {
+        self.known.values().filter(|peer| matches!(peer.attendance, Attendance::Absent { .. })).count()
+    }
+
+    pub(super) fn parted(&self) -> usize {
+        self.known.values().filter(|peer| peer.parted.is_some()).count()
+    }
+
+    /// Whoever could not be got together with this replica may have been by what has come.
+    pub(super) fn none_is_parted(&mut self) {
+        self.known.values_mut().for_each(|peer| peer.parted = None);
+    }
+
+    /// Notes that a peer has folded what is not here, and this replica what it lacks. Returns whether that is to be reported.
+    pub(super) fn note_parted(&mut self, id: &PeerId, now: Duration) -> bool {
+        let Some(peer) = self.known.get_mut(id) else { return false };
+        let report = peer.parted.is_none_or(|at| now >= at + PARTED_PAUSE);
+        if report {
+            peer.parted = Some(now);
+        }
+        report
     }
 
     pub(super) fn get(&self, id: &PeerId) -> Option<&Peer> {
@@ -207,24 +275,66 @@ impl Peers {
     }
 
     /// Notes that a peer is there. If there are too many, the one heard longest ago is forgotten: of those whom discovery
-    /// does not name, if there are such, so that made-up names put out nobody who is there.
+    /// does not name, if there are such, so that made-up names put out nobody who is there, or may come back.
     fn heard(&mut self, id: &PeerId, now: Duration) -> &mut Peer {
         if !self.known.contains_key(id) && self.known.len() >= self.max {
-            let first_to_go = self.known.iter().min_by_key(|(_, peer)| (peer.found, peer.heard_at));
+            let rank = |peer: &Peer| match peer.attendance {
+                Attendance::Stranger => 0,
+                Attendance::Absent { .. } => 1,
+                Attendance::Found => 2,
+            };
+            let first_to_go = self.known.iter().min_by_key(|(_, peer)| (rank(peer), peer.heard_at));
             let oldest = first_to_go.map(|(id, _)| id.clone());
             oldest.and_then(|id| self.known.remove(&id));
         }
         let peer = self.known.entry(id.clone()).or_default();
         peer.heard_at = now;
+        if let Attendance::Absent { until, silent } = &mut peer.attendance {
+            (*until, *silent) = (now.saturating_add(self.absent_max), false);
+        }
         peer
     }
 
-    /// Forgets those whom discovery does not name and who have been silent for long.
-    pub(super) fn forget_strangers(&mut self, now: Duration) {
+    /// Remembers who was there before this replica was started, and for how long.
+    pub(super) fn remember(&mut self, now: Duration, absent: impl IntoIterator<Item = (PeerId, Duration)>) {
+        for (id, left) in absent.into_iter().take(self.max) {
+            let until = now.saturating_add(left.min(self.absent_max));
+            let attendance = Attendance::Absent { until, silent: true };
+            self.known.insert(id, Peer { attendance, ..Peer::default() });
+        }
+    }
+
+    /// Who was found and has not said goodbye; and of those who are not there, for how much longer they are remembered.
+    pub(super) fn members(&self, now: Duration) -> impl Iterator<Item = (&PeerId, Option<Duration>)> {
+        self.known.iter().filter_map(move |(id, peer)| match peer.attendance {
+            Attendance::Stranger => None,
+            Attendance::Absent { until, .. } => Some((id, Some(until.saturating_sub(now)))),
+            Attendance::Found => Some((id, None)),
+        })
+    }
+
+    /// Forgets those whom discovery does not name and who have been silent for long. Returns who of them was found before:
+    /// what it lacks is kept no longer.
+    pub(super) fn forget_strangers(&mut self, now: Duration) -> Vec<PeerId> {
+        let mut forgotten = Vec::new();
         if now >= self.strangers_from {
             self.strangers_from = now + STRANGERS_PAUSE;
-            self.known.retain(|_, peer| peer.found || now < peer.heard_at + self.stranger_max);
+            self.known.retain(|id, peer| {
+                let heard_lately = now < peer.heard_at + self.stranger_max;
+                match &mut peer.attendance {
+                    Attendance::Stranger => heard_lately,
+                    Attendance::Absent { until, silent } => {
+                        *silent |= !heard_lately;
+                        if now >= *until {
+                            forgotten.push(id.clone());
+                        }
+                        now < *until
+                    }
+                    Attendance::Found => true,
+                }
+            });
         }
+        forgotten
     }
 
     pub(super) fn wakes_at(&self) -> Option<Duration> {
@@ -289,7 +399,7 @@ impl Peers {
             .values()
             .flat_map(|peer| peer.vector.iter().chain([&peer.ahead]))
             .for_each(|vector| all.merge(vector));
-        accepted.missing_from(&all).map(|(_, here, there)| there - here).sum()
+        ticks(accepted, &all)
     }
 
     pub(super) fn statuses(
@@ -298,13 +408,20 @@ impl Peers {
         stored: &StateVector<SessionId>,
         now: Duration,
     ) -> Vec<PeerStatus> {
-        let ticks = |from: &StateVector<SessionId>, to: &StateVector<SessionId>| {
-            from.missing_from(to).map(|(_, here, there)| there - here).sum()
-        };
+        let nothing = StateVector::new();
         let status = |(id, peer): (&PeerId, &Peer)| PeerStatus {
             id: id.clone(),
-            ahead_ticks: peer.wants(accepted).iter().map(|want| want.upto - want.after).sum(),
+            ahead_ticks: peer
+                .wants(accepted)
+                .iter()
+                .fold(0, |sum: u64, want| sum.saturating_add(want.upto - want.after)),
             behind_ticks: peer.vector.as_ref().map(|vector| ticks(vector, stored)),
+            holds_ticks: ticks(peer.word(self.proves_words).unwrap_or(&nothing), stored),
+            absent: match peer.attendance {
+                Attendance::Absent { until, .. } => Some(until.saturating_sub(now)),
+                _ => None,
+            },
+            parted: peer.parted.is_some(),
             silent: now.saturating_sub(peer.heard_at),
             distrusted: peer.distrusted_until > now,
         };
@@ -313,7 +430,7 @@ impl Peers {
 
     /// The peers that may be asked now, in the order of their names.
     pub(super) fn trusted(&self, now: Duration) -> impl Iterator<Item = (&PeerId, &Peer)> {
-        self.known.iter().filter(move |(_, peer)| peer.distrusted_until <= now)
+        self.known.iter().filter(move |(_, peer)| peer.distrusted_until <= now && !peer.is_silent())
     }
 
     /// The peers that may be asked now and have something that `accepted` lacks.
@@ -321,9 +438,14 @@ impl Peers {
         if !self.maybe_ahead {
             return Vec::new();
         }
-        self.maybe_ahead = self.known.values().any(|peer| peer.is_ahead_of(accepted));
+        self.maybe_ahead = self.known.values().any(|peer| !peer.is_silent() && peer.is_ahead_of(accepted));
         self.trusted(now).filter(|(_, peer)| peer.is_ahead_of(accepted)).map(|(id, _)| id.clone()).collect()
     }
+}
+
+/// How many ticks `to` has that `from` lacks. Anybody may say anything, so that it may be more than can be counted.
+pub(super) fn ticks(from: &StateVector<SessionId>, to: &StateVector<SessionId>) -> u64 {
+    from.missing_from(to).fold(0, |sum: u64, (_, here, there)| sum.saturating_add(there - here))
 }
 
 impl Session {
@@ -332,15 +454,33 @@ impl Session {
         let at = if self.stored.is_empty() { now } else { now + self.options.settle };
         let digest = self.own_digest().wrapping_add(1);
         let peer = self.peers.heard(&id, now);
-        peer.found = true;
-        if peer.vector.is_none() && peer.probe.is_none() {
-            // Nothing is known of it yet, which is as good as a difference.
+        let came_back = peer.attendance != Attendance::Found && peer.attendance != Attendance::Stranger;
+        peer.attendance = Attendance::Found;
+        if (peer.vector.is_none() || came_back) && peer.probe.is_none() {
+            // Nothing is known of it yet, or of now, which is as good as a difference.
             self.peers.probe(&id, at, digest);
         }
     }
 
-    pub(super) fn peer_down(&mut self, id: &PeerId) {
+    /// A peer is gone without a word. It may be cut off and go on, so that what it is not known to have is kept for it: two
+    /// sides that fold apart can't be put together again.
+    pub(super) fn peer_down(&mut self, now: Duration, id: &PeerId) {
+        self.expect_nothing_of(id);
+        let until = now.saturating_add(self.peers.absent_max);
+        if let Some(peer) = self.peers.known.get_mut(id).filter(|peer| peer.is_found()) {
+            peer.attendance = Attendance::Absent { until, silent: true };
+            (peer.probe, peer.walk) = (None, false);
+            peer.heads.clear();
+        }
+    }
+
+    /// A peer has said goodbye, or somebody knows that it does not come back.
+    pub(super) fn peer_left(&mut self, id: &PeerId) {
+        self.expect_nothing_of(id);
         self.peers.known.remove(id);
+    }
+
+    fn expect_nothing_of(&mut self, id: &PeerId) {
         self.long.take_if(|long| long.peer == *id);
         if self.pull.as_ref().is_some_and(|pull| pull.peer == *id) {
             self.pull = None;
@@ -420,6 +560,7 @@ impl Session {
         let Some(peer) = self.peers.get_mut(from) else { return };
         if same {
             self.trickle.consistent();
+            peer.parted = None;
             if peer.agreed.replace(digest) != Some(digest) || peer.vector.is_none() {
                 // What is here already, so that it is not ahead by that.
                 peer.vector = Some(self.stored.clone());
@@ -449,7 +590,7 @@ impl Session {
         let Some(peer) = self.peers.get_mut(&to) else { return };
         let again = peer.told_at.is_some_and(|at| now < at + settle / 2);
         // What this replica asks of its own accord is short, or somebody is waited for.
-        let counts = !reply && !peer.found;
+        let counts = !reply && !peer.is_found();
         if again || counts && !self.told.takes(now, settle, self.stored.len()) {
             self.counters.requests_dropped += 1;
             return;

@@ -71,6 +71,7 @@ impl Session {
         let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone() });
         let bytes_max = self.options.page_bytes_max as u64;
         let offers = self.no_offers_until <= now;
+        self.offers_asked = offers;
         self.send(peer, SyncMessage::Request { id, want, bytes_max, offers });
     }
 
@@ -158,6 +159,7 @@ impl Session {
         content: Option<u64>,
     ) {
         self.counters.installed += 1;
+        self.peers.none_is_parted();
         self.pull = None;
         self.too_slow = 0;
         for (record, origin) in &mut self.storing {
@@ -191,6 +193,18 @@ impl Session {
         if let Some(pull) = self.pull.take() {
             self.unhelpful(now, &pull.peer, "sent a broken snapshot");
         }
+    }
+
+    /// What a peer has put into its snapshot lacks what this replica has put into its own. If that is all that the peer has,
+    /// and not what all others have too, they can't be put together by what the two have.
+    pub(super) fn install_parted(&mut self, now: Duration) {
+        self.no_offers_until = now + NO_OFFERS;
+        let Some(pull) = self.pull.take() else { return };
+        if !self.offers_asked && self.peers.note_parted(&pull.peer, now) {
+            self.counters.parted += 1;
+            self.outputs.push_back(Output::Event(SessionEvent::Parted { peer: pull.peer.clone() }.into()));
+        }
+        self.unhelpful(now, &pull.peer, "has folded other patches than this replica");
     }
 
     pub(super) fn tick_pull(&mut self, now: Duration) {

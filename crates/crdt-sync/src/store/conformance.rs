@@ -36,6 +36,7 @@ macro_rules! patch_store_conformance_tests {
             writers_do_not_get_in_each_others_way,
             any_history_is_as_in_the_reference,
             a_damaged_patch_is_put_back_and_nothing_else,
+            a_note_is_kept_beside_the_patches,
             a_closed_store_says_so_or_still_works,
         );
     };
@@ -101,6 +102,24 @@ async fn all(store: &Arc<dyn PatchStore>) -> Vec<PatchRecord> {
     let wants: Vec<_> =
         vector.iter().map(|(sid, upto)| Want { sid: *sid, after: contained.get(sid), upto }).collect();
     records(store, &wants, usize::MAX).await
+}
+
+/// The last note is there, now and after the store was opened again, and changes nothing else.
+pub async fn a_note_is_kept_beside_the_patches(maker: &mut impl StoreMaker) {
+    let (store, _) = maker.open().await;
+    assert_eq!(store.note().await.expect("note"), Bytes::new());
+    append(&store, &history(0, 3)).await;
+    store.keep_note(Bytes::from_static(b"first")).await.expect("keep");
+    store.keep_note(Bytes::from_static(b"a longer one")).await.expect("keep");
+    store.install(&[(sid(0), 2)].into_iter().collect(), Bytes::from_static(b"two")).await.expect("install");
+    assert_eq!(store.note().await.expect("note"), Bytes::from_static(b"a longer one"));
+    assert_eq!(all(&store).await.len(), 1);
+    drop(store);
+    let (store, kept) = maker.open().await;
+    if kept {
+        assert_eq!(store.note().await.expect("note"), Bytes::from_static(b"a longer one"));
+        assert_eq!(all(&store).await.len(), 1);
+    }
 }
 
 /// Patches come back whole, now and after the store was opened again.

@@ -66,6 +66,18 @@ pub trait PatchStore: Send + Sync {
     /// The snapshot, and what it contains.
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError>;
 
+    /// Keeps a few bytes beside the patches, in the place of those that were kept so before: what a manager has to know again
+    /// after a restart. A store that keeps none, as by default, makes its manager forget whom it knew.
+    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError> {
+        let _ = note;
+        Ok(())
+    }
+
+    /// What was [kept beside](Self::keep_note) the patches; empty if nothing was.
+    async fn note(&self) -> Result<Bytes, PatchStoreError> {
+        Ok(Bytes::new())
+    }
+
     /// Finishes what is under way.
     async fn close(&self) -> Result<(), PatchStoreError>;
 }

@@ -52,6 +52,7 @@ pub struct MongoPatchStore {
     patches: Collection<Bsons>,
     heads: Collection<Bsons>,
     pieces: Collection<Bsons>,
+    notes: Collection<Bsons>,
     closed: AtomicBool,
 }
 
@@ -74,6 +75,7 @@ impl MongoPatchStore {
             patches: database.collection("patches"),
             heads,
             pieces: database.collection("patch_snapshots"),
+            notes: database.collection("patch_notes"),
             closed: AtomicBool::new(false),
         };
         let unique = IndexOptions::builder().unique(true).build();
@@ -304,6 +306,20 @@ impl PatchStore for MongoPatchStore {
             }
             return Ok(Some((vector(&head, "contained")?, bytes.into())));
         }
+    }
+
+    #[tracing::instrument(name = "store_keep_note", level = "debug", skip_all)]
+    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError> {
+        self.check_open()?;
+        let (id, set) = (doc! {"_id": &self.name}, doc! {"$set": {"bytes": binary(&note)}});
+        again(|| async { self.notes.update_one(id.clone(), set.clone()).upsert(true).await }).await?;
+        Ok(())
+    }
+
+    async fn note(&self) -> Result<Bytes, PatchStoreError> {
+        self.check_open()?;
+        let found = again(|| async { self.notes.find_one(doc! {"_id": &self.name}).await }).await?;
+        found.map_or_else(|| Ok(Bytes::new()), |row| blob(&row, "bytes"))
     }
 
     async fn close(&self) -> Result<(), PatchStoreError> {

@@ -153,6 +153,8 @@ async fn a_writer_who_makes_up_patches_of_another_in_a_snapshot_does_not_stop_it
         let apart =
             Group { pubsub: Arc::new(MemoryPubSub::new()), peers: MemoryPeers::new(), ..group.clone() };
         let bob = apart.join_as(2, BOB, Arc::clone(&store)).await;
+        // He would keep it for Alice, whom he knew.
+        assert!(bob.manager.forget_peer(&PeerId::new("node-1").unwrap()).await.unwrap());
         bob.manager.compact().await.unwrap();
         bob.manager.stop().await;
 

@@ -15,6 +15,7 @@ pub(super) struct Trouble {
 enum Kind {
     Stopped,
     Diverged,
+    Parted,
     UsedTwice,
     NotAllowed,
     Refused(String),
@@ -36,6 +37,13 @@ impl Trouble {
                      Start the one that was with an empty folder"
                 );
                 (Kind::Diverged, news)
+            }
+            SessionEvent::Parted { peer } => {
+                let news = format!(
+                    "{peer} and this program were apart for too long, and each has edits that the other can't get any more. \
+                     Start one of the two with an empty folder"
+                );
+                (Kind::Parted, news)
             }
             SessionEvent::Refused(refusal @ Refusal::SessionUsedTwice(_)) => (
                 Kind::UsedTwice,

@@ -13,7 +13,7 @@ use crate::{
     DocumentError, Gate, PatchRecord, PatchStoreError, Want,
     causal::CausalOrder,
     dag::Heads,
-    manager::{Parts, SyncError, policy::Log, repair::Repairing, sealed},
+    manager::{Parts, SyncError, members, policy::Log, repair::Repairing, sealed},
     session::{self, Session, SessionEvent, SessionOptions, SyncMode},
     store::PatchPage,
 };
@@ -56,9 +56,19 @@ impl Driver {
             proves_words: parts.guard.as_ref().is_some_and(|guard| guard.proves_words()),
             ..parts.options
         };
+        let known = match parts.store.note().await {
+            Ok(note) => members::known_before(&note, options.absent_max),
+            // It is no reason to keep the document from those who need it.
+            Err(error) => {
+                tracing::warn!(%error, "could not read who was there");
+                Vec::new()
+            }
+        };
+        let own = parts.syncer.peer_id();
         let machine = Session::new(options, stored.clone(), heads, Duration::ZERO, seed)
             .with_base(parts.document.reserved())
-            .with_content(content);
+            .with_content(content)
+            .with_absent(Duration::ZERO, known.into_iter().filter(|(id, _)| id != own));
         let own_last = stored.get(&parts.options.session);
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
         let started = Instant::now();
@@ -79,6 +89,8 @@ impl Driver {
             log,
             folded: 0,
             repairing: Repairing::default(),
+            // From when on those are gone who were there is counted from now on.
+            members_changed: true,
             traffic,
             commands: None,
             batch: Vec::new(),

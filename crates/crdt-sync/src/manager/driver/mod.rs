@@ -42,6 +42,7 @@ pub(super) enum Command {
     Relay { record: PatchRecord, done: Done },
     Sync { done: oneshot::Sender<()> },
     Repair { done: RepairDone },
+    Forget { peer: PeerId, done: oneshot::Sender<Result<bool, SyncError>> },
     Compact { done: oneshot::Sender<Result<StateVector<SessionId>, SyncError>> },
     Status { done: oneshot::Sender<SyncStatus> },
 }
@@ -69,6 +70,8 @@ pub(super) struct Driver {
     /// How often patches were folded into a snapshot.
     pub(super) folded: u64,
     pub(super) repairing: Repairing,
+    /// Whether somebody has come or gone since that was noted in the store.
+    pub(super) members_changed: bool,
     pub(super) traffic: Traffic,
     /// Whether somebody is left who may give a command: not when it is to stop.
     pub(super) commands: Option<mpsc::WeakSender<Command>>,
@@ -135,15 +138,30 @@ impl Driver {
                     }
                     None => return self.channel_closed().await,
                 },
-                change = discovery.next(), if peers_open => match change {
-                    Some(PeerChange::Up(peer)) => self.input(Input::PeerUp(peer)),
-                    Some(PeerChange::Down(peer)) => self.input(Input::PeerDown(peer)),
-                    None => peers_open = false,
+                change = discovery.next(), if peers_open => {
+                    let mut change = Some(change);
+                    // What is known already is taken in together, and noted once.
+                    while let Some(one) = change {
+                        peers_open = one.is_some();
+                        let Some(one) = one else { break };
+                        self.peer_change(one);
+                        change = discovery.next().now_or_never();
+                    }
+                    self.note_members_soon().await;
                 },
                 () = tokio::time::sleep(wake) => self.input(Input::Tick),
             }
             self.turn(commands, &*broadcaster).await?;
         }
+    }
+
+    fn peer_change(&mut self, change: PeerChange) {
+        self.members_changed = true;
+        self.input(match change {
+            PeerChange::Up(peer) => Input::PeerUp(peer),
+            PeerChange::Down(peer) => Input::PeerDown(peer),
+            PeerChange::Left(peer) => Input::PeerLeft(peer),
+        });
     }
 
     /// Takes in what is there already, together, so that the store syncs once for all of it, and does what is to be done.
@@ -204,6 +222,9 @@ impl Driver {
             Command::Compact { done } => {
                 self.settle().await?;
                 let _ = done.send(self.compact(0).await);
+            }
+            Command::Forget { peer, done } => {
+                let _ = done.send(self.forget_peer(&peer).await);
             }
             Command::Status { done } => {
                 let _ = done.send(self.status());
@@ -396,6 +417,16 @@ impl Driver {
     pub(super) fn report(&mut self, event: SessionEvent) {
         if let SessionEvent::Refused(refusal) = &event {
             tracing::warn!(%refusal, "refused");
+        }
+        match &event {
+            SessionEvent::Forgotten { peer } => {
+                self.members_changed = true;
+                tracing::warn!(%peer, "gone without a goodbye for too long: nothing is kept for it any more");
+            }
+            SessionEvent::Parted { peer } => {
+                tracing::error!(%peer, "has folded alone what is missing here, as this replica has what it lacks");
+            }
+            _ => {}
         }
         // Nobody watching is fine.
         let _ = self.events.send(event);

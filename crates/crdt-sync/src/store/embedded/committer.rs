@@ -45,6 +45,12 @@ pub(super) enum Job {
         record: PatchRecord,
         answer: Answer<()>,
     },
+    /// Keep something beside the patches.
+    Note {
+        document: Arc<Document>,
+        note: Bytes,
+        answer: Answer<()>,
+    },
 }
 
 /// What the thread has for itself.
@@ -93,6 +99,7 @@ impl Writer {
                     }
                     Job::Name { name, answer } => settle(self.number(&name), answer),
                     Job::Mend { document, record, answer } => settle(self.mend(&document, &record), answer),
+                    Job::Note { document, note, answer } => settle(self.note(&document, &note), answer),
                     Job::Install { document, vector, snapshot, answer } => {
                         settle(self.install(&document, &vector, &snapshot), answer)
                     }
@@ -186,6 +193,13 @@ impl Writer {
         self.commit(batch)
     }
 
+    fn note(&mut self, document: &Document, note: &[u8]) -> Result<(), PatchStoreError> {
+        let mut batch = self.tables.database.batch().durability(Some(PersistMode::SyncData));
+        let key = document.number.to_be_bytes();
+        batch.insert(&self.tables.notes, key, layout::write_note(&key, note));
+        self.commit(batch)
+    }
+
     fn has_snapshot(&self, document: &Document) -> Result<bool, PatchStoreError> {
         self.tables.snapshots.contains_key(document.number.to_be_bytes()).map_err(backend)
     }
@@ -208,9 +222,10 @@ fn refuse(job: Job, reason: &SharedError) {
     // A caller that gave up waiting needs no answer.
     match job {
         Job::Name { answer, .. } => drop(answer.send(Err(error()))),
-        Job::Append { answer, .. } | Job::Install { answer, .. } | Job::Mend { answer, .. } => {
-            drop(answer.send(Err(error())));
-        }
+        Job::Append { answer, .. }
+        | Job::Install { answer, .. }
+        | Job::Mend { answer, .. }
+        | Job::Note { answer, .. } => drop(answer.send(Err(error()))),
     }
 }
 

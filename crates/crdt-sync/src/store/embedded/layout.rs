@@ -150,6 +150,17 @@ pub(super) fn read_snapshot(key: &[u8], value: &[u8]) -> Result<(StateVector<Ses
     Ok((vector, Bytes::copy_from_slice(rest)))
 }
 
+/// A value of the table of notes.
+pub(super) fn write_note(key: &[u8], note: &[u8]) -> Vec<u8> {
+    let mut value = [&[0; 4], note].concat();
+    seal(key, &mut value);
+    value
+}
+
+pub(super) fn read_note(key: &[u8], value: &[u8]) -> Result<Bytes, Damage> {
+    unseal(key, value).map(Bytes::copy_from_slice)
+}
+
 /// A value of the table of names.
 pub(super) fn write_name(key: &[u8], number: u32) -> Vec<u8> {
     let mut value = vec![0; 4];

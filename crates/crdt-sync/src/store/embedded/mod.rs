@@ -98,6 +98,8 @@ struct Tables {
     set_aside: Keyspace,
     /// Which folder this is.
     id: StoreId,
+    /// What managers keep beside their document's patches.
+    notes: Keyspace,
 }
 
 /// What is known of an open document.
@@ -210,6 +212,7 @@ impl Tables {
         })?;
         let batches = table("batches", KeyspaceCreateOptions::default)?;
         let set_aside = table("set_aside", KeyspaceCreateOptions::default)?;
+        let notes = table("notes", KeyspaceCreateOptions::default)?;
         match names.get(layout::VERSION_KEY).map_err(backend)? {
             None => {
                 let version = layout::write_name(layout::VERSION_KEY, layout::VERSION);
@@ -226,7 +229,7 @@ impl Tables {
             }
         }
         let id = folder_id(&database, &table("folder", KeyspaceCreateOptions::default)?)?;
-        Ok(Self { database, names, patches, snapshots, batches, set_aside, id })
+        Ok(Self { database, names, patches, snapshots, batches, set_aside, id, notes })
     }
 
     /// How many batches have been written.
@@ -447,6 +450,20 @@ impl PatchStore for EmbeddedPatchStore {
         self.check_open()?;
         let (shared, number) = (Arc::clone(&self.shared), self.document.number);
         blocking(move || shared.tables.snapshot(number)).await?
+    }
+
+    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError> {
+        self.commit(|document, answer| Job::Note { document, note, answer }).await
+    }
+
+    async fn note(&self) -> Result<Bytes, PatchStoreError> {
+        self.check_open()?;
+        let (shared, key) = (Arc::clone(&self.shared), self.document.number.to_be_bytes());
+        blocking(move || match shared.tables.notes.get(key).map_err(backend)? {
+            Some(value) => layout::read_note(&key, &value).map_err(|damage| corrupt(&key, damage)),
+            None => Ok(Bytes::new()),
+        })
+        .await?
     }
 
     async fn close(&self) -> Result<(), PatchStoreError> {

@@ -35,6 +35,7 @@ struct Kept {
     /// again, and to enter it at once would be half of the work.
     index: Index,
     snapshot: Option<(StateVector<SessionId>, Bytes)>,
+    note: Bytes,
 }
 
 impl MemoryPatchStore {
@@ -177,6 +178,15 @@ impl PatchStore for MemoryPatchStore {
 
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
         Ok(self.kept().snapshot.clone())
+    }
+
+    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError> {
+        self.kept().note = note;
+        Ok(())
+    }
+
+    async fn note(&self) -> Result<Bytes, PatchStoreError> {
+        Ok(self.kept().note.clone())
     }
 
     async fn close(&self) -> Result<(), PatchStoreError> {
