@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crdt_core::{SessionId, StateVector};
+use bytes::Bytes;
+use crdt_core::{PatchBuilder, SessionId, StateVector};
 use crdt_sync::{
-    PeerId, SyncMessage,
+    PatchRecord, PeerId, SyncMessage,
     dag::Heads,
-    session::{Input, Output, Session, SessionEvent, SessionOptions},
+    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions},
 };
 
 const OWN: SessionId = SessionId::USER_MIN;
@@ -62,4 +63,73 @@ fn the_words_of_all_peers_together_are_bounded() {
     }
     assert_eq!(session.status().peers, 20);
     assert!(session.status().peer_entries > 1 << 19, "no more is forgotten than must be");
+}
+
+/// Times go to 2^53, and their sum beyond 2^64: that is what a few words of anybody come to.
+#[test]
+fn a_status_of_words_that_can_not_be_added_up_says_the_most() {
+    let mut session = session(SessionOptions::standard(OWN));
+    let all: StateVector<SessionId> = vector(0, 2049).iter().map(|(sid, _)| (*sid, (1 << 53) - 1)).collect();
+    says(&mut session, "liar", SyncMessage::State { vector: all, reply: false });
+    assert_eq!(session.status().lag_ticks, u64::MAX);
+    assert_eq!(session.peer_statuses(Duration::ZERO)[0].ahead_ticks, u64::MAX);
+}
+
+fn patch(session: SessionId) -> PatchRecord {
+    let mut patch = PatchBuilder::new(session, 1);
+    patch.nop(1);
+    PatchRecord::new(0, Bytes::copy_from_slice(patch.finish().unwrap().as_bytes())).unwrap()
+}
+
+/// A session beyond the bound is refused by all others, so its first edit is not taken as if nothing were wrong.
+#[test]
+fn a_newcomer_to_a_document_that_is_full_is_told() {
+    let bound = |sessions_max| SessionOptions { sessions_max, ..SessionOptions::standard(OWN) };
+    let start = |sessions_max, count| {
+        Session::new(bound(sessions_max), vector(0, count), Heads::new(), Duration::ZERO, 1)
+    };
+    let (own, client) = (patch(OWN), patch(SessionId::new(OWN.get() + 1_000_000).unwrap()));
+    let full = |limit| Some(Refusal::TooManySessions { limit });
+    let session = start(3, 3);
+    assert_eq!(session.local_refusal(&own), full(3));
+    assert_eq!(session.client_refusal(&client), full(3));
+    assert_eq!((session.status().sessions, start(3, 2).local_refusal(&own)), (3, None));
+    // Those who come at the same time are still taken by each other: not all of the room is given to newcomers of one's own.
+    let session = start(640, 630);
+    assert_eq!((session.local_refusal(&own), session.client_refusal(&client)), (full(640), full(640)));
+    assert_eq!(session.refusal(&client), None);
+    assert_eq!(start(640, 629).local_refusal(&own), None);
+    // Who has written before goes on.
+    let mut stored = vector(0, 2);
+    stored.advance(OWN, 1);
+    let mut session = Session::new(bound(3), stored, Heads::new(), Duration::ZERO, 1);
+    let mut next = PatchBuilder::new(OWN, 9);
+    next.nop(1);
+    let next = Bytes::copy_from_slice(next.finish().unwrap().as_bytes());
+    assert_eq!(session.local_refusal(&PatchRecord::new(1, next).unwrap()), None);
+    session.handle_input(Duration::ZERO, Input::Heard(client));
+    assert_eq!(session.counters().refused, 1);
+}
+
+/// A client sends a patch once, and takes the answer for a promise.
+#[test]
+fn what_a_client_brought_is_not_shed_and_not_pushed_out() {
+    let options = SessionOptions { storing_max: 1, parked_max: 1, ..SessionOptions::standard(OWN) };
+    let mut session = session(options);
+    let sid = |number| SessionId::new(OWN.get() + number).unwrap();
+    for number in 1..4 {
+        session.handle_input(Duration::ZERO, Input::Relayed(patch(sid(number))));
+    }
+    let stored = std::iter::from_fn(|| session.poll_output()).filter(|out| matches!(out, Output::Store(_)));
+    assert_eq!((stored.count(), session.counters().shed), (3, 0));
+    // One that waits needs a place, and if there is none the client is to be told.
+    let waits = |number| {
+        let mut patch = PatchBuilder::new(sid(number), 9);
+        patch.nop(1);
+        PatchRecord::new(5, Bytes::copy_from_slice(patch.finish().unwrap().as_bytes())).unwrap()
+    };
+    assert!(session.has_room_for(&waits(7)));
+    session.handle_input(Duration::ZERO, Input::Relayed(waits(7)));
+    assert!(!session.has_room_for(&waits(8)));
+    assert!(session.has_room_for(&patch(sid(9))));
 }

@@ -300,6 +300,12 @@ async fn a_patch_below_what_was_handed_over_and_not_of_it_is_refused() {
     };
     first.manager.apply_patch(&patch_at(10)).await.unwrap();
     first.manager.apply_patch(&patch_at(10)).await.unwrap();
+    // Another one in the same place is not the same one, however long it is.
+    let mut other = PatchBuilder::new(first.document.session(), 10);
+    let map = other.new_obj();
+    other.ins_val(Timestamp::ORIGIN, map);
+    let refused = first.manager.apply_patch(&other.finish().unwrap()).await;
+    assert!(matches!(refused, Err(SyncError::Refused(Refusal::OutOfOrder(_)))), "{refused:?}");
     for late in [1, 9, 11] {
         let error = first.manager.apply_patch(&patch_at(late)).await.unwrap_err();
         assert_eq!(error.to_string(), format!("local patch 65537.{late} is not the next one of its session"));

@@ -365,6 +365,11 @@ impl ClientSession {
     }
 
     fn snapshot(&mut self, vector: &StateVector<SessionId>, bytes: Bytes) {
+        // What the client lacks is neither among the patches nor in the snapshot: the same one again would not bring it.
+        if self.has.contains(vector) {
+            self.outputs.push_back(ClientOutput::Close(Some(ClientTrouble::Hole)));
+            return;
+        }
         let head = SnapshotHead::new(vector.clone(), &bytes);
         self.has.merge(vector);
         self.stored.merge(vector);

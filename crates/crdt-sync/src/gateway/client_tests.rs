@@ -257,3 +257,18 @@ proptest! {
         }
     }
 }
+
+/// A store that lacks patches below its vector has nothing more to give, however often it is asked.
+#[test]
+fn the_same_snapshot_is_not_sent_again_and_again() {
+    let mut machine = machine(&[(1, 10 * OPTIONS.missing_ticks_max)]);
+    assert_eq!(
+        outputs(&mut machine, state(&[])),
+        [ClientOutput::Join(id("window")), ClientOutput::ReadSnapshot]
+    );
+    let snapshot =
+        || ClientInput::Snapshot { vector: vector(&[(1, 10)]), bytes: Bytes::from_static(b"some") };
+    let first = outputs(&mut machine, snapshot());
+    assert_eq!(first.last(), Some(&ClientOutput::ReadSnapshot), "{first:?}");
+    assert_eq!(outputs(&mut machine, snapshot()), [ClientOutput::Close(Some(ClientTrouble::Hole))]);
+}

@@ -283,6 +283,9 @@ pub enum SyncError {
     /// The patch was refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A client's patch waits for others, and there is no room for more that do: it is to be sent again later.
+    #[error("too many patches wait for their causes; send it again later")]
+    Busy,
     /// The patch is of another session than the document's.
     #[error("patch {id} is not of this replica's session {session}")]
     NotOwn {

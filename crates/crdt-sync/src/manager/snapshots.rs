@@ -32,6 +32,9 @@ impl Offered {
     }
 }
 
+/// After a snapshot was made for a peer, none is for so many times as long: whoever asks gets the last one, or nothing. A
+/// question takes a few bytes under any name, and while one is answered nothing else is done.
+const FOLD_PAUSES: u32 = 8;
 /// A snapshot is offered again while the patches that came after it take no more than this part of its bytes.
 const OFFERED_PER_NEWS: u64 = 16;
 /// How often the patches to fold are looked through for those whose causes come behind them.
@@ -107,6 +110,23 @@ impl Driver {
         if let PatchPage::Records(records) = page {
             return Ok(Page::Records(records));
         }
+        let begins = self.now();
+        if begins < self.folds_from {
+            let offered = self.offered.as_mut().map(|offered| {
+                offered.used_at = begins;
+                offered.head.clone()
+            });
+            return Ok(offered.map_or_else(|| Page::Records(Vec::new()), Page::Snapshot));
+        }
+        let made = self.make_offer(peer, offers).await;
+        let now = self.now();
+        self.folds_from = now + now.saturating_sub(begins) * FOLD_PAUSES;
+        // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
+        Ok(made?.map_or_else(|| Page::Records(Vec::new()), Page::Snapshot))
+    }
+
+    /// A snapshot for a peer that lacks what is not among the patches any more.
+    async fn make_offer(&mut self, peer: &PeerId, offers: bool) -> Result<Option<SnapshotHead>, SyncError> {
         let mut vector = self.machine.stored().clone();
         if offers {
             // What only some have stays as patches. (An asker that could not take such a snapshot over needs more.)
@@ -115,11 +135,10 @@ impl Driver {
             vector = self.ends_of_patches(&contained, &stable).await?;
         }
         if let Some(head) = self.offered_again(&vector) {
-            return Ok(Page::Snapshot(head));
+            return Ok(Some(head));
         }
         let (vector, bytes) = self.fold(&vector).await?;
-        // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
-        Ok(self.offer(vector, bytes).map_or_else(|| Page::Records(Vec::new()), Page::Snapshot))
+        Ok(self.offer(vector, bytes))
     }
 
     /// Whether the patches wanted are likely to take more than a snapshot; one that has not been made yet may be small.

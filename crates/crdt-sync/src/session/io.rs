@@ -143,6 +143,9 @@ pub enum Output {
         /// All that the peer has of them.
         records: Vec<PatchRecord>,
     },
+    /// A peer that has folded its patches of the own session says that its last one ends at this time. If none of those in the
+    /// store does, say [`session_is_forked`](super::Session::session_is_forked); it is not proven.
+    EndsAt(u64),
     /// Put it in the place of what is damaged or missing in the store. It is the right one.
     Mend(PatchRecord),
     /// Nothing that an [`Input::Repair`] named is being fetched any more.
@@ -206,6 +209,8 @@ pub const WALK_PAGE_NODES_MAX: usize = 256;
 /// How a replica stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
+    /// How many sessions have ever written the document; see [`sessions_max`](super::SessionOptions::sessions_max).
+    pub sessions: usize,
     /// How many peers are known.
     pub peers: usize,
     /// How many of them are gone without a goodbye, and have patches kept for them.

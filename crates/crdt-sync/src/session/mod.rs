@@ -109,6 +109,9 @@ enum Origin {
     Contained,
 }
 
+/// One of so many sessions that a document may have is kept for those that begin elsewhere at the same time as one here.
+const NEWCOMERS_PART: usize = 64;
+
 /// How many of its last digests a replica knows again.
 const DIGESTS_LATELY_MAX: usize = 64;
 
@@ -192,6 +195,7 @@ impl Session {
     pub fn handle_input(&mut self, now: Duration, input: Input) {
         match input {
             Input::Local(record) => self.local(record),
+            // What it refuses of clients was told before.
             Input::Relayed(record) => drop(self.take_in(now, record, Origin::Relayed)),
             Input::Heard(record) => self.heard(now, record),
             Input::Message { from, message } => self.message(now, from, message),
@@ -273,6 +277,7 @@ impl Session {
     /// How the replica stands.
     pub fn status(&self) -> Status {
         Status {
+            sessions: self.accepted.len(),
             peers: self.peers.len(),
             absent: self.peers.absent(),
             parted: self.peers.parted(),
@@ -309,9 +314,29 @@ impl Session {
         let (sid, own) = (record.session(), self.options.session);
         let next = || sid == own && self.readiness(record) == Readiness::Ready;
         match record.check() {
-            Ok(()) => (!next()).then_some(Refusal::OutOfOrder(record.id)),
+            Ok(()) if !next() => Some(Refusal::OutOfOrder(record.id)),
+            Ok(()) => self.newcomer_refusal(sid),
             Err(invalid) => Some(Refusal::Invalid(invalid)),
         }
+    }
+
+    /// Why a patch of a client would be refused, if it would be.
+    pub fn client_refusal(&self, record: &PatchRecord) -> Option<Refusal> {
+        self.refusal(record).or_else(|| self.newcomer_refusal(record.session()))
+    }
+
+    /// Whether a document is too full for a session that begins here: others would refuse it. A part of the room is left for
+    /// those who began elsewhere at the same time.
+    fn newcomer_refusal(&self, sid: SessionId) -> Option<Refusal> {
+        let limit = self.options.sessions_max;
+        let full = self.accepted.len() >= limit - limit / NEWCOMERS_PART;
+        (full && self.accepted.get(&sid) == 0).then_some(Refusal::TooManySessions { limit })
+    }
+
+    /// Whether a patch would find a place if it has to wait for its causes. One that a client brought must not be pushed out:
+    /// nobody else has it, and the client would not know.
+    pub fn has_room_for(&self, record: &PatchRecord) -> bool {
+        !matches!(self.readiness(record), Readiness::Waits(_)) || self.parked.has_room_for(record)
     }
 
     fn heard(&mut self, now: Duration, record: PatchRecord) {
@@ -363,7 +388,10 @@ impl Session {
         let (mut next, mut work) = (Some((record, origin)), Vec::new());
         while let Some((record, origin)) = next.take() {
             match readiness(&record, seen, |sid| self.seen(sid)) {
-                Readiness::Ready if self.storing.len() >= self.options.storing_max => {
+                // What a client brought was promised to be stored.
+                Readiness::Ready
+                    if self.storing.len() >= self.options.storing_max && origin != Origin::Relayed =>
+                {
                     self.counters.shed += 1;
                     self.ask_soon(now);
                 }

@@ -35,7 +35,10 @@ pub struct SessionOptions {
     pub proves_words: bool,
     /// Remote patches that wait for the store. Above it what comes is dropped, and asked for later.
     pub storing_max: usize,
-    /// Sessions that a document may have. Patches of a further one are refused.
+    /// Sessions that a document may ever have: each start of a program that edits is one, and each page that is loaded and
+    /// edits. Patches of a further one are refused. The last sixty-fourth of them are for sessions that begin elsewhere at the same
+    /// time: a replica, or a client of it, that would begin one is refused before. [`Status::sessions`](super::Status) tells how
+    /// many there are; a document that comes near is to be begun anew.
     pub sessions_max: usize,
     /// How far a patch's time may be above all known times; a further one would use up the clock, and is refused.
     pub ticks_ahead_max: u64,

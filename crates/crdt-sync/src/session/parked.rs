@@ -79,6 +79,11 @@ impl Parked {
         self.len_bytes
     }
 
+    /// Whether one more finds a place without pushing out another.
+    pub(super) fn has_room_for(&self, record: &PatchRecord) -> bool {
+        self.count < self.count_max && self.len_bytes + record.len_bytes() <= self.len_bytes_max
+    }
+
     /// Keeps a record that waits for `waits`. Returns how many records went because of the bounds.
     pub(super) fn park(&mut self, record: PatchRecord, waits: SessionId) -> u64 {
         let (sid, last) = (record.session(), record.last());

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crdt_core::Timestamp;
 
 use super::{Output, Refusal, Session, SessionEvent, pull::Stage};
-use crate::{PatchRecord, PeerId, SyncMessage, Want};
+use crate::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want};
 
 /// How often it is reported of a peer at the most that it has other patches, and how often it is asked for those of the own
 /// session.
@@ -131,6 +131,16 @@ impl Session {
                 self.pull_next(now);
             }
             None => self.check_own_before(now, check),
+        }
+    }
+
+    /// A peer has no patches of the own session to show any more. Where they ended its snapshot still says, and if that is within
+    /// one of those here, it was another one that ended there.
+    pub(super) fn on_own_folded(&mut self, head: &SnapshotHead) {
+        let own = self.options.session;
+        let ends = head.vector.get(&own);
+        if ends > 0 && ends < self.stored.get(&own) && self.used_twice.is_none() {
+            self.outputs.push_back(Output::EndsAt(ends));
         }
     }
 

@@ -107,6 +107,9 @@ impl Session {
         let Some(pull) = self.answered(from, id) else { return };
         if matches!(pull.stage, Stage::Repair | Stage::Own(_)) {
             // It has folded what is wanted, and can't bring it any more.
+            if matches!(pull.stage, Stage::Own(_)) {
+                self.on_own_folded(&head);
+            }
             return self.pull_next(now);
         }
         let limit = self.options.snapshot_bytes_max;

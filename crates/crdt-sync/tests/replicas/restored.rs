@@ -104,6 +104,43 @@ async fn patches_that_end_within_each_other_are_noticed() {
     is_noticed(Group::new(), &[(4, 13), (4, 14)], false).await;
 }
 
+/// Nobody has a patch left that differs: that one ends where none ends here is told all the same. (It proves nothing: anybody
+/// can say it.)
+#[tokio::test]
+async fn what_all_others_have_folded_is_told() {
+    let group = Group::new();
+    let store = Arc::new(MemoryPatchStore::new());
+    let first = group.join_with(OWN, EncodingFormat::Binary, Arc::clone(&store) as _).await;
+    let other = group.join(2, EncodingFormat::Binary).await;
+    first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+    other.sees(&json(json!({"count": 0}))).await;
+    let backup = copied(&store).await;
+    writes(&first, [(1, 1), (1, 2), (1, 3)]).await;
+    other.sees(&json(json!({"count": 3}))).await;
+    first.manager.stop().await;
+    let all = other.manager.status().await.unwrap().stored;
+    let folded = async {
+        while other.manager.compact().await.unwrap() != all {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, folded).await.expect("who said goodbye is not waited for");
+    let away = Group { sync: group.sync, ..Group::new() };
+    let alone = away.join_with(OWN, EncodingFormat::Json, Arc::clone(&backup) as _).await;
+    writes(&alone, [(4, 13), (4, 14)]).await;
+    alone.manager.stop().await;
+    let restored = group.join_with(OWN, EncodingFormat::Json, backup).await;
+    let mut events = restored.manager.events();
+    let told = async {
+        loop {
+            if let SessionEvent::Refused(Refusal::SessionUsedTwice(_)) = events.recv().await.unwrap() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+}
+
 #[tokio::test]
 async fn what_was_written_on_top_of_a_snapshot_is_noticed() {
     is_noticed(Group::new(), &[(1, 13), (1, 14), (1, 15)], true).await;

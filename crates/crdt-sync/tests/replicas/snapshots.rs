@@ -1,6 +1,9 @@
 //! Managers that take over snapshots, refuse wrong ones, and fold what they have.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
@@ -341,4 +344,79 @@ async fn a_time_within_a_patch_stops_no_compaction() {
     // And who comes late gets what is folded as a snapshot and the rest as patches.
     let late = group.join(2, EncodingFormat::Binary).await;
     late.sees(&json(json!({"text": "a patch of many ticks"}))).await;
+}
+
+/// Reads slowly, and counts who reads the snapshot to make another one of it.
+#[derive(Default)]
+struct Slow {
+    inner: MemoryPatchStore,
+    reads: AtomicUsize,
+}
+
+#[async_trait]
+impl PatchStore for Slow {
+    async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
+        self.inner.append(records).await
+    }
+
+    async fn vector(&self) -> Result<StateVector<SessionId>, PatchStoreError> {
+        self.inner.vector().await
+    }
+
+    async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.inner.page(want, bytes_max).await
+    }
+
+    async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
+        self.inner.install(vector, snapshot).await
+    }
+
+    async fn mend(&self, record: &PatchRecord) -> Result<(), PatchStoreError> {
+        self.inner.mend(record).await
+    }
+
+    async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
+        self.reads.fetch_add(1, Relaxed);
+        self.inner.snapshot().await
+    }
+
+    async fn close(&self) -> Result<(), PatchStoreError> {
+        self.inner.close().await
+    }
+}
+
+/// Fifty bytes are a question, and the answer takes a pass over all that is stored.
+#[tokio::test]
+async fn strangers_can_not_have_snapshots_made_all_the_time() {
+    let (group, store) = (Group::new(), Arc::new(Slow::default()));
+    let first = group.join_with(1, EncodingFormat::Binary, Arc::<Slow>::clone(&store) as _).await;
+    first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+    first.manager.compact().await.unwrap();
+    let reads = store.reads.load(Relaxed);
+    let (topic, to) = (Topic::new("example-doc-sync").unwrap(), PeerId::new("node-1").unwrap());
+    let pages = first.manager.status().await.unwrap().counters.pages;
+    for number in 0..100_u64 {
+        let id = PeerId::new(format!("stranger-{number}")).unwrap();
+        let stranger =
+            PubSubSyncer::new(Arc::clone(&group.pubsub), topic.clone(), id, EncodingFormat::Binary)
+                .await
+                .unwrap();
+        let want = vec![Want { sid: first.document.session(), after: 0, upto: 1 }];
+        let ask = SyncMessage::Request { id: 1, want, bytes_max: 1 << 20, offers: number % 2 == 0 };
+        stranger.send(Some(&to), &ask).await.unwrap();
+        // Each time something is new, so that the last snapshot is not the same.
+        first.edit(|model| model.api().obj("").unwrap().set([("count", number as i64 + 1)])).await;
+    }
+    let all = async {
+        while first.manager.status().await.unwrap().counters.pages < pages + 90 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("all are answered");
+    let made = (store.reads.load(Relaxed) - reads) / 2;
+    assert!((1..20).contains(&made), "{made}");
+    // And who comes for good gets all of it.
+    let late = group.join(2, EncodingFormat::Binary).await;
+    late.sees(&json(json!({"count": 100}))).await;
 }

@@ -459,6 +459,12 @@ impl Replica {
                     let input = self.compare(want, &records);
                     self.machine.handle_input(at, input);
                 }
+                Output::EndsAt(time) => {
+                    let want = Want { sid: self.session, after: time - 1, upto: time };
+                    if now(self.durable.page(&[want], 1)).unwrap() == PatchPage::Records(Vec::new()) {
+                        self.machine.session_is_forked(Timestamp::new(self.session, time), false);
+                    }
+                }
                 Output::Mend(_) | Output::RepairEnds { .. } => unreachable!("nothing is repaired here"),
                 Output::Released(record) => {
                     if self.allows(&record) {

@@ -86,6 +86,7 @@ impl Driver {
             handed: VecDeque::new(),
             own_last,
             offered,
+            folds_from: Duration::ZERO,
             log,
             folded: 0,
             repairing: Repairing::default(),
@@ -130,6 +131,8 @@ pub(in crate::manager) async fn for_each_page(
         }
         order.keep_ready(&missing, &mut have, &mut records);
         each(&records);
+        // A store in memory never waits, and a long log must not keep everybody else from their turn.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crdt_core::{Patch, SessionId, StateVector};
+use crdt_core::{Patch, SessionId, StateVector, Timestamp};
 use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::Instrument as _;
@@ -59,13 +59,15 @@ pub(super) struct Driver {
     /// Local patches that were handed over before, if the store has them; asked when the others have been stored. At
     /// most as many as the commands of one turn.
     repeated: Vec<(Patch, Done)>,
-    /// Where the last local patches given to the machine begin and end.
+    /// Where the last local patches given to the machine begin, and a number for their bytes.
     handed: VecDeque<(u64, u64)>,
     pub(super) gate: Gate,
     /// The last time that was handed over of this replica's own session.
     own_last: u64,
     /// The last snapshot that was made for a peer, so that its parts are parts of one thing.
     pub(super) offered: Option<Offered>,
+    /// No snapshot is made for a peer before that.
+    pub(super) folds_from: Duration,
     pub(super) log: Log,
     /// How often patches were folded into a snapshot.
     pub(super) folded: u64,
@@ -319,6 +321,13 @@ impl Driver {
                     let input = self.install(*head, bytes).await?;
                     self.input(input);
                 }
+                Some(Output::EndsAt(time)) => {
+                    self.store().await?;
+                    if !self.own_patch_ends_at(time).await {
+                        let id = Timestamp::new(self.parts.options.session, time);
+                        self.machine.session_is_forked(id, false);
+                    }
+                }
                 Some(Output::Compare { want, records }) => {
                     self.store().await?;
                     let input = self.compare_own(want, &records).await;
@@ -404,6 +413,7 @@ impl Driver {
             | Output::Install { .. }
             | Output::Read { .. }
             | Output::Compare { .. }
+            | Output::EndsAt(_)
             | Output::Released(_) => return Ok(()),
         };
         if let Err(error) = sent {

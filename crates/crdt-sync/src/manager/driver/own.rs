@@ -1,5 +1,7 @@
 //! What the driver does with patches that are made here: by the application, or by a client of this node.
 
+use std::hash::Hasher as _;
+
 use bytes::Bytes;
 use crdt_core::{Patch, Timestamp};
 
@@ -10,6 +12,13 @@ use crate::{
     session::{Input, Refusal},
     store::PatchPage,
 };
+
+/// Stands for the bytes of a patch, so that it is known when it is handed over twice.
+fn number_of(patch: &Patch) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(patch.as_bytes());
+    hasher.finish()
+}
 
 impl Driver {
     pub(super) fn apply_patch(&mut self, patch: Patch, done: Done) {
@@ -40,7 +49,7 @@ impl Driver {
         if self.handed.len() == HANDED_MAX {
             self.handed.pop_front();
         }
-        self.handed.push_back((patch.id().time, patch.next_time()));
+        self.handed.push_back((patch.id().time, number_of(patch)));
         self.input(Input::Local(record));
         Ok(self.own_last)
     }
@@ -49,8 +58,10 @@ impl Driver {
     pub(super) async fn answer_repeated(&mut self) {
         for (patch, done) in std::mem::take(&mut self.repeated) {
             let (Timestamp { sid, time }, end) = (patch.id(), patch.next_time());
-            let mut stored = self.handed.contains(&(time, end));
-            if !stored {
+            // What is known lately is known for certain, the same patch or another one.
+            let known = self.handed.iter().find(|(known, _)| *known == time);
+            let mut stored = known.is_some_and(|(_, number)| *number == number_of(&patch));
+            if known.is_none() {
                 let want = Want { sid, after: time.saturating_sub(1), upto: end.saturating_sub(1) };
                 stored = match self.parts.store.page(&[want], 1).await {
                     Ok(PatchPage::Records(records)) => {
@@ -97,9 +108,25 @@ impl Driver {
         Input::Compared { upto: want.upto, differs: None }
     }
 
+    /// Whether a patch of the own session ends at a time; also if that can't be told.
+    pub(super) async fn own_patch_ends_at(&mut self, time: u64) -> bool {
+        let want = Want { sid: self.parts.options.session, after: time.saturating_sub(1), upto: time };
+        match self.parts.store.page(&[want], 1).await {
+            Ok(PatchPage::Records(records)) => !records.is_empty(),
+            Ok(PatchPage::Compacted) => true,
+            Err(error) => {
+                self.read_failed(&error.into());
+                true
+            }
+        }
+    }
+
     pub(super) fn relay(&mut self, record: PatchRecord) -> Result<(), SyncError> {
-        if let Some(refusal) = self.machine.refusal(&record) {
+        if let Some(refusal) = self.machine.client_refusal(&record) {
             return Err(refusal.into());
+        }
+        if !self.machine.has_room_for(&record) {
+            return Err(SyncError::Busy);
         }
         let id = record.id;
         let vouched = self.gate.vouch(&self.machine, record);
