@@ -393,6 +393,7 @@ impl Replica {
             let input = match change {
                 PeerChange::Up(peer) => Input::PeerUp(peer),
                 PeerChange::Down(peer) => Input::PeerDown(peer),
+                PeerChange::Left(peer) => Input::PeerLeft(peer),
             };
             self.deliver(at, input, wishes)?;
         }
