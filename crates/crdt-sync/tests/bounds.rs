@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use crdt_core::{PatchBuilder, SessionId, StateVector};
 use crdt_sync::{
-    PatchRecord, PeerId, SyncMessage,
+    PatchRecord, PeerId, SyncMessage, Want,
     dag::Heads,
     session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions},
 };
@@ -132,4 +132,21 @@ fn what_a_client_brought_is_not_shed_and_not_pushed_out() {
     session.handle_input(Duration::ZERO, Input::Relayed(waits(7)));
     assert!(!session.has_room_for(&waits(8)));
     assert!(session.has_room_for(&patch(sid(9))));
+/// As many wants as a document may have sessions, and all of them of one: each would cost the store what a session costs.
+#[test]
+fn a_request_names_each_session_once() {
+    let mut session = session(SessionOptions::standard(OWN));
+    let want = |number: u64| {
+        let sid = SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+        Want { sid, after: 0, upto: 9 }
+    };
+    let mut asks = |want: Vec<Want>| {
+        let request = SyncMessage::Request { id: 1, want, bytes_max: 1 << 20, offers: true };
+        let outputs = says(&mut session, "stranger", request);
+        outputs.iter().any(|output| matches!(output, Output::Read { .. }))
+    };
+    assert!(!asks(vec![want(7); 1 << 16]), "repeated");
+    assert!(!asks(vec![want(2), want(1)]), "not in order");
+    assert!(asks(vec![want(1), want(2), want(7)]));
+    assert_eq!(session.counters().requests_dropped, 2);
 }

@@ -654,7 +654,10 @@ impl Session {
 
     fn on_request(&mut self, from: PeerId, id: u64, what: ReadWhat) {
         let too_many = match &what {
-            ReadWhat::Patches { want, .. } => want.len() > self.options.sessions_max,
+            ReadWhat::Patches { want, .. } => {
+                // One session asked for again and again would be as many sessions to the store.
+                want.len() > self.options.sessions_max || !want.is_sorted_by(|a, b| a.sid < b.sid)
+            }
             ReadWhat::Walk { want, have, .. } => want.len() > LINKS_MAX || have.len() > 2 * LINKS_MAX,
             ReadWhat::Part { .. } => false,
         };

@@ -51,7 +51,7 @@ pub(super) fn record_key(document: DocumentNumber, sid: SessionId, last: u64) ->
     key
 }
 
-fn record_key_parts(key: &[u8]) -> Result<(SessionId, u64), Damage> {
+pub(super) fn record_key_parts(key: &[u8]) -> Result<(SessionId, u64), Damage> {
     let (rest, last) = key.split_last_chunk().ok_or(Damage::Length)?;
     let (document, sid) = rest.split_last_chunk().ok_or(Damage::Length)?;
     if document.len() != size_of::<DocumentNumber>() {

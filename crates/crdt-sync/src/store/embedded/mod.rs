@@ -5,12 +5,12 @@
 
 mod committer;
 mod layout;
+mod paging;
 mod salvage;
 mod watermark;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    iter::Peekable,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
@@ -22,13 +22,14 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector};
-use fjall::{Database, Iter, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{PatchPage, PatchStore, PatchStoreError, StoreId};
 use crate::{PatchRecord, SharedError, Want};
 use committer::{Job, Writer};
 use layout::{Damage, DocumentNumber};
+use paging::Merged;
 pub use salvage::{Salvaged, SalvagedDocument};
 use watermark::Watermark;
 
@@ -326,15 +327,8 @@ impl Shared {
             }
             self.tables.database.snapshot()
         };
-        // The wanted ranges, merged in the order of (last time, session).
-        let mut sessions = Vec::with_capacity(want.len());
-        for want in want.iter().filter(|want| want.after < want.upto) {
-            let key = |last| layout::record_key(document.number, want.sid, last);
-            let range = view.range(&self.tables.patches, key(want.after + 1)..=key(want.upto));
-            sessions.push(Records { range }.peekable());
-        }
         let (mut records, mut bytes) = (Vec::new(), 0);
-        while let Some(record) = earliest(&mut sessions).and_then(Iterator::next) {
+        for record in Merged::new(&view, &self.tables.patches, document.number, want)? {
             let record = record?;
             bytes += record.len_bytes();
             if bytes > bytes_max && !records.is_empty() {
@@ -353,36 +347,6 @@ impl Drop for Shared {
             let _ = committer.join(); // If it panicked, that was reported there.
         }
     }
-}
-
-/// The patches of one session, read one at a time.
-struct Records {
-    range: Iter,
-}
-
-impl Iterator for Records {
-    type Item = Result<PatchRecord, PatchStoreError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let entry = self.range.next()?.into_inner().map_err(backend);
-        Some(entry.and_then(|(key, value)| {
-            layout::read_record(&key, &value).map_err(|damage| corrupt(&key, damage))
-        }))
-    }
-}
-
-/// The session whose next patch comes first; errors come before all.
-fn earliest(sessions: &mut Vec<Peekable<Records>>) -> Option<&mut Peekable<Records>> {
-    sessions.retain_mut(|session| session.peek().is_some());
-    let order = |session: &mut Peekable<Records>| match session.peek() {
-        Some(Ok(record)) => Some((record.last(), record.session())),
-        _ => None,
-    };
-    sessions
-        .iter_mut()
-        .map(|session| (order(session), session))
-        .min_by_key(|(order, _)| *order)
-        .map(|(_, s)| s)
 }
 
 /// The patches of one document in an [`EmbeddedPatchStores`] folder.
