@@ -25,32 +25,13 @@ impl Driver {
         (events, told): (broadcast::Sender<SessionEvent>, watch::Sender<u64>),
         seed: u64,
     ) -> Result<Self, SyncError> {
-        let stored = parts.store.vector().await?;
-        let snapshot = parts.store.snapshot().await?;
-        let (mut have, mut heads, mut content) = (StateVector::new(), Heads::new(), Some(0));
-        let mut log = Log::default();
-        if let Some((vector, bytes)) = snapshot {
-            log.snapshot_bytes = bytes.len() as u64;
-            let opened = sealed::open(&bytes)?;
-            parts.document.install(&opened.document)?;
-            parts.guard.iter().for_each(|guard| guard.note_owners(&opened.owners));
-            (have, heads, content) = (vector, opened.heads, opened.content);
-        }
-        let mut not_applied = 0;
-        let dag = parts.options.sync == SyncMode::Dag;
-        let whole = for_each_page(&parts, have, &stored, |records| {
-            for record in records {
-                if dag {
-                    heads.add(record);
-                }
-                content = add_content(content, record);
-                log.bytes += record.len_bytes() as u64;
-                log.ticks += record.last() - record.prev;
-                not_applied += u64::from(!skip_bad(parts.document.apply(record)));
-                parts.guard.iter().for_each(|guard| guard.note(record));
+        let mut began_with = None;
+        let Loaded { stored, heads, content, log, not_applied } = loop {
+            match load_once(&parts, &mut began_with).await? {
+                Some(loaded) => break loaded,
+                None => tracing::debug!("the store was folded while it was read; beginning again"),
             }
-        });
-        expect_whole(whole.await?)?;
+        };
         let options = SessionOptions {
             rechecks_parked: parts.guard.is_some(),
             proves_words: parts.guard.as_ref().is_some_and(|guard| guard.proves_words()),
@@ -97,6 +78,55 @@ impl Driver {
             batch: Vec::new(),
         })
     }
+}
+
+/// What was read from a store.
+struct Loaded {
+    stored: StateVector<SessionId>,
+    heads: Heads,
+    content: Option<u64>,
+    log: Log,
+    not_applied: u64,
+}
+
+/// Brings the document to what the store has. `None` if another process put a snapshot in the place of patches that were not
+/// read yet: what is in the document by then goes when that snapshot is put into it. Each time there is another snapshot than
+/// the time before, so this ends.
+async fn load_once(
+    parts: &Parts,
+    began_with: &mut Option<StateVector<SessionId>>,
+) -> Result<Option<Loaded>, SyncError> {
+    let stored = parts.store.vector().await?;
+    let snapshot = parts.store.snapshot().await?;
+    let (mut have, mut heads, mut content) = (StateVector::new(), Heads::new(), Some(0));
+    let mut log = Log::default();
+    if let Some((vector, bytes)) = snapshot {
+        log.snapshot_bytes = bytes.len() as u64;
+        let opened = sealed::open(&bytes)?;
+        parts.document.install(&opened.document)?;
+        parts.guard.iter().for_each(|guard| guard.note_owners(&opened.owners));
+        (have, heads, content) = (vector, opened.heads, opened.content);
+    }
+    let before = began_with.replace(have.clone());
+    let mut not_applied = 0;
+    let dag = parts.options.sync == SyncMode::Dag;
+    let whole = for_each_page(parts, have, &stored, |records| {
+        for record in records {
+            if dag {
+                heads.add(record);
+            }
+            content = add_content(content, record);
+            log.bytes += record.len_bytes() as u64;
+            log.ticks += record.last() - record.prev;
+            not_applied += u64::from(!skip_bad(parts.document.apply(record)));
+            parts.guard.iter().for_each(|guard| guard.note(record));
+        }
+    });
+    let whole = whole.await?;
+    if !whole && before == *began_with {
+        expect_whole(whole)?;
+    }
+    Ok(whole.then_some(Loaded { stored, heads, content, log, not_applied }))
 }
 
 /// A patch that every replica has stored and whose document refuses it is passed over, here as everywhere: one bad patch
