@@ -132,6 +132,8 @@ fn what_a_client_brought_is_not_shed_and_not_pushed_out() {
     session.handle_input(Duration::ZERO, Input::Relayed(waits(7)));
     assert!(!session.has_room_for(&waits(8)));
     assert!(session.has_room_for(&patch(sid(9))));
+}
+
 /// As many wants as a document may have sessions, and all of them of one: each would cost the store what a session costs.
 #[test]
 fn a_request_names_each_session_once() {

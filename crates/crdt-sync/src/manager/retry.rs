@@ -17,12 +17,13 @@ pub struct StoreRetry {
     pub tries_max: u32,
     /// How long the first pause is; each is twice the one before.
     pub pause_min: Duration,
-    /// The longest pause; also how long a [`stop`](crate::SyncManager::stop) can wait for one.
+    /// The longest pause. A [`stop`](crate::SyncManager::stop) waits for the pause and the try that are under way; how long
+    /// a try takes is the store's: up to five seconds for each command over MongoDB.
     pub pause_max: Duration,
 }
 
 impl StoreRetry {
-    /// Twelve tries within about 26 s: longer than a MongoDB replica set takes to elect another primary.
+    /// Twelve tries with pauses of about 26 s in all: longer than a MongoDB replica set takes to elect another primary.
     pub const STANDARD: Self =
         Self { tries_max: 12, pause_min: Duration::from_millis(50), pause_max: Duration::from_secs(5) };
 

@@ -38,9 +38,19 @@ const PIECE_BYTES: usize = 8 << 20;
 /// How many patches one command appends.
 const APPEND_STEP: usize = 500;
 
-/// How often a command is sent again whose connection was cut, and the pause before.
-const TRIES_MAX: u32 = 100;
+/// How long a command may take, with all that it is sent again because its connection was cut; then the call that it belongs
+/// to fails, and it is the caller's to try again: a manager does ([`StoreRetry`](crate::StoreRetry)), and asks in between
+/// whether it is to stop. So a call that meets an outage ends within this, however long the outage is.
+const COMMAND_MAX: Duration = Duration::from_secs(5);
+/// The pause before a command is sent again.
 const TRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// About how many bytes a row takes, to ask the server for no more of them than a page holds.
+const ROW_BYTES: usize = 512;
+/// How many rows of a page come at once.
+const ROWS_MAX: usize = 1_000;
+/// Up to how many sessions are looked up in the head by name; of more all of it is read.
+const FIELDS_MAX: usize = 1_000;
 
 /// After so long nobody is still writing the pieces of a snapshot that does not count: who did has crashed.
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
@@ -98,7 +108,13 @@ impl MongoPatchStore {
     }
 
     async fn head(&self) -> Result<Head, PatchStoreError> {
-        let found = again(|| async { self.heads.find_one(doc! {"_id": &self.name}).await }).await?;
+        self.head_of(Bsons::new()).await
+    }
+
+    async fn head_of(&self, fields: Bsons) -> Result<Head, PatchStoreError> {
+        let here = doc! {"_id": &self.name};
+        let find = || async { self.heads.find_one(here.clone()).projection(fields.clone()).await };
+        let found = again(find).await?;
         let found = found.unwrap_or_default();
         Ok(Head {
             vector: vector(&found, "vector")?,
@@ -152,7 +168,8 @@ impl PatchStore for MongoPatchStore {
     #[tracing::instrument(name = "store_append", level = "debug", skip_all, fields(records = records.len()))]
     async fn append(&self, records: &[PatchRecord]) -> Result<(), PatchStoreError> {
         self.check_open()?;
-        let mut kept = self.head().await?.vector;
+        let sessions = fields_of("vector", records.iter().map(|record| record.session()));
+        let mut kept = self.head_of(sessions).await?.vector;
         let (mut rows, mut risen, mut hole) = (Vec::new(), StateVector::default(), None);
         for record in records {
             let (session, last) = (record.session(), kept.get(&record.session()));
@@ -180,10 +197,6 @@ impl PatchStore for MongoPatchStore {
     #[tracing::instrument(name = "store_page", level = "debug", skip_all, fields(sessions = want.len()))]
     async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
         self.check_open()?;
-        let lacks = |head: &Head| want.iter().any(|want| want.after < head.contained.get(&want.sid));
-        if lacks(&self.head().await?) {
-            return Ok(PatchPage::Compacted);
-        }
         let ranges: Vec<Bsons> = want
             .iter()
             .filter(|want| want.after < want.upto)
@@ -191,9 +204,14 @@ impl PatchStore for MongoPatchStore {
             .collect();
         let (mut records, mut bytes) = (Vec::new(), 0);
         if !ranges.is_empty() {
-            let find = self.patches.find(doc! {"d": &self.name, "$or": ranges});
-            let mut rows = find.sort(doc! {"t": 1, "s": 1}).await.map_err(backend)?;
-            while let Some(row) = rows.try_next().await.map_err(backend)? {
+            let wanted = doc! {"d": &self.name, "$or": ranges};
+            let batch = (bytes_max / ROW_BYTES).clamp(1, ROWS_MAX) as u32;
+            let find = || async {
+                let find = self.patches.find(wanted.clone()).sort(doc! {"t": 1, "s": 1});
+                find.batch_size(batch).await
+            };
+            let mut rows = again(find).await?;
+            while let Some(row) = within(rows.try_next()).await? {
                 let record = read(&row)?;
                 bytes += record.len_bytes();
                 if bytes > bytes_max && !records.is_empty() {
@@ -202,14 +220,20 @@ impl PatchStore for MongoPatchStore {
                 records.push(record);
             }
         }
-        // A snapshot may have taken their place while they were read.
-        if lacks(&self.head().await?) { Ok(PatchPage::Compacted) } else { Ok(PatchPage::Records(records)) }
+        // A snapshot may have taken their place before, or while they were read.
+        let sessions = fields_of("contained", want.iter().map(|want| want.sid));
+        let contained = self.head_of(sessions).await?.contained;
+        if want.iter().any(|want| want.after < contained.get(&want.sid)) {
+            Ok(PatchPage::Compacted)
+        } else {
+            Ok(PatchPage::Records(records))
+        }
     }
 
     #[tracing::instrument(name = "store_install", level = "debug", skip_all, fields(len_bytes = snapshot.len()))]
     async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
         self.check_open()?;
-        let (number, mut tries) = (ObjectId::new(), 0);
+        let number = ObjectId::new();
         for (at, piece) in snapshot.chunks(PIECE_BYTES).enumerate() {
             let set = doc! {"$set": {"d": &self.name, "bytes": binary(piece)}};
             let id = doc! {"_id": {"g": number, "n": count(at as u64)}};
@@ -240,22 +264,18 @@ impl PatchStore for MongoPatchStore {
                 update.insert("$max", fields("vector", vector));
             }
             let filter = doc! {"_id": &self.name, "snapshot": of};
-            let update = self.heads.update_one(filter, update).upsert(head.snapshot.is_none());
-            match update.await {
+            let first = head.snapshot.is_none();
+            let take = || async { self.heads.update_one(filter.clone(), update.clone()).upsert(first).await };
+            match again(take).await {
                 Ok(done) if done.matched_count > 0 || done.upserted_id.is_some() => {
                     if let Some(before) = head.snapshot {
                         self.forget(before).await?;
                     }
                     break;
                 }
-                Ok(_) => {}
-                Err(error) if duplicate(&error).is_some() => {}
-                // It may have been taken, which the head tells.
-                Err(error) if is_passing(&error) && tries < TRIES_MAX => {
-                    tries += 1;
-                    tokio::time::sleep(TRY_PAUSE).await;
-                }
-                Err(error) => return Err(backend(error)),
+                // Another was first, or this one, before its connection was cut; which the head tells.
+                Ok(_) | Err(Failed::Duplicate(_)) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         // Also what an installation has left that was cut off here.
@@ -291,8 +311,8 @@ impl PatchStore for MongoPatchStore {
             let find = self.pieces.find(doc! {"_id": {
                 "$gte": {"g": snapshot, "n": 0_i64}, "$lt": {"g": snapshot, "n": count(pieces)},
             }});
-            let rows: Vec<Bsons> =
-                find.sort(doc! {"_id": 1}).await.map_err(backend)?.try_collect().await.map_err(backend)?;
+            let cursor = within(find.sort(doc! {"_id": 1}).into_future()).await?;
+            let rows: Vec<Bsons> = within(cursor.try_collect()).await?;
             if rows.len() as u64 != pieces {
                 if self.head().await?.snapshot != Some(snapshot) {
                     // Another took its place while it was read.
@@ -405,6 +425,17 @@ fn read(row: &Bsons) -> Result<PatchRecord, PatchStoreError> {
     Ok(envelope.into())
 }
 
+/// Of a head its numbers of these sessions, in `vector` or `contained`: a document may have tens of thousands, and an append
+/// is of few.
+fn fields_of(name: &str, sessions: impl Iterator<Item = SessionId>) -> Bsons {
+    let mut fields: Bsons = sessions.map(|sid| (format!("{name}.{}", sid.get()), Bson::Int32(1))).collect();
+    if fields.len() > FIELDS_MAX {
+        fields = doc! {name: 1};
+    }
+    fields.insert("snapshot", 1);
+    fields
+}
+
 fn fields(name: &str, vector: &StateVector<SessionId>) -> Bsons {
     vector.iter().map(|(sid, last)| (format!("{name}.{}", sid.get()), Bson::Int64(count(last)))).collect()
 }
@@ -463,6 +494,8 @@ fn backend(error: Error) -> PatchStoreError {
 enum Failed {
     /// The row at this place of the command is there already.
     Duplicate(usize),
+    /// Nobody answered in time.
+    Late(Option<Error>),
     Other(Error),
 }
 
@@ -478,6 +511,12 @@ impl From<Failed> for PatchStoreError {
             Failed::Other(error) if matches!(*error.kind, ErrorKind::Shutdown) => Self::Closed,
             Failed::Other(error) => Self::Backend(SharedError::new(error)),
             Failed::Duplicate(_) => Self::Backend(SharedError::new("a row is there already")),
+            Failed::Late(None) => {
+                Self::Backend(SharedError::new(format!("no answer within {COMMAND_MAX:?}")))
+            }
+            Failed::Late(Some(error)) => {
+                Self::Backend(SharedError::new(format!("no answer within {COMMAND_MAX:?}: {error}")))
+            }
         }
     }
 }
@@ -493,19 +532,33 @@ fn duplicate(error: &Error) -> Option<usize> {
     }
 }
 
+/// Waits for an answer, and no longer than for a command.
+async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Failed> {
+    match tokio::time::timeout(COMMAND_MAX, answer).await {
+        Ok(answer) => answer.map_err(Failed::from),
+        Err(_) => Err(Failed::Late(None)),
+    }
+}
+
 /// Sends a command again whose connection was cut: each here may be applied twice.
 async fn again<T, F>(command: impl Fn() -> F) -> Result<T, Failed>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let mut tries = 0;
-    loop {
-        match command().await {
-            Err(error) if is_passing(&error) && tries < TRIES_MAX => {
-                tries += 1;
-                tokio::time::sleep(TRY_PAUSE).await;
+    let mut failed = None;
+    let tries = async {
+        loop {
+            match command().await {
+                Err(error) if is_passing(&error) => {
+                    failed = Some(error);
+                    tokio::time::sleep(TRY_PAUSE).await;
+                }
+                done => return done.map_err(Failed::from),
             }
-            done => return done.map_err(Failed::from),
         }
+    };
+    match tokio::time::timeout(COMMAND_MAX, tries).await {
+        Ok(done) => done,
+        Err(_) => Err(Failed::Late(failed)),
     }
 }
