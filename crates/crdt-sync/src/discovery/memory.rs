@@ -51,11 +51,15 @@ impl MemoryPeerDiscovery {
 impl PeerDiscovery for MemoryPeerDiscovery {
     #[tracing::instrument(name = "register", level = "debug", skip_all)]
     async fn start(&self) -> Result<(), DiscoveryError> {
-        self.set.get().ok_or(DiscoveryError::Closed)?;
+        let mut open = true;
         self.list.change(|members| {
-            members.insert(self.own.clone(), Arc::clone(&self.set));
+            // Under the list's lock, as `close` takes it from the list: what is closed does not come on it behind that.
+            open = self.set.get().is_some();
+            if open {
+                members.insert(self.own.clone(), Arc::clone(&self.set));
+            }
         });
-        Ok(())
+        if open { Ok(()) } else { Err(DiscoveryError::Closed) }
     }
 
     async fn peers(&self) -> Result<Vec<PeerId>, DiscoveryError> {

@@ -23,7 +23,8 @@ use crate::PeerId;
 /// It is a help, not a truth: a peer that is found late, or never, is still heard on the channels.
 #[async_trait]
 pub trait PeerDiscovery: Send + Sync {
-    /// Makes this replica known to the others, and begins to look for them.
+    /// Makes this replica known to the others, and begins to look for them. If what it needs for that can't be reached now, it
+    /// goes on trying.
     async fn start(&self) -> Result<(), DiscoveryError>;
 
     /// Who is there now, without this replica, in the order of their names.

@@ -48,6 +48,8 @@ impl PeerDiscovery for PubSubPeerDiscovery {
     async fn start(&self) -> Result<(), DiscoveryError> {
         self.set.get().ok_or(DiscoveryError::Closed)?;
         let mut running = self.running.lock().await;
+        // It may have been closed while this waited.
+        self.set.get().ok_or(DiscoveryError::Closed)?;
         if running.is_some() {
             return Ok(());
         }

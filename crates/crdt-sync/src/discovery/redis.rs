@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -11,7 +11,11 @@ use std::{
 
 use ::redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, aio::MultiplexedConnection};
 use async_trait::async_trait;
-use tokio::{sync::Mutex, task::JoinHandle, time::MissedTickBehavior};
+use tokio::{
+    sync::Mutex,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
 
 use super::{DiscoveryError, PeerChange, PeerDiscovery, PeerSet};
 use crate::PeerId;
@@ -43,7 +47,8 @@ impl RedisPeerOptions {
 
 /// Keeps this replica on a list of its group while it lives, by the server's clock: a dead one disappears by itself
 /// after [`expiry`](RedisPeerOptions::expiry), at the latest one [`interval`](RedisPeerOptions::interval) later for the
-/// others. While the server is away the last known list stands, and the replica registers again by itself. A replica whose name
+/// others. While the server is away the last known list stands, and the replica registers again by itself; who was on it has as
+/// long as a registration lasts to come back, too, as a server may have lost the list. A replica whose name
 /// was taken by a later one goes on reading the list, and registers again when that one has gone.
 pub struct RedisPeerDiscovery {
     registry: Arc<Registry>,
@@ -68,6 +73,8 @@ struct Registry {
     options: RedisPeerOptions,
     /// Made again after each failure; held across one exchange.
     connection: Mutex<Option<MultiplexedConnection>>,
+    /// Until then nobody is taken off: the connection was lost, and with it perhaps the list. Held for a look.
+    settles_at: std::sync::Mutex<Option<Instant>>,
     set: PeerSet,
     name_taken: AtomicBool,
 }
@@ -87,8 +94,12 @@ local own = not holder or holder == ARGV[2] or ARGV[4] == '1'
 if own then
   redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
   redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  -- The keys live as long as the longest registration, which may be another's.
+  for _, key in ipairs({KEYS[1], KEYS[2]}) do
+    if redis.call('PTTL', key) < tonumber(ARGV[3]) then
+      redis.call('PEXPIRE', key, ARGV[3])
+    end
+  end
   redis.call('ZREM', KEYS[3], ARGV[1])
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
@@ -127,6 +138,7 @@ impl RedisPeerDiscovery {
             token: format!("{:032x}", rand::random::<u128>()),
             options,
             connection: Mutex::default(),
+            settles_at: std::sync::Mutex::default(),
             set: PeerSet::new(),
             name_taken: AtomicBool::new(false),
         };
@@ -139,7 +151,10 @@ impl Registry {
     /// scripts do they may do twice.
     async fn run<T: FromRedisValue>(&self, script: &str, force: bool) -> Result<T, RedisError> {
         match self.ask(script, force).await {
-            Err(error) if error.is_connection_dropped() => self.ask(script, force).await,
+            Err(error) if error.is_connection_dropped() => {
+                self.unsettle();
+                self.ask(script, force).await
+            }
             answer => answer,
         }
     }
@@ -167,8 +182,8 @@ impl Registry {
     /// Renews the registration and takes over the list, also when another has the name. `force` takes it from whoever that is.
     #[tracing::instrument(name = "register", level = "debug", skip_all, fields(own = %self.own))]
     async fn renew(&self, force: bool) -> Result<(), DiscoveryError> {
-        let (is_own, names, left): (bool, Vec<String>, Vec<String>) =
-            self.run(RENEW, force).await.map_err(failed)?;
+        let renewed = self.run(RENEW, force).await.inspect_err(|_| self.unsettle());
+        let (is_own, names, left): (bool, Vec<Vec<u8>>, Vec<Vec<u8>>) = renewed.map_err(failed)?;
         let was_taken = self.name_taken.swap(!is_own, Relaxed);
         if was_taken == is_own {
             let own = &self.own;
@@ -179,24 +194,49 @@ impl Registry {
             }
         }
         // What is no name was written by somebody else.
-        let id = |name: String| PeerId::new(name).ok().filter(|peer| *peer != self.own);
-        let peers: BTreeSet<PeerId> = names.into_iter().filter_map(id).collect();
+        let id = |name: Vec<u8>| PeerId::new(String::from_utf8(name).ok()?).ok().filter(|peer| *peer != self.own);
+        let mut peers: BTreeSet<PeerId> = names.into_iter().filter_map(id).collect();
         left.into_iter()
             .filter_map(id)
             .filter(|peer| !peers.contains(peer))
             .for_each(|peer| self.set.leave(&peer));
+        if self.unsettled() {
+            peers.extend(self.set.get().into_iter().flatten());
+        }
         self.set.set(peers);
         Ok(())
     }
 
-    async fn keep_renewing(&self) {
+    fn settles_at(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.settles_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The list may be gone: whoever renews within the time of a registration is on it again by then.
+    #[expect(clippy::disallowed_methods, reason = "a driver knows when the registry was lost")]
+    fn unsettle(&self) {
+        *self.settles_at() = Some(Instant::now() + self.options.expiry);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a driver knows when the registry was lost")]
+    fn unsettled(&self) -> bool {
+        let mut settles_at = self.settles_at();
+        let unsettled = settles_at.is_some_and(|at| Instant::now() < at);
+        if !unsettled {
+            *settles_at = None;
+        }
+        unsettled
+    }
+
+    /// `force` until it has been registered once.
+    async fn keep_renewing(&self, mut force: bool) {
         let mut ticks = tokio::time::interval(self.options.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await; // The first one is at once, and `start` has just registered.
         loop {
             ticks.tick().await;
-            if let Err(error) = self.renew(false).await {
-                tracing::warn!(%error, "registration was not renewed; trying again");
+            match self.renew(force).await {
+                Ok(()) => force = false,
+                Err(error) => tracing::warn!(%error, "registration was not renewed; trying again"),
             }
         }
     }
@@ -211,11 +251,17 @@ impl PeerDiscovery for RedisPeerDiscovery {
     async fn start(&self) -> Result<(), DiscoveryError> {
         self.registry.set.get().ok_or(DiscoveryError::Closed)?;
         let mut renewing = self.renewing.lock().await;
+        // It may have been closed while this waited.
+        self.registry.set.get().ok_or(DiscoveryError::Closed)?;
         if renewing.is_none() {
             // A replica that starts again after a crash finds its old registration: the later one wins.
-            self.registry.renew(true).await?;
-            let registry = Arc::clone(&self.registry);
-            *renewing = Some(Renewing(tokio::spawn(async move { registry.keep_renewing().await })));
+            let registered = self.registry.renew(true).await;
+            if let Err(error) = &registered {
+                // The others are heard on the channels all the same, so it is no reason to stay away.
+                tracing::warn!(%error, "not registered yet; trying again");
+            }
+            let (registry, force) = (Arc::clone(&self.registry), registered.is_err());
+            *renewing = Some(Renewing(tokio::spawn(async move { registry.keep_renewing(force).await })));
         }
         Ok(())
     }
