@@ -235,6 +235,35 @@ async fn redis_is_told_when_the_last_subscription_of_a_pattern_goes() {
     tokio::time::timeout(DEADLINE, told).await.expect("redis forgets the channel");
 }
 
+/// Callers that gave up while the server was away leave nothing behind when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs redis-server"]
+async fn nothing_is_subscribed_for_who_gave_up() {
+    const COUNT: usize = 100;
+    let mut server = RedisServer::start().await;
+    let impatient = RedisOptions { subscribe_timeout: Duration::from_millis(50), ..options() };
+    let hub = RedisPubSub::connect(&server.url(), impatient).await.unwrap();
+    let patient = connect(&server).await;
+    server.kill();
+    until("the loss is noticed", || !hub.is_connected()).await;
+    let topics: Vec<_> = (0..COUNT).map(|number| topic(&format!("given-up-{number}"))).collect();
+    let calls = topics.iter().map(|topic| hub.subscribe(topic.clone().into(), SubscriptionOptions::STANDARD));
+    for given_up in calls.collect::<Vec<_>>() {
+        assert!(matches!(given_up.await, Err(PubSubError::Timeout(_))));
+    }
+    server.restart().await;
+    publish(&patient, "any", "the server is back").await;
+    until("the connection is back", || hub.is_connected()).await;
+    let nobody_listens = async {
+        for topic in &topics {
+            while patient.publish(topic, "x".into()).await.unwrap().delivered > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, nobody_listens).await.expect("what nobody waits for is not subscribed");
+}
+
 #[tokio::test]
 #[ignore = "needs redis-server"]
 async fn groups_with_different_prefixes_share_a_server() {

@@ -344,6 +344,8 @@ impl Line {
     /// Subscribes for all who wait and tells them. When the connection breaks they go on waiting for the next one.
     async fn make_live(&mut self, shared: &Shared, wanted: &mut Wanted) -> RedisResult<()> {
         let Wanted { live, refused, waiting } = wanted;
+        // Who has given up was perhaps counted out already, and nobody would unsubscribe what is made live for it.
+        waiting.retain(|command| !command.live.is_closed());
         let new: HashSet<_> = waiting.iter().map(|command| &command.pattern).cloned().collect();
         let new: Vec<_> = new.into_iter().filter(|pattern| !live.contains(pattern)).collect();
         let lost: Vec<_> = refused.extract_if(.., |pattern| new.contains(pattern)).collect();
@@ -353,7 +355,7 @@ impl Line {
             refused.extend(lost);
             return answers.map(drop);
         }
-        live.extend(new);
+        live.extend(new.iter().cloned());
         for (pattern, error) in answers? {
             live.remove(&pattern);
             for command in waiting.extract_if(.., |command| command.pattern == pattern) {
@@ -367,7 +369,10 @@ impl Line {
         for command in waiting.drain(..) {
             let _ = command.live.send(Ok(())); // Or the caller gave up.
         }
-        Ok(())
+        // The same for those who have given up while this was under way.
+        let unwanted = |pattern: &TopicPattern| !shared.fanout.wants(pattern) && live.remove(pattern);
+        let left: Vec<_> = new.into_iter().filter(unwanted).collect();
+        self.change(shared, Change::Unsubscribe, &left).await
     }
 
     /// Subscribes; returns what the server has refused. It refuses a whole command for one channel, and the others must
