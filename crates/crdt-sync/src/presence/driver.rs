@@ -21,6 +21,9 @@ use tracing::Instrument as _;
 use super::{Presence, PresenceCounters, PresenceInput, PresenceMessage, PresenceOptions, PresenceOutput};
 use crate::{ChannelError, PeerId};
 
+/// How long a message may take to be sent: meanwhile nothing is heard, and nobody found to be gone.
+const SEND_MAX: Duration = Duration::from_secs(1);
+
 /// The presence of this replica, and of the others, over a topic.
 ///
 /// Dropping it is going without a word: the others notice after [`PresenceOptions::expiry`].
@@ -169,8 +172,10 @@ async fn run_machine(
             match output {
                 PresenceOutput::Send(message) => {
                     // A lost one is made up for by the next.
-                    if let Err(error) = pubsub.publish(&topic, message.encode()).await {
-                        tracing::debug!(%topic, %error, "presence was not sent");
+                    match tokio::time::timeout(SEND_MAX, pubsub.publish(&topic, message.encode())).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(error)) => tracing::debug!(%topic, %error, "presence was not sent"),
+                        Err(_) => tracing::debug!(%topic, "presence was not sent within {SEND_MAX:?}"),
                     }
                 }
                 PresenceOutput::Shows { peer, shown } => {
@@ -214,7 +219,12 @@ async fn run_machine(
                 }
             }
             received = subscription.recv() => match received {
-                None => return,
+                None => {
+                    // Nobody can be heard any more, so nobody is known to be here.
+                    lock(&shared.others).clear();
+                    shared.version.send_modify(|version| *version += 1);
+                    return;
+                }
                 Some(Received::Message(message)) => match PresenceMessage::decode(&message.payload) {
                     Ok(message) => PresenceInput::Heard(message),
                     Err(error) => {

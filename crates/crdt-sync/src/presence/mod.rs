@@ -119,6 +119,9 @@ pub struct Presence {
     others: BTreeMap<PeerId, Other>,
     /// The same in the order of expiry.
     expiries: BTreeSet<(Duration, PeerId)>,
+    /// The last word of those who said goodbye, for as long as an older one may still come behind it; as many as there may be
+    /// others.
+    parted: BTreeMap<PeerId, Parted>,
     jitter: Jitter,
     counters: PresenceCounters,
     outputs: VecDeque<PresenceOutput>,
@@ -130,6 +133,13 @@ struct Other {
     count: u64,
     shown: Bytes,
     expires: Duration,
+}
+
+#[derive(Debug)]
+struct Parted {
+    run: u64,
+    count: u64,
+    until: Duration,
 }
 
 impl Presence {
@@ -149,6 +159,7 @@ impl Presence {
             left: false,
             others: BTreeMap::new(),
             expiries: BTreeSet::new(),
+            parted: BTreeMap::new(),
             jitter: Jitter::new(seed),
             counters: PresenceCounters::default(),
             outputs: VecDeque::new(),
@@ -212,7 +223,9 @@ impl Presence {
             return;
         }
         let known = self.others.get(&message.peer);
-        if known.is_some_and(|known| (known.run, known.count) >= (message.run, message.count)) {
+        let parted = self.parted.get(&message.peer).filter(|parted| now < parted.until);
+        let last = known.map(|known| (known.run, known.count));
+        if last.max(parted.map(|parted| (parted.run, parted.count))) >= Some((message.run, message.count)) {
             self.counters.stale += 1;
             return;
         }
@@ -222,6 +235,7 @@ impl Presence {
         }
         if !message.here {
             self.remove(&message.peer, PresenceOutput::Left);
+            self.part(now, &message);
             return;
         }
         if known.is_none() && self.others.len() >= self.options.others_max {
@@ -239,6 +253,15 @@ impl Presence {
             self.expiries.remove(&(before.expires, message.peer.clone()));
         }
         self.expiries.insert((expires, message.peer));
+    }
+
+    /// Remembers a goodbye: what was said before it may come behind it.
+    fn part(&mut self, now: Duration, message: &PresenceMessage) {
+        self.parted.retain(|_, parted| now < parted.until);
+        if self.parted.len() < self.options.others_max || self.parted.contains_key(&message.peer) {
+            let parted = Parted { run: message.run, count: message.count, until: now + self.options.expiry };
+            self.parted.insert(message.peer.clone(), parted);
+        }
     }
 
     fn remove(&mut self, peer: &PeerId, how: impl FnOnce(PeerId) -> PresenceOutput) {
@@ -320,6 +343,35 @@ mod tests {
             _ => None,
         };
         outputs.iter().filter_map(sent).collect()
+    }
+
+    #[test]
+    fn who_has_gone_is_not_brought_back_by_an_older_word() {
+        let mut a = machine("a", 0.0);
+        outputs(&mut a, 0.0, PresenceInput::Tick);
+        let goodbye = |peer: &str, count| {
+            let shown = Bytes::new();
+            PresenceInput::Heard(PresenceMessage {
+                peer: id(peer),
+                run: 1,
+                count,
+                here: false,
+                hello: false,
+                shown,
+            })
+        };
+        outputs(&mut a, 1.0, says("b", 1, 1, "x"));
+        assert_eq!(outputs(&mut a, 1.1, goodbye("b", 3)), [PresenceOutput::Gone(id("b"))]);
+        assert_eq!(outputs(&mut a, 1.2, says("b", 1, 2, "late")), []);
+        assert_eq!(outputs(&mut a, 1.2, goodbye("c", 2)), []);
+        assert_eq!(outputs(&mut a, 1.3, says("c", 1, 1, "late")), []);
+        assert_eq!(a.counters().stale, 2);
+        // Who comes again is there again, and so many and no more are remembered.
+        assert_eq!(outputs(&mut a, 1.4, says("b", 2, 1, "back")), [shows("b", "back")]);
+        for number in 0..10 {
+            outputs(&mut a, 1.5, goodbye(&format!("d{number}"), 1));
+        }
+        assert_eq!(a.parted.len(), OPTIONS.others_max);
     }
 
     #[test]
