@@ -56,6 +56,8 @@ pub enum ClientInput {
     Frame(Bytes),
     /// The store holds this now.
     Stored(StateVector<SessionId>),
+    /// The store holds this now of these sessions, and of all others what it held before.
+    Grown(StateVector<SessionId>),
     /// The answer to [`ClientOutput::Read`].
     Page(PatchPage),
     /// The answer to [`ClientOutput::ReadSnapshot`]: a document in json-joy's binary form, and what it contains.
@@ -137,6 +139,8 @@ pub struct ClientSession {
     has: StateVector<SessionId>,
     /// What the store holds.
     stored: StateVector<SessionId>,
+    /// Where that may be more than the client has: at each patch few of thousands of sessions are looked at.
+    ahead: BTreeMap<SessionId, u64>,
     /// The last time of each session that the client sent and was not told to be durable.
     owed: StateVector<SessionId>,
     /// All sessions that it sent patches of.
@@ -175,6 +179,7 @@ impl ClientSession {
             client: None,
             has: StateVector::new(),
             stored: StateVector::new(),
+            ahead: BTreeMap::new(),
             owed: StateVector::new(),
             brought: StateVector::new(),
             reading: false,
@@ -202,7 +207,16 @@ impl ClientSession {
                     self.outputs.push_back(ClientOutput::Close(Some(trouble)));
                 }
             }
-            ClientInput::Stored(vector) => self.on_stored(vector),
+            ClientInput::Stored(vector) => {
+                self.stored = vector;
+                self.compare();
+                self.acknowledge();
+            }
+            ClientInput::Grown(grown) => {
+                self.stored.merge(&grown);
+                self.ahead.extend(grown.iter().map(|(sid, last)| (*sid, last)));
+                self.acknowledge();
+            }
             ClientInput::Page(page) => self.page(page),
             ClientInput::Snapshot { vector, bytes } => self.snapshot(&vector, bytes),
             ClientInput::Others(others) => self.others(others),
@@ -255,6 +269,7 @@ impl ClientSession {
                 let (store, sessions) = (self.store, self.stored.len() as u64);
                 self.send(&SyncMessage::Welcome { store, sessions, lacks });
                 self.has = vector;
+                self.compare();
                 self.tell_caught_up = true;
                 Ok(())
             }
@@ -298,9 +313,16 @@ impl ClientSession {
         Ok(())
     }
 
-    fn on_stored(&mut self, vector: StateVector<SessionId>) {
-        self.stored = vector;
-        self.acknowledge();
+    /// Looks through all sessions for those where the store has more.
+    fn compare(&mut self) {
+        self.ahead = self.has.missing_from(&self.stored).map(|(sid, _, last)| (*sid, last)).collect();
+    }
+
+    /// What the client lacks.
+    fn missing(&mut self) -> Vec<Want> {
+        let has = &self.has;
+        self.ahead.retain(|sid, last| has.get(sid) < *last);
+        self.ahead.iter().map(|(sid, upto)| Want { sid: *sid, after: has.get(sid), upto: *upto }).collect()
     }
 
     /// Tells the client which of its patches are durable.
@@ -322,7 +344,7 @@ impl ClientSession {
         if self.client.is_none() || self.reading {
             return;
         }
-        let want = Want::missing(&self.has, &self.stored);
+        let want = self.missing();
         if want.is_empty() {
             if std::mem::take(&mut self.tell_caught_up) {
                 self.send(&SyncMessage::Digest { digest: digest(&self.stored), content: None });
@@ -347,7 +369,7 @@ impl ClientSession {
                 self.outputs.push_back(ClientOutput::Close(Some(ClientTrouble::Hole)));
             }
             PatchPage::Records(mut records) => {
-                let missing = Want::missing(&self.has, &self.stored);
+                let missing = self.missing();
                 self.order.keep_ready(&missing, &mut self.has, &mut records);
                 // Of no use to a client, which has one source only.
                 for record in records.iter_mut().filter(|record| !record.links.is_empty()) {
@@ -373,6 +395,7 @@ impl ClientSession {
         let head = SnapshotHead::new(vector.clone(), &bytes);
         self.has.merge(vector);
         self.stored.merge(vector);
+        self.compare();
         self.sending = Some(Sending { hash: head.hash, bytes, offset: 0 });
         self.send(&SyncMessage::Offer { id: 0, snapshot: head });
     }

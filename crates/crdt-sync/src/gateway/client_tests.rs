@@ -244,6 +244,29 @@ fn whoever_breaks_the_rules_is_told_which() {
 }
 
 proptest! {
+    /// What has grown says as much as all of it.
+    #[test]
+    fn growths_are_as_good_as_whole_vectors(
+        has in prop::collection::btree_map(0_u64..6, 1_u64..20, 0..6),
+        steps in prop::collection::vec((0_u64..6, 1_u64..30, any::<bool>()), 1..20),
+    ) {
+        let has: Vec<(u64, u64)> = has.into_iter().collect();
+        let (mut whole, mut grown) = (machine(&[(1, 5)]), machine(&[(1, 5)]));
+        let mut stored = vector(&[(1, 5)]);
+        prop_assert_eq!(outputs(&mut whole, state(&has)), outputs(&mut grown, state(&has)));
+        for (number, last, answers) in steps {
+            if answers {
+                let page = || ClientInput::Page(PatchPage::Records(vec![patch(sid(number), last, last - 1)]));
+                prop_assert_eq!(outputs(&mut whole, page()), outputs(&mut grown, page()));
+                continue;
+            }
+            let last = last.max(stored.get(&sid(number)));
+            stored.advance(sid(number), last);
+            let told = outputs(&mut whole, ClientInput::Stored(stored.clone()));
+            prop_assert_eq!(told, outputs(&mut grown, ClientInput::Grown(vector(&[(number, last)]))));
+        }
+    }
+
     #[test]
     fn any_frames_are_understood_or_refused(frames in prop::collection::vec(
         (prop::sample::select(vec![1_u8, 2, 3, b'{', 0x83, 9]), prop::collection::vec(any::<u8>(), 0..80)), 0..8)

@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, Semaphore};
 use super::{
     client::{ClientInput, ClientOptions, ClientOutput, ClientSession, ClientTrouble},
     follower::Follower,
+    growth::Stored,
 };
 use crate::{
     ChannelError, DocumentError, PatchStore, PeerId, SharedModel, SyncError, SyncManager,
@@ -88,6 +89,8 @@ pub struct Gateway {
     options: ClientOptions,
     // Held while a snapshot is made: the next who asks gets the same one.
     follower: Mutex<Follower>,
+    // Held while the store is asked: by whichever client sees first that it has grown, for all of them.
+    stored: Mutex<Stored>,
     places: Semaphore,
     sent_away: AtomicU64,
 }
@@ -107,8 +110,8 @@ impl Gateway {
     ) -> Result<Self, DocumentError> {
         let follower = Mutex::new(Follower::new(Arc::clone(&store), document.base().cloned())?);
         let (options, places) = (ClientOptions::STANDARD, Semaphore::new(CLIENTS_MAX));
-        let sent_away = AtomicU64::new(0);
-        Ok(Self { node, manager, store, presence, options, follower, places, sent_away })
+        let (stored, sent_away) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { node, manager, store, presence, options, follower, stored, places, sent_away })
     }
 
     /// The same with other bounds.
@@ -161,8 +164,13 @@ impl Gateway {
     ) -> Result<(), Parting> {
         let mut machine = ClientSession::new(self.node.clone(), self.options).with_store(self.store.id());
         let mut stored = self.manager.stored();
-        stored.mark_unchanged();
-        machine.handle_input(ClientInput::Stored(self.store.vector().await.map_err(SyncError::from)?));
+        let count = *stored.borrow_and_update();
+        let mut seen = {
+            let mut held = self.stored.lock().await;
+            let (vector, next) = held.at(&*self.store, count).await?;
+            machine.handle_input(ClientInput::Stored(vector.clone()));
+            next
+        };
         let mut others = None;
         // A socket that says nothing holds a place that others wait for.
         let mut hello = pin!(tokio::time::sleep(self.options.hello_max));
@@ -213,7 +221,10 @@ impl Gateway {
                     None => return Ok(()),
                 },
                 changed = stored.changed() => match changed {
-                    Ok(()) => ClientInput::Stored(self.store.vector().await.map_err(SyncError::from)?),
+                    Ok(()) => {
+                        let count = *stored.borrow_and_update();
+                        self.stored.lock().await.since(&*self.store, count, &mut seen).await?
+                    }
                     Err(_) => return Ok(()),
                 },
                 () = &mut hello, if !machine.has_joined() => {

@@ -12,6 +12,7 @@
 mod client;
 mod driver;
 mod follower;
+mod growth;
 
 pub use client::{ClientInput, ClientOptions, ClientOutput, ClientSession, ClientTrouble};
 pub use driver::{ClientSocket, Gateway, Parting};
