@@ -25,6 +25,10 @@ impl FromStr for Place {
         if place == "memory" {
             return Ok(Self::Memory);
         }
+        if place.starts_with("rediss://") {
+            return Err("rediss:// is not supported, as no TLS is built in: take redis:// over a tunnel or a private network"
+                .to_owned());
+        }
         if place.starts_with("redis://") {
             return Ok(Self::Redis(place.to_owned()));
         }
@@ -61,8 +65,9 @@ impl Place {
             }
             Self::Redis(url) => {
                 let connected = RedisPubSub::connect(url, RedisOptions::standard()).await;
-                let pubsub = connected.map_err(|error| format!("can't meet at {url}: {error}"))?;
-                Ok(Met { pubsub: Arc::new(pubsub), how: format!("at {url}") })
+                let shown = without_password(url);
+                let pubsub = connected.map_err(|error| format!("can't meet at {shown}: {error}"))?;
+                Ok(Met { pubsub: Arc::new(pubsub), how: format!("at {shown}") })
             }
             Self::Spot(endpoints) => {
                 let (spot, own) = join(endpoints, key).await.map_err(|error| match error {
@@ -80,6 +85,15 @@ impl Place {
             }
         }
     }
+}
+
+/// An address as it may be shown: what is printed ends in logs and in the scroll-back of terminals.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 /// Takes the first of the addresses that is free here, or else any port, and connects to the others: they tell of the
@@ -140,13 +154,31 @@ mod tests {
         assert!(error.contains("spot://"), "{error}");
     }
 
+    #[tokio::test]
+    async fn a_password_is_not_printed() {
+        for (url, shown) in [
+            ("redis://ann:secret@127.0.0.1:1/2", "redis://127.0.0.1:1/2"),
+            ("redis://:sec@ret@127.0.0.1:1", "redis://127.0.0.1:1"),
+            ("redis://127.0.0.1:1/", "redis://127.0.0.1:1/"),
+        ] {
+            assert_eq!(without_password(url), shown);
+            let error = Place::Redis(url.to_owned()).meet().await.err().expect("nobody is there");
+            assert!(error.contains(shown) && !error.contains("sec"), "{error}");
+        }
+    }
+
     #[test]
     fn places_are_read_or_refused_with_what_is_expected() {
         assert_eq!("memory".parse(), Ok(Place::Memory));
         assert_eq!("redis://h:1/2".parse(), Ok(Place::Redis("redis://h:1/2".to_owned())));
         let both = ["tcp://a:1".to_owned(), "tcp://[::1]:2".to_owned()];
         assert_eq!("spot://a:1,[::1]:2".parse(), Ok(Place::Spot(both.to_vec())));
-        for (bad, why) in [("mem", "expected memory"), ("spot://", "HOST:PORT"), ("spot://a:0", "\"a:0\"")] {
+        for (bad, why) in [
+            ("mem", "expected memory"),
+            ("spot://", "HOST:PORT"),
+            ("spot://a:0", "\"a:0\""),
+            ("rediss://a", "TLS"),
+        ] {
             let error = bad.parse::<Place>().unwrap_err();
             assert!(error.contains(why), "{error}");
         }
