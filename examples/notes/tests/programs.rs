@@ -131,6 +131,13 @@ async fn programs_meet_on_redis_and_lose_nothing_when_one_and_the_server_are_kil
     let mut server = RedisServer::start().await;
     let folders = folders();
     let (mut programs, mut confirmed) = write_with_one_killed(&server.url(), &[], &folders).await;
+    // Silent, not gone: no connection ends, and nothing is answered.
+    server.signal("STOP");
+    for (number, program) in programs.iter_mut().enumerate() {
+        program.add(&format!("unheard {number}"), &mut confirmed).await;
+    }
+    server.signal("CONT");
+    agree(&mut programs, &confirmed).await;
     server.kill();
     for (number, program) in programs.iter_mut().enumerate() {
         program.add(&format!("serverless {number}"), &mut confirmed).await;
