@@ -93,7 +93,7 @@ async fn history(count: u64, at: &[u64]) -> (Vec<PatchRecord>, Vec<(StateVector<
         };
         let patch = document.edit(edit).unwrap().unwrap();
         at_first.apply_patch(&patch).await.unwrap();
-        let contained = records.last().map_or(0, |record| record.last());
+        let contained = records.last().map_or(0, |record: &PatchRecord| record.last());
         let want = [Want { sid: sid(1), after: contained, upto: u64::MAX >> 11 }];
         let PatchPage::Records(new) = store.page(&want, usize::MAX).await.unwrap() else { panic!("folded") };
         records.extend(new);

@@ -162,7 +162,7 @@ mod tests {
             ("redis://127.0.0.1:1/", "redis://127.0.0.1:1/"),
         ] {
             assert_eq!(without_password(url), shown);
-            let error = Place::Redis(url.to_owned()).meet().await.err().expect("nobody is there");
+            let error = Place::Redis(url.to_owned()).meet(None).await.err().expect("nobody is there");
             assert!(error.contains(shown) && !error.contains("sec"), "{error}");
         }
     }

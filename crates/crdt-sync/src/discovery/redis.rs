@@ -194,7 +194,8 @@ impl Registry {
             }
         }
         // What is no name was written by somebody else.
-        let id = |name: Vec<u8>| PeerId::new(String::from_utf8(name).ok()?).ok().filter(|peer| *peer != self.own);
+        let id =
+            |name: Vec<u8>| PeerId::new(String::from_utf8(name).ok()?).ok().filter(|peer| *peer != self.own);
         let mut peers: BTreeSet<PeerId> = names.into_iter().filter_map(id).collect();
         left.into_iter()
             .filter_map(id)

@@ -361,7 +361,7 @@ mod tests {
             })
         };
         outputs(&mut a, 1.0, says("b", 1, 1, "x"));
-        assert_eq!(outputs(&mut a, 1.1, goodbye("b", 3)), [PresenceOutput::Gone(id("b"))]);
+        assert_eq!(outputs(&mut a, 1.1, goodbye("b", 3)), [PresenceOutput::Left(id("b"))]);
         assert_eq!(outputs(&mut a, 1.2, says("b", 1, 2, "late")), []);
         assert_eq!(outputs(&mut a, 1.2, goodbye("c", 2)), []);
         assert_eq!(outputs(&mut a, 1.3, says("c", 1, 1, "late")), []);
