@@ -79,6 +79,8 @@ pub struct SessionIx {
 #[derive(Debug)]
 pub struct Loader {
     doc: Document,
+    /// The sessions that timestamps in constants are of, where a name may be all that there is of a session.
+    named: Option<Vec<u32>>,
 }
 
 impl Loader {
@@ -86,7 +88,14 @@ impl Loader {
     pub fn new(session: SessionId, time: u64, order: Order) -> Self {
         let mut doc = Document::with(session, time, order);
         doc.store.sessions.made = doc.time - 1;
-        Self { doc }
+        Self { doc, named: None }
+    }
+
+    /// What was noted of a session counts as seen only if something of it is loaded, should a timestamp in a constant be of that
+    /// session. Forms that write ids by a table enter a session there for such a timestamp too, also if nothing was seen of
+    /// it: taken at its word, the table would have all that the session made refused as known.
+    pub(crate) fn doubt_names(&mut self) {
+        self.named = Some(Vec::new());
     }
 
     /// Makes room for about so many nodes and bytes of content.
@@ -102,6 +111,15 @@ impl Loader {
     pub fn observe(&mut self, session: SessionId, time: u64) -> Result<(), LoadError> {
         let session = self.enter(session)?;
         self.doc.observe(session, time);
+        Ok(())
+    }
+
+    /// [`observe`](Self::observe), unless something was noted of the session before.
+    pub(crate) fn observe_first(&mut self, session: SessionId, time: u64) -> Result<(), LoadError> {
+        let session = self.enter(session)?;
+        if self.doc.store.sessions.seen(session).is_none() {
+            self.doc.observe(session, time);
+        }
         Ok(())
     }
 
@@ -161,6 +179,12 @@ impl Loader {
     pub fn con_id(&mut self, id: Timestamp, value: Timestamp) -> Result<NodeIx, LoadError> {
         self.heap(16)?;
         let at = self.id(id, 1)?;
+        if let Some(named) = &mut self.named
+            && let Some(session) = self.doc.store.sessions.get(value.sid.get())
+            && named.last() != Some(&session)
+        {
+            named.push(session);
+        }
         self.doc.store.create_con_id(at, value).map(NodeIx).ok_or(LoadError::Duplicate(id))
     }
 
@@ -393,8 +417,27 @@ impl Loader {
             self.doc.store.root = root.0;
             self.link(root);
         }
+        if let Some(named) = self.named.take() {
+            self.forget_names(named);
+        }
         self.doc.store.fit();
         Ok(self.doc)
+    }
+
+    /// Forgets what was noted of sessions that nothing is here of.
+    fn forget_names(&mut self, mut named: Vec<u32>) {
+        let store = &mut *self.doc.store;
+        let has_node = |session: u32| store.sessions.at(session).nodes.ceiling(0).is_some();
+        named.retain(|&session| session != store.sessions.own && !has_node(session));
+        if named.is_empty() {
+            return;
+        }
+        let mut has_chunk = vec![false; store.sessions.len()];
+        for sequence in &store.sequences.items {
+            sequence.chunks().for_each(|chunk| has_chunk[chunk.session as usize] = true);
+        }
+        named.retain(|&session| !has_chunk[session as usize]);
+        store.sessions.forget(&named);
     }
 }
 

@@ -150,6 +150,13 @@ impl Sessions {
         }
     }
 
+    /// Takes back what was noted of other sessions.
+    pub(super) fn forget(&mut self, sessions: &[u32]) {
+        sessions.iter().for_each(|&session| self.rows[session as usize].seen = Row::UNSEEN);
+        let Self { rows, peers, .. } = self;
+        peers.retain(|&peer| rows[peer as usize].seen().is_some());
+    }
+
     /// The document is edited by another session from now on; `last` is the last time that was used. Of the one before, no
     /// more was seen than it made.
     pub(super) fn switch(&mut self, sid: u64, last: u64) {

@@ -57,9 +57,12 @@ impl TableWriter {
             Some(place) => place,
             None => {
                 // A timestamp in a constant may lie beyond all that was seen of its session. The reference cannot write
-                // it (H9); a second entry that is high enough can, and every reader takes it.
-                let seen = self.peers.get(&id.sid.get()).copied().unwrap_or(self.own_last);
-                self.entries.push(Timestamp::new(id.sid, seen.max(id.time)));
+                // it (H9); a second entry that is high enough can. The first one says what was seen.
+                let seen = self.peers.get(&id.sid.get()).copied();
+                if let Some(seen) = seen.filter(|&seen| known.is_none() && seen < id.time) {
+                    self.entries.push(Timestamp::new(id.sid, seen));
+                }
+                self.entries.push(Timestamp::new(id.sid, seen.unwrap_or(self.own_last).max(id.time)));
                 self.places.insert(id.sid.get(), self.entries.len() - 1);
                 self.entries.len() - 1
             }
@@ -176,15 +179,17 @@ impl Table {
         self.0.iter().map(known).collect()
     }
 
-    /// An empty document of the first entry's session that has seen the others.
+    /// An empty document of the first entry's session that has seen the others: of two entries of one session, what the first
+    /// one says. Those that only constants name are [forgotten](Loader::doubt_names) in the end.
     pub(super) fn loader(&self) -> Result<Loader, LoadError> {
         let own = self.0[0].sid;
         // A session may stand twice, and the system's session is no peer.
         let next = self.0.iter().filter(|entry| entry.sid == own).map(|entry| entry.time + 1).max();
         let mut loader = Loader::new(own, next.unwrap_or(1), Order::Logical);
         for peer in self.0.iter().filter(|peer| peer.sid != own && peer.sid != SessionId::SYSTEM) {
-            loader.observe(peer.sid, peer.time)?;
+            loader.observe_first(peer.sid, peer.time)?;
         }
+        loader.doubt_names();
         Ok(loader)
     }
 }
