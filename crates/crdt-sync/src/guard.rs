@@ -17,7 +17,7 @@ use crate::{
 /// Decides whether patches and snapshots are what they claim to be, and makes the claim for this replica's own.
 ///
 /// Without a guard everyone who reaches the channels may write. What it answers is its own error, and comes to whoever
-/// watches in the [`Refusal`](crate::session::Refusal).
+/// watches in the [`Refusal`].
 pub trait Guard: Send + Sync {
     /// Adds the proof to a patch of this replica, or says why it may not write.
     fn prove(&self, record: PatchRecord) -> Result<PatchRecord, SharedError>;
