@@ -224,7 +224,7 @@ impl Desk {
         let counted = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         Ok(format!(
             "{}, {} of this one's page\nyou write as session {}",
-            counted(status.now.peers, "other program"),
+            counted(status.now.peers - status.now.absent, "other program"),
             counted(windows, "window"),
             self.replica.session()
         ))
