@@ -1,18 +1,23 @@
 //! Taking in patches: what comes too early, what was known, what has no room.
 
 use super::{
-    Document, Observer, Order,
+    Document, LoadError, Observer, Order,
+    load::bound,
     sequence::{Id, SPAN_MAX},
     sessions::SESSIONS_MAX,
 };
 use crate::{
-    SessionId, Timespan, Timestamp,
+    SessionId, StateVector, Timespan, Timestamp,
     codec::Malformed,
+    id::MAX_ID,
     patch::{
         Patch, PatchRef,
         keystroke::{self, Start},
     },
 };
+
+/// The last session that a server numbers for.
+const SERVERS_MAX: u64 = 8;
 
 /// What became of a patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +204,54 @@ impl Document {
         self.store.seen(id.sid.get()).is_some_and(|seen| id.time <= seen)
     }
 
+    /// Notes what had been seen: the [state vector](Self::state_vector) that was kept beside a snapshot.
+    ///
+    /// Of json-joy's forms only the verbose and the indexed one hold the sessions of which nothing is left in the tree. A
+    /// document that was read from another one would wait for ever for what they made, if a patch names something of it that
+    /// was removed, and would take their patches once more.
+    ///
+    /// ```
+    /// use crdt_core::{Document, Model, SessionId, codec::DocumentFormat};
+    ///
+    /// # let mut model = Model::new(SessionId::new(70_001).unwrap());
+    /// # model.api().root("warp")?;
+    /// # let document = model.document();
+    /// let (bytes, seen) = (document.to_binary(), document.state_vector());
+    /// let mut back = DocumentFormat::Binary.decode(&bytes)?;
+    /// back.note_seen(&seen)?;
+    /// # assert!(back.state_vector().contains(&seen));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// It has to be the vector of the very document that was written. Patches that a later one has seen, and this document has
+    /// not, would count as [known](Applied::Known) and be lost to it.
+    ///
+    /// # Errors
+    /// [`LoadError::TooLarge`] for more sessions or later times than a document can hold, [`LoadError::System`] for the session
+    /// that makes nothing; then nothing has changed.
+    pub fn note_seen(&mut self, seen: &StateVector) -> Result<(), LoadError> {
+        let sessions = &self.store.sessions;
+        let news = seen.iter().filter(|(sid, _)| sessions.get(sid.get()).is_none()).count();
+        bound("sessions", (sessions.len() + news) as u64, SESSIONS_MAX as u64 - 1)?;
+        for (&sid, last) in seen.iter() {
+            if sid == SessionId::SYSTEM {
+                return Err(LoadError::System(Timestamp::new(sid, last)));
+            }
+            if self.order == Order::Server {
+                bound("session numbers under a server", sid.get(), SERVERS_MAX)?;
+            }
+            bound("times", last, MAX_ID - 1)?;
+        }
+        for (&sid, last) in seen.iter() {
+            if self.has_seen(Timestamp::new(sid, last)) {
+                continue;
+            }
+            let session = self.store.sessions.enter(sid.get());
+            self.observe(session, last);
+        }
+        Ok(())
+    }
+
     /// Whether all times of a patch have been seen.
     fn has_seen_all(&self, patch: PatchRef<'_>) -> bool {
         patch
@@ -285,7 +338,7 @@ impl Document {
         bound("bytes of keys and constants", heap + 3 * bytes, Self::HEAP_BYTES_MAX)?;
         bound("sessions", self.store.sessions.len() as u64 + 1, SESSIONS_MAX as u64)?;
         if self.order == Order::Server {
-            if id.sid.get() > 8 {
+            if id.sid.get() > SERVERS_MAX {
                 return Err(ApplyError::NotServer { id });
             }
             if id.time == 0 {

@@ -549,6 +549,6 @@ fn timestamp(sessions: &Sessions, id: Id) -> Timestamp {
     Timestamp::new(SessionId::new(sessions.sid(id.session)).unwrap_or(SessionId::SYSTEM), id.time)
 }
 
-fn bound(what: &'static str, value: u64, max: u64) -> Result<u64, LoadError> {
+pub(super) fn bound(what: &'static str, value: u64, max: u64) -> Result<u64, LoadError> {
     if value > max { Err(LoadError::TooLarge { what, value, max }) } else { Ok(value) }
 }

@@ -3,7 +3,7 @@
 //! *Structural* forms are the tree from the root, in four spellings ([`DocumentFormat`]). The *indexed* form is a field
 //! per node ([`indexed`]), the *sidecar* form the plain view beside its metadata ([`sidecar`]). Nodes that the root does
 //! not reach are in the indexed form only, and sessions without an id in the tree are in no form but the verbose and
-//! the indexed one: keep a state vector beside a snapshot (H8).
+//! the indexed one: keep a state vector beside a snapshot, and [give it back](Document::note_seen) (H8).
 
 mod binary;
 mod compact;
@@ -108,7 +108,8 @@ impl Document {
     /// Reads [`to_binary`](Self::to_binary), or what json-joy's `model.toBinary()` wrote.
     ///
     /// The document goes on as the session that wrote it. Who is another one calls [`set_session`](Self::set_session)
-    /// before the first edit: two replicas that edit as one session make different things with the same ids.
+    /// before the first edit: two replicas that edit as one session make different things with the same ids. Who takes patches
+    /// from many [gives back](Self::note_seen) the state vector too, which the form does not hold.
     ///
     /// # Errors
     /// [`DocumentError`]
