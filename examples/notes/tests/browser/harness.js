@@ -7,6 +7,9 @@ import { Program } from "./program.js";
 
 export { WAIT_MS };
 
+/** Where a browser keeps the document of the tests. */
+export const KEPT_AT = "weft-notes-demo";
+
 /**
  * Runs a test with its own program and browsers, and takes everything down again. A test fails when a page logged an
  * error.
@@ -28,6 +31,18 @@ export function together(body, { mobile = false } = {}) {
       await program.stop();
     }
   };
+}
+
+/** What two type at once around a bar, and what is there afterwards if nothing is lost and nothing comes twice. */
+export async function typeAtOnce(left, right) {
+  const [before, after] = ["aaaaaaaaaabbbbbbbbbbcccccccccc", "ddddddddddeeeeeeeeeeffffffffff"];
+  await left.type("|");
+  await right.shows("|");
+  await left.select(0);
+  await right.select(1);
+  const typed = Promise.all([left.type(before), right.type(after)]);
+  await left.page.waitForFunction(() => document.getElementById("text").value.length > 20);
+  return { typed, whole: `${before}|${after}` };
 }
 
 export class Person {
@@ -114,6 +129,29 @@ export class Window {
     } catch {
       assert.equal(await this.text.inputValue(), wanted);
     }
+  }
+
+  /** Loads the page anew, once its service worker has it for when the node is away. */
+  async reload() {
+    await this.page.evaluate(async () => (await navigator.serviceWorker.ready).active);
+    await this.page.reload();
+    await this.is("live");
+  }
+
+  /** Waits until the browser keeps a snapshot of what was seen, and no patches beside it. */
+  async isFolded() {
+    await this.page.waitForFunction(async (name) => {
+      const database = await new Promise((resolve, reject) => {
+        const request = indexedDB.open(name);
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+      });
+      const reading = database.transaction(["log", "snapshots"]);
+      const [patches, snapshot] = [reading.objectStore("log").count(), reading.objectStore("snapshots").get(0)];
+      await new Promise((resolve) => (reading.oncomplete = resolve));
+      database.close();
+      return patches.result === 0 && snapshot.result?.vector.size > 0;
+    }, KEPT_AT, { timeout: WAIT_MS });
   }
 
   /** @param {string} wanted */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { Person, together } from "./harness.js";
+import { Person, together, typeAtOnce } from "./harness.js";
 
 test("what is typed offline is there when the cable is back, on both sides", together(async ({ program, ann, bo }) => {
   const [left, right] = [await ann.open("Ann"), await bo.open("Bo")];
@@ -29,10 +29,7 @@ test("a window opens without the node, with what was typed before, and sends it 
   const left = await ann.open("Ann");
   await left.type("online, ");
   await left.hasUnsent(0);
-  // The page itself is kept by its service worker.
-  await left.page.evaluate(async () => (await navigator.serviceWorker.ready).active);
-  await left.page.reload();
-  await left.is("live");
+  await left.reload();
   await left.shows("online, ");
   await ann.unplug();
   await left.is("offline");
@@ -77,18 +74,12 @@ test("windows of one browser share what is kept, and lose nothing of each other"
 
 test("the program is killed while two people type: nothing is lost, nothing comes twice", together(async ({ program, ann, bo }) => {
   const [left, right] = [await ann.open("Ann"), await bo.open("Bo")];
-  await left.type("|");
-  await right.shows("|");
-  await left.select(0);
-  await right.select(1);
-  const typing = Promise.all([left.type("aaaaaaaaaabbbbbbbbbbcccccccccc"), right.type("ddddddddddeeeeeeeeeeffffffffff")]);
-  await left.page.waitForFunction(() => document.getElementById("text").value.length > 20);
+  const { typed, whole } = await typeAtOnce(left, right);
   await program.kill();
-  await typing;
+  await typed;
   await left.is("offline");
   assert.ok(Number(await left.page.getAttribute("#badge", "data-unsent")) > 0);
   await program.restart();
-  const whole = "aaaaaaaaaabbbbbbbbbbcccccccccc|ddddddddddeeeeeeeeeeffffffffff";
   await left.shows(whole);
   await right.shows(whole);
   await left.hasUnsent(0);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { rename } from "node:fs/promises";
 import test from "node:test";
-import { together, WAIT_MS } from "./harness.js";
+import { KEPT_AT, together, typeAtOnce, WAIT_MS } from "./harness.js";
 
 const dismiss = (window) => window.page.locator("#left button", { hasText: "Discard" }).click();
 
@@ -38,11 +38,8 @@ test("a window that can not bring back what it is built on says so, keeps it, an
   let left = await ann.open("Ann");
   await left.type("old text. ");
   await left.hasUnsent(0);
-  await left.page.evaluate(async () => (await navigator.serviceWorker.ready).active);
-  // What was seen is folded: after this the window has a snapshot and no patches of it.
-  await left.page.waitForTimeout(2500);
-  await left.page.reload();
-  await left.is("live");
+  await left.isFolded();
+  await left.reload();
   await left.shows("old text. ");
   await ann.unplug();
   await left.is("offline");
@@ -104,16 +101,10 @@ test("texts of one name in two folders are not mixed, and each window's edits re
 
 test("a node that is stopped while somebody types is taken for one that comes back", together(async ({ program, ann, bo }) => {
   const [left, right] = [await ann.open("Ann"), await bo.open("Bo")];
-  await left.type("|");
-  await right.shows("|");
-  await left.select(0);
-  await right.select(1);
-  const typing = Promise.all([left.type("aaaaaaaaaabbbbbbbbbbcccccccccc"), right.type("ddddddddddeeeeeeeeeeffffffffff")]);
-  await left.page.waitForFunction(() => document.getElementById("text").value.length > 20);
+  const { typed, whole } = await typeAtOnce(left, right);
   await program.terminate();
-  await typing;
+  await typed;
   await program.restart();
-  const whole = "aaaaaaaaaabbbbbbbbbbcccccccccc|ddddddddddeeeeeeeeeeffffffffff";
   await left.shows(whole);
   await right.shows(whole);
   await left.hasUnsent(0);
@@ -125,14 +116,12 @@ test("something unreadable beside what a browser keeps costs nothing of the rest
   const left = await ann.open("Ann");
   await left.type("kept");
   await left.hasUnsent(0);
-  await left.page.evaluate(async () => (await navigator.serviceWorker.ready).active);
-  await left.page.reload();
-  await left.is("live");
+  await left.reload();
   await ann.unplug();
   await left.is("offline");
   await left.select(4);
   await left.type(", offline");
-  await left.page.evaluate(() => localStorage.setItem("weft-notes-demo/late/1-1", "{not json"));
+  await left.page.evaluate((name) => localStorage.setItem(`${name}/late/1-1`, "{not json"), KEPT_AT);
   await left.page.reload();
   await left.shows("kept, offline");
   await ann.plugIn();
