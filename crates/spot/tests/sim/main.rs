@@ -394,6 +394,13 @@ fn founding_nodes_among_others_converge_after_chaos() {
     for_seeds(4, |seed| drop(chaos(seed, 5, 2, false)));
 }
 
+/// A node took a topic over while its founding owner could not be heard. What that one had said was still on its way, and came to
+/// those who heard both a second time.
+#[test]
+fn what_a_founding_owner_said_comes_once_when_its_topic_is_taken_over() {
+    chaos(168, 5, 2, false);
+}
+
 #[test]
 fn ten_thousand_topics_are_known_everywhere_and_go_with_their_owner() {
     let mut world = World::new(1, 3, quick);

@@ -228,7 +228,9 @@ impl Node {
         let mut named =
             HashSet::with_capacity_and_hasher(topics.len(), foldhash::fast::RandomState::default());
         for (i, topic) in topics.iter().enumerate() {
-            let epoch = epochs.get(i).copied().unwrap_or(0);
+            // Founding peers name epochs only when they announce.
+            let announced = || self.peers[peer].topics.get(&self.named(topic)?).copied();
+            let epoch = epochs.get(i).copied().or_else(announced).unwrap_or(0);
             if self.allowed(id, Right::Own, topic).is_err() {
                 self.refuse(id);
             } else if self.news_link(peer, topic) == Some(id) {
@@ -252,6 +254,7 @@ impl Node {
         if link.unanswered > 0 {
             link.unanswered -= 1;
             state.answers += 1;
+            link.unheard.retain(|_, answer| *answer > state.answers);
             if std::mem::take(&mut state.query_again) {
                 self.query(peer);
             }
@@ -375,6 +378,10 @@ impl Node {
         let from_owner = self.topics[topic].upstream.link == Some(id);
         if self.topics[topic].local.is_none() || from_owner {
             return self.message(id, name, data);
+        }
+        if self.links[id].unheard.contains_key(name) {
+            // All who heard it have had it. To pass it on would be to say it twice.
+            return Err(NotFollowed);
         }
         self.allowed(id, Right::Publish, name)?;
         self.counters.received += 1;

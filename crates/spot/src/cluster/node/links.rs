@@ -170,6 +170,7 @@ impl Node {
             closing: false,
             inbound: HashMap::new(),
             inbound_of: HashMap::new(),
+            unheard: BTreeMap::new(),
             interest: BTreeSet::new(),
             told: BTreeMap::new(),
             unanswered: 0,

@@ -158,6 +158,7 @@ impl Node {
                 });
                 self.send(link, &Command::Subscribe { topic: name.as_str(), resume });
                 if let (false, Some(peer)) = (extended, self.links[link].peer) {
+                    self.links[link].unheard.remove(&name);
                     self.topics[id].upstream.barrier = self.barrier(peer);
                     if have == UNNUMBERED {
                         self.deliver_gap(id, 0, None);
@@ -182,8 +183,17 @@ impl Node {
         for left in std::mem::take(&mut upstream.left) {
             if Some(left) != link {
                 self.send(left, &Command::Unsubscribe { topic: name.as_str(), open: false });
+                self.unhear(left, name);
             }
         }
+    }
+
+    /// A peer was told that we do not hear a topic of its own any more. A founding one acknowledges nothing, but it answers.
+    fn unhear(&mut self, id: LinkId, name: &Topic) {
+        let founding = self.links.get(id).filter(|link| link.protocol != Protocol::Extended);
+        let Some(peer) = founding.and_then(|link| link.peer) else { return };
+        let answer = self.barrier(peer);
+        self.links[id].unheard.insert(name.clone(), answer);
     }
 
     /// A topic is another node's. If it was ours until now, what waited here without a number is for us to pass on.

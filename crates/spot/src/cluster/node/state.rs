@@ -382,6 +382,9 @@ pub(super) struct Link {
     pub(super) inbound: HashMap<u32, Inbound>,
     /// Aliases of streams that come from owners and publishers without one, by topic.
     pub(super) inbound_of: HashMap<TopicId, u32>,
+    /// Topics that we heard on it, if it is a founding peer's, and the answer with which it knows that we do not any more. What
+    /// it says under their names until then, it says as the owner.
+    pub(super) unheard: BTreeMap<Topic, u64>,
     pub(super) interest: OpenInterest,
     /// Patterns that we told it of.
     pub(super) told: BTreeMap<String, Told>,

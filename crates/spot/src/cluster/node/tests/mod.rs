@@ -11,6 +11,7 @@ use crate::cluster::{
 };
 use crate::{Topic, TopicPattern};
 
+mod founding;
 mod losses;
 mod moves;
 mod resume;
