@@ -1,6 +1,7 @@
 //! The synchronisation of one document, running.
 
 mod driver;
+pub mod folding;
 mod members;
 mod owned;
 mod policy;
@@ -17,7 +18,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::driver::{Command, Driver};
+use self::{
+    driver::{Command, Driver},
+    folding::Folding,
+};
 pub use self::{
     policy::CompactionPolicy,
     repair::Repaired,
@@ -26,7 +30,7 @@ pub use self::{
 use crate::{
     Broadcaster, DiscoveryError, DocumentError, Guard, PatchRecord, PatchStore, PatchStoreError,
     PeerDiscovery, PeerId, SharedError, SyncDocument, Syncer,
-    session::{Counters, PeerStatus, Refusal, SessionEvent, SessionOptions, Status},
+    session::{Counters, PeerStatus, Refusal, SessionEvent, SessionOptions, Status, SyncMode},
 };
 
 /// How many calls wait for the manager's task; above it the next call waits until there is room.
@@ -55,6 +59,13 @@ struct Parts {
     guard: Option<Arc<dyn Guard>>,
     compaction: CompactionPolicy,
     retry: StoreRetry,
+}
+
+impl Parts {
+    fn folding(&self) -> Folding<'_> {
+        let dag = self.options.sync == SyncMode::Dag;
+        Folding { store: &*self.store, document: &*self.document, guard: self.guard.as_deref(), dag }
+    }
 }
 
 struct Running {

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector, Timestamp};
+use crdt_core::{SessionId, StateVector};
 
 use super::{
     SyncError,
-    driver::{Driver, LOAD_PAGE_BYTES, add_content, expect_whole, for_each_page, is_stopping, skip_bad},
-    owned,
+    driver::{Driver, is_stopping},
+    folding::{Folded, NotTaken, Taken},
     policy::Log,
-    sealed::{self, Sealed},
+    sealed,
 };
 use crate::{
-    DocumentError, Fold, PatchStoreError, PeerId, SnapshotHead, Want,
-    dag::{Heads, Walk, snapshot},
+    PatchStoreError, PeerId, SnapshotHead, Want,
+    dag::{Walk, snapshot},
     session::{Input, Page, ReadWhat, Refusal, WALK_PAGE_NODES_MAX},
     store::PatchPage,
 };
@@ -37,8 +37,6 @@ impl Offered {
 const FOLD_PAUSES: u32 = 8;
 /// A snapshot is offered again while the patches that came after it take no more than this part of its bytes.
 const OFFERED_PER_NEWS: u64 = 16;
-/// How often the patches to fold are looked through for those whose causes come behind them.
-const PASSES_MAX: usize = 8;
 
 impl Driver {
     /// Reads what a peer asked for; nothing if the store can't be read now. That costs the peer another question, to
@@ -127,17 +125,15 @@ impl Driver {
 
     /// A snapshot for a peer that lacks what is not among the patches any more.
     async fn make_offer(&mut self, peer: &PeerId, offers: bool) -> Result<Option<SnapshotHead>, SyncError> {
-        let mut vector = self.machine.stored().clone();
-        if offers {
-            // What only some have stays as patches. (An asker that could not take such a snapshot over needs more.)
-            let contained = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
-            let stable = self.stable(Some(peer));
-            vector = self.ends_of_patches(&contained, &stable).await?;
-        }
+        let vector = match offers {
+            true => self.parts.folding().offerable(&self.stable(Some(peer))).await?,
+            // An asker that could not take such a snapshot over needs more.
+            false => self.machine.stored().clone(),
+        };
         if let Some(head) = self.offered_again(&vector) {
             return Ok(Some(head));
         }
-        let (vector, bytes) = self.fold(&vector).await?;
+        let (vector, bytes) = self.parts.folding().fold(&vector).await?;
         Ok(self.offer(vector, bytes))
     }
 
@@ -167,7 +163,7 @@ impl Driver {
             Some(heads) => snapshot::seal(heads, &document),
             None => sealed::with_content(self.machine.content(), document),
         };
-        let bytes = self.with_owners(&stored, bytes);
+        let bytes = self.parts.folding().with_owners(&stored, bytes);
         self.offer(stored, bytes)
     }
 
@@ -222,54 +218,6 @@ impl Driver {
         head
     }
 
-    /// Makes a snapshot of what is stored, up to `upto`, out of patches. Returns what it contains, too: a patch that lacks a
-    /// cause below `upto`, or that the document refuses, is not in it, nor is what follows that.
-    #[tracing::instrument(level = "debug", skip_all)]
-    async fn fold(
-        &self,
-        upto: &StateVector<SessionId>,
-    ) -> Result<(StateVector<SessionId>, Bytes), SyncError> {
-        let (have, base) = match self.parts.store.snapshot().await? {
-            Some((vector, bytes)) => (vector, Some(sealed::open(&bytes)?)),
-            None => (StateVector::new(), None),
-        };
-        let mut fold = self.parts.document.fold(base.as_ref().map(|base| &base.document[..]))?;
-        let (mut heads, mut content) =
-            base.map_or_else(|| (Heads::new(), Some(0)), |base| (base.heads, base.content));
-        let mut contained = have.clone();
-        let dag = self.machine.heads().is_some();
-        let whole = for_each_page(&self.parts, have, upto, |records| {
-            for record in records {
-                if record.follows(&contained) && skip_bad(fold.apply(record)) {
-                    contained.advance(record.session(), record.last());
-                    content = add_content(content, record);
-                    if dag {
-                        heads.add(record);
-                    }
-                }
-            }
-        });
-        expect_whole(whole.await?)?;
-        // What a snapshot is said to contain is never asked for again, and the store forgets its patches.
-        if fold.vector() != contained {
-            return Err(
-                DocumentError::Snapshot("it contains other patches than were put in".to_owned()).into()
-            );
-        }
-        let bytes = fold.finish()?;
-        let bytes = if dag { snapshot::seal(&heads, &bytes) } else { sealed::with_content(content, bytes) };
-        let bytes = self.with_owners(&contained, bytes);
-        Ok((contained, bytes))
-    }
-
-    /// A snapshot with whose its sessions are: their proofs stand in the patches, which go.
-    fn with_owners(&self, contained: &StateVector<SessionId>, bytes: Bytes) -> Bytes {
-        match &self.parts.guard {
-            Some(guard) => owned::seal(&guard.owners(contained), bytes),
-            None => bytes,
-        }
-    }
-
     /// Folds what all have, if the log has grown out of proportion. If that fails, it is tried again after a pause: until
     /// then the log is longer than it should be.
     pub(super) async fn fold_when_due(&mut self) {
@@ -291,23 +239,11 @@ impl Driver {
     pub(super) async fn compact(&mut self, keep_ticks: u64) -> Result<StateVector<SessionId>, SyncError> {
         // For whom nothing is folded now nothing may be after a restart.
         self.note_members().await?;
-        let present = self.parts.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default();
         let stable = self.stable(None);
-        let latest = stable.iter().map(|(_, last)| last).max().unwrap_or(0);
-        // Causes have lower times than their effects, so a cut at one time takes none away.
-        let cut = latest.saturating_sub(keep_ticks);
-        let upto: StateVector<SessionId> = stable.iter().map(|(sid, last)| (*sid, last.min(cut))).collect();
-        let upto = self.ends_of_patches(&present, &upto).await?;
-        if present.contains(&upto) || !upto.contains(&present) {
-            return Ok(present);
-        }
-        let (contained, bytes) = self.fold(&upto).await?;
-        if contained == present {
-            return Ok(present);
-        }
-        let (folded_bytes, snapshot_bytes) =
-            (self.log.estimate(ticks(&present, &contained)), bytes.len() as u64);
-        let folded_ticks = ticks(&present, &contained);
+        let Folded { present, snapshot } = self.parts.folding().fold_stable(&stable, keep_ticks).await?;
+        let Some((contained, bytes)) = snapshot else { return Ok(present) };
+        let (folded_ticks, snapshot_bytes) = (ticks(&present, &contained), bytes.len() as u64);
+        let folded_bytes = self.log.estimate(folded_ticks);
         self.parts.store.install(&contained, bytes).await?;
         self.log.bytes = self.log.bytes.saturating_sub(folded_bytes);
         self.log.ticks = self.log.ticks.saturating_sub(folded_ticks);
@@ -316,109 +252,25 @@ impl Driver {
         Ok(contained)
     }
 
-    /// The last patches that end at or before `upto` and lack no cause there: a snapshot contains whole patches with all that
-    /// they build on, and what peers say that they have need not be so. Anybody may say anything; if a fold lacked a cause,
-    /// its effects would be in no snapshot, and no longer among the patches.
-    async fn ends_of_patches(
-        &self,
-        have: &StateVector<SessionId>,
-        upto: &StateVector<SessionId>,
-    ) -> Result<StateVector<SessionId>, SyncError> {
-        let mut ends = have.clone();
-        // A patch may come after one that it is a cause of; see [`causal`](crate::causal). What is found in no pass is folded
-        // another time.
-        for _ in 0..PASSES_MAX {
-            let (mut read, mut left_out) = (ends.clone(), false);
-            let before = ends.clone();
-            loop {
-                let want = Want::missing(&read, upto);
-                match self.parts.store.page(&want, LOAD_PAGE_BYTES).await? {
-                    PatchPage::Records(records) if !records.is_empty() => {
-                        for record in records {
-                            read.advance(record.session(), record.last());
-                            if record.follows(&ends) {
-                                ends.advance(record.session(), record.last());
-                            } else {
-                                left_out = true;
-                            }
-                        }
-                    }
-                    _ => break,
-                }
-            }
-            if !left_out || ends == before {
-                break;
-            }
-        }
-        Ok(ends)
-    }
-
     /// Takes over a peer's snapshot.
     #[tracing::instrument(level = "debug", skip_all, fields(len_bytes = head.len_bytes))]
     pub(super) async fn install(&mut self, head: SnapshotHead, bytes: Bytes) -> Result<Input, SyncError> {
-        if let Some(guard) = &self.parts.guard
-            && let Err(reason) = guard.check_snapshot(&head, &bytes)
-        {
-            self.not_allowed(Refusal::SnapshotNotAllowed { reason });
-            return Ok(Input::InstallFailed);
-        }
-        let vector = head.vector;
-        // Before anything is kept, the bytes must prove to be a snapshot of what the head says, that our own patches go on
-        // top of.
-        let (session, stored) = (self.parts.options.session, self.machine.stored().clone());
-        let (mut opened, mut fold) = match self.open(&vector, &bytes) {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::warn!(%error, "a peer sent a broken snapshot");
+        let stored = self.machine.stored().clone();
+        let taken = match self.parts.folding().take(&head, &bytes, &stored).await {
+            Ok(taken) => taken,
+            Err(NotTaken::Parted) => return Ok(Input::InstallParted),
+            Err(not) => {
+                match not {
+                    NotTaken::NotAllowed(reason) => self.not_allowed(Refusal::SnapshotNotAllowed { reason }),
+                    // With a guard it takes our signature to prove it, and a snapshot has that of the one who made it.
+                    NotTaken::Forked(id) => self.machine.session_is_forked(id, self.parts.guard.is_none()),
+                    NotTaken::Unread(error) => self.read_failed(&error),
+                    broken => tracing::warn!(error = %broken, "a peer sent a broken snapshot"),
+                }
                 return Ok(Input::InstallFailed);
             }
         };
-        if let Some(guard) = &self.parts.guard
-            && let Err(reason) = guard.check_owners(&vector, &opened.owners)
-        {
-            self.not_allowed(Refusal::SnapshotNotAllowed { reason });
-            return Ok(Input::InstallFailed);
-        }
-        // Of our own session nobody has more than we do. With a guard it takes our signature to prove otherwise, and a
-        // snapshot has that of the one who made it.
-        if vector.get(&session) > stored.get(&session) {
-            let id = Timestamp::new(session, vector.get(&session));
-            self.machine.session_is_forked(id, self.parts.guard.is_none());
-            return Ok(Input::InstallFailed);
-        }
-        let (mut log, dag) =
-            (Log { snapshot_bytes: head.len_bytes, ..self.log }, self.machine.heads().is_some());
-        (log.bytes, log.ticks) = (0, 0);
-        let (mut ends, mut forked) = (vector.clone(), None);
-        let on_top = for_each_page(&self.parts, vector.clone(), &stored, |records| {
-            for record in records {
-                if ends.get(&record.session()) != record.prev {
-                    forked.get_or_insert(record.id);
-                }
-                ends.advance(record.session(), record.last());
-                skip_bad(fold.apply(record));
-                log.bytes += record.len_bytes() as u64;
-                log.ticks += record.last() - record.prev;
-                if dag {
-                    opened.heads.add(record);
-                }
-                opened.content = add_content(opened.content, record);
-            }
-        });
-        match on_top.await {
-            Ok(true) => {}
-            Ok(false) => return Ok(Input::InstallParted),
-            Err(error) => {
-                // Nothing was changed yet, and it can be asked for again.
-                self.read_failed(&error);
-                return Ok(Input::InstallFailed);
-            }
-        }
-        if let Some(id) = forked {
-            // It ends within one of our patches, so that it has another one in that place.
-            self.machine.session_is_forked(id, self.parts.guard.is_none());
-            return Ok(Input::InstallFailed);
-        }
+        let (vector, Taken { document, sealed, log_bytes, log_ticks }) = (head.vector, taken);
         let store = &*self.parts.store;
         let keep = || store.install(&vector, bytes.clone());
         let stopping = is_stopping(self.commands.as_ref());
@@ -428,27 +280,10 @@ impl Driver {
             Err(error) => return Err(error.into()),
         }
         self.stored.send_modify(|count| *count += 1);
-        self.parts.document.take_over(fold)?;
-        self.parts.guard.iter().for_each(|guard| guard.note_owners(&opened.owners));
-        self.log = log;
-        Ok(Input::Installed { vector, heads: opened.heads, content: opened.content })
-    }
-
-    /// A peer's snapshot, if it contains what its head says.
-    fn open(
-        &self,
-        vector: &StateVector<SessionId>,
-        bytes: &Bytes,
-    ) -> Result<(Sealed, Box<dyn Fold>), DocumentError> {
-        let opened = sealed::open(bytes)?;
-        let fold = self.parts.document.fold(Some(&opened.document))?;
-        if fold.vector() != *vector {
-            return Err(DocumentError::Snapshot("it contains other patches than its head says".to_owned()));
-        }
-        if opened.heads.iter().any(|link| vector.get(&link.sid) < link.last) {
-            return Err(DocumentError::Snapshot("it lacks nodes that it calls heads".to_owned()));
-        }
-        Ok((opened, fold))
+        self.parts.document.take_over(document)?;
+        self.parts.guard.iter().for_each(|guard| guard.note_owners(&sealed.owners));
+        self.log = Log { bytes: log_bytes, ticks: log_ticks, snapshot_bytes: head.len_bytes, ..self.log };
+        Ok(Input::Installed { vector, heads: sealed.heads, content: sealed.content })
     }
 }
 

@@ -11,7 +11,7 @@ use crdt_sync::{
     crypto::{Access, Role, Signer},
 };
 
-use crate::{outsider::lowered, world::Random};
+use crate::{outsider::lowered, random::Random};
 
 /// How many replicas there are at the most: each has a key of its own.
 pub(crate) const WRITERS: usize = 4;

@@ -10,7 +10,7 @@ use crdt_sync::{
     dag::{Link, NodeHash},
 };
 
-use crate::world::Random;
+use crate::random::Random;
 
 /// What the slow one offers would take an hour and more.
 const SNAPSHOT_BYTES: u64 = 1 << 20;

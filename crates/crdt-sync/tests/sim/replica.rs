@@ -5,60 +5,15 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp};
 use crdt_sync::{
-    Gate, Guard, PatchRecord, PeerChange, PeerId, SnapshotHead, SyncMessage, Want,
-    dag::{Heads, Link, Walk, snapshot},
+    Gate, Guard, PatchRecord, PatchStore as _, PeerChange, PeerId, SyncMessage, Want,
+    dag::Heads,
     discovery::PeerSet,
-    session::{
-        Input, Output, Page, ReadWhat, Refusal, Session, SessionEvent, SessionOptions, SyncMode,
-        TrickleOptions, WALK_PAGE_NODES_MAX, content,
-    },
-    store::{MemoryPatchStore, PatchPage, PatchStore, PatchStoreError},
+    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
+    store::{MemoryPatchStore, PatchPage},
 };
 use futures_util::FutureExt as _;
 
-use crate::disk::Disk;
-
-/// The document: which patches are in it. What a real document would do with them is tested elsewhere; here it
-/// matters that each comes once and after its causes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Applied {
-    pub(crate) ids: BTreeSet<Timestamp>,
-    pub(crate) vector: StateVector<SessionId>,
-}
-
-impl Applied {
-    fn apply(&mut self, record: &PatchRecord) -> Result<(), String> {
-        if !self.ids.insert(record.id) {
-            return Err(format!("{} applied twice", record.id));
-        }
-        if self.vector.get(&record.session()) != record.prev {
-            return Err(format!("{} applied out of its session's order", record.id));
-        }
-        let lacks = |link: &&Link| self.vector.get(&link.sid) < link.last;
-        if let Some(link) = record.links.iter().find(lacks) {
-            return Err(format!("{} applied before {link:?}, which it follows", record.id));
-        }
-        if let Some(need) = record.needs.iter().find(|need| self.vector.get(&need.sid) < need.time) {
-            return Err(format!("{} applied before {need}, which it names", record.id));
-        }
-        self.vector.advance(record.session(), record.last());
-        Ok(())
-    }
-
-    fn snapshot(&self, content: u64, owners: &[u8]) -> Bytes {
-        let ids: Vec<(u64, u64)> = self.ids.iter().map(|id| (id.sid.get(), id.time)).collect();
-        serde_json::to_vec(&(ids, &self.vector, content, owners)).unwrap().into()
-    }
-
-    fn load(snapshot: &[u8]) -> Result<(Self, u64, Vec<u8>), String> {
-        let (ids, vector, content, owners): (Vec<(u64, u64)>, _, u64, Vec<u8>) =
-            serde_json::from_slice(snapshot).map_err(|e| e.to_string())?;
-        let id = |(sid, time)| Timestamp::new(SessionId::new(sid).unwrap(), time);
-        Ok((Self { ids: ids.into_iter().map(id).collect(), vector }, content, owners))
-    }
-}
-
-const OFFER_TICKS: u64 = 400;
+use crate::{disk::Disk, document::SimDocument, shelf::now};
 
 /// Makes the guard of the replica with that number.
 pub(crate) type MakeGuard = Arc<dyn Fn(usize) -> Arc<dyn Guard>>;
@@ -67,26 +22,32 @@ pub(crate) struct Replica {
     pub(crate) id: PeerId,
     pub(crate) session: SessionId,
     pub(crate) machine: Session,
-    pub(crate) doc: Applied,
+    pub(crate) doc: SimDocument,
     pub(crate) down: bool,
     /// Whether it was told that a session is used twice, or that a peer has other patches under the same times.
     pub(crate) noticed: bool,
-    durable: MemoryPatchStore,
+    pub(crate) durable: MemoryPatchStore,
     pub(crate) disk: Disk,
     /// The store failed for too long: the manager stops.
-    gives_up: bool,
+    pub(crate) gives_up: bool,
     /// What discovery says.
     found: PeerSet,
     /// The last snapshot that was made for a peer, by its hash.
-    offered: Option<(u64, Bytes)>,
+    pub(crate) offered: Option<(u64, Bytes)>,
+    /// How often it folded patches into a snapshot.
+    pub(crate) folded: u64,
+    /// How often while somebody was cut off.
+    pub(crate) folded_parted: u64,
+    /// Whom it has met and who did not say goodbye: noted beside the patches.
+    pub(crate) noted: Vec<PeerId>,
     /// Appended and not synced yet: a crash loses it.
     unsynced: Vec<PatchRecord>,
     pub(crate) options: SessionOptions,
     /// In a group with signatures: a guard that knows the list and nothing else yet.
     pub(crate) make_guard: Option<MakeGuard>,
     number: usize,
-    guard: Option<Arc<dyn Guard>>,
-    gate: Gate,
+    pub(crate) guard: Option<Arc<dyn Guard>>,
+    pub(crate) gate: Gate,
     /// How many patches the guard refused.
     pub(crate) not_allowed: u64,
 }
@@ -129,7 +90,7 @@ impl Replica {
         let id = PeerId::new(format!("node-{number}")).unwrap();
         let options = options(session, sync);
         let machine = Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, seed);
-        let (doc, durable) = (Applied::default(), MemoryPatchStore::new());
+        let (doc, durable) = (SimDocument::new(session), MemoryPatchStore::new());
         Self {
             id,
             session,
@@ -142,6 +103,9 @@ impl Replica {
             gives_up: false,
             found: PeerSet::new(),
             offered: None,
+            folded: 0,
+            folded_parted: 0,
+            noted: Vec::new(),
             unsynced: Vec::new(),
             options,
             make_guard: None,
@@ -186,7 +150,7 @@ impl Replica {
     }
 
     /// Starts again from what is durable, under a new session.
-    pub(crate) fn restart(&mut self, session: SessionId, now: Duration, seed: u64) -> Result<(), String> {
+    pub(crate) fn restart(&mut self, session: SessionId, at: Duration, seed: u64) -> Result<(), String> {
         self.session = session;
         self.found = PeerSet::new();
         let signed = self.make_guard.is_some();
@@ -194,49 +158,17 @@ impl Replica {
         self.options = SessionOptions { rechecks_parked: signed, proves_words: signed, ..options };
         self.guard = self.make_guard.as_ref().map(|make| make(self.number));
         self.gate = Gate::new(self.guard.clone());
-        if let Some(guard) = &self.guard {
-            if let Some((_, bytes)) = self.kept_snapshot() {
-                guard.note_owners(&load(&bytes)?.3);
-            }
-            self.beyond_snapshot().iter().for_each(|record| self.gate.note(record));
+        self.doc = SimDocument::new(session);
+        let loaded = now(self.folding().load()).map_err(|error| error.to_string())?;
+        if loaded.not_applied > 0 || self.doc.lock().vector != loaded.stored {
+            let (shows, kept) = (&self.doc.lock().vector, &loaded.stored);
+            return Err(format!("{} kept patches without their causes: {shows:?} of {kept:?}", self.id));
         }
-        let kept = self.kept_vector();
-        let (doc, heads, content) = self.rebuilt(&kept)?;
-        if doc.vector != kept {
-            return Err(format!(
-                "{} kept patches without their causes: {:?} of {kept:?}",
-                self.id, doc.vector
-            ));
-        }
-        self.doc = doc;
-        let machine = Session::new(self.options, self.kept_vector(), heads, now, seed);
-        self.machine = machine.with_content(Some(content));
+        let absent = self.noted.iter().map(|id| (id.clone(), self.options.absent_max));
+        let machine = Session::new(self.options, loaded.stored, loaded.heads, at, seed);
+        self.machine = machine.with_content(loaded.content).with_absent(at, absent);
         self.down = false;
         Ok(())
-    }
-
-    /// All patches that are durable; `None` if a snapshot came in their place.
-    pub(crate) fn kept(&self) -> Option<Vec<PatchRecord>> {
-        let want: Vec<Want> =
-            self.kept_vector().iter().map(|(sid, upto)| Want { sid: *sid, after: 0, upto }).collect();
-        match now(self.durable.page(&want, usize::MAX)).unwrap() {
-            PatchPage::Records(records) => Some(records),
-            PatchPage::Compacted => None,
-        }
-    }
-
-    fn kept_snapshot(&self) -> Option<(StateVector<SessionId>, Bytes)> {
-        now(self.durable.snapshot()).unwrap()
-    }
-
-    /// All patches that are durable and not in a snapshot.
-    pub(crate) fn beyond_snapshot(&self) -> Vec<PatchRecord> {
-        let have = now(self.durable.snapshot()).unwrap().map(|(vector, _)| vector).unwrap_or_default();
-        let all = self.kept_vector();
-        let want = have.missing_from(&all).map(|(sid, after, upto)| Want { sid: *sid, after, upto });
-        let page = now(self.durable.page(&want.collect::<Vec<_>>(), usize::MAX)).unwrap();
-        let PatchPage::Records(records) = page else { unreachable!("it is beyond the snapshot") };
-        records
     }
 
     /// Starts again from a backup, under the session that it had.
@@ -252,68 +184,19 @@ impl Replica {
         let mut patch = PatchBuilder::new(self.session, u64::from(u32::MAX));
         patch.nop(1);
         let patch = patch.finish().map(|patch| Bytes::copy_from_slice(patch.as_bytes())).unwrap_or_default();
-        let record = PatchRecord::new(self.doc.vector.get(&self.session), patch).unwrap();
+        let record = PatchRecord::new(self.doc.lock().vector.get(&self.session), patch).unwrap();
         matches!(self.machine.local_refusal(&record), Some(Refusal::SessionUsedTwice(_)))
-    }
-
-    /// Stands for the patches that are durable.
-    pub(crate) fn kept_content(&self) -> u64 {
-        let folded = now(self.durable.snapshot()).unwrap().map_or(0, |(_, bytes)| load(&bytes).unwrap().2);
-        self.beyond_snapshot().iter().fold(folded, |sum, record| sum.wrapping_add(content(record)))
-    }
-
-    pub(crate) fn kept_vector(&self) -> StateVector<SessionId> {
-        now(self.durable.vector()).unwrap()
-    }
-
-    /// The document as the durable store has it, up to a vector: without what lacks a cause there, since what others say
-    /// that they have need not be so.
-    fn rebuilt(&self, upto: &StateVector<SessionId>) -> Result<(Applied, Heads, u64), String> {
-        let (mut doc, mut heads, mut sum) = match now(self.durable.snapshot()).unwrap() {
-            Some((_, bytes)) => {
-                let (doc, heads, sum, _) = load(&bytes)?;
-                (doc, heads, sum)
-            }
-            None => (Applied::default(), Heads::new(), 0),
-        };
-        let rest: Vec<Want> =
-            doc.vector.missing_from(upto).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
-        match now(self.durable.page(&rest, usize::MAX)).unwrap() {
-            PatchPage::Records(records) => {
-                for record in &records {
-                    if !record.follows(&doc.vector) {
-                        continue;
-                    }
-                    doc.apply(record)?;
-                    sum = sum.wrapping_add(content(record));
-                    if let Some(forked) = heads.add(record) {
-                        return Err(format!("{forked:?} is another node than ours"));
-                    }
-                }
-            }
-            PatchPage::Compacted => return Err("a patch beyond the snapshot is said to be in it".to_owned()),
-        }
-        Ok((doc, heads, sum))
-    }
-
-    /// A snapshot of what is durable, up to a vector.
-    fn folded(&self, upto: &StateVector<SessionId>) -> Result<(StateVector<SessionId>, Bytes), String> {
-        let (doc, heads, content) = self.rebuilt(upto)?;
-        let owners = self.guard.as_ref().map(|guard| guard.owners(&doc.vector)).unwrap_or_default();
-        let bytes = doc.snapshot(content, &owners);
-        let dag = self.options.sync == SyncMode::Dag;
-        Ok((doc.vector, if dag { snapshot::seal(&heads, &bytes) } else { bytes }))
     }
 
     /// Writes one patch on top of the document.
     pub(crate) fn edit(
         &mut self,
-        now: Duration,
+        at: Duration,
         span: u64,
         needs: Vec<Timestamp>,
         wishes: &mut Vec<Wish>,
     ) -> Result<(), String> {
-        let latest = self.doc.vector.iter().map(|(_, time)| time).max().unwrap_or(0);
+        let latest = self.doc.lock().vector.iter().map(|(_, time)| time).max().unwrap_or(0);
         let mut patch = PatchBuilder::new(self.session, latest + 1);
         let named = needs.len() as u64;
         for need in needs {
@@ -321,7 +204,7 @@ impl Replica {
         }
         patch.nop(span.saturating_sub(named).max(1));
         let patch = patch.finish().map(|patch| Bytes::copy_from_slice(patch.as_bytes())).unwrap_or_default();
-        let record = PatchRecord::new(self.doc.vector.get(&self.session), patch)
+        let record = PatchRecord::new(self.doc.lock().vector.get(&self.session), patch)
             .and_then(|record| record.with_links(self.machine.links(latest + 1)))
             .map_err(|error| error.to_string())?;
         if let Some(Refusal::SessionUsedTwice(_)) = self.machine.local_refusal(&record) {
@@ -331,8 +214,8 @@ impl Replica {
             Some(guard) => guard.prove(record).map_err(|error| error.to_string())?,
             None => record,
         };
-        self.doc.apply(&record)?;
-        self.input(now, Input::Local(record), wishes)
+        self.doc.lock().apply(&record)?;
+        self.input(at, Input::Local(record), wishes)
     }
 
     /// Makes all appended durable and confirms it. If the store fails, it may have kept the first `kept` all the same.
@@ -400,22 +283,6 @@ impl Replica {
         Ok(changes)
     }
 
-    /// Folds what all the others are known to have into a snapshot. (What only some have must stay as patches: two
-    /// snapshots that each lack something of the other can't be merged.)
-    pub(crate) fn compact(&mut self, others: &[PeerId]) -> Result<(), String> {
-        let stable = self.gate.stable(&self.machine, &self.id, None);
-        let known = |other: &PeerId| *other == self.id || self.machine.knows(other);
-        if !others.iter().all(known) || stable.is_empty() {
-            return Ok(());
-        }
-        let (vector, bytes) = self.folded(&stable)?;
-        match now(self.durable.install(&vector, bytes)) {
-            // A snapshot from elsewhere is ahead of what we know of the others.
-            Ok(()) | Err(PatchStoreError::Diverged { .. }) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
     pub(crate) fn input(&mut self, at: Duration, input: Input, wishes: &mut Vec<Wish>) -> Result<(), String> {
         let input = match input {
             Input::Heard(record) if !self.allows(&record) => return Ok(()),
@@ -426,7 +293,11 @@ impl Replica {
             }
             input => input,
         };
+        let is_discovery = matches!(input, Input::PeerUp(_) | Input::PeerDown(_) | Input::PeerLeft(_));
         self.machine.handle_input(at, input);
+        if is_discovery {
+            self.noted = self.machine.members(at).into_iter().map(|(id, _)| id).collect();
+        }
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Store(record) => {
@@ -434,7 +305,7 @@ impl Replica {
                     self.unsynced.push(record);
                     wishes.push(Wish::SyncSoon);
                 }
-                Output::Apply(record) => self.doc.apply(&record)?,
+                Output::Apply(record) => self.doc.lock().apply(&record)?,
                 Output::Broadcast(record) => {
                     if self.kept_vector().get(&record.session()) < record.last() {
                         return Err(format!("{} broadcast before it was durable", record.id));
@@ -493,127 +364,4 @@ impl Replica {
         }
         Ok(())
     }
-
-    fn read(&mut self, at: Duration, peer: &PeerId, what: ReadWhat) -> Result<Page, String> {
-        match what {
-            ReadWhat::Patches { .. } | ReadWhat::Walk { .. } if self.disk.fails_at(at) => {
-                Ok(Page::Records(Vec::new()))
-            }
-            ReadWhat::Patches { want, bytes_max, offers } => {
-                // As if patches for more ticks than that were larger than a snapshot.
-                let ticks: u64 = want.iter().map(|want| want.upto.saturating_sub(want.after)).sum();
-                let stable = self.gate.stable(&self.machine, &self.id, Some(peer));
-                let whole = self.guard.is_none() && stable == self.kept_vector();
-                let page = match offers && whole && ticks > OFFER_TICKS {
-                    true => PatchPage::Compacted,
-                    false => now(self.durable.page(&want, bytes_max)).unwrap(),
-                };
-                self.page_or_offer(peer, page, offers)
-            }
-            ReadWhat::Walk { want, have, bytes_max } => {
-                let mut walk = Walk::new(&want, have, bytes_max, WALK_PAGE_NODES_MAX);
-                while let Some(want) = walk.next_read() {
-                    walk.read(now(self.durable.page(&[want], bytes_max)).unwrap());
-                }
-                self.page_or_offer(peer, walk.finish(), true)
-            }
-            ReadWhat::Part { hash, offset, bytes_max } => {
-                let offered = self.offered.as_ref().filter(|(offered, _)| *offered == hash);
-                let bytes = offered.map_or_else(Bytes::new, |(_, bytes)| {
-                    let from = (offset as usize).min(bytes.len());
-                    bytes.slice(from..(from + bytes_max).min(bytes.len()))
-                });
-                Ok(Page::Part { hash, offset, bytes })
-            }
-        }
-    }
-
-    fn compare(&self, want: Want, theirs: &[PatchRecord]) -> Input {
-        let ours = match now(self.durable.page(&[want], usize::MAX)).unwrap() {
-            PatchPage::Records(ours) => ours,
-            PatchPage::Compacted => return Input::Compared { upto: want.upto, differs: None },
-        };
-        let different = theirs.iter().zip(&ours).find(|(theirs, ours)| theirs.patch != ours.patch);
-        let differs = different.map(|(theirs, _)| theirs.id);
-        let differs = differs.or_else(|| theirs.get(ours.len()).map(|theirs| theirs.id));
-        Input::Compared { upto: want.upto, differs }
-    }
-
-    fn page_or_offer(&mut self, peer: &PeerId, page: PatchPage, offers: bool) -> Result<Page, String> {
-        match page {
-            PatchPage::Records(records) => Ok(Page::Records(records)),
-            PatchPage::Compacted => {
-                let mut vector = self.kept_vector();
-                if offers {
-                    let contained = now(self.durable.snapshot()).unwrap().map(|(vector, _)| vector);
-                    vector = self.gate.stable(&self.machine, &self.id, Some(peer));
-                    vector.merge(&contained.unwrap_or_default());
-                }
-                let (vector, bytes) = self.folded(&vector)?;
-                let head = SnapshotHead::new(vector, &bytes);
-                let head = match &self.guard {
-                    Some(guard) => guard.prove_snapshot(head, &bytes),
-                    None => Some(head),
-                };
-                let Some(head) = head else { return Ok(Page::Records(Vec::new())) };
-                self.offered = Some((head.hash, bytes));
-                Ok(Page::Snapshot(head))
-            }
-        }
-    }
-
-    fn install(&mut self, at: Duration, head: &SnapshotHead, bytes: Bytes) -> Input {
-        let vector = &head.vector;
-        if self.guard.as_ref().is_some_and(|guard| guard.check_snapshot(head, &bytes).is_err()) {
-            return Input::InstallFailed;
-        }
-        let Ok((contained, _, _, owners)) = load(&bytes) else { return Input::InstallFailed };
-        if self.guard.as_ref().is_some_and(|guard| guard.check_owners(vector, &owners).is_err()) {
-            return Input::InstallFailed;
-        }
-        if vector.get(&self.session) > self.kept_vector().get(&self.session) {
-            let id = Timestamp::new(self.session, vector.get(&self.session));
-            self.machine.session_is_forked(id, self.guard.is_none());
-            return Input::InstallFailed;
-        }
-        // What is here goes on top of it, each patch where the one before it ends.
-        let (mut trial, kept) = (contained.clone(), self.kept_vector());
-        let on_top: Vec<Want> =
-            vector.missing_from(&kept).map(|(sid, after, upto)| Want { sid: *sid, after, upto }).collect();
-        let PatchPage::Records(on_top) = now(self.durable.page(&on_top, usize::MAX)).unwrap() else {
-            return Input::InstallFailed;
-        };
-        if let Some(forked) = on_top.iter().find(|record| trial.apply(record).is_err()) {
-            self.machine.session_is_forked(forked.id, self.guard.is_none());
-            return Input::InstallFailed;
-        }
-        if contained.vector == *vector && !self.disk.outlasts(at) {
-            self.gives_up = true;
-            return Input::InstallFailed;
-        }
-        if contained.vector != *vector || now(self.durable.install(vector, bytes)).is_err() {
-            return Input::InstallFailed;
-        }
-        self.guard.iter().for_each(|guard| guard.note_owners(&owners));
-        // What is applied or about to be, and not in the snapshot, goes on top of it.
-        let beyond: Vec<Timestamp> =
-            self.doc.ids.iter().filter(|id| vector.get(&id.sid) < id.time).copied().collect();
-        let ours = std::mem::take(&mut self.doc);
-        self.doc = contained;
-        self.doc.ids.extend(beyond);
-        self.doc.vector.merge(&ours.vector);
-        let Ok((_, heads, content)) = self.rebuilt(&self.kept_vector()) else { return Input::InstallFailed };
-        Input::Installed { vector: vector.clone(), heads, content: Some(content) }
-    }
-}
-
-fn load(snapshot: &Bytes) -> Result<(Applied, Heads, u64, Vec<u8>), String> {
-    let (heads, document) = snapshot::open(snapshot).map_err(|e| e.to_string())?;
-    let (applied, content, owners) = Applied::load(&document)?;
-    Ok((applied, heads, content, owners))
-}
-
-/// The memory store never waits.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().expect("the memory store never waits")
 }

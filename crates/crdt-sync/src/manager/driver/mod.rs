@@ -3,20 +3,19 @@
 mod load;
 mod own;
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crdt_core::{Patch, SessionId, StateVector, Timestamp};
 use futures_util::FutureExt as _;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tracing::Instrument as _;
 
-pub(super) use self::load::{add_content, expect_whole, for_each_page, skip_bad};
 use super::{
     Parts, SyncError, SyncStatus,
+    folding::skip_bad,
     policy::Log,
     repair::{RepairDone, Repairing},
     snapshots::Offered,
@@ -31,8 +30,6 @@ const BATCH_MAX: usize = 256;
 /// How many of the last own patches are known again, when they are handed over twice, without a look into the store.
 /// An older one is looked up there; if it has been folded since, it is refused.
 const HANDED_MAX: usize = 1024;
-/// How many bytes of patches are read at a time when the document is loaded or folded.
-pub(super) const LOAD_PAGE_BYTES: usize = 1 << 20;
 
 /// Who waits for a patch to be taken in.
 type Done = oneshot::Sender<Result<(), SyncError>>;

@@ -5,10 +5,10 @@ use std::hash::Hasher as _;
 use bytes::Bytes;
 use crdt_core::{Patch, Timestamp};
 
-use super::{Done, Driver, HANDED_MAX, LOAD_PAGE_BYTES};
+use super::{Done, Driver, HANDED_MAX};
 use crate::{
     PatchRecord, Want,
-    manager::SyncError,
+    manager::{SyncError, folding::READ_PAGE_BYTES},
     session::{Input, Refusal},
     store::PatchPage,
 };
@@ -85,7 +85,7 @@ impl Driver {
     pub(super) async fn compare_own(&mut self, mut want: Want, theirs: &[PatchRecord]) -> Input {
         let mut theirs = theirs.iter().peekable();
         while let Some(next) = theirs.peek() {
-            let ours = match self.parts.store.page(&[want], LOAD_PAGE_BYTES).await {
+            let ours = match self.parts.store.page(&[want], READ_PAGE_BYTES).await {
                 Ok(PatchPage::Records(ours)) => ours,
                 Ok(PatchPage::Compacted) => break,
                 Err(error) => {
