@@ -4,7 +4,10 @@ mod support;
 
 use crdt_core::{
     Applied, Document, Model, Patch, SessionId, Timestamp, Value,
-    model::{Delta, Diff, Origin, UndoOptions},
+    model::{
+        Delta, Diff, Origin, UndoOptions,
+        schema::{con, vec},
+    },
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -129,6 +132,70 @@ fn a_key_tells_what_it_was_and_what_it_is() {
     let key = |key: &str, old: Value, new: Value| crdt_core::model::KeyChange { key: key.into(), old, new };
     let keys = vec![key("b", 1.into(), 2.into()), key("c", Value::Undefined, 3.into())];
     assert_eq!(changes, [("/a".to_owned(), Diff::Map(keys))]);
+}
+
+#[test]
+fn what_was_there_is_what_the_last_set_showed() {
+    let mut start = Value::from(&json!({"text": "warp", "deep": {"list": ["a", {"b": "c"}, 3]}}));
+    if let Value::Map(entries) = &mut start {
+        entries.push(("bytes".into(), Value::Bytes(vec![1, 2, 3])));
+    }
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root(start.clone()).unwrap();
+    model.flush();
+    model.watch();
+    // All of it is edited inside and then replaced: nobody has seen the edits.
+    model.api().str("/text").unwrap().ins(1, "xx").unwrap();
+    model.api().str("/text").unwrap().del(0, 2).unwrap();
+    model.api().bin("/bytes").unwrap().del(1, 1).unwrap();
+    model.api().str("/deep/list/1/b").unwrap().ins(0, "cc").unwrap();
+    model.api().obj("/deep/list/1").unwrap().set([("b", 5), ("new", 6)]).unwrap();
+    model.api().arr("/deep/list").unwrap().ins(1, ["new"]).unwrap();
+    model.api().arr("/deep/list").unwrap().upd(0, "other").unwrap();
+    model.api().val("/deep/list/3").unwrap().set(4).unwrap();
+    model.api().root("all new").unwrap();
+    let (_, changes) = one_set(&mut model);
+    assert_eq!(changes, [(String::new(), Diff::Value { old: start, new: "all new".into() })]);
+}
+
+#[test]
+fn a_tuple_that_grew_before_it_was_replaced_is_told_as_short_as_it_was() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root(json!({})).unwrap();
+    model.api().obj("").unwrap().set_node("tuple", &vec([con(1), con(2)])).unwrap();
+    model.flush();
+    model.watch();
+    model.api().vec("/tuple").unwrap().set([(4, 5), (1, 3)]).unwrap();
+    model.api().obj("").unwrap().del(["tuple"]).unwrap();
+    let (_, changes) = one_set(&mut model);
+    let old = Value::from_iter([1, 2]);
+    let change = crdt_core::model::KeyChange { key: "tuple".into(), old, new: Value::Undefined };
+    assert_eq!(changes, [(String::new(), Diff::Map(vec![change]))]);
+}
+
+/// A patch is sent while it is open, and later with more in it under the same id.
+#[test]
+fn what_a_longer_patch_adds_is_told_and_what_was_known_is_not() {
+    let mut alice = Model::new(SessionId::new(70_001).unwrap());
+    alice.api().root(json!({})).unwrap();
+    let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    alice.flush();
+    bob.watch();
+    alice.api().obj("").unwrap().set([("text", "warp")]).unwrap();
+    let shorter = alice.open_patch().unwrap();
+    assert_eq!(bob.apply(&shorter), Ok(Applied::Merged));
+    let mut view = Value::from(&json!({}));
+    mirror(&mut view, &bob.poll_changes().unwrap());
+
+    alice.api().str("/text").unwrap().ins(4, "!").unwrap();
+    let longer = alice.flush().unwrap();
+    assert_eq!(bob.apply(&longer), Ok(Applied::Merged));
+    let set = bob.poll_changes().expect("the text has changed");
+    mirror(&mut view, &set);
+    assert_eq!(view, bob.view());
+    assert_eq!((set.by.start.time, set.by.span), (shorter.next_time(), longer.span() - shorter.span()));
+    assert_eq!(bob.apply(&longer), Ok(Applied::Known));
+    assert_eq!(bob.poll_changes(), None);
 }
 
 #[test]

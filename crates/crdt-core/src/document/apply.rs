@@ -183,6 +183,13 @@ impl Document {
         Ok(seen.filter(|&seen| id.time <= seen))
     }
 
+    /// Where in a patch begins what has not been seen; what stands before is passed over. The first time of that patch if
+    /// its session has not come so far.
+    pub(crate) fn first_unseen(&self, patch: PatchRef<'_>) -> Timestamp {
+        let Timestamp { sid, time } = patch.id();
+        Timestamp::new(sid, self.store.seen(sid.get()).map_or(time, |seen| time.max(seen + 1)))
+    }
+
     /// The first id that a patch needs and that has not been seen.
     pub fn missing_for(&self, patch: PatchRef<'_>) -> Option<Timestamp> {
         // Who has seen a time of a session has seen all before it.

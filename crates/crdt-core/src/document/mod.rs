@@ -53,7 +53,7 @@ pub use read::{Child, Chunk, Chunks, ClockView, Content, Entries, NodeRef, Place
 pub(crate) use compact::Named;
 pub(crate) use links::Links;
 pub(crate) use observe::{Effect, Observer, Place, Removed};
-pub(crate) use subtree::{Now, Renamed, Subtree};
+pub(crate) use subtree::{Edited, Now, Renamed, Subtree};
 pub(crate) use view::Shown;
 
 use held::Held;

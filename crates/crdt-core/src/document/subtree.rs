@@ -1,10 +1,10 @@
 //! What hung below a node that was removed: kept to say what was there, and to make it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use smallvec::SmallVec;
 
-use super::{Child, Chunk, Chunks, Content, Document, NodeRef, extension};
+use super::{Child, Chunk, Chunks, Content, Document, NodeRef, Place, extension};
 use crate::{PatchBuilder, SessionId, Timespan, Timestamp, Value, text::Text};
 
 /// A copy of a node and of all that hangs below it, with its ids.
@@ -48,6 +48,18 @@ pub(crate) struct Renamed {
     pub(crate) deleted: Option<u64>,
     /// Whether constants that were made before then name them.
     pub(crate) is_kept: bool,
+}
+
+/// Who knows what was edited in nodes, and so what they showed before.
+pub(crate) trait Edited {
+    /// The places of a node that hold something else now, each with what it showed; `None` if it held nothing.
+    fn places(&self, node: Timestamp) -> &[(Place, Option<Value>)];
+    /// What a text was that is another now.
+    fn text(&self, node: Timestamp, now: Text) -> Text;
+    /// What a byte string was.
+    fn bytes(&self, node: Timestamp, now: Vec<u8>) -> Vec<u8>;
+    /// What the elements of an array were.
+    fn items(&self, node: Timestamp, now: Vec<Value>) -> Vec<Value>;
 }
 
 /// What ids are now that the copy does not know.
@@ -139,42 +151,62 @@ impl Subtree {
             + size_of_val(&self.tombstones[..])
     }
 
-    /// What it showed.
-    pub(crate) fn to_value(&self) -> Value {
-        if self.nodes.is_empty() { Value::Undefined } else { self.value(0, Document::VIEW_DEPTH_MAX) }
+    /// What it showed before some of its nodes were edited.
+    pub(crate) fn to_value(&self, edited: &impl Edited) -> Value {
+        if self.nodes.is_empty() { Value::Undefined } else { self.value(0, Document::VIEW_DEPTH_MAX, edited) }
     }
 
-    fn value(&self, at: usize, depth: usize) -> Value {
+    fn value(&self, at: usize, depth: usize, edited: &impl Edited) -> Value {
         let Some(deeper) = depth.checked_sub(1) else { return Value::Null };
-        match &self.nodes[at].content {
+        let Copied { id, content } = &self.nodes[at];
+        let value = |child: usize| self.value(child, deeper, edited);
+        match content {
             CopiedContent::Con(bytes) => crate::codec::RawValue::trusted(bytes).to_value(),
             CopiedContent::ConId(id) => {
                 Value::Array(vec![Value::Int(id.sid.get() as i64), Value::Int(id.time as i64)])
             }
-            CopiedContent::Val(child) => child.map_or(Value::Undefined, |child| self.value(child, deeper)),
-            CopiedContent::Obj(entries) => Value::Map(
-                entries
-                    .iter()
-                    .map(|(key, child)| (key.clone(), self.value(*child, deeper)))
-                    .filter(|(_, value)| !value.is_undefined())
-                    .collect(),
-            ),
-            CopiedContent::Vec(places) => Value::Array(
-                places
-                    .iter()
-                    .map(|place| place.map_or(Value::Undefined, |child| self.value(child, deeper)))
-                    .collect(),
-            ),
+            CopiedContent::Val(child) => match edited.places(*id).first() {
+                Some((_, was)) => was.clone().unwrap_or_default(),
+                None => child.map_or(Value::Undefined, value),
+            },
+            CopiedContent::Obj(entries) => {
+                let places = edited.places(*id).iter();
+                let set: HashMap<&Text, &Option<Value>> = places
+                    .filter_map(
+                        |(place, was)| if let Place::Key(key) = place { Some((key, was)) } else { None },
+                    )
+                    .collect();
+                let entries = entries.iter().map(|(key, child)| match set.get(key) {
+                    Some(was) => (key.clone(), (*was).clone().unwrap_or_default()),
+                    None => (key.clone(), value(*child)),
+                });
+                Value::Map(entries.filter(|(_, value)| !value.is_undefined()).collect())
+            }
+            CopiedContent::Vec(places) => {
+                let mut places: Vec<Option<Value>> = places.iter().map(|place| place.map(value)).collect();
+                for (place, was) in edited.places(*id) {
+                    if let Place::Index(index) = place
+                        && let Some(place) = places.get_mut(usize::from(*index))
+                    {
+                        place.clone_from(was);
+                    }
+                }
+                // It was only as long as what stood in it.
+                let len = places.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+                places.truncate(len);
+                Value::Array(places.into_iter().map(Option::unwrap_or_default).collect())
+            }
             CopiedContent::Str(runs) => {
                 let mut text = Text::new();
                 runs.iter().for_each(|(_, run)| text.push(run.as_wtf8()));
-                Value::Text(text)
+                Value::Text(edited.text(*id, text))
             }
             CopiedContent::Bin(runs) => {
-                Value::Bytes(runs.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect())
+                let bytes = runs.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+                Value::Bytes(edited.bytes(*id, bytes))
             }
             CopiedContent::Arr(slots) => {
-                Value::Array(slots.iter().map(|(_, child)| self.value(*child, deeper)).collect())
+                Value::Array(edited.items(*id, slots.iter().map(|(_, child)| value(*child)).collect()))
             }
         }
     }

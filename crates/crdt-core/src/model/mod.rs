@@ -201,7 +201,9 @@ impl Model {
             return applied;
         }
         let mut sinks = Sinks { watch: self.watch.as_deref_mut(), undo: None };
-        sinks.begin(&self.doc, Origin::Remote, patch.id(), Some(patch.next_time()));
+        // A patch that was sent while it was open can come again with more in it.
+        let start = self.doc.first_unseen(patch);
+        sinks.begin(&self.doc, Origin::Remote, start, Some(patch.next_time()));
         let applied = self.doc.apply(|doc| doc.apply_observed(patch, &mut sinks));
         sinks.close(&self.doc);
         self.follow_patch(patch, &applied);

@@ -20,7 +20,7 @@ fn splice<T: Clone + PartialEq + std::fmt::Debug, L>(
     list: &mut Vec<T>,
     delta: &[Delta<L>],
     items: impl Fn(&L) -> Vec<T>,
-    is_same: impl Fn(&[T], &[T]) -> bool,
+    is_same: impl Fn(&T, &T) -> bool,
 ) {
     let mut at = 0;
     for step in delta {
@@ -35,21 +35,33 @@ fn splice<T: Clone + PartialEq + std::fmt::Debug, L>(
             Delta::Delete(old) => {
                 let old = items(old);
                 let gone: Vec<T> = list.drain(at..at + old.len()).collect();
-                assert!(is_same(&gone, &old), "{gone:?} is gone, told was {old:?}");
+                let same = gone.iter().zip(&old).all(|(gone, old)| is_same(gone, old));
+                assert!(same, "{gone:?} is gone, told was {old:?}");
             }
         }
     }
     assert!(at <= list.len());
 }
 
-/// Changes a copy of the view as a set tells.
+/// Checks that what is told to have been somewhere was there.
+#[track_caller]
+fn check_old(here: &Value, old: &Value, set: &ChangeSet) {
+    assert!(set.missed || here.is_same_json(old), "{here:?} was there, told was {old:?}");
+}
+
+/// Changes a copy of the view as a set tells, and checks that the set tells what was there before.
 pub fn mirror(view: &mut Value, set: &ChangeSet) {
     for change in &set.changes {
         let here = at(view, &change.path.0);
         match (&change.diff, here) {
-            (Diff::Value { new, .. }, here) => *here = new.clone(),
+            (Diff::Value { old, new }, here) => {
+                check_old(here, old, set);
+                *here = new.clone();
+            }
             (Diff::Map(keys), Value::Map(entries)) => {
                 for change in keys {
+                    let was = entries.iter().find(|(key, _)| *key == change.key);
+                    check_old(was.map_or(&Value::Undefined, |(_, was)| was), &change.old, set);
                     entries.retain(|(key, _)| *key != change.key);
                     if !change.new.is_undefined() {
                         entries.push((change.key.clone(), change.new.clone()));
@@ -59,6 +71,7 @@ pub fn mirror(view: &mut Value, set: &ChangeSet) {
             (Diff::Tuple(places), Value::Array(items)) => {
                 for change in places {
                     let at = usize::from(change.index);
+                    check_old(items.get(at).unwrap_or(&Value::Undefined), &change.old, set);
                     items.resize(items.len().max(at + 1), Value::Undefined);
                     items[at] = change.new.clone();
                 }
@@ -69,8 +82,9 @@ pub fn mirror(view: &mut Value, set: &ChangeSet) {
                 *text = Text::from_utf16(units);
             }
             (Diff::Bytes(delta), Value::Bytes(bytes)) => splice(bytes, delta, Clone::clone, |a, b| a == b),
-            // An element can have been edited inside before it went, in the same set.
-            (Diff::Array(delta), Value::Array(items)) => splice(items, delta, Clone::clone, |_, _| true),
+            (Diff::Array(delta), Value::Array(items)) => {
+                splice(items, delta, Clone::clone, Value::is_same_json);
+            }
             (diff, here) => panic!("{diff:?} of {here:?}"),
         }
     }

@@ -110,6 +110,24 @@ impl<I, D> Composer<I, D> {
         }
     }
 
+    /// What there was before all edits, from what there is now.
+    pub(super) fn before(&self, now: Vec<D>) -> Vec<D>
+    where
+        D: Clone,
+    {
+        let mut now = now.into_iter();
+        let mut before = Vec::with_capacity(now.len());
+        for piece in &self.pieces {
+            match piece {
+                Piece::Retain(len) => before.extend(now.by_ref().take(*len)),
+                Piece::Insert(items) => now.by_ref().take(items.len()).for_each(drop),
+                Piece::Delete(items) => before.extend_from_slice(items),
+            }
+        }
+        before.extend(now);
+        before
+    }
+
     fn near_before(&self, at: usize, position: usize) -> (usize, usize) {
         match at.checked_sub(1) {
             Some(before) => (before, position - self.pieces[before].new_len()),
@@ -251,6 +269,7 @@ mod tests {
                     }
                 }
             }
+            prop_assert_eq!(&composer.before(list.clone()), &start);
             let delta = composer.finish(|items| items, |items| items);
             prop_assert_eq!(apply(&start, &delta), list);
             for pair in delta.windows(2) {

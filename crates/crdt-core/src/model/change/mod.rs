@@ -14,12 +14,16 @@ use crate::{Text, Timespan, Timestamp, Value, document::Kind};
 /// Changes that belong together: those of one patch, or of the local edits up to a flush.
 ///
 /// Paths are those after all of them, and the changes stand from the root down. Who does to a copy of the view what they
-/// say, one after the other, has the new view.
+/// say, one after the other, has the new view; what they tell to have been there before is what that copy has. So what the
+/// same set first edited inside and then replaced is told as it was before both.
+///
+/// Of counters, registers with several values and marks of rich text it is told what changed in the nodes they are made of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChangeSet {
     /// How they came about.
     pub origin: Origin,
-    /// Who made them, and with which operations.
+    /// Who made them, and with which operations: of a patch that came before with less in it, those that are new. A patch
+    /// that changes very much comes as several sets, each of which names all of them.
     pub by: Timespan,
     /// What changed.
     pub changes: Vec<Change>,
@@ -58,7 +62,7 @@ pub struct Change {
 pub enum Diff {
     /// A register, or the root, holds another value.
     Value {
-        /// What it showed.
+        /// What it showed before all of the set.
         old: Value,
         /// What it shows.
         new: Value,
@@ -94,7 +98,7 @@ impl Diff {
 pub struct KeyChange {
     /// The key.
     pub key: Text,
-    /// Its value before.
+    /// Its value before all of the set.
     pub old: Value,
     /// Its value now.
     pub new: Value,
@@ -105,7 +109,7 @@ pub struct KeyChange {
 pub struct PlaceChange {
     /// The place.
     pub index: u8,
-    /// Its value before.
+    /// Its value before all of the set.
     pub old: Value,
     /// Its value now.
     pub new: Value,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::{Change, ChangePath, ChangeSet, Diff, KeyChange, Origin, PlaceChange, delta::Composer};
 use crate::{
     Text, Timespan, Timestamp, Value,
-    document::{Document, Effect, Kind, Links, Place, Removed},
+    document::{Document, Edited, Effect, Kind, Links, Place, Removed},
 };
 
 /// The most sets of changes that wait to be fetched.
@@ -51,8 +51,8 @@ struct OpenSet {
 
 #[derive(Debug, Clone)]
 enum NodeDiff {
-    /// What stood at each place.
-    Places(Vec<(Place, Value)>),
+    /// What stood at each place, if anything did.
+    Places(Vec<(Place, Option<Value>)>),
     Text(Composer<u16, u16>),
     Bytes(Composer<u8, u8>),
     /// New elements by their slots.
@@ -217,11 +217,15 @@ impl OpenSet {
                 if self.is_new(*container) {
                     return;
                 }
-                let old = || was.as_ref().map_or(Value::Undefined, |(_, was)| was.to_value());
+                // The first one stays: that is what was there before all of this.
+                if self.places(*container).iter().any(|(known, _)| known == place) {
+                    return;
+                }
+                let old = was.as_ref().map(|(_, was)| was.to_value(self));
                 self.pieces += 1;
                 if let Place::Slot(slot) = place {
                     let Some(at) = document.locate(*container, *slot) else { return };
-                    let old = old();
+                    let old = old.unwrap_or_default();
                     if let NodeDiff::Array(delta) =
                         self.node(*container, || NodeDiff::Array(Composer::default()))
                     {
@@ -231,8 +235,7 @@ impl OpenSet {
                 } else if let NodeDiff::Places(places) =
                     self.node(*container, || NodeDiff::Places(Vec::new()))
                 {
-                    // The first one stays: that is what was there before all of this.
-                    places.push((place.clone(), old()));
+                    places.push((place.clone(), old));
                 }
             }
             Effect::Inserted { node, ids, position } => {
@@ -294,7 +297,7 @@ impl OpenSet {
                 }
             }
             Removed::Nodes(nodes) => {
-                let values = nodes.iter().map(crate::document::Subtree::to_value).collect();
+                let values = nodes.iter().map(|node| node.to_value(self)).collect();
                 if let NodeDiff::Array(delta) = self.node(node, || NodeDiff::of(Kind::Arr)) {
                     delta.delete(position, values);
                 }
@@ -303,8 +306,12 @@ impl OpenSet {
         self.pieces += self.pieces_of(node).saturating_sub(before);
     }
 
+    fn diff(&self, node: Timestamp) -> Option<&NodeDiff> {
+        self.by_node.get(&node).map(|&at| &self.nodes[at].1)
+    }
+
     fn pieces_of(&self, node: Timestamp) -> usize {
-        match self.by_node.get(&node).map(|&at| &self.nodes[at].1) {
+        match self.diff(node) {
             Some(NodeDiff::Text(delta)) => delta.len(),
             Some(NodeDiff::Bytes(delta)) => delta.len(),
             Some(NodeDiff::Array(delta)) => delta.len(),
@@ -338,6 +345,37 @@ impl OpenSet {
     }
 }
 
+/// Values that are told are those before the set, whatever it did inside them before it replaced them.
+impl Edited for OpenSet {
+    fn places(&self, node: Timestamp) -> &[(Place, Option<Value>)] {
+        match self.diff(node) {
+            Some(NodeDiff::Places(places)) => places,
+            _ => &[],
+        }
+    }
+
+    fn text(&self, node: Timestamp, now: Text) -> Text {
+        match self.diff(node) {
+            Some(NodeDiff::Text(delta)) => Text::from_utf16(delta.before(now.as_wtf8().utf16().collect())),
+            _ => now,
+        }
+    }
+
+    fn bytes(&self, node: Timestamp, now: Vec<u8>) -> Vec<u8> {
+        match self.diff(node) {
+            Some(NodeDiff::Bytes(delta)) => delta.before(now),
+            _ => now,
+        }
+    }
+
+    fn items(&self, node: Timestamp, now: Vec<Value>) -> Vec<Value> {
+        match self.diff(node) {
+            Some(NodeDiff::Array(delta)) => delta.before(now),
+            _ => now,
+        }
+    }
+}
+
 impl NodeDiff {
     fn of(kind: Kind) -> Self {
         match kind {
@@ -366,13 +404,11 @@ impl NodeDiff {
                 Diff::Array(some(delta.finish(new, |old| old))?)
             }
             Self::Places(places) => {
-                let mut first = HashSet::new();
                 let mut places: Vec<(Place, Value, Value)> = places
                     .into_iter()
-                    .filter(|(place, _)| first.insert(place.clone()))
                     .map(|(place, old)| {
                         let new = held(&place);
-                        (place, old, new)
+                        (place, old.unwrap_or_default(), new)
                     })
                     .filter(|(_, old, new)| !(old.is_undefined() && new.is_undefined()))
                     .collect();
