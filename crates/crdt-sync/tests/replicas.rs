@@ -426,6 +426,10 @@ async fn replicas_with_a_list_of_peers_agree() {
 #[path = "replicas/guarded.rs"]
 mod guarded;
 
+#[cfg(feature = "crypto")]
+#[path = "replicas/words.rs"]
+mod words;
+
 #[path = "replicas/failing.rs"]
 mod failing;
 
