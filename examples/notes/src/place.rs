@@ -90,10 +90,10 @@ impl Place {
 /// An address as it may be shown: what is printed ends in logs and in the scroll-back of terminals.
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
+    // A password that should have been escaped can hold a `/`, and is shown by the very error that says so: no look for the
+    // authority's end, then. Where a path has an `@`, more is left out than need be.
+    let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
+    format!("{scheme}://{shown}")
 }
 
 /// Takes the first of the addresses that is free here, or else any port, and connects to the others: they tell of the
@@ -159,6 +159,7 @@ mod tests {
         for (url, shown) in [
             ("redis://ann:secret@127.0.0.1:1/2", "redis://127.0.0.1:1/2"),
             ("redis://:sec@ret@127.0.0.1:1", "redis://127.0.0.1:1"),
+            ("redis://ann:sec/r?e#t@127.0.0.1:1", "redis://127.0.0.1:1"),
             ("redis://127.0.0.1:1/", "redis://127.0.0.1:1/"),
         ] {
             assert_eq!(without_password(url), shown);
