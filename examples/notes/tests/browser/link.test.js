@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { mock, test } from "node:test";
 import { Link } from "../../web/sync/link.js";
 import { Replica } from "../../web/sync/replica.js";
+import { encodeState } from "../../web/sync/wire.js";
+import { varint } from "./messages.js";
 
 /** A socket that the test opens and closes. */
 class Socket {
@@ -121,6 +123,38 @@ test("a node that lacks what a window is built on is asked a few times, sent not
   }
   meets();
   assert.deepEqual(stores, ["0000000000000007"]);
+  mock.timers.reset();
+});
+
+test("only a node that has not yet taken back what it lost is left for refusing", () => {
+  const { replica, link, type } = start();
+  /** @type {string[]} */
+  const told = [];
+  for (const name of ["strange", "refused"]) link.addEventListener(name, () => told.push(name));
+  type("typed");
+  link.connect();
+  last().onopen();
+  last().onmessage(welcome());
+  const [{ sid, last: upto }] = replica.unsent;
+  const durable = { data: encodeState("n", new Map([[sid, upto]])).buffer };
+  last().onmessage(durable);
+  // It lost that, is sent it again, and has it.
+  const lost = { data: Uint8Array.of(2, 1, 110, 19, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, ...varint(sid), 0, ...varint(upto)).buffer };
+  last().onclose({ code: 1006, reason: "" });
+  mock.timers.tick(5000);
+  last().onopen();
+  last().onmessage(lost);
+  last().onmessage(durable);
+  last().onclose({ code: 1008, reason: "patch is not allowed" });
+  assert.deepEqual(told, ["refused"]);
+  // It lost it, and will not have it back.
+  const next = new Link("ws://node/socket", replica);
+  next.addEventListener("strange", () => told.push("strange"));
+  next.connect();
+  last().onopen();
+  last().onmessage(lost);
+  last().onclose({ code: 1008, reason: "patch is not allowed" });
+  assert.deepEqual(told, ["refused", "strange"]);
   mock.timers.reset();
 });
 

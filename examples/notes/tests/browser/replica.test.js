@@ -3,6 +3,7 @@ import test from "node:test";
 import { WebSocket } from "ws";
 import { Replica } from "../../web/sync/replica.js";
 import { decode, encodePatch, encodePresence, encodeState } from "../../web/sync/wire.js";
+import { varint } from "./messages.js";
 import { Program } from "./program.js";
 
 const hex = (/** @type {Uint8Array} */ bytes) => Buffer.from(bytes).toString("hex");
@@ -146,6 +147,33 @@ test("what a node has lost is brought back by a window that has it", async () =>
   } finally {
     await program.stop();
   }
+});
+
+test("what a window brings back is in it, and unsent, whatever snapshot comes in between", () => {
+  const [ann, node] = [new Replica("ann"), new Replica("node")];
+  /** @type {Uint8Array[]} */
+  const sent = [];
+  ann.addEventListener("send", ({ detail }) => sent.push(...detail.messages));
+  const message = (/** @type {number} */ kind, /** @type {number[]} */ ...rest) => Uint8Array.of(2, 1, 110, kind, ...rest);
+  const welcome = (/** @type {number[]} */ ...lacks) => message(19, 0, 0, 0, 0, 0, 0, 0, 7, 1, ...(lacks.length ? [1, ...lacks] : [0]));
+  ann.greeting();
+  ann.receive(welcome());
+  ann.edit((api) => api.str(["text"]).ins(0, "warp"));
+  const [{ sid, last }] = ann.unsent;
+  const durable = encodeState("n", new Map([[sid, last]]));
+  ann.receive(durable);
+  assert.deepEqual([ann.unsent.length, ann.brings], [0, false]);
+  // The node's store was put back: it lacks that, and sends a document that does not have it.
+  ann.greeting();
+  ann.receive(welcome(...varint(sid), 0, ...varint(last)));
+  assert.deepEqual([sent.length, ann.unsent.length, ann.brings], [2, 1, true]);
+  const bytes = node.model.toBinary();
+  ann.receive(message(6, 0, 1, ...varint(65_536), 1, ...varint(bytes.length), 0, 0, 0, 0, 0, 0, 0, 9));
+  ann.receive(message(8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, ...bytes));
+  assert.equal(ann.vector.get(65_536), 1, "the snapshot was taken");
+  assert.equal(ann.text("text"), "warp");
+  ann.receive(durable);
+  assert.deepEqual([ann.unsent.length, ann.brings], [0, false]);
 });
 
 test("a store that lacks what a window is built on is strange to it, and gets nothing of it", async () => {

@@ -36,8 +36,6 @@ export class Link extends EventTarget {
   #failures = 0;
   /** How often in a row the node lacked what this window is built on. */
   #strange = 0;
-  /** Whether the node was sent what it had lost. */
-  #brings = false;
   #timer = 0;
   /** @type {Uint8Array[]} */
   #waiting = [];
@@ -51,10 +49,7 @@ export class Link extends EventTarget {
     this.replica = replica;
     const detail = (/** @type {Event} */ event) => /** @type {CustomEvent} */ (event).detail;
     replica.addEventListener("send", (event) => detail(event).messages.forEach((/** @type {Uint8Array} */ message) => this.#send(message)));
-    replica.addEventListener("welcome", (event) => {
-      this.#strange = 0;
-      this.#brings = detail(event).brought > 0;
-    });
+    replica.addEventListener("welcome", () => (this.#strange = 0));
     replica.addEventListener("strange", (event) => this.#meets(detail(event).store));
     replica.addEventListener("caught-up", () => {
       this.#failures = 0;
@@ -73,7 +68,6 @@ export class Link extends EventTarget {
     this.#timer = setTimeout(() => this.#drop(socket), CONNECT_MAX_MS);
     socket.onopen = () => {
       clearTimeout(this.#timer);
-      this.#brings = false;
       socket.send(this.replica.greeting(this.refused === undefined));
       this.dispatchEvent(new Event("open"));
     };
@@ -84,7 +78,7 @@ export class Link extends EventTarget {
       else this.receive();
     };
     socket.onclose = ({ code, reason }) => {
-      if (code === REFUSED && this.#brings) {
+      if (code === REFUSED && this.replica.brings) {
         // It has lost what this window is built on, and will not have it back.
         return this.#isStrange(this.replica.store);
       }

@@ -46,6 +46,8 @@ export class Replica extends EventTarget {
   /** Whether the node has been told everything that it lacks, so that it can take what is typed now. */
   #welcome = false;
   #withUnsent = true;
+  /** What the node had lost, was sent back, and does not have yet. @type {Set<Entry>} */
+  #brings = new Set();
   /** What came and what was made since this window was opened, oldest first. @type {Entry[]} */
   #remembered = [];
   #rememberedBytes = 0;
@@ -116,6 +118,11 @@ export class Replica extends EventTarget {
     }
   }
 
+  /** Whether the node has not yet taken back what it had lost. */
+  get brings() {
+    return this.#brings.size > 0;
+  }
+
   /**
    * What to say first on a new connection; the node's answer decides what is sent.
    *
@@ -125,6 +132,7 @@ export class Replica extends EventTarget {
     this.caughtUp = false;
     this.#welcome = false;
     this.#withUnsent = withUnsent;
+    this.#brings = new Set();
     this.#incoming = undefined;
     return encodeState(this.name, this.vector);
   }
@@ -174,10 +182,13 @@ export class Replica extends EventTarget {
     const unsent = new Set(this.unsent);
     this.#welcome = true;
     this.store = store;
-    this.#tell("welcome", { store, brought: lost.size });
-    // Each after what its author had seen.
+    // Each after what its author had seen. What was lost is as unsent as what was never sent: until the node has it again, a
+    // snapshot that it sends can lack it.
     const remembered = this.#remembered.filter((entry) => lost.has(entry) || unsent.delete(entry));
-    this.#send([...unsent, ...remembered]);
+    this.unsent = [...unsent, ...remembered];
+    this.#brings = lost;
+    this.#tell("welcome", { store });
+    this.#send(this.unsent);
   }
 
   /**
@@ -217,7 +228,11 @@ export class Replica extends EventTarget {
 
   /** @param {Vector} durable */
   #acknowledged(durable) {
-    this.unsent = this.unsent.filter(({ sid, last }) => last > (durable.get(sid) ?? 0));
+    this.unsent = this.unsent.filter((entry) => {
+      const isDurable = entry.last <= (durable.get(entry.sid) ?? 0);
+      if (isDurable) this.#brings.delete(entry);
+      return !isDurable;
+    });
     for (const [sid, last] of durable) advance(this.vector, sid, last);
     this.#tell("acknowledged", {});
   }
