@@ -10,6 +10,7 @@ mod node;
 mod python;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -38,8 +39,6 @@ pub(crate) enum Need {
     Secantusd,
     /// Networks that can be cut: Linux, root and the `ip` tool.
     NetworkNamespaces,
-    /// The application's release binary, which test-all builds before the tests.
-    GamesBinary,
 }
 
 /// The words by which a reason names a need.
@@ -50,7 +49,6 @@ const WORDS: &[(Need, &[&str])] = &[
     (Need::Chromium, &["chromium", "browser"]),
     (Need::Secantusd, &["secantusd", "mongodb"]),
     (Need::NetworkNamespaces, &["network namespace", "netns"]),
-    (Need::GamesBinary, &["games"]),
 ];
 
 impl Need {
@@ -69,7 +67,6 @@ impl Need {
             Self::Chromium => "chromium",
             Self::Secantusd => "secantusd",
             Self::NetworkNamespaces => "network namespaces",
-            Self::GamesBinary => "games",
         }
     }
 }
@@ -157,11 +154,11 @@ impl<'a> Services<'a> {
         self.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
     }
 
-    /// The release binaries are products of the run and not looked for.
+    /// The release binaries are products of the run and not looked for, unless the user names others.
     pub(crate) fn provide_applications(&mut self, folder: &Path) {
-        self.set("WEFT_GAMES_BIN", folder.join("games"));
-        self.set("WEFT_NOTES_BIN", folder.join("notes"));
-        self.met.insert(Need::GamesBinary, Met::Yes);
+        for (variable, name) in [("WEFT_GAMES_BIN", "games"), ("WEFT_NOTES_BIN", "notes")] {
+            self.set(variable, env::var_os(variable).unwrap_or_else(|| folder.join(name).into()));
+        }
     }
 
     fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
@@ -204,7 +201,6 @@ impl<'a> Services<'a> {
                 }
             }
             Need::NetworkNamespaces => return Ok(network_namespaces()),
-            Need::GamesBinary => bail!("`cargo build --release --package games` has not succeeded"),
         }
         Ok(Met::Yes)
     }
@@ -247,8 +243,6 @@ pub(crate) fn needs_in_sources(workspace: &Workspace) -> Result<BTreeSet<Need>> 
             needs.extend(Need::parse(reason));
         }
     }
-    // The binary is a product of the run, not something to look for.
-    needs.remove(&Need::GamesBinary);
     Ok(needs)
 }
 
