@@ -15,7 +15,7 @@ use super::{ClientRecord, Conflict, ConflictResolver, Resolution};
 use crate::{
     event::{ClientVector, DoesNotFit, Event},
     protocol::{Current, DocumentResume, Problem, ProblemType, Push, PushOp},
-    service::apply_locally,
+    service::{apply_locally, op_size, size},
     snapshot::Snapshot,
 };
 
@@ -36,6 +36,13 @@ pub struct Pending {
     pub base: Value,
     /// When it was written, in milliseconds since 1970 UTC.
     pub written_at: u64,
+}
+
+impl Pending {
+    /// About as many bytes as it has as JSON, with the state that the writer saw.
+    pub fn len_bytes(&self) -> usize {
+        op_size(&self.op) + size(&self.base)
+    }
 }
 
 /// What became of an event.
@@ -210,6 +217,11 @@ impl StateManager {
     /// The writes that the confirmed state does not contain yet, oldest first.
     pub fn pending(&self) -> impl ExactSizeIterator<Item = &Pending> {
         self.pending.iter()
+    }
+
+    /// How many bytes they have, with the states that their writers saw: that is what they need in memory, and in a record.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.iter().map(Pending::len_bytes).sum()
     }
 
     /// How many of them the server has not answered. A question about one that is held counts as well.

@@ -99,6 +99,17 @@ pub enum ClientError {
     /// Too many writes that are not answered.
     #[error("{max} writes of document {0} are not answered yet", max = SyncClient::PENDING_MAX)]
     TooManyWrites(DocumentId),
+    /// The writes that are not answered are too large together.
+    #[error(
+        "writes of document {document_id} with {bytes} bytes are not answered yet, at most {max} may be",
+        max = SyncClient::PENDING_BYTES_MAX
+    )]
+    TooManyBytes {
+        /// Of which document.
+        document_id: DocumentId,
+        /// How large they are.
+        bytes: usize,
+    },
 }
 
 impl SyncClient {
@@ -106,6 +117,8 @@ impl SyncClient {
     pub const DOCUMENTS_MAX: usize = 256;
     /// How many writes of one document wait for their answer; above it writing is an error.
     pub const PENDING_MAX: usize = 1000;
+    /// How many bytes they have together, with the states that they were made on, when no further one is taken.
+    pub const PENDING_BYTES_MAX: usize = 64 << 20;
 
     /// Starts the client: it connects, and connects again whenever the connection breaks.
     pub fn start(options: SyncClientOptions) -> Self {
@@ -160,17 +173,25 @@ impl SyncClient {
     /// Writes to an open document. It shows at once, and is durable here when this returns. `guarded`: only if the
     /// document is still as it is seen now; else the resolver decides.
     pub async fn write(&self, id: &DocumentId, op: PushOp, guarded: bool) -> Result<(), ClientError> {
+        let mut refused = None;
         let write = |manager: &mut StateManager| {
-            let fits = manager.pending().len() < Self::PENDING_MAX;
-            if fits {
+            let bytes = manager.pending_bytes();
+            refused = match () {
+                () if manager.pending().len() >= Self::PENDING_MAX => {
+                    Some(ClientError::TooManyWrites(id.clone()))
+                }
+                () if bytes >= Self::PENDING_BYTES_MAX => {
+                    Some(ClientError::TooManyBytes { document_id: id.clone(), bytes })
+                }
+                () => None,
+            };
+            if refused.is_none() {
                 manager.write(op, guarded, now_ms());
             }
-            fits
+            refused.is_none()
         };
-        match self.change(id, write).await? {
-            true => Ok(()),
-            false => Err(ClientError::TooManyWrites(id.clone())),
-        }
+        self.change(id, write).await?;
+        refused.map_or(Ok(()), Err)
     }
 
     /// Changes what there is to send of a document, durably. Gives what `change` gives: whether it has done anything.
@@ -267,5 +288,55 @@ impl SyncClient {
 impl Drop for SyncClient {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::{client::connection::Lost, shelf::MemoryShelf};
+
+    #[tokio::test]
+    async fn a_write_behind_as_many_bytes_as_may_wait_is_refused() {
+        let options = SyncClientOptions {
+            url: "ws://nowhere/sync".to_owned(),
+            client_id: ClientId::new("me").unwrap(),
+            token: None,
+            resolver: ConflictResolver::ServerWins,
+            shelf: Arc::new(MemoryShelf::new()),
+        };
+        let never = std::future::pending::<Result<Connection<DuplexStream>, Lost>>;
+        let client = SyncClient::over(options, never);
+        let id = DocumentId::new("d").unwrap();
+        client.open(&id).await.unwrap();
+        let replace = |len: usize| PushOp::Replace {
+            state: json!({ "text": "x".repeat(len) }).as_object().unwrap().clone(),
+        };
+        {
+            // Not through the handle: with each of them all would be written down.
+            let mut documents = client.shared.documents();
+            let manager = &mut documents.get_mut(&id).unwrap().manager;
+            manager.write(replace(SyncClient::PENDING_BYTES_MAX), false, 0);
+            assert!(manager.pending_bytes() > SyncClient::PENDING_BYTES_MAX);
+        }
+        let refused = client.write(&id, replace(1), false).await.unwrap_err();
+        assert!(matches!(refused, ClientError::TooManyBytes { .. }), "{refused}");
+        assert!(refused.to_string().starts_with("writes of document d with 671"), "{refused}");
+        assert_eq!(client.shared.documents()[&id].manager.pending().len(), 1);
+        // One byte less than too much, and what is there is no matter.
+        let room = SyncClient::PENDING_BYTES_MAX - 40;
+        {
+            let mut documents = client.shared.documents();
+            let manager = &mut documents.get_mut(&id).unwrap().manager;
+            *manager = StateManager::new(id.clone(), ClientId::new("me").unwrap());
+            manager.write(replace(room), false, 0);
+            assert!(manager.pending_bytes() < SyncClient::PENDING_BYTES_MAX);
+            manager.write(PushOp::Delete, false, 0);
+            assert!(manager.pending_bytes() > SyncClient::PENDING_BYTES_MAX, "what was seen counts too");
+        }
+        assert!(client.write(&id, PushOp::Delete, false).await.is_err());
     }
 }

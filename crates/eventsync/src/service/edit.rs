@@ -116,13 +116,39 @@ fn too_large(bytes: usize) -> Problem {
 }
 
 /// About as many bytes as it has as JSON.
-fn size(value: &Value) -> usize {
+pub(crate) fn size(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) => 5,
         Value::Number(_) => 8,
         Value::String(text) => text.len() + 2,
         Value::Array(items) => 2 + items.iter().map(|item| 1 + size(item)).sum::<usize>(),
-        Value::Object(fields) => 2 + fields.iter().map(|(name, f)| name.len() + 4 + size(f)).sum::<usize>(),
+        Value::Object(fields) => fields_size(fields),
+    }
+}
+
+fn fields_size(fields: &Body) -> usize {
+    2 + fields.iter().map(|(name, field)| name.len() + 4 + size(field)).sum::<usize>()
+}
+
+/// About as many bytes as an edit has as JSON.
+pub(crate) fn op_size(op: &PushOp) -> usize {
+    let of_operation = |operation: &PatchOperation| {
+        let value = match operation {
+            PatchOperation::Add(add) => size(&add.value),
+            PatchOperation::Replace(replace) => size(&replace.value),
+            PatchOperation::Test(test) => size(&test.value),
+            PatchOperation::Copy(copy) => copy.from.as_str().len(),
+            PatchOperation::Move(moved) => moved.from.as_str().len(),
+            PatchOperation::Remove(_) => 0,
+        };
+        32 + operation.path().as_str().len() + value
+    };
+    match op {
+        PushOp::Create { state: fields }
+        | PushOp::Replace { state: fields }
+        | PushOp::Merge { patch: fields } => fields_size(fields),
+        PushOp::Patch { patch } => patch.0.iter().map(of_operation).sum(),
+        PushOp::Delete => 0,
     }
 }
 

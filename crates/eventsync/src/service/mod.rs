@@ -27,8 +27,8 @@ use crate::{
     vectors::StateVectorManager,
 };
 
-pub(crate) use edit::apply_locally;
 pub use edit::{DOCUMENT_BYTES_MAX, PATCH_OPERATIONS_MAX};
+pub(crate) use edit::{apply_locally, op_size, size};
 pub use idempotency::IdempotencyKey;
 pub use read::{SyncAnswer, SyncRequest};
 pub use reader::FeedReader;

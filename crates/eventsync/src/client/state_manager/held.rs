@@ -28,6 +28,9 @@ pub struct HeldWrite {
 impl StateManager {
     /// How many writes of a document are held. Beyond them the oldest falls away; each was told when it was refused.
     pub const HELD_WRITES_MAX: usize = 10;
+    /// How many bytes they have at most, with what they were made on, by [`Pending::len_bytes`]. Beyond them the oldest fall
+    /// away as well; the last one stays, however large it is.
+    pub const HELD_BYTES_MAX: usize = 64 << 20;
 
     /// The writes that can't go, oldest first. The view is without them.
     pub fn held(&self) -> impl ExactSizeIterator<Item = &HeldWrite> {
@@ -87,10 +90,11 @@ impl StateManager {
         }
         let write = self.pending.pop_front()?;
         let id = self.held.back().map_or(0, |last| last.id) + 1;
-        if self.held.len() >= Self::HELD_WRITES_MAX {
-            self.held.pop_front();
-        }
         self.held.push_back(HeldWrite { id, write, problem, is_open: open });
+        let mut bytes: usize = self.held.iter().map(|held| held.write.len_bytes()).sum();
+        while self.held.len() > Self::HELD_WRITES_MAX || bytes > Self::HELD_BYTES_MAX && self.held.len() > 1 {
+            bytes -= self.held.pop_front().map_or(0, |oldest| oldest.write.len_bytes());
+        }
         (self.sent, self.fence) = (open, open);
         Some(id)
     }
@@ -116,5 +120,45 @@ impl StateManager {
         self.fence = false;
         let at = self.held.iter().position(|held| held.is_open)?;
         self.held.remove(at).map(|held| held.write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crdt_core::ClientId;
+    use nodestorage::DocumentId;
+    use serde_json::json;
+
+    use super::*;
+    use crate::protocol::ProblemType;
+
+    fn manager() -> StateManager {
+        StateManager::new(DocumentId::new("d").unwrap(), ClientId::new("me").unwrap())
+    }
+
+    fn hold(manager: &mut StateManager, len: usize) {
+        let state = json!({ "text": "x".repeat(len) }).as_object().unwrap().clone();
+        manager.write(PushOp::Replace { state }, false, 0);
+        assert!(manager.poll_push().is_some());
+        let held = manager.on_too_large(Problem::new(ProblemType::TooLarge, "it is too large"), false);
+        assert!(held.is_some());
+    }
+
+    #[test]
+    fn the_oldest_that_are_held_give_way_to_more_bytes_than_may_be() {
+        let mut manager = manager();
+        let ids = |manager: &StateManager| manager.held().map(|held| held.id).collect::<Vec<_>>();
+        let third = StateManager::HELD_BYTES_MAX / 3;
+        for _ in 0..3 {
+            hold(&mut manager, third - 100);
+        }
+        assert_eq!(ids(&manager), [1, 2, 3]);
+        hold(&mut manager, 1000);
+        assert_eq!(ids(&manager), [2, 3, 4]);
+        hold(&mut manager, 2 * third);
+        assert_eq!(ids(&manager), [4, 5]);
+        // Somebody wrote it, and is told of it: it is not lost at once.
+        hold(&mut manager, StateManager::HELD_BYTES_MAX + 1);
+        assert_eq!(ids(&manager), [6]);
     }
 }
