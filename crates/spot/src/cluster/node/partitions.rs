@@ -171,11 +171,13 @@ impl Node {
     fn is_settled(&self) -> bool {
         let is_late = |peer: &Peer| self.now.saturating_sub(peer.since) >= self.patience();
         let known = |peer: &Peer| peer.node.is_none() || peer.answers > 0 || is_late(peer);
-        // Or else who connects again and again and never says who it is would keep all from being placed.
+        // Or else who connects again and again, and says each time that it is somebody else or nobody, would keep all from being
+        // placed.
         let since = self.partitions.unsettled_since;
         let has_waited = since.is_some_and(|since| self.now.saturating_sub(since) >= self.patience());
-        self.peers.iter().all(|(_, peer)| known(peer))
-            && (self.links.iter().all(|(_, link)| link.peer.is_some() || link.closing) || has_waited)
+        let is_known = self.peers.iter().all(|(_, peer)| known(peer))
+            && self.links.iter().all(|(_, link)| link.peer.is_some() || link.closing);
+        (is_known || has_waited)
             && self
                 .membership
                 .targets

@@ -40,6 +40,20 @@ fn who_comes_again_and_again_without_a_hello_does_not_keep_partitions_from_being
 }
 
 #[test]
+fn who_comes_again_and_again_under_another_id_does_not_keep_partitions_from_being_claimed() {
+    let mut node = node_with(|_| {});
+    let mut silent = joined(&mut node, NodeId(100), 1);
+    node.topic_create_partitioned("p", 4, TopicOptions::STANDARD).unwrap();
+    for n in 101..104 {
+        wait(&mut node, 2);
+        let next = joined(&mut node, NodeId(n), 1);
+        node.link_closed(std::mem::replace(&mut silent, next), "it went");
+    }
+    let owned = (0..4).filter(|k| node.topic_owner(&format!("p#{k}")).is_some()).count();
+    assert_eq!(owned, 4);
+}
+
+#[test]
 fn who_answers_nothing_does_not_keep_partitions_from_being_claimed() {
     for founding in [true, false] {
         let mut node = node_with(|_| {});
