@@ -329,3 +329,55 @@ fn a_history_does_not_begin_within_an_open_patch() {
     let history = alice.history().unwrap();
     assert_eq!(history.at_seen(&before).unwrap().view(), "open".into());
 }
+
+/// Who looks at an old version and edits it to have it back would give ids again that were sent.
+#[test]
+fn a_state_of_the_past_is_not_edited_under_the_live_session() {
+    let mut alice = model(70_001, "warp");
+    let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    alice.keep_history().unwrap();
+    alice.api().str("").unwrap().ins(4, "!").unwrap();
+    let first = alice.flush().unwrap();
+    let seen = alice.document().state_vector();
+    alice.api().str("").unwrap().ins(5, "?").unwrap();
+    let second = alice.flush().unwrap();
+    for patch in [&first, &second] {
+        assert_eq!(bob.apply(patch), Ok(crdt_core::Applied::Merged));
+    }
+    let history = alice.history_mut().unwrap();
+    let states = [
+        history.at(first.id()).unwrap(),
+        history.at_seen(&seen).unwrap(),
+        history.at_time(Duration::ZERO).unwrap(),
+        history.log().at(first.id()).unwrap(),
+    ];
+    for state in states {
+        let mut past = Model::from(state);
+        assert_eq!(past.document().session(), SessionId::LOCAL);
+        past.api().str("").unwrap().ins(0, "the ").unwrap();
+        let mut bob = bob.clone();
+        assert_eq!(bob.apply(&past.flush().unwrap()), Ok(crdt_core::Applied::Merged));
+    }
+    // What is not of the past goes on under its session.
+    assert_eq!(history.log().end().unwrap().session(), alice.document().session());
+}
+
+#[test]
+fn text_that_was_typed_on_is_told_with_the_time_of_each_part() {
+    let mut alice = model(70_001, "ab");
+    let mut parts = |steps: &[(u64, &str)]| {
+        alice.keep_history().unwrap();
+        for &(secs, text) in steps {
+            alice.set_now(Duration::from_secs(secs));
+            let mut cursor = alice.api().str("").unwrap();
+            cursor.ins(cursor.len(), text).unwrap();
+            alice.flush();
+        }
+        let parts = alice.blame("").unwrap().into_iter();
+        parts.map(|run| (run.part, run.at.map(|at| at.as_secs()))).collect::<Vec<_>>()
+    };
+    let expected =
+        [(0..2, None), (2..3, Some(10)), (3..5, Some(9999))].map(|(range, at)| (Part::Range(range), at));
+    // Two patches of one time are one run.
+    assert_eq!(parts(&[(10, "c"), (9999, "d"), (9999, "e")]), expected);
+}

@@ -221,10 +221,9 @@ fn check_blame(replica: &Replica, made: &Made) {
             for tick in 0..part.ids.span {
                 let (patch, unit) = made.ids[&part.ids.start.tick(tick)];
                 assert_eq!(patch.sid, part.ids.start.sid, "{path}");
+                assert_eq!(part.at, replica.times.get(&patch).copied(), "{path}: {part:?}");
                 units.extend(unit);
             }
-            let (patch, _) = made.ids[&part.ids.start];
-            assert_eq!(part.at, replica.times.get(&patch).copied(), "{path}: {part:?}");
             if let Part::Range(range) = &part.part {
                 assert_eq!(range.start, end, "{path}");
                 end = range.end;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Document, Patch, SessionId, StateVector, Timestamp, Value,
-    document::{ApplyError, Compaction},
+    document::{ApplyError, Compaction, Order},
 };
 
 /// A document's history: where it starts, and what happened since.
@@ -162,19 +162,29 @@ impl Log {
         }
     }
 
-    /// The document with all patches.
+    /// The document with all patches, edited by the session of the [start](Self::start), or as [`SessionId::LOCAL`] if
+    /// nobody started it.
     ///
     /// # Errors
     /// [`ApplyError`] if a patch cannot be taken.
     pub fn end(&self) -> Result<Document, ApplyError> {
-        self.replay(self.patches.values())
+        let mut end = self.replay(self.patches.values())?;
+        if end.session() == SessionId::GLOBAL {
+            end.set_session(SessionId::LOCAL);
+        }
+        Ok(end)
     }
 
-    /// The document as it was when the patches up to an id had been made.
+    /// The document as it was when the patches up to an id had been made; one before all of them is the start. It is to be
+    /// looked at: see [`History::at`](crate::model::History::at).
     ///
     /// # Errors
     /// [`ApplyError`] if a patch cannot be taken.
     pub fn at(&self, id: Timestamp) -> Result<Document, ApplyError> {
+        Ok(past(self.state_at(id)?))
+    }
+
+    fn state_at(&self, id: Timestamp) -> Result<Document, ApplyError> {
         self.replay(self.patches.range(..=id).map(|(_, patch)| patch))
     }
 
@@ -192,7 +202,7 @@ impl Log {
     /// # Errors
     /// [`ApplyError`]; then nothing has changed.
     pub fn advance_to(&mut self, id: Timestamp) -> Result<(), ApplyError> {
-        self.start = self.at(id)?;
+        self.start = self.state_at(id)?;
         self.start.share();
         self.patches.retain(|&patch, _| patch > id);
         Ok(())
@@ -221,7 +231,7 @@ impl Log {
     /// # Errors
     /// [`LogError`]
     pub fn encode(&self, format: LogFormat) -> Result<Vec<u8>, LogError> {
-        let end = self.end()?;
+        let end = self.replay(self.patches.values())?;
         let mut view = end.view();
         let model = match format.model {
             LogModel::None => Value::Null,
@@ -314,6 +324,14 @@ impl Log {
         }
         Ok(end)
     }
+}
+
+/// A state of the past. Who edited it as the session that has gone on since would give ids once more that were sent.
+pub(crate) fn past(mut document: Document) -> Document {
+    if document.order() == Order::Logical {
+        document.set_session(SessionId::LOCAL);
+    }
+    document
 }
 
 fn patch_value(patch: &Patch, form: LogHistory) -> Value {

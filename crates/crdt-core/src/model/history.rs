@@ -12,7 +12,7 @@ use std::{
 use super::{EditError, Model, Path, find_node, past_registers};
 use crate::{
     Document, Patch, SessionId, StateVector, Text, Timespan, Timestamp,
-    codec::log::Log,
+    codec::log::{Log, past},
     document::{ApplyError, Content},
 };
 
@@ -126,8 +126,37 @@ impl History {
         holds.then(|| self.version(Timestamp::new(sid, start), end - start))
     }
 
-    /// The document as it was when the patches up to an id had been made. Begins at the nearest saved state, and saves more
-    /// of them on a long way.
+    /// Ids of one session in parts that were written at different times, each with when, if that is known.
+    fn by_time(&self, ids: Timespan) -> Vec<(Timespan, Option<Duration>)> {
+        let (sid, end) = (ids.start.sid, ids.start.time + ids.span);
+        let mut parts: Vec<(Timespan, Option<Duration>)> = Vec::new();
+        let mut from = ids.start.time;
+        while from < end {
+            let start = Timestamp::new(sid, from);
+            let (to, at) = match self.written(start) {
+                Some(version) => (version.id.time + version.span, version.at),
+                None => {
+                    let next = self.patches.range((sid, from + 1)..).next();
+                    (next.filter(|((next, _), _)| *next == sid).map_or(end, |(&(_, time), _)| time), None)
+                }
+            };
+            let span = to.min(end) - from;
+            match parts.last_mut() {
+                Some((part, before)) if *before == at => part.span += span,
+                _ => parts.push((Timespan { start, span }, at)),
+            }
+            from += span;
+        }
+        parts
+    }
+
+    /// The document as it was when the patches up to an id had been made; one before all of them gives the start. Begins at
+    /// the nearest saved state, and saves more of them on a long way.
+    ///
+    /// What was is to be looked at: the states that this, [`at_seen`](Self::at_seen) and [`at_time`](Self::at_time) give are of
+    /// [`SessionId::LOCAL`], since edits of the session that has gone on would have ids that were sent. To have an old state
+    /// back, edit the model until it shows that: `model.api().update("", past.view())`. To go on from one on its own,
+    /// [fork](Document::fork) it.
     ///
     /// # Errors
     /// [`ApplyError`] if a patch cannot be taken.
@@ -148,7 +177,7 @@ impl History {
         }
         self.checkpoints.extend(saved);
         self.thin_out();
-        Ok(document)
+        Ok(past(document))
     }
 
     /// Drops every second saved state until there is room for the others.
@@ -164,7 +193,8 @@ impl History {
         }
     }
 
-    /// The document with just the patches that a replica had seen, whatever others had made by then.
+    /// The document with just the patches that a replica had seen, whatever others had made by then. Each time from the
+    /// start on, without the saved states.
     ///
     /// # Errors
     /// [`ApplyError`] if a patch cannot be taken.
@@ -173,10 +203,11 @@ impl History {
         for patch in self.log.patches().filter(|patch| patch.next_time() <= seen.get(&patch.id().sid) + 1) {
             let _ = document.merge(patch.as_ref())?;
         }
-        Ok(document)
+        Ok(past(document))
     }
 
-    /// The document as this replica had it at a time: the start and the patches that were made or came until then.
+    /// The document as this replica had it at a time: the start and the patches that were made or came until then. Each time
+    /// from the start on, without the saved states.
     ///
     /// A patch whose time was not told counts as of the time that was told last before it was [added](Self::push); if none
     /// was, it was there from the start. Where clocks disagree, so that something has an earlier time than what it is built on,
@@ -204,7 +235,7 @@ impl History {
                 let _ = document.merge(patch.as_ref())?;
             }
         }
-        Ok(document)
+        Ok(past(document))
     }
 
     /// Forgets the history up to an id: it starts with the document at it then.
@@ -321,7 +352,7 @@ impl Model {
         self.history.as_deref_mut()
     }
 
-    /// Who wrote what is at a path: each run of a text or byte string, each element of an array, each key of a map. Only
+    /// Who wrote what is at a path: each run of a text or byte string that was written at one time, each element of an array, each key of a map. Only
     /// what can be seen is told of, and of the elements of an array the last one put into each slot.
     ///
     /// ```
@@ -378,8 +409,23 @@ impl Model {
                 parts.push((Part::Whole, one(node.id())));
             }
         }
-        let at = |id| self.history.as_ref().and_then(|history| history.written(id)?.at);
-        Ok(parts.into_iter().map(|(part, ids)| Authored { part, ids, at: at(ids.start) }).collect())
+        let Some(history) = &self.history else {
+            return Ok(parts.into_iter().map(|(part, ids)| Authored { part, ids, at: None }).collect());
+        };
+        let mut authored = Vec::new();
+        for (part, ids) in parts {
+            let Part::Range(mut range) = part else {
+                let at = history.written(ids.start).and_then(|version| version.at);
+                authored.push(Authored { part, ids, at });
+                continue;
+            };
+            for (ids, at) in history.by_time(ids) {
+                let end = range.start + ids.span as usize;
+                authored.push(Authored { part: Part::Range(range.start..end), ids, at });
+                range.start = end;
+            }
+        }
+        Ok(authored)
     }
 
     pub(super) fn remember(&mut self, patch: &Patch) {
