@@ -9,7 +9,8 @@ use crate::text::Text;
 /// A value that is set as a whole and never edited inside: the content of a `con` node, the meta of a patch, a view.
 ///
 /// Numbers follow JavaScript, which has one kind of them: a float that is an integer within ±(2^53 − 1) is that
-/// integer. Build numbers with `Value::from`, which sees to it. −0 is a float; it equals 0, and becomes 0 where it is
+/// integer, and `Value::from` makes it so. Beyond that a number keeps the kind that it was made of or read as; numbers are
+/// equal when they are the same number, of whatever kind. −0 is a float; it equals 0, and becomes 0 where it is
 /// written in a binary form or set in a document, since json-joy writes it so.
 #[derive(Debug, Clone, Default)]
 pub enum Value {
@@ -20,7 +21,7 @@ pub enum Value {
     Null,
     /// `true` or `false`
     Bool(bool),
-    /// An integer.
+    /// An integer. From 2^53 on JavaScript reads it as a big integer, and it has no JSON form in a document or patch.
     Int(i64),
     /// An integer above `i64::MAX`; JavaScript reads it as a big integer.
     Uint(u64),
@@ -174,6 +175,27 @@ impl Value {
         }
     }
 
+    /// The number, if it is an integer of any kind but a float.
+    const fn integer(&self) -> Option<i128> {
+        match *self {
+            Self::Int(n) => Some(n as i128),
+            Self::Uint(n) => Some(n as i128),
+            Self::Nint(n) => Some(-1 - n as i128),
+            _ => None,
+        }
+    }
+
+    /// Whether an array, map or tag in it has more than so many around it, itself included.
+    pub(crate) fn is_deeper_than(&self, depth: usize) -> bool {
+        let within = |inner: &Self| depth == 0 || inner.is_deeper_than(depth - 1);
+        match self {
+            Self::Array(items) => depth == 0 || items.iter().any(within),
+            Self::Map(entries) => depth == 0 || entries.iter().any(|(_, value)| within(value)),
+            Self::Tag(_, inner) => within(inner),
+            _ => false,
+        }
+    }
+
     /// Whether it is the same JSON as another value, whatever the order of the keys in each.
     pub fn is_same_json(&self, other: &Self) -> bool {
         self.in_key_order() == other.in_key_order()
@@ -242,7 +264,8 @@ pub(crate) fn has_duplicates<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone, l
     sorted.windows(2).any(|pair| pair[0] == pair[1])
 }
 
-/// Two values are equal when they are built alike; a NaN equals a NaN, and −0 equals 0. So the order of a map's keys counts,
+/// Two values are equal when they are built alike; numbers when they are the same number, whatever they are held in; a NaN
+/// equals a NaN. So the order of a map's keys counts,
 /// and replicas that have the same patches can show their keys in another order: compare their views by
 /// [`is_same_json`](Value::is_same_json).
 impl PartialEq for Value {
@@ -251,16 +274,18 @@ impl PartialEq for Value {
             (Self::Undefined, Self::Undefined) | (Self::Null, Self::Null) => true,
             (Self::Bool(a), Self::Bool(b)) => a == b,
             (Self::Int(a), Self::Int(b)) => a == b,
-            (Self::Uint(a), Self::Uint(b)) | (Self::Nint(a), Self::Nint(b)) => a == b,
             (Self::Float(a), Self::Float(b)) => a == b || a.is_nan() && b.is_nan(),
-            (Self::Float(zero), Self::Int(0)) | (Self::Int(0), Self::Float(zero)) => *zero == 0.0,
+            (Self::Float(float), integer) | (integer, Self::Float(float)) => {
+                // A float that ends up at a bound of `i128` is larger than any integer here.
+                integer.integer().is_some_and(|n| float.trunc() == *float && *float as i128 == n)
+            }
             (Self::Text(a), Self::Text(b)) => a == b,
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
             (Self::Array(a), Self::Array(b)) => a == b,
             (Self::Map(a), Self::Map(b)) => a == b,
             (Self::Tag(a, x), Self::Tag(b, y)) => a == b && x == y,
             (Self::Simple(a), Self::Simple(b)) => a == b,
-            _ => false,
+            (a, b) => a.integer().is_some_and(|a| b.integer() == Some(a)),
         }
     }
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use crdt_core::{
-    Applied, Document, Model, Patch, SessionId, Timestamp, Value,
+    Applied, Document, Model, Patch, SessionId, Text, Timestamp, Value,
     model::{
         Delta, Diff, Origin, UndoOptions,
         schema::{con, vec},
@@ -402,7 +402,7 @@ fn a_watcher_is_told_the_whole_view_when_the_document_is_replaced() {
     let _ = ahead.apply(&first).unwrap();
     ahead.api().str("/text").unwrap().ins(4, " and weft").unwrap();
     ahead.flush();
-    model.replace_document(ahead.document().clone());
+    model.replace_document(ahead.document().clone()).unwrap();
 
     assert_eq!(model.document().session(), sid(1));
     let set = model.poll_changes().unwrap();
@@ -465,4 +465,29 @@ fn a_copy_follows_what_stands_at_two_places() {
         let more = patch.json(&"b".into());
         patch.ins_arr(list, list, &[more]);
     });
+}
+
+/// A key can hold half a character, and then no text names it.
+#[test]
+fn a_path_leads_to_its_own_key_whatever_that_holds() {
+    let half = Text::from_utf16([0xd83d]);
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model
+        .api()
+        .root(Value::Map(vec![(half.clone(), "half".into()), ("\u{fffd}".into(), "whole".into())]))
+        .unwrap();
+    let mut bob = model.fork(SessionId::new(70_002).unwrap());
+    model.flush();
+    model.watch();
+    bob.api().str([half.as_wtf8().into()]).unwrap().ins(4, "!").unwrap();
+    assert_eq!(model.apply(&bob.flush().unwrap()), Ok(Applied::Merged));
+    let set = model.poll_changes().unwrap();
+    assert_eq!(model.view_at(&set.changes[0].path).unwrap(), "half!".into());
+    assert!(set.changes[0].path.is_within(&[half.as_wtf8().into()]));
+    assert!(!set.changes[0].path.is_within(&["\u{fffd}".into()]));
+    let mut map = model.api().obj("").unwrap();
+    map.del([&half]).unwrap();
+    assert_eq!((map.has(&half), map.has("\u{fffd}")), (false, true));
+    model.api().update([half.as_wtf8().into()], "again").unwrap();
+    assert_eq!(model.view_at([half.as_wtf8().into()]).unwrap(), "again".into());
 }

@@ -195,7 +195,7 @@ fn take(model: &mut Model, bob: &mut Model, last: &mut Option<Patch>, step: &Ste
         }
         Step::Replace => {
             let own = model.document().session();
-            model.replace_document(bob.document().clone());
+            model.replace_document(bob.document().clone()).unwrap();
             assert_eq!(model.document().session(), own);
         }
         Step::Overwrite(edits) => {

@@ -275,7 +275,7 @@ proptest! {
                     if let Some(patch) = alice.flush() {
                         prop_assert_eq!(bob.apply(&patch), Ok(Applied::Merged));
                     }
-                    alice.replace_document(bob.document().clone());
+                    alice.replace_document(bob.document().clone()).unwrap();
                 }
                 Step::CatchUp => window.catch_up(&mut alice),
             }
@@ -349,7 +349,7 @@ fn ids_that_change_places_end_in_what_there_is() {
     let (mut alice, other) = (make(true), make(false));
     let mut window = Window::open(&mut alice);
     window.catch_up(&mut alice);
-    alice.replace_document(other.into_document());
+    alice.replace_document(other.into_document()).unwrap();
     window.catch_up(&mut alice);
     assert_eq!(window.units.iter().map(|unit| unit.0).collect::<Vec<_>>(), [99, 100, 98, 97]);
 }

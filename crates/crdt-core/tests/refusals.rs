@@ -4,12 +4,17 @@ use crdt_core::{
     Applied, Document, Model, SessionId, Timestamp, Value,
     codec::{DocumentFormat, Packing},
     document::ApplyError,
-    model::{EditError, InvalidQuill, QuillOp},
+    model::{EditError, InvalidQuill, QuillOp, Selection, schema},
 };
 use serde_json::json;
 
 fn sid(id: u64) -> SessionId {
     SessionId::new(id).unwrap()
+}
+
+/// An array in an array in an array.
+fn nested(depth: usize) -> Value {
+    (0..depth).fold(Value::Int(1), |inner, _| Value::Array(vec![inner]))
 }
 
 /// 0.1 + 0.2 + 0.3 is another number than 0.3 + 0.2 + 0.1.
@@ -86,15 +91,30 @@ fn a_delta_that_goes_far_beyond_the_text_is_refused() {
 /// The clock has jumped since the patch was begun: an insertion that is refused does not tell others of that time.
 #[test]
 fn a_refused_insertion_leaves_the_open_patch_as_it_was() {
-    let refused: [fn(&mut Model); 3] = [
+    let refused: [fn(&mut Model); 13] = [
         |model| assert!(model.api().str("/str").unwrap().ins(999, "x").is_err()),
         |model| assert!(model.api().bin("/bin").unwrap().ins(999, b"x").is_err()),
         |model| model.api().arr("/arr").unwrap().ins_con(0, [0u32; 0]).unwrap(),
+        |model| model.api().arr("/arr").unwrap().ins(0, [0u32; 0]).unwrap(),
+        |model| model.api().obj("").unwrap().set([("key", 0u32); 0]).unwrap(),
+        |model| model.api().obj("").unwrap().del([""; 0]).unwrap(),
+        |model| model.api().vec("/vec").unwrap().set([(0, 0u32); 0]).unwrap(),
+        |model| model.api().str("/str").unwrap().ins(0, "").unwrap(),
+        |model| model.api().rich_text("/rich").unwrap().ins(0, "").unwrap(),
+        |model| {
+            let view = model.view();
+            model.api().update("", view).unwrap();
+        },
+        |model| model.api().update("/arr", json!([1])).unwrap(),
+        |model| assert!(model.api().root(nested(400)).is_err()),
+        |model| assert!(model.api().arr("/arr").unwrap().ins_con(0, [nested(200)]).is_err()),
     ];
     for refused in refused {
         let mut alice = Model::new(sid(70_001));
         alice.api().root(json!({"str": "ab", "arr": [1]})).unwrap();
         alice.api().obj("").unwrap().set([("bin", vec![1u8])]).unwrap();
+        alice.api().obj("").unwrap().set_node("vec", &schema::vec([schema::con(1)])).unwrap();
+        alice.api().obj("").unwrap().set_rich_text("rich", "text").unwrap();
         alice.flush();
         let mut bob = alice.fork(sid(70_002));
         let mut carol = alice.fork(sid(70_003));
@@ -163,4 +183,110 @@ fn a_value_older_than_the_map_it_comes_to_is_kept_though_the_map_is_gone() {
         document.to_native(Packing::Plain)
     });
     assert_eq!(forms[0], forms[1]);
+}
+
+#[test]
+fn what_is_nested_too_deep_is_refused_and_not_cut() {
+    let mut model = Model::new(sid(70_001));
+    model.api().root(json!({"list": [0], "date": 1})).unwrap();
+    model.api().obj("").unwrap().set_multi_value("many", 1).unwrap();
+    let before = model.view();
+    let deep = || nested(400);
+    let refused: [Result<(), EditError>; 9] = [
+        model.api().root(deep()).map(drop),
+        model.api().obj("").unwrap().set([("key", deep())]),
+        model.api().arr("/list").unwrap().ins(0, [deep()]),
+        model.api().arr("/list").unwrap().upd(0, deep()),
+        model.api().val("/list/0").unwrap().set(deep()),
+        model.api().arr("/list").unwrap().ins_con(0, [nested(129)]),
+        model.api().obj("").unwrap().set_node("key", &schema::con(nested(129))),
+        model.api().multi_value("/many").unwrap().set(deep()),
+        model.api().update("/list", Value::Array(vec![deep()])),
+    ];
+    assert!(refused.iter().all(|refused| matches!(refused, Err(EditError::TooDeep { .. }))), "{refused:?}");
+    assert_eq!(model.view(), before);
+    // Up to there all of it is shown.
+    for depth in [100, 128, 200, 255] {
+        model.api().root(nested(depth)).unwrap();
+        assert_eq!(model.view(), nested(depth), "{depth}");
+    }
+    model.api().arr("").unwrap().ins_con(0, [nested(128)]).unwrap();
+    assert_eq!(model.view_at("/0").unwrap(), nested(128));
+}
+
+#[test]
+fn a_cursor_whose_node_is_gone_has_no_length() {
+    let mut model = Model::new(sid(70_001));
+    model.api().root(json!({"str": "ab", "arr": [1]})).unwrap();
+    model.api().obj("").unwrap().set([("bin", vec![1u8])]).unwrap();
+    let mut text = model.api().str("/str").unwrap();
+    text.model().api().obj("").unwrap().del(["str"]).unwrap();
+    text.model().api().obj("").unwrap().set([("another", "longer")]).unwrap();
+    assert_eq!((text.len(), text.is_empty()), (0, true));
+    let mut bytes = model.api().bin("/bin").unwrap();
+    *bytes.model() = Model::new(sid(70_001));
+    assert_eq!((bytes.len(), bytes.is_empty()), (0, true));
+    model.api().root(json!([1, [2, 3]])).unwrap();
+    let mut array = model.api().arr("/1").unwrap();
+    *array.model() = Model::new(sid(70_001));
+    assert_eq!((array.len(), array.is_empty()), (0, true));
+}
+
+#[test]
+fn a_document_that_lacks_what_was_sent_is_not_gone_on_with() {
+    let mut alice = Model::new(sid(70_001));
+    alice.api().root("warp").unwrap();
+    alice.flush();
+    let mut bob = alice.fork(sid(70_002));
+    let behind = alice.document().clone();
+    alice.api().str("").unwrap().ins(4, "!").unwrap();
+    let sent = alice.flush().unwrap();
+    let missing = Timestamp::new(sid(70_001), sent.next_time() - 1);
+    assert_eq!(alice.replace_document(behind), Err(EditError::Behind { missing }));
+    assert_eq!(alice.view(), "warp!".into());
+    // What others made counts too; what was not sent goes, as it says.
+    assert_eq!(bob.apply(&sent), Ok(Applied::Merged));
+    bob.api().str("").unwrap().ins(5, "?").unwrap();
+    alice.api().str("").unwrap().ins(0, "unsent ").unwrap();
+    assert_eq!(alice.replace_document(bob.document().clone()), Ok(()));
+    assert_eq!(alice.view(), "warp!?".into());
+    alice.api().str("").unwrap().ins(0, "the ").unwrap();
+    assert_eq!(bob.apply(&alice.flush().unwrap()), Ok(Applied::Merged));
+    assert_eq!(bob.view(), "the warp!?".into());
+}
+
+#[test]
+fn nobody_edits_as_the_system() {
+    let mut model = Model::new(SessionId::SYSTEM);
+    model.api().root("warp").unwrap();
+    let patch = model.flush().unwrap();
+    assert_eq!(crdt_core::Patch::decode(patch.as_bytes()).as_ref(), Ok(&patch));
+    assert_eq!(model.fork(SessionId::SYSTEM).document().session(), SessionId::LOCAL);
+}
+
+#[test]
+fn a_number_that_is_none_does_not_poison_a_counter() {
+    let mut model = Model::new(sid(70_001));
+    model.api().root(json!({})).unwrap();
+    assert_eq!(model.api().obj("").unwrap().set_counter("bad", f64::NAN), Err(EditError::NotFinite));
+    model.api().obj("").unwrap().set_counter("likes", 1.0).unwrap();
+    for by in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert_eq!(model.api().counter("/likes").unwrap().add(by), Err(EditError::NotFinite));
+    }
+    model.api().counter("/likes").unwrap().add(f64::MAX).unwrap();
+    assert_eq!(model.api().counter("/likes").unwrap().add(f64::MAX), Err(EditError::NotFinite));
+    assert_eq!(model.api().counter("/likes").unwrap().value(), f64::MAX);
+}
+
+/// What is typed at its ends is not part of it, from whichever end it was drawn.
+#[test]
+fn a_selection_that_is_drawn_backwards_selects_the_same() {
+    let mut model = Model::new(sid(70_001));
+    let node = model.api().root("warp and weft").unwrap();
+    let (from, to) = (8, 5);
+    let selection = Selection::range(model.document(), node, from..to).unwrap();
+    assert!(selection.focus.resolve(model.document()).unwrap().position < 8);
+    model.api().str("").unwrap().ins(8, ">").unwrap();
+    model.api().str("").unwrap().ins(5, "<").unwrap();
+    assert_eq!(selection.resolve(model.document()), Some(6..9));
 }

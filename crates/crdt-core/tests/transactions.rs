@@ -253,7 +253,7 @@ fn another_document_within_a_transaction_stays() {
     let failed: Result<(), ()> = alice.transaction(|alice| {
         alice.api().str("").unwrap().ins(0, "lost ").unwrap();
         let inner: Result<(), ()> = alice.transaction(|alice| {
-            alice.replace_document(bob.document().clone());
+            alice.replace_document(bob.document().clone()).unwrap();
             alice.api().str("").unwrap().ins(0, "too ").unwrap();
             Err(())
         });

@@ -414,3 +414,19 @@ fn extensions_come_back_as_what_they_were() {
         assert!(after.get("note").unwrap().is_same_json(&Value::from(&note)), "{after:?}");
     }
 }
+
+/// Whether the time was told before undo was enabled or after, edits without a pause are one step.
+#[test]
+fn undo_knows_the_time_that_was_told_before_it() {
+    let mut model = Model::new(SessionId::new(70_001).unwrap());
+    model.api().root("").unwrap();
+    model.flush();
+    model.set_now(Duration::from_secs(1));
+    model.enable_undo(UndoOptions::STANDARD);
+    for letter in ["a", "b"] {
+        model.api().str("").unwrap().ins(0, letter).unwrap();
+        model.flush();
+    }
+    model.undo().unwrap().unwrap();
+    assert_eq!(model.view(), "".into());
+}

@@ -306,3 +306,67 @@ fn an_update_from_nan_to_nan_makes_no_patch() {
         assert_eq!(model.flush(), None);
     }
 }
+
+/// 2^53 as it was read from JSON and as it is counted in Rust are one number.
+#[test]
+fn a_large_number_is_the_same_however_it_is_held() {
+    let (large, text) = (1i64 << 53, "9007199254740992");
+    assert_eq!(Value::from(large), parse(text));
+    assert_ne!(Value::from(large + 1), parse(text));
+    assert_eq!(Value::from(u64::MAX - 2047), Value::from((u64::MAX - 2047) as f64));
+    assert_ne!(Value::from(u64::MAX), Value::from(u64::MAX as f64));
+    assert_eq!(Value::from(i64::MIN), Value::from(i64::MIN as f64));
+    assert_ne!(Value::from(i64::MAX), Value::from(i64::MAX as f64));
+    let mut model = model("{}");
+    model.api().root(serde_json::json!({"n": large, "list": [large, large + 2]})).unwrap();
+    model.flush();
+    let test = format!(r#"[{{"op":"test","path":"/n","value":{text}}}]"#);
+    model.apply_json_patch(&json_patch::decode(test.as_bytes()).unwrap()).unwrap();
+    let same = parse(&format!(r#"{{"n": {text}, "list": [{text}, 9007199254740994]}}"#));
+    model.api().update("", same).unwrap();
+    assert_eq!(model.flush(), None);
+}
+
+#[test]
+fn a_constant_that_is_the_same_json_stays() {
+    let mut model = model("{}");
+    let mut constant = parse(r#"{"b":1,"a":[{"d":1,"c":2}]}"#);
+    if let Value::Map(entries) = &mut constant {
+        entries.push(("none".into(), Value::Undefined));
+    }
+    model.api().obj("").unwrap().set_node("k", &crdt_core::model::schema::con(constant)).unwrap();
+    model.flush();
+    model.api().update("", parse(r#"{"k":{"a":[{"c":2,"d":1}],"b":1}}"#)).unwrap();
+    assert_eq!(model.flush(), None);
+}
+
+/// A form saves what it was shown: JSON, in which the header of an extension is text.
+#[test]
+fn an_extension_is_left_alone_when_its_tuple_is_saved() {
+    let mut model = model("{}");
+    model.api().obj("").unwrap().set_counter("likes", 2.0).unwrap();
+    model.api().obj("").unwrap().set_rich_text("note", "warp").unwrap();
+    model.flush();
+    let before = model.view();
+    let shown = [
+        before.clone(),
+        parse(&json::encode(&before)),
+        Value::from(&serde_json::Value::from(&before)),
+        model.document().view_extended(),
+    ];
+    model.api().counter("/likes").unwrap().add(1.0).unwrap();
+    let patch = model.flush();
+    for shown in &shown[..3] {
+        model.api().update("", shown.clone()).unwrap();
+        assert_eq!(model.flush(), None, "{shown:?}");
+    }
+    assert!(patch.is_some());
+    assert_eq!(model.api().counter("/likes").unwrap().value(), 3.0);
+    let extended = model.document().view_extended();
+    model.api().update("", extended).unwrap();
+    assert_eq!(model.flush(), None);
+    // Something else takes its place.
+    model.api().update("/likes", "none").unwrap();
+    assert_eq!(model.view_at("/likes").unwrap(), "none".into());
+    assert_ne!(shown[3], before);
+}

@@ -254,8 +254,12 @@ impl SharedModel {
                 return Err(DocumentError::Snapshot(error.to_string()));
             }
         }
+        if !document.state_vector().contains(&held.model.document().state_vector()) {
+            // Before the rules follow it.
+            return Err(DocumentError::Snapshot("it lacks what the document here has".to_owned()));
+        }
         held.conflicts.as_mut().map_or(Ok(()), track)?;
-        held.model.replace_document(document);
+        held.model.replace_document(document).map_err(|error| DocumentError::Snapshot(error.to_string()))?;
         drop(held);
         self.changes.send_modify(|count| *count += 1);
         Ok(())

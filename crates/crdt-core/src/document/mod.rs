@@ -171,6 +171,11 @@ impl Document {
         self.order
     }
 
+    /// The last time at which the session that edits it made something; 0 for none.
+    pub(crate) fn made(&self) -> u64 {
+        self.store.made()
+    }
+
     /// The id that the next operation gets.
     pub fn next_id(&self) -> Timestamp {
         Timestamp::new(self.session(), self.time)

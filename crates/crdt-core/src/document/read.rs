@@ -8,7 +8,11 @@ use super::{
     sequence::{self, At, Sequence},
     store::Store,
 };
-use crate::{SessionId, Timestamp, Value, codec::RawValue, text::Wtf8};
+use crate::{
+    SessionId, Timestamp, Value,
+    codec::RawValue,
+    text::{Key, Wtf8},
+};
 
 use super::content::TextOut;
 
@@ -239,12 +243,12 @@ impl<'d> NodeRef<'d> {
     }
 
     /// The node at a key of a map.
-    pub fn get(&self, key: &str) -> Option<NodeRef<'d>> {
+    pub fn get<K: Key + ?Sized>(&self, key: &K) -> Option<NodeRef<'d>> {
         if self.store.form(self.node) != Form::Obj {
             return None;
         }
         let obj = self.store.obj(self.node);
-        let place = obj.find(self.store.keys.find(key.as_bytes())?)?;
+        let place = obj.find(self.store.keys.find(key.as_key().as_bytes())?)?;
         Child::of(self.store, obj.entries[place].node).node()
     }
 

@@ -33,8 +33,12 @@ impl Document {
 
     /// The view with some tuples as something else.
     pub(crate) fn view_with(&self, tuples: &dyn Fn(u32) -> Option<Shown>) -> Value {
-        let mut view = View::new(&self.store, tuples);
-        self.root_node().map_or(Value::Undefined, |root| view.value(root, Self::VIEW_DEPTH_MAX))
+        self.root_node().map_or(Value::Undefined, |root| self.view_of_with(root, tuples))
+    }
+
+    /// The value of a node with some tuples as something else.
+    pub(crate) fn view_of_with(&self, node: u32, tuples: &dyn Fn(u32) -> Option<Shown>) -> Value {
+        View::new(&self.store, tuples).value(node, Self::VIEW_DEPTH_MAX)
     }
 }
 

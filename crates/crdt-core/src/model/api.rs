@@ -23,7 +23,8 @@ impl Model {
         Api { model: self }
     }
 
-    /// The JSON value at a path: of a part of the document, without making that of all of it.
+    /// The JSON value at a path: of a part of the document, without making that of all of it. A constant is a whole: the path
+    /// does not lead into it, as that of a [JSON Patch](super::json_patch) does.
     ///
     /// ```
     /// use crdt_core::{Model, SessionId};
@@ -139,7 +140,7 @@ pub(super) fn find_node<'d>(doc: &'d Document, path: &impl Path) -> Result<Optio
     let mut node = doc.root();
     path.walk(&mut |step| {
         node = node.and_then(past_registers).and_then(|here| match (here.kind(), step) {
-            (Kind::Obj, step) => here.get(&step.key()),
+            (Kind::Obj, step) => step.with_key(|key| here.get(&key)),
             (Kind::Arr | Kind::Vec, step) => here.at(step.index()?),
             _ => None,
         });

@@ -132,7 +132,7 @@ impl ObjCursor<'_> {
     }
 
     /// Whether the map has a value at a key.
-    pub fn has(&self, key: &str) -> bool {
+    pub fn has<K: Key + ?Sized>(&self, key: &K) -> bool {
         self.node().ok().and_then(|node| node.get(key)).is_some_and(|node| !node.is_undefined())
     }
 }
@@ -161,9 +161,9 @@ impl VecCursor<'_> {
 }
 
 impl StrCursor<'_> {
-    /// How many UTF-16 code units there are.
+    /// How many UTF-16 code units there are; 0 if the node has been removed.
     pub fn len(&self) -> usize {
-        self.model.doc.visible_len(self.node) as usize
+        self.check().map_or(0, |()| self.model.doc.visible_len(self.node) as usize)
     }
 
     /// The position of a place that is counted in other units; `None` if it is behind the end or within a character, or if
@@ -248,9 +248,9 @@ impl StrCursor<'_> {
 }
 
 impl BinCursor<'_> {
-    /// How many bytes there are.
+    /// How many bytes there are; 0 if the node has been removed.
     pub fn len(&self) -> usize {
-        self.model.doc.visible_len(self.node) as usize
+        self.check().map_or(0, |()| self.model.doc.visible_len(self.node) as usize)
     }
 
     /// Whether there are no bytes.
@@ -295,9 +295,9 @@ impl BinCursor<'_> {
 }
 
 impl ArrCursor<'_> {
-    /// How many slots there are.
+    /// How many slots there are; 0 if the node has been removed.
     pub fn len(&self) -> usize {
-        self.model.doc.visible_len(self.node) as usize
+        self.check().map_or(0, |()| self.model.doc.visible_len(self.node) as usize)
     }
 
     /// Whether there are no slots.
@@ -339,7 +339,7 @@ impl ArrCursor<'_> {
         let constants = patch.mark();
         patch.new_cons(values);
         // Each takes two bytes at least and two ticks.
-        if let Err(refused) = room(doc, patch.len_since(constants)) {
+        if let Err(refused) = uncut(patch).and_then(|()| room(doc, patch.len_since(constants))) {
             patch.truncate(mark);
             return Err(refused);
         }
@@ -427,6 +427,11 @@ macro_rules! anchor {
 }
 
 anchor!(StrCursor, BinCursor, ArrCursor);
+
+/// Refuses values of which a part had to be left out of what has been written.
+pub(super) fn uncut(patch: &mut PatchBuilder) -> Result<(), EditError> {
+    if patch.take_cut() { Err(EditError::TooDeep { max: Value::DEPTH_MAX }) } else { Ok(()) }
+}
 
 /// Whether there is room for so many elements.
 #[inline]

@@ -8,7 +8,7 @@ use imara_diff::{Algorithm, Diff, Hunk, InternedInput};
 use super::{Api, ArrCursor, BinCursor, EditError, Model, ObjCursor, Path, StrCursor, ValCursor, VecCursor};
 use crate::{
     Text, Value, Wtf8,
-    codec::cbor,
+    codec::{cbor, json},
     document::{Content, Kind, NodeRef},
 };
 
@@ -24,7 +24,9 @@ impl Api<'_> {
     /// Makes the value at a path equal to a target, with edits to what differs.
     ///
     /// Text is edited by character and arrays by element; keys that the target lacks are deleted. Where the kind of value
-    /// changes, it is replaced.
+    /// changes, it is replaced. A constant stays if it is the [same JSON](Value::is_same_json). A counter or another
+    /// [extension](super::Extension) is edited by its own cursor only: it stays where the target has what it stands for, or its
+    /// tuple, of whatever age, and is replaced where the target has something else.
     ///
     /// ```
     /// use crdt_core::{Model, SessionId, Value};
@@ -43,7 +45,8 @@ impl Api<'_> {
     /// ```
     ///
     /// # Errors
-    /// [`EditError`]; then some of the edits have been made: see [`Model::transaction`].
+    /// [`EditError`], such as [`TooDeep`](EditError::TooDeep); then some of the edits have been made: see
+    /// [`Model::transaction`].
     pub fn update(self, path: impl Path, target: impl Into<Value>) -> Result<(), EditError> {
         let target = target.into();
         let model = self.model;
@@ -143,7 +146,11 @@ fn update(model: &mut Model, node: u32, target: &Value) -> Result<Outcome, EditE
     let here = model.doc.node_at(node);
     let kind = here.kind();
     Ok(match (kind, target) {
-        (Kind::Con, target) => match &model.doc.view_of(node) == target {
+        (Kind::Con, target) => match model.doc.view_of(node).is_same_json(target) {
+            true => Outcome::Done,
+            false => Outcome::Replace,
+        },
+        (Kind::Vec, target) if here.extension().is_some() => match is_extension(model, node, target) {
             true => Outcome::Done,
             false => Outcome::Replace,
         },
@@ -185,6 +192,21 @@ fn update(model: &mut Model, node: u32, target: &Value) -> Result<Outcome, EditE
         }
         _ => Outcome::Replace,
     })
+}
+
+/// Whether a target is what an extension is shown as: its tuple, with the header as it is or as JSON has it, or what it
+/// stands for. What the tuple holds is not looked at: of what a form was filled with it was not filled in, and edits there
+/// would not mean what they say.
+fn is_extension(model: &Model, node: u32, target: &Value) -> bool {
+    let header = model.doc.node_at(node).at(0).map(|header| header.view()).unwrap_or_default();
+    let is_header = |first: &Value| {
+        let as_json = serde_json::Value::from(&header);
+        *first == header
+            || *first == Value::from(as_json)
+            || first.as_str().is_some_and(|text| json::encode(&header) == json::encode(&text.into()))
+    };
+    matches!(target, Value::Array(items) if items.len() == 2 && is_header(&items[0]))
+        || model.doc.view_extended_of(node).is_same_json(target)
 }
 
 fn update_obj(model: &mut Model, node: u32, entries: &[(Text, Value)]) -> Result<(), EditError> {
@@ -236,7 +258,7 @@ fn update_arr(model: &mut Model, node: u32, items: &[Value]) -> Result<(), EditE
         arr.del(0, len)?;
         return arr.ins(0, items.iter().cloned());
     }
-    let bytes = |value: &Value| cbor::encode(&value.in_key_order());
+    let bytes = |value: &Value| cbor::encode(&alike(value.in_key_order()));
     for hunk in hunks(now.iter().map(bytes), items.iter().map(bytes)).into_iter().rev() {
         let (removed, added) = (to_range(&hunk.before), to_range(&hunk.after));
         // Elements that stand for each other are edited inside, the others come and go.
@@ -262,6 +284,22 @@ fn update_arr(model: &mut Model, node: u32, items: &[Value]) -> Result<(), EditE
         }
     }
     Ok(())
+}
+
+/// A value in which the same number is held in the same way.
+fn alike(value: Value) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.into_iter().map(alike).collect()),
+        Value::Map(entries) => {
+            Value::Map(entries.into_iter().map(|(key, value)| (key, alike(value))).collect())
+        }
+        number @ (Value::Int(_) | Value::Uint(_) | Value::Nint(_)) => {
+            // Where a float says the same.
+            let float = Value::Float(number.as_f64().unwrap_or_default());
+            if float == number { float } else { number }
+        }
+        value => value,
+    }
 }
 
 /// The first steps of a path.
@@ -291,7 +329,7 @@ fn replace_in(
 ) -> Result<(), EditError> {
     let not_found = || EditError::NotFound { path: path.pointer() };
     let mut last = None;
-    path.walk(&mut |step| last = Some((step.key().into_owned(), step.index())))?;
+    path.walk(&mut |step| last = Some((step.with_key(|key| key.to_text()), step.index())))?;
     let (key, index) = last.ok_or_else(not_found)?;
     let container: Option<NodeRef<'_>> =
         super::find_node(&model.doc, parent)?.and_then(super::past_registers);

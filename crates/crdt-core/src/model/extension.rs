@@ -84,33 +84,44 @@ impl Document {
     /// # Ok::<_, crdt_core::model::EditError>(())
     /// ```
     pub fn view_extended(&self) -> Value {
-        self.view_with(&|node| {
-            let node = self.node_at(node);
-            let (extension, data) = node.extension()?;
-            match (extension, data.kind()) {
-                (Extension::Counter, Kind::Obj) => Some(Shown::Value(sum(data).into())),
-                (Extension::MultiValue, Kind::Arr) => Some(Shown::Node(data.number())),
-                (Extension::Peritext | Extension::QuillDelta, Kind::Vec) => {
-                    let delta = Reading::of(self, node)?.to_quill().ok()?;
-                    Some(Shown::Value(delta.iter().map(super::QuillOp::to_value).collect()))
-                }
-                _ => None,
+        self.view_with(&|node| self.extension_shown(node))
+    }
+
+    /// A part of [`view_extended`](Self::view_extended).
+    pub(super) fn view_extended_of(&self, node: u32) -> Value {
+        self.view_of_with(node, &|node| self.extension_shown(node))
+    }
+
+    fn extension_shown(&self, node: u32) -> Option<Shown> {
+        let node = self.node_at(node);
+        let (extension, data) = node.extension()?;
+        match (extension, data.kind()) {
+            (Extension::Counter, Kind::Obj) => Some(Shown::Value(sum(data).into())),
+            (Extension::MultiValue, Kind::Arr) => Some(Shown::Node(data.number())),
+            (Extension::Peritext | Extension::QuillDelta, Kind::Vec) => {
+                let delta = Reading::of(self, node)?.to_quill().ok()?;
+                Some(Shown::Value(delta.iter().map(super::QuillOp::to_value).collect()))
             }
-        })
+            _ => None,
+        }
     }
 }
 
 /// What the sessions have added to a counter.
 fn sum(parts: NodeRef<'_>) -> f64 {
     let Content::Obj(entries) = parts.content() else { return 0.0 };
-    let part = |node: NodeRef<'_>| match super::past_registers(node)?.content() {
-        Content::Con(value) => value.to_value().as_f64(),
-        _ => None,
-    };
     let mut parts: Vec<_> = entries.filter_map(|(key, child)| Some((key, part(child.node()?)?))).collect();
     // Keys stand in the order in which they came, and a sum of fractions depends on its order.
     parts.sort_unstable_by_key(|&(key, _)| key);
     parts.into_iter().map(|(_, part)| part).sum()
+}
+
+/// What one session has added.
+fn part(node: NodeRef<'_>) -> Option<f64> {
+    match super::past_registers(node)?.content() {
+        Content::Con(value) => value.to_value().as_f64(),
+        _ => None,
+    }
 }
 
 impl PatchBuilder {
@@ -158,11 +169,16 @@ impl CounterCursor<'_> {
     /// Adds a number, which may be negative.
     ///
     /// # Errors
-    /// [`EditError`]
+    /// [`EditError::NotFinite`] if what this session has added would be no number that can be added to, and any other.
     pub fn add(&mut self, by: f64) -> Result<(), EditError> {
         let own = key_of(self.0.model().doc.session());
-        let before = self.0.view().get(&own).and_then(Value::as_f64).unwrap_or(0.0);
-        self.0.set([(own, before + by)])
+        let before = self.0.node()?.get(&own).and_then(part).filter(|part| part.is_finite());
+        let sum = before.unwrap_or(0.0) + by;
+        // It would be what all have added, for ever.
+        if !sum.is_finite() {
+            return Err(EditError::NotFinite);
+        }
+        self.0.set([(own, sum)])
     }
 }
 
@@ -243,6 +259,9 @@ impl ObjCursor<'_> {
     /// # Errors
     /// [`EditError`]
     pub fn set_counter(&mut self, key: impl Into<Text>, start: f64) -> Result<(), EditError> {
+        if !start.is_finite() {
+            return Err(EditError::NotFinite);
+        }
         let own = key_of(self.model().doc.session());
         self.set_extension(key, Extension::Counter, |patch| {
             let parts = patch.new_obj();

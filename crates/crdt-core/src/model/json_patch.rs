@@ -268,6 +268,7 @@ impl Model {
         let mut patch = PatchBuilder::new(self.doc.session(), self.doc.time());
         let start = patch.mark();
         patch.json(value);
+        super::cursor::uncut(&mut patch)?;
         self.room(patch.len_since(start) + PLACE_BYTES)
     }
 

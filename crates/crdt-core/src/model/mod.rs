@@ -32,6 +32,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{find_node, past_registers};
 use change::Watch;
+use cursor::uncut;
 use transaction::Spare;
 use undo::Undo;
 use written::Written;
@@ -64,6 +65,8 @@ use crate::{
 pub struct Model {
     doc: Written,
     patch: PatchBuilder,
+    /// The last time of the session that was flushed; 0 for none.
+    flushed: u64,
     /// Who watches; most do not, and then nothing is gathered.
     watch: Option<Box<Watch>>,
     undo: Option<Box<Undo>>,
@@ -124,6 +127,23 @@ pub enum EditError {
     /// Edits that were not flushed, where none may be.
     #[error("there are edits that were not flushed: flush them first")]
     Unflushed,
+    /// A value that is nested deeper than can be kept.
+    #[error("the value is nested deeper than {max}: put what is further inside elsewhere")]
+    TooDeep {
+        /// How deep what is edited inside can be; a constant within can be as deep once more.
+        max: usize,
+    },
+    /// A number to be counted with that is none, or would be.
+    #[error("the number is not finite")]
+    NotFinite,
+    /// A document that lacks what this one has.
+    #[error(
+        "the document lacks {missing}, which this one has: edits would be numbered as ones that were sent"
+    )]
+    Behind {
+        /// The last time that this one has of a session.
+        missing: Timestamp,
+    },
     /// The times of the session are used up.
     #[error("the clock would run beyond {max}")]
     Clock {
@@ -133,7 +153,9 @@ pub enum EditError {
 }
 
 impl Model {
-    /// An empty document, edited by a session.
+    /// An empty document, edited by a session. For one that is drawn at random ([`SessionId::from_random`]): those that are
+    /// reserved mean the same to everyone, so two who edit as one of them break what they share. As
+    /// [`SessionId::SYSTEM`] nobody edits; such a document is edited as [`SessionId::LOCAL`].
     pub fn new(session: SessionId) -> Self {
         Document::new(session).into()
     }
@@ -334,6 +356,9 @@ impl Model {
     #[inline]
     fn end_edits(&mut self) {
         self.follow(0);
+        if self.has_edits() {
+            self.flushed = self.patch.next_id().time - 1;
+        }
         if let Some(watch) = &mut self.watch {
             watch.close(&self.doc);
         }
@@ -364,8 +389,23 @@ impl Model {
     /// Who [watches](Self::watch) is told the whole view next, as after too many changes. What can be
     /// [undone](Self::enable_undo) stays, since it goes by ids. A [history](Self::keep_history) begins anew: the patches
     /// between the two states are not known.
-    pub fn replace_document(&mut self, mut document: Document) {
-        document.set_session(self.doc.session());
+    ///
+    /// # Errors
+    /// [`EditError::Behind`] if the document lacks something that was flushed here or has come; then nothing has changed. A
+    /// document that was read from one of json-joy's forms may lack sessions of which nothing is left in it.
+    pub fn replace_document(&mut self, mut document: Document) -> Result<(), EditError> {
+        let own = self.doc.session();
+        let needed = self.doc.state_vector();
+        let sent = |session: SessionId, seen: u64| {
+            if session == own && self.has_edits() { self.flushed } else { seen }
+        };
+        let needed: StateVector =
+            needed.iter().map(|(&session, seen)| (session, sent(session, seen))).collect();
+        if let Some((&session, _, seen)) = document.state_vector().missing_from(&needed).next() {
+            return Err(EditError::Behind { missing: Timestamp::new(session, seen) });
+        }
+        document.set_session(own);
+        self.flushed = document.made();
         self.patch = PatchBuilder::new(document.session(), document.time());
         self.doc = Written::new(document);
         self.follow_document();
@@ -375,6 +415,7 @@ impl Model {
         if self.history.is_some() {
             self.begin_history();
         }
+        Ok(())
     }
 
     /// From now on copies and forks of this model share the document's memory until they are edited:
@@ -383,7 +424,7 @@ impl Model {
         self.doc.share();
     }
 
-    /// A copy that another session edits. Open edits stay with this one. [`share`](Self::share) first if there will be many.
+    /// A copy that another session edits. Open edits are in it, but stay with this one to be sent. [`share`](Self::share) first if there will be many.
     pub fn fork(&self, session: SessionId) -> Self {
         self.doc.fork(session).into()
     }
@@ -392,9 +433,15 @@ impl Model {
     pub(crate) fn write<R>(&mut self, build: impl FnOnce(&mut PatchBuilder) -> R) -> Result<R, EditError> {
         let mark = self.patch.mark();
         self.patch.skip_to(self.doc.time());
+        let skipped = self.patch.len_since(mark);
         let result = build(&mut self.patch);
-        let room = self.room(self.patch.len_since(mark));
-        if let Err(error) = room {
+        let len = self.patch.len_since(mark);
+        if len == skipped {
+            // Time that nothing has used is not told to others.
+            self.patch.truncate(mark);
+            return Ok(result);
+        }
+        if let Err(error) = uncut(&mut self.patch).and_then(|()| self.room(len)) {
             self.patch.truncate(mark);
             return Err(error);
         }
@@ -425,9 +472,13 @@ impl Model {
 }
 
 impl From<Document> for Model {
-    fn from(doc: Document) -> Self {
+    fn from(mut doc: Document) -> Self {
+        if doc.session() == SessionId::SYSTEM {
+            doc.set_session(SessionId::LOCAL);
+        }
         let patch = PatchBuilder::new(doc.session(), doc.time());
         Self {
+            flushed: doc.made(),
             doc: Written::new(doc),
             patch,
             watch: None,

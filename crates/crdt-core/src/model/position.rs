@@ -66,8 +66,8 @@ impl RelativePosition {
         Some(Self { node, anchor, side })
     }
 
-    /// Where it is now. If its element was deleted it is where that would be. `None` if the node is gone, or if the
-    /// element has not come yet.
+    /// Where it is now. If its element was deleted it is where that would be. `None` if the node is gone, if the
+    /// element has not come yet, or if it was deleted and forgotten by [compaction](Document::compact).
     pub fn resolve(&self, document: &Document) -> Option<Located> {
         if self.anchor == self.node {
             let len = len_of(document, self.node)?;
@@ -150,16 +150,19 @@ impl Selection {
         Self { anchor: at, focus: at }
     }
 
-    /// A selection of a range of positions. What is typed at its borders is not part of it, and one of nothing stays one.
+    /// A selection of a range of positions. What is typed at its borders is not part of it, and one of nothing stays one. A
+    /// range that ends before it starts was drawn backwards.
     pub fn range(document: &Document, node: Timestamp, range: std::ops::Range<usize>) -> Option<Self> {
-        if range.is_empty() {
+        if range.start == range.end {
             // With two sides what is typed there would come between them.
             let at = |position| RelativePosition::at(document, node, position, Side::After);
             return Some(Self { anchor: at(range.start)?, focus: at(range.end)? });
         }
-        let anchor = RelativePosition::at(document, node, range.start, Side::Before)?;
-        let focus = RelativePosition::at(document, node, range.end, Side::After)?;
-        Some(Self { anchor, focus })
+        let (low, high) = (range.start.min(range.end), range.start.max(range.end));
+        let low = RelativePosition::at(document, node, low, Side::Before)?;
+        let high = RelativePosition::at(document, node, high, Side::After)?;
+        let is_forward = range.start < range.end;
+        Some(if is_forward { Self { anchor: low, focus: high } } else { Self { anchor: high, focus: low } })
     }
 
     /// Where it is now, the smaller position first; `None` if a side of it cannot be found, or if the two are in different

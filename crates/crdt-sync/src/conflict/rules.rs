@@ -105,6 +105,7 @@ impl Rules {
         pattern.walk(&mut |step| {
             steps.push(match step {
                 Step::Key(key) => key.to_owned(),
+                Step::Text(key) => key.to_str_lossy().into_owned(),
                 Step::Index(index) => index.to_string(),
             });
         })?;

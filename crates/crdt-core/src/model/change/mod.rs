@@ -116,7 +116,7 @@ pub struct PlaceChange {
 }
 
 /// Where a change is: the steps from the root. It shows as a JSON pointer, and can be given to the
-/// [`api`](super::Model::api) as a path.
+/// [`api`](super::Model::api) as a path: that also leads to keys with half a character, which no pointer can name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ChangePath(pub Vec<PathStep>);
 
@@ -147,7 +147,7 @@ impl Path for &ChangePath {
         for step in &self.0 {
             match step {
                 PathStep::Index(index) => each(Step::Index(*index)),
-                PathStep::Key(key) => each(Step::Key(&key.as_wtf8().to_str_lossy())),
+                PathStep::Key(key) => each(Step::Text(key.as_wtf8())),
             }
         }
         Ok(())

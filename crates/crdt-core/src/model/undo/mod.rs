@@ -268,6 +268,9 @@ impl Model {
     /// ```
     pub fn enable_undo(&mut self, options: UndoOptions) {
         self.undo = Some(Box::new(Undo::new(options)));
+        if let Some(now) = self.now {
+            self.set_undo_now(now);
+        }
     }
 
     /// Whether steps are kept.

@@ -34,6 +34,8 @@ pub struct PatchBuilder {
     body: Body,
     /// The session's id as the head of a patch has it.
     sid: Short,
+    /// Whether a part of a value was left out, since it is nested too deep.
+    is_cut: bool,
 }
 
 /// At most sixteen bytes that are written again and again.
@@ -63,6 +65,7 @@ impl PatchBuilder {
             meta: None,
             body: Body::new(),
             sid: Short::EMPTY,
+            is_cut: false,
         }
     }
 
@@ -115,6 +118,11 @@ impl PatchBuilder {
 
     pub(super) fn set_meta_raw(&mut self, meta: Option<RawValue<'_>>) {
         self.meta = meta.map(|meta| meta.as_bytes().to_vec());
+    }
+
+    /// Whether a part of a value was left out since this was asked last.
+    pub(crate) const fn take_cut(&mut self) -> bool {
+        std::mem::replace(&mut self.is_cut, false)
     }
 
     pub(crate) const fn body_len(&self) -> usize {

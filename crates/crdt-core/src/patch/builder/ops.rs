@@ -24,13 +24,14 @@ impl PatchBuilder {
     /// Creates a constant. Parts nested deeper than [`Value::DEPTH_MAX`] become `null`.
     #[inline]
     pub fn new_con(&mut self, value: &Value) -> Timestamp {
+        self.is_cut |= value.is_deeper_than(Value::DEPTH_MAX);
         put_con(self.body.bytes(), value);
         self.took(1)
     }
 
     /// Creates constants, one after the other.
     pub(crate) fn new_cons<V: Into<Value>>(&mut self, values: impl Iterator<Item = V>) {
-        let (bytes, mut len) = (self.body.bytes(), 0);
+        let (bytes, mut len, mut is_cut) = (self.body.bytes(), 0, false);
         // Most take two to four bytes.
         bytes.reserve(values.size_hint().0.min(CONSTANTS_AT_ONCE_MAX) * 4);
         values.for_each(|value| {
@@ -38,10 +39,14 @@ impl PatchBuilder {
             match value {
                 // There is nothing to drop.
                 Value::Int(n) if put_short(bytes, n) => std::mem::forget(value),
-                _ => put_con(bytes, &value),
+                _ => {
+                    is_cut |= value.is_deeper_than(Value::DEPTH_MAX);
+                    put_con(bytes, &value);
+                }
             }
             len += 1;
         });
+        self.is_cut |= is_cut;
         self.next = self.next.saturating_add(len);
         self.op_count += len;
     }
