@@ -64,6 +64,7 @@ import { equal } from "./json.js";
  * @property {Record<string, number>} stateVector
  * @property {Write[]} pending
  * @property {HeldWrite[]} [held] left out where there are none
+ * @property {number} [heldLast] the id of the last write that was held, left out where none was; records of earlier releases don't tell
  */
 
 /** @typedef {{ version?: number, state: Json, conflicts: Conflict[] }} Rebased */
@@ -106,6 +107,8 @@ export class StateManager {
     this.pending = [];
     /** @type {HeldWrite[]} Writes that can't go, oldest first. The view is without them. */
     this.held = [];
+    /** The id of the last write that was held. */
+    this.heldLast = 0;
     /** How far the server's clock is ahead of this one, by which the times of writes are made: for who asks which was later. */
     this.clockOffsetMs = 0;
     /** @type {number | undefined} The version that the oldest write got, while its event is on the way. */
@@ -331,7 +334,8 @@ export class StateManager {
     if (oldest === undefined || oldest.isFence) return undefined;
     const base = this.#undecided ? null : this.state;
     const { after, madeAtMs } = oldest;
-    const id = (this.held.at(-1)?.id ?? 0) + 1;
+    // Not of those that are left: who was told of one that is gone would drop another.
+    const id = ++this.heldLast;
     const held = { id, base, after, madeAtMs, problem, ...(!isDecided && { isOpen: true }) };
     this.held = [...this.held, held].slice(-StateManager.HELD_WRITES_MAX);
     this.pending.splice(0, 1);
@@ -381,7 +385,7 @@ export class StateManager {
 
   /** @returns {DocumentRecord} */
   toRecord() {
-    const { documentId, version, timestamp, state, stateVector, pending, held } = this;
+    const { documentId, version, timestamp, state, stateVector, pending, held, heldLast } = this;
     return {
       documentId,
       version,
@@ -390,17 +394,19 @@ export class StateManager {
       stateVector: { ...stateVector },
       pending: [...pending],
       ...(held.length > 0 && { held: [...held] }),
+      ...(heldLast > 0 && { heldLast }),
     };
   }
 
   /** @param {DocumentRecord} record */
-  restore({ version, timestamp, state, stateVector, pending, held = [] }) {
+  restore({ version, timestamp, state, stateVector, pending, held = [], heldLast = 0 }) {
     this.version = version;
     this.timestamp = timestamp;
     this.state = state;
     this.stateVector = Object.assign(Object.create(null), stateVector);
     this.pending = [...pending];
     this.held = [...held];
+    this.heldLast = Math.max(heldLast, held.at(-1)?.id ?? 0);
     this.storedAt = undefined;
   }
 }

@@ -148,6 +148,50 @@ test("a socket that is closed over a message that is too big loses the largest w
   assert.equal(it.held.length, 1);
 });
 
+test("connections that broke over writes that went through are not counted for the next one", () => {
+  for (const code of [1009, 1012]) {
+    const { it, feed, hear, write, own, catchUp } = live();
+    for (let i = 1; i < 6; i++) {
+      const { pushes } = write({ gold: 1, [`n${i}`]: i });
+      assert.deepEqual(pushes.map(({ clientSeq }) => clientSeq), [i], `${i} by ${code}`);
+      assert.deepEqual(feed({ type: "closed", code }).refused, []);
+      feed({ type: "timer", name: "reconnect" });
+      feed({ type: "opened" });
+      hear({ type: "welcome" });
+      // Only the answer was lost.
+      own(3 + i, i, `/n${i}`, i);
+      const { timers } = hear({ type: "live", documentId: "g", version: 3 + i });
+      assert.deepEqual(timers.filter(({ name }) => name === "retry"), [], `${i} by ${code}`);
+    }
+    assert.deepEqual([it.held, it.unsent], [[], 0]);
+    assert.equal(catchUp(8).pushes.length, 0);
+  }
+});
+
+test("no two writes are held under one id, over a restart as well", () => {
+  const refuse = ({ reject, hear, write }, clientSeq) => {
+    write({ gold: 1, notes: `long ${clientSeq}` });
+    reject(clientSeq, TOO_LARGE);
+    hear({ type: "pushed", documentId: "g", clientSeq, version: 3, changed: false, repeated: false });
+  };
+  const first = live();
+  refuse(first, 1);
+  first.feed({ type: "dropHeld", documentId: "g", id: 1 });
+  refuse(first, 2);
+  first.feed({ type: "dropHeld", documentId: "g", id: 1 });
+  assert.deepEqual(first.it.held.map(({ id }) => id), [2]);
+  first.feed({ type: "dropHeld", documentId: "g", id: 2 });
+  const record = first.it.manager("g").toRecord();
+  const again = live({ record });
+  refuse(again, 3);
+  assert.deepEqual(again.it.held.map(({ id }) => id), [3]);
+  // A record from before they were counted.
+  const { heldLast: _, ...older } = again.it.manager("g").toRecord();
+  const last = live({ record: older });
+  refuse(last, 4);
+  assert.deepEqual(last.it.held.map(({ id }) => id), [3, 4]);
+});
+
 test("what something between answers decides nothing: the same write goes out again, later each time, and is told once", () => {
   for (const problem of [BETWEEN(403), BETWEEN(502), BETWEEN(404), BETWEEN(301), BETWEEN(200), BETWEEN(0), BETWEEN(401), BETWEEN(422)]) {
     const { it, feed, reject, write } = live();

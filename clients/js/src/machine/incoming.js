@@ -28,11 +28,12 @@ export class Incoming {
   onEvent(event) {
     const followed = this.#documents.get(event.documentId);
     if (!followed) return;
+    const { nextSeq } = followed.manager;
     try {
       const { outcome, conflicts } = followed.manager.onEvent(event);
       if (outcome === "known") return;
       if (outcome === "gap") return this.#documents.subscribe(followed);
-      this.#confirmed(followed, conflicts);
+      this.#confirmed(followed, conflicts, nextSeq);
       this.#outputs.emit({ type: "event", event });
     } catch (error) {
       if (!(error instanceof PatchError)) throw error;
@@ -47,16 +48,19 @@ export class Incoming {
   onSnapshot(snapshot) {
     const followed = this.#documents.get(snapshot.documentId);
     if (!followed) return;
-    this.#confirmed(followed, followed.manager.onSnapshot(snapshot));
+    const { nextSeq } = followed.manager;
+    this.#confirmed(followed, followed.manager.onSnapshot(snapshot), nextSeq);
     this.#outputs.emit({ type: "snapshot", documentId: snapshot.documentId, version: snapshot.version });
   }
 
   /**
    * @param {Followed} followed
    * @param {import("../conflict-resolver.js").Conflict[]} conflicts
+   * @param {number} nextSeq the number that the oldest write had
    */
-  #confirmed(followed, conflicts) {
+  #confirmed(followed, conflicts, nextSeq) {
     const { documentId } = followed.manager;
+    if (followed.manager.nextSeq > nextSeq) this.#outgoing.onContained(followed);
     this.#outputs.changed(documentId);
     if (conflicts.length > 0) this.#outputs.emit({ type: "conflict", documentId, conflicts });
     this.#outgoing.push(followed);

@@ -213,6 +213,16 @@ export class Outgoing {
     this.push(followed);
   }
 
+  /**
+   * The confirmed state contains a further own write, so the oldest is another one: what became of connections over the last one
+   * says nothing about it.
+   *
+   * @param {Followed} followed
+   */
+  onContained(followed) {
+    this.#answered(followed);
+  }
+
   /** @param {Followed} followed */
   #answered(followed) {
     followed.undecided = followed.between = followed.tooBig = 0;

@@ -39,10 +39,17 @@ pub struct ClientRecord {
     /// The writes that can't go, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldWrite>,
+    /// The id of the last write that was held; records from before this was written down don't tell.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub held_last: u64,
     /// Whether a write that changes nothing goes before the pending ones, as the last one held may be stored under the next
     /// number.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fence: bool,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn yes() -> bool {

@@ -56,12 +56,18 @@ pub(super) struct Opened {
     pub(super) live: bool,
     /// Send nothing before this: the server could not decide about the last one.
     pub(super) again_at: Option<Instant>,
-    /// How large the push is that waits for its answer on this connection.
-    pub(super) sent_bytes: Option<usize>,
+    /// The push that waits for its answer on this connection.
+    sent: Option<Sent>,
     /// How many connections were lost while the oldest write waited for its answer, and how many of them because a message
     /// was too big.
     undecided: u32,
     too_big: u32,
+}
+
+/// A push on its way.
+struct Sent {
+    client_seq: u64,
+    bytes: usize,
 }
 
 impl Opened {
@@ -74,7 +80,7 @@ impl Opened {
             subscribed: false,
             live: false,
             again_at: None,
-            sent_bytes: None,
+            sent: None,
             undecided: 0,
             too_big: 0,
         }
@@ -84,21 +90,34 @@ impl Opened {
     fn cut_off(&mut self) {
         self.manager.on_disconnected();
         (self.subscribed, self.live, self.again_at) = (false, false, None);
-        self.undecided += u32::from(self.sent_bytes.take().is_some());
+        self.undecided += u32::from(self.sent.take().is_some());
     }
 
     /// It has caught up. A write that the last connections could not bring to the server, or that brought them down, waits
     /// longer each time, so that it neither keeps others from going nor the connection from staying.
     pub(super) fn on_live(&mut self, now: Instant) {
         self.live = true;
-        if self.undecided > 1 && self.sent_bytes.is_none() {
+        if self.undecided > 1 && self.sent.is_none() {
             self.again_at = Some(now + jittered(pause_after(self.undecided - 1)));
         }
     }
 
-    /// The server has said something about what was sent last.
-    pub(super) fn on_answer(&mut self) {
-        (self.sent_bytes, self.undecided, self.too_big) = (None, 0, 0);
+    /// The server has said something about a write.
+    pub(super) fn on_answer(&mut self, client_seq: u64) {
+        // What its event has shown already is not what was sent last any more.
+        if self.sent.take_if(|sent| sent.client_seq <= client_seq).is_some() {
+            (self.undecided, self.too_big) = (0, 0);
+        }
+    }
+
+    /// An event or a snapshot has come. If it contains own writes behind those of `before`, the oldest is another one: what
+    /// became of connections over the last one says nothing about it.
+    pub(super) fn on_contained(&mut self, before: u64) {
+        let contained = self.manager.last_client_seq();
+        if contained > before {
+            self.sent.take_if(|sent| sent.client_seq <= contained);
+            (self.undecided, self.too_big) = (0, 0);
+        }
     }
 
     /// Takes the text of a push if there is one to be sent now. What is larger than the server takes is held instead, and
@@ -115,11 +134,12 @@ impl Opened {
         self.again_at = None;
         loop {
             let push = self.manager.poll_push()?;
+            let client_seq = push.client_seq.unwrap_or_default();
             // That it may be with the server outlives this client.
             self.changes += 1;
             let text = encode(&ClientMessage::Push(push));
             if text.len() <= bytes_max {
-                self.sent_bytes = Some(text.len());
+                self.sent = Some(Sent { client_seq, bytes: text.len() });
                 return Some(text);
             }
             let problem = too_large(text.len(), Some(bytes_max));
@@ -170,13 +190,14 @@ impl Shared {
     pub(super) fn cut_off(&self, too_big: bool) {
         let mut documents = self.documents();
         let mut held = None;
-        let largest = documents.iter_mut().filter(|_| too_big).max_by_key(|(_, opened)| opened.sent_bytes);
+        let bytes = |opened: &Opened| opened.sent.as_ref().map(|sent| sent.bytes);
+        let largest = documents.iter_mut().filter(|_| too_big).max_by_key(|(_, opened)| bytes(opened));
         if let Some((id, opened)) = largest
-            && let Some(bytes) = opened.sent_bytes
+            && let Some(bytes) = bytes(opened)
         {
             opened.too_big += 1;
             if opened.too_big >= TOO_BIG_MAX {
-                opened.on_answer();
+                (opened.sent, opened.undecided, opened.too_big) = (None, 0, 0);
                 opened.changes += 1;
                 let problem = too_large(bytes, None);
                 let as_what = opened.manager.on_too_large(problem.clone(), true);

@@ -19,7 +19,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// How long a write waits that is to be sent again, if the server does not say how long.
+/// How long a write waits that is to be sent again, the first time, if the server does not say how long.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The longest that it waits, whatever the server says.
 const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
@@ -120,6 +120,10 @@ pub struct StateManager {
     /// Whether a fence goes first, under the number after the last that is contained: the last one held may be stored
     /// under it.
     fence: bool,
+    /// How often in a row the server could not decide about the oldest write, and did not say when it can.
+    undecided: u32,
+    /// The id of the last write that was held.
+    held_last: u64,
     /// How far the server's clock is ahead of the one by which the times of writes are made: for who asks which of two was
     /// the later one.
     pub clock_offset_ms: i64,
@@ -145,6 +149,8 @@ impl StateManager {
             pending: VecDeque::new(),
             held: VecDeque::new(),
             fence: false,
+            undecided: 0,
+            held_last: 0,
             clock_offset_ms: 0,
         }
     }
@@ -161,6 +167,7 @@ impl StateManager {
             certain: record.certain,
             sent: record.sent,
             pending: record.pending.into(),
+            held_last: record.held.last().map_or(0, |last| last.id).max(record.held_last),
             held: record.held.into(),
             fence: record.fence,
             ..Self::new(record.document_id, client_id)
@@ -181,6 +188,7 @@ impl StateManager {
             sent: self.sent,
             pending: self.pending.iter().cloned().collect(),
             held: self.held.iter().cloned().collect(),
+            held_last: self.held_last,
             fence: self.fence,
         }
     }
@@ -310,6 +318,7 @@ impl StateManager {
     /// A write is durable, as of `version`. Answers to earlier ones are ignored.
     pub fn on_pushed(&mut self, client_seq: u64, version: u64, repeated: bool) {
         let Some(again) = self.is_answered(client_seq) else { return };
+        self.undecided = 0;
         if repeated && !(again && (self.certain || version > self.version)) {
             // It was not there before, or would be here: an earlier life of this client has used the number up.
             self.contained = client_seq;
@@ -337,6 +346,7 @@ impl StateManager {
             return at_once;
         }
         self.stage = Stage::Waiting;
+        let tries = std::mem::take(&mut self.undecided);
         if problem.is(ProblemType::SequenceGap)
             && let Some(last) = problem.number("expected").and_then(|expected| expected.checked_sub(1))
             && last < self.contained
@@ -360,14 +370,25 @@ impl StateManager {
                 at_once
             }
             // Whatever is said about a fence, its number is not used up.
-            _ if self.fence => again_after(problem),
+            _ if self.fence => self.again_after(problem, tries),
             Some(current) if conflicts => self.resolve(current, resolver),
-            None if conflicts => again_after(problem),
-            _ if problem.is_passing() || problem.is(ProblemType::SequenceGap) => again_after(problem),
+            None if conflicts => self.again_after(problem, tries),
+            _ if problem.is_passing() || problem.is(ProblemType::SequenceGap) => {
+                self.again_after(problem, tries)
+            }
             _ => {
                 let open = problem.status == ProblemType::TooLarge.status();
                 self.hold_oldest(problem.clone(), open).map_or(at_once, |id| Rejected::Held { id })
             }
+        }
+    }
+
+    /// Nothing is decided: the same write is sent again, later each time if the server does not say when.
+    fn again_after(&mut self, problem: &Problem, tries: u32) -> Rejected {
+        let said = problem.number("retryAfterMs").map(Duration::from_millis);
+        self.undecided = tries.saturating_add(u32::from(said.is_none()));
+        Rejected::Kept {
+            again_after: said.unwrap_or_else(|| pause_after(self.undecided)).min(AGAIN_AFTER_MAX),
         }
     }
 
@@ -415,6 +436,7 @@ impl StateManager {
         }
         self.contained = client_seq;
         self.stage = Stage::Waiting;
+        self.undecided = 0;
         let (sent, fence) = (std::mem::take(&mut self.sent), self.fence);
         let write = match sent {
             // A fence makes no event: that of its number is of the write that is held, which went through after all.
@@ -455,12 +477,6 @@ impl StateManager {
 }
 
 /// How long a write waits that so many tries have decided nothing about.
-#[cfg(feature = "client")]
 pub(super) fn pause_after(tries: u32) -> Duration {
     AGAIN_AFTER_MAX.min(AGAIN_AFTER * 2_u32.saturating_pow(tries.clamp(1, 16) - 1))
-}
-
-fn again_after(problem: &Problem) -> Rejected {
-    let said = problem.number("retryAfterMs").map_or(AGAIN_AFTER, Duration::from_millis);
-    Rejected::Kept { again_after: said.min(AGAIN_AFTER_MAX) }
 }

@@ -100,7 +100,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 heard = Instant::now();
                 match said {
                     Ok(Said::Welcome { server_time, limits }) => {
-                        let ahead = server_time.map_or(0, |time| time.cast_signed() - now_ms().cast_signed());
+                        // Whatever it says: a clock that is off by the age of the world is as good as none.
+                        let signed = |time| i64::try_from(time).unwrap_or(i64::MAX);
+                        let ahead = server_time.map_or(0, |time| signed(time).saturating_sub(signed(now_ms())));
                         greeting = Some(Greeting {
                             message_bytes_max: limits.message_bytes.unwrap_or(usize::MAX),
                             clock_offset_ms: ahead,
@@ -201,6 +203,7 @@ fn take(shared: &Shared, said: Said, now: Instant) -> Result<(), Lost> {
     let id = match said {
         Said::Events { document_id: Some(id), events } => {
             let Some(opened) = documents.get_mut(&id) else { return Ok(()) };
+            let before = opened.manager.last_client_seq();
             for event in events {
                 match opened.manager.on_event(&event) {
                     Ok(Applied::Merged | Applied::Known) => {}
@@ -211,12 +214,15 @@ fn take(shared: &Shared, said: Said, now: Instant) -> Result<(), Lost> {
                     }
                 }
             }
+            opened.on_contained(before);
             opened.changes += 1;
             id
         }
         Said::Snapshot(snapshot) => {
             let Some(opened) = documents.get_mut(&snapshot.document_id) else { return Ok(()) };
+            let before = opened.manager.last_client_seq();
             opened.manager.on_snapshot(&snapshot);
+            opened.on_contained(before);
             opened.afresh = false;
             opened.changes += 1;
             snapshot.document_id
@@ -228,7 +234,7 @@ fn take(shared: &Shared, said: Said, now: Instant) -> Result<(), Lost> {
         }
         Said::Pushed { document_id, client_seq: Some(client_seq), version, repeated } => {
             let Some(opened) = documents.get_mut(&document_id) else { return Ok(()) };
-            opened.on_answer();
+            opened.on_answer(client_seq);
             let before = opened.manager.last_client_seq();
             opened.manager.on_pushed(client_seq, version, repeated);
             // Mostly there is an event to come, and nothing to keep before.
@@ -237,7 +243,7 @@ fn take(shared: &Shared, said: Said, now: Instant) -> Result<(), Lost> {
         }
         Said::Rejected { document_id, client_seq: Some(client_seq), problem, current } => {
             let Some(opened) = documents.get_mut(&document_id) else { return Ok(()) };
-            opened.on_answer();
+            opened.on_answer(client_seq);
             let resolver = &shared.options.resolver;
             match opened.manager.on_rejected(client_seq, &problem, current.as_ref(), resolver) {
                 Rejected::Decided => refused = Some((problem, None)),

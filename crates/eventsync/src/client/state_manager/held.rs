@@ -89,13 +89,15 @@ impl StateManager {
             return None;
         }
         let write = self.pending.pop_front()?;
-        let id = self.held.back().map_or(0, |last| last.id) + 1;
+        // Not of those that are left: who was told of one that is gone would drop another.
+        let id = self.held_last.saturating_add(1);
+        self.held_last = id;
         self.held.push_back(HeldWrite { id, write, problem, is_open: open });
         let mut bytes: usize = self.held.iter().map(|held| held.write.len_bytes()).sum();
         while self.held.len() > Self::HELD_WRITES_MAX || bytes > Self::HELD_BYTES_MAX && self.held.len() > 1 {
             bytes -= self.held.pop_front().map_or(0, |oldest| oldest.write.len_bytes());
         }
-        (self.sent, self.fence) = (open, open);
+        (self.sent, self.fence, self.undecided) = (open, open, 0);
         Some(id)
     }
 
@@ -160,5 +162,23 @@ mod tests {
         // Somebody wrote it, and is told of it: it is not lost at once.
         hold(&mut manager, StateManager::HELD_BYTES_MAX + 1);
         assert_eq!(ids(&manager), [6]);
+    }
+
+    #[test]
+    fn no_two_writes_are_held_under_one_id() {
+        let mut manager = manager();
+        hold(&mut manager, 1);
+        assert!(manager.drop_held(1));
+        hold(&mut manager, 2);
+        assert!(!manager.drop_held(1), "who was told of the first one has this one left");
+        assert!(manager.drop_held(2));
+        let mut manager = StateManager::restore(ClientId::new("me").unwrap(), manager.to_record());
+        hold(&mut manager, 3);
+        assert_eq!(manager.held().map(|held| held.id).collect::<Vec<_>>(), [3]);
+        // A record from before they were counted.
+        let record = crate::client::ClientRecord { held_last: 0, ..manager.to_record() };
+        let mut manager = StateManager::restore(ClientId::new("me").unwrap(), record);
+        hold(&mut manager, 4);
+        assert_eq!(manager.held().map(|held| held.id).collect::<Vec<_>>(), [3, 4]);
     }
 }

@@ -35,6 +35,8 @@ struct Server {
     coming: mpsc::UnboundedReceiver<DuplexStream>,
     /// What it says in its welcome.
     welcome: Value,
+    /// How many of the client's writes it has stored of each document.
+    stored: u64,
 }
 
 /// Its end of one connection.
@@ -67,11 +69,11 @@ async fn begin(
     for name in documents {
         client.open(&id(name)).await.unwrap();
     }
-    (client, Server { coming, welcome: json!({"type": "welcome", "clientId": "me"}) })
+    (client, Server { coming, welcome: json!({"type": "welcome", "clientId": "me"}), stored: 0 })
 }
 
 impl Server {
-    /// The next connection, with all that the client follows at version 1 of a minute ago.
+    /// The next connection, with all that the client follows at version 1 of a minute ago, and what it has stored since.
     async fn greet(&mut self) -> Spoken {
         let far = self.coming.recv().await.expect("the client runs");
         let mut spoken = Spoken { stream: WebSocketStream::from_raw_socket(far, Role::Server, None).await };
@@ -82,11 +84,11 @@ impl Server {
         for name in subscribe["documents"].as_object().expect("the client subscribes").keys() {
             spoken
                 .say(json!({
-                    "type": "snapshot", "documentId": name, "version": 1, "state": {"gold": 0},
-                    "stateVector": {"ann": 1}, "createdAt": now - 60_000,
+                    "type": "snapshot", "documentId": name, "version": 1 + self.stored, "state": {"gold": 0},
+                    "stateVector": {"ann": 1, "me": self.stored}, "createdAt": now.saturating_sub(60_000),
                 }))
                 .await;
-            spoken.say(json!({"type": "live", "documentId": name, "version": 1})).await;
+            spoken.say(json!({"type": "live", "documentId": name, "version": 1 + self.stored})).await;
         }
         spoken
     }
@@ -323,5 +325,103 @@ async fn a_write_that_brings_down_each_connection_lets_others_go_first_and_waits
         assert!(is_about(began.elapsed(), Duration::from_secs(pause)), "{:?} for {pause}", began.elapsed());
         // As if it had never been there.
         drop(spoken);
+    }
+}
+
+/// Each of them is stored, and only its answer lost: that says nothing about the next one.
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "the test's clock stands still but for the client's pauses")]
+async fn connections_that_broke_over_writes_that_went_through_are_not_counted_for_the_next_one() {
+    for code in [1009, 1012] {
+        let (client, mut server) =
+            begin(Arc::new(MemoryShelf::new()), ConflictResolver::ServerWins, &["g"]).await;
+        let mut events = client.events();
+        for stored in 0..5 {
+            client.write(&id("g"), set(json!(stored)), false).await.unwrap();
+            server.stored = stored;
+            let mut spoken = server.greet().await;
+            let began = Instant::now();
+            let push = spoken.hear().await;
+            assert_eq!((&push["clientSeq"], &push["patch"]), (&json!(stored + 1), &json!({"gold": stored})));
+            assert_eq!(began.elapsed(), Duration::ZERO, "{stored} by {code}");
+            spoken.close(code).await;
+        }
+        while let Ok(event) = events.try_recv() {
+            assert!(!matches!(event, crate::client::ClientEvent::Refused { .. }), "{event:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_behind_its_event_is_none_to_the_next_write() {
+    let (client, mut server) =
+        begin(Arc::new(MemoryShelf::new()), ConflictResolver::ServerWins, &["g"]).await;
+    let mut spoken = server.greet().await;
+    client.write(&id("g"), set(json!(1)), false).await.unwrap();
+    client.write(&id("g"), set(json!(2)), false).await.unwrap();
+    for lost in 1..=3 {
+        let first = spoken.hear().await;
+        if lost == 1 {
+            spoken.say(json!({"type": "snapshot", "documentId": "g", "version": 2, "state": {"gold": 1}, "stateVector": {"ann": 1, "me": 1}, "createdAt": 1})).await;
+            let second = spoken.hear().await;
+            assert_eq!(second["clientSeq"], 2);
+            spoken.took(&first).await;
+            server.stored = 1;
+        } else {
+            assert_eq!(first["clientSeq"], 2);
+        }
+        // Twice over the second write, and then it is that.
+        assert_eq!(client.held().len(), 0, "{lost}");
+        spoken.close(1009).await;
+        spoken = server.greet().await;
+        if lost == 2 {
+            break;
+        }
+    }
+    assert_eq!(spoken.hear().await["patch"], json!({}), "a fence");
+    assert_eq!(client.held().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "the test's clock stands still but for the client's pauses")]
+async fn a_server_that_can_never_decide_is_asked_more_and_more_rarely() {
+    let (client, mut server) =
+        begin(Arc::new(MemoryShelf::new()), ConflictResolver::ServerWins, &["g"]).await;
+    let mut spoken = server.greet().await;
+    client.write(&id("g"), set(json!(1)), false).await.unwrap();
+    let first = spoken.hear().await;
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        let began = Instant::now();
+        spoken.reject(&first, json!({"type": "unavailable", "status": 503})).await;
+        assert_eq!(spoken.hear().await, first);
+        assert!(is_about(began.elapsed(), Duration::from_secs(pause)), "{:?} for {pause}", began.elapsed());
+    }
+    // The next one begins anew.
+    spoken.took(&first).await;
+    client.write(&id("g"), set(json!(2)), false).await.unwrap();
+    let second = spoken.hear().await;
+    let began = Instant::now();
+    spoken.reject(&second, json!({"type": "unavailable", "status": 503})).await;
+    assert_eq!(spoken.hear().await, second);
+    assert!(is_about(began.elapsed(), Duration::from_secs(1)), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_time_that_a_server_says_ends_the_client() {
+    for time in [0, 1 << 63, u64::MAX] {
+        let (client, mut server) =
+            begin(Arc::new(MemoryShelf::new()), ConflictResolver::LastWriterWins, &["g"]).await;
+        server.welcome["serverTime"] = time.into();
+        let mut spoken = server.greet().await;
+        client.write(&id("g"), set(json!(5)), true).await.unwrap();
+        let first = spoken.hear().await;
+        let theirs = json!({"version": 1, "state": {"gold": 7}});
+        spoken.reject(&first, json!({"type": "version-mismatch", "status": 412, "current": theirs})).await;
+        while client.unsent() > 0 {
+            // Written later than theirs or not; in either case somebody is there.
+            let push = tokio::time::timeout(Duration::from_secs(1), spoken.hear()).await;
+            let Ok(push) = push else { break };
+            spoken.took(&push).await;
+        }
     }
 }
