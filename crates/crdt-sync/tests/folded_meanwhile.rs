@@ -106,7 +106,7 @@ async fn history(count: u64, at: &[u64]) -> (Vec<PatchRecord>, Vec<(StateVector<
     (records, folds, document.view())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_start_begins_again_as_often_as_somebody_folds_in_between() {
     let (records, folds, whole) = history(12, &[4, 8]).await;
     assert_eq!(folds.len(), 2);
@@ -120,7 +120,7 @@ async fn a_start_begins_again_as_often_as_somebody_folds_in_between() {
     late.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_store_that_goes_back_on_its_word_is_told_of() {
     let (records, _, _) = history(3, &[]).await;
     let kept = MemoryPatchStore::new();

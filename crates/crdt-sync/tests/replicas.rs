@@ -11,17 +11,22 @@ use crdt_core::{
 use crdt_sync::{
     CompactionPolicy, DiscoveryError, Heard, MemoryPatchStore, PatchRecord, PatchStore, PatchStoreError,
     PeerChange, PeerDiscovery, PeerId, PubSubBroadcaster, PubSubSyncer, SharedError, SharedModel,
-    SnapshotHead, StoreRetry, SyncDocument as _, SyncError, SyncManager, SyncMessage, Syncer, Want,
+    SnapshotHead, StoreRetry, SyncDocument as _, SyncError, SyncManager, SyncMessage, SyncStatus, Syncer,
+    Want,
     dag::Link,
     discovery::{MemoryPeerDiscovery, MemoryPeers, StaticPeerDiscovery},
-    session::{Counters, Refusal, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
+    session::{Refusal, SessionEvent, SessionOptions, SyncMode, TrickleOptions},
     store::PatchPage,
 };
 use serde_json::{Value as Json, json};
 use spot::{MemoryPubSub, PubSub, Topic};
 
 /// How long a test waits for what must come.
+///
+/// Most tests run under tokio's paused clock, which goes on only while everybody waits: no slow machine makes it pass.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a test looks whether something has come about of which nothing tells.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What the replicas of one document share.
 #[derive(Clone)]
@@ -137,6 +142,34 @@ impl Replica {
         patch
     }
 
+    /// Waits until the replica stands so.
+    async fn stands(&self, what: &str, holds: impl Fn(&SyncStatus) -> bool) {
+        let mut last = None;
+        let stands = async {
+            loop {
+                let status = self.manager.status().await.unwrap();
+                if holds(&status) {
+                    return;
+                }
+                last = Some(status);
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, stands).await.is_err() {
+            panic!("{what}: {last:?}");
+        }
+    }
+
+    /// Folds until `all` is folded: others have to say first that they have it.
+    async fn folds(&self, all: &StateVector<SessionId>) {
+        let folded = async {
+            while self.manager.compact().await.unwrap() != *all {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, folded).await.expect("all have all");
+    }
+
     /// Waits until the document looks so.
     async fn sees(&self, expect: &Value) {
         let mut changes = self.document.changes();
@@ -155,7 +188,7 @@ fn json(value: serde_json::Value) -> Value {
     Value::from(&value)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn replicas_with_different_encodings_agree() {
     let group = Group::new();
     let mut replicas = Vec::new();
@@ -196,7 +229,7 @@ async fn a_late_replica_catches_up_page_by_page_in(group: Group) {
     assert_eq!(status.now.parked, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_late_replica_catches_up_page_by_page() {
     a_late_replica_catches_up_page_by_page_in(Group::new()).await;
     a_late_replica_catches_up_page_by_page_in(Group::with_dag()).await;
@@ -219,13 +252,13 @@ async fn a_replica_starts_again_where_its_store_is_in(alone: Group) {
     assert_eq!(third.document.view(), json(json!({"a": 1, "b": 2})));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_replica_starts_again_where_its_store_is() {
     a_replica_starts_again_where_its_store_is_in(Group::new()).await;
     a_replica_starts_again_where_its_store_is_in(Group::with_dag()).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn handing_over_again_changes_nothing_and_handing_over_anothers_is_refused() {
     let group = Group::new();
     let (first, second) =
@@ -240,7 +273,7 @@ async fn handing_over_again_changes_nothing_and_handing_over_anothers_is_refused
 }
 
 /// Two tasks edit one after the other, and hand their patches over the other way round.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn patches_handed_over_in_the_wrong_order_reach_all() {
     for group in [Group::new(), Group::with_dag()] {
         let (first, second) =
@@ -289,7 +322,7 @@ async fn edits_of_many_tasks_are_all_stored_and_reach_all() {
 }
 
 /// A patch that no document remembers can't be stored behind a later one; that is said, not passed over.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_patch_below_what_was_handed_over_and_not_of_it_is_refused() {
     let first = Group::new().join(1, EncodingFormat::Binary).await;
     let patch_at = |time| {
@@ -313,7 +346,7 @@ async fn a_patch_below_what_was_handed_over_and_not_of_it_is_refused() {
     assert_eq!(first.manager.status().await.unwrap().counters.broadcast, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_session_used_twice_is_noticed() {
     let group = Group::new();
     let (first, twin) = (group.join(1, EncodingFormat::Binary).await, {
@@ -332,7 +365,7 @@ async fn a_session_used_twice_is_noticed() {
 }
 
 /// Two replicas write the same place of one session, apart. Each takes the other's for its own, unless it sees the hash.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_patches_at_one_place_are_noticed_by_their_hashes() {
     let group = Group::with_dag();
     let first = group.join(1, EncodingFormat::Binary).await;
@@ -352,7 +385,7 @@ async fn two_patches_at_one_place_are_noticed_by_their_hashes() {
 }
 
 /// More authors than a state vector is sent for: the late one reconciles.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn replicas_with_many_authors_reconcile() {
     for group in [Group::new(), Group::with_dag()] {
         let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
@@ -392,7 +425,7 @@ async fn replicas_with_many_authors_reconcile() {
 }
 
 /// Peers from a list, and nobody who says that they come or go.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn replicas_with_a_list_of_peers_agree() {
     let group = Group::new();
     let peers: Vec<PeerId> = [1, 2, 3].map(|number| PeerId::new(format!("node-{number}")).unwrap()).into();

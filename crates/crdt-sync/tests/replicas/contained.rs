@@ -35,7 +35,7 @@ async fn knows(replica: &Replica, peers: usize) {
 }
 
 /// One that says it has an answer and not the question: what it says is no cause for a fold to lack what it builds on.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_leaves_out_causes_makes_nobody_throw_away_their_effects() {
     let group = Group::new();
     let mut first = Model::new(sid(1));
@@ -84,7 +84,7 @@ fn of_reserved() -> [PatchRecord; 2] {
     [record(0, &names.finish().unwrap()), record(0, &is.finish().unwrap())]
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_patch_of_or_about_reserved_sessions_is_refused_unless_all_start_from_it() {
     for group in [Group::new(), Group::with_dag()] {
         let first = group.join(1, EncodingFormat::Binary).await;
@@ -114,7 +114,7 @@ async fn a_patch_of_or_about_reserved_sessions_is_refused_unless_all_start_from_
 }
 
 /// A store of an earlier version may hold such patches. They are in no snapshot, and keep nobody from joining.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stored_patch_that_no_document_takes_spoils_no_snapshot() {
     let group = Group::new();
     let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
@@ -144,7 +144,7 @@ async fn told(replica: &Replica, ear: &PubSubSyncer) -> SyncMessage {
 }
 
 /// The number goes with the snapshot, and tells others whether the patches are the same: each is counted once in it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_replica_that_has_folded_and_is_started_again_says_the_same_of_its_patches() {
     let group = Group::new();
     let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());

@@ -91,7 +91,11 @@ impl Two {
         two.replicas[0].edit(|model| model.api().root(json(json!({"a": 0, "b": 0})))).await;
         two.both_see(0, 0).await;
         for replica in &two.replicas {
-            two.until(replica, |status| status.peers.iter().all(|peer| peer.behind_ticks == Some(0))).await;
+            replica
+                .stands("cut off or joined again", |status| {
+                    status.peers.iter().all(|peer| peer.behind_ticks == Some(0))
+                })
+                .await;
         }
         two
     }
@@ -127,30 +131,13 @@ impl Two {
         self.line.cut.store(true, Relaxed);
         for (told, replica) in self.told.iter().zip(&self.replicas) {
             told.0.set(Default::default());
-            self.until(replica, |status| status.now.absent == 1).await;
+            replica.stands("cut off or joined again", |status| status.now.absent == 1).await;
         }
     }
 
     fn join_again(&self) {
         self.line.cut.store(false, Relaxed);
         self.find();
-    }
-
-    async fn until(&self, replica: &Replica, holds: impl Fn(&crdt_sync::SyncStatus) -> bool) {
-        let mut last = None;
-        let holds = async {
-            loop {
-                let status = replica.manager.status().await.unwrap();
-                if holds(&status) {
-                    return;
-                }
-                last = Some(status);
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        if tokio::time::timeout(PATIENCE, holds).await.is_err() {
-            panic!("not so: {last:?}");
-        }
     }
 
     async fn both_see(&self, a: i64, b: i64) {
@@ -169,7 +156,7 @@ impl Two {
 }
 
 /// Discovery forgets whoever is cut off within seconds, and a partition may last for days.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_sides_that_are_cut_off_from_each_other_do_not_fold_apart() {
     for sync in [SyncMode::Vectors, SyncMode::Dag] {
         let two = Two::new(sync).await;
@@ -186,16 +173,17 @@ async fn two_sides_that_are_cut_off_from_each_other_do_not_fold_apart() {
         two.both_see(EDITS, EDITS).await;
         for replica in &two.replicas {
             // Whoever is quicker folds; the other one may take that over before it does.
-            let has_folded =
-                |status: &crdt_sync::SyncStatus| status.folded > 0 || status.counters.installed > 0;
-            two.until(replica, |status| has_folded(status) && status.now.absent == 0).await;
+            let has_folded = |status: &SyncStatus| status.folded > 0 || status.counters.installed > 0;
+            replica
+                .stands("cut off or joined again", |status| has_folded(status) && status.now.absent == 0)
+                .await;
             assert_eq!(replica.manager.status().await.unwrap().counters.parted, 0);
         }
     }
 }
 
 /// Whom a replica knew it knows after a restart, also if nobody is found then.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_replica_that_is_started_while_it_is_cut_off_does_not_fold_what_others_lack() {
     let mut two = Two::new(SyncMode::Vectors).await;
     for replica in &two.replicas {
@@ -213,7 +201,7 @@ async fn a_replica_that_is_started_while_it_is_cut_off_does_not_fold_what_others
 
 /// An operator says of each that it does not come back, and it does: of what only one has folded nothing is lost, and what both
 /// have is not passed over in silence.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_was_forgotten_gets_all_or_both_are_told_that_they_are_parted() {
     let mut two = Two::new(SyncMode::Vectors).await;
     for replica in &two.replicas {
@@ -228,7 +216,7 @@ async fn who_was_forgotten_gets_all_or_both_are_told_that_they_are_parted() {
         assert!(!replica.manager.forget_peer(other).await.unwrap());
     }
     two.write_on_both_sides(EDITS).await;
-    two.until(&two.replicas[0], |status| status.folded > 0).await;
+    two.replicas[0].stands("it has folded", |status| status.folded > 0).await;
     assert_eq!(two.replicas[1].manager.status().await.unwrap().folded, 0);
     two.join_again();
     two.both_see(EDITS, EDITS).await;
@@ -245,10 +233,11 @@ async fn who_was_forgotten_gets_all_or_both_are_told_that_they_are_parted() {
     two.join_again();
     let mut events = two.replicas[0].manager.events();
     for replica in &two.replicas {
-        two.until(replica, |status| {
-            status.now.parted == 1 && status.counters.parted > 0 && status.peers[0].parted
-        })
-        .await;
+        replica
+            .stands("cut off or joined again", |status| {
+                status.now.parted == 1 && status.counters.parted > 0 && status.peers[0].parted
+            })
+            .await;
     }
     let told = |event: SessionEvent| matches!(event, SessionEvent::Parted { peer } if peer == names[0]);
     assert!(std::iter::from_fn(|| events.try_recv().ok()).any(told));

@@ -28,18 +28,6 @@ async fn writes(replica: &Replica, edits: impl IntoIterator<Item = (usize, i64)>
     }
 }
 
-/// Waits until what is counted at a replica looks so.
-async fn counts(replica: &Replica, what: &str, expect: impl Fn(&Counters) -> bool) {
-    let counted = async {
-        while !expect(&replica.manager.status().await.unwrap().counters) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    if tokio::time::timeout(PATIENCE, counted).await.is_err() {
-        panic!("{what}: {:?}", replica.manager.status().await.unwrap());
-    }
-}
-
 /// The first replica writes, and three more times after a backup; the backup is put back, and `written` is written in the
 /// place of what was lost before anybody is heard. Returns the group with the other replica and the first one.
 async fn put_back(group: Group, written: &[(usize, i64)], fold: bool) -> (Group, Replica, Replica) {
@@ -69,8 +57,9 @@ async fn put_back(group: Group, written: &[(usize, i64)], fold: bool) -> (Group,
 /// What was written in the place of what was lost is noticed by both, and the one that was put back takes no more.
 async fn is_noticed(group: Group, written: &[(usize, i64)], fold: bool) {
     let (_group, other, restored) = put_back(group, written, fold).await;
-    counts(&restored, "the one that was put back", |counters| counters.refused > 0).await;
-    counts(&other, "the other one", |counters| counters.diverged + counters.refused > 0).await;
+    restored.stands("the one that was put back", |status| status.counters.refused > 0).await;
+    let tells = |status: &SyncStatus| status.counters.diverged + status.counters.refused > 0;
+    other.stands("the other one", tells).await;
     let patch = restored.document.edit(|model| model.api().obj("").unwrap().set([("more", 1)]));
     let refused = restored.manager.apply_patch(&patch.unwrap().unwrap()).await;
     assert!(matches!(refused, Err(SyncError::Refused(Refusal::SessionUsedTwice(_)))), "{refused:?}");
@@ -78,27 +67,27 @@ async fn is_noticed(group: Group, written: &[(usize, i64)], fold: bool) {
     other.edit(|model| model.api().obj("").unwrap().set([("after", true)])).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn as_much_written_as_was_lost_is_noticed() {
     is_noticed(Group::new(), &[(1, 13), (1, 14), (1, 15)], false).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn more_written_than_was_lost_is_noticed() {
     is_noticed(Group::new(), &[(1, 13), (1, 14), (1, 15), (1, 16), (1, 17)], false).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn less_written_than_was_lost_is_noticed() {
     is_noticed(Group::new(), &[(1, 13)], false).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_difference_before_patches_that_are_the_same_is_noticed() {
     is_noticed(Group::new(), &[(1, 13), (1, 4), (1, 5)], false).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn patches_that_end_within_each_other_are_noticed() {
     // The three that were lost take two ticks each, these five.
     is_noticed(Group::new(), &[(4, 13), (4, 14)], false).await;
@@ -106,7 +95,7 @@ async fn patches_that_end_within_each_other_are_noticed() {
 
 /// Nobody has a patch left that differs: that one ends where none ends here is told all the same. (It proves nothing: anybody
 /// can say it.)
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_all_others_have_folded_is_told() {
     let group = Group::new();
     let store = Arc::new(MemoryPatchStore::new());
@@ -119,12 +108,8 @@ async fn what_all_others_have_folded_is_told() {
     other.sees(&json(json!({"count": 3}))).await;
     first.manager.stop().await;
     let all = other.manager.status().await.unwrap().stored;
-    let folded = async {
-        while other.manager.compact().await.unwrap() != all {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, folded).await.expect("who said goodbye is not waited for");
+    // Who said goodbye is not waited for.
+    other.folds(&all).await;
     let away = Group { sync: group.sync, ..Group::new() };
     let alone = away.join_with(OWN, EncodingFormat::Json, Arc::clone(&backup) as _).await;
     writes(&alone, [(4, 13), (4, 14)]).await;
@@ -141,12 +126,12 @@ async fn what_all_others_have_folded_is_told() {
     tokio::time::timeout(PATIENCE, told).await.expect("it is told");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_written_on_top_of_a_snapshot_is_noticed() {
     is_noticed(Group::new(), &[(1, 13), (1, 14), (1, 15)], true).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_group_that_uses_the_dag_notices_it_too() {
     is_noticed(Group::with_dag(), &[(1, 13), (1, 14), (1, 15)], false).await;
 }

@@ -33,7 +33,7 @@ async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(group: 
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits() {
     a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(Group::new()).await;
     a_late_replica_takes_over_a_snapshot_and_keeps_its_own_edits_in(Group::with_dag()).await;
@@ -107,14 +107,14 @@ async fn a_snapshot_that_lacks_what_its_head_says_is_refused_by(claim: impl Fn(u
     victim.sees(&json(json!({"a": 1, "b": 2}))).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_that_lacks_what_its_head_says_is_refused() {
     a_snapshot_that_lacks_what_its_head_says_is_refused_by(|last| last).await;
     a_snapshot_that_lacks_what_its_head_says_is_refused_by(|last| last + 1_000_000).await;
 }
 
 /// A head may say what it likes; only the bytes say what a snapshot holds.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_that_proves_nothing_does_not_stop_the_edits_of_a_replica() {
     for group in [Group::new(), Group::with_dag()] {
         let victim = group.join(2, EncodingFormat::Binary).await;
@@ -128,7 +128,7 @@ async fn a_snapshot_that_proves_nothing_does_not_stop_the_edits_of_a_replica() {
 }
 
 /// The application's view of the document goes on over the snapshot: it is told, and can undo what it did before.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn watching_and_undo_survive_a_snapshot_that_is_taken_over() {
     let group = Group::new();
     let first = group.join(1, EncodingFormat::Binary).await;
@@ -267,7 +267,7 @@ impl Syncer for AtPart {
 }
 
 /// The edit waits for the manager when the snapshot is whole, and both are taken in together.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_edit_made_while_a_snapshot_comes_in_stays_in_the_document() {
     for group in [Group::new(), Group::with_dag()] {
         let format = EncodingFormat::Binary;
@@ -311,7 +311,7 @@ async fn an_edit_made_while_a_snapshot_comes_in_stays_in_the_document() {
 }
 
 /// What a peer says that it has need not end where a patch ends; a snapshot does.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_time_within_a_patch_stops_no_compaction() {
     let group = Group::new();
     let first = group.join(1, EncodingFormat::Binary).await;
@@ -387,7 +387,7 @@ impl PatchStore for Slow {
 }
 
 /// Fifty bytes are a question, and the answer takes a pass over all that is stored.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn strangers_can_not_have_snapshots_made_all_the_time() {
     let (group, store) = (Group::new(), Arc::new(Slow::default()));
     let first = group.join_with(1, EncodingFormat::Binary, Arc::<Slow>::clone(&store) as _).await;

@@ -45,7 +45,7 @@ pub(crate) struct Replica {
     pub(crate) options: SessionOptions,
     /// In a group with signatures: a guard that knows the list and nothing else yet.
     pub(crate) make_guard: Option<MakeGuard>,
-    number: usize,
+    pub(crate) number: usize,
     pub(crate) guard: Option<Arc<dyn Guard>>,
     pub(crate) gate: Gate,
     /// How many patches the guard refused.

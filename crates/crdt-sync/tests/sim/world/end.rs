@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crdt_core::Timestamp;
+use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::World;
 use crate::replica::Replica;
@@ -54,9 +54,14 @@ impl World {
 
     pub(super) fn check_end(&self) -> Result<(), String> {
         let Some(first) = self.staying().next() else { return Ok(()) };
-        let (expected, document) = (first.kept_vector(), first.doc.lock().clone());
         for replica in self.staying() {
-            let vector = replica.kept_vector();
+            // What only one without a key has of who has gone for good nobody can vouch for.
+            let counts = |sid: &SessionId| !self.is_reader(replica) || !self.is_of_gone(*sid);
+            let [vector, expected] = [replica, first].map(|replica| {
+                let kept = replica.kept_vector();
+                kept.iter().filter(|(sid, _)| counts(sid)).map(|(sid, last)| (*sid, last)).collect()
+            });
+            let (vector, expected): (StateVector<SessionId>, StateVector<SessionId>) = (vector, expected);
             if vector != expected {
                 let lacks: Vec<_> = vector.missing_from(&expected).collect();
                 let more: Vec<_> = expected.missing_from(&vector).collect();
@@ -66,17 +71,18 @@ impl World {
                     replica.id, first.id
                 ));
             }
-            let shows = replica.doc.lock();
-            if *shows != document {
+            let [shows, document] = [replica, first].map(|replica| replica.doc.lock().clone());
+            let shown = |(id, _): &(&Timestamp, &u64)| counts(&id.sid);
+            if !shows.ids.iter().filter(shown).eq(document.ids.iter().filter(shown)) {
                 return Err(format!("{} has another document than {}", replica.id, first.id));
             }
-            let lost = |id: &&Timestamp| !shows.ids.contains_key(id) && !self.may_be_lost(**id);
+            let lost = |id: &&Timestamp| !shows.ids.contains_key(id) && !self.is_of_gone(id.sid);
             if let Some(lost) = self.acknowledged.iter().find(lost) {
                 return Err(format!("{} was acknowledged and is not at {}", lost, replica.id));
             }
             // Of who has gone for good, what followed something that nobody got waits for it as long as there is room.
             let waits =
-                self.acknowledged.iter().any(|id| self.may_be_lost(*id) && !shows.ids.contains_key(id));
+                self.acknowledged.iter().any(|id| self.is_of_gone(id.sid) && !shows.ids.contains_key(id));
             let status = replica.machine.status();
             if (status.parked > 0 && !waits) || status.storing > 0 {
                 return Err(format!("{} is not at rest: {status:?}", replica.id));
@@ -85,9 +91,17 @@ impl World {
         Ok(())
     }
 
-    /// What was acknowledged and may be lost: of one who was taken from the list before anybody had it.
-    pub(super) fn may_be_lost(&self, id: Timestamp) -> bool {
-        self.gone.as_ref().is_some_and(|(_, sessions)| sessions.contains(&id.sid))
+    /// Whether it is a session of one who was taken from the list: what nobody had by then may be lost.
+    fn is_of_gone(&self, sid: SessionId) -> bool {
+        self.gone.as_ref().is_some_and(|(_, sessions)| sessions.contains(&sid))
+    }
+
+    /// Whether it has no key.
+    fn is_reader(&self, replica: &Replica) -> bool {
+        #[cfg(feature = "crypto")]
+        return self.signed.writers > 0 && replica.number >= self.signed.writers;
+        #[cfg(not(feature = "crypto"))]
+        return replica.number >= self.replicas.len();
     }
 
     pub(super) fn staying(&self) -> impl Iterator<Item = &Replica> {

@@ -111,7 +111,9 @@ impl World {
             }
         }
         let staying: Vec<&Replica> = self.staying().collect();
-        if staying.iter().any(|replica| replica.kept_content() != staying[0].kept_content()) {
+        let same = |replica: &&&Replica| replica.kept_vector() == staying[0].kept_vector();
+        let mut alike = staying.iter().filter(same);
+        if alike.any(|replica| replica.kept_content() != staying[0].kept_content()) {
             return Err("some have other patches under the same times".to_owned());
         }
         Ok(self.replicas.iter().map(|replica| replica.not_allowed).sum())
