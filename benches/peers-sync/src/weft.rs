@@ -110,7 +110,7 @@ impl Replica {
                     | Output::EndsAt(_)
                     | Output::Mend(_)
                     | Output::RepairEnds { .. }
-                    | Output::Released(_),
+                    | Output::Released { .. },
                 ) => {}
             }
         }

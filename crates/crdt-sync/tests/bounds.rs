@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{PatchBuilder, SessionId, StateVector};
+use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp};
 use crdt_sync::{
     PatchRecord, PeerId, SyncMessage, Want,
     dag::Heads,
@@ -132,6 +132,32 @@ fn what_a_client_brought_is_not_shed_and_not_pushed_out() {
     session.handle_input(Duration::ZERO, Input::Relayed(waits(7)));
     assert!(!session.has_room_for(&waits(8)));
     assert!(session.has_room_for(&patch(sid(9))));
+    // What peers send can be asked for again, and goes first, whichever is further ahead.
+    let nearer = {
+        let mut patch = PatchBuilder::new(sid(8), 7);
+        patch.nop(1);
+        PatchRecord::new(5, Bytes::copy_from_slice(patch.finish().unwrap().as_bytes())).unwrap()
+    };
+    session.handle_input(Duration::ZERO, Input::Heard(nearer));
+    assert_eq!((session.status().parked, session.counters().parked_dropped), (1, 1));
+    // When its cause comes it is stored, and sent to all as it would have been at once.
+    let mut cause = PatchBuilder::new(sid(7), 1);
+    cause.nop(5);
+    let cause = Bytes::copy_from_slice(cause.finish().unwrap().as_bytes());
+    for _ in 0..3 {
+        session.handle_input(Duration::ZERO, Input::Stored);
+    }
+    session.handle_input(Duration::ZERO, Input::Heard(PatchRecord::new(0, cause).unwrap()));
+    session.handle_input(Duration::ZERO, Input::Stored);
+    session.handle_input(Duration::ZERO, Input::Stored);
+    let sent = std::iter::from_fn(|| session.poll_output());
+    let sent: Vec<Timestamp> = sent
+        .filter_map(|output| match output {
+            Output::Broadcast(record) => Some(record.id),
+            _ => None,
+        })
+        .collect();
+    assert!(sent.contains(&Timestamp::new(sid(7), 9)), "{sent:?}");
 }
 
 /// As many wants as a document may have sessions, and all of them of one: each would cost the store what a session costs.

@@ -45,7 +45,7 @@ fn what_is_refused_when_it_is_released_leaves_nothing_parked() {
         for record in [patch(sid(1), 0, 7), patch(sid(1), 7, 3)] {
             for output in outputs(&mut machine, now, Input::Heard(record)) {
                 released.extend(match output {
-                    Output::Released(record) => Some(record.last()),
+                    Output::Released { record, .. } => Some(record.last()),
                     _ => None,
                 });
             }

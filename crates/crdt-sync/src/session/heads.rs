@@ -200,7 +200,6 @@ impl Session {
             have.advance(link.sid, self.accepted.get(&link.sid));
         }
         let bytes_max = self.options.page_bytes_max as u64;
-        self.offers_asked = true;
         let id_number = self.request(now, id.clone(), Stage::Walk { want: want.clone(), claimed });
         self.send(id, SyncMessage::Walk { id: id_number, want, have, bytes_max });
     }

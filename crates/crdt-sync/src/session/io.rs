@@ -155,7 +155,12 @@ pub enum Output {
     },
     /// A patch that waited has its causes now: look at it again, and say [`Input::Heard`] if it may still be taken in.
     /// Only with [`rechecks_parked`](super::SessionOptions::rechecks_parked).
-    Released(PatchRecord),
+    Released {
+        /// It.
+        record: PatchRecord,
+        /// Whether a client brought it, so that it goes back as [`Input::Relayed`] and not as [`Input::Heard`].
+        relayed: bool,
+    },
     /// Tell whoever watches.
     Event(Box<SessionEvent>),
 }

@@ -32,6 +32,7 @@ pub use event::{Counters, Refusal, SessionEvent};
 pub use io::{Input, Output, Page, ReadWhat, Standing, Status, WALK_PAGE_NODES_MAX};
 pub use options::{SessionOptions, SyncMode};
 pub use peers::PeerStatus;
+pub(crate) use peers::ticks;
 pub use trickle::TrickleOptions;
 
 use self::{
@@ -82,9 +83,6 @@ pub struct Session {
     ask_at: Option<Duration>,
     /// Until then patches are asked for and no snapshots: one could not be taken over.
     no_offers_until: Duration,
-    /// Whether the last request that may be answered by a snapshot left it to the peer what is in that. If not, it is all that
-    /// the peer has.
-    offers_asked: bool,
     /// How often a snapshot has come too slowly since one came whole or a page brought something; each time the next may
     /// take twice as long.
     too_slow: u32,
@@ -146,7 +144,6 @@ impl Session {
             long: None,
             ask_at: None,
             no_offers_until: Duration::ZERO,
-            offers_asked: true,
             too_slow: 0,
             used_twice: None,
             requests: 0,
@@ -403,7 +400,7 @@ impl Session {
                 }
                 Readiness::Waits(on) => {
                     self.counters.parked += 1;
-                    self.counters.parked_dropped += self.parked.park(record, on);
+                    self.counters.parked_dropped += self.parked.park(record, on, origin);
                     self.ask_soon(now);
                 }
                 Readiness::Known => {
@@ -413,8 +410,7 @@ impl Session {
                 }
                 Readiness::Forked => self.refuse(Refusal::SessionUsedTwice(record.id)),
             }
-            // What it releases was heard from peers, or will be asked for by those who lack it.
-            next = work.pop().map(|record| (record, Origin::Remote));
+            next = work.pop();
             if let Some((record, _)) = &next {
                 seen = self.seen(record.session());
             }
@@ -423,10 +419,14 @@ impl Session {
     }
 
     /// Lets go of what waited for a session: into `work`, or to whoever has to look at it first.
-    fn release(&mut self, sid: SessionId, work: &mut Vec<PatchRecord>) {
+    fn release(&mut self, sid: SessionId, work: &mut Vec<(PatchRecord, Origin)>) {
         let released = self.parked.released_by(sid, |sid| self.accepted.get(sid));
         if self.options.rechecks_parked {
-            self.outputs.extend(released.into_iter().map(Output::Released));
+            let released = released.into_iter();
+            self.outputs.extend(
+                released
+                    .map(|(record, origin)| Output::Released { record, relayed: origin == Origin::Relayed }),
+            );
         } else {
             work.extend(released);
         }

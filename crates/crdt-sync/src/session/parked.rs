@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use crdt_core::{SessionId, StateVector};
 
+use super::Origin;
 use crate::{
     PatchRecord,
     dag::{LINKS_MAX, Link},
@@ -11,17 +12,25 @@ use crate::{
 };
 
 /// Holds early patches until what they wait for has come. Bounded in number and bytes: when it is full, the patch that
-/// is furthest ahead goes, since it would wait the longest; it is asked for again when its turn comes.
+/// is furthest ahead goes, since it would wait the longest; it is asked for again when its turn comes. One that a client brought
+/// goes last: nobody can be asked for it.
 #[derive(Debug)]
 pub(super) struct Parked {
     /// By session and last time, so that a session's next one is its first; with the session that it waits for.
-    records: BTreeMap<SessionId, BTreeMap<u64, (PatchRecord, SessionId)>>,
+    records: BTreeMap<SessionId, BTreeMap<u64, Waiting>>,
     /// How many records of a session wait for a session: (waited for, waiting) → count.
     waiting: BTreeMap<(SessionId, SessionId), usize>,
     count: usize,
     len_bytes: usize,
     count_max: usize,
     len_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    record: PatchRecord,
+    waits: SessionId,
+    origin: Origin,
 }
 
 /// What a record waits for.
@@ -85,13 +94,19 @@ impl Parked {
     }
 
     /// Keeps a record that waits for `waits`. Returns how many records went because of the bounds.
-    pub(super) fn park(&mut self, record: PatchRecord, waits: SessionId) -> u64 {
+    pub(super) fn park(&mut self, record: PatchRecord, waits: SessionId, origin: Origin) -> u64 {
         let (sid, last) = (record.session(), record.last());
         *self.waiting.entry((waits, sid)).or_insert(0) += 1;
         self.len_bytes += record.len_bytes();
         self.count += 1;
-        if let Some(same) = self.records.entry(sid).or_default().insert(last, (record, waits)) {
-            self.forget(same);
+        let parked = Waiting { record, waits, origin };
+        if let Some(same) = self.records.entry(sid).or_default().insert(last, parked) {
+            let (_, before) = self.forget(same);
+            if before == Origin::Relayed
+                && let Some(parked) = self.records.get_mut(&sid).and_then(|of| of.get_mut(&last))
+            {
+                parked.origin = before;
+            }
         }
         let mut dropped = 0;
         while self.count > self.count_max || self.len_bytes > self.len_bytes_max {
@@ -108,7 +123,7 @@ impl Parked {
         &mut self,
         advanced: SessionId,
         seen: impl Fn(&SessionId) -> u64,
-    ) -> Vec<PatchRecord> {
+    ) -> Vec<(PatchRecord, Origin)> {
         if self.count == 0 {
             return Vec::new();
         }
@@ -118,7 +133,7 @@ impl Parked {
         let mut released = Vec::new();
         for sid in waiters {
             let seen = seen(&sid);
-            let stands = |(record, _): &(PatchRecord, SessionId)| record.prev <= seen;
+            let stands = |parked: &Waiting| parked.record.prev <= seen;
             while self.records.get(&sid).and_then(|of| of.values().next()).is_some_and(stands) {
                 released.extend(self.take(sid, BTreeMap::pop_first));
             }
@@ -132,7 +147,7 @@ impl Parked {
 
     /// What parked nodes follow that is neither taken in nor parked, the first few.
     pub(super) fn missing_links(&self, accepted: &StateVector<SessionId>) -> Vec<Link> {
-        let links = self.records.values().flat_map(BTreeMap::values).flat_map(|(record, _)| &record.links);
+        let links = self.records.values().flat_map(BTreeMap::values).flat_map(|parked| &parked.record.links);
         let missing =
             |link: &&Link| accepted.get(&link.sid) < link.last && !self.contains(link.sid, link.last);
         links.filter(missing).take(LINKS_MAX).copied().collect()
@@ -144,18 +159,23 @@ impl Parked {
     }
 
     fn drop_furthest(&mut self) {
-        let furthest =
-            self.records.iter().filter_map(|(sid, of)| Some((*of.last_key_value()?.0, *sid))).max();
-        if let Some((_, sid)) = furthest {
-            self.take(sid, BTreeMap::pop_last);
+        let furthest = |goes: fn(&Waiting) -> bool| {
+            let of_session = |(sid, of): (&SessionId, &BTreeMap<u64, Waiting>)| {
+                of.iter().rev().find(|(_, parked)| goes(parked)).map(|(last, _)| (*last, *sid))
+            };
+            self.records.iter().filter_map(of_session).max()
+        };
+        let first = furthest(|parked| parked.origin != Origin::Relayed).or_else(|| furthest(|_| true));
+        if let Some((last, sid)) = first {
+            self.take(sid, |of| of.remove_entry(&last));
         }
     }
 
     fn take(
         &mut self,
         sid: SessionId,
-        pop: impl FnOnce(&mut BTreeMap<u64, (PatchRecord, SessionId)>) -> Option<(u64, (PatchRecord, SessionId))>,
-    ) -> Option<PatchRecord> {
+        pop: impl FnOnce(&mut BTreeMap<u64, Waiting>) -> Option<(u64, Waiting)>,
+    ) -> Option<(PatchRecord, Origin)> {
         let records = self.records.get_mut(&sid)?;
         let (_, parked) = pop(records)?;
         if records.is_empty() {
@@ -164,7 +184,7 @@ impl Parked {
         Some(self.forget(parked))
     }
 
-    fn forget(&mut self, (record, waits): (PatchRecord, SessionId)) -> PatchRecord {
+    fn forget(&mut self, Waiting { record, waits, origin }: Waiting) -> (PatchRecord, Origin) {
         self.count -= 1;
         self.len_bytes -= record.len_bytes();
         if let Entry::Occupied(mut waiting) = self.waiting.entry((waits, record.session())) {
@@ -173,6 +193,6 @@ impl Parked {
                 waiting.remove();
             }
         }
-        record
+        (record, origin)
     }
 }

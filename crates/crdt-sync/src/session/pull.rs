@@ -30,6 +30,8 @@ pub(super) struct Pull {
 pub(super) enum Stage {
     Patches {
         want: Vec<Want>,
+        /// Whether a snapshot of what all others have will do.
+        offers: bool,
     },
     Walk {
         want: Vec<Link>,
@@ -43,7 +45,10 @@ pub(super) enum Stage {
     Own(OwnCheck),
     Snapshot(Box<Transfer>),
     /// The driver is putting the snapshot in place.
-    Installing,
+    Installing {
+        /// Whether what was asked for was what all others have, and not all that the peer has.
+        offers: bool,
+    },
 }
 
 impl Pull {
@@ -68,10 +73,9 @@ impl Session {
         let peer = ahead[self.jitter.below(ahead.len() as u64) as usize].clone();
         let wants = |peer: &Peer| peer.order.narrowed(&peer.wants(&self.accepted));
         let want = self.peers.get(&peer).map(wants).unwrap_or_default();
-        let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone() });
-        let bytes_max = self.options.page_bytes_max as u64;
         let offers = self.no_offers_until <= now;
-        self.offers_asked = offers;
+        let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone(), offers });
+        let bytes_max = self.options.page_bytes_max as u64;
         self.send(peer, SyncMessage::Request { id, want, bytes_max, offers });
     }
 
@@ -90,14 +94,15 @@ impl Session {
 
     /// Takes the pull if this is the answer that it waits for.
     pub(super) fn answered(&mut self, from: &PeerId, id: u64) -> Option<Pull> {
-        self.pull
-            .take_if(|pull| pull.id == id && pull.peer == *from && !matches!(pull.stage, Stage::Installing))
+        self.pull.take_if(|pull| {
+            pull.id == id && pull.peer == *from && !matches!(pull.stage, Stage::Installing { .. })
+        })
     }
 
     pub(super) fn on_patches(&mut self, now: Duration, from: &PeerId, id: u64, records: Vec<PatchRecord>) {
         let Some(pull) = self.answered(from, id) else { return };
         let want = match pull.stage {
-            Stage::Patches { want } => want,
+            Stage::Patches { want, .. } => want,
             Stage::Own(check) => return self.on_own_patches(now, check, records),
             Stage::Repair => return self.on_repaired(now, records),
             Stage::Walk { want, claimed } => return self.on_walked(now, from, &want, claimed, records),
@@ -181,8 +186,8 @@ impl Session {
         for (sid, _) in vector.iter() {
             let mut released = Vec::new();
             self.release(*sid, &mut released);
-            for record in released {
-                self.take_in(now, record, Origin::Remote);
+            for (record, origin) in released {
+                self.take_in(now, record, origin);
             }
         }
         self.pull_next(now);
@@ -200,7 +205,8 @@ impl Session {
     pub(super) fn install_parted(&mut self, now: Duration) {
         self.no_offers_until = now + NO_OFFERS;
         let Some(pull) = self.pull.take() else { return };
-        if !self.offers_asked && self.peers.note_parted(&pull.peer, now) {
+        let all = matches!(pull.stage, Stage::Installing { offers: false });
+        if all && self.peers.note_parted(&pull.peer, now) {
             self.counters.parted += 1;
             self.outputs.push_back(Output::Event(SessionEvent::Parted { peer: pull.peer.clone() }.into()));
         }
@@ -209,7 +215,7 @@ impl Session {
 
     pub(super) fn tick_pull(&mut self, now: Duration) {
         if let Some(pull) = self.pull.take_if(|pull| pull.deadline <= now) {
-            if matches!(pull.stage, Stage::Installing) {
+            if matches!(pull.stage, Stage::Installing { .. }) {
                 // Our own store takes its time; nobody else is to blame.
                 self.pull = Some(Pull { deadline: now + self.options.request_timeout, ..pull });
             } else {

@@ -39,6 +39,8 @@ pub(super) struct Transfer {
     got: Got,
     /// When the first part was asked for.
     since: Duration,
+    /// Whether a snapshot of what all others have was asked for, or one of all that the peer has.
+    offers: bool,
 }
 
 /// Most snapshots fit into one part, and that is kept as it came.
@@ -129,7 +131,9 @@ impl Session {
             if let Some(long) = &mut self.long {
                 long.got_before = long.transfer.got.len();
             }
-            self.fetch(now, from.clone(), Transfer { head, got: Got::Parts(BytesMut::new()), since: now });
+            let offers = !matches!(pull.stage, Stage::Patches { offers: false, .. });
+            let got = Got::Parts(BytesMut::new());
+            self.fetch(now, from.clone(), Transfer { head, got, since: now, offers });
         }
     }
 
@@ -264,8 +268,8 @@ impl Session {
     }
 
     fn put_in_place(&mut self, now: Duration, from: PeerId, transfer: Transfer) {
-        self.request(now, from, Stage::Installing);
-        let Transfer { head, got, .. } = transfer;
+        let Transfer { head, got, offers, .. } = transfer;
+        self.request(now, from, Stage::Installing { offers });
         self.outputs.push_back(Output::Install { head: head.into(), bytes: got.finish() });
     }
 

@@ -338,7 +338,7 @@ impl Replica {
                     }
                 }
                 Output::Mend(_) | Output::RepairEnds { .. } => unreachable!("nothing is repaired here"),
-                Output::Released(record) => {
+                Output::Released { record, .. } => {
                     if self.allows(&record) {
                         self.machine.handle_input(at, Input::Heard(record));
                     }

@@ -308,9 +308,9 @@ impl Driver {
                     self.gate.note(&record);
                     self.batch.push(record);
                 }
-                Some(Output::Released(record)) => {
+                Some(Output::Released { record, relayed }) => {
                     if self.allowed(&record) {
-                        self.input(Input::Heard(record));
+                        self.input(if relayed { Input::Relayed(record) } else { Input::Heard(record) });
                     }
                 }
                 Some(Output::Install { head, bytes }) => {
@@ -411,7 +411,7 @@ impl Driver {
             | Output::Read { .. }
             | Output::Compare { .. }
             | Output::EndsAt(_)
-            | Output::Released(_) => return Ok(()),
+            | Output::Released { .. } => return Ok(()),
         };
         if let Err(error) = sent {
             // It is stored here, and whoever lacks it will ask.

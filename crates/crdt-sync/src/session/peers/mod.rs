@@ -442,6 +442,6 @@ impl Peers {
 }
 
 /// How many ticks `to` has that `from` lacks. Anybody may say anything, so that it may be more than can be counted.
-pub(super) fn ticks(from: &StateVector<SessionId>, to: &StateVector<SessionId>) -> u64 {
+pub(crate) fn ticks(from: &StateVector<SessionId>, to: &StateVector<SessionId>) -> u64 {
     from.missing_from(to).fold(0, |sum: u64, (_, here, there)| sum.saturating_add(there - here))
 }
