@@ -195,8 +195,9 @@ impl Gate {
 
     /// What `own` may fold: what all known peers, apart from `without`, have proven to have, and this replica has.
     ///
-    /// Where it is known who the [members](Guard::members) are, nobody else is waited for: who is no member has nothing folded that
-    /// not all of them have, the absent ones too, so that every member can bring it all that it has folded.
+    /// Where it is known who the [members](Guard::members) are, nobody else is waited for, and all of them are, the absent ones
+    /// too: a goodbye is not signed, and anybody on the topic can say it in a member's name. Who is no member has nothing folded
+    /// that a member lacks, so that every member can bring it all that it has folded.
     pub fn stable(
         &self,
         machine: &Session,
@@ -205,8 +206,8 @@ impl Gate {
     ) -> StateVector<SessionId> {
         let Some(guard) = &self.guard else { return machine.stable_by(without, |_, _| Standing::Counts) };
         let members = guard.members();
-        if let Some(members) = members.as_ref().filter(|members| !members.contains(own)) {
-            let mut awaited = members.iter().filter(|member| without != Some(*member));
+        if let Some(members) = &members {
+            let mut awaited = members.iter().filter(|member| *member != own && without != Some(*member));
             if members.is_empty() || !awaited.all(|member| machine.knows(member)) {
                 return StateVector::new();
             }

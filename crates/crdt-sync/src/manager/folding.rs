@@ -199,15 +199,17 @@ impl Folding<'_> {
     }
 
     /// What a snapshot for a peer is to contain: what is `stable` without it. (What only some have stays as patches.)
+    /// Before that, what is in the store's snapshot, and so in any.
     ///
     /// # Errors
     /// If the store can't be read.
     pub async fn offerable(
         &self,
         stable: &StateVector<SessionId>,
-    ) -> Result<StateVector<SessionId>, SyncError> {
+    ) -> Result<(StateVector<SessionId>, StateVector<SessionId>), SyncError> {
         let contained = self.contained().await?;
-        self.ends_of_patches(&contained, stable).await
+        let ends = self.ends_of_patches(&contained, stable).await?;
+        Ok((contained, ends))
     }
 
     /// What the store's snapshot contains.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use super::{SyncError, driver::Driver};
-use crate::{PeerId, session::Input};
+use crate::{PatchStoreError, PeerId, session::Input};
 
 /// The form of a note; `docs/formats/patch-store.md` has it.
 const VERSION: u8 = 1;
@@ -53,18 +53,24 @@ fn seconds_since_1970() -> u64 {
 }
 
 /// Who was known before this start, and for how much longer each is remembered.
-pub(super) fn known_before(note: &[u8], absent_max: Duration) -> Vec<(PeerId, Duration)> {
-    let Some(members) = read(note) else {
-        tracing::warn!("the note of who was there can't be read; nobody is known");
-        return Vec::new();
-    };
+///
+/// # Errors
+/// If the note is damaged, or of a later version.
+pub(super) fn known_before(
+    note: &[u8],
+    absent_max: Duration,
+) -> Result<Vec<(PeerId, Duration)>, PatchStoreError> {
+    let members = read(note).ok_or_else(|| PatchStoreError::Corrupt {
+        place: "the note of who was there".to_owned(),
+        reason: "it is damaged, or a later version wrote it".to_owned(),
+    })?;
     let now = seconds_since_1970();
     let left = |gone_since: u64| match gone_since {
         0 => absent_max,
         since => absent_max.saturating_sub(Duration::from_secs(now.saturating_sub(since))),
     };
     let members = members.into_iter().map(|(id, gone_since)| (id, left(gone_since)));
-    members.filter(|(_, left)| !left.is_zero()).collect()
+    Ok(members.filter(|(_, left)| !left.is_zero()).collect())
 }
 
 impl Driver {
@@ -123,7 +129,9 @@ mod tests {
         }
         // Who was gone for too long before this start is not waited for.
         let day = Duration::from_hours(24);
-        assert_eq!(known_before(&note, day), [(id("a"), day)]);
-        assert_eq!(known_before(&note, day * 365 * 1000).len(), 2);
+        assert_eq!(known_before(&note, day).unwrap(), [(id("a"), day)]);
+        assert_eq!(known_before(&note, day * 365 * 1000).unwrap().len(), 2);
+        let later = known_before(&[2, 0], day).unwrap_err();
+        assert!(later.to_string().contains("a later version wrote it"), "{later}");
     }
 }

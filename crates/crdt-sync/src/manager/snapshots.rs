@@ -15,7 +15,7 @@ use super::{
 use crate::{
     PatchStoreError, PeerId, SnapshotHead, Want,
     dag::{Walk, snapshot},
-    session::{Input, Page, ReadWhat, Refusal, WALK_PAGE_NODES_MAX},
+    session::{Input, Page, ReadWhat, Refusal, WALK_PAGE_NODES_MAX, ticks},
     store::PatchPage,
 };
 
@@ -24,6 +24,10 @@ pub(super) struct Offered {
     head: SnapshotHead,
     bytes: Bytes,
     used_at: Duration,
+    /// Whether it was made of all that is stored, for who can't take less over.
+    all: bool,
+    /// What was in the store's own snapshot then: of the rest only what all others have may be in one for most peers.
+    contained: StateVector<SessionId>,
 }
 
 impl Offered {
@@ -32,8 +36,8 @@ impl Offered {
     }
 }
 
-/// After a snapshot was made for a peer, none is for so many times as long: whoever asks gets the last one, or nothing. A
-/// question takes a few bytes under any name, and while one is answered nothing else is done.
+/// After a snapshot was made for a peer, none is for so many times as long: whoever asks gets the last one, if it is an answer
+/// to that question, or nothing. A question takes a few bytes under any name, and while one is answered nothing else is done.
 const FOLD_PAUSES: u32 = 8;
 /// A snapshot is offered again while the patches that came after it take no more than this part of its bytes.
 const OFFERED_PER_NEWS: u64 = 16;
@@ -110,10 +114,7 @@ impl Driver {
         }
         let begins = self.now();
         if begins < self.folds_from {
-            let offered = self.offered.as_mut().map(|offered| {
-                offered.used_at = begins;
-                offered.head.clone()
-            });
+            let offered = self.offered_meanwhile(peer, offers);
             return Ok(offered.map_or_else(|| Page::Records(Vec::new()), Page::Snapshot));
         }
         let made = self.make_offer(peer, offers).await;
@@ -125,16 +126,37 @@ impl Driver {
 
     /// A snapshot for a peer that lacks what is not among the patches any more.
     async fn make_offer(&mut self, peer: &PeerId, offers: bool) -> Result<Option<SnapshotHead>, SyncError> {
-        let vector = match offers {
+        let (contained, vector) = match offers {
             true => self.parts.folding().offerable(&self.stable(Some(peer))).await?,
             // An asker that could not take such a snapshot over needs more.
-            false => self.machine.stored().clone(),
+            false => (StateVector::new(), self.machine.stored().clone()),
         };
         if let Some(head) = self.offered_again(&vector) {
             return Ok(Some(head));
         }
         let (vector, bytes) = self.parts.folding().fold(&vector).await?;
-        Ok(self.offer(vector, bytes))
+        let head = self.offer(vector, bytes);
+        if let Some(offered) = &mut self.offered {
+            (offered.all, offered.contained) = (!offers, contained);
+        }
+        Ok(head)
+    }
+
+    /// The snapshot offered last, where no other one is made yet, if it is what this peer asks for. Who could not take over
+    /// what all have is not to get just that again; and what only some have goes into no other one's snapshot.
+    fn offered_meanwhile(&mut self, peer: &PeerId, offers: bool) -> Option<SnapshotHead> {
+        let (now, stable) = (self.now(), self.stable(Some(peer)));
+        let stored = self.machine.stored();
+        let offered = self.offered.as_mut()?;
+        let vector = &offered.head.vector;
+        let fits = match offers {
+            true => vector.iter().all(|(sid, last)| last <= stable.get(sid).max(offered.contained.get(sid))),
+            false => offered.all || vector == stored,
+        };
+        fits.then(|| {
+            offered.used_at = now;
+            offered.head.clone()
+        })
     }
 
     /// Whether the patches wanted are likely to take more than a snapshot; one that has not been made yet may be small.
@@ -214,7 +236,8 @@ impl Driver {
             None => Some(head),
         };
         let used_at = self.now();
-        self.offered = head.clone().map(|head| Offered { head, bytes, used_at });
+        let (all, contained) = (false, StateVector::new());
+        self.offered = head.clone().map(|head| Offered { head, bytes, used_at, all, contained });
         head
     }
 
@@ -285,9 +308,4 @@ impl Driver {
         self.log = Log { bytes: log_bytes, ticks: log_ticks, snapshot_bytes: head.len_bytes, ..self.log };
         Ok(Input::Installed { vector, heads: sealed.heads, content: sealed.content })
     }
-}
-
-/// How many ticks `to` has that `from` lacks.
-fn ticks(from: &StateVector<SessionId>, to: &StateVector<SessionId>) -> u64 {
-    from.missing_from(to).fold(0, |sum: u64, (_, here, there)| sum.saturating_add(there - here))
 }

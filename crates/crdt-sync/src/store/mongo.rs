@@ -311,8 +311,12 @@ impl PatchStore for MongoPatchStore {
             let find = self.pieces.find(doc! {"_id": {
                 "$gte": {"g": snapshot, "n": 0_i64}, "$lt": {"g": snapshot, "n": count(pieces)},
             }});
-            let cursor = within(find.sort(doc! {"_id": 1}).into_future()).await?;
-            let rows: Vec<Bsons> = within(cursor.try_collect()).await?;
+            let mut cursor = within(find.sort(doc! {"_id": 1}).into_future()).await?;
+            // Each piece has its time: all of them together take what the line takes.
+            let mut rows: Vec<Bsons> = Vec::new();
+            while let Some(row) = within(cursor.try_next()).await? {
+                rows.push(row);
+            }
             if rows.len() as u64 != pieces {
                 if self.head().await?.snapshot != Some(snapshot) {
                     // Another took its place while it was read.

@@ -9,6 +9,7 @@ use super::*;
 struct Failing {
     kept: MemoryPatchStore,
     pages_fail: AtomicBool,
+    note_fails: AtomicBool,
     appends_fail: AtomicBool,
     /// So many of the next appends fail, after they have been kept or without.
     fail_next: AtomicU32,
@@ -85,6 +86,15 @@ impl PatchStore for Failing {
         self.kept.mend(record).await
     }
 
+    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError> {
+        self.kept.keep_note(note).await
+    }
+
+    async fn note(&self) -> Result<Bytes, PatchStoreError> {
+        Self::fails(&self.note_fails)?;
+        self.kept.note().await
+    }
+
     async fn install(&self, vector: &StateVector<SessionId>, snapshot: Bytes) -> Result<(), PatchStoreError> {
         self.kept.install(vector, snapshot).await
     }
@@ -96,6 +106,31 @@ impl PatchStore for Failing {
     async fn close(&self) -> Result<(), PatchStoreError> {
         self.kept.close().await
     }
+}
+
+/// It would fold alone what those lack whom it does not know of, and write down that there is nobody.
+#[tokio::test]
+async fn a_replica_that_can_not_read_whom_it_knew_does_not_start() {
+    let (group, store) = (Group::new(), Arc::new(Failing::default()));
+    let (session, format) = (SessionId::new(SessionId::USER_MIN.get() + 1).unwrap(), EncodingFormat::Binary);
+    let topic = Topic::new("example-doc-patches").unwrap();
+    let broadcaster = PubSubBroadcaster::new(Arc::clone(&group.pubsub), topic, format).await.unwrap();
+    let manager = SyncManager::new(
+        Arc::new(SharedModel::new(session)),
+        Arc::new(broadcaster),
+        Arc::new(group.syncer(1, format).await),
+        Arc::new(MemoryPeerDiscovery::new(&group.peers, PeerId::new("node-1").unwrap())),
+        Arc::<Failing>::clone(&store) as _,
+    );
+    store.note_fails.store(true, Ordering::SeqCst);
+    let error = manager.start(1).await.unwrap_err();
+    assert!(matches!(error, SyncError::Store(PatchStoreError::Backend(_))), "{error:?}");
+    store.note_fails.store(false, Ordering::SeqCst);
+    store.kept.keep_note(Bytes::from_static(&[200, 1])).await.unwrap();
+    let error = manager.start(1).await.unwrap_err();
+    assert!(error.to_string().contains("a later version"), "{error}");
+    store.kept.keep_note(Bytes::new()).await.unwrap();
+    manager.start(1).await.unwrap();
 }
 
 /// What can be asked for again costs a page; what can't be kept ends the synchronisation, and that is told.

@@ -420,3 +420,50 @@ async fn strangers_can_not_have_snapshots_made_all_the_time() {
     let late = group.join(2, EncodingFormat::Binary).await;
     late.sees(&json(json!({"count": 100}))).await;
 }
+
+/// What was made to answer one question is not the answer to another, while none is made.
+#[tokio::test(start_paused = true)]
+async fn who_needs_all_does_not_get_what_all_have_and_the_other_way_round() {
+    let (group, store) = (Group::new(), Arc::new(Slow::default()));
+    let first = group.join_with(1, EncodingFormat::Binary, store).await;
+    first.edit(|model| model.api().root(json(json!({"count": 0})))).await;
+    first.manager.compact().await.unwrap();
+    let folded = first.manager.status().await.unwrap().stored;
+    first.edit(|model| model.api().obj("").unwrap().set([("count", 1)])).await;
+    let stored = first.manager.status().await.unwrap().stored;
+    let (topic, to) = (Topic::new("example-doc-sync").unwrap(), PeerId::new("node-1").unwrap());
+    let speaker = async |name: &str| {
+        let id = PeerId::new(name).unwrap();
+        let pubsub = Arc::clone(&group.pubsub);
+        PubSubSyncer::new(pubsub, topic.clone(), id, EncodingFormat::Binary).await.unwrap()
+    };
+    // Somebody is there that has only what is folded.
+    let behind = speaker("behind").await;
+    let state = SyncMessage::State { vector: folded.clone(), reply: false };
+    behind.send(Some(&to), &state).await.unwrap();
+    first.stands("it is heard", |status| !status.peers.is_empty()).await;
+
+    let asker = speaker("asker").await;
+    let asks = async |id: u64, offers: bool| {
+        let want = vec![Want { sid: first.document.session(), after: 0, upto: 1 }];
+        let ask = SyncMessage::Request { id, want, bytes_max: 1 << 20, offers };
+        asker.send(Some(&to), &ask).await.unwrap();
+        loop {
+            match asker.next().await.unwrap() {
+                Heard::Message((_, SyncMessage::Offer { id: of, snapshot })) if of == id => {
+                    return Some(snapshot.vector);
+                }
+                Heard::Message((_, SyncMessage::Patches { id: of, .. })) if of == id => return None,
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(asks(1, true).await.as_ref(), Some(&folded));
+    assert_eq!(asks(2, true).await.as_ref(), Some(&folded), "the same once more");
+    assert_eq!(asks(3, false).await, None, "no other one is made yet");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(asks(4, false).await, Some(stored));
+    assert_eq!(asks(5, true).await, None, "what only some have stays out of it");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(asks(6, true).await, Some(folded));
+}

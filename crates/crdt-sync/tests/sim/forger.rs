@@ -44,16 +44,17 @@ pub(crate) struct List {
 impl List {
     /// The guard of a writer, or of a replica without a key whose number comes after those of the writers in the group.
     pub(crate) fn guard(self, number: usize, writers: usize) -> Arc<dyn Guard> {
-        Arc::new(self.access((number < writers || number == READER).then(|| signer(number))))
+        Arc::new(self.access((number < writers || number == READER).then(|| signer(number)), writers))
     }
 
-    fn access(self, signs: Option<Signer>) -> Access {
+    /// Only names of the group are bound: all that are bound are waited for.
+    fn access(self, signs: Option<Signer>, writers: usize) -> Access {
         let access = Access::new("doc", signs);
         let access = if self.waits_for_bound { access.waiting_for_bound_names() } else { access };
         for listed in (0..=READER).filter(|listed| self.without != Some(*listed)) {
             let role = if listed == READER { Role::Read } else { Role::Write };
             access.allow(signer(listed).author(), role).unwrap();
-            if self.binds && listed != READER {
+            if self.binds && listed < writers {
                 access.bind(name(listed), signer(listed).author()).unwrap();
             }
         }

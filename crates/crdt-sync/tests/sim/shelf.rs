@@ -133,7 +133,7 @@ impl Replica {
         let vector = match offers {
             true => {
                 let stable = self.gate.stable(&self.machine, &self.id, Some(peer));
-                now(folding.offerable(&stable)).map_err(|error| error.to_string())?
+                now(folding.offerable(&stable)).map_err(|error| error.to_string())?.1
             }
             false => self.machine.stored().clone(),
         };

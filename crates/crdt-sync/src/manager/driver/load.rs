@@ -29,14 +29,8 @@ impl Driver {
             proves_words: parts.guard.as_ref().is_some_and(|guard| guard.proves_words()),
             ..parts.options
         };
-        let known = match parts.store.note().await {
-            Ok(note) => members::known_before(&note, options.absent_max),
-            // It is no reason to keep the document from those who need it.
-            Err(error) => {
-                tracing::warn!(%error, "could not read who was there");
-                Vec::new()
-            }
-        };
+        // Without it this replica would fold alone what those lack who are cut off, and write down that there is nobody.
+        let known = members::known_before(&parts.store.note().await?, options.absent_max)?;
         let own = parts.syncer.peer_id();
         let machine = Session::new(options, stored.clone(), heads, Duration::ZERO, seed)
             .with_base(parts.document.reserved())
