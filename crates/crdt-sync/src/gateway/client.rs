@@ -133,6 +133,8 @@ pub struct ClientSession {
     options: ClientOptions,
     node: PeerId,
     store: Option<StoreId>,
+    /// Whether clients are told what of theirs the store lacks, so that they bring it.
+    asks_back: bool,
     /// Who the client is; `None` until it has said what it has.
     client: Option<PeerId>,
     /// What the client has, or has been sent.
@@ -176,6 +178,7 @@ impl ClientSession {
             options,
             node,
             store: None,
+            asks_back: true,
             client: None,
             has: StateVector::new(),
             stored: StateVector::new(),
@@ -196,6 +199,14 @@ impl ClientSession {
     #[must_use]
     pub fn with_store(mut self, store: Option<StoreId>) -> Self {
         self.store = store;
+        self
+    }
+
+    /// The same in a group whose patches carry what clients do not keep: proofs, or links. What clients brought back would be
+    /// other patches than the peers have under the same times, so they are not asked for what the store lacks.
+    #[must_use]
+    pub fn without_what_was_lost(mut self) -> Self {
+        self.asks_back = false;
         self
     }
 
@@ -265,7 +276,7 @@ impl ClientSession {
                 }
                 self.client = Some(from);
                 // What was acknowledged and is gone has to come back, or whatever follows it waits for ever.
-                let lacks = Want::missing(&self.stored, &vector);
+                let lacks = if self.asks_back { Want::missing(&self.stored, &vector) } else { Vec::new() };
                 let (store, sessions) = (self.store, self.stored.len() as u64);
                 self.send(&SyncMessage::Welcome { store, sessions, lacks });
                 self.has = vector;

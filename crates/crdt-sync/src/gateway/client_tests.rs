@@ -293,3 +293,14 @@ fn the_same_snapshot_is_not_sent_again_and_again() {
     assert_eq!(first.last(), Some(&ClientOutput::ReadSnapshot), "{first:?}");
     assert_eq!(outputs(&mut machine, snapshot()), [ClientOutput::Close(Some(ClientTrouble::Hole))]);
 }
+
+/// It would come back without the proofs and links that it had, as other patches than those of the peers.
+#[test]
+fn where_patches_are_more_than_their_bytes_nothing_is_brought_back() {
+    let lacking = |machine: ClientSession| {
+        let mut machine = machine;
+        outputs(&mut machine, state(&[(1, 9)])).contains(&welcome(1, &[(1, 5, 9)]))
+    };
+    assert!(lacking(machine(&[(1, 5)])));
+    assert!(!lacking(machine(&[(1, 5)]).without_what_was_lost()));
+}

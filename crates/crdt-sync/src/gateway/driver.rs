@@ -163,6 +163,9 @@ impl Gateway {
         presence: &mut Option<PubSubPresence>,
     ) -> Result<(), Parting> {
         let mut machine = ClientSession::new(self.node.clone(), self.options).with_store(self.store.id());
+        if !self.manager.takes_patches_bare() {
+            machine = machine.without_what_was_lost();
+        }
         let mut stored = self.manager.stored();
         let count = *stored.borrow_and_update();
         let mut seen = {

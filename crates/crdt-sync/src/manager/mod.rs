@@ -164,6 +164,11 @@ impl SyncManager {
         self.ask(|done| Command::Relay { record, done }).await?
     }
 
+    /// Whether all there is to a patch are its bytes: no proof of who made it, and no links to what it follows.
+    pub(crate) fn takes_patches_bare(&self) -> bool {
+        self.parts.guard.is_none() && self.parts.options.sync == SyncMode::Vectors
+    }
+
     /// Changes when something has become durable: the store's vector has grown.
     pub fn stored(&self) -> watch::Receiver<u64> {
         self.stored.subscribe()
