@@ -32,6 +32,12 @@ pub(crate) fn access(options: &Options) -> Result<Option<Arc<Access>>, String> {
     Ok(Some(Arc::new(access)))
 }
 
+/// By whose key this program signs, if it does.
+pub(crate) fn author(options: &Options) -> Result<Option<AuthorKey>, String> {
+    let secret = options.key.as_ref().map(|path| signing_secret(path)).transpose()?;
+    Ok(secret.map(|secret| Signer::from_secret(&secret).author()))
+}
+
 /// What goes over a channel, sealed as `--seal` says. An error is one line for the user.
 pub(crate) fn sealed(options: &Options, pubsub: Arc<dyn PubSub>) -> Result<Arc<dyn PubSub>, String> {
     let Some(path) = &options.seal else { return Ok(pubsub) };

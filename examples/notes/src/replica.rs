@@ -1,11 +1,19 @@
 //! This program's replica of the text, with everything that keeps it in step.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use crdt_core::{EncodingFormat, Model, SessionId, Value, model::EditError};
 use crdt_sync::{
     Gateway, MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, StoreId,
     SyncDocument as _, SyncManager, SyncStatus,
+    crypto::AuthorKey,
     discovery::PubSubPeerDiscovery,
     presence::{PresenceOptions, PubSubPresence},
     session::{SessionOptions, SyncMode, TrickleOptions},
@@ -42,10 +50,10 @@ pub(crate) struct Replica {
 impl Replica {
     /// Opens the store, reads the text, and begins to keep it in step. An error is one line for the user.
     pub(crate) async fn open(options: &Options, met: Met) -> Result<Self, String> {
-        let (store, kept) = open_store(options).await?;
+        let Opened { store, kept, place } = open_store(options).await?;
         let store_id = store.id();
         let session = SessionId::from_random(rand::random());
-        let own = PeerId::new(format!("terminal-{session}")).map_err(|error| error.to_string())?;
+        let own = name(session, store_id.zip(place), keys::author(options)?)?;
         let pubsub = keys::sealed(options, met.pubsub)?;
         let topic =
             |what: &str| Topic::new(format!("notes/{}/{what}", options.doc)).map_err(|e| e.to_string());
@@ -165,7 +173,41 @@ impl Replica {
     }
 }
 
-async fn open_store(options: &Options) -> Result<(Arc<dyn PatchStore>, String), String> {
+/// The name under which the others know this program: that of its folder, so that one which was killed is the same when it comes
+/// back, and nobody waits for days for one that has not said goodbye. A copy of a folder is another one on the disk, and
+/// has another name, as two programs must; so has a folder of which somebody else signs. Who keeps nothing is new each time.
+fn name(
+    session: SessionId,
+    kept: Option<(StoreId, Place)>,
+    author: Option<AuthorKey>,
+) -> Result<PeerId, String> {
+    let name = kept.map_or_else(
+        || session.to_string(),
+        |kept| {
+            let mut hasher = DefaultHasher::new();
+            (kept, author.map(AuthorKey::to_bytes)).hash(&mut hasher);
+            format!("{:016x}", hasher.finish())
+        },
+    );
+    PeerId::new(format!("terminal-{name}")).map_err(|error| error.to_string())
+}
+
+/// Which folder it is, for the file system: the device, and the number there.
+type Place = (u64, u64);
+
+fn place(folder: &Path) -> Option<Place> {
+    let folder = folder.metadata().ok()?;
+    Some((folder.dev(), folder.ino()))
+}
+
+struct Opened {
+    store: Arc<dyn PatchStore>,
+    /// Where the text is kept, for people.
+    kept: String,
+    place: Option<Place>,
+}
+
+async fn open_store(options: &Options) -> Result<Opened, String> {
     let at = |folder: &Path, error: OpenError| match error {
         OpenError::Locked(_) => format!(
             "{} is in use by another program; --store takes another folder, and without it one is found",
@@ -175,7 +217,8 @@ async fn open_store(options: &Options) -> Result<(Arc<dyn PatchStore>, String), 
     };
     match &options.store {
         Some(store) if store.as_os_str() == "memory" => {
-            Ok((Arc::new(MemoryPatchStore::new()), "nowhere (--store memory)".to_owned()))
+            let kept = "nowhere (--store memory)".to_owned();
+            Ok(Opened { store: Arc::new(MemoryPatchStore::new()), kept, place: None })
         }
         Some(folder) => open_folder(folder, &options.doc).await.map_err(|error| at(folder, error)),
         None => {
@@ -191,7 +234,27 @@ async fn open_store(options: &Options) -> Result<(Arc<dyn PatchStore>, String), 
     }
 }
 
-async fn open_folder(folder: &Path, doc: &str) -> Result<(Arc<dyn PatchStore>, String), OpenError> {
+async fn open_folder(folder: &Path, doc: &str) -> Result<Opened, OpenError> {
     let store = EmbeddedPatchStores::open(folder).await?.document(doc).await?;
-    Ok((Arc::new(store), folder.display().to_string()))
+    Ok(Opened { store: Arc::new(store), kept: folder.display().to_string(), place: place(folder) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_a_name_and_its_copy_another_one() {
+        let session = |number: u64| SessionId::new(70_000 + number).unwrap();
+        let store = StoreId::new(7).unwrap();
+        let [here, copy] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let named =
+            |start: u64, folder: &Path| name(session(start), Some(store).zip(place(folder)), None).unwrap();
+        assert_eq!(named(1, here.path()), named(2, here.path()));
+        assert_ne!(named(1, here.path()), named(1, copy.path()));
+        let another = StoreId::new(8).zip(place(here.path()));
+        assert_ne!(name(session(1), another, None).unwrap(), named(1, here.path()));
+        // Who keeps nothing comes back as somebody else.
+        assert_ne!(name(session(1), None, None).unwrap(), name(session(2), None, None).unwrap());
+    }
 }

@@ -92,6 +92,14 @@ async fn agree(programs: &mut [Notes], confirmed: &BTreeSet<String>) {
     }
 }
 
+/// Waits until a program has found two others, and sees that it waits for nobody else: one that was killed comes back as itself.
+async fn knows_two_others(program: &mut Notes) {
+    let found = async { while !program.ask("peers").await.starts_with("2 other programs") {} };
+    timeout(PATIENCE, found).await.expect("each finds the two others");
+    let status = program.ask("status").await;
+    assert!(status.starts_with("peers 2,"), "{status}");
+}
+
 /// Three programs write in turn, one is killed and comes back.
 async fn write_with_one_killed(
     place: &str,
@@ -170,6 +178,9 @@ async fn programs_meet_each_other_over_spot_and_the_first_may_go() {
     assert!(programs[0].first.contains(&format!("as tcp://127.0.0.1:{port}")), "{}", programs[0].first);
     programs[0].add("the first is back", &mut confirmed).await;
     agree(&mut programs, &confirmed).await;
+    for program in &mut programs {
+        knows_two_others(program).await;
+    }
 }
 
 #[tokio::test]
