@@ -30,6 +30,56 @@ async fn resolves(replica: &Replica, expect: &Value) {
     }
 }
 
+/// A server that is started again has another session, and decides all the same, also where only its word about others' patches is
+/// left: in a snapshot.
+#[cfg(feature = "crypto")]
+#[tokio::test(start_paused = true)]
+async fn a_key_decides_over_restarts_and_compactions() {
+    use super::guarded::{ALICE, BOB, access};
+    use crdt_sync::crypto::Signer;
+
+    for group in [Group::new(), Group::with_dag()] {
+        let server = Signer::from_secret(&ALICE).author().to_bytes();
+        let join = async |session: u64, secret: [u8; 32], store: &Arc<dyn PatchStore>| {
+            let rules = Rules::new().with("/price", Strategy::signed([server]));
+            let document = Arc::new(SharedModel::new(number(session)).with_conflicts(rules));
+            let with = |manager: SyncManager| manager.with_guard(access(secret));
+            group.join_document(session, EncodingFormat::Binary, document, Arc::clone(store), with).await
+        };
+        let [alices, bobs, carols] =
+            [(); 3].map(|()| Arc::new(MemoryPatchStore::new()) as Arc<dyn PatchStore>);
+        let (alice, bob) = (join(1, ALICE, &alices).await, join(2, BOB, &bobs).await);
+        bob.edit(|model| model.api().root(json(json!({"price": 0})))).await;
+        alice.sees(&json(json!({"price": 0}))).await;
+        let writes = async |replica: &Replica, price: i64| {
+            replica.edit(|model| model.api().obj("")?.set([("price", price)])).await;
+        };
+        writes(&alice, 10).await;
+        bob.sees(&json(json!({"price": 10}))).await;
+        writes(&bob, 11).await;
+        alice.sees(&json(json!({"price": 11}))).await;
+        for replica in [&alice, &bob] {
+            assert_eq!(replica.document.resolved(), json(json!({"price": 10})));
+        }
+        // The server goes, what it decided is folded, and it comes back as another session over an empty store.
+        alice.manager.stop().await;
+        let whole = bob.manager.status().await.unwrap().stored;
+        bob.folds(&whole).await;
+        let alice = join(3, ALICE, &carols).await;
+        resolves(&alice, &json(json!({"price": 10}))).await;
+        writes(&alice, 20).await;
+        bob.sees(&json(json!({"price": 20}))).await;
+        writes(&bob, 21).await;
+        alice.sees(&json(json!({"price": 21}))).await;
+        for replica in [&alice, &bob] {
+            assert_eq!(replica.document.resolved(), json(json!({"price": 20})));
+        }
+        bob.manager.stop().await;
+        let bob = join(4, BOB, &bobs).await;
+        assert_eq!(bob.document.resolved(), json(json!({"price": 20})));
+    }
+}
+
 /// Whoever has the patches, starts again, or comes late and gets a snapshot: all resolve alike.
 #[tokio::test(start_paused = true)]
 async fn rules_hold_over_compactions_restarts_and_for_who_comes_late() {
