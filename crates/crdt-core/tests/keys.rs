@@ -104,3 +104,46 @@ fn what_is_known_is_told_and_costs_no_copy() {
     assert!(model.document().shares_with(&copy));
     assert_eq!(model.view(), other.view());
 }
+
+/// A map with a map, of keys that were never there before.
+fn fresh(round: usize) -> Value {
+    let long = "k".repeat(1000);
+    let entries = (0..40).map(|at| (format!("{round} {at} {long}"), at.into()));
+    let mut map: serde_json::Map<_, _> = entries.collect();
+    map.insert(format!("inner {round}"), json!({"n": 0}));
+    serde_json::Value::Object(map).into()
+}
+
+/// Each round puts a map of new keys in the place of the one before, and sets a key in the map within it.
+#[test]
+fn keys_that_no_map_has_are_given_back() {
+    let mut model = Model::new(session(1));
+    model.api().root(json!({"stays": {"a": 1, "b": [{"c": 2}]}})).unwrap();
+    let _ = model.flush();
+    let [mut plain, mut watched] = [2, 3].map(|at| model.fork(session(at)));
+    watched.watch();
+    let mut early = 0;
+    for round in 0..60 {
+        let inner = format!("/goes/inner {round}");
+        model.api().obj("").unwrap().set([("goes", fresh(round))]).unwrap();
+        let replaced = model.flush().unwrap();
+        model.api().obj(&*inner).unwrap().set([("n", 1)]).unwrap();
+        let set = model.flush().unwrap();
+        for (patch, path) in [(replaced, ""), (set, &*inner)] {
+            assert_eq!(plain.apply(&patch).unwrap(), Applied::Merged);
+            assert_eq!(watched.apply(&patch).unwrap(), Applied::Merged);
+            let told = watched.poll_changes().unwrap();
+            assert_eq!(told.changes.iter().map(|change| change.path.to_string()).collect::<Vec<_>>(), [path]);
+        }
+        for replica in [&model, &plain, &watched] {
+            replica.document().check().unwrap();
+            assert!(replica.view().is_same_json(&model.view()));
+            let size = replica.document().size_bytes();
+            early = early.max(if round < 5 { size } else { 0 });
+            assert!(size < 2 * early, "{size} bytes after round {round}, {early} in the first ones");
+        }
+    }
+    // Nothing of them is left for who loads the document either.
+    assert_eq!(plain.document().to_native(Packing::Plain), model.document().to_native(Packing::Plain));
+    assert!(plain.document().to_native(Packing::Plain).len() < 60_000);
+}

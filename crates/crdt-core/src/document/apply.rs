@@ -102,7 +102,8 @@ pub enum ReceiveError {
 }
 
 impl Document {
-    /// The most bytes that all keys and constants of a document take together.
+    /// The most bytes that all keys of a document take together, and all constants: each with what has been removed and not
+    /// been cleared away yet, which is at most about as much again.
     pub const HEAP_BYTES_MAX: u64 = u32::MAX as u64 / 2;
     /// The most elements of all sequences of a document together, deleted ones included.
     pub const ELEMENTS_MAX: u64 = SPAN_MAX as u64;

@@ -1,10 +1,10 @@
-//! The keys of a document's maps, each once.
+//! The keys of a document's maps, each once. Those that no map has any more are dropped now and then.
 
 use std::{cmp::Ordering, hash::BuildHasher};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-/// Every key that occurs in a document, numbered.
+/// Every key that occurs in a document, or did not long ago, numbered.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keys {
     bytes: Vec<u8>,
@@ -15,7 +15,14 @@ pub(super) struct Keys {
     /// Whether there is no table, and the keys are sorted instead.
     sorted: bool,
     hasher: DefaultHashBuilder,
+    /// With so much and [`DEAD_FREE`] more it is worth looking for keys that no map has any more.
+    enough: usize,
+    /// How often keys got other numbers.
+    moves: u32,
 }
+
+/// So much of dead keys is not worth looking for.
+const DEAD_FREE: usize = 64 * 1024;
 
 impl Keys {
     /// A key's bytes, which are WTF-8.
@@ -25,7 +32,54 @@ impl Keys {
 
     /// Keys that are sorted, each there once.
     pub(super) fn sorted(bytes: Vec<u8>, ends: Vec<u32>) -> Self {
-        Self { bytes, ends, sorted: true, ..Self::default() }
+        let mut keys = Self { bytes, ends, sorted: true, ..Self::default() };
+        keys.are_alive();
+        keys
+    }
+
+    /// Notes that maps have all keys that there are.
+    fn are_alive(&mut self) {
+        self.enough = 2 * self.weight();
+    }
+
+    fn weight(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.ends)
+    }
+
+    /// Whether there are so many more keys than at the last look that it is worth looking which ones a map has.
+    #[inline]
+    pub(super) fn may_be_dead(&self) -> bool {
+        self.weight() > self.enough + DEAD_FREE
+    }
+
+    /// Drops the keys that no map has, if they are many. Tells the new numbers of the others, which are in the same order.
+    /// To find out which maps have which took so many steps: the next time is when as much has come.
+    pub(super) fn keep(&mut self, has: impl Fn(u32) -> bool, steps: usize) -> Option<Vec<u32>> {
+        let mut kept = Self { sorted: self.sorted, moves: self.moves.wrapping_add(1), ..Self::default() };
+        let mut numbers = Vec::with_capacity(self.len());
+        for key in 0..self.len() as u32 {
+            numbers.push(kept.ends.len() as u32);
+            if has(key) {
+                kept.bytes.extend_from_slice(self.get(key));
+                kept.ends.push(kept.bytes.len() as u32);
+            }
+        }
+        let is_worth_it = kept.weight() <= self.weight() / 4 * 3;
+        if is_worth_it {
+            if !kept.sorted {
+                kept.make_table();
+            }
+            kept.fit();
+            *self = kept;
+        }
+        self.are_alive();
+        self.enough += steps;
+        is_worth_it.then_some(numbers)
+    }
+
+    /// How often keys got other numbers: who keeps numbers looks whether it is as often still.
+    pub(super) const fn moves(&self) -> u32 {
+        self.moves
     }
 
     fn bisect(&self, key: &[u8]) -> Option<u32> {
@@ -94,10 +148,11 @@ impl Keys {
             self.bytes.shrink_to_fit();
             self.ends.shrink_to_fit();
         }
+        self.are_alive();
     }
 
     fn make_table(&mut self) {
-        let Self { bytes, ends, table, hasher, sorted } = self;
+        let Self { bytes, ends, table, hasher, sorted, .. } = self;
         let hash = |at: u32| hasher.hash_one(key_at(bytes, ends, at));
         table.reserve(ends.len() + 1, |&at| hash(at));
         for at in 0..ends.len() as u32 {

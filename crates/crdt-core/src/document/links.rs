@@ -12,7 +12,11 @@ use crate::{Timestamp, model::PathStep, text::Wtf8};
 
 /// For each node, by its number, where it was put last. Whether it is still there is checked when it is asked for.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Links(Vec<Link>);
+pub(crate) struct Links {
+    links: Vec<Link>,
+    /// How often the document's keys had got other numbers.
+    keys_moves: u32,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Link {
@@ -34,8 +38,8 @@ impl Links {
     /// The links of all nodes that a document has.
     pub(crate) fn of(document: &Document) -> Self {
         let store = &document.store;
-        let mut links = Self(vec![Link { holder: NIL, at: At::Nowhere }; store.nodes.len()]);
-        let mut put = |child: u32, link: Link| links.0[child as usize] = link;
+        let mut links = vec![Link { holder: NIL, at: At::Nowhere }; store.nodes.len()];
+        let mut put = |child: u32, link: Link| links[child as usize] = link;
         if store.root != NIL {
             put(store.root, Link { holder: NIL, at: At::Root });
         }
@@ -70,7 +74,14 @@ impl Links {
                 _ => {}
             }
         }
-        links
+        Self { links, keys_moves: store.keys.moves() }
+    }
+
+    /// Begins anew if keys have got other numbers.
+    pub(crate) fn renew(&mut self, document: &Document) {
+        if self.keys_moves != document.store.keys.moves() {
+            *self = Self::of(document);
+        }
     }
 
     /// Notes that a place of a container holds a node now.
@@ -81,6 +92,7 @@ impl Links {
         place: &Place,
         child: Timestamp,
     ) {
+        self.renew(document);
         let store = &document.store;
         let Some(child) = store.find(child) else { return };
         let at = match place {
@@ -92,14 +104,14 @@ impl Links {
         };
         let holder = if let Place::Root = place { Some(NIL) } else { store.find(container) };
         let Some(holder) = holder else { return };
-        if self.0.len() <= child as usize {
-            self.0.resize(store.nodes.len(), Link { holder: NIL, at: At::Nowhere });
+        if self.links.len() <= child as usize {
+            self.links.resize(store.nodes.len(), Link { holder: NIL, at: At::Nowhere });
         }
-        self.0[child as usize] = Link { holder, at };
+        self.links[child as usize] = Link { holder, at };
     }
 
     /// The way from the root to a node, if the node is part of what the document shows and `stop` holds for no node on
-    /// the way, itself included.
+    /// the way, itself included. [Renewed](Self::renew) before.
     pub(crate) fn path(
         &self,
         document: &Document,
@@ -113,7 +125,7 @@ impl Links {
             if store.node(node).is_dead() || stop(store.timestamp(store.node(node).id())) {
                 return None;
             }
-            let Link { holder, at } = *self.0.get(node as usize)?;
+            let Link { holder, at } = *self.links.get(node as usize)?;
             if let At::Root = at {
                 return (store.root == node).then(|| {
                     steps.reverse();

@@ -254,6 +254,12 @@ impl Obj {
         }
     }
 
+    /// The keys have other numbers now, in the same order.
+    pub(super) fn renumber(&mut self, numbers: &[u32]) {
+        self.entries.iter_mut().for_each(|entry| entry.key = numbers[entry.key as usize]);
+        self.index.take();
+    }
+
     pub(super) fn size_bytes(&self) -> usize {
         size_of::<Self>()
             + self.entries.capacity() * size_of::<Entry>()

@@ -14,7 +14,7 @@ impl Store {
     /// Moves what is alive together when most of some storage is dead.
     #[inline]
     pub(super) fn tidy(&mut self) {
-        if self.contents.is_wasteful() || self.heap_dead > HEAP_DEAD_FREE {
+        if self.contents.is_wasteful() || self.heap_dead > HEAP_DEAD_FREE || self.keys.may_be_dead() {
             self.move_together();
         }
     }
@@ -32,6 +32,9 @@ impl Store {
                 }
             }
         }
+        if self.keys.may_be_dead() {
+            self.drop_dead_keys();
+        }
         if self.heap_dead > HEAP_DEAD_FREE && self.heap_dead > self.heap.len() / 2 {
             self.heap_dead = 0;
             let old = std::mem::take(&mut self.heap);
@@ -48,6 +51,19 @@ impl Store {
                 node.set_payload(self.heap.len() as u32);
                 self.heap.extend_from_slice(&old[at..end]);
             }
+        }
+    }
+
+    /// Drops the keys that no map has. Nobody counts who has which: a look at all maps is as rare as it is long.
+    fn drop_dead_keys(&mut self) {
+        let mut alive = vec![false; self.keys.len()];
+        let mut entries = 0;
+        for obj in &self.objs.items {
+            entries += obj.entries.len();
+            obj.entries.iter().for_each(|entry| alive[entry.key as usize] = true);
+        }
+        if let Some(numbers) = self.keys.keep(|key| alive[key as usize], entries) {
+            self.objs.items.iter_mut().for_each(|obj| obj.renumber(&numbers));
         }
     }
 

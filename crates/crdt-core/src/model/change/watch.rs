@@ -107,6 +107,7 @@ impl Watch {
     pub(in crate::model) fn close(&mut self, document: &Document) {
         let Some(open) = self.open.take() else { return };
         self.closed += 1;
+        self.links.renew(document);
         // The document's clock can be far ahead of a patch that comes in: it says where own edits end, no others.
         let end = open.end.unwrap_or_else(|| document.time());
         let by = Timespan { start: open.start, span: end.saturating_sub(open.start.time) };
