@@ -302,6 +302,7 @@ fn array(r: &mut Reader<'_>, len: Option<u64>, depth: usize) -> Result<Vec<Value
 fn map(r: &mut Reader<'_>, len: Option<u64>, depth: usize) -> Result<Vec<(Text, Value)>, Malformed> {
     let mut entries = Vec::with_capacity(room(r, len, 2));
     while len.is_none_or(|len| (entries.len() as u64) < len) {
+        let (at, head) = (r.offset(), r.peek());
         let key = match item(r)? {
             Item::Break if len.is_none() => break,
             Item::Text(Some(key)) => key.to_text(),
@@ -309,7 +310,7 @@ fn map(r: &mut Reader<'_>, len: Option<u64>, depth: usize) -> Result<Vec<(Text, 
             // JavaScript's keys are strings; a number becomes its digits.
             Item::Int(n) => n.to_string().into(),
             Item::NegativeInt(n) => (-1 - i128::from(n)).to_string().into(),
-            _ => return Err(r.unexpected(r.peek().unwrap_or(0), "a text key")),
+            _ => return Err(not_here(at, head, "a text key")),
         };
         entries.push((key, read_within(r, depth)?));
     }
@@ -326,13 +327,19 @@ fn text_of(r: &mut Reader<'_>) -> Result<Text, Malformed> {
 fn chunks(r: &mut Reader<'_>, major: u8) -> Result<Vec<u8>, Malformed> {
     let mut all = Vec::new();
     loop {
+        let (at, head) = (r.offset(), r.peek());
         match (item(r)?, major) {
             (Item::Break, _) => return Ok(all),
             (Item::Bytes(Some(bytes)), 2) => all.extend_from_slice(bytes),
             (Item::Text(Some(text)), 3) => push_fused(&mut all, text.as_bytes()),
-            _ => return Err(r.unexpected(r.peek().unwrap_or(0), "a piece of the string, or its end")),
+            _ => return Err(not_here(at, head, "a piece of the string, or its end")),
         }
     }
+}
+
+/// An item that a place does not allow, by its head.
+fn not_here(at: usize, head: Option<u8>, expected: &'static str) -> Malformed {
+    Malformed::Unexpected { at, found: head.unwrap_or_default(), expected }
 }
 
 /// Reads bytes that are exactly one value.
