@@ -220,6 +220,12 @@ const handlers = {
     for (const patch of patches) model.applyPatch(Patch.fromBinary(unhex(patch)));
     return {view: view(model), time: model.clock.time, forms: forms(model)};
   },
+  /** The same without the forms that cannot say a register without a value. */
+  taken: ({sid, patches}) => {
+    const model = Model.create(undefined, sid);
+    for (const patch of patches) model.applyPatch(Patch.fromBinary(unhex(patch)));
+    return {view: view(model), binary: hex(model.toBinary())};
+  },
   /** Edits of the texts, bytes and lists in a map, each of which becomes a patch: of a document that took patches, or was read. */
   edits: ({sid, patches, data, edits}) => {
     const model = data ? Model.load(unhex(data), sid) : Model.create(undefined, sid);
