@@ -1,62 +1,32 @@
 //! How much memory things take while they run: counted, not estimated.
-#![expect(unsafe_code, reason = "an allocator that counts can only be written so")]
 
+#[path = "support/checksum.rs"]
+#[expect(unreachable_pub, reason = "more than one test includes it")]
+mod checksum;
+#[path = "support/counting.rs"]
+#[expect(unreachable_pub, reason = "more than one test includes it")]
+mod counting;
 mod support;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-};
-
+use checksum::repaired;
+use counting::{holding, most};
 use crdt_core::{
     Document, Model, Patch, SessionId, Value,
-    codec::{DocumentFormat, Log, Packing, PatchFormat, cbor, json, log::LogContainer, msgpack},
+    codec::{
+        DocumentFormat, Log, Packing, PatchFormat, cbor,
+        document::{
+            indexed,
+            sidecar::{self, Sidecar},
+        },
+        json,
+        log::{LogContainer, LogFormat, LogHistory, LogModel},
+        msgpack,
+    },
     model::{QuillOp, RelativePosition, json_patch},
     presence::Shown,
 };
 use proptest::prelude::*;
 use serde_json::json;
-
-thread_local! {
-    /// What this thread holds, and the most it held.
-    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-}
-
-struct Counting;
-
-fn count(bytes: isize) {
-    // A thread that ends frees what it held after its counters are gone.
-    let _ = HELD.try_with(|held| {
-        let (now, most) = held.get();
-        held.set((now + bytes, most.max(now + bytes)));
-    });
-}
-
-// SAFETY: all is done by the system's allocator; counting neither allocates nor panics.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The most bytes that something held on top of what was there.
-fn most<T>(run: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.get().0;
-    HELD.set((before, before));
-    let done = run();
-    (done, (HELD.get().1 - before).max(0) as usize)
-}
 
 fn session(number: u64) -> SessionId {
     SessionId::new(70_000 + number).unwrap()
@@ -71,7 +41,8 @@ const BESIDES_MAX: usize = 512 << 10;
 /// What it reads, and how.
 type Decoder = (&'static str, fn(&[u8]));
 
-/// All that reads bytes from outside. Packed snapshots are in `native`: what is packed may well be larger than it.
+/// All that reads bytes from outside. Packed snapshots are in `native`: what is packed may well be larger than it. So are
+/// unpacked ones, which a checksum guards: here with the right one.
 fn decoders() -> Vec<Decoder> {
     let mut all: Vec<Decoder> = vec![
         ("JSON", |bytes| drop(json::decode(bytes))),
@@ -93,7 +64,38 @@ fn decoders() -> Vec<Decoder> {
     all.push(("document, compact", |bytes| drop(DocumentFormat::Compact.decode(bytes))));
     all.push(("document, compact binary", |bytes| drop(DocumentFormat::CompactBinary.decode(bytes))));
     all.push(("document, binary", |bytes| drop(DocumentFormat::Binary.decode(bytes))));
+    // What is split where a reader would get two or more pieces.
+    all.push(("document, sidecar", |bytes| {
+        for at in [0, bytes.len() / 2, bytes.len()] {
+            let (view, meta) = bytes.split_at(at);
+            drop(sidecar::decode(&Sidecar { view: view.to_vec(), meta: meta.to_vec() }));
+        }
+    }));
+    all.push(("document, indexed", |bytes| drop(indexed::decode(&fields_of(bytes)))));
+    all.push(("snapshot", |bytes| drop(Document::from_native(&repaired(bytes), session(2)))));
+    all.push(("snapshot, viewed", |bytes| drop(Document::view_native(&repaired(bytes)))));
+    all.push(("history", |bytes| drop(Log::from_native(&repaired(bytes), session(2)))));
     all
+}
+
+const LINES: LogFormat =
+    LogFormat { container: LogContainer::NdJson, model: LogModel::Compact, history: LogHistory::Compact };
+
+/// The fields of a document by what [`put_fields`] wrote, or by whatever became of it.
+fn fields_of(bytes: &[u8]) -> indexed::Fields {
+    let fields = bytes.split(|&byte| byte == b'\n').filter_map(|line| {
+        let at = line.iter().position(|&byte| byte == b'=')?;
+        let hex = std::str::from_utf8(&line[at + 1..]).ok()?.as_bytes();
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let value = hex.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?));
+        Some((String::from_utf8(line[..at].to_vec()).ok()?, value.collect::<Option<_>>()?))
+    });
+    fields.collect()
+}
+
+fn put_fields(fields: &indexed::Fields) -> Vec<u8> {
+    let line = |(name, value): (&String, &Vec<u8>)| format!("{name}={}\n", support::hex(value));
+    fields.iter().map(line).collect::<String>().into_bytes()
 }
 
 #[track_caller]
@@ -142,7 +144,7 @@ proptest! {
     #[test]
     fn bytes_that_were_changed_on_the_way_reserve_no_more(
         seeds in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..4),
-        format in 0..8usize,
+        format in 0..14usize,
         changes in prop::collection::vec(any::<u8>(), 0..12),
     ) {
         let mut document = Document::new(session(1));
@@ -156,13 +158,16 @@ proptest! {
         }
         let patch = last.unwrap();
         let bytes = match format {
-            0 => DocumentFormat::ALL[0].encode(&document).unwrap_or_default(),
-            1 => DocumentFormat::ALL[1].encode(&document).unwrap_or_default(),
-            2 => DocumentFormat::ALL[2].encode(&document).unwrap_or_default(),
-            3 => document.to_binary(),
+            0..4 => DocumentFormat::ALL[format].encode(&document).unwrap_or_default(),
             4 => cbor::encode(&document.view()),
             5 => PatchFormat::Verbose.encode(&patch).unwrap_or_default(),
             6 => PatchFormat::CompactBinary.encode(&patch).unwrap_or_default(),
+            7 => PatchFormat::Compact.encode(&patch).unwrap_or_default(),
+            8 => document.to_native(Packing::Plain),
+            9 => log.to_native(Packing::Plain),
+            10 => log.encode(LINES).unwrap_or_default(),
+            11 => indexed::encode(&document).map(|fields| put_fields(&fields)).unwrap_or_default(),
+            12 => sidecar::encode(&document).map(|both| [both.view, both.meta].concat()).unwrap_or_default(),
             _ => patch.as_bytes().to_vec(),
         };
         check(&support::random::mutated(bytes, &changes));
@@ -182,9 +187,9 @@ fn shared_copies_take_no_memory_until_they_are_edited() {
     let size = document.size_bytes();
     let ((), shared) = most(|| document.share());
     assert!(shared < 4096, "{shared} bytes to share {size}");
-    let before = HELD.get().0;
+    let before = holding();
     let copies: Vec<Document> = (0..100).map(|n| document.fork(session(100 + n))).collect();
-    let each = (HELD.get().0 - before) as usize / copies.len();
+    let each = (holding() - before) as usize / copies.len();
     assert!(each <= 256, "{each} bytes a copy");
     let mut models: Vec<Model> = copies.into_iter().map(Model::from).collect();
     for model in &mut models {
@@ -196,9 +201,9 @@ fn shared_copies_take_no_memory_until_they_are_edited() {
         model.shrink();
         assert!(model.document().shares_with(&document));
     }
-    let before = HELD.get().0;
+    let before = holding();
     models[7].api().arr("").unwrap().del(0, 1).unwrap();
-    assert!(HELD.get().0 - before > size as isize / 2);
+    assert!(holding() - before > size as isize / 2);
     assert!(models.iter().filter(|model| model.document().shares_with(&document)).count() == 99);
     // The last one that shares it has it for itself.
     models.truncate(1);
@@ -232,11 +237,11 @@ fn the_next_transaction_copies_no_document() {
         assert!(next + flushed < size / 100, "{next} + {flushed} of {size}");
     }
     // Other edits, and it is gone: who makes no transactions holds no second document.
-    let before = HELD.get().0;
+    let before = holding();
     for n in 0..20_000 {
         set(&mut model, n).unwrap();
         model.flush();
-        if (before - HELD.get().0) as usize > size / 2 {
+        if (before - holding()) as usize > size / 2 {
             return;
         }
     }
@@ -251,7 +256,7 @@ fn a_model_gives_its_copy_back() {
     done.unwrap();
     assert!(held < 4096, "{held} bytes for a transaction without edits");
     model.transaction(|model| model.api().arr("")?.del(0, 1)).unwrap();
-    let before = HELD.get().0;
+    let before = holding();
     model.shrink();
-    assert!((before - HELD.get().0) as usize > model.document().size_bytes() / 2);
+    assert!((before - holding()) as usize > model.document().size_bytes() / 2);
 }
