@@ -149,6 +149,7 @@ fn every_recorded_patch_gives_the_recorded_document() {
 
 #[test]
 fn every_delivery_order_of_a_scenario_gives_the_recorded_view() {
+    assert_eq!(items(get(vectors(), "scenarios")).len(), 17);
     for scenario in items(get(vectors(), "scenarios")) {
         let name = text(get(scenario, "name"));
         let patches: Vec<_> =
