@@ -95,28 +95,39 @@ impl Shown {
 
 /// What the others show, by the name under which each is known.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Others<K: Ord>(BTreeMap<K, Shown>);
+pub struct Others<K: Ord> {
+    /// Each with how long its message was.
+    shown: BTreeMap<K, (Shown, usize)>,
+    /// How long all messages were.
+    bytes: usize,
+}
 
 impl<K: Ord> Default for Others<K> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self { shown: BTreeMap::new(), bytes: 0 }
     }
 }
 
 impl<K: Ord> Others<K> {
     /// The most others that are remembered. Newcomers above it are not, until somebody goes.
     pub const LEN_MAX: usize = 4096;
+    /// The most bytes of messages whose contents are remembered. What does not fit is not, until others go or show less.
+    pub const BYTES_MAX: usize = 16 << 20;
 
-    /// Someone shows something, in place of what was shown before. Tells whether there was room.
+    /// Someone shows something, in place of what was shown before. Tells whether there was room; if not, what was shown
+    /// before stays.
     ///
     /// # Errors
     /// [`Malformed`]; then what was shown before stays.
     pub fn shows(&mut self, who: K, bytes: &[u8]) -> Result<bool, Malformed> {
         let shown = Shown::decode(bytes)?;
-        if self.0.len() >= Self::LEN_MAX && !self.0.contains_key(&who) {
+        let before = self.shown.get(&who).map(|(_, len)| *len);
+        let bytes_now = self.bytes - before.unwrap_or(0) + bytes.len();
+        if before.is_none() && self.shown.len() >= Self::LEN_MAX || bytes_now > Self::BYTES_MAX {
             return Ok(false);
         }
-        self.0.insert(who, shown);
+        self.bytes = bytes_now;
+        self.shown.insert(who, (shown, bytes.len()));
         Ok(true)
     }
 
@@ -125,7 +136,9 @@ impl<K: Ord> Others<K> {
     where
         K: Borrow<Q>,
     {
-        self.0.remove(who)
+        let (shown, bytes) = self.shown.remove(who)?;
+        self.bytes -= bytes;
+        Some(shown)
     }
 
     /// What someone shows.
@@ -133,12 +146,12 @@ impl<K: Ord> Others<K> {
     where
         K: Borrow<Q>,
     {
-        self.0.get(who)
+        self.shown.get(who).map(|(shown, _)| shown)
     }
 
     /// Everyone with what they show, in the order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&K, &Shown)> {
-        self.0.iter()
+        self.shown.iter().map(|(who, (shown, _))| (who, shown))
     }
 
     /// Who has selected something in a node, and where that is now. What cannot be found (yet) is left out.
@@ -147,7 +160,7 @@ impl<K: Ord> Others<K> {
         document: &'a Document,
         node: Timestamp,
     ) -> impl Iterator<Item = (&'a K, Vec<Range<usize>>)> {
-        self.0.iter().filter_map(move |(who, shown)| {
+        self.iter().filter_map(move |(who, shown)| {
             let here = shown.selections.iter().filter(|selection| selection.focus.node == node);
             let ranges: Vec<_> = here.filter_map(|selection| selection.resolve(document)).collect();
             (!ranges.is_empty()).then_some((who, ranges))

@@ -185,6 +185,22 @@ impl Value {
         }
     }
 
+    /// Bytes of memory that it takes, roughly.
+    pub(crate) fn size_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Text(text) => text.as_bytes().len(),
+                Self::Bytes(bytes) => bytes.len(),
+                Self::Array(items) => items.iter().map(Self::size_bytes).sum(),
+                Self::Map(entries) => entries
+                    .iter()
+                    .map(|(key, value)| size_of::<Text>() + key.as_bytes().len() + value.size_bytes())
+                    .sum(),
+                Self::Tag(_, inner) => inner.size_bytes(),
+                _ => 0,
+            }
+    }
+
     /// Whether an array, map or tag in it has more than so many around it, itself included.
     pub(crate) fn is_deeper_than(&self, depth: usize) -> bool {
         let within = |inner: &Self| depth == 0 || inner.is_deeper_than(depth - 1);

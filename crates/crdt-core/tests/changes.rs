@@ -491,3 +491,21 @@ fn a_path_leads_to_its_own_key_whatever_that_holds() {
     model.api().update([half.as_wtf8().into()], "again").unwrap();
     assert_eq!(model.view_at([half.as_wtf8().into()]).unwrap(), "again".into());
 }
+
+/// What is kept for who does not fetch it is bounded in bytes too.
+#[test]
+fn large_changes_that_are_not_fetched_become_the_whole_view() {
+    let mut model = watched(&json!(""));
+    let large = "x".repeat(1 << 20);
+    for _ in 0..Model::CHANGE_BYTES_MAX >> 20 {
+        model.api().root(large.as_str()).unwrap();
+        model.flush();
+    }
+    let set = model.poll_changes().unwrap();
+    assert!(set.missed);
+    assert_eq!(set.changes[0].diff, Diff::Value { old: Value::Undefined, new: large.as_str().into() });
+    assert_eq!(model.poll_changes(), None);
+    model.api().root("small").unwrap();
+    let set = model.poll_changes().unwrap();
+    assert_eq!(set.changes[0].diff, Diff::Value { old: large.as_str().into(), new: "small".into() });
+}

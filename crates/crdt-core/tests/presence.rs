@@ -101,3 +101,20 @@ fn newcomers_above_the_bound_are_not_remembered() {
     assert!(others.gone(&0).is_some());
     assert!(others.shows(usize::MAX, &bytes).unwrap());
 }
+
+#[test]
+fn what_all_show_together_is_bounded_in_bytes() {
+    let model = Model::new(SessionId::new(70_001).unwrap());
+    let large = Shown { user: "x".repeat(1 << 20).into(), ..Shown::of(&model) }.encode();
+    let small = Shown::of(&model).encode();
+    let mut others = Others::default();
+    let room = (0..).take_while(|who| others.shows(*who, &large).unwrap()).count();
+    assert_eq!(room, Others::<usize>::BYTES_MAX / large.len());
+    // Who is there can show less, and then there is room for one more.
+    assert_eq!(others.shows(0, &small), Ok(true));
+    assert_eq!(others.shows(room, &large), Ok(true));
+    assert_eq!(others.shows(0, &large), Ok(false));
+    assert_eq!(others.get(&0), Shown::decode(&small).ok().as_ref());
+    assert!(others.gone(&room).is_some());
+    assert_eq!(others.shows(0, &large), Ok(true));
+}

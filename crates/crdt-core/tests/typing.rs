@@ -3,7 +3,11 @@
 
 mod support;
 
-use crdt_core::{Applied, Model, Patch, SessionId, Timestamp, document::Content};
+use crdt_core::{
+    Applied, Model, Patch, SessionId, Timestamp,
+    document::Content,
+    model::{Delta, Diff},
+};
 use proptest::prelude::*;
 use support::spelled_out;
 
@@ -162,4 +166,54 @@ fn what_is_erased_forwards_joins_one_tombstone() {
         })
         .collect();
     run(&bursts);
+}
+
+/// What is typed is sent while the patch is open. Put together, its insertions are one, of which the others have the
+/// beginning; what they lack of it they take.
+#[test]
+fn a_run_whose_beginning_is_known_is_taken_from_there_on() {
+    for typed in [["warp", " and ", "weft"], ["a", "\u{1f642}", "é\u{1f642}b"]] {
+        let mut alice = Model::new(session(0));
+        alice.api().root("").unwrap();
+        alice.flush();
+        let mut bob = alice.fork(session(1));
+        let mut watching = alice.fork(session(2));
+        let mut whole = alice.fork(session(3));
+        watching.watch();
+        let mut at = 0;
+        let mut open = Vec::new();
+        for text in typed {
+            alice.api().str("").unwrap().ins(at, text).unwrap();
+            at += text.encode_utf16().count();
+            open.push(alice.open_patch().unwrap());
+        }
+        // Something of somebody else stands within it by then.
+        assert_eq!(bob.apply(&open[1]), Ok(Applied::Merged));
+        bob.api().str("").unwrap().ins(1, "!").unwrap();
+        let between = bob.flush().unwrap();
+        let compact = alice.flush().unwrap().compact();
+        assert_eq!(compact.op_count(), 1);
+
+        assert_eq!(bob.apply(&compact), Ok(Applied::Merged));
+        for patch in [&open[0], &compact, &between] {
+            assert_eq!(watching.apply(patch), Ok(Applied::Merged));
+        }
+        let told: Vec<Diff> = std::iter::from_fn(|| watching.poll_changes())
+            .flat_map(|set| set.changes)
+            .map(|change| change.diff)
+            .collect();
+        assert!(
+            matches!(&told[1], Diff::Text(delta) if matches!(&delta[..], [Delta::Retain(_), Delta::Insert(_)]))
+        );
+        for patch in [&compact, &between] {
+            assert_eq!(whole.apply(patch), Ok(Applied::Merged));
+        }
+        assert_eq!(alice.apply(&between), Ok(Applied::Merged));
+        for model in [&bob, &watching, &whole] {
+            model.document().check().unwrap();
+            assert_eq!(model.view(), alice.view());
+            assert_eq!(model.document().state_vector(), alice.document().state_vector());
+        }
+        assert_eq!(bob.apply(&compact), Ok(Applied::Known));
+    }
 }

@@ -11,9 +11,10 @@ use crate::{
     codec::Malformed,
     id::MAX_ID,
     patch::{
-        Patch, PatchRef,
+        Op, Patch, PatchRef,
         keystroke::{self, Start},
     },
+    text::Text,
 };
 
 /// The last session that a server numbers for.
@@ -99,6 +100,30 @@ pub enum ReceiveError {
     /// They are, and it is refused.
     #[error(transparent)]
     Refused(#[from] ApplyError),
+}
+
+/// The end of a text that was inserted.
+struct Rest {
+    obj: Timestamp,
+    after: Timestamp,
+    text: Text,
+}
+
+impl Rest {
+    fn op(&self) -> Op<'_> {
+        let text = self.text.as_wtf8();
+        Op::InsStr { obj: self.obj, after: self.after, text, units: text.units() as u64 }
+    }
+}
+
+/// What is left of an insertion of which the beginning has been seen, behind what has been: insertions that came one by one
+/// come again [as one](Patch::compact).
+fn unseen_text(id: Timestamp, op: &Op<'_>, seen: u64) -> Option<(Timestamp, Rest)> {
+    let Op::InsStr { obj, text, .. } = *op else { return None };
+    let known = (seen + 1).checked_sub(id.time).filter(|&known| known > 0)?;
+    let text = Text::from_utf16(text.utf16().skip(known as usize));
+    let after = Timestamp::new(id.sid, seen);
+    Some((after.tick(1), Rest { obj, after, text }))
 }
 
 impl Document {
@@ -308,6 +333,11 @@ impl Document {
             if seen.is_some_and(|seen| id.time + op.span() <= seen + 1) {
                 continue;
             }
+            let rest = seen.and_then(|seen| unseen_text(id, &op, seen));
+            let (id, op) = match &rest {
+                Some((id, rest)) => (*id, rest.op()),
+                None => (id, op),
+            };
             let at = Id::new(session, id.time);
             changed |= match &mut observer {
                 None => self.run(at, id.sid, &op),

@@ -70,7 +70,8 @@ impl Document {
     /// The document as a JSON value like [`view`](Self::view), but with extensions as what they stand for: a counter as its
     /// sum, a multi-value register as the array of its values, a rich text as a Quill delta. Extensions that are not known
     /// here stay the tuples that they are. It is what [`json-joy`](https://www.npmjs.com/package/json-joy) shows once its
-    /// extensions are registered; `view` is what it shows before, and shows every document without loss.
+    /// extensions are registered, but for [`Extension::Peritext`], of which that shows the text without its marks; `view` is what
+    /// it shows before, and shows every document without loss.
     ///
     /// ```
     /// use crdt_core::{Model, SessionId, Value};

@@ -272,6 +272,9 @@ impl Model {
     /// the whole view.
     pub const SETS_MAX: usize = change::SETS_MAX;
 
+    /// The most bytes that the values in them take, roughly. With more it is as with too many.
+    pub const CHANGE_BYTES_MAX: usize = change::BYTES_MAX;
+
     #[inline]
     const fn is_observed(&self) -> bool {
         self.watch.is_some() || self.undo.is_some()

@@ -128,7 +128,8 @@ impl Patch {
         builder.finish().ok_or(RewriteError::Nothing)
     }
 
-    /// The same patch with insertions of text that follow each other, as typing makes them, merged into one.
+    /// The same patch with insertions of text that follow each other, as typing makes them, merged into one. Whoever has the
+    /// beginning of it already takes the rest.
     pub fn compact(&self) -> Self {
         let mut builder = PatchBuilder::new(self.id().sid, self.id().time);
         builder.set_meta_raw(self.meta());

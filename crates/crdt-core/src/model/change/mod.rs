@@ -6,7 +6,7 @@ mod watch;
 use std::fmt;
 
 pub use delta::Delta;
-pub(super) use watch::{Rewind, SETS_MAX, Watch};
+pub(super) use watch::{BYTES_MAX, Rewind, SETS_MAX, Watch};
 
 use super::{EditError, Path, PathStep, Step};
 use crate::{Text, Timespan, Timestamp, Value, document::Kind};
@@ -54,6 +54,33 @@ pub struct Change {
     pub node: Timestamp,
     /// What changed in it.
     pub diff: Diff,
+}
+
+impl Change {
+    /// Bytes that its values take, roughly.
+    fn size_bytes(&self) -> usize {
+        fn all<T>(delta: &[Delta<T>], size: impl Fn(&T) -> usize) -> usize {
+            let items = delta.iter().map(|step| match step {
+                Delta::Retain(_) => 0,
+                Delta::Insert(items) | Delta::Delete(items) => size(items),
+            });
+            size_of_val(delta) + items.sum::<usize>()
+        }
+        size_of::<Self>()
+            + match &self.diff {
+                Diff::Value { old, new } => old.size_bytes() + new.size_bytes(),
+                Diff::Map(keys) => keys
+                    .iter()
+                    .map(|key| key.key.as_bytes().len() + key.old.size_bytes() + key.new.size_bytes())
+                    .sum(),
+                Diff::Tuple(places) => {
+                    places.iter().map(|place| place.old.size_bytes() + place.new.size_bytes()).sum()
+                }
+                Diff::Text(delta) => all(delta, |text| text.as_bytes().len()),
+                Diff::Bytes(delta) => all(delta, Vec::len),
+                Diff::Array(delta) => all(delta, |items| items.iter().map(Value::size_bytes).sum()),
+            }
+    }
 }
 
 /// What changed in a node.

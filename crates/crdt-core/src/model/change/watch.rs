@@ -11,6 +11,9 @@ use crate::{
 /// The most sets of changes that wait to be fetched.
 pub(in crate::model) const SETS_MAX: usize = 1024;
 
+/// The most bytes of values in them, roughly.
+pub(in crate::model) const BYTES_MAX: usize = 16 << 20;
+
 /// The most pieces of changes in one set; a patch that makes more comes as several sets.
 pub(in crate::model) const PIECES_MAX: usize = 1024;
 
@@ -19,7 +22,10 @@ pub(in crate::model) const PIECES_MAX: usize = 1024;
 pub(in crate::model) struct Watch {
     links: Links,
     open: Option<OpenSet>,
-    ready: VecDeque<ChangeSet>,
+    /// Each with the bytes of its values.
+    ready: VecDeque<(ChangeSet, usize)>,
+    /// The bytes of all that are ready.
+    bytes: usize,
     missed: bool,
     /// How many sets have been closed.
     closed: u64,
@@ -61,7 +67,14 @@ enum NodeDiff {
 
 impl Watch {
     pub(in crate::model) fn of(document: &Document) -> Self {
-        Self { links: Links::of(document), open: None, ready: VecDeque::new(), missed: false, closed: 0 }
+        Self {
+            links: Links::of(document),
+            open: None,
+            ready: VecDeque::new(),
+            bytes: 0,
+            missed: false,
+            closed: 0,
+        }
     }
 
     /// The document is another one now: what waits to be fetched is not the way to it.
@@ -112,20 +125,23 @@ impl Watch {
         let end = open.end.unwrap_or_else(|| document.time());
         let by = Timespan { start: open.start, span: end.saturating_sub(open.start.time) };
         let origin = open.origin;
-        let Some(changes) = open.finish(document, &self.links) else {
-            self.ready.clear();
-            self.missed = true;
-            return;
-        };
+        let Some(changes) = open.finish(document, &self.links) else { return self.miss() };
         if changes.is_empty() || self.missed {
             return;
         }
-        if self.ready.len() == SETS_MAX {
-            self.ready.clear();
-            self.missed = true;
-            return;
+        let bytes = changes.iter().map(Change::size_bytes).sum::<usize>();
+        if self.ready.len() == SETS_MAX || self.bytes + bytes > BYTES_MAX {
+            return self.miss();
         }
-        self.ready.push_back(ChangeSet { origin, by, changes, missed: false });
+        self.bytes += bytes;
+        self.ready.push_back((ChangeSet { origin, by, changes, missed: false }, bytes));
+    }
+
+    /// Forgets what waits: the next one that is told is the whole view.
+    fn miss(&mut self) {
+        self.ready.clear();
+        self.bytes = 0;
+        self.missed = true;
     }
 
     /// The oldest changes that have not been fetched.
@@ -140,7 +156,9 @@ impl Watch {
             let changes = vec![change];
             return Some(ChangeSet { origin: Origin::Remote, by, changes, missed: true });
         }
-        self.ready.pop_front()
+        let (set, bytes) = self.ready.pop_front()?;
+        self.bytes -= bytes;
+        Some(set)
     }
 
     pub(in crate::model) fn effect(&mut self, document: &Document, id: Timestamp, effect: &Effect) {
