@@ -4,6 +4,7 @@ mod aging;
 mod edit;
 mod idempotency;
 mod pump;
+mod locate;
 mod read;
 mod reader;
 mod refusals;

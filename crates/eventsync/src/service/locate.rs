@@ -1,0 +1,128 @@
+//! Where a reader goes on, from what it says that it has.
+
+use nodestorage::{DocumentId, Storage};
+
+use super::{SyncService, read::check_vector};
+use crate::{
+    event::ClientVector,
+    feed::{Located, Resume, ResyncReason, Scope},
+    protocol::Problem,
+    store::PageLimit,
+};
+
+impl SyncService {
+    /// Finds out where a reader is.
+    pub async fn locate(&self, scope: &Scope, resume: &Resume) -> Result<Located, Problem> {
+        match (scope, resume) {
+            (Scope::Collection, Resume::After(cursor)) => self.locate_position(*cursor, None).await,
+            (Scope::Collection, Resume::AfterEvent { cursor, timestamp }) => {
+                self.locate_position(*cursor, Some(*timestamp)).await
+            }
+            (Scope::Collection, Resume::Latest | Resume::Vector(_)) => {
+                Ok(Located::After { cursor: self.events().position().await?, skip: None })
+            }
+            (Scope::Document(_), Resume::Latest) => Ok(Located::Latest(None)),
+            (Scope::Document(id), Resume::After(cursor)) => self.locate_cursor(id, *cursor, None).await,
+            (Scope::Document(id), Resume::AfterEvent { cursor, timestamp }) => {
+                self.locate_cursor(id, *cursor, Some(*timestamp)).await
+            }
+            (Scope::Document(id), Resume::Vector(vector)) => self.locate_vector(id, vector).await,
+        }
+    }
+
+    async fn locate_cursor(
+        &self,
+        id: &DocumentId,
+        cursor: u64,
+        timestamp: Option<u64>,
+    ) -> Result<Located, Problem> {
+        let here = Located::After { cursor, skip: None };
+        let elsewhere = Located::Latest(Some(ResyncReason::CursorUnknown));
+        let page = self.0.storage.changes(id, cursor.saturating_sub(1), 1).await?;
+        // The event at the cursor proves that the cursor is of this history. Without a time, its number has to do; and the
+        // one after it where it is compacted away and no snapshot tells.
+        let first = page.changes.first();
+        if let Some(timestamp) = timestamp {
+            let made_at = match first {
+                Some(first) if first.version == cursor => Some(first.timestamp_ms),
+                _ => self.snapshot_time(id, cursor).await?,
+            };
+            if made_at.is_some_and(|made_at| made_at != timestamp) {
+                return Ok(elsewhere);
+            }
+        }
+        Ok(match first {
+            Some(first) if first.version <= cursor + 1 => here,
+            Some(_) => Located::Latest(Some(ResyncReason::HistoryCompacted)),
+            None if cursor == self.events().latest(id).await? => here,
+            None => elsewhere,
+        })
+    }
+
+    /// When the event was made that a snapshot of exactly this version ends with, if there is one that tells.
+    async fn snapshot_time(&self, id: &DocumentId, version: u64) -> Result<Option<u64>, Problem> {
+        let found = self.0.snapshots.at_or_before(id, version).await?;
+        Ok(found.filter(|found| found.version == version).and_then(|found| found.timestamp))
+    }
+
+    async fn locate_position(&self, cursor: u64, timestamp: Option<u64>) -> Result<Located, Problem> {
+        let head = self.events().position().await?;
+        let mut known = cursor <= head;
+        if let Some(timestamp) = timestamp.filter(|_| known && cursor > 0) {
+            let page = self.events().collection_after(cursor - 1, PageLimit::at_most(1)).await?;
+            // One that is compacted away may have been it.
+            let there = page.events.first().filter(|event| event.position() == cursor);
+            known = there.is_none_or(|event| event.timestamp() == timestamp);
+        }
+        Ok(if known {
+            Located::After { cursor, skip: None }
+        } else {
+            Located::Moved { reason: ResyncReason::CursorUnknown, cursor: head }
+        })
+    }
+
+    /// The longest beginning of the history that the vector contains, and the vector for what is contained behind it.
+    async fn locate_vector(&self, id: &DocumentId, vector: &ClientVector) -> Result<Located, Problem> {
+        check_vector(vector)?;
+        let latest = self.latest(id).await?;
+        if vector.contains(&latest.state_vector) {
+            return Ok(Located::After { cursor: latest.version, skip: Some(vector.clone()) });
+        }
+        let mut cursor = self.contained_snapshot(id, vector, latest.version).await?;
+        loop {
+            let page = self.events().events_after(id, cursor, PageLimit::STANDARD).await?;
+            if page.gap {
+                return Ok(Located::Latest(Some(ResyncReason::HistoryCompacted)));
+            }
+            let contained = page.events.iter().take_while(|event| event.is_contained_in(vector)).count();
+            cursor += contained as u64;
+            if contained < page.events.len() || !page.more {
+                return Ok(Located::After { cursor, skip: Some(vector.clone()) });
+            }
+        }
+    }
+
+    /// The version of the latest snapshot that a vector contains; 0 without one. Each contains those before it, so it is
+    /// found by halving, and one snapshot is in memory at a time.
+    async fn contained_snapshot(
+        &self,
+        id: &DocumentId,
+        vector: &ClientVector,
+        last: u64,
+    ) -> Result<u64, Problem> {
+        let (mut found, mut low, mut high) = (0, 0, last);
+        // The newest first: who comes back was mostly there not long ago.
+        let mut probe = last;
+        while low < high {
+            match self.base(id, probe).await?.filter(|snapshot| snapshot.version > low) {
+                Some(snapshot) if vector.contains(&snapshot.state_vector) => {
+                    (found, low) = (snapshot.version, probe);
+                }
+                Some(snapshot) => high = snapshot.version - 1,
+                None => low = probe,
+            }
+            probe = low + (high - low).div_ceil(2);
+        }
+        Ok(found)
+    }
+}
