@@ -30,15 +30,16 @@ impl Aging {
 
     /// A document has changed.
     pub(super) fn changed(&mut self, document: &DocumentId, now: Instant) {
-        let Some(age) = self.age else { return };
+        // An age beyond all time is never reached.
+        let Some(due) = self.age.and_then(|age| now.checked_add(age)) else { return };
         if self.due.contains_key(document) {
             return;
         }
         if self.queue.len() >= 2 * Self::DOCUMENTS_MAX {
             self.queue.retain(|(at, document)| self.due.get(document) == Some(at));
         }
-        self.due.insert(document.clone(), now + age);
-        self.queue.push_back((now + age, document.clone()));
+        self.due.insert(document.clone(), due);
+        self.queue.push_back((due, document.clone()));
     }
 
     /// A snapshot is made of a document for another reason.
@@ -103,6 +104,14 @@ mod tests {
             Ok(())
         });
         taken
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_an_age_that_is_never_reached_nothing_is_due() {
+        let mut aging = Aging::new(Some(Duration::MAX));
+        let now = crate::service::now();
+        aging.changed(&id("a"), now);
+        assert_eq!(aging.next(now), None);
     }
 
     #[tokio::test(start_paused = true)]
