@@ -104,7 +104,7 @@ impl Tracked {
 }
 
 impl Conflicts {
-    /// What is tracked, to travel with a snapshot of all that was looked at. Of the same patches the same.
+    /// What is tracked, to travel with a snapshot of all that was looked at. Of the same places the same.
     pub(crate) fn section(&self) -> Vec<u8> {
         let mut left = ENTRIES_MAX;
         let mut places: Vec<_> = self.tracked.iter().collect();
@@ -245,4 +245,73 @@ fn read_writes(r: &mut Reader<'_>, clocks: &[Arc<StateVector>]) -> Result<Vec<Wr
         writes.push(Write { node, id, clock, value });
     }
     Ok(writes)
+}
+
+#[cfg(test)]
+mod tests {
+    use crdt_core::Model;
+    use serde_json::json;
+
+    use super::*;
+    use crate::conflict::{Strategy, stamped};
+
+    fn empty() -> Conflicts {
+        Conflicts::new(Rules::new().with("/*", Strategy::MultiValue))
+    }
+
+    /// Two sessions have set one key, each without the other's.
+    fn tracked() -> Conflicts {
+        let session = |number: u64| SessionId::new(70_000 + number).unwrap();
+        let mut first = Model::new(session(1));
+        let start = Value::from(&json!({"a": 0}));
+        let mut patches = vec![stamped(&mut first, |model| model.api().root(start)).unwrap()];
+        let mut second = first.fork(session(2));
+        for (model, value) in [(&mut first, 1), (&mut second, 2)] {
+            let set = |model: &mut Model| model.api().obj("")?.set([("a", value)]);
+            patches.push(stamped(model, set).unwrap());
+        }
+        let mut conflicts = empty();
+        patches.iter().flatten().for_each(|patch| conflicts.observe(patch.as_ref()));
+        conflicts
+    }
+
+    #[test]
+    fn what_is_tracked_comes_back() {
+        let section = tracked().section();
+        let hex: String = section.iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = concat!(
+            "0100030002f1a20404f2a2040401f1a204040200000000",
+            "01f1a20401f1a204040004a161610000f1a20401010161",
+            "0102f1a20405f1a20406020101f2a20405f2a2040601010200",
+        );
+        assert_eq!(hex, golden, "docs/formats/sync-wire.md");
+        let mut again = empty();
+        again.take_section(&section).unwrap();
+        assert_eq!(again.section(), section);
+        // What is known already changes nothing.
+        again.take_section(&section).unwrap();
+        assert_eq!(again.section(), section);
+    }
+
+    #[test]
+    fn a_section_that_is_cut_or_changed_is_refused_or_taken_without_harm() {
+        let section = tracked().section();
+        for len in 0..section.len() {
+            assert!(empty().take_section(&section[..len]).is_err(), "cut at {len}");
+        }
+        let later = [&[VERSION + 1], &section[1..]].concat();
+        assert!(matches!(empty().take_section(&later), Err(NoSection::Newer(2))));
+        for at in 0..section.len() {
+            for by in [1, 0x10, 0x80, 0xff] {
+                let mut changed = section.clone();
+                changed[at] ^= by;
+                let mut takes = tracked();
+                let before = takes.section();
+                match takes.take_section(&changed) {
+                    Ok(()) => empty().take_section(&takes.section()).unwrap(),
+                    Err(_) => assert_eq!(takes.section(), before, "at {at}"),
+                }
+            }
+        }
+    }
 }
