@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp};
+use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp, Value};
 use crdt_sync::{
-    PatchRecord, PeerId, SyncMessage, Want,
+    PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::Heads,
     session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions},
 };
@@ -158,6 +158,56 @@ fn what_a_client_brought_is_not_shed_and_not_pushed_out() {
         })
         .collect();
     assert!(sent.contains(&Timestamp::new(sid(7), 9)), "{sent:?}");
+}
+
+/// Patches that wait are bounded in bytes too, and one that is far above all times would use up the clock of everybody.
+#[test]
+fn what_waits_takes_so_many_bytes_and_is_so_far_ahead_at_the_most() {
+    let long = |number: u64, time| {
+        let mut patch = PatchBuilder::new(SessionId::new(OWN.get() + number).unwrap(), time);
+        patch.json(&Value::from("x".repeat(1000)));
+        PatchRecord::new(5, Bytes::copy_from_slice(patch.finish().unwrap().as_bytes())).unwrap()
+    };
+    let options = SessionOptions { parked_bytes_max: 2500, ..SessionOptions::standard(OWN) };
+    let mut session = session(options);
+    for number in 1..=3 {
+        session.handle_input(Duration::ZERO, Input::Heard(long(number, 100 * number)));
+        assert!(session.status().parked_bytes <= 2500, "{:?}", session.status());
+    }
+    assert_eq!((session.status().parked, session.counters().parked_dropped), (2, 1));
+
+    let options = SessionOptions { ticks_ahead_max: 3000, ..SessionOptions::standard(OWN) };
+    let session = self::session(options);
+    let within = long(1, 1500);
+    assert_eq!(session.refusal(&within), None);
+    let beyond = long(1, 2500);
+    let refused = Refusal::TooFarAhead { id: beyond.id, latest: 0, limit: 3000 };
+    assert_eq!(session.refusal(&beyond), Some(refused));
+}
+
+/// It is refused before any of it is fetched, and patches are asked for instead.
+#[test]
+fn a_snapshot_that_is_too_large_is_not_fetched() {
+    let options = SessionOptions { snapshot_bytes_max: 1000, ..SessionOptions::standard(OWN) };
+    for (len_bytes, is_fetched) in [(1000, true), (1001, false)] {
+        let mut session = session(options);
+        let asked = says(&mut session, "peer", SyncMessage::State { vector: vector(0, 1), reply: false });
+        let id = asked.iter().find_map(|output| match output {
+            Output::Send { message, .. } => match **message {
+                SyncMessage::Request { id, .. } => Some(id),
+                _ => None,
+            },
+            _ => None,
+        });
+        let snapshot = SnapshotHead { vector: vector(0, 1), len_bytes, hash: 7, proof: Bytes::new() };
+        let told = says(&mut session, "peer", SyncMessage::Offer { id: id.unwrap(), snapshot });
+        let fetches = told.iter().any(|output| {
+            matches!(output, Output::Send { message, .. } if matches!(**message, SyncMessage::Fetch { .. }))
+        });
+        let refused =
+            Output::Event(SessionEvent::Refused(Refusal::SnapshotTooLarge { len_bytes, limit: 1000 }).into());
+        assert_eq!((fetches, told.contains(&refused)), (is_fetched, !is_fetched), "{told:?}");
+    }
 }
 
 /// As many wants as a document may have sessions, and all of them of one: each would cost the store what a session costs.
