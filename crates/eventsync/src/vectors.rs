@@ -100,7 +100,10 @@ impl StateVectorManager {
         cursor: u64,
         now_ms: u64,
     ) -> Result<ClientState, ShelfError> {
-        self.grow(document, client, vector, cursor, None, now_ms).await
+        match self.grow(document, client, vector, cursor, None, now_ms).await? {
+            Grown::To(state) => Ok(state),
+            Grown::Behind { .. } => Err(ShelfError("a state is behind nothing".to_owned())),
+        }
     }
 
     /// The same, as far as the document goes. What a client says of writes that the document does not hold is nobody's business:
@@ -112,10 +115,10 @@ impl StateVectorManager {
         client: &ClientId,
         vector: &ClientVector,
         cursor: u64,
-        latest: &DocumentClock,
+        within: Within<'_>,
         now_ms: u64,
-    ) -> Result<ClientState, ShelfError> {
-        self.grow(document, client, vector, cursor, Some(latest), now_ms).await
+    ) -> Result<Grown, ShelfError> {
+        self.grow(document, client, vector, cursor, Some(within), now_ms).await
     }
 
     async fn grow(
@@ -124,9 +127,9 @@ impl StateVectorManager {
         client: &ClientId,
         vector: &ClientVector,
         cursor: u64,
-        latest: Option<&DocumentClock>,
+        bound: Option<Within<'_>>,
         now_ms: u64,
-    ) -> Result<ClientState, ShelfError> {
+    ) -> Result<Grown, ShelfError> {
         let mut is_new = false;
         let grow = |known: Option<&[u8]>| {
             is_new = known.is_none();
@@ -138,7 +141,13 @@ impl StateVectorManager {
                 cursor: 0,
                 last_updated: 0,
             });
-            if let Some(latest) = latest.filter(|latest| state.cursor > latest.version) {
+            if let Some(Within { latest, lost_at }) =
+                bound.filter(|bound| state.cursor > bound.latest.version)
+            {
+                if lost_at != Some(state.cursor) {
+                    // The document may have gone on since it was looked at, and another one may have said so.
+                    return Ok((None, Grown::Behind { cursor: state.cursor }));
+                }
                 // It was said of a history that went further than there is one now. What else it says is of that one too.
                 state.cursor = 0;
                 state.vector_clock = ClientVector::new();
@@ -146,18 +155,18 @@ impl StateVectorManager {
             }
             state.vector_clock.merge(vector);
             state.cursor = state.cursor.max(cursor);
-            if let Some(latest) = latest {
+            if let Some(Within { latest, .. }) = bound {
                 state.cursor = state.cursor.min(latest.version);
                 state.vector_clock = within(&state.vector_clock, &latest.vector);
             }
             state.last_updated = now_ms.max(state.last_updated);
-            Ok((Some(shelf::encode(&state)?), state))
+            Ok((Some(shelf::encode(&state)?), Grown::To(state)))
         };
-        let state = shelf::update(&*self.shelf, key(document, client), Durability::Lazy, grow).await?;
+        let grown = shelf::update(&*self.shelf, key(document, client), Durability::Lazy, grow).await?;
         if is_new && self.newcomers.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::COUNTED_EVERY) {
             self.make_room(document, client).await?;
         }
-        Ok(state)
+        Ok(grown)
     }
 
     /// Forgets a client.
@@ -205,15 +214,13 @@ impl StateVectorManager {
     async fn make_room(&self, document: &DocumentId, newcomer: &ClientId) -> Result<(), ShelfError> {
         // Of each no more than who and when is kept: a vector has an entry for everybody who ever wrote the document.
         let mut clients: Vec<(u64, ClientId)> = Vec::new();
-        let mut range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
-        while clients.len() < 2 * Self::CLIENTS_PER_DOCUMENT_MAX {
-            let page = self.shelf.scan(range.clone(), Self::ROOM_PAGE).await?;
-            let Some((last, _)) = page.last() else { break };
-            range.from.clone_from(last);
-            range.from.push(0);
-            let states = page.iter().filter_map(|(_, bytes)| shelf::decode("state vector", bytes));
-            clients.extend(states.map(|state: ClientState| (state.last_updated, state.client_id)));
-        }
+        let range = ScanRange::of_prefix(&shelf::key(&["vector", document.as_str()]));
+        shelf::walk(&*self.shelf, range, Self::ROOM_PAGE, |_, bytes| {
+            let state: Option<ClientState> = shelf::decode("state vector", bytes);
+            clients.extend(state.map(|state| (state.last_updated, state.client_id)));
+            clients.len() < 2 * Self::CLIENTS_PER_DOCUMENT_MAX
+        })
+        .await?;
         let too_many = clients.len().saturating_sub(Self::CLIENTS_PER_DOCUMENT_MAX);
         clients.retain(|(_, client)| client != newcomer);
         clients.sort();
@@ -222,6 +229,26 @@ impl StateVectorManager {
         }
         Ok(())
     }
+}
+
+/// How far a document goes, for what a client says of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Within<'c> {
+    /// Its clock. It was read before the client's state is, so the state may be ahead of it.
+    pub(crate) latest: &'c DocumentClock,
+    /// A cursor that the state had before the clock was read: where that one is ahead still, it is of another history.
+    pub(crate) lost_at: Option<u64>,
+}
+
+/// What became of a client's state.
+pub(crate) enum Grown {
+    /// It is this now.
+    To(ClientState),
+    /// Nothing: it is ahead of what the document was said to be, which is to be read anew.
+    Behind {
+        /// Where the state is.
+        cursor: u64,
+    },
 }
 
 /// What of a vector another one contains.
@@ -235,4 +262,36 @@ fn within(vector: &ClientVector, latest: &ClientVector) -> ClientVector {
 
 fn key(document: &DocumentId, client: &ClientId) -> Vec<u8> {
     shelf::key(&["vector", document.as_str(), client.as_str()])
+}
+
+#[cfg(test)]
+mod tests {
+    use nodestorage::MemoryStorage;
+
+    use super::*;
+    use crate::{shelf::MemoryShelf, store::StorageEventStore};
+
+    #[tokio::test]
+    async fn what_another_request_has_said_meanwhile_does_not_go_back() {
+        let events = Arc::new(StorageEventStore::new(Arc::new(MemoryStorage::default())));
+        let vectors = StateVectorManager::new(Arc::new(MemoryShelf::default()), events);
+        let (go, me) = (DocumentId::new("go").unwrap(), ClientId::new("me").unwrap());
+        let of = |count: u64| -> ClientVector { [(me.clone(), count)].into_iter().collect() };
+        let clock = |version| DocumentClock { version, vector: of(version), timestamp: None };
+        let cursor = async || vectors.get(&go, &me).await.unwrap().unwrap().cursor;
+        vectors.update(&go, &me, &of(6), 6, 1).await.unwrap();
+        // Who has looked before the sixth was written, and says something of what came before it.
+        let take_in = async |latest: &DocumentClock, lost_at| {
+            let within = Within { latest, lost_at };
+            vectors.update_within(&go, &me, &of(3), 3, within, 2).await.unwrap()
+        };
+        assert!(matches!(take_in(&clock(5), None).await, Grown::Behind { cursor: 6 }));
+        assert_eq!(cursor().await, 6);
+        // It looks again, and finds it.
+        let Grown::To(state) = take_in(&clock(6), Some(6)).await else { panic!("it is not behind") };
+        assert_eq!((state.cursor, state.vector_clock.get(&me)), (6, 6));
+        // Or does not: the document was put back.
+        let Grown::To(state) = take_in(&clock(5), Some(6)).await else { panic!("it is lost") };
+        assert_eq!((state.cursor, state.vector_clock.get(&me)), (3, 3));
+    }
 }

@@ -15,6 +15,7 @@ use crate::{
     protocol::{Problem, ProblemType},
     snapshot::Snapshot,
     store::{EventPage, PageLimit},
+    vectors::{Grown, Within},
 };
 
 /// What a client asks for to catch up: `POST /api/sync/{documentId}`.
@@ -58,6 +59,9 @@ impl SyncService {
     /// How many clocks of a document may turn out to be of another history: one in memory, one that is written down, and
     /// one that another process writes meanwhile.
     const CLOCK_TRIES_MAX: usize = 3;
+
+    /// How often the end of a document is looked for that a client, as it says elsewhere meanwhile, is past each time.
+    const LOOKS_MAX: usize = 4;
 
     /// How many events behind what a client has are read to know whose writes it has.
     const REMEMBERED_MAX: usize = 64;
@@ -167,7 +171,7 @@ impl SyncService {
         if let Some(client) = &request.client_id {
             let latest = self.latest_clock(id).await?;
             let cursor = request.cursor.unwrap_or(0);
-            let updated = self.0.vectors.update_within(id, client, &sent, cursor, &latest, now_ms()).await;
+            let updated = self.take_in(client, id, &sent, cursor, latest).await;
             // It is a memory of what clients say. The client is answered without it.
             if let Err(error) = updated {
                 tracing::warn!(document = %id, %client, %error, "what a client has was not remembered");
@@ -216,7 +220,27 @@ impl SyncService {
     ) -> Result<(), Problem> {
         let latest = self.latest_clock(id).await?;
         let vector = self.vector_before(id, cursor, &latest).await?;
-        self.0.vectors.update_within(id, client, &vector, cursor, &latest, now_ms()).await?;
+        self.take_in(client, id, &vector, cursor, latest).await
+    }
+
+    /// Takes in what a client has of a document that was just looked at.
+    async fn take_in(
+        &self,
+        client: &ClientId,
+        id: &DocumentId,
+        vector: &ClientVector,
+        cursor: u64,
+        mut latest: DocumentClock,
+    ) -> Result<(), Problem> {
+        let mut lost_at = None;
+        for _ in 0..Self::LOOKS_MAX {
+            let within = Within { latest: &latest, lost_at };
+            match self.0.vectors.update_within(id, client, vector, cursor, within, now_ms()).await? {
+                Grown::To(_) => break,
+                Grown::Behind { cursor } => lost_at = Some(cursor),
+            }
+            latest = self.latest_clock(id).await?;
+        }
         Ok(())
     }
 

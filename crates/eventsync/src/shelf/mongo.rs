@@ -27,8 +27,9 @@ const COLLECTIONS: &[(&str, &str)] = &[
     ("", "shelf"),
 ];
 
-/// How often a command is sent whose connection is cut, and the pause between.
-const TRIES_MAX: u32 = 50;
+/// For how long a command is sent again whose connection is cut: as long as an operation of the store may take by its standard
+/// options. Each try may take as long as the driver looks for a server.
+const TRIES_TIME: Duration = Duration::from_secs(30);
 const TRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Keeps everything in the database of a store, each kind in a collection of its own: snapshots in `snapshots`, what
@@ -78,19 +79,30 @@ fn text(value: Vec<u8>) -> Result<String, ShelfError> {
     String::from_utf8(value).map_err(|_| ShelfError("a value that is no text".to_owned()))
 }
 
-/// Sends a command again whose connection was cut, or whose server is one no more: each here may be applied twice. A swap that
-/// was applied the first time is answered as if somebody else had been faster, and whoever swaps looks again.
-async fn again<T, F>(command: impl Fn() -> F) -> Result<T, Error>
+/// What a command was answered in the end.
+struct Answer<T> {
+    got: Result<T, Error>,
+    /// It was sent more than once, so it may have been carried out more than once: each here may.
+    repeated: bool,
+}
+
+/// Sends a command again whose connection was cut, or whose server is one no more.
+async fn again<T, F>(command: impl Fn() -> F) -> Result<Answer<T>, ShelfError>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    for _ in 1..TRIES_MAX {
-        match command().await {
-            Err(error) if is_passing(&error) => tokio::time::sleep(TRY_PAUSE).await,
-            done => return done,
+    let answered = async {
+        let mut repeated = false;
+        loop {
+            match command().await {
+                Err(error) if is_passing(&error) => tokio::time::sleep(TRY_PAUSE).await,
+                got => return Answer { got, repeated },
+            }
+            repeated = true;
         }
-    }
-    command().await
+    };
+    let answered = tokio::time::timeout(TRIES_TIME, answered).await;
+    answered.map_err(|_| ShelfError(format!("the database has not answered within {TRIES_TIME:?}")))
 }
 
 /// Another process was faster.
@@ -109,7 +121,7 @@ fn value(row: &Bsons) -> Result<Vec<u8>, ShelfError> {
 impl Shelf for MongoShelf {
     async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError> {
         let rows = self.collection(key);
-        let found = again(|| async { rows.find_one(doc! {"_id": id(key)}).await }).await?;
+        let found = again(|| async { rows.find_one(doc! {"_id": id(key)}).await }).await?.got?;
         found.as_ref().map(value).transpose()
     }
 
@@ -117,13 +129,13 @@ impl Shelf for MongoShelf {
     async fn put(&self, key: Vec<u8>, value: Vec<u8>, _: Durability) -> Result<(), ShelfError> {
         let set = doc! {"$set": {"about": about(&key), "value": text(value)?}};
         let (rows, row) = (self.collection(&key), doc! {"_id": id(&key)});
-        again(|| async { rows.update_one(row.clone(), set.clone()).upsert(true).await }).await?;
+        again(|| async { rows.update_one(row.clone(), set.clone()).upsert(true).await }).await?.got?;
         Ok(())
     }
 
     async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError> {
         let rows = self.collection(&key);
-        again(|| async { rows.delete_one(doc! {"_id": id(&key)}).await }).await?;
+        again(|| async { rows.delete_one(doc! {"_id": id(&key)}).await }).await?.got?;
         Ok(())
     }
 
@@ -139,26 +151,32 @@ impl Shelf for MongoShelf {
             Some(expected) => doc! {"_id": id(&key), "value": text(expected)?},
             None => doc! {"_id": id(&key)},
         };
-        match (row.contains_key("value"), value) {
+        let (done, repeated) = match (row.contains_key("value"), &value) {
             (true, Some(value)) => {
-                let set = doc! {"$set": {"value": text(value)?}};
-                let done = again(|| async { rows.update_one(row.clone(), set.clone()).await }).await?;
-                Ok(done.matched_count > 0)
+                let set = doc! {"$set": {"value": text(value.clone())?}};
+                let answer = again(|| async { rows.update_one(row.clone(), set.clone()).await }).await?;
+                (answer.got?.matched_count > 0, answer.repeated)
             }
             (true, None) => {
-                let done = again(|| async { rows.delete_one(row.clone()).await }).await?;
-                Ok(done.deleted_count > 0)
+                let answer = again(|| async { rows.delete_one(row.clone()).await }).await?;
+                (answer.got?.deleted_count > 0, answer.repeated)
             }
             (false, Some(value)) => {
-                let row = doc! {"_id": id(&key), "about": about(&key), "value": text(value)?};
-                match again(|| async { rows.insert_one(row.clone()).await }).await {
-                    Ok(_) => Ok(true),
-                    Err(error) if is_duplicate(&error) => Ok(false),
-                    Err(error) => Err(error.into()),
+                let row = doc! {"_id": id(&key), "about": about(&key), "value": text(value.clone())?};
+                let answer = again(|| async { rows.insert_one(row.clone()).await }).await?;
+                match answer.got {
+                    Ok(_) => (true, answer.repeated),
+                    Err(error) if is_duplicate(&error) => (false, answer.repeated),
+                    Err(error) => return Err(error.into()),
                 }
             }
-            (false, None) => Ok(again(|| async { rows.find_one(row.clone()).await }).await?.is_none()),
-        }
+            (false, None) => {
+                let answer = again(|| async { rows.find_one(row.clone()).await }).await?;
+                (answer.got?.is_none(), false)
+            }
+        };
+        // What was sent twice may have been refused because the first has arrived: then it is as it was to be.
+        Ok(done || (repeated && self.get(&key).await? == value))
     }
 
     async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
@@ -174,11 +192,30 @@ impl Shelf for MongoShelf {
             find.await?.try_collect::<Vec<Bsons>>().await
         });
         let mut found = Vec::new();
-        for row in rows.await? {
+        for row in rows.await?.got? {
             if let Some(key) = row.get_str("_id").ok().and_then(key) {
                 found.push((key, value(&row)?));
             }
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_is_sent_again_for_as_long_as_an_operation_may_take() {
+        let started = tokio::time::Instant::now();
+        let answered = again(|| async {
+            // As long as the driver looks for a server.
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Err::<(), _>(Error::from(io::Error::from(io::ErrorKind::ConnectionRefused)))
+        });
+        assert!(answered.await.is_err());
+        assert_eq!(started.elapsed(), TRIES_TIME);
     }
 }
