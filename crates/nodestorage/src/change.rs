@@ -65,7 +65,7 @@ pub struct Change {
 pub struct ChangePage {
     /// The changes, gapless, starting right after the version asked for.
     pub changes: Vec<Change>,
-    /// Whether there are more behind the last one.
+    /// Whether there are more behind the last one: the page is as long as asked for, or has reached a MiB.
     pub more: bool,
 }
 

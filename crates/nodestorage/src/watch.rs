@@ -20,7 +20,6 @@ const PAGE_MAX: usize = 256;
 
 /// How many bytes of changes one reading takes from the disk or the database, as they are kept there. A page ends with
 /// the change that reaches this; the next one goes on behind it.
-#[cfg(any(feature = "embedded", feature = "mongodb"))]
 pub(crate) const PAGE_BYTES_MAX: usize = 1 << 20;
 
 /// One position of the log.

@@ -53,6 +53,28 @@ pub async fn numbers_come_back_to_the_last_bit(store: Arc<dyn Store>) {
     assert_eq!(recorded.diff.apply(Some(Body::new())).unwrap().as_ref(), Some(&*found.body));
 }
 
+/// Who asks for many changes does not get more bytes at once than there is room for.
+pub async fn a_page_of_changes_holds_so_many_bytes(store: Arc<dyn Store>) {
+    let games = collection(&store).await;
+    create(&games, "a", json!({})).await;
+    let large = "x".repeat(300 << 10);
+    for n in 0..8 {
+        set(&games, "a", ("text", json!(format!("{large}{n}"))), plain()).await;
+    }
+    let (mut after, mut pages) = (0, 0);
+    while after < 9 {
+        let page = games.changes(&id("a"), after, 100).await.unwrap();
+        assert!((1..=5).contains(&page.changes.len()), "{} changes", page.changes.len());
+        for change in &page.changes {
+            after += 1;
+            assert_eq!(change.version, after);
+        }
+        assert_eq!(page.more, after < 9);
+        pages += 1;
+    }
+    assert!(pages > 1, "all of it on one page");
+}
+
 /// Paging.
 pub async fn changes_are_paged_without_a_gap(store: Arc<dyn Store>) {
     let games = collection(&store).await;

@@ -54,6 +54,7 @@ macro_rules! conformance_tests {
             version_and_change_agree
             numbers_come_back_to_the_last_bit
             changes_are_paged_without_a_gap
+            a_page_of_changes_holds_so_many_bytes
             a_version_that_was_seen_has_its_change
             replaying_the_changes_gives_the_document
             removed_changes_are_told_not_hidden

@@ -213,12 +213,20 @@ impl Storage for EmbeddedStorage {
             let start = key.change(after);
             let view = engine.view();
             let read = |key: &[u8], contents: &[u8]| {
-                ChangeRecord::decode(id.clone(), trailing_number(key)?, contents)
+                Ok((contents.len(), ChangeRecord::decode(id.clone(), trailing_number(key)?, contents)?))
             };
-            let mut found = view.scan(Space::Changes, key.as_bytes(), Bound::Excluded(&start[..]), read);
-            let changes = found.by_ref().take(limit).collect::<Result<_, _>>()?;
-            let more = found.next().transpose()?.is_some();
-            Ok(ChangePage { changes, more })
+            let mut page = ChangePage { changes: Vec::new(), more: false };
+            let mut len_bytes = 0;
+            for found in view.scan(Space::Changes, key.as_bytes(), Bound::Excluded(&start[..]), read) {
+                let (bytes, change) = found?;
+                if page.changes.len() == limit || len_bytes >= PAGE_BYTES_MAX {
+                    page.more = true;
+                    break;
+                }
+                len_bytes += bytes;
+                page.changes.push(change);
+            }
+            Ok(page)
         })
         .await
     }

@@ -8,7 +8,7 @@ use serde_json::{Number, Value};
 
 use crate::query::{
     Direction,
-    order::{float, kind, whole},
+    order::{by_name, float, kind, whole},
 };
 
 /// Ends a list of elements or members; less than any tag.
@@ -32,7 +32,7 @@ pub(crate) fn encode(value: &Value, key: &mut Vec<u8>) {
             key.push(END);
         }
         Value::Object(members) => {
-            for (name, value) in members {
+            for (name, value) in by_name(members) {
                 // The order of objects looks at the kind of a member before its name.
                 key.push(tag(value));
                 encode_text(name, key);

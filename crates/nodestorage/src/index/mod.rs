@@ -1,7 +1,7 @@
 //! Secondary indexes: what lets a query read only what it finds.
 
 mod entries;
-mod key;
+pub(crate) mod key;
 mod plan;
 pub(crate) mod read;
 

@@ -11,8 +11,10 @@ use crate::{
     IndexStatus, Storage, StorageError, TransactionFn, Upserted, Watch, WatchFilter, WatchFrom,
     edit::SectionFn,
     query::{FieldPath, Page, Query},
+    rules,
     transaction::staging,
     verbs::{self, Outcome, SectionVersion},
+    watch::PAGE_BYTES_MAX,
 };
 
 #[async_trait]
@@ -128,7 +130,14 @@ impl Storage for MemoryStorage {
             return Ok(ChangePage { changes: Vec::new(), more: false });
         };
         let start = entry.changes.partition_point(|change| change.version <= after);
-        let changes: Vec<_> = entry.changes.range(start..).take(limit).map(|c| (**c).clone()).collect();
+        let (mut changes, mut len_bytes) = (Vec::new(), 0);
+        for change in entry.changes.range(start..).take(limit) {
+            if len_bytes >= PAGE_BYTES_MAX {
+                break;
+            }
+            len_bytes += rules::json_bytes(&change.diff) + rules::json_bytes(&change.metadata);
+            changes.push((**change).clone());
+        }
         Ok(ChangePage { more: start + changes.len() < entry.changes.len(), changes })
     }
 

@@ -257,7 +257,15 @@ fn test(name: &str, value: &Value) -> Result<Test, StorageError> {
             };
             Test::Element(Box::new(element))
         }
-        "$not" if value.is_object() => Test::Not(tests(value)?),
+        "$not" => {
+            // Of anything else it is no negation for the server either.
+            let is_of_operators =
+                |members: &Body| !members.is_empty() && members.keys().all(|name| name.starts_with('$'));
+            if !value.as_object().is_some_and(is_of_operators) {
+                return Err(bad("$not of something else than operators"));
+            }
+            Test::Not(tests(value)?)
+        }
         other => return Err(bad(&format!("the operator {other}"))),
     })
 }

@@ -1,8 +1,10 @@
 //! The order of values, as MongoDB has it: null, numbers, text, objects, arrays, booleans.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, sync::LazyLock};
 
 use serde_json::{Number, Value};
+
+use crate::Body;
 
 /// The kinds of values in their order. Operators such as `$gt` compare only values of one kind.
 pub(crate) fn kind(value: &Value) -> u8 {
@@ -23,7 +25,7 @@ pub(crate) fn compare(a: &Value, b: &Value) -> Ordering {
         (Value::String(a), Value::String(b)) => a.cmp(b),
         (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
         (Value::Array(a), Value::Array(b)) => each(a.iter(), b.iter(), compare),
-        (Value::Object(a), Value::Object(b)) => each(a.iter(), b.iter(), |(name_a, a), (name_b, b)| {
+        (Value::Object(a), Value::Object(b)) => each(by_name(a), by_name(b), |(name_a, a), (name_b, b)| {
             kind(a).cmp(&kind(b)).then_with(|| name_a.cmp(name_b)).then_with(|| compare(a, b))
         }),
         _ => kind(a).cmp(&kind(b)),
@@ -33,6 +35,59 @@ pub(crate) fn compare(a: &Value, b: &Value) -> Ordering {
 /// Whether two values are the same by [`compare`].
 pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     compare(a, b).is_eq()
+}
+
+/// Whether maps keep the order in which their members came. Any crate of a program may make `serde_json` do so, by its feature
+/// `preserve_order`.
+static AS_INSERTED: LazyLock<bool> = LazyLock::new(|| {
+    let map: Body = [("b", Value::Null), ("a", Value::Null)]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect();
+    map.keys().next().is_some_and(|first| first == "b")
+});
+
+/// The members of an object in the order of their names, whatever order the map has.
+pub(crate) fn by_name(members: &Body) -> impl Iterator<Item = (&String, &Value)> {
+    let sorted = AS_INSERTED.then(|| {
+        let mut sorted: Vec<_> = members.iter().collect();
+        sorted.sort_unstable_by_key(|(name, _)| *name);
+        sorted
+    });
+    let plain = sorted.is_none().then(|| members.iter());
+    sorted.into_iter().flatten().chain(plain.into_iter().flatten())
+}
+
+/// An object that is written with all names in it in order.
+#[cfg(feature = "mongodb")]
+pub(crate) struct ByName<'b>(pub(crate) &'b Body);
+
+#[cfg(feature = "mongodb")]
+impl serde::Serialize for ByName<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if *AS_INSERTED {
+            serializer.collect_map(by_name(self.0).map(|(name, value)| (name, Sorted(value))))
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+/// A value that is written with all names in it in order.
+#[cfg(feature = "mongodb")]
+struct Sorted<'v>(&'v Value);
+
+#[cfg(feature = "mongodb")]
+impl serde::Serialize for Sorted<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Object(members) => {
+                serializer.collect_map(by_name(members).map(|(name, value)| (name, Sorted(value))))
+            }
+            Value::Array(elements) => serializer.collect_seq(elements.iter().map(Sorted)),
+            other => other.serialize(serializer),
+        }
+    }
 }
 
 fn each<T>(
@@ -118,7 +173,31 @@ mod tests {
         assert!(equal(&json!(1), &json!(1.0)) && equal(&json!([{"a": 0}]), &json!([{"a": -0.0}])));
     }
 
+    /// Also with the feature `preserve_order` of `serde_json`.
+    #[test]
+    fn objects_are_compared_by_name_however_they_were_made() {
+        let made = |names: [&str; 3]| -> Value {
+            names.map(|name| (name.to_owned(), json!({"z": 1, "y": name}))).into_iter().collect()
+        };
+        let (a, b) = (made(["a", "b", "c"]), made(["c", "a", "b"]));
+        assert!(equal(&a, &b));
+        let mut keys = [Vec::new(), Vec::new()];
+        crate::index::key::encode(&a, &mut keys[0]);
+        crate::index::key::encode(&b, &mut keys[1]);
+        assert_eq!(keys[0], keys[1]);
+    }
+
     proptest! {
+        #[cfg(feature = "mongodb")]
+        #[test]
+        fn what_is_written_by_name_is_the_same_json(value in values()) {
+            prop_assert_eq!(serde_json::to_string(&Sorted(&value)).unwrap(), {
+                // With maps that sort, the plain text is the one in order.
+                if *AS_INSERTED { return Ok(()) }
+                value.to_string()
+            });
+        }
+
         #[test]
         fn the_order_is_total(a in values(), b in values(), c in values()) {
             prop_assert_eq!(compare(&a, &b), compare(&b, &a).reverse());

@@ -173,6 +173,8 @@ fn what_is_not_known_is_refused_by_name() {
         json!({"a": {"$gt": 1, "b": 2}}),
         json!({"a": {"$in": 1}}),
         json!({"a": {"$size": -1}}),
+        json!({"a": {"$not": {"b": 1}}}),
+        json!({"a": {"$not": {}}}),
         json!({"a": {"$all": [{"$elemMatch": {"b": 1}}]}}),
         json!({"$or": []}),
         json!({"a..b": 1}),
