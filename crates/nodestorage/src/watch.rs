@@ -56,6 +56,9 @@ pub(crate) trait Log: Send + Sync {
 pub(crate) struct Tide {
     /// The last durable position.
     pub(crate) position: u64,
+    /// How often the log was put back under the store: by then `position` may have gone down, and what a watcher has behind it is
+    /// of another life.
+    pub(crate) put_back: u64,
     pub(crate) closed: bool,
 }
 
@@ -68,6 +71,12 @@ struct Cursor {
 }
 
 impl Cursor {
+    /// The log was put back, and ended at `last` when that was seen.
+    fn go_back(&mut self, last: u64) -> WatchEvent {
+        self.after = self.after.min(last);
+        WatchEvent::Missed { resume_after: self.after }
+    }
+
     fn take(&mut self, page: LogPage) -> Result<VecDeque<WatchEvent>, StorageError> {
         let mut events = VecDeque::new();
         let mut passed_over = false;
@@ -127,7 +136,8 @@ pub(crate) fn stream(
 ) -> Watch {
     let documents = filter.documents.map(HashSet::from_iter);
     let cursor = Cursor { collection, documents, after };
-    let reader = Reader { log, cursor, full, tide, closed, ready: VecDeque::new(), fresh: true };
+    let put_back = tide.borrow().put_back;
+    let reader = Reader { log, cursor, full, tide, closed, ready: VecDeque::new(), fresh: true, put_back };
     Box::pin(stream::unfold(Some(reader), |reader| async {
         let mut reader = reader?;
         match reader.next().await {
@@ -148,6 +158,8 @@ struct Reader {
     ready: VecDeque<WatchEvent>,
     /// The first reading does not wait: it finds out whether the cursor is one of this log.
     fresh: bool,
+    /// How often the log was put back, as far as this watcher was told.
+    put_back: u64,
 }
 
 impl Reader {
@@ -165,13 +177,20 @@ impl Reader {
                 (None, _) => {}
             }
             if !std::mem::take(&mut self.fresh) {
-                let after = self.cursor.after;
+                let (after, told) = (self.cursor.after, self.put_back);
+                let moved = |tide: &Tide| tide.closed || tide.position > after || tide.put_back != told;
                 tokio::select! {
-                    grown = self.tide.wait_for(|tide| tide.closed || tide.position > after) => {
-                        if grown.is_err() { return Ok(None); }
+                    moved = self.tide.wait_for(moved) => {
+                        if moved.is_err() { return Ok(None); }
                     }
                     _ = self.closed.wait_for(|closed| *closed) => return Ok(None),
                 }
+            }
+            let tide = *self.tide.borrow();
+            if tide.put_back != self.put_back {
+                self.put_back = tide.put_back;
+                self.ready.push_back(self.cursor.go_back(tide.position));
+                continue;
             }
             // A reading may wait for a server that is away; closing does not.
             let page = tokio::select! {

@@ -130,7 +130,7 @@ impl EmbeddedStore {
         }
         let queue = Arc::new(Queue::new(found.state));
         let tail = Arc::new(Tail::new(found.state));
-        let (tide, _) = watch::channel(Tide { position: found.state.position, closed: false });
+        let (tide, _) = watch::channel(Tide { position: found.state.position, put_back: 0, closed: false });
         let committer = Committer {
             engine: engine.clone(),
             tail: tail.clone(),

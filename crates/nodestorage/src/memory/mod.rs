@@ -82,7 +82,7 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store whose changes carry the time of `clock`.
     pub fn new(clock: Clock) -> Self {
-        let (tide, _) = watch::channel(Tide { position: 0, closed: false });
+        let (tide, _) = watch::channel(Tide { position: 0, put_back: 0, closed: false });
         Self { shared: Arc::new(Shared { clock, state: Mutex::default(), tide }) }
     }
 

@@ -31,36 +31,58 @@ impl MongoStorage {
         found.is_recorded(self.version_field())
     }
 
-    /// Records what another program has made of a document. `missed`: there may have been more between.
-    pub(super) async fn adopt(&self, found: Stored, missed: bool) -> Result<(), Failure> {
-        let Some(raw) = &found.raw else { return Ok(()) };
-        let client = ClientId::new(super::DIRECT).expect("a short name");
+    /// Records what another program has made of a document. `missed`: there may have been more between. `false` when another
+    /// writer came between.
+    pub(super) async fn adopt(&self, found: Stored, missed: bool) -> Result<bool, Failure> {
         let base = self.followed(&found).await?;
-        // Whether what is kept in it is this store's, and what it was written upon.
-        let is_ours = base.write.is_some();
-        let after = found.body.as_deref().cloned();
-        let own = raw.get_document(value::OWN).ok();
-        let filter = doc! {
-            "_id": found.id.as_str(),
-            self.version_field(): raw.get(self.version_field()).cloned().unwrap_or_else(|| doc! {"$exists": false}.into()),
-            "_weft.write": own.and_then(|own| own.get("write")).cloned().unwrap_or_else(|| doc! {"$exists": false}.into()),
-        };
-        if let Some(body) = &after
+        self.record(found, base, missed).await
+    }
+
+    /// Records a document as what follows `base`, unless that is what its history says.
+    pub(super) async fn record(&self, found: Stored, base: Stored, missed: bool) -> Result<bool, Failure> {
+        if let Some(body) = &found.body
             && base.version > 0
             && self.digest_of(&found.id, &base).await? == Some(digest(body))
         {
-            return self.restore(filter, &base, body).await;
+            return self.restore(self.as_found(&found), &base, body).await;
         }
-        let operation = match (&after, base.version > 0 && found.digest.is_some()) {
-            (None, _) => Operation::Delete,
-            (Some(_), true) => Operation::Update,
-            (Some(_), false) => Operation::Create,
+        self.record_as_it_is(&found, &base, missed).await
+    }
+
+    /// Asks for a document as it was found.
+    fn as_found(&self, found: &Stored) -> Bsons {
+        let absent = || Bson::from(doc! {"$exists": false});
+        let raw = found.raw.as_ref();
+        let own = raw.and_then(|raw| raw.get_document(value::OWN).ok());
+        let version = raw.and_then(|raw| raw.get(self.version_field()));
+        doc! {
+            "_id": found.id.as_str(),
+            self.version_field(): version.cloned().unwrap_or_else(absent),
+            "_weft.write": own.and_then(|own| own.get("write")).cloned().unwrap_or_else(absent),
+        }
+    }
+
+    /// Records a document as what follows `base`.
+    pub(super) async fn record_as_it_is(
+        &self,
+        found: &Stored,
+        base: &Stored,
+        missed: bool,
+    ) -> Result<bool, Failure> {
+        let client = ClientId::new(super::DIRECT).expect("a short name");
+        // Whether what is kept in it is this store's, and what it was written upon.
+        let is_ours = base.write.is_some();
+        let after = found.body.as_deref();
+        let operation = match after {
+            None => Operation::Delete,
+            Some(_) if self.was_there(found, base).await? => Operation::Update,
+            Some(_) => Operation::Create,
         };
         let sequence = base.producers.get(&client).map_or(0, |mark| mark.sequence) + 1;
         let write = WriteId::new();
         let version = base.version + 1;
         // What it was before is not known: this is right whatever it was.
-        let mut diff = match &after {
+        let mut diff = match after {
             Some(after) => Diff::between(None, Some(after), version),
             None => Diff::between(Some(&Body::new()), None, version),
         };
@@ -84,9 +106,15 @@ impl MongoStorage {
             "_weft.version": count(version),
             "_weft.write": write,
             "_weft.time": count(change.timestamp_ms),
-            "_weft.digest": after.as_ref().map(digest),
+            "_weft.digest": after.map(digest),
         };
-        let mut update = doc! {"$push": {"_weft.outbox": packed(&event)}};
+        let mut update = Bsons::new();
+        if is_ours || found.outbox.is_empty() {
+            update.insert("$push", doc! {"_weft.outbox": packed(&event)});
+        } else {
+            // What another program has brought has its place, or has none.
+            set.insert("_weft.outbox", vec![packed(&event)]);
+        }
         if is_ours {
             set.insert(format!("_weft.producers.{}", escape(client.as_str())), encode_mark(mark));
         } else {
@@ -97,30 +125,52 @@ impl MongoStorage {
                 set.insert("_weft.spilled", true);
             }
         }
+        let own = found.raw.as_ref().and_then(|raw| raw.get_document(value::OWN).ok());
         if own.is_some_and(|own| own.contains_key("deleted")) && after.is_some() {
             update.insert("$unset", doc! {"_weft.deleted": ""});
         }
         update.insert("$set", set);
-        if self.documents.update_one(filter, update).await?.matched_count > 0 {
-            let mut events = base.outbox;
+        let recorded = self.documents.update_one(self.as_found(found), update).await?.matched_count > 0;
+        if recorded {
+            let mut events = base.outbox.clone();
             events.push(event);
             let key = self.key(&change.document_id);
             tracing::debug!(document = %change.document_id, version, "recorded what another program wrote");
             self.shared().relay.take(Moved { key, events });
         }
-        Ok(())
+        Ok(recorded)
+    }
+
+    /// Whether there was a document before another program wrote it.
+    async fn was_there(&self, found: &Stored, base: &Stored) -> Result<bool, Failure> {
+        if base.write.is_some() || base.version == 0 {
+            return Ok(base.version > 0 && found.digest.is_some());
+        }
+        let of =
+            doc! {"collection": &*self.name, "documentId": found.id.as_str(), "missed": {"$exists": false}};
+        let last = self.shared().events().find_one(of).sort(doc! {"sequenceNum": -1});
+        let last = last.projection(doc! {"operation": 1}).await?;
+        Ok(last.is_some_and(|last| last.get_str("operation").is_ok_and(|operation| operation != "delete")))
     }
 
     /// What a document that another program has written follows: without a write if what is kept in it is not this store's, or
     /// is older than its history.
     async fn followed(&self, found: &Stored) -> Result<Stored, Failure> {
-        let (relay, key) = (&self.shared().relay, self.key(&found.id));
+        let relay = &self.shared().relay;
         // What this process has written last may be nowhere but in its queue.
         relay.settle().await?;
         let last = relay.last_version(&self.name, &found.id).await?;
         if found.write.is_some() && last <= found.version {
             return Ok(found.clone());
         }
+        self.left_of(found).await
+    }
+
+    /// What is left of the history of a document where what is kept in it is not believed.
+    pub(super) async fn left_of(&self, found: &Stored) -> Result<Stored, Failure> {
+        let (relay, key) = (&self.shared().relay, self.key(&found.id));
+        relay.settle().await?;
+        let last = relay.last_version(&self.name, &found.id).await?;
         // Its outbox may be all that is left of the last changes; what is in it besides is nobody's.
         let behind = found.outbox.iter().filter(|event| event_version(event) > last);
         let events: Vec<Bsons> = behind
@@ -165,7 +215,7 @@ impl MongoStorage {
 
     /// Gives a document back what it had of the store's own, where another program has replaced it by the same: that is no
     /// change, and nobody is told of one.
-    async fn restore(&self, filter: Bsons, base: &Stored, body: &Body) -> Result<(), Failure> {
+    async fn restore(&self, filter: Bsons, base: &Stored, body: &Body) -> Result<bool, Failure> {
         let mut set = doc! {self.version_field(): count(base.version)};
         if base.write.is_none() {
             set.insert("_weft.version", count(base.version));
@@ -178,7 +228,7 @@ impl MongoStorage {
                 set.insert("_weft.spilled", true);
             }
         }
-        self.documents.update_one(filter, doc! {"$set": set, "$unset": {"_weft.deleted": ""}}).await?;
-        Ok(())
+        let update = doc! {"$set": set, "$unset": {"_weft.deleted": ""}};
+        Ok(self.documents.update_one(filter, update).await?.matched_count > 0)
     }
 }

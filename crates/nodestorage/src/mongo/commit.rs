@@ -177,7 +177,7 @@ impl MongoStorage {
                 }
             }
         }
-        if !self.is_recorded(&found) {
+        if !self.is_recorded(&found) || self.is_behind(key, &found).await? {
             self.adopt(found, false).await?;
             return Ok(None);
         }

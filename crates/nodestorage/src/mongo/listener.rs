@@ -19,13 +19,14 @@ use mongodb::{
 use tokio::time::Instant;
 
 use super::{
-    failure::{Failure, has_no_streams, is_history_lost, is_of_the_document, is_too_large},
+    failure::{Failure, has_no_streams, is_history_lost, is_of_the_document, is_refusal, is_too_large},
     log::{OF_NO_DOCUMENT, STREAM_PAUSE},
     record::{Stored, WriteId, encode_event, event_version, id_of, packed, whole},
     relay::Moved,
     storage::MongoStorage,
     tombstones::key_of,
-    value::count,
+    value::{OWN, count},
+    whole::brings_no_event,
 };
 use crate::{Body, Change, Diff, DocumentId, Operation, Producer, Storage, StorageError};
 
@@ -52,6 +53,14 @@ const NAMES_STEP: usize = 1_000;
 /// How many writes of others are remembered for that. What is forgotten is found by the next who reads or opens.
 const WAITING_MAX: usize = 4_096;
 
+/// Documents that are not what the log says.
+struct Odd {
+    /// Neither here nor deleted long ago.
+    gone: Vec<DocumentId>,
+    /// Here as they were before their last change.
+    behind: Vec<DocumentId>,
+}
+
 /// Says that the stream tells what others write, for as long as it does.
 struct Heard<'h>(&'h AtomicBool);
 
@@ -70,7 +79,7 @@ impl Drop for Heard<'_> {
 
 /// What is wrong with one document, because another program made it what it is, is no reason not to look at the others.
 /// Whoever reads it or writes to it is told as well.
-fn go_on(id: &DocumentId, seen_to: Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn go_on(id: &DocumentId, seen_to: Result<(), Failure>) -> Result<(), Failure> {
     match seen_to {
         Err(Failure::Driver(error)) if is_too_large(&error) => {
             tracing::warn!(document = %id, %error, "what another program wrote can't be recorded: it is too large");
@@ -92,6 +101,7 @@ impl MongoStorage {
         let mut waiting: Vec<(Instant, DocumentId, u64)> = Vec::new();
         // Whoever crashed may have left events in outboxes.
         let mut recovered = false;
+        let mut refused = 0;
         loop {
             let listened = async {
                 if !recovered {
@@ -103,6 +113,15 @@ impl MongoStorage {
             match listened.await {
                 Ok(()) => {}
                 Err(Failure::Driver(error)) if has_no_streams(&error) => return self.look().await,
+                Err(Failure::Driver(error)) if is_refusal(&error) && !is_history_lost(&error) => {
+                    // As of a role that may not open streams: it may never be otherwise.
+                    if refused == 0 {
+                        tracing::warn!(%error, collection = &*self.name, "no change stream, the collection is looked at instead");
+                    }
+                    self.look_once(refused % LOOKS_BETWEEN == 0).await;
+                    refused = refused.wrapping_add(1);
+                    tokio::time::sleep(self.shared().options.poll_interval).await;
+                }
                 Err(error) => {
                     tracing::debug!(?error, collection = &*self.name, "the listener ended, opening it again");
                 }
@@ -188,11 +207,22 @@ impl MongoStorage {
         let Some(id) = key_of(event.document_key.as_ref()) else { return Ok(()) };
         let own = match event.operation_type {
             OperationType::Update => event.update_description.as_ref().map(|update| &update.updated_fields),
-            OperationType::Insert | OperationType::Replace => event.full_document.as_ref(),
+            OperationType::Insert => event.full_document.as_ref(),
+            // No write of this storage is one.
+            OperationType::Replace => return go_on(&id, self.look_at_replaced(&id, false).await),
             OperationType::Delete => return go_on(&id, self.look_at_delete(&id, false).await),
             _ => return Ok(()),
         };
         let Some(own) = own else { return Ok(()) };
+        // As the writes of transactions are, those of others look like what another program has copied.
+        if let Ok(own) = own.get_document(OWN)
+            && let Some(write) = brings_no_event(own)
+            && let Some(version) = own.get("version").and_then(whole)
+            && version > 0
+            && !self.shared().relay.sees_to(&self.key(&id), version)
+        {
+            return go_on(&id, self.look_at_inserted(&id, write).await);
+        }
         // One of this storage, here or in another process: its event is on its way.
         let version = match own.get_document("_weft") {
             Ok(own) if own.contains_key("write") => own.get("version"),
@@ -217,7 +247,7 @@ impl MongoStorage {
     async fn adopt_unrecorded(&self, id: &DocumentId, missed: bool) -> Result<(), Failure> {
         let adopted = async {
             match self.stored(id).await? {
-                Some(stored) if !self.is_recorded(&stored) => self.adopt(stored, missed).await,
+                Some(stored) if !self.is_recorded(&stored) => self.adopt(stored, missed).await.map(drop),
                 _ => Ok(()),
             }
         };
@@ -318,9 +348,11 @@ impl MongoStorage {
     /// The stream can't go on: the next one begins anew.
     async fn lose_history(&self) -> Result<(), Failure> {
         // As when the collection was put back: what came into the log before may not be there now, and numbers come again.
-        self.shared().relay.forget();
+        self.shared().relay.forget().await;
         self.shared().own("listeners").delete_one(doc! {"_id": &*self.name}).await?;
-        self.read_anew(true).await
+        self.read_anew(true).await?;
+        // The log may have been put back with it: to where it ended before, or further by what came since.
+        Ok(self.shared().relay.begin_anew().await?)
     }
 
     /// Compares all that is there with its history, and all that has a history with what is there. `lost`: what happened in
@@ -373,25 +405,35 @@ impl MongoStorage {
             if step.is_empty() {
                 return Ok(());
             }
-            for id in self.gone_of(step).await? {
+            let odd = self.odd_of(step).await?;
+            for id in odd.gone {
                 go_on(&id, self.look_at_delete(&id, lost).await)?;
+            }
+            for id in odd.behind {
+                go_on(&id, self.look_at_replaced(&id, lost).await)?;
             }
         }
     }
 
-    /// Those of some documents that are neither here nor deleted long ago, as far as can be told for all at once. Each comes
-    /// with the last version that is in the log.
-    async fn gone_of(&self, mut names: BTreeMap<DocumentId, u64>) -> Result<Vec<DocumentId>, Failure> {
+    /// Those of some documents that are not what the log says, as far as can be told for all at once. Each comes with the last
+    /// version that is in the log.
+    async fn odd_of(&self, mut names: BTreeMap<DocumentId, u64>) -> Result<Odd, Failure> {
         let all: Vec<&str> = names.keys().map(DocumentId::as_str).collect();
-        let here = self.documents.find(doc! {"_id": {"$in": &all}}).projection(doc! {"_id": 1}).await?;
+        let here =
+            self.documents.find(doc! {"_id": {"$in": &all}}).projection(doc! {"_weft.version": 1}).await?;
         let places = all.iter().map(|id| doc! {"c": &*self.name, "d": *id}).collect::<Vec<_>>();
         let tombstones = self.shared().own("tombstones");
         let buried = tombstones.find(doc! {"_id": {"$in": places}}).projection(doc! {"version": 1}).await?;
         let (here, buried): (Vec<Bsons>, Vec<Bsons>) =
             (here.try_collect().await?, buried.try_collect().await?);
+        let mut behind = Vec::new();
         for row in here {
-            if let Ok(id) = id_of(row.get("_id")) {
-                names.remove(&id);
+            let version = row.get_document(OWN).ok().and_then(|own| own.get("version")).and_then(whole);
+            if let Ok(id) = id_of(row.get("_id"))
+                && let Some(last) = names.remove(&id)
+                && version.is_some_and(|version| version < last)
+            {
+                behind.push(id);
             }
         }
         for row in buried {
@@ -403,7 +445,7 @@ impl MongoStorage {
                 names.remove(&id);
             }
         }
-        Ok(names.into_keys().collect())
+        Ok(Odd { gone: names.into_keys().collect(), behind })
     }
 
     /// Tells all watchers of the collection, those to come as well, that something was missed here.
@@ -431,18 +473,23 @@ impl MongoStorage {
     /// Looks for itself, where the server can't tell.
     async fn look(&self) {
         for nth in (0..LOOKS_BETWEEN).cycle() {
-            let looked = async {
-                self.recover().await?;
-                self.compare_all(false).await?;
-                if nth == 0 {
-                    self.look_for_deleted(false).await?;
-                }
-                Ok::<_, Failure>(())
-            };
-            if let Err(error) = looked.await {
-                tracing::debug!(?error, collection = &*self.name, "the collection can't be looked at");
-            }
+            self.look_once(nth == 0).await;
             tokio::time::sleep(self.shared().options.poll_interval).await;
+        }
+    }
+
+    /// `at_all`: also for what is there no more.
+    async fn look_once(&self, at_all: bool) {
+        let looked = async {
+            self.recover().await?;
+            self.compare_all(false).await?;
+            if at_all {
+                self.look_for_deleted(false).await?;
+            }
+            Ok::<_, Failure>(())
+        };
+        if let Err(error) = looked.await {
+            tracing::debug!(?error, collection = &*self.name, "the collection can't be looked at");
         }
     }
 }

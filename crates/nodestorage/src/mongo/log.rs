@@ -12,7 +12,7 @@ use mongodb::{
 
 use super::{
     Shared,
-    failure::{Failure, has_no_streams, is_passing},
+    failure::{Failure, has_no_streams, is_passing, is_refusal},
     record::{decode_event, event_version, id_of, whole},
     relay::Key,
     value::count,
@@ -101,10 +101,17 @@ impl Shared {
     /// there is somebody to be told: the server pays for each event that it shows.
     pub(super) async fn follow_log(self: Arc<Self>) {
         self.followed.notified().await;
+        let mut refused = false;
         loop {
             match self.follow_log_once().await {
                 Ok(()) => {}
                 Err(error) if has_no_streams(&error) => return self.poll_log().await,
+                Err(error) if is_refusal(&error) => {
+                    if !std::mem::replace(&mut refused, true) {
+                        tracing::warn!(%error, "no change stream of the log, it is looked at from time to time instead");
+                    }
+                    self.look_at_log().await;
+                }
                 Err(error) => tracing::debug!(%error, "the change stream of the log ended, opening it again"),
             }
             tokio::time::sleep(STREAM_PAUSE).await;
@@ -123,7 +130,7 @@ impl Shared {
         ];
         let mut stream = events.watch().pipeline(only).await?;
         // What came before the stream was open; from here on it tells.
-        self.relay.rise(self.relay.last_position().await?);
+        self.relay.look().await?;
         while let Some(event) = stream.try_next().await? {
             self.note_inserted(&event);
         }
@@ -149,12 +156,15 @@ impl Shared {
     async fn poll_log(&self) {
         tracing::info!("the server has no change streams, the log is looked at from time to time");
         loop {
-            match self.relay.last_position().await {
-                Ok(position) => self.relay.rise(position),
-                Err(error) => tracing::debug!(%error, "the log can't be read"),
-            }
-            let interval = *self.log_interval.lock();
-            tokio::time::sleep(interval).await;
+            self.look_at_log().await;
         }
+    }
+
+    async fn look_at_log(&self) {
+        if let Err(error) = self.relay.look().await {
+            tracing::debug!(%error, "the log can't be read");
+        }
+        let interval = *self.log_interval.lock();
+        tokio::time::sleep(interval).await;
     }
 }

@@ -28,6 +28,7 @@ mod commit;
 mod claim;
 mod remembered;
 mod adopt;
+mod whole;
 mod pipeline;
 mod transaction;
 mod tombstones;
@@ -207,7 +208,7 @@ impl MongoStore {
             (None, Some(database)) => database,
             (None, None) => return Err(StorageError::Backend("the URI names no database".to_owned())),
         };
-        let (tide, _) = watch::channel(Tide { position: 0, closed: false });
+        let (tide, _) = watch::channel(Tide { position: 0, put_back: 0, closed: false });
         let relay = Arc::new(Relay::new(database.clone(), tide.clone(), &options));
         let shared = Arc::new(Shared {
             options,
@@ -269,7 +270,10 @@ impl MongoStore {
         if self.handle.listening.lock().insert(name.to_owned()) {
             let (storage, listens) = (storage.for_task(), shared.options.listen);
             self.handle.tasks.lock().spawn(async move {
-                if listens { storage.listen().await } else { storage.only_recover().await }
+                let mend = storage.clone().mend();
+                let listen =
+                    async { if listens { storage.listen().await } else { storage.only_recover().await } };
+                tokio::join!(mend, listen);
             });
         }
         Ok(storage)

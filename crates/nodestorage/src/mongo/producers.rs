@@ -51,7 +51,7 @@ async fn marks_of(mut found: Cursor<Bsons>) -> Result<Vec<(ClientId, Mark)>, Fai
 }
 
 /// Notes a mark, unless a later one of the same producer is known.
-fn raise(marks: &mut BTreeMap<ClientId, Mark>, client: ClientId, mark: Mark) {
+pub(super) fn raise(marks: &mut BTreeMap<ClientId, Mark>, client: ClientId, mark: Mark) {
     let known = marks.entry(client).or_insert(mark);
     if mark.sequence > known.sequence {
         *known = mark;

@@ -8,7 +8,7 @@ use mongodb::{
 
 use super::{
     failure::{Failure, is_other_index},
-    record::{Stored, is_ours, whole},
+    record::{is_ours, shown, whole},
     storage::MongoStorage,
     value::{to_bson, unescape},
 };
@@ -107,7 +107,7 @@ impl MongoStorage {
             if has_fields && self.is_sorted_otherwise(query, &raw) {
                 return Ok(Paged::SortedOtherwise);
             }
-            let Some(document) = Stored::decode(raw, self.version_field())?.document() else { continue };
+            let Some(document) = shown(&raw, self.version_field())? else { continue };
             let keys = query.keys(&document, self.version_field());
             let at = Cursor { keys, id: document.id.clone(), sorted_there: has_fields };
             if query.after.as_ref().is_some_and(|after| query.compare(&at, after).is_le()) {

@@ -6,7 +6,9 @@ use crdt_core::ClientId;
 use mongodb::bson::{Binary, Bson, DateTime, Document as Bsons, doc, oid::ObjectId, spec::BinarySubtype};
 
 use super::value::{self, OWN, body_of, count, escape, unescape};
-use crate::{Body, Change, Diff, Document, DocumentId, Operation, Producer, StorageError};
+use crate::{
+    Body, Change, Diff, Document, DocumentId, Operation, Producer, StorageError, query::order::ByName,
+};
 
 /// One write, whatever becomes of its attempts: it is the id of the event that the write leaves.
 pub(super) type WriteId = ObjectId;
@@ -80,9 +82,7 @@ impl Stored {
         }
         let entries = own.and_then(|own| own.get_array("outbox").ok()).into_iter().flatten();
         let outbox = entries.map(|entry| unpacked(entry).map_err(corrupt)).collect::<Result<_, _>>()?;
-        let deleted = own.is_some_and(|own| own.contains_key("deleted"))
-            && !raw.keys().any(|name| value::is_field(name, version_field));
-        let body = (!deleted).then(|| Arc::new(body_of(&raw, version_field)));
+        let body = living(&raw, version_field);
         Ok(Self {
             version: own_count("version"),
             body,
@@ -117,7 +117,22 @@ impl Stored {
     }
 }
 
-/// What the history says about a body, short. FNV-1a of its JSON text, because it is the same in every release.
+/// The fields of a document, unless it is a tombstone.
+fn living(raw: &Bsons, version_field: &str) -> Option<Arc<Body>> {
+    let deleted = raw.get_document(OWN).is_ok_and(|own| own.contains_key("deleted"))
+        && !raw.keys().any(|name| value::is_field(name, version_field));
+    (!deleted).then(|| Arc::new(body_of(raw, version_field)))
+}
+
+/// The document for the users of a storage, whatever another program has made of what is the store's own.
+pub(super) fn shown(raw: &Bsons, version_field: &str) -> Result<Option<Document>, StorageError> {
+    let version = raw.get_document(OWN).ok().and_then(|own| own.get("version")).and_then(whole).unwrap_or(0);
+    let id = id_of(raw.get("_id"))?;
+    Ok(living(raw, version_field).map(|body| Document { id, version, body }))
+}
+
+/// What the history says about a body, short. FNV-1a of its JSON text with all names in order, because it is the same in every
+/// release, and whatever order the application's maps have.
 pub(super) fn digest(body: &Body) -> i64 {
     struct Fnv(u64);
     impl std::io::Write for Fnv {
@@ -132,7 +147,7 @@ pub(super) fn digest(body: &Body) -> i64 {
         }
     }
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    serde_json::to_writer(&mut hash, body).expect("hashing does not fail");
+    serde_json::to_writer(&mut hash, &ByName(body)).expect("hashing does not fail");
     hash.0 as i64
 }
 

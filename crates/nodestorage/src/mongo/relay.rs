@@ -9,7 +9,11 @@
 mod places;
 mod queue;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use mongodb::{Collection, Database, bson::Document as Bsons, error::Error};
@@ -42,11 +46,14 @@ const REST_UNWATCHED_MAX: Duration = Duration::from_millis(50);
 /// So many events in one document's outbox end the rest: each further write of it would carry all of them.
 const PRESSING: u64 = 16;
 
+/// How many documents may wait to be recorded as they are. What comes on top is told by a warning alone.
+const DOUBTS_MAX: usize = 4_096;
+
 /// The longest pause before it is tried again after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One document of the store.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) collection: Arc<str>,
     pub(super) id: DocumentId,
@@ -72,7 +79,20 @@ pub(super) struct Relay {
     /// Held while events are inserted: one process takes its places one after the other.
     end: tokio::sync::Mutex<End>,
     tide: watch::Sender<Tide>,
+    /// Documents whose events the log has refused, because another one has their number or their name. Held for a push or a look.
+    doubts: Mutex<BTreeMap<Key, Doubt>>,
+    /// Told when there is one more.
+    doubted: watch::Sender<()>,
     clock: Clock,
+}
+
+/// What was wrong with an event that the log refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Another write has its number.
+    Numbered,
+    /// It is the event of another document.
+    Named,
 }
 
 /// How far the events of a document have come, by their versions; 0 where nothing is known.
@@ -95,6 +115,8 @@ impl Relay {
             known: Mutex::default(),
             end: tokio::sync::Mutex::default(),
             tide,
+            doubts: Mutex::default(),
+            doubted: watch::channel(()).0,
             clock: options.clock.clone(),
         }
     }
@@ -114,9 +136,76 @@ impl Relay {
         self.known.lock().get(key).map_or(0, |known| known.taken)
     }
 
-    /// Knows nothing any more of what is in the log: somebody may have put it back. The log refuses what it has.
-    pub(super) fn forget(&self) {
+    /// Up to which version the events of a document are known to be in the log or on their way.
+    pub(super) fn reached(&self, key: &Key) -> u64 {
+        self.known.lock().get(key).map_or(0, |known| known.placed.max(known.taken))
+    }
+
+    /// Keeps a document to be recorded as it is, because the log has refused one of its events.
+    pub(super) fn doubt(&self, key: Key, doubt: Doubt) {
+        let mut doubts = self.doubts.lock();
+        if doubts.len() < DOUBTS_MAX {
+            doubts.insert(key, doubt);
+            self.doubted.send_replace(());
+        }
+    }
+
+    /// Says when a document is doubted.
+    pub(super) fn doubted(&self) -> watch::Receiver<()> {
+        self.doubted.subscribe()
+    }
+
+    /// Takes out the documents of a collection that are doubted.
+    pub(super) fn doubts_of(&self, collection: &str) -> Vec<(DocumentId, Doubt)> {
+        let doubts = &mut *self.doubts.lock();
+        doubts
+            .extract_if(.., |key, _| *key.collection == *collection)
+            .map(|(key, doubt)| (key.id, doubt))
+            .collect()
+    }
+
+    /// Knows nothing any more of one document's events.
+    pub(super) fn forget_one(&self, key: &Key) {
+        self.known.lock().remove(key);
+    }
+
+    /// Knows nothing any more of what is in the log, and where it ends: somebody may have put it back. The log refuses what it has.
+    pub(super) async fn forget(&self) {
+        self.forget_at(&mut *self.end.lock().await);
+    }
+
+    fn forget_at(&self, end: &mut End) {
+        *end = End::default();
         self.known.lock().clear();
+    }
+
+    /// The log was put back: those who watch are told, and whatever is known of it is known of another life.
+    pub(super) async fn begin_anew(&self) -> Result<(), Error> {
+        // Nobody of this process takes a place meanwhile.
+        let mut end = self.end.lock().await;
+        self.forget_at(&mut end);
+        let last = self.last_position().await?;
+        self.tide.send_modify(|tide| {
+            tide.position = last;
+            tide.put_back += 1;
+        });
+        Ok(())
+    }
+
+    /// Looks where the log ends, and wakes the watchers. Where it ends before a position that it had, it was put back.
+    pub(super) async fn look(&self) -> Result<(), Error> {
+        let had = self.tide.borrow().position;
+        let last = self.last_position().await?;
+        if last < had {
+            tracing::warn!(
+                last,
+                had,
+                "the log ends before where it did: it was put back, and who watches is told"
+            );
+            return self.begin_anew().await;
+        }
+        self.rise(last);
+        Ok(())
     }
 
     /// Learns that an event is in the log.
@@ -250,7 +339,7 @@ mod tests {
     /// Of a server that nobody asks.
     async fn relay() -> Relay {
         let client = Client::with_uri_str("mongodb://127.0.0.1:1").await.unwrap();
-        let (tide, _) = watch::channel(Tide { position: 0, closed: false });
+        let (tide, _) = watch::channel(Tide { position: 0, put_back: 0, closed: false });
         Relay::new(client.database("weft"), tide, &MongoOptions::default())
     }
 

@@ -19,7 +19,7 @@ use super::{
     Handle, Shared,
     commit::{OUTBOX_MAX, Verb},
     failure::{Failure, is_passing, of_driver},
-    record::{Mark, Stored, WriteId, decode_event, is_ours, whole},
+    record::{Mark, Stored, WriteId, decode_event, event_bytes, is_ours, shown, whole},
     relay::{Key, Moved},
     value::{self, count},
 };
@@ -31,6 +31,7 @@ use crate::{
     query::{FieldPath, Page, Query},
     retry,
     verbs::{self, Outcome, SectionVersion},
+    watch::PAGE_BYTES_MAX,
 };
 
 /// The pause before a command is sent again whose connection was cut. The operation's timeout ends it.
@@ -177,10 +178,18 @@ impl MongoStorage {
         };
         let find = self.shared().events().find(of).sort(doc! {"sequenceNum": 1});
         let limit_and_next = i64::try_from(limit).map_or(i64::MAX, |limit| limit.saturating_add(1));
-        let found: Vec<Bsons> = find.limit(limit_and_next).await?.try_collect().await?;
-        let more = found.len() > limit;
-        let changes: Result<_, _> = found.iter().take(limit).map(decode_event).collect();
-        Ok(ChangePage { changes: changes?, more })
+        let mut found = find.limit(limit_and_next).await?;
+        let mut page = ChangePage { changes: Vec::new(), more: false };
+        let mut len_bytes = 0;
+        while let Some(event) = found.try_next().await? {
+            if page.changes.len() == limit || len_bytes >= PAGE_BYTES_MAX {
+                page.more = true;
+                break;
+            }
+            len_bytes += event_bytes(&event);
+            page.changes.push(decode_event(&event)?);
+        }
+        Ok(page)
     }
 
     /// The version of a document, also of a deleted one; 0 if there never was one.
@@ -209,8 +218,12 @@ impl Storage for MongoStorage {
     }
 
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError> {
-        let stored = self.reading(|| self.stored_alone(id)).await?;
-        Ok(stored.and_then(|stored| stored.document()))
+        self.reading(|| async {
+            let found = self.documents.find_one(doc! {"_id": id.as_str()});
+            let raw = found.projection(doc! {"_weft.outbox": 0}).await?;
+            Ok(raw.map(|raw| shown(&raw, self.version_field())).transpose()?.flatten())
+        })
+        .await
     }
 
     async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError> {
@@ -232,7 +245,7 @@ impl Storage for MongoStorage {
                     read += 1;
                     after = raw.get_str("_id").ok().map(str::to_owned);
                     if is_ours(&raw) {
-                        documents.extend(Stored::decode(raw, self.version_field())?.document());
+                        documents.extend(shown(&raw, self.version_field())?);
                     }
                 }
                 // An empty page would mean the end.

@@ -56,7 +56,9 @@ impl MongoStorage {
         // Their places in the log come before those of this transaction, and so does what other programs wrote.
         for id in draft.touched.keys() {
             match self.stored(id).await? {
-                Some(stored) if !self.is_recorded(&stored) => {
+                Some(stored)
+                    if !self.is_recorded(&stored) || self.is_behind(&self.key(id), &stored).await? =>
+                {
                     self.adopt(stored, false).await?;
                     return Ok(Commit::Conflict(written_by_another(id)));
                 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use nodestorage::{
     MongoOptions, MongoStore, Operation, Storage, StorageOptions, Store, WatchEvent, WatchFilter, WatchFrom,
     mongo::{
@@ -24,7 +25,9 @@ use tokio::time::timeout;
 use super::{
     PATIENCE, body, by,
     direct::{check, direct, next, next_direct},
-    games, id, open, options,
+    games, id,
+    meddling::raw,
+    open, options,
     otherwise::{behind, log_that_fails, without_streams},
     proxy::{self, Manner},
 };
@@ -131,6 +134,42 @@ async fn a_direct_delete_is_told_after_the_history_was_lost() {
     assert_eq!(change.metadata.get("missed"), Some(&json!(true)));
     assert_eq!(next(&mut watch).await, WatchEvent::Missed { resume_after: 4 });
     check(&games, "b").await;
+}
+
+/// As by a backup of the log that is put back while the store is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn who_watches_is_told_that_the_log_was_put_back() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        games.find_one_and_upsert(&id(name), body(json!({})), by("s")).await.unwrap();
+        assert!(
+            matches!(next(&mut watch).await, WatchEvent::Change(change) if change.document_id == id(name))
+        );
+    }
+    let log = raw(&server, "events").await;
+    let first = log.find(doc! {"position": {"$lte": 3}}).sort(doc! {"position": 1});
+    let first: Vec<Bsons> = first.await.unwrap().try_collect().await.unwrap();
+    log.drop().await.unwrap();
+    log.insert_many(first).await.unwrap();
+    let WatchEvent::Missed { resume_after } = next(&mut watch).await else {
+        panic!("it goes on as if nothing was")
+    };
+    assert!(resume_after <= 3, "{resume_after}");
+    // What comes takes the place behind the last that is there now.
+    games.find_one_and_upsert(&id("g"), body(json!({})), by("s")).await.unwrap();
+    loop {
+        if let WatchEvent::Change(change) = next(&mut watch).await
+            && change.document_id == id("g")
+        {
+            assert_eq!(change.position, 4);
+            break;
+        }
+    }
+    assert_eq!(games.position().await.unwrap(), 4);
 }
 
 /// Also to those who watched before.

@@ -17,6 +17,7 @@ mod turns;
 mod updates;
 mod verbs;
 mod waiting;
+mod whole;
 
 use crdt_core::ClientId;
 use nodestorage::{

@@ -10,8 +10,8 @@ use std::{
 };
 
 use nodestorage::{
-    Body, Deleted, MongoOptions, MongoStorage, MongoStore, Storage, StorageExt, Store, Update, Upserted,
-    WatchEvent, WatchFilter, WatchFrom,
+    Body, Deleted, Filter, MongoOptions, MongoStorage, MongoStore, Query, Storage, StorageExt, Store, Update,
+    Upserted, WatchEvent, WatchFilter, WatchFrom,
     mongo::{
         driver::{
             Client, Collection,
@@ -211,6 +211,15 @@ async fn a_document_that_can_not_be_recorded_keeps_nobody_from_seeing_the_others
     assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().version, 0);
     let refused = games.find_one_and_upsert(&id("d"), body(json!({})), by("s")).await.unwrap_err();
     assert!(refused.to_string().contains("more than the server takes"), "{refused}");
+    // Also among the others, and what is damaged of the store's own is nothing to those who only read.
+    for name in ["b", "e"] {
+        assert_eq!(games.find_one(&id(name)).await.unwrap().unwrap().body["n"], json!(1));
+    }
+    let listed = games.list(None, 100).await.unwrap();
+    assert_eq!(listed.len(), 12);
+    let found =
+        games.find_many(Query { filter: Filter::parse(&json!({"n": 1})).unwrap(), ..Query::default() });
+    assert_eq!(found.await.unwrap().found.len(), 8);
     // When it is small enough it is recorded.
     other.update_one(doc! {"_id": "a"}, doc! {"$set": {"text": "y"}}).await.unwrap();
     assert_eq!(next_direct(&mut watch).await.document_id, id("a"));

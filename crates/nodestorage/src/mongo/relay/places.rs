@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use mongodb::{
     bson::{Bson, Document as Bsons, doc},
     error::{Error, ErrorKind},
@@ -12,7 +13,7 @@ use mongodb::{
 use tokio::time::Instant;
 
 use super::{
-    Key, Relay,
+    Doubt, Key, Relay,
     queue::{BATCH_MAX, Waiting},
 };
 use crate::{
@@ -64,6 +65,16 @@ impl End {
     pub(in crate::mongo) fn forget(&mut self) {
         self.last = None;
     }
+}
+
+/// Why the log refuses an event.
+enum Refused {
+    /// The position has been taken meanwhile.
+    Free,
+    /// It is in the log.
+    Placed,
+    /// It can have no place: another one has its number or its name.
+    Doubted(Doubt),
 }
 
 /// An event that is given a place.
@@ -180,11 +191,25 @@ impl Relay {
                 Ok(_) => batch.len(),
                 Err(error) if is_duplicate(&error) => {
                     let at = first_refused(&error);
-                    let refused = &batch[at];
-                    if self.is_placed(refused).await? {
+                    match self.why_refused(&batch[at]).await? {
+                        // Its position was not free.
+                        Refused::Free => {}
                         // Another relay was first, or this one before its connection was cut.
-                        let row = rows.remove(at).expect("it was in the batch");
-                        self.done(end, &row);
+                        Refused::Placed => {
+                            let row = rows.remove(at).expect("it was in the batch");
+                            self.done(end, &row);
+                        }
+                        Refused::Doubted(doubt) => {
+                            let row = rows.remove(at).expect("it was in the batch");
+                            match doubt {
+                                Doubt::Numbered => {
+                                    self.note_placed(row.key.clone(), event_version(&row.event));
+                                }
+                                // Its numbers are not those of the document.
+                                Doubt::Named => self.forget_one(&row.key),
+                            }
+                            self.doubt(row.key, doubt);
+                        }
                     }
                     at
                 }
@@ -209,9 +234,8 @@ impl Relay {
         end.clear.insert(key.clone(), Placed { version, write, since: crate::mongo::now() });
     }
 
-    /// Whether an event that the log refused can have no place there any more: it has one, or another one has its number or
-    /// its name.
-    async fn is_placed(&self, event: &Bsons) -> Result<bool, Error> {
+    /// Why the log has refused an event.
+    async fn why_refused(&self, event: &Bsons) -> Result<Refused, Error> {
         let field = |name: &str| event.get(name).cloned().unwrap_or(Bson::Null);
         let numbered = doc! {
             "collection": field("collection"),
@@ -222,18 +246,24 @@ impl Relay {
         // not free, it would be tried for ever, and no other event got a place.
         let either = doc! {"$or": [numbered, {"_id": field("_id")}]};
         let place = doc! {"collection": 1, "documentId": 1, "sequenceNum": 1};
-        let Some(found) = self.events.find_one(either).projection(place).await? else { return Ok(false) };
-        if ["_id", "collection", "documentId", "sequenceNum"]
-            .iter()
-            .any(|name| found.get(name) != event.get(name))
-        {
-            tracing::warn!(
-                document = ?field("documentId"), version = ?field("sequenceNum"), other = ?found,
-                "another event has its number or its name in the log, it is left out: another program has put the document \
-                 back, or has copied it"
-            );
-        }
-        Ok(true)
+        let found: Vec<Bsons> = self.events.find(either).projection(place).await?.try_collect().await?;
+        let same =
+            |found: &Bsons, names: &[&str]| names.iter().all(|name| found.get(name) == event.get(name));
+        let of_document = ["collection", "documentId"];
+        let doubt = match found.iter().find(|found| same(found, &["_id"])) {
+            Some(found) if same(found, &of_document) && same(found, &["sequenceNum"]) => {
+                return Ok(Refused::Placed);
+            }
+            Some(found) if !same(found, &of_document) => Doubt::Named,
+            _ if found.is_empty() => return Ok(Refused::Free),
+            _ => Doubt::Numbered,
+        };
+        tracing::warn!(
+            document = ?field("documentId"), version = ?field("sequenceNum"), others = ?found,
+            "another event has its number or its name in the log: another program has put the document back, or has copied \
+             it, and it is recorded as it is"
+        );
+        Ok(Refused::Doubted(doubt))
     }
 
     pub(in crate::mongo) async fn last_position(&self) -> Result<u64, Error> {
