@@ -12,6 +12,10 @@ pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
 /// The longest RFC 6902 patch.
 pub const PATCH_OPERATIONS_MAX: usize = 1000;
 
+/// How many elements of arrays a JSON Patch may push to another place, counted for each operation: a document has room for hundreds of
+/// thousands, and a thousand operations at its front would take seconds, here and wherever the change is applied again.
+pub const PATCH_SHIFTS_MAX: usize = 1 << 23;
+
 /// Applies a write to a body that exists.
 pub(super) fn apply(op: &PushOp, body: &mut Body) -> Result<(), Problem> {
     match op {
@@ -66,7 +70,7 @@ fn apply_patch(patch: &Patch, value: &mut Value) -> Result<(), Problem> {
             .with("limit", PATCH_OPERATIONS_MAX)
             .with("unit", "operations"));
     }
-    let mut bytes = size(value);
+    let (mut bytes, mut shifted) = (size(value), 0);
     for (at, operation) in patch.0.iter().enumerate() {
         let missing = Value::Null;
         let placed = match operation {
@@ -90,6 +94,14 @@ fn apply_patch(patch: &Patch, value: &mut Value) -> Result<(), Problem> {
                 return Err(too_large(bytes));
             }
         }
+        shifted += shifted_by(operation, value);
+        if shifted > PATCH_SHIFTS_MAX {
+            let detail =
+                format!("patch that moves more than {PATCH_SHIFTS_MAX} elements of arrays by one place");
+            return Err(Problem::new(ProblemType::TooLarge, detail)
+                .with("limit", PATCH_SHIFTS_MAX)
+                .with("unit", "elements"));
+        }
         json_patch::patch(value, std::slice::from_ref(operation)).map_err(|e| {
             let reason = format!("operation {at}: {}", e.kind);
             Problem::new(ProblemType::InvalidPatch, reason.clone())
@@ -98,6 +110,23 @@ fn apply_patch(patch: &Patch, value: &mut Value) -> Result<(), Problem> {
         })?;
     }
     Ok(())
+}
+
+/// How many elements of arrays go to another place because one before them comes or goes.
+fn shifted_by(operation: &PatchOperation, value: &Value) -> usize {
+    let behind = |path: &str| {
+        let (parent, index) = path.rsplit_once('/')?;
+        // None behind the end, which `-` is as well.
+        Some(value.pointer(parent)?.as_array()?.len().saturating_sub(index.parse().ok()?))
+    };
+    let behind = |path: &str| behind(path).unwrap_or(0);
+    match operation {
+        PatchOperation::Add(_) | PatchOperation::Copy(_) | PatchOperation::Remove(_) => {
+            behind(operation.path().as_str())
+        }
+        PatchOperation::Move(moved) => behind(moved.from.as_str()) + behind(operation.path().as_str()),
+        PatchOperation::Replace(_) | PatchOperation::Test(_) => 0,
+    }
 }
 
 fn object(value: Value) -> Result<Body, Problem> {
@@ -204,5 +233,27 @@ mod tests {
         check(std::iter::once(text).chain(moves).collect(), Err(ProblemType::TooLarge));
         let many = json!({"op": "test", "path": "/a/0", "value": 1});
         check(Value::Array(vec![many; PATCH_OPERATIONS_MAX + 1]), Err(ProblemType::TooLarge));
+    }
+
+    /// Each operation is small, and so is what it places.
+    #[test]
+    fn a_patch_shifts_so_many_elements_and_no_more() {
+        let long = vec![json!(""); 100_000];
+        let check = |operations: Vec<Value>, fits: bool| {
+            let mut body = json!({"a": long}).as_object().unwrap().clone();
+            let op = PushOp::Patch { patch: serde_json::from_value(operations.into()).unwrap() };
+            match apply(&op, &mut body) {
+                Ok(()) => assert!(fits, "it is taken"),
+                Err(problem) => assert!(!fits && problem.is(ProblemType::TooLarge), "{problem:?}"),
+            }
+        };
+        let front = json!({"op": "add", "path": "/a/0", "value": ""});
+        check(vec![front.clone(); 50], true);
+        check(vec![front; 100], false);
+        check(vec![json!({"op": "remove", "path": "/a/0"}); 100], false);
+        check(vec![json!({"op": "move", "from": "/a/0", "path": "/a/1"}); 50], false);
+        // At the end nothing is shifted.
+        check(vec![json!({"op": "add", "path": "/a/-", "value": ""}); 500], true);
+        check(vec![json!({"op": "move", "from": "/a/99999", "path": "/a/99998"}); 500], true);
     }
 }

@@ -10,6 +10,9 @@ use crate::{
     store::PageLimit,
 };
 
+/// How many snapshots are listed at once where one is looked for.
+const SNAPSHOTS_AT_ONCE: usize = 4;
+
 impl SyncService {
     /// Finds out where a reader is.
     pub async fn locate(&self, scope: &Scope, resume: &Resume) -> Result<Located, Problem> {
@@ -102,27 +105,25 @@ impl SyncService {
         }
     }
 
-    /// The version of the latest snapshot that a vector contains; 0 without one. Each contains those before it, so it is
-    /// found by halving, and one snapshot is in memory at a time.
+    /// The version of the latest snapshot that a vector contains; 0 without one. From the newest on: who comes back was mostly
+    /// there not long ago, and few are kept. Only the one that is found is looked at whole.
     async fn contained_snapshot(
         &self,
         id: &DocumentId,
         vector: &ClientVector,
         last: u64,
     ) -> Result<u64, Problem> {
-        let (mut found, mut low, mut high) = (0, 0, last);
-        // The newest first: who comes back was mostly there not long ago.
-        let mut probe = last;
-        while low < high {
-            match self.base(id, probe).await?.filter(|snapshot| snapshot.version > low) {
-                Some(snapshot) if vector.contains(&snapshot.state_vector) => {
-                    (found, low) = (snapshot.version, probe);
+        let mut before = last.saturating_add(1);
+        loop {
+            let some = self.0.snapshots.list(id, before, SNAPSHOTS_AT_ONCE).await?;
+            let Some(oldest) = some.last() else { return Ok(0) };
+            before = oldest.version;
+            for snapshot in some.iter().filter(|snapshot| vector.contains(&snapshot.state_vector)) {
+                let base = self.base(id, snapshot.version).await?;
+                if base.is_some_and(|base| base.version == snapshot.version) {
+                    return Ok(snapshot.version);
                 }
-                Some(snapshot) => high = snapshot.version - 1,
-                None => low = probe,
             }
-            probe = low + (high - low).div_ceil(2);
         }
-        Ok(found)
     }
 }

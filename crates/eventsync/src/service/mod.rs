@@ -28,7 +28,7 @@ use crate::{
     vectors::StateVectorManager,
 };
 
-pub use edit::{DOCUMENT_BYTES_MAX, PATCH_OPERATIONS_MAX};
+pub use edit::{DOCUMENT_BYTES_MAX, PATCH_OPERATIONS_MAX, PATCH_SHIFTS_MAX};
 pub(crate) use edit::{apply_locally, op_size, size};
 pub use idempotency::IdempotencyKey;
 pub use read::{SyncAnswer, SyncRequest};
