@@ -161,6 +161,29 @@ impl<T: Copy + Default> Arena<T> {
         self.items.shrink_to(self.items.len() + self.items.len() / 16 + 32);
     }
 
+    /// Whether each item belongs to one of the chunks that are given, to the room behind one, or is dead.
+    pub(super) fn check(&self, mut chunks: Vec<(u32, u32)>) -> Result<(), String> {
+        chunks.extend(self.regions.iter().map(|region| (region.next, region.end - region.next)));
+        chunks.retain(|&(_, len)| len > 0);
+        chunks.sort_unstable();
+        let mut end = 0;
+        for &(offset, len) in &chunks {
+            if offset < end {
+                return Err(format!("item {offset} is in two chunks"));
+            }
+            end = offset + len;
+        }
+        let live: usize = chunks.iter().map(|&(_, len)| len as usize).sum();
+        if end as usize > self.items.len() || live + self.dead != self.items.len() {
+            return Err(format!(
+                "{live} items of chunks and {} dead ones of {}",
+                self.dead,
+                self.items.len()
+            ));
+        }
+        Ok(())
+    }
+
     /// Whether most items are dead.
     fn is_wasteful(&self) -> bool {
         self.dead > DEAD_FREE && self.dead > self.items.len() / 2

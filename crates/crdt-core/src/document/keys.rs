@@ -165,6 +165,21 @@ impl Keys {
         self.bytes.capacity() + self.ends.capacity() * 4 + self.table.allocation_size()
     }
 
+    /// Whether each key is there once and is found.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let is_ordered = self.ends.windows(2).all(|ends| ends[0] <= ends[1]);
+        if !is_ordered || self.ends.last().map_or(0, |&end| end as usize) != self.bytes.len() {
+            return Err("the ends of keys are not where keys end".to_owned());
+        }
+        if !self.sorted && self.table.len() != self.len() {
+            return Err(format!("{} keys, {} of them in the table", self.len(), self.table.len()));
+        }
+        match (0..self.len() as u32).find(|&key| self.find(self.get(key)) != Some(key)) {
+            Some(lost) => Err(format!("key {lost} is not found by its name")),
+            None => Ok(()),
+        }
+    }
+
     /// How many keys there are.
     pub(super) const fn len(&self) -> usize {
         self.ends.len()

@@ -254,6 +254,19 @@ impl Obj {
         }
     }
 
+    /// Whether each key is there once and is found, and is one of so many.
+    pub(super) fn check(&self, keys: usize) -> Result<(), String> {
+        for (place, entry) in self.entries.iter().enumerate() {
+            if entry.key as usize >= keys {
+                return Err(format!("key {} of {keys}", entry.key));
+            }
+            if self.find(entry.key) != Some(place) {
+                return Err(format!("key {} is there twice or not found", entry.key));
+            }
+        }
+        Ok(())
+    }
+
     /// The keys have other numbers now, in the same order.
     pub(super) fn renumber(&mut self, numbers: &[u32]) {
         self.entries.iter_mut().for_each(|entry| entry.key = numbers[entry.key as usize]);
@@ -292,6 +305,17 @@ impl<T: Default> Slab<T> {
     pub(super) fn take(&mut self, at: u32) -> T {
         self.free.push(at);
         std::mem::take(&mut self.items[at as usize])
+    }
+
+    /// Whether each thing is one of those that are used, given in any order, or free.
+    pub(super) fn check(&self, mut used: Vec<u32>) -> Result<(), String> {
+        used.extend(&self.free);
+        used.sort_unstable();
+        if used.iter().copied().eq(0..self.items.len() as u32) {
+            Ok(())
+        } else {
+            Err(format!("{} things, not each of them used once or free", self.items.len()))
+        }
     }
 
     pub(super) fn at(&self, at: u32) -> &T {

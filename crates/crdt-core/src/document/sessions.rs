@@ -199,6 +199,28 @@ impl Sessions {
         self.rows.len()
     }
 
+    /// Whether each session is there once and is found, and the clock is above what was seen.
+    pub(super) fn check(&self, time: u64) -> Result<(), String> {
+        if self.rows.len() != self.list.len() || self.own as usize >= self.rows.len() {
+            return Err("a session without a row".to_owned());
+        }
+        for (at, row) in (0..).zip(&self.rows) {
+            if self.get(row.sid) != Some(at) {
+                return Err(format!("session {} is there twice or not found", row.sid));
+            }
+            if self.seen_of_any(at).is_some_and(|seen| seen >= time) {
+                return Err(format!("what was seen of {} is above the clock", row.sid));
+            }
+        }
+        let mut peers: Vec<u32> = self.peers.clone();
+        peers.sort_unstable();
+        if !peers.is_sorted_by(|a, b| a < b) || peers.last().is_some_and(|&at| at as usize >= self.rows.len())
+        {
+            return Err("a peer that is there twice or is no session".to_owned());
+        }
+        Ok(())
+    }
+
     /// Bytes that they take, roughly.
     pub(super) fn size_bytes(&self) -> usize {
         let nodes: usize = self.list.iter().map(|session| session.nodes.size_bytes()).sum();

@@ -23,9 +23,9 @@ use crate::{
 pub(super) struct Store {
     pub(super) sessions: Sessions,
     pub(super) nodes: Vec<Node>,
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     /// Nodes that were removed while another node still refers to them.
-    ghosts: HashMap<Id, u32>,
+    pub(super) ghosts: HashMap<Id, u32>,
     pub(super) objs: Slab<Obj>,
     pub(super) vecs: Slab<Vec<u32>>,
     pub(super) sequences: Sequences,

@@ -10,7 +10,10 @@ fn load(last: u64, more: &[u64]) -> Result<Document, LoadError> {
     let sid = SessionId::new(SID).unwrap();
     let mut bulk = Bulk::new(SessionId::new(SID + 1).unwrap(), Order::Logical, &[sid], &[last])?;
     bulk.set_time(last + 1, 0);
-    bulk.set_keys(b"0".repeat(200), (1..=200).collect())?;
+    bulk.set_keys(
+        (100..300).map(|key| key.to_string()).collect::<String>().into_bytes(),
+        (1..=200).map(|at| 3 * at).collect(),
+    )?;
     bulk.begin_tree();
     let id = |time| NativeId { session: 0, time };
     bulk.open(id(1), Kind::Obj, 100)?;
