@@ -3,8 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::oneshot;
+use futures_util::StreamExt;
+use tokio::{sync::oneshot, task::JoinSet};
 
 use super::{Cached, storage::Shared};
 use crate::{
@@ -49,9 +49,12 @@ impl Drop for Ending<'_> {
 }
 
 /// The documents that are being read anew, at most as many as are kept warm. A slow storage holds no change up by them.
+///
+/// Each is a task: one that moved only while this task has nothing else to do could be the next in line for what this task
+/// waits for.
 struct Warmth<'s> {
     shared: &'s Arc<Shared>,
-    on_the_way: FuturesUnordered<BoxFuture<'static, ()>>,
+    on_the_way: JoinSet<()>,
 }
 
 impl Warmth<'_> {
@@ -59,7 +62,7 @@ impl Warmth<'_> {
     fn warm(&mut self, id: DocumentId) {
         if self.on_the_way.len() < self.shared.options.cache_hot_max {
             let shared = Arc::clone(self.shared);
-            self.on_the_way.push(Box::pin(async move { shared.warm(id).await }));
+            self.on_the_way.spawn(async move { shared.warm(id).await });
         }
     }
 }
@@ -75,7 +78,7 @@ async fn follow(
     let mut watch = shared.storage.watch(WatchFilter::default(), WatchFrom::After(position)).await?;
     let mut warming = tokio::time::interval((shared.options.cache_ttl / 2).max(WARMING_MIN));
     warming.tick().await;
-    let mut warmth = Warmth { shared, on_the_way: FuturesUnordered::new() };
+    let mut warmth = Warmth { shared, on_the_way: JoinSet::new() };
     loop {
         if !shared.coherence.is_trusted() {
             match step(shared).await {
@@ -97,7 +100,7 @@ async fn follow(
             _ = warming.tick() => {
                 shared.hot.list().into_iter().for_each(|id| warmth.warm(id));
             }
-            Some(()) = warmth.on_the_way.next() => {}
+            Some(_) = warmth.on_the_way.join_next() => {}
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A cached storage keeps every law, and the promises of its own.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::{pin::pin, sync::atomic::Ordering::SeqCst};
 
 use crdt_core::ClientId;
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use super::*;
@@ -13,9 +14,11 @@ use crate::{
 
 mod failing;
 mod gated;
+mod narrow;
 
 use failing::Failing;
 use gated::Gated;
+use narrow::Narrow;
 
 mod over_memory {
     use super::*;
@@ -341,6 +344,29 @@ async fn hot_documents_are_read_anew_before_somebody_asks() {
     let cold = cached(&inner, StorageOptions { cache_hot_max: 0, ..StorageOptions::default() }).await;
     (0..10).for_each(|_| cold.shared.hot.touch(&id("a")));
     assert_eq!(cold.hot_documents(), []);
+}
+
+/// The turn at the cache came to what is read anew, while the reader of the feed waited for its own behind it.
+#[tokio::test]
+async fn what_is_kept_warm_does_not_keep_the_feed_waiting() {
+    let inner = Gated::open(&StorageOptions::default(), MANY).await;
+    let cache = Arc::new(Narrow::default());
+    let games = CachedStorage::new(inner.clone(), cache.clone(), StorageOptions::default()).await;
+    for _ in 0..10 {
+        n(&games, "a").await;
+    }
+    let turn = cache.door.lock().await;
+    set(&inner.inner, "a", 2).await;
+    until("the feed tells", async || cache.waiting() == 1).await;
+    let mut next = pin!(cache.door.lock());
+    assert!(next.as_mut().now_or_never().is_none());
+    drop(turn);
+    let turn = next.await;
+    until("it is read anew", async || cache.waiting() == 1).await;
+    set(&inner.inner, "a", 3).await;
+    until("the feed tells again", async || cache.waiting() == 2).await;
+    drop(turn);
+    until("each has had its turn", async || n(&games, "a").await == Some(3)).await;
 }
 
 #[tokio::test]
