@@ -305,6 +305,42 @@ impl Folding<'_> {
         Ok(ends)
     }
 
+    /// The first of a peer's patches of a session that is another one here, or is not here. `theirs` are all that it has within
+    /// `want`. What is folded here can't be compared, and is passed over.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub async fn first_different(
+        &self,
+        mut want: Want,
+        theirs: &[PatchRecord],
+    ) -> Result<Option<Timestamp>, SyncError> {
+        let mut theirs = theirs.iter().peekable();
+        while let Some(next) = theirs.peek() {
+            let ours = match self.store.page(&[want], READ_PAGE_BYTES).await? {
+                PatchPage::Records(ours) if ours.is_empty() => return Ok(Some(next.id)),
+                PatchPage::Records(ours) => ours,
+                PatchPage::Compacted => {
+                    let folded = self.contained().await?.get(&want.sid);
+                    if folded <= want.after {
+                        return Err(corrupt("patches beyond the snapshot are said to be in it"));
+                    }
+                    want.after = folded;
+                    while theirs.next_if(|theirs| theirs.last() <= folded).is_some() {}
+                    continue;
+                }
+            };
+            for ours in ours {
+                let theirs = theirs.next().map(|theirs| (theirs.id, theirs.prev, &theirs.patch));
+                if theirs != Some((ours.id, ours.prev, &ours.patch)) {
+                    return Ok(Some(theirs.map_or(ours.id, |(id, ..)| id)));
+                }
+                want.after = ours.last();
+            }
+        }
+        Ok(None)
+    }
+
     /// Opens a peer's snapshot and puts on top of it what this replica has `stored` beyond it, of its own `session` too. Nothing
     /// is kept yet: the bytes must first prove to be a snapshot of what the head says, that our own patches go on top of.
     ///

@@ -89,6 +89,12 @@ fn a_store_that_was_put_back_is_noticed() {
     assert!(print || differed > worlds / 4, "only {differed} of {worlds} tested anything");
 }
 
+/// The peer's patches began with one that was folded here, and those behind it in the same page were not looked at.
+#[test]
+fn what_was_folded_hides_no_other_patch_behind_it() {
+    assert_eq!(World::with_backup(7208, false).run_with_backup(), Ok(true));
+}
+
 #[cfg(feature = "crypto")]
 #[test]
 fn nobody_changes_a_signed_document_without_the_right_to() {

@@ -115,13 +115,7 @@ impl Replica {
     }
 
     pub(crate) fn compare(&self, want: Want, theirs: &[PatchRecord]) -> Input {
-        let ours = match now(self.durable.page(&[want], usize::MAX)).unwrap() {
-            PatchPage::Records(ours) => ours,
-            PatchPage::Compacted => return Input::Compared { upto: want.upto, differs: None },
-        };
-        let different = theirs.iter().zip(&ours).find(|(theirs, ours)| theirs.patch != ours.patch);
-        let differs = different.map(|(theirs, _)| theirs.id);
-        let differs = differs.or_else(|| theirs.get(ours.len()).map(|theirs| theirs.id));
+        let differs = now(self.folding().first_different(want, theirs)).unwrap();
         Input::Compared { upto: want.upto, differs }
     }
 

@@ -8,7 +8,7 @@ use crdt_core::{Patch, Timestamp};
 use super::{Done, Driver, HANDED_MAX};
 use crate::{
     PatchRecord, Want,
-    manager::{SyncError, folding::READ_PAGE_BYTES},
+    manager::SyncError,
     session::{Input, Refusal},
     store::PatchPage,
 };
@@ -82,30 +82,13 @@ impl Driver {
 
     /// Compares a peer's patches of the own session with those in the store. What can't be read is passed over: the peer says
     /// again that it differs.
-    pub(super) async fn compare_own(&mut self, mut want: Want, theirs: &[PatchRecord]) -> Input {
-        let mut theirs = theirs.iter().peekable();
-        while let Some(next) = theirs.peek() {
-            let ours = match self.parts.store.page(&[want], READ_PAGE_BYTES).await {
-                Ok(PatchPage::Records(ours)) => ours,
-                Ok(PatchPage::Compacted) => break,
-                Err(error) => {
-                    self.read_failed(&error.into());
-                    break;
-                }
-            };
-            if ours.is_empty() {
-                return Input::Compared { upto: want.after, differs: Some(next.id) };
-            }
-            for ours in ours {
-                let theirs = theirs.next().map(|theirs| (theirs.id, theirs.prev, &theirs.patch));
-                if theirs != Some((ours.id, ours.prev, &ours.patch)) {
-                    let differs = theirs.map_or(ours.id, |(id, ..)| id);
-                    return Input::Compared { upto: want.after, differs: Some(differs) };
-                }
-                want.after = ours.last();
-            }
-        }
-        Input::Compared { upto: want.upto, differs: None }
+    pub(super) async fn compare_own(&mut self, want: Want, theirs: &[PatchRecord]) -> Input {
+        let compared = self.parts.folding().first_different(want, theirs).await;
+        let differs = compared.unwrap_or_else(|error| {
+            self.read_failed(&error);
+            None
+        });
+        Input::Compared { upto: want.upto, differs }
     }
 
     /// Whether a patch of the own session ends at a time; also if that can't be told.
