@@ -195,7 +195,13 @@ fn take(model: &mut Model, bob: &mut Model, last: &mut Option<Patch>, step: &Ste
         }
         Step::Replace => {
             let own = model.document().session();
-            model.replace_document(bob.document().clone()).unwrap();
+            let before = model.snapshot();
+            if model.replace_document(bob.document().clone()).is_err() {
+                // It lacks what was flushed here.
+                assert!(Arc::ptr_eq(&before, &model.snapshot()));
+                model.flush();
+                model.replace_document(model.fork(session(2)).into_document()).unwrap();
+            }
             assert_eq!(model.document().session(), own);
         }
         Step::Overwrite(edits) => {
