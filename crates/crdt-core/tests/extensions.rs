@@ -78,7 +78,13 @@ fn ordinary_data_is_not_taken_for_an_extension() {
 fn the_extended_view_shows_what_extensions_stand_for() {
     let (mut alice, mut bob) = pair();
     alice.api().obj("").unwrap().set_rich_text("note", "warp and weft").unwrap();
-    alice.api().rich_text("/note").unwrap().mark(0..4, "bold", true, Expand::After).unwrap();
+    alice.api().obj("").unwrap().set_quill("quill", "warp and weft").unwrap();
+    for path in ["/note", "/quill"] {
+        let mut text = alice.api().rich_text(path).unwrap();
+        text.mark(0..4, "bold", true, Expand::After).unwrap();
+        text.mark_also(5..8, "comment", "why?").unwrap();
+        text.split(13, "p", Value::Undefined).unwrap();
+    }
     alice.api().obj("").unwrap().set([("list", Value::from(&json!([1, {"a": "b"}])))]).unwrap();
     alice.api().obj("").unwrap().set_extension("other", Extension::Other(77), PatchBuilder::new_obj).unwrap();
     alice.api().multi_value("/name").unwrap().set("Ada").unwrap();
@@ -89,7 +95,8 @@ fn the_extended_view_shows_what_extensions_stand_for() {
     let mut expected = Value::from(&json!({
         "likes": 5.0,
         "name": ["Ada", {"of": ["Bob"]}],
-        "note": [{"insert": "warp", "attributes": {"bold": true}}, {"insert": " and weft"}],
+        "note": "warp and weft\n",
+        "quill": [{"insert": "warp", "attributes": {"bold": true}}, {"insert": " and weft\n"}],
         "list": [1, {"a": "b"}],
     }));
     if let Value::Map(entries) = &mut expected {

@@ -340,6 +340,20 @@ fn a_constant_that_is_the_same_json_stays() {
     assert_eq!(model.flush(), None);
 }
 
+/// A form that was filled with the view with extensions has the text of a rich text in a field.
+#[test]
+fn the_text_of_a_rich_text_is_edited_and_keeps_its_marks() {
+    let mut model = model("{}");
+    model.api().obj("").unwrap().set_rich_text("note", "warp and weft").unwrap();
+    let mut note = model.api().rich_text("/note").unwrap();
+    note.mark(0..4, "bold", true, crdt_core::model::Expand::After).unwrap();
+    model.api().update("/note", "the warp or weft").unwrap();
+    let spans = model.api().rich_text("/note").unwrap().spans().unwrap();
+    let shown: Vec<_> = spans.iter().map(|span| (span.text.to_string(), span.marks.len())).collect();
+    assert_eq!(shown, [("the ".to_owned(), 0), ("warp".to_owned(), 1), (" or weft".to_owned(), 0)]);
+    assert_eq!(model.document().view_extended().get("note"), Some(&"the warp or weft".into()));
+}
+
 /// A form saves what it was shown: JSON, in which the header of an extension is text.
 #[test]
 fn an_extension_is_left_alone_when_its_tuple_is_saved() {

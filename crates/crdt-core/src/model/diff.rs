@@ -5,7 +5,10 @@
 
 use imara_diff::{Algorithm, Diff, Hunk, InternedInput};
 
-use super::{Api, ArrCursor, BinCursor, EditError, Model, ObjCursor, Path, StrCursor, ValCursor, VecCursor};
+use super::{
+    Api, ArrCursor, BinCursor, EditError, Model, ObjCursor, Path, StrCursor, ValCursor, VecCursor,
+    rich::Reading,
+};
 use crate::{
     Text, Value, Wtf8,
     codec::{cbor, json},
@@ -26,7 +29,8 @@ impl Api<'_> {
     /// Text is edited by character and arrays by element; keys that the target lacks are deleted. Where the kind of value
     /// changes, it is replaced. A constant stays if it is the [same JSON](Value::is_same_json). A counter or another
     /// [extension](super::Extension) is edited by its own cursor only: it stays where the target has what it stands for, or its
-    /// tuple, of whatever age, and is replaced where the target has something else.
+    /// tuple, of whatever age, and is replaced where the target has something else. Of a rich text the text is edited where the
+    /// target is one, and its marks stay.
     ///
     /// ```
     /// use crdt_core::{Model, SessionId, Value};
@@ -150,10 +154,18 @@ fn update(model: &mut Model, node: u32, target: &Value) -> Result<Outcome, EditE
             true => Outcome::Done,
             false => Outcome::Replace,
         },
-        (Kind::Vec, target) if here.extension().is_some() => match is_extension(model, node, target) {
-            true => Outcome::Done,
-            false => Outcome::Replace,
-        },
+        (Kind::Vec, target) if here.extension().is_some() => {
+            let rich =
+                Reading::of(&model.doc, here).and_then(|rich| rich.node().ok()).map(|text| text.number());
+            match (rich, target) {
+                _ if is_extension(model, node, target) => Outcome::Done,
+                (Some(text), Value::Text(target)) => {
+                    StrCursor::new(model, text).update(target.as_wtf8())?;
+                    Outcome::Done
+                }
+                _ => Outcome::Replace,
+            }
+        }
         (Kind::Val, target) => {
             // Others can put registers into each other as deep as they like.
             let (mut innermost, mut child) = (here, here.child());

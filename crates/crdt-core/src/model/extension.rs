@@ -68,10 +68,14 @@ impl<'d> NodeRef<'d> {
 
 impl Document {
     /// The document as a JSON value like [`view`](Self::view), but with extensions as what they stand for: a counter as its
-    /// sum, a multi-value register as the array of its values, a rich text as a Quill delta. Extensions that are not known
-    /// here stay the tuples that they are. It is what [`json-joy`](https://www.npmjs.com/package/json-joy) shows once its
-    /// extensions are registered, but for [`Extension::Peritext`], of which that shows the text without its marks; `view` is what
-    /// it shows before, and shows every document without loss.
+    /// sum, a multi-value register as the array of its values, a rich text as its text, one of the Quill editor as a delta.
+    /// Extensions that are not known here stay the tuples that they are. It is what
+    /// [`json-joy`](https://www.npmjs.com/package/json-joy) shows once its extensions are registered; `view` is what it shows
+    /// before, and shows every document without loss.
+    ///
+    /// Of rich text that is less than there is: of a [`Extension::Peritext`] no marks, of a [`Extension::QuillDelta`] neither
+    /// blocks nor marks that stand beside others. [`RichTextCursor`](super::RichTextCursor) has all of it, as spans, as blocks
+    /// and as a delta ([`to_quill`](super::RichTextCursor::to_quill)). A mark in a delta that says nothing says `true` here.
     ///
     /// ```
     /// use crdt_core::{Model, SessionId, Value};
@@ -99,8 +103,11 @@ impl Document {
         match (extension, data.kind()) {
             (Extension::Counter, Kind::Obj) => Some(Shown::Value(sum(data).into())),
             (Extension::MultiValue, Kind::Arr) => Some(Shown::Node(data.number())),
-            (Extension::Peritext | Extension::QuillDelta, Kind::Vec) => {
-                let delta = Reading::of(self, node)?.to_quill().ok()?;
+            (Extension::Peritext, Kind::Vec) => {
+                Some(Shown::Node(Reading::of(self, node)?.node().ok()?.number()))
+            }
+            (Extension::QuillDelta, Kind::Vec) => {
+                let delta = Reading::of(self, node)?.inline_quill().ok()?;
                 Some(Shown::Value(delta.iter().map(super::QuillOp::to_value).collect()))
             }
             _ => None,

@@ -298,6 +298,46 @@ const handlers = {
     txt.editor.delCursors();
     return {before, after: blocks(), patch: hex(model.api.flush().toBinary())};
   },
+  /**
+   * A document whose root is a rich text: the view with extensions, and the text in pieces with what the overlay has there,
+   * each tag with all that is said; the same after edits of json-joy's own.
+   */
+  richText: ({data, edits}) => {
+    const {ModelWithExt} = require('json-joy/lib/json-crdt-extensions');
+    const {Inline} = require('json-joy/lib/json-crdt-extensions/peritext/block/Inline');
+    const {Peritext} = require('json-joy/lib/json-crdt-extensions/peritext');
+    const model = ModelWithExt.load(unhex(data), 300000);
+    const node = model.s.toExt().node;
+    const txt = new Peritext(model, node.text(), node.slices());
+    const shown = () => {
+      const {overlay} = txt;
+      overlay.refresh(true);
+      const pieces = [];
+      const next = overlay.tuples0(undefined);
+      for (let tuple; (tuple = next()); ) {
+        const [p1, p2] = tuple;
+        let text = '';
+        overlay.chunkSlices0(undefined, p1, p2, (chunk, off, len) => {
+          if (chunk.data) text += chunk.data.slice(off, off + len);
+        });
+        const attr = Object.entries(new Inline(txt, p1, p2, p1, p2).attr());
+        if (text) pieces.push([text, Object.fromEntries(attr.map(([tag, all]) => [tag, all.map(({slice}) => slice.data())]))]);
+      }
+      return {view: view(model), pieces: hex(cbor.encode(pieces))};
+    };
+    const before = shown();
+    for (const [what, ...of] of edits) {
+      if (what === 'ins') txt.insAt(...of);
+      else if (what === 'del') txt.strApi().del(...of);
+      else {
+        // A side is 0 before a character and 1 after it.
+        const [from, to, start, end, type, said] = of;
+        txt.savedSlices[what](txt.range(txt.pointIn(from, start), txt.pointIn(to, end)), type, said);
+      }
+    }
+    const patch = model.api.flush();
+    return {before, after: shown(), patch: hex(patch.toBinary())};
+  },
   /** Reads a patch from one form and writes it in all. */
   patch: ({form, data}) => {
     const bytes = unhex(data);

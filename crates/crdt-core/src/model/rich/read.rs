@@ -29,7 +29,7 @@ impl<'d> Reading<'d> {
         is_rich.then(|| Self { doc, text: text.id(), slices: slices.id() })
     }
 
-    pub(super) fn node(&self) -> Result<NodeRef<'d>, EditError> {
+    pub(in crate::model) fn node(&self) -> Result<NodeRef<'d>, EditError> {
         self.doc.node(self.text).ok_or(EditError::Removed(self.text))
     }
 
@@ -168,8 +168,21 @@ impl<'d> Reading<'d> {
     ///
     /// # Errors
     /// [`EditError::Removed`]
-    pub(in crate::model) fn to_quill(&self) -> Result<Vec<QuillOp>, EditError> {
-        let slices = self.slices();
+    pub(super) fn to_quill(&self) -> Result<Vec<QuillOp>, EditError> {
+        self.quill_of(&self.slices())
+    }
+
+    /// The same as json-joy shows it: with the marks of which the youngest one holds, and no others.
+    ///
+    /// # Errors
+    /// [`EditError::Removed`]
+    pub(in crate::model) fn inline_quill(&self) -> Result<Vec<QuillOp>, EditError> {
+        let mut slices = self.slices();
+        slices.retain(|slice| matches!(slice.stacking, Stacking::One | Stacking::Erase));
+        self.quill_of(&slices)
+    }
+
+    fn quill_of(&self, slices: &[Slice]) -> Result<Vec<QuillOp>, EditError> {
         let units: Vec<u16> = self.text().as_wtf8().utf16().collect();
         let doc = self.doc;
         let mut markers: std::collections::BTreeMap<usize, Vec<(Text, Value)>> = Default::default();
@@ -195,7 +208,7 @@ impl<'d> Reading<'d> {
                 _ => ops.push(QuillOp::Insert(text, marks)),
             }
         };
-        for (range, marks) in self.marked(&slices)? {
+        for (range, marks) in self.marked(slices)? {
             let mut from = range.start;
             for (&at, marker) in markers.range(range.clone()) {
                 push(from..at, marks.clone());
