@@ -233,6 +233,9 @@ pub enum SyncMessage {
         /// client's store. The client sends it if it still has the patches; else nothing that it makes on top of them can
         /// ever be taken in here, and it begins anew.
         lacks: Vec<Want>,
+        /// Whether that is taken back from the client. Where patches carry proofs or links, which clients do not keep, only
+        /// the node's peers can bring it: the client gives them a while, and then begins anew.
+        takes_back: bool,
     },
 }
 

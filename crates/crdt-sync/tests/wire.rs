@@ -102,10 +102,20 @@ fn messages() -> impl Strategy<Value = SyncMessage> {
             offset
         }),
         vectors().prop_map(|vector| SyncMessage::Ahead { vector }),
-        (any::<u64>(), 0u64..1 << 40, prop::collection::vec(want(), 0..5)).prop_map(
-            |(store, sessions, lacks)| SyncMessage::Welcome { store: StoreId::new(store), sessions, lacks }
+        (any::<u64>(), 0u64..1 << 40, prop::collection::vec(want(), 0..5), any::<bool>()).prop_map(
+            |(store, sessions, lacks, takes_back)| SyncMessage::Welcome {
+                store: StoreId::new(store),
+                sessions,
+                lacks,
+                takes_back
+            }
         ),
-        (0u64..1 << 40).prop_map(|sessions| SyncMessage::Welcome { store: None, sessions, lacks: vec![] }),
+        (0u64..1 << 40).prop_map(|sessions| SyncMessage::Welcome {
+            store: None,
+            sessions,
+            lacks: vec![],
+            takes_back: true
+        }),
         (prop::collection::vec(links(), 0..4), any::<u64>())
             .prop_map(|(heads, digest)| SyncMessage::Heads { heads, digest }),
         (id.clone(), prop::collection::vec(links(), 0..4), vectors(), 0u64..1 << 40)

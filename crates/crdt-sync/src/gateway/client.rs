@@ -133,8 +133,8 @@ pub struct ClientSession {
     options: ClientOptions,
     node: PeerId,
     store: Option<StoreId>,
-    /// Whether clients are told what of theirs the store lacks, so that they bring it.
-    asks_back: bool,
+    /// Whether clients bring back what of theirs the store lacks.
+    takes_back: bool,
     /// Who the client is; `None` until it has said what it has.
     client: Option<PeerId>,
     /// What the client has, or has been sent.
@@ -178,7 +178,7 @@ impl ClientSession {
             options,
             node,
             store: None,
-            asks_back: true,
+            takes_back: true,
             client: None,
             has: StateVector::new(),
             stored: StateVector::new(),
@@ -203,10 +203,10 @@ impl ClientSession {
     }
 
     /// The same in a group whose patches carry what clients do not keep: proofs, or links. What clients brought back would be
-    /// other patches than the peers have under the same times, so they are not asked for what the store lacks.
+    /// other patches than the peers have under the same times, so it is the peers that bring what the store lacks.
     #[must_use]
     pub fn without_what_was_lost(mut self) -> Self {
-        self.asks_back = false;
+        self.takes_back = false;
         self
     }
 
@@ -276,9 +276,9 @@ impl ClientSession {
                 }
                 self.client = Some(from);
                 // What was acknowledged and is gone has to come back, or whatever follows it waits for ever.
-                let lacks = if self.asks_back { Want::missing(&self.stored, &vector) } else { Vec::new() };
-                let (store, sessions) = (self.store, self.stored.len() as u64);
-                self.send(&SyncMessage::Welcome { store, sessions, lacks });
+                let lacks = Want::missing(&self.stored, &vector);
+                let (store, sessions, takes_back) = (self.store, self.stored.len() as u64, self.takes_back);
+                self.send(&SyncMessage::Welcome { store, sessions, lacks, takes_back });
                 self.has = vector;
                 self.compare();
                 self.tell_caught_up = true;

@@ -36,6 +36,7 @@ const DIGEST_CONTENT: u8 = 16;
 const VOUCHED: u8 = 17;
 const SIGNED: u8 = 18;
 const WELCOME: u8 = 19;
+const WELCOME_TAKES_NOTHING: u8 = 20;
 
 pub(super) fn patch(record: &PatchRecord) -> Bytes {
     let mut out = Vec::with_capacity(record.len_bytes());
@@ -161,8 +162,8 @@ pub(super) fn sync(from: &PeerId, message: &SyncMessage) -> Bytes {
             out.push(AHEAD);
             put_vector(&mut out, vector);
         }
-        SyncMessage::Welcome { store, sessions, lacks } => {
-            out.push(WELCOME);
+        SyncMessage::Welcome { store, sessions, lacks, takes_back } => {
+            out.push(if *takes_back { WELCOME } else { WELCOME_TAKES_NOTHING });
             out.extend_from_slice(&store.map_or(0, StoreId::get).to_be_bytes());
             put_vu57(&mut out, *sessions);
             put_list(&mut out, lacks, put_want);
@@ -234,10 +235,11 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
             SyncMessage::Sketch { id, digest, entries, symbols }
         }
         AHEAD => SyncMessage::Ahead { vector: read_vector(&mut r)? },
-        WELCOME => SyncMessage::Welcome {
+        kind @ (WELCOME | WELCOME_TAKES_NOTHING) => SyncMessage::Welcome {
             store: StoreId::new(r.big_endian(8, "the id of a store")?),
             sessions: r.vu57("a count")?,
             lacks: read_list(&mut r, 3, read_want)?,
+            takes_back: kind == WELCOME,
         },
         OFFER => {
             let (id, vector) = (r.vu57("an id")?, read_vector(&mut r)?);

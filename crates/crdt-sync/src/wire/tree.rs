@@ -110,9 +110,12 @@ pub(super) fn sync_message(
             fields.push(("vector", vector(more)));
             "ahead"
         }
-        SyncMessage::Welcome { store, sessions, lacks } => {
+        SyncMessage::Welcome { store, sessions, lacks, takes_back } => {
             fields.extend(store.map(|store| ("store", hash(store.get()))));
             fields.extend([("sessions", Value::from(*sessions)), ("lacks", wants(lacks))]);
+            if !takes_back {
+                fields.push(("takesBack", (*takes_back).into()));
+            }
             "welcome"
         }
         SyncMessage::Heads { heads, digest } => {
@@ -154,6 +157,7 @@ pub(super) fn read_sync_message(value: &Value) -> Result<(PeerId, SyncMessage), 
             store: if fields.has("store") { StoreId::new(fields.hash("store")?) } else { None },
             sessions: fields.number("sessions")?,
             lacks: fields.wants("lacks")?,
+            takes_back: !fields.has("takesBack") || fields.bool("takesBack")?,
         },
         "heads" => SyncMessage::Heads { heads: fields.links("heads")?, digest: fields.hash("digest")? },
         "walk" => SyncMessage::Walk {

@@ -26,8 +26,8 @@ class Socket {
 const last = () => /** @type {any} */ (Socket.made.at(-1));
 
 /** The node's first word, from a store with so many sessions that lacks this: `[session, after, upto]`, each below 128. */
-const welcome = (store = 1, sessions = 0, lacks = /** @type {number[][]} */ ([])) => ({
-  data: Uint8Array.of(2, 1, 110, 19, 0, 0, 0, 0, 0, 0, 0, store, sessions, lacks.length, ...lacks.flat()).buffer,
+const welcome = (store = 1, sessions = 0, lacks = /** @type {number[][]} */ ([]), kind = 19) => ({
+  data: Uint8Array.of(2, 1, 110, kind, 0, 0, 0, 0, 0, 0, 0, store, sessions, lacks.length, ...lacks.flat()).buffer,
 });
 const caughtUp = () => ({ data: Uint8Array.of(2, 1, 110, 1, 0, 0, 0, 0, 0, 0, 0, 0).buffer });
 
@@ -122,6 +122,36 @@ test("a node that lacks what a window is built on is asked a few times, sent not
     assert.equal(Socket.made.length, i + 1);
   }
   meets();
+  assert.deepEqual(stores, ["0000000000000007"]);
+  mock.timers.reset();
+});
+
+test("where only other nodes can bring back what was lost they are given longer, and what they brought is gone on with", () => {
+  const { replica, link, type } = start();
+  replica.vector = new Map([[5, 9]]);
+  type("typed");
+  /** @type {string[]} */
+  const stores = [];
+  link.addEventListener("strange", (event) => stores.push(/** @type {CustomEvent} */ (event).detail));
+  link.connect();
+  const meets = (/** @type {number[][]} */ ...lacks) => {
+    last().onopen();
+    last().onmessage(welcome(7, 1, lacks, 20));
+    return last().sent.length - 1;
+  };
+  const again = (/** @type {number} */ times) => {
+    for (let i = 0; i < times; i++) {
+      assert.equal(meets([5, 3, 9]), 0, "nothing is brought back or sent on top");
+      assert.deepEqual(stores, []);
+      mock.timers.tick(2000);
+    }
+  };
+  again(17);
+  assert.equal(meets(), 1, "it is there again, so what was typed is sent");
+  last().onclose({ code: 1006, reason: "" });
+  mock.timers.tick(5000);
+  again(17);
+  meets([5, 3, 9]);
   assert.deepEqual(stores, ["0000000000000007"]);
   mock.timers.reset();
 });

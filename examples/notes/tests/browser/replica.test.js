@@ -18,9 +18,11 @@ test("messages are the bytes that the format says", () => {
 
 test("a welcome is the bytes that the format says", () => {
   const welcome = Buffer.from("0204" + "6e6f6465" + "13" + "00000000000000ff" + "02" + "01" + "808004" + "0305", "hex");
-  assert.deepEqual(decode(welcome), { kind: "welcome", store: "00000000000000ff", sessions: 2, lacks: [{ sid: 65_536, after: 3, upto: 5 }] });
+  assert.deepEqual(decode(welcome), { kind: "welcome", store: "00000000000000ff", sessions: 2, lacks: [{ sid: 65_536, after: 3, upto: 5 }], takesBack: true });
   const unnamed = Buffer.from("0204" + "6e6f6465" + "13" + "00".repeat(8) + "0000", "hex");
-  assert.deepEqual(decode(unnamed), { kind: "welcome", store: undefined, sessions: 0, lacks: [] });
+  const takesNothing = Buffer.from("0204" + "6e6f6465" + "14" + "00".repeat(8) + "0000", "hex");
+  assert.deepEqual(decode(takesNothing), { kind: "welcome", store: undefined, sessions: 0, lacks: [], takesBack: false });
+  assert.deepEqual(decode(unnamed), { kind: "welcome", store: undefined, sessions: 0, lacks: [], takesBack: true });
 });
 
 test("messages that are cut anywhere, or none, are refused", () => {
@@ -203,6 +205,40 @@ test("a store that lacks what a window is built on is strange to it, and gets no
     void other.connect(program).catch(() => {});
     await again;
     assert.equal((await program.note()).text, "another text\n");
+  } finally {
+    await program.stop();
+  }
+});
+
+test("a node of a group with the DAG is brought nothing back, and its window can go on anew", async () => {
+  const program = await Program.start("--dag");
+  try {
+    const first = new Client("first");
+    await first.connect(program);
+    first.types(0, "seen");
+    await first.saved();
+    await first.disconnect();
+    await program.kill();
+    await program.empty();
+    await program.restart();
+    const strange = new Promise((resolve) => first.replica.addEventListener("strange", resolve));
+    void first.connect(program).catch(() => {});
+    const { detail } = await strange;
+    assert.ok(detail.isAwaited);
+    assert.notEqual(detail.store, first.replica.store);
+    assert.equal((await program.note()).text, "");
+    const anew = new Client("anew");
+    await anew.connect(program);
+    anew.types(0, "new");
+    await anew.saved();
+    // Nothing is lacking: what is unsent is sent as ever.
+    await anew.disconnect();
+    anew.types(3, "er");
+    await anew.connect(program);
+    await anew.saved();
+    const late = new Client("late");
+    await late.connect(program);
+    assert.equal(late.replica.text("text"), "newer");
   } finally {
     await program.stop();
   }

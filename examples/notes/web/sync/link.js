@@ -14,6 +14,8 @@ const REFUSED = 1008;
  * from other nodes. With the pauses between, which double up to the longest, it takes 2 to 5 seconds.
  */
 const STRANGE_TRIES = 6;
+/** The same where only other nodes can bring it, which may be about to start as well: it takes a quarter to half a minute. */
+const AWAITED_TRIES = 18;
 const PAUSE_STRANGE_MS = 2000;
 /** The pause after a node has refused a window that sends it nothing but what it has and who it is. */
 const PAUSE_REFUSED_MS = 60_000;
@@ -50,7 +52,7 @@ export class Link extends EventTarget {
     const detail = (/** @type {Event} */ event) => /** @type {CustomEvent} */ (event).detail;
     replica.addEventListener("send", (event) => detail(event).messages.forEach((/** @type {Uint8Array} */ message) => this.#send(message)));
     replica.addEventListener("welcome", () => (this.#strange = 0));
-    replica.addEventListener("strange", (event) => this.#meets(detail(event).store));
+    replica.addEventListener("strange", (event) => this.#meets(detail(event)));
     replica.addEventListener("caught-up", () => {
       this.#failures = 0;
       this.#is("live");
@@ -109,10 +111,10 @@ export class Link extends EventTarget {
     }
   }
 
-  /** @param {string | undefined} store */
-  #meets(store) {
+  /** @param {{ store: string | undefined, isAwaited?: boolean }} met */
+  #meets({ store, isAwaited = false }) {
     this.#strange += 1;
-    if (this.#strange >= STRANGE_TRIES) this.#isStrange(store);
+    if (this.#strange >= (isAwaited ? AWAITED_TRIES : STRANGE_TRIES)) this.#isStrange(store);
     else if (this.#socket) this.#drop(this.#socket, Math.min(PAUSE_STRANGE_MS, PAUSE_MIN_MS * 2 ** (this.#strange - 1)));
   }
 

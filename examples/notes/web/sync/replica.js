@@ -147,7 +147,7 @@ export class Replica extends EventTarget {
    * Takes in a message of the node. Tells `remote` (entries to keep) or `snapshot` when the document changed by others,
    * `acknowledged` when patches are durable, `welcome` when the node's store is one to go on with, `caught-up`, and `presence`.
    * `strange` is told with the id of a store that lacks what this replica is built on, and that nobody here can bring back:
-   * what is typed here could never be taken in there.
+   * what is typed here could never be taken in there. With `isAwaited` it is for the node's peers to bring it.
    *
    * @param {Uint8Array} bytes
    */
@@ -173,8 +173,10 @@ export class Replica extends EventTarget {
     }
   }
 
-  /** @param {{ store: string | undefined, sessions: number, lacks: import("./wire.js").Want[] }} greeted */
-  #welcomed({ store, sessions, lacks }) {
+  /** @param {{ store: string | undefined, sessions: number, lacks: import("./wire.js").Want[], takesBack: boolean }} greeted */
+  #welcomed({ store, sessions, lacks, takesBack }) {
+    // Without its proofs and links it would not be what the node's peers have: they bring it, if there are any.
+    if (!takesBack && lacks.length > 0) return this.#tell("strange", { store, isAwaited: true });
     // Two texts of one name are not to be mixed. A session is drawn once: stores that share one have a common past.
     const isKin = lacks.length === 0 || sessions === 0 || (store !== undefined && store === this.store) || lacks.length < this.vector.size || lacks.some(({ after }) => after > 0);
     const lost = isKin ? this.#find(lacks) : undefined;

@@ -15,6 +15,7 @@ const OFFER = 6;
 const PART = 8;
 const DIGEST = 1;
 const WELCOME = 19;
+const WELCOME_TAKES_NOTHING = 20;
 
 const HERE = 1;
 
@@ -144,7 +145,7 @@ export function encodePresence(name, shown) {
  * @param {Uint8Array} bytes
  * @returns {{ kind: "state", vector: Vector } | { kind: "patches", records: { gap: number, patch: Uint8Array }[] }
  *   | { kind: "offer", vector: Vector, length: number, hash: string } | { kind: "part", hash: string, offset: number, bytes: Uint8Array }
- *   | { kind: "welcome", store: string | undefined, sessions: number, lacks: Want[] }
+ *   | { kind: "welcome", store: string | undefined, sessions: number, lacks: Want[], takesBack: boolean }
  *   | { kind: "digest" } | { kind: "presence", peer: string, here: boolean, shown: Uint8Array }}
  */
 export function decode(bytes) {
@@ -164,10 +165,11 @@ export function decode(bytes) {
     case STATE:
     case STATE_REPLY:
       return { kind: "state", vector: r.vector() };
-    case WELCOME: {
+    case WELCOME:
+    case WELCOME_TAKES_NOTHING: {
       const [store, sessions, lacks] = [r.hash(), r.vu57(), /** @type {Want[]} */ ([])];
       for (let left = r.vu57(); left > 0; left--) lacks.push({ sid: r.vu57(), after: r.vu57(), upto: r.vu57() });
-      return { kind: "welcome", store: /[^0]/.test(store) ? store : undefined, sessions, lacks };
+      return { kind: "welcome", store: /[^0]/.test(store) ? store : undefined, sessions, lacks, takesBack: kind === WELCOME };
     }
     case PATCHES: {
       r.vu57();
