@@ -4,7 +4,7 @@
 //! with `needs ` run in a second pass, by their exact names, once their needs are met. So no source has to be
 //! parsed to know what a test needs, and a macro may make the test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -97,7 +97,7 @@ impl Runner<'_> {
         let ignored = ignored(&ended.output);
         let mut counts = count(&ended.output, ended.success);
         counts.skipped -= ignored.len().min(counts.skipped);
-        Ok((Found { counts, output: ended.output, notes: Vec::new() }, ignored))
+        Ok((Found { counts, output: without_passed(&ended.output), notes: Vec::new() }, ignored))
     }
 
     /// Second pass: the named tests of those that were left out.
@@ -106,11 +106,15 @@ impl Runner<'_> {
         command.args(["--ignored", "--exact"]).args(names);
         let log = self.logs.join(format!("test-{}-{}-services.log", program.package, program.name));
         let ended = run(&mut command, &log, TESTS_TIME_MAX)?;
+        let mut output = without_passed(&ended.output);
         let mut counts = count(&ended.output, ended.success);
-        // A name that the program no longer knows would otherwise just not be there.
-        let missing = names.len().saturating_sub(counts.passed + counts.failed + counts.skipped);
-        counts.failed += missing;
-        Ok(Found { counts, output: ended.output, notes: Vec::new() })
+        if counts.passed + counts.failed + counts.skipped < names.len() {
+            // It was killed, or no longer knows a name: neither would be seen by what it says.
+            let others = not_passed(names, &ended.output);
+            counts = Counts { passed: names.len() - others.len(), failed: others.len(), skipped: 0 };
+            others.iter().for_each(|name| output.push_str(&format!("did not pass: {name}\n")));
+        }
+        Ok(Found { counts, output, notes: Vec::new() })
     }
 
     /// The environment that cargo gives a test, and the services.
@@ -148,6 +152,19 @@ pub(crate) fn count(output: &str, success: bool) -> Counts {
         counts.failed = 1;
     }
     counts
+}
+
+/// What a person has to read of a failed program: not the hundred tests that passed.
+fn without_passed(output: &str) -> String {
+    let passed = |line: &str| line.starts_with("test ") && line.ends_with(" ... ok");
+    output.lines().filter(|line| !passed(line)).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Of these tests, those of which a program did not say that they passed.
+fn not_passed<'a>(names: &[&'a str], output: &str) -> Vec<&'a str> {
+    let passed: HashSet<&str> =
+        output.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... ok")).collect();
+    names.iter().copied().filter(|name| !passed.contains(name)).collect()
 }
 
 /// The lines `test NAME ... ignored, REASON`.
@@ -189,6 +206,14 @@ test result: FAILED. 1 passed; 1 failed; 2 ignored; 0 measured; 3 filtered out; 
     fn a_program_that_dies_without_a_result_is_a_failure() {
         assert_eq!(count("thread panicked while panicking. aborting.", false).failed, 1);
         assert_eq!(count("test result: ok. 3 passed; 0 failed; 0 ignored", false).failed, 1);
+    }
+
+    #[test]
+    fn what_did_not_end_is_named_and_what_passed_is_not_printed() {
+        let killed =
+            "running 3 tests\ntest a ... ok\ntest b has been running for over 60 seconds\ntest c ... ok\n";
+        assert_eq!(not_passed(&["a", "b", "c"], killed), ["b"]);
+        assert_eq!(without_passed(killed), "running 3 tests\ntest b has been running for over 60 seconds\n");
     }
 
     #[test]
