@@ -106,13 +106,22 @@ macro_rules! conformance_tests {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $law() {
                 let (store, _keep) = $make().await;
-                $crate::conformance::$law(std::sync::Arc::new(store)).await;
+                let law = $crate::conformance::$law(std::sync::Arc::new(store));
+                $crate::conformance::in_time(law).await;
             }
     };
 }
 
 /// How long a law waits for something that has to come before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a whole law may take, wherever it waits: a storage that hangs has failed it.
+const LAW_TIME_MAX: Duration = Duration::from_secs(120);
+
+#[doc(hidden)]
+pub async fn in_time(law: impl Future<Output = ()>) {
+    tokio::time::timeout(LAW_TIME_MAX, law).await.expect("the storage stands still");
+}
 
 async fn collection(store: &Arc<dyn Store>) -> Arc<dyn Storage> {
     store.collection("games", StorageOptions::default()).await.unwrap()

@@ -8,7 +8,7 @@ use mongodb::{
 
 use super::{
     claim::CLAIM_AFTER,
-    failure::{Failure, is_duplicate, is_passing, is_refusal, is_too_large},
+    failure::{Failure, Tolerance, has_failed_inside, is_duplicate, is_refusal, is_too_large},
     plan::{How, Planned},
     record::{Mark, Stored, WriteId, check_event, encode_mark, event_version},
     relay::{Key, Moved},
@@ -97,6 +97,7 @@ impl MongoStorage {
         let mut outdated = false;
         let mut made_room = false;
         let mut backoff = Backoff::new(&self.options);
+        let mut tolerance = Tolerance::default();
         loop {
             let attempted = match remembered.take() {
                 Some(found) => match self.attempt_remembered(&key, options, found, &mut tries, verb).await {
@@ -121,7 +122,7 @@ impl MongoStorage {
                         return Err(StorageError::RetriesExhausted { attempts: backoff.attempts() });
                     }
                 }
-                Err(Failure::Driver(error)) if is_passing(&error) => {
+                Err(Failure::Driver(error)) if tolerance.bears(&error) => {
                     tracing::debug!(%error, document = %id, "sending it again");
                     tokio::time::sleep(CUT_PAUSE).await;
                 }
@@ -267,7 +268,8 @@ impl MongoStorage {
             Ok(true) => Ok(Some(self.answered(key, planned, found, tries))),
             Ok(false) => Ok(None),
             Err(error) => {
-                if !matches!(&error, Failure::Driver(error) if is_refusal(error)) {
+                if !matches!(&error, Failure::Driver(error) if is_refusal(error) && !has_failed_inside(error))
+                {
                     tries.unsure = Some(Unsure { base: found.version, planned, refused: false });
                 }
                 Err(error)

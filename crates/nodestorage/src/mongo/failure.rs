@@ -56,6 +56,28 @@ pub fn is_passing(error: &Error) -> bool {
         }
 }
 
+/// How often a server that fails inside is asked again.
+pub const INSIDE_FAILURES_MAX: u32 = 3;
+
+/// The server met an error of its own, `InternalError` or `UnknownError`: that says neither whether it has done what it
+/// was asked for, nor whether it would fail again.
+pub(super) fn has_failed_inside(error: &Error) -> bool {
+    matches!(code(error), Some(1 | 8))
+}
+
+/// Whether a command is worth sending again: always after what passes, a few times to a server that fails inside.
+#[derive(Debug, Default)]
+pub(super) struct Tolerance {
+    failed_inside: u32,
+}
+
+impl Tolerance {
+    pub(super) fn bears(&mut self, error: &Error) -> bool {
+        self.failed_inside += u32::from(has_failed_inside(error));
+        is_passing(error) || has_failed_inside(error) && self.failed_inside <= INSIDE_FAILURES_MAX
+    }
+}
+
 /// The server, or the driver before it sends anything, says that it has not done what it was asked for. A failure that passes is
 /// none, and neither is one to keep what was done at other members of a replica set.
 pub(super) fn is_refusal(error: &Error) -> bool {

@@ -56,6 +56,7 @@ pub use mongodb as driver;
 
 pub use self::{
     commit::OUTBOX_MAX,
+    failure::INSIDE_FAILURES_MAX,
     failure::is_passing,
     producers::PRODUCERS_MAX,
     relay::{QUEUE_BYTES_MAX, QUEUE_MAX},

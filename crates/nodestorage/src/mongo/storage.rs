@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{
     Handle, Shared,
     commit::{OUTBOX_MAX, Verb},
-    failure::{Failure, is_passing, of_driver},
+    failure::{Failure, Tolerance, of_driver},
     record::{Mark, Stored, WriteId, decode_event, event_bytes, is_ours, shown, whole},
     relay::{Key, Moved},
     value::{self, count},
@@ -112,16 +112,19 @@ impl MongoStorage {
         }
     }
 
-    /// Repeats a reading whose connection was cut, for as long as an operation may take.
+    /// Repeats a reading whose connection was cut, for as long as an operation may take, and one at which the server failed.
     pub(super) async fn reading<T, F>(&self, read: impl Fn() -> F + Send) -> Result<T, StorageError>
     where
         F: Future<Output = Result<T, Failure>> + Send,
     {
         self.check_open()?;
         retry::within(self.options.operation_timeout, async {
+            let mut tolerance = Tolerance::default();
             loop {
                 match read().await {
-                    Err(Failure::Driver(error)) if is_passing(&error) => tokio::time::sleep(CUT_PAUSE).await,
+                    Err(Failure::Driver(error)) if tolerance.bears(&error) => {
+                        tokio::time::sleep(CUT_PAUSE).await;
+                    }
                     read => return read.map_err(StorageError::from),
                 }
             }

@@ -1,10 +1,13 @@
 //! A server for tests: the one that `MONGODB_URI` names, else one that is started for the test and ends with it.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -101,6 +104,37 @@ fn address(port: u16) -> String {
     format!("mongodb://127.0.0.1:{port}/?directConnection=true")
 }
 
+/// The lines that another program prints. Each is waited for so long and no longer: who hangs fails its test, and
+/// does not hold up the others. They are read to the end whether anybody waits or not, so that the pipe is never full.
+pub struct Lines(mpsc::Receiver<String>);
+
+impl Lines {
+    /// Of a child's output.
+    pub fn of(output: impl Read + Send + 'static) -> Self {
+        let (say, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = say.send(line);
+            }
+        });
+        Self(said)
+    }
+
+    /// The next line; `None` when the program has ended.
+    ///
+    /// # Panics
+    /// When none comes within that time.
+    pub fn next_within(&self, patience: Duration) -> Option<String> {
+        match self.0.recv_timeout(patience) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("a program that was started said nothing for {patience:?}")
+            }
+        }
+    }
+}
+
 #[expect(
     clippy::zombie_processes,
     reason = "whoever takes the child waits for it; a panic here ends the test"
@@ -139,13 +173,10 @@ fn launch(folder: &Path, port: u16) -> (Child, u16) {
         wait_for(&mut child, port);
         return (child, port);
     }
-    let output = child.stdout.take().expect("it is piped");
-    let mut lines = BufReader::new(output).lines();
+    let lines = Lines::of(child.stdout.take().expect("it is piped"));
     loop {
-        let line = lines.next().expect("the server ended before it was ready").expect("text");
+        let line = lines.next_within(START_MAX).expect("the server ended before it was ready");
         if let Some((_, port)) = line.rsplit_once(':').filter(|_| line.contains("listening on")) {
-            // Whatever it says from here on is read by nobody and must not fill the pipe.
-            std::thread::spawn(move || lines.for_each(drop));
             return (child, port.trim().parse().expect("a port"));
         }
     }

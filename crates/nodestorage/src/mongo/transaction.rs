@@ -11,7 +11,7 @@ use mongodb::{
 };
 
 use super::{
-    failure::{Failure, has_no_transactions, is_duplicate, is_passing},
+    failure::{Failure, has_failed_inside, has_no_transactions, is_duplicate, is_passing},
     plan::Planned,
     record::{Stored, WriteId, check_event},
     relay::Moved,
@@ -264,7 +264,9 @@ impl Ground for MongoStorage {
                 backend: "MongoDB",
             }),
             // What is known of a commit has been told; before it nothing is written.
-            Err(Failure::Driver(error)) if is_conflict(&error) || is_passing(&error) => {
+            Err(Failure::Driver(error))
+                if is_conflict(&error) || is_passing(&error) || has_failed_inside(&error) =>
+            {
                 let _ = session.abort_transaction().await;
                 Ok(Commit::Conflict(error.to_string()))
             }

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -13,7 +13,8 @@ use std::{
 use futures_util::StreamExt;
 use nodestorage::{
     Body, Edited, MongoStorage, Storage, StorageError, StorageExt, Store, Upserted, WatchEvent, WatchFilter,
-    WatchFrom, mongo::testing::TestServer,
+    WatchFrom,
+    mongo::testing::{Lines, TestServer},
 };
 use serde_json::json;
 
@@ -153,11 +154,10 @@ async fn nothing_acknowledged_is_lost_when_the_writer_is_killed() {
     let (mut acknowledged, seed) = (Acknowledged::new(), verbs::seed());
     for round in 0..ROUNDS {
         let mut writer = start_writer(&server, round, seed);
-        let lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+        let lines = Lines::of(writer.stdout.take().unwrap());
         let wanted = 1 + round * 7 % 40;
         let mut seen = 0;
-        for line in lines {
-            let line = line.unwrap();
+        while let Some(line) = lines.next_within(PATIENCE) {
             let Some(at) = line.find("ack ") else { continue };
             let done: Vec<_> = serde_json::from_str(&line[at + 4..]).unwrap();
             acknowledged.extend::<Vec<_>>(done);
@@ -168,6 +168,7 @@ async fn nothing_acknowledged_is_lost_when_the_writer_is_killed() {
             }
         }
         writer.wait().unwrap();
+        assert!(seen >= wanted, "it ended by itself");
         if is_ended_by_the_server(round) {
             server.crash();
         }

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -14,7 +14,7 @@ use nodestorage::{
     Body, Edited, MongoOptions, MongoStorage, MongoStore, Storage, StorageError, StorageExt, StorageOptions,
     Store, Upserted, Watch, WatchEvent, WatchFilter, WatchFrom,
     mongo::{
-        OUTBOX_MAX,
+        INSIDE_FAILURES_MAX, OUTBOX_MAX,
         driver::bson::{Bson, Document, doc},
         testing::TestServer,
     },
@@ -350,6 +350,54 @@ async fn an_error_of_the_server_is_told_as_it_is_and_the_store_goes_on() {
     forbidden.store(false, Ordering::Relaxed);
     let Edited::Changed { document, .. } = count_up(&games, "a").await.unwrap() else { panic!("no change") };
     assert_eq!((document.version, &document.body["n"]), (2, &json!(1)));
+}
+
+/// Fails inside as often as it is told to: instead of a reading, or after it has carried a write out.
+struct Failing {
+    readings: Arc<AtomicU32>,
+    writes: Arc<AtomicU32>,
+}
+
+fn one_less(left: &AtomicU32) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Manner for Failing {
+    fn answer(&self, command: &Document) -> Option<Document> {
+        let reads = command.get_str("find").is_ok_and(|collection| collection == "games");
+        (reads && one_less(&self.readings)).then(|| refusal(1, "WiredTiger error: Invalid argument"))
+    }
+
+    fn change(&self, reply: Document) -> Document {
+        let of_a_write = reply.contains_key("lastErrorObject");
+        if of_a_write && one_less(&self.writes) { refusal(8, "out of luck") } else { reply }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_server_that_fails_inside_is_asked_again_and_has_done_it_once() {
+    let server = TestServer::own();
+    let (readings, writes) = <(Arc<AtomicU32>, Arc<AtomicU32>)>::default();
+    let failing = Failing { readings: Arc::clone(&readings), writes: Arc::clone(&writes) };
+    let port = proxy::start(server.port(), failing).await;
+    let store = behind(port, MongoOptions { listen: false, ..options(&server) }).await;
+    let games = games(&store).await;
+    create(&games, "a").await;
+    for n in 1..=INSIDE_FAILURES_MAX {
+        writes.store(n, Ordering::Relaxed);
+        let Edited::Changed { document, .. } = count_up(&games, "a").await.unwrap() else {
+            panic!("no change")
+        };
+        assert_eq!((document.version, &document.body["n"]), (1 + u64::from(n), &json!(n)));
+        readings.store(n, Ordering::Relaxed);
+        assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().version, 1 + u64::from(n));
+    }
+    // Not for ever.
+    readings.store(u32::MAX, Ordering::Relaxed);
+    let error = games.find_one(&id("a")).await.unwrap_err();
+    assert!(matches!(&error, StorageError::Backend(message) if message.contains("WiredTiger")), "{error:?}");
+    assert_eq!(readings.load(Ordering::Relaxed), u32::MAX - 1 - INSIDE_FAILURES_MAX);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     process::{Child, Command, Stdio},
     sync::{
         Mutex,
@@ -16,7 +16,7 @@ use nodestorage::{
     Upserted,
     mongo::{
         driver::bson::{Document, doc},
-        testing::TestServer,
+        testing::{Lines, TestServer},
     },
 };
 use serde_json::json;
@@ -78,13 +78,16 @@ async fn trader_process() {
     for writer in 0..WRITERS {
         let purses = purses.clone();
         traders.spawn(async move {
-            for nth in trades(&purses, writer).await + 1.. {
-                // When the server is killed the answer may be lost, and what became of it is seen after the next start.
-                if trade(&purses, writer, nth).await.is_err() {
-                    return;
+            let mut done = trades(&purses, writer).await;
+            loop {
+                if trade(&purses, writer, done + 1).await.is_err() {
+                    // Its book says what became of a trade whose answer was lost.
+                    done = trades(&purses, writer).await;
+                    continue;
                 }
+                done += 1;
                 let mut out = std::io::stdout().lock();
-                writeln!(out, "ack {writer} {nth}").unwrap();
+                writeln!(out, "ack {writer} {done}").unwrap();
                 out.flush().unwrap();
             }
         });
@@ -154,11 +157,10 @@ async fn a_transaction_is_whole_or_not_at_all_after_a_kill() {
     let mut acknowledged = vec![0; WRITERS as usize];
     for round in 0..ROUNDS {
         let mut trader = start_trader(&server);
-        let lines = BufReader::new(trader.stdout.take().unwrap()).lines();
+        let lines = Lines::of(trader.stdout.take().unwrap());
         let wanted = 1 + round * 5 % 23;
         let mut seen = 0;
-        for line in lines {
-            let line = line.unwrap();
+        while let Some(line) = lines.next_within(PATIENCE) {
             let Some(at) = line.find("ack ") else { continue };
             let numbers: Vec<u64> = line[at + 4..].split(' ').map(|n| n.parse().unwrap()).collect();
             acknowledged[numbers[0] as usize] = numbers[1];
