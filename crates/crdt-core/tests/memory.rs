@@ -22,7 +22,7 @@ use crdt_core::{
         log::{LogContainer, LogFormat, LogHistory, LogModel},
         msgpack,
     },
-    model::{QuillOp, RelativePosition, json_patch},
+    model::{Diff, QuillOp, RelativePosition, json_patch},
     presence::Shown,
 };
 use proptest::prelude::*;
@@ -259,4 +259,31 @@ fn a_model_gives_its_copy_back() {
     let before = holding();
     model.shrink();
     assert!((before - holding()) as usize > model.document().size_bytes() / 2);
+}
+
+/// Changes that are being gathered are bounded as those are that wait: without end nobody fetches or flushes them.
+#[test]
+fn what_is_being_gathered_for_a_watcher_is_bounded() {
+    let mut model = Model::new(session(1));
+    let large = "x".repeat(1 << 20);
+    let texts = 3 * Model::CHANGE_BYTES_MAX / large.len();
+    model.api().root(Value::Array(vec![large.as_str().into(); texts])).unwrap();
+    model.flush();
+    model.watch();
+    for _ in 0..texts {
+        model.api().arr("").unwrap().del(0, 1).unwrap();
+    }
+    let mut unwatched = model.clone();
+    let gathered = holding();
+    unwatched.unwatch();
+    let gathered = gathered - holding();
+    assert!(gathered < 1 << 20, "{gathered}");
+    let set = model.poll_changes().unwrap();
+    assert!(set.missed);
+    assert_eq!(set.changes[0].diff, Diff::Value { old: Value::Undefined, new: Value::Array(Vec::new()) });
+    assert_eq!(model.poll_changes(), None);
+    // From there on all is told again.
+    model.api().arr("").unwrap().ins(0, ["small"]).unwrap();
+    assert!(!model.poll_changes().unwrap().missed);
+    assert_eq!(model.poll_changes(), None);
 }

@@ -8,7 +8,7 @@ use crdt_core::{
     Applied, Document, Model, Patch, SessionId, Timestamp, Value,
     codec::json,
     document::Content,
-    model::{EditError, Expand, RelativePosition, RichTextCursor, Side, Stacking, UndoOptions},
+    model::{BlockStep, EditError, Expand, RelativePosition, RichTextCursor, Side, Stacking, UndoOptions},
 };
 use proptest::prelude::*;
 
@@ -389,4 +389,18 @@ fn the_spans_of_blocks_are_those_that_are_there() {
     let texts: Vec<Vec<String>> =
         blocks.iter().map(|block| block.spans.iter().map(|span| span.text.to_string()).collect()).collect();
     assert_eq!(texts, [vec!["ab".to_owned()], vec![], vec!["cd".to_owned()]]);
+}
+
+/// Data that is nested too deep for the marker: there is no line feed without it.
+#[test]
+fn a_split_that_is_refused_leaves_the_text_as_it_was() {
+    let (mut alice, _) = rich("abcd");
+    let before = alice.view();
+    let deep = (0..400).fold(Value::from(1), |value, _| Value::Array(vec![value]));
+    let refused = note(&mut alice).split(2, "p", deep.clone());
+    assert!(matches!(refused, Err(EditError::TooDeep { .. })), "{refused:?}");
+    let step = BlockStep { tag: "ul".into(), number: 0, data: deep };
+    assert!(note(&mut alice).split_nested(2, [step], "li", Value::Undefined).is_err());
+    assert!(note(&mut alice).split(5, "p", Value::Undefined).is_err());
+    assert_eq!((alice.view(), alice.flush()), (before, None));
 }

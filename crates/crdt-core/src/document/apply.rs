@@ -26,7 +26,8 @@ const SERVERS_MAX: u64 = 8;
 pub enum Applied {
     /// It is part of the document now.
     Merged,
-    /// Its times had been seen. The document is as it was.
+    /// Its times had been seen. The document is as it was. In server order this is the patch that has them, as far as what it
+    /// made is still there to be compared; another one is [refused](ApplyError::TimeTaken).
     Known,
     /// It names an id that has not been seen. The document is as it was; apply the patch again when that has come.
     Parked {
@@ -76,10 +77,11 @@ pub enum ApplyError {
         /// The patch's id.
         id: Timestamp,
     },
-    /// In server order, a patch of a time that another session has used. The forms of such a document tell ids by time alone.
-    #[error("patch {id} is of a time that another session has used: a server gives each time once")]
+    /// In server order, a patch of a time that another patch has, of this session or of another one. A draft that others came
+    /// before is numbered anew: [`Patch::rebase`].
+    #[error("{id} is of a time that another patch has used: a server gives each time once")]
     TimeTaken {
-        /// The patch's id.
+        /// The id that is taken: the patch's, or that of the operation that was found to be another one.
         id: Timestamp,
     },
     /// In server order, a patch of a session that is not the server's.
@@ -312,6 +314,19 @@ impl Document {
     ) -> Result<Applied, ApplyError> {
         let (id, end) = (patch.id(), patch.next_time());
         self.admit(id, patch.as_bytes().len() as u64)?;
+        let seen = match self.order {
+            Order::Logical => seen,
+            Order::Server => {
+                let seen = self.store.seen(id.sid.get()).filter(|&seen| id.time <= seen);
+                if let Some(id) = seen.and_then(|seen| self.first_foreign_op(patch, seen)) {
+                    return Err(ApplyError::TimeTaken { id });
+                }
+                if self.has_seen_all(patch) {
+                    return Ok(Applied::Known);
+                }
+                seen
+            }
+        };
         if self.compacted_to > 0 && id.time <= self.compacted_to && self.has_seen_all(patch) {
             // What it made may have been dropped since.
             return Ok(Applied::Known);

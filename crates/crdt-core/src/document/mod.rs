@@ -22,6 +22,7 @@ mod links;
 mod load;
 mod locate;
 mod node;
+mod numbered;
 mod observe;
 mod places;
 mod quick;

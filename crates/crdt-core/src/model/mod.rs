@@ -272,7 +272,8 @@ impl Model {
     /// the whole view.
     pub const SETS_MAX: usize = change::SETS_MAX;
 
-    /// The most bytes that the values in them take, roughly. With more it is as with too many.
+    /// The most bytes that the values in them take, roughly, and as much again in the set that is being gathered: that of one
+    /// patch, or of the edits since the last one that was fetched or flushed. With more it is as with too many.
     pub const CHANGE_BYTES_MAX: usize = change::BYTES_MAX;
 
     #[inline]

@@ -122,6 +122,12 @@ impl Op<'_> {
         }
     }
 
+    /// Whether the operation creates a node.
+    pub(crate) const fn makes_node(&self) -> bool {
+        use Op::{NewArr, NewBin, NewCon, NewObj, NewStr, NewVal, NewVec};
+        matches!(self, NewCon(_) | NewVal | NewObj | NewVec | NewStr | NewBin | NewArr)
+    }
+
     /// The node that the operation changes, if it changes one.
     pub const fn target(&self) -> Option<Timestamp> {
         match *self {

@@ -11,7 +11,7 @@ use crate::{
 /// The most sets of changes that wait to be fetched.
 pub(in crate::model) const SETS_MAX: usize = 1024;
 
-/// The most bytes of values in them, roughly.
+/// The most bytes of values in them, roughly; and as many in the set that is being gathered.
 pub(in crate::model) const BYTES_MAX: usize = 16 << 20;
 
 /// The most pieces of changes in one set; a patch that makes more comes as several sets.
@@ -51,6 +51,8 @@ struct OpenSet {
     /// Nodes that were put somewhere in this set: what holds them shows them whole.
     attached: HashSet<Timestamp>,
     pieces: usize,
+    /// About how many bytes what was there before takes, and what was inserted; what came and went again too.
+    bytes: usize,
     /// Whether something changed that is referred to from several places. Only one of them is known here.
     is_aliased: bool,
 }
@@ -175,8 +177,17 @@ impl Watch {
             }
             Effect::Deleted { .. } => {}
         }
+        if self.missed {
+            // The whole view is told next, so nobody would see it.
+            return;
+        }
         let Some(open) = &mut self.open else { return };
         open.effect(document, effect);
+        if open.bytes > BYTES_MAX {
+            self.open = None;
+            self.closed += 1;
+            return self.miss();
+        }
         if open.pieces >= PIECES_MAX {
             let mut next = OpenSet::new(open.origin, open.start, open.end);
             // What was made up to here has been told of.
@@ -209,6 +220,7 @@ impl OpenSet {
             by_node: HashMap::new(),
             attached: HashSet::new(),
             pieces: 0,
+            bytes: 0,
             is_aliased: false,
         }
     }
@@ -242,6 +254,7 @@ impl OpenSet {
                 }
                 let old = was.as_ref().map(|(_, was)| was.to_value(self));
                 self.pieces += 1;
+                self.bytes += old.as_ref().map_or(0, Value::size_bytes);
                 if let Place::Slot(slot) = place {
                     let Some(at) = document.locate(*container, *slot) else { return };
                     let old = old.unwrap_or_default();
@@ -280,6 +293,12 @@ impl OpenSet {
     fn inserted(&mut self, document: &Document, node: Timestamp, ids: Timespan, position: usize) {
         let Some(kind) = document.node(node).map(|node| node.kind()) else { return };
         let before = self.pieces_of(node);
+        let unit_bytes = match kind {
+            Kind::Str => size_of::<u16>(),
+            Kind::Bin => 1,
+            _ => size_of::<Timestamp>(),
+        };
+        self.bytes += ids.span as usize * unit_bytes;
         match (kind, self.node(node, || NodeDiff::of(kind))) {
             (Kind::Str, NodeDiff::Text(delta)) => {
                 let units = document
@@ -306,17 +325,20 @@ impl OpenSet {
         let before = self.pieces_of(node);
         match removed {
             Removed::Text(text) => {
+                self.bytes += size_of::<u16>() * text.as_wtf8().units();
                 if let NodeDiff::Text(delta) = self.node(node, || NodeDiff::of(Kind::Str)) {
                     delta.delete(position, text.as_wtf8().utf16().collect());
                 }
             }
             Removed::Bytes(bytes) => {
+                self.bytes += bytes.len();
                 if let NodeDiff::Bytes(delta) = self.node(node, || NodeDiff::of(Kind::Bin)) {
                     delta.delete(position, bytes.clone());
                 }
             }
             Removed::Nodes(nodes) => {
-                let values = nodes.iter().map(|node| node.to_value(self)).collect();
+                let values: Vec<Value> = nodes.iter().map(|node| node.to_value(self)).collect();
+                self.bytes += values.iter().map(Value::size_bytes).sum::<usize>();
                 if let NodeDiff::Array(delta) = self.node(node, || NodeDiff::of(Kind::Arr)) {
                     delta.delete(position, values);
                 }

@@ -190,15 +190,19 @@ impl RichTextCursor<'_> {
     /// [`EditError`]
     pub fn ins<'t>(&mut self, position: usize, text: impl Into<Wtf8<'t>>) -> Result<(), EditError> {
         let text = text.into();
+        let (node, after) = (self.text, self.place(position)?);
+        self.model.write(|patch| _ = patch.ins_str(node, after, text))
+    }
+
+    /// The element behind which text goes that is inserted at a position.
+    fn place(&self, position: usize) -> Result<Timestamp, EditError> {
         let len = self.node()?.len();
-        let doc = &self.model.doc;
         let before = match position.checked_sub(1) {
-            Some(before) => doc.element_id(self.text, before),
+            Some(before) => self.model.doc.element_id(self.text, before),
             None => Some(self.text),
         };
         let before = before.filter(|_| position <= len).ok_or(EditError::OutOfRange { position, len })?;
-        let (node, after) = (self.text, self.behind_ends(before));
-        self.model.write(|patch| _ = patch.ins_str(node, after, text))
+        Ok(self.behind_ends(before))
     }
 
     /// Where text goes that is inserted behind an element: behind deleted ones at which a mark ends (or begins) that does
@@ -331,13 +335,18 @@ impl RichTextCursor<'_> {
         data: impl Into<Value>,
     ) -> Result<(), EditError> {
         if self.model.doc.node(self.slices).is_none() {
-            // Before the line feed is there that nothing would say anything about.
             return Err(EditError::Removed(self.slices));
         }
         let steps: Vec<BlockStep> = outer.into_iter().map(Into::into).chain([step.into()]).collect();
-        self.ins(position, "\n")?;
-        let at = self.position(position, Side::Before)?;
-        self.put(at, at, Stacking::Marker, &steps, &data.into()).map(drop)
+        let (node, after, data) = (self.text, self.place(position)?, data.into());
+        let slices = self.slices;
+        // In one: if there is no room for the marker, or its data is too deep, there is no line feed either.
+        self.model.write(|patch| {
+            let anchor = patch.ins_str(node, after, "\n");
+            let at = RelativePosition { node, anchor, side: Side::Before };
+            let slice = Slice::write(patch, (at, at), Stacking::Marker, &steps, &data);
+            patch.ins_arr(slices, slices, &[slice]);
+        })
     }
 
     fn slice(
