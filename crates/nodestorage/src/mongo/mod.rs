@@ -56,8 +56,7 @@ pub use mongodb as driver;
 
 pub use self::{
     commit::OUTBOX_MAX,
-    failure::INSIDE_FAILURES_MAX,
-    failure::is_passing,
+    failure::{INSIDE_FAILURES_MAX, is_passing},
     producers::PRODUCERS_MAX,
     relay::{QUEUE_BYTES_MAX, QUEUE_MAX},
     storage::MongoStorage,
@@ -70,7 +69,7 @@ use self::{
 use crate::{
     Storage, StorageError, StorageOptions, Store,
     clock::{self, Clock},
-    store,
+    retry, store,
     watch::Tide,
 };
 
@@ -84,6 +83,15 @@ const GATES: usize = 4_096;
 /// How many change streams a store may have open: one per collection that is listened to, and one of the log. A further
 /// one waits.
 const STREAMS_MAX: u32 = 1_024;
+
+/// How long a server that was found may take for what the store asks of it when it is opened.
+pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long closing waits for the last events to come into the log. What does not is moved when the store is opened again.
+pub const SETTLE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long closing waits for the driver to end, which asks the server to forget its sessions.
+pub const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Collections that belong to the store, or to those who keep side data and patches in the same database.
 const OWN_COLLECTIONS: &[&str] = &[
@@ -187,7 +195,8 @@ impl MongoStore {
     ///
     /// # Errors
     /// [`StorageError::Backend`] when the address is none, or no server answers within the time that the URI gives
-    /// (`serverSelectionTimeoutMS`, ten seconds if it gives none).
+    /// (`serverSelectionTimeoutMS`, ten seconds if it gives none); [`StorageError::Timeout`] when one does not do what it
+    /// is asked for within [`CONNECT_TIME_MAX`].
     pub async fn connect(uri: &str, options: MongoOptions) -> Result<Self, StorageError> {
         let mut client = ClientOptions::parse(uri).await.map_err(|e| of_driver(&e))?;
         client.app_name.get_or_insert_with(|| "weft".to_owned());
@@ -226,7 +235,8 @@ impl MongoStore {
             log_interval: Mutex::new(Duration::MAX),
             time_ms: Mutex::new(0),
         });
-        shared.prepare().await.map_err(|e| of_driver(&e))?;
+        let prepared = async { shared.prepare().await.map_err(|e| of_driver(&e)) };
+        retry::within(CONNECT_TIME_MAX, prepared).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(relay.run());
         tasks.spawn(Arc::clone(&shared).purge_tombstones());
@@ -256,14 +266,17 @@ impl MongoStore {
         if shared.tide.borrow().closed {
             return Err(StorageError::Closed);
         }
-        let collections = shared.own("collections");
-        let unrecorded = collections.find_one(doc! {"_id": name, "recorded": false}).await;
-        if unrecorded.map_err(|e| of_driver(&e))?.is_some() {
-            return Err(store::unrecorded_collection(name));
-        }
-        let number = shared.number(name);
-        let storage = MongoStorage::new(self.handle.clone(), name, number, options);
-        storage.create_indexes().await?;
+        let opened = async {
+            let collections = shared.own("collections");
+            let unrecorded = collections.find_one(doc! {"_id": name, "recorded": false}).await;
+            if unrecorded.map_err(|e| of_driver(&e))?.is_some() {
+                return Err(store::unrecorded_collection(name));
+            }
+            let number = shared.number(name);
+            let storage = MongoStorage::new(self.handle.clone(), name, number, options.clone());
+            storage.create_indexes().await.map(|()| storage)
+        };
+        let storage = retry::within(options.operation_timeout, opened).await?;
         let mut interval = shared.log_interval.lock();
         *interval = storage.options.watch_poll_interval.min(*interval);
         drop(interval);
@@ -333,16 +346,22 @@ impl Store for MongoStore {
         }
         let mut tasks = std::mem::take(&mut *self.handle.tasks.lock());
         tasks.shutdown().await;
-        let settled = match shared.relay.settle().await {
-            Ok(()) => shared.relay.clear(Duration::ZERO).await,
-            Err(error) => Err(error),
+        let settled = async {
+            shared.relay.settle().await.map_err(|e| of_driver(&e))?;
+            shared.relay.clear(Duration::ZERO).await.map_err(|e| of_driver(&e))
         };
         // Nothing is lost by an error here: it is all in the outboxes.
-        if let Err(error) = settled {
+        if let Err(error) = retry::within(SETTLE_TIME_MAX, settled).await {
             tracing::warn!(%error, "events stay in their outboxes until the store is opened again");
         }
-        shared.streams.clone().shutdown().immediate(true).await;
-        shared.client.clone().shutdown().immediate(true).await;
+        let shut = async {
+            shared.streams.clone().shutdown().immediate(true).await;
+            shared.client.clone().shutdown().immediate(true).await;
+            Ok(())
+        };
+        if retry::within(SHUTDOWN_TIME_MAX, shut).await.is_err() {
+            tracing::warn!("the driver waits for a server that says nothing, and is left to itself");
+        }
         Ok(())
     }
 }

@@ -23,8 +23,8 @@ use tokio::sync::{Notify, watch};
 pub(super) use self::places::End;
 pub use self::queue::{QUEUE_BYTES_MAX, QUEUE_MAX};
 use self::queue::{Queue, Waiting};
-use super::{MongoOptions, record::event_version};
-use crate::{DocumentId, clock::Clock, watch::Tide};
+use super::{MongoOptions, failure::of_driver, record::event_version};
+use crate::{DocumentId, clock::Clock, retry, watch::Tide};
 
 /// For how many documents it is remembered how far their events have come. What is forgotten is tried again, and found.
 const KNOWN_MAX: usize = 16_384;
@@ -48,6 +48,9 @@ const PRESSING: u64 = 16;
 
 /// How many documents may wait to be recorded as they are. What comes on top is told by a warning alone.
 const DOUBTS_MAX: usize = 4_096;
+
+/// How long the relay waits for one move. After that it is tried again, by another connection: the log refuses what it has.
+const MOVE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The longest pause before it is tried again after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -283,14 +286,14 @@ impl Relay {
             }
             let started = super::now();
             let waited = self.queue.lock().len() > 0;
-            let moved = match self.settle().await {
-                Ok(()) => {
-                    let rest = if waited { started.elapsed() * REST } else { Duration::ZERO };
-                    self.clear(CLEAR_AFTER).await.map(|()| rest.min(self.rest_max()))
-                }
-                Err(error) => Err(error),
+            // A server that takes a command and is never heard of again must not hold up all that come after.
+            let moved = async {
+                self.settle().await.map_err(|e| of_driver(&e))?;
+                let rest = if waited { started.elapsed() * REST } else { Duration::ZERO };
+                self.clear(CLEAR_AFTER).await.map_err(|e| of_driver(&e))?;
+                Ok(rest.min(self.rest_max()))
             };
-            match moved {
+            match retry::within(MOVE_TIME_MAX, moved).await {
                 Ok(rest) => {
                     pause = Duration::from_millis(10);
                     // Outboxes that were long before the insert are not any more.

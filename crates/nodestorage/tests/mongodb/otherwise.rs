@@ -14,7 +14,7 @@ use nodestorage::{
     Body, Edited, MongoOptions, MongoStorage, MongoStore, Storage, StorageError, StorageExt, StorageOptions,
     Store, Upserted, Watch, WatchEvent, WatchFilter, WatchFrom,
     mongo::{
-        INSIDE_FAILURES_MAX, OUTBOX_MAX,
+        INSIDE_FAILURES_MAX, OUTBOX_MAX, SHUTDOWN_TIME_MAX,
         driver::bson::{Bson, Document, doc},
         testing::TestServer,
     },
@@ -398,6 +398,33 @@ async fn a_server_that_fails_inside_is_asked_again_and_has_done_it_once() {
     let error = games.find_one(&id("a")).await.unwrap_err();
     assert!(matches!(&error, StorageError::Backend(message) if message.contains("WiredTiger")), "{error:?}");
     assert_eq!(readings.load(Ordering::Relaxed), u32::MAX - 1 - INSIDE_FAILURES_MAX);
+}
+
+/// Takes commands, and says nothing to some of them.
+struct Mute;
+
+impl Manner for Mute {
+    fn answer(&self, _: &Document) -> Option<Document> {
+        None
+    }
+
+    fn way(&self, command: &Document) -> Duration {
+        let unheard = command.contains_key("endSessions")
+            || command.get_str("createIndexes").is_ok_and(|collection| collection == "games");
+        if unheard { PATIENCE * 10 } else { Duration::ZERO }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_server_that_says_nothing_is_waited_for_so_long() {
+    let server = TestServer::own();
+    let store = behind(proxy::start(server.port(), Mute).await, options(&server)).await;
+    let limit = Duration::from_millis(300);
+    let hurried = StorageOptions { operation_timeout: limit, ..StorageOptions::default() };
+    let opened = timeout(PATIENCE, store.collection("games", hurried)).await.expect("in time");
+    assert!(matches!(opened, Err(StorageError::Timeout(after)) if after == limit), "{:?}", opened.err());
+    timeout(SHUTDOWN_TIME_MAX * 3, store.close()).await.expect("in time").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
