@@ -58,6 +58,14 @@ impl PatchStore for FoldedMeanwhile {
         self.kept.snapshot().await
     }
 
+    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError> {
+        self.kept.keep_note(note).await
+    }
+
+    async fn note(&self) -> Result<Bytes, PatchStoreError> {
+        self.kept.note().await
+    }
+
     async fn close(&self) -> Result<(), PatchStoreError> {
         self.kept.close().await
     }

@@ -67,16 +67,12 @@ pub trait PatchStore: Send + Sync {
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError>;
 
     /// Keeps a few bytes beside the patches, in the place of those that were kept so before: what a manager has to know again
-    /// after a restart. A store that keeps none, as by default, makes its manager forget whom it knew.
-    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError> {
-        let _ = note;
-        Ok(())
-    }
+    /// after a restart. A manager whose store keeps none forgets who is cut off, and folds what they lack; so there is no
+    /// default, and a store around another passes both on.
+    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError>;
 
     /// What was [kept beside](Self::keep_note) the patches; empty if nothing was.
-    async fn note(&self) -> Result<Bytes, PatchStoreError> {
-        Ok(Bytes::new())
-    }
+    async fn note(&self) -> Result<Bytes, PatchStoreError>;
 
     /// Finishes what is under way.
     async fn close(&self) -> Result<(), PatchStoreError>;

@@ -381,6 +381,14 @@ impl PatchStore for Slow {
         self.inner.snapshot().await
     }
 
+    async fn keep_note(&self, note: Bytes) -> Result<(), PatchStoreError> {
+        self.inner.keep_note(note).await
+    }
+
+    async fn note(&self) -> Result<Bytes, PatchStoreError> {
+        self.inner.note().await
+    }
+
     async fn close(&self) -> Result<(), PatchStoreError> {
         self.inner.close().await
     }
