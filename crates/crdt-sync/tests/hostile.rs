@@ -438,6 +438,42 @@ fn made_up_names_do_not_put_out_a_peer_that_discovery_names() {
     assert_eq!(known, ["first", "made up 9", "second"].map(peer));
 }
 
+/// What an absent peer lacks is kept for it, and a place in the table is no reason to fold it without a word.
+#[test]
+fn an_absent_peer_goes_for_one_that_is_found_only_and_that_is_told() {
+    let options = SessionOptions { peers_max: 3, ..SessionOptions::standard(OWN) };
+    let mut machine = Session::new(options, StateVector::new(), Heads::new(), Duration::ZERO, 1);
+    for (at, name) in ["first", "second", "third"].into_iter().enumerate() {
+        machine.handle_input(seconds(at as f64), Input::PeerUp(peer(name)));
+    }
+    for name in ["second", "third"] {
+        outputs(&mut machine, seconds(3.0), Input::PeerDown(peer(name)));
+    }
+    let names = |machine: &Session| -> Vec<PeerId> {
+        machine.peer_statuses(seconds(4.0)).into_iter().map(|peer| peer.id).collect()
+    };
+    let digest = || SyncMessage::Digest { digest: 3, content: None };
+    let dropped = machine.counters().requests_dropped;
+    assert_eq!(says(&mut machine, seconds(4.0), "made up", digest()), []);
+    let state = SyncMessage::State { vector: StateVector::new(), reply: true };
+    assert_eq!(says(&mut machine, seconds(4.0), "made up", state), []);
+    assert_eq!(names(&machine), ["first", "second", "third"].map(peer));
+    assert_eq!(machine.counters().requests_dropped - dropped, 2, "it is counted");
+
+    let told = outputs(&mut machine, seconds(4.0), Input::PeerUp(peer("fourth")));
+    let forgotten = |output: &Output| match output {
+        Output::Event(event) => match &**event {
+            SessionEvent::Forgotten { peer } => Some(peer.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let told: Vec<PeerId> = told.iter().filter_map(forgotten).collect();
+    assert_eq!(told, [peer("second")], "of those who are gone the one heard longest ago");
+    assert_eq!(names(&machine), ["first", "fourth", "third"].map(peer));
+    assert_eq!(machine.counters().forgotten, 1);
+}
+
 #[test]
 fn strangers_are_remembered_for_longer_where_replicas_seldom_speak() {
     let trickle = TrickleOptions { interval_max: seconds(300.0), ..TrickleOptions::STANDARD };

@@ -74,9 +74,10 @@ pub(super) fn known_before(
 }
 
 impl Driver {
-    /// Notes who is there, if that has changed: it must be known after a restart.
+    /// Notes who is there, if that has changed: it must be known after a restart. Who is absent is kept for as long as it is
+    /// said from its last word on, so that with somebody absent each word may have changed it.
     pub(super) async fn note_members(&mut self) -> Result<(), SyncError> {
-        if !self.members_changed {
+        if !self.members_changed && self.machine.status().absent == 0 {
             return Ok(());
         }
         let (now, absent_max) = (seconds_since_1970(), self.parts.options.absent_max);

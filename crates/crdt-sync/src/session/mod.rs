@@ -542,8 +542,7 @@ impl Session {
             self.announce(None);
         }
         for peer in self.peers.forget_strangers(now) {
-            self.counters.forgotten += 1;
-            self.outputs.push_back(Output::Event(SessionEvent::Forgotten { peer }.into()));
+            self.forgotten(peer);
         }
         self.tick_pull(now);
         self.tick_peers(now);

@@ -246,3 +246,36 @@ async fn who_was_forgotten_gets_all_or_both_are_told_that_they_are_parted() {
     two.replicas[0].sees(&json(json!({"a": -1, "b": EDITS}))).await;
     two.replicas[1].sees(&json(json!({"a": EDITS, "b": 2 * EDITS}))).await;
 }
+
+/// How long it is kept counts from its last word on, not from when discovery last named it.
+#[tokio::test(start_paused = true)]
+async fn an_absent_peer_that_is_heard_is_kept_for_as_long_after_a_restart() {
+    let (group, store) = (Group::new(), Arc::new(MemoryPatchStore::new()));
+    let (session, format) = (SessionId::new(SessionId::USER_MIN.get() + 1).unwrap(), EncodingFormat::Binary);
+    // Since the twelfth day of 1970.
+    let note = |gone_since: u64| [&[1], &gone_since.to_be_bytes()[..], &[6], b"node-2"].concat();
+    store.keep_note(note(1_000_000).into()).await.unwrap();
+    let topic = Topic::new("example-doc-patches").unwrap();
+    let broadcaster = PubSubBroadcaster::new(Arc::clone(&group.pubsub), topic, format).await.unwrap();
+    let years = |years: u64| Duration::from_hours(24 * 365 * years);
+    let options = SessionOptions { absent_max: years(200), ..SessionOptions::standard(session) };
+    let manager = SyncManager::new(
+        Arc::new(SharedModel::new(session)),
+        Arc::new(broadcaster),
+        Arc::new(group.syncer(1, format).await),
+        Arc::new(Told::default()),
+        Arc::<MemoryPatchStore>::clone(&store) as _,
+    )
+    .with_options(options);
+    manager.start(1).await.unwrap();
+    let other = group.syncer(2, format).await;
+    other.send(None, &SyncMessage::Digest { digest: 7, content: None }).await.unwrap();
+    let first = Replica { document: Arc::new(SharedModel::new(session)), manager };
+    let heard = |status: &SyncStatus| status.peers[0].absent.is_some_and(|left| left > years(199));
+    first.stands("it is heard, and still absent", heard).await;
+    first.manager.stop().await;
+    let kept = store.note().await.unwrap();
+    let gone_since = kept[1..9].try_into().map(u64::from_be_bytes).unwrap();
+    assert!(gone_since > 1_700_000_000, "{gone_since}");
+    assert_eq!(kept, note(gone_since));
+}

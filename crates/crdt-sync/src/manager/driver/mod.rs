@@ -122,7 +122,11 @@ impl Driver {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.command(command).await?,
-                    None => return self.settle().await,
+                    None => {
+                        self.settle().await?;
+                        self.note_members_soon().await;
+                        return Ok(());
+                    }
                 },
                 heard = broadcaster.next() => match heard {
                     Some(heard) => self.heard_patch(heard),

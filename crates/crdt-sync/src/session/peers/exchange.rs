@@ -8,7 +8,7 @@ use super::Attendance;
 use crate::{
     PeerId, SyncMessage,
     dag::LINKS_MAX,
-    session::{Output, Page, ReadWhat, Session, compare::ENTRIES_MAX},
+    session::{Output, Page, ReadWhat, Session, SessionEvent, compare::ENTRIES_MAX},
 };
 
 impl Session {
@@ -16,13 +16,21 @@ impl Session {
         // Who has nothing has nothing to wait for.
         let at = if self.stored.is_empty() { now } else { now + self.options.settle };
         let digest = self.own_digest().wrapping_add(1);
-        let peer = self.peers.heard(&id, now);
+        let (peer, put_out) = self.peers.found(&id, now);
         let came_back = peer.attendance != Attendance::Found && peer.attendance != Attendance::Stranger;
         peer.attendance = Attendance::Found;
         if (peer.vector.is_none() || came_back) && peer.probe.is_none() {
             // Nothing is known of it yet, or of now, which is as good as a difference.
             self.peers.probe(&id, at, digest);
         }
+        put_out.into_iter().for_each(|peer| self.forgotten(peer));
+    }
+
+    /// Nothing is kept any more for a peer that discovery had named, and that has not said goodbye.
+    pub(in crate::session) fn forgotten(&mut self, peer: PeerId) {
+        self.expect_nothing_of(&peer);
+        self.counters.forgotten += 1;
+        self.outputs.push_back(Output::Event(SessionEvent::Forgotten { peer }.into()));
     }
 
     /// A peer is gone without a word. It may be cut off and go on, so that what it is not known to have is kept for it: two
@@ -71,7 +79,7 @@ impl Session {
             }
             _ => None,
         };
-        let peer = self.peers.heard(&from, now);
+        let Some(peer) = self.peers.heard(&from, now) else { return self.no_room() };
         if peer.voice.replace(voice) != Some(voice) {
             peer.proven = None;
         }
@@ -83,7 +91,9 @@ impl Session {
     }
 
     pub(in crate::session) fn message(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
-        self.peers.heard(&from, now);
+        if self.peers.heard(&from, now).is_none() {
+            return self.no_room();
+        }
         match message {
             // It is the driver's to open it; and what a node says to its clients is nothing among peers.
             SyncMessage::Signed { .. } | SyncMessage::Welcome { .. } => {}
@@ -120,6 +130,11 @@ impl Session {
                 self.on_part(now, &from, id, (hash, offset), &bytes);
             }
         }
+    }
+
+    /// There are as many peers as may be, and discovery does not name who says this: it is heard when one of them has gone.
+    const fn no_room(&mut self) {
+        self.counters.requests_dropped += 1;
     }
 
     /// A peer said the digest of what it has: if it is another than ours, the difference gets some time to go away.

@@ -272,25 +272,48 @@ impl Peers {
         }
     }
 
-    /// Notes that a peer is there. If there are too many, the one heard longest ago is forgotten: of those whom discovery
-    /// does not name, if there are such, so that made-up names put out nobody who is there, or may come back.
-    fn heard(&mut self, id: &PeerId, now: Duration) -> &mut Peer {
-        if !self.known.contains_key(id) && self.known.len() >= self.max {
-            let rank = |peer: &Peer| match peer.attendance {
-                Attendance::Stranger => 0,
-                Attendance::Absent { .. } => 1,
-                Attendance::Found => 2,
-            };
-            let first_to_go = self.known.iter().min_by_key(|(_, peer)| (rank(peer), peer.heard_at));
-            let oldest = first_to_go.map(|(id, _)| id.clone());
-            oldest.and_then(|id| self.known.remove(&id));
+    /// Notes that a peer says something. `None` if there is no room for it: made-up names put out each other, and nobody whom
+    /// discovery names, or has named and who may come back.
+    fn heard(&mut self, id: &PeerId, now: Duration) -> Option<&mut Peer> {
+        if self.is_full_for(id) {
+            self.first_to_go().filter(|(_, peer)| peer.attendance == Attendance::Stranger)?;
+            self.put_one_out();
         }
         let peer = self.known.entry(id.clone()).or_default();
         peer.heard_at = now;
         if let Attendance::Absent { until, silent } = &mut peer.attendance {
             (*until, *silent) = (now.saturating_add(self.absent_max), false);
         }
-        peer
+        Some(peer)
+    }
+
+    /// Notes that discovery names a peer: there is always room for it. Returns it as it was, and who had to go, unless that
+    /// was a stranger.
+    fn found(&mut self, id: &PeerId, now: Duration) -> (&mut Peer, Option<PeerId>) {
+        let put_out = if self.is_full_for(id) { self.put_one_out() } else { None };
+        let peer = self.known.entry(id.clone()).or_default();
+        peer.heard_at = now;
+        (peer, put_out)
+    }
+
+    fn is_full_for(&self, id: &PeerId) -> bool {
+        self.known.len() >= self.max && !self.known.contains_key(id)
+    }
+
+    /// A stranger goes first, then who is gone and may come back; of the same, the one heard longest ago.
+    fn first_to_go(&self) -> Option<(&PeerId, &Peer)> {
+        let rank = |peer: &Peer| match peer.attendance {
+            Attendance::Stranger => 0,
+            Attendance::Absent { .. } => 1,
+            Attendance::Found => 2,
+        };
+        self.known.iter().min_by_key(|(_, peer)| (rank(peer), peer.heard_at))
+    }
+
+    fn put_one_out(&mut self) -> Option<PeerId> {
+        let id = self.first_to_go()?.0.clone();
+        let peer = self.known.remove(&id)?;
+        (peer.attendance != Attendance::Stranger).then_some(id)
     }
 
     /// Remembers who was there before this replica was started, and for how long.
