@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, Semaphore};
 use super::{
     client::{ClientInput, ClientOptions, ClientOutput, ClientSession, ClientTrouble},
     follower::Follower,
-    growth::Stored,
+    growth::Growths,
 };
 use crate::{
     ChannelError, DocumentError, PatchStore, PeerId, SharedModel, SyncError, SyncManager,
@@ -89,8 +89,7 @@ pub struct Gateway {
     options: ClientOptions,
     // Held while a snapshot is made: the next who asks gets the same one.
     follower: Mutex<Follower>,
-    // Held while the store is asked: by whichever client sees first that it has grown, for all of them.
-    stored: Mutex<Stored>,
+    stored: Growths,
     places: Semaphore,
     sent_away: AtomicU64,
 }
@@ -110,7 +109,7 @@ impl Gateway {
     ) -> Result<Self, DocumentError> {
         let follower = Mutex::new(Follower::new(Arc::clone(&store), document.base().cloned())?);
         let (options, places) = (ClientOptions::STANDARD, Semaphore::new(CLIENTS_MAX));
-        let (stored, sent_away) = (Mutex::default(), AtomicU64::new(0));
+        let (stored, sent_away) = (Growths::default(), AtomicU64::new(0));
         Ok(Self { node, manager, store, presence, options, follower, stored, places, sent_away })
     }
 
@@ -169,9 +168,8 @@ impl Gateway {
         let mut stored = self.manager.stored();
         let count = *stored.borrow_and_update();
         let mut seen = {
-            let mut held = self.stored.lock().await;
-            let (vector, next) = held.at(&*self.store, count).await?;
-            machine.handle_input(ClientInput::Stored(vector.clone()));
+            let (vector, next) = self.stored.at(count, || self.store.vector()).await?;
+            machine.handle_input(ClientInput::Stored(vector));
             next
         };
         let mut others = None;
@@ -226,7 +224,7 @@ impl Gateway {
                 changed = stored.changed() => match changed {
                     Ok(()) => {
                         let count = *stored.borrow_and_update();
-                        self.stored.lock().await.since(&*self.store, count, &mut seen).await?
+                        self.stored.since(count, || self.store.vector(), &mut seen).await?
                     }
                     Err(_) => return Ok(()),
                 },
