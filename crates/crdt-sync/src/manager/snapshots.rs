@@ -39,6 +39,24 @@ impl Offered {
 /// After a snapshot was made for a peer, none is for so many times as long: whoever asks gets the last one, if it is an answer
 /// to that question, or nothing. A question takes a few bytes under any name, and while one is answered nothing else is done.
 const FOLD_PAUSES: u32 = 8;
+
+/// When the next snapshot may be made for a peer.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct FoldPause {
+    until: Duration,
+}
+
+impl FoldPause {
+    fn is_over(self, now: Duration) -> bool {
+        now >= self.until
+    }
+
+    /// Begins when one has been made.
+    fn begin(&mut self, began: Duration, now: Duration) {
+        self.until = now.saturating_add(now.saturating_sub(began).saturating_mul(FOLD_PAUSES));
+    }
+}
+
 /// A snapshot is offered again while the patches that came after it take no more than this part of its bytes.
 const OFFERED_PER_NEWS: u64 = 16;
 
@@ -113,13 +131,12 @@ impl Driver {
             return Ok(Page::Records(records));
         }
         let begins = self.now();
-        if begins < self.folds_from {
+        if !self.fold_pause.is_over(begins) {
             let offered = self.offered_meanwhile(peer, offers);
             return Ok(offered.map_or_else(|| Page::Records(Vec::new()), Page::Snapshot));
         }
         let made = self.make_offer(peer, offers).await;
-        let now = self.now();
-        self.folds_from = now + now.saturating_sub(begins) * FOLD_PAUSES;
+        self.fold_pause.begin(begins, self.now());
         // Whoever may not offer a snapshot has nothing to give: the asker turns to another peer.
         Ok(made?.map_or_else(|| Page::Records(Vec::new()), Page::Snapshot))
     }
@@ -307,5 +324,27 @@ impl Driver {
         self.parts.guard.iter().for_each(|guard| guard.note_owners(&sealed.owners));
         self.log = Log { bytes: log_bytes, ticks: log_ticks, snapshot_bytes: head.len_bytes, ..self.log };
         Ok(Input::Installed { vector, heads: sealed.heads, content: sealed.content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ninth_of_the_time_goes_into_snapshots_for_who_asks_all_the_time() {
+        let (took, mut pause, mut now, mut made) =
+            (Duration::from_millis(40), FoldPause::default(), Duration::ZERO, 0);
+        while now < Duration::from_secs(36) {
+            if pause.is_over(now) {
+                made += 1;
+                pause.begin(now, now + took);
+            }
+            now += Duration::from_millis(10);
+        }
+        assert_eq!(made, 100);
+        // What takes no time is made whenever it is asked for.
+        pause.begin(now, now);
+        assert!(pause.is_over(now));
     }
 }

