@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use crdt_core::{Document, Patch, SessionId, StateVector};
 
-use crate::{PatchRecord, conflict::Conflicts};
+use crate::{PatchRecord, SignerId, conflict::Conflicts};
 
 /// A replica's document, shared between the application, which edits it, and the manager, which brings the others'
 /// patches.
@@ -17,8 +17,9 @@ pub trait SyncDocument: Send + Sync {
         StateVector::new()
     }
 
-    /// Takes in a patch whose causes are in the document. Taking in one's own patches changes nothing.
-    fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError>;
+    /// Takes in a patch whose causes are in the document, with the key that [signed](crate::Guard::signer) it, where that is
+    /// known. Taking in one's own patches changes nothing.
+    fn apply(&self, record: &PatchRecord, signer: Option<SignerId>) -> Result<(), DocumentError>;
 
     /// The application's own patches that begin before `time` and have not been [applied](Self::apply), in their order.
     ///
@@ -54,8 +55,8 @@ pub trait SyncDocument: Send + Sync {
 
 /// A snapshot in the making.
 pub trait Fold: Send {
-    /// Adds a patch whose causes are in it.
-    fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError>;
+    /// Adds a patch whose causes are in it, with the key that signed it, where that is known.
+    fn apply(&mut self, record: &PatchRecord, signer: Option<SignerId>) -> Result<(), DocumentError>;
 
     /// What is in it so far. Of a snapshot to begin with, what its bytes say, whatever anyone says about them: a peer that
     /// claims more than it sends would have us never ask for the rest.

@@ -4,7 +4,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use crdt_core::{Applied, Document, Patch, PatchRef, SessionId, StateVector, codec::Packing};
 
 use crate::{
-    DocumentError, Fold, PatchRecord,
+    DocumentError, Fold, PatchRecord, SignerId,
     conflict::{Conflicts, NoSection, Rules},
 };
 
@@ -56,10 +56,10 @@ impl DocumentFold {
 }
 
 impl Fold for DocumentFold {
-    fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError> {
+    fn apply(&mut self, record: &PatchRecord, signer: Option<SignerId>) -> Result<(), DocumentError> {
         check(record, self.document.apply_bytes(&record.patch))?;
         if let Some(conflicts) = &mut self.conflicts {
-            conflicts.observe_signed(patch_of(record)?, &record.proof);
+            conflicts.observe_signed(patch_of(record)?, signer);
             conflicts.purge_when_due(&self.document);
         }
         Ok(())

@@ -14,6 +14,9 @@ use crate::{
     wire,
 };
 
+/// Tells the key of an author from those of all others; with [`crypto`](crate::crypto) they are its first eight bytes.
+pub type SignerId = [u8; 8];
+
 /// Decides whether patches and snapshots are what they claim to be, and makes the claim for this replica's own.
 ///
 /// Without a guard everyone who reaches the channels may write. What it answers is its own error, and comes to whoever
@@ -55,6 +58,13 @@ pub trait Guard: Send + Sync {
     /// session if that has just come and has not been noted yet.
     fn check_vouched(&self, first: Option<&PatchRecord>, record: &PatchRecord) -> Result<(), SharedError> {
         first.map_or_else(|| self.check(record), |first| self.check_after(first, record))
+    }
+
+    /// Whose key has signed a patch that was taken in: [rules](crate::conflict) may say that it decides. `None` if that is not
+    /// known, or was never checked, as of a patch that came with a writer's word for it.
+    fn signer(&self, record: &PatchRecord) -> Option<SignerId> {
+        let _ = record;
+        None
     }
 
     /// Whether this replica and its peers sign what they say that they have. Then only that counts for what may be folded.

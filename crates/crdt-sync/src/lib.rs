@@ -69,7 +69,7 @@ pub use discovery::{DiscoveryError, PeerChange, PeerDiscovery};
 pub use document::{DocumentError, Fold, SyncDocument};
 pub use error::SharedError;
 pub use gateway::{ClientSocket, Gateway};
-pub use guard::{Gate, Guard};
+pub use guard::{Gate, Guard, SignerId};
 pub use manager::{CompactionPolicy, Repaired, StoreRetry, SyncError, SyncManager, SyncStatus};
 pub use message::{InvalidPeerId, PeerId, SnapshotHead, SyncMessage, Want};
 pub use record::{Envelope, InvalidRecord, Needs, PatchRecord};

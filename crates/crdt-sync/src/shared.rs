@@ -10,7 +10,7 @@ use crdt_core::{Applied, Document, Model, Patch, SessionId, StateVector, Timesta
 use tokio::sync::watch;
 
 use crate::{
-    DocumentError, Fold, PatchRecord, SyncDocument,
+    DocumentError, Fold, PatchRecord, SignerId, SyncDocument,
     conflict::{ConflictReport, Conflicts, Open, Rules, stamp},
     fold::{DocumentFold, check, patch_of, read_snapshot, seen, take_section, write_snapshot},
     split::{self, Unsplittable},
@@ -280,7 +280,7 @@ impl SyncDocument for SharedModel {
         self.base.iter().map(|base| (base.id().sid, base.next_time().saturating_sub(1))).collect()
     }
 
-    fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError> {
+    fn apply(&self, record: &PatchRecord, signer: Option<SignerId>) -> Result<(), DocumentError> {
         let mut held = self.held();
         if record.session() == held.model.document().session() {
             held.handed_over(record.id);
@@ -288,7 +288,7 @@ impl SyncDocument for SharedModel {
         let applied = held.model.apply_bytes(&record.patch);
         let Held { model, conflicts, .. } = &mut *held;
         if let (Ok(Applied::Merged | Applied::Known), Some(conflicts)) = (&applied, conflicts) {
-            conflicts.observe_signed(patch_of(record)?, &record.proof);
+            conflicts.observe_signed(patch_of(record)?, signer);
             conflicts.purge_when_due(model.document());
         }
         drop(held);
@@ -351,7 +351,7 @@ mod tests {
 
         // As soon as one is handed over, there is room again.
         let record = PatchRecord::new(0, Bytes::copy_from_slice(first.as_bytes())).unwrap();
-        shared.apply(&record).unwrap();
+        shared.apply(&record, None).unwrap();
         shared.edit(|model| model.api().root("more")).unwrap();
 
         let large = SharedModel::new(SessionId::new(70_001).unwrap());
@@ -390,7 +390,7 @@ mod tests {
         for patch in shared.unsent_before(next.next_time()) {
             let record = PatchRecord::new(prev, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
             prev = record.last();
-            other.apply(&record).unwrap();
+            other.apply(&record, None).unwrap();
         }
         assert_eq!(other.view(), shared.view());
         assert_eq!(other.view(), Value::from(&serde_json::json!({"a": 1, "b": 2})));

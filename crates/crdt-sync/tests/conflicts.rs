@@ -324,10 +324,10 @@ fn shared_models_with_rules_stamp_and_observe_by_themselves() {
         on.edit(|model| model.api().obj("")?.set([("a", value)])).unwrap().unwrap()
     };
     let start = alice.edit(|model| model.api().root(Value::from(&json!({"a": 0})))).unwrap().unwrap();
-    bob.apply(&record(&start)).unwrap();
+    bob.apply(&record(&start), None).unwrap();
     let (one, two) = (record(&set(&alice, 1)), record(&set(&bob, 2)));
-    bob.apply(&one).unwrap();
-    alice.apply(&two).unwrap();
+    bob.apply(&one, None).unwrap();
+    alice.apply(&two, None).unwrap();
     for replica in [&alice, &bob] {
         assert_eq!(Json::from(&replica.resolved()), json!({"a": [1, 2]}));
         assert_eq!(replica.open_conflicts().len(), 1);
@@ -337,7 +337,7 @@ fn shared_models_with_rules_stamp_and_observe_by_themselves() {
     }
     // Whoever writes next has seen both.
     let settled = record(&set(&alice, 3));
-    bob.apply(&settled).unwrap();
+    bob.apply(&settled, None).unwrap();
     for replica in [&alice, &bob] {
         assert_eq!(Json::from(&replica.resolved()), json!({"a": [3]}));
         assert_eq!(replica.open_conflicts(), []);
@@ -402,7 +402,7 @@ fn a_shared_model_forgets_the_places_of_what_was_deleted() {
             .unwrap()
             .unwrap();
         let record = PatchRecord::new(patch.id().time - 1, Bytes::copy_from_slice(patch.as_bytes())).unwrap();
-        shared.apply(&record).unwrap();
+        shared.apply(&record, None).unwrap();
     }
     let places = shared.conflict_places();
     assert!((4..=512).contains(&places), "{places} places of 4 tasks");

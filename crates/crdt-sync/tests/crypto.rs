@@ -97,6 +97,23 @@ fn a_session_belongs_to_its_first_author() {
     assert!(matches!(refused.downcast_ref(), Some(AccessError::OtherAuthor(_))), "{refused}");
 }
 
+/// Rules ask by it who decides: a proof that nobody could check names nobody.
+#[test]
+fn who_signed_is_told_of_known_keys_only() {
+    let Group { alice, bob, carol } = group();
+    let signed = alice.prove(record(1, "a")).unwrap();
+    let key = Signer::from_secret(&[1; 32]).author();
+    let id = key.to_bytes().first_chunk().copied();
+    assert_eq!([&alice, &bob, &carol].map(|access| access.signer(&signed)), [id; 3]);
+    assert_eq!(bob.signer(&record(1, "a")), None, "nobody signed it");
+    let stranger = Access::new("notes", Some(Signer::from_secret(&[9; 32])));
+    stranger.allow(Signer::from_secret(&[9; 32]).author(), Role::Write).unwrap();
+    assert_eq!(bob.signer(&stranger.prove(record(2, "b")).unwrap()), None);
+    // What she wrote before she was taken from the list is still hers.
+    bob.revoke(key);
+    assert_eq!(bob.signer(&signed), id);
+}
+
 #[test]
 fn a_revoked_author_is_refused_from_then_on() {
     let Group { alice, bob, .. } = group();

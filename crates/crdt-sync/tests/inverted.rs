@@ -135,7 +135,7 @@ async fn what_was_taken_in_is_in_the_document_after_a_restart_and_in_a_snapshot(
     for (depth, count) in [(1, 20), (6, 20)] {
         let records = inverted(depth, count);
         let running = SharedModel::new(sid(8));
-        records.iter().for_each(|record| running.apply(record).unwrap());
+        records.iter().for_each(|record| running.apply(record, None).unwrap());
         assert_eq!(running.view(), expected(depth, count));
 
         let store = store(&records).await;

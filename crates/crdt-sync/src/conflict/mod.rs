@@ -57,6 +57,8 @@ pub use view::Open;
 pub(crate) use section::NoSection;
 use tracked::Tracked;
 
+use crate::SignerId;
+
 /// A write of a register, of a key, or of a place of a tuple or array.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Write {
@@ -102,8 +104,8 @@ pub struct Conflicts {
     rules: Rules,
     authorities: BTreeSet<SessionId>,
     /// The keys that decide somewhere, and the sessions whose patches they have signed.
-    keys: BTreeSet<[u8; KEY_ID_BYTES]>,
-    signers: BTreeMap<SessionId, [u8; KEY_ID_BYTES]>,
+    keys: BTreeSet<SignerId>,
+    signers: BTreeMap<SessionId, SignerId>,
     tracked: BTreeMap<(Timestamp, Place), Tracked>,
     reports: VecDeque<ConflictReport>,
     reports_dropped: u64,
@@ -111,9 +113,6 @@ pub struct Conflicts {
     /// From how many places on it is worth looking which of them are left.
     purge_at: usize,
 }
-
-/// Of an author's key that many bytes stand in front of each of its signatures.
-const KEY_ID_BYTES: usize = 8;
 
 /// Fewer places are not worth a look.
 const PURGE_MIN: usize = 256;
@@ -145,17 +144,17 @@ impl Conflicts {
 
     /// Looks at a patch.
     pub fn observe(&mut self, patch: PatchRef<'_>) {
-        self.observe_signed(patch, &[]);
+        self.observe_signed(patch, None);
     }
 
-    /// Looks at a patch with the proof of its author in its envelope, which somebody has checked: a rule may say whose word
+    /// Looks at a patch that somebody has found to be [signed](crate::Guard::signer) with this key: a rule may say whose word
     /// decides by [key](Strategy::Signed).
-    pub fn observe_signed(&mut self, patch: PatchRef<'_>, proof: &[u8]) {
+    pub fn observe_signed(&mut self, patch: PatchRef<'_>, signer: Option<SignerId>) {
         if self.rules.is_empty() {
             return;
         }
-        if let Some(key) = proof.first_chunk().filter(|key| self.keys.contains(*key)) {
-            self.signers.insert(patch.id().sid, *key);
+        if let Some(key) = signer.filter(|key| self.keys.contains(key)) {
+            self.signers.insert(patch.id().sid, key);
         }
         for (container, place, write) in written::writes(patch, |place| self.rules.may_name(place)) {
             let tracked = self.tracked.entry((container, place.clone())).or_default();

@@ -7,7 +7,8 @@ use crdt_core::{
     model::{EditError, Path, PathStep, Step},
 };
 
-use super::{KEY_ID_BYTES, Place, Write};
+use super::{Place, Write};
+use crate::SignerId;
 
 /// Makes one value out of concurrent writes, which come in the order of their [`node`](Write::node)s. All replicas must
 /// make the same of the same: no clock, no randomness, nothing of this replica only.
@@ -30,7 +31,8 @@ pub enum Strategy {
     /// the rule is to go by [key](Self::Signed).
     Authority(Arc<[SessionId]>),
     /// The same by who signed: the latest value written under one of these keys (the 32 bytes of an Ed25519 key, of which the
-    /// first eight tell), in whatever session. It takes a guard that checks signatures; without one anybody can claim a key.
+    /// first eight tell), in whatever session. It takes a guard that knows [who signed](crate::Guard::signer); without one nobody
+    /// decides, nor does a key that the guard does not know.
     Signed(Arc<[[u8; 32]]>),
 }
 
@@ -51,7 +53,7 @@ impl Strategy {
     }
 
     /// Whether what a session writes decides by this strategy; `signer` is the key that is known to have signed its patches.
-    pub(super) fn is_decided_by(&self, session: SessionId, signer: Option<&[u8; KEY_ID_BYTES]>) -> bool {
+    pub(super) fn is_decided_by(&self, session: SessionId, signer: Option<&SignerId>) -> bool {
         match self {
             Self::Authority(sessions) => sessions.contains(&session),
             Self::Signed(keys) => signer.is_some_and(|signer| keys.iter().any(|key| key.starts_with(signer))),
@@ -138,8 +140,8 @@ impl Rules {
         })
     }
 
-    /// What of each key stands in front of its signatures.
-    pub(super) fn keys(&self) -> impl Iterator<Item = [u8; KEY_ID_BYTES]> + '_ {
+    /// What tells each key.
+    pub(super) fn keys(&self) -> impl Iterator<Item = SignerId> + '_ {
         let keys = self.0.iter().flat_map(|(_, strategy)| match strategy {
             Strategy::Signed(keys) => &keys[..],
             _ => &[],

@@ -16,7 +16,8 @@ use crdt_core::{
     },
 };
 
-use super::{Conflicts, KEY_ID_BYTES, Place, Rules, Write, tracked::Tracked};
+use super::{Conflicts, Place, Rules, Write, tracked::Tracked};
+use crate::SignerId;
 
 /// The form of a section; a later one is refused.
 const VERSION: u8 = 1;
@@ -168,7 +169,7 @@ impl Conflicts {
 
 /// What a section says.
 struct Section {
-    signers: BTreeMap<SessionId, [u8; KEY_ID_BYTES]>,
+    signers: BTreeMap<SessionId, SignerId>,
     places: Vec<((Timestamp, Place), Tracked)>,
 }
 
@@ -179,9 +180,9 @@ fn read(bytes: &[u8]) -> Result<Section, NoSection> {
         newer => return Err(NoSection::Newer(newer)),
     }
     let mut signers = BTreeMap::new();
-    for _ in 0..count(&mut r, 1 + KEY_ID_BYTES)? {
+    for _ in 0..count(&mut r, 1 + size_of::<SignerId>())? {
         let sid = r.session()?;
-        let key = r.take(KEY_ID_BYTES as u64, "a key's id")?;
+        let key = r.take(size_of::<SignerId>() as u64, "a key's id")?;
         signers.extend(key.try_into().ok().map(|key| (sid, key)));
     }
     let mut clocks = Vec::new();

@@ -10,7 +10,7 @@ use crdt_core::{SessionId, StateVector, Timestamp};
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 
 use super::names::Names;
-use crate::{Guard, PatchRecord, PeerId, SharedError, SnapshotHead, dag::NodeHash};
+use crate::{Guard, PatchRecord, PeerId, SharedError, SignerId, SnapshotHead, dag::NodeHash};
 
 /// What is signed begins so, and names the use, so that no signature can be taken for another one.
 const PATCH_CONTEXT: &[u8] = b"weft patch v1";
@@ -20,9 +20,9 @@ const SNAPSHOT_CONTEXT: &[u8] = b"weft snapshot v1";
 const PAGE_CONTEXT: &[u8] = b"weft page v1";
 const WORD_CONTEXT: &[u8] = b"weft word v1";
 /// Of an author's key that many bytes stand in the proof.
-const KEY_ID_BYTES: usize = 8;
+const KEY_ID_BYTES: usize = size_of::<KeyId>();
 /// They tell it from all others on the list.
-pub(super) type KeyId = [u8; KEY_ID_BYTES];
+pub(super) type KeyId = SignerId;
 const SIGNATURE_BYTES: usize = 64;
 
 /// The public key of an author (Ed25519, RFC 8032).
@@ -435,6 +435,13 @@ impl Guard for Access {
             Some(first) if key_id(first) != key_id(record) => Err(AccessError::OtherAuthor(record.id).into()),
             _ => Ok(()),
         }
+    }
+
+    fn signer(&self, record: &PatchRecord) -> Option<SignerId> {
+        // Of a key that is on no list nobody has checked the signature.
+        let list = self.list();
+        let id = key_id(record)?;
+        (list.authors.contains_key(id) || list.left.contains_key(id)).then_some(*id)
     }
 
     fn proves_words(&self) -> bool {

@@ -10,8 +10,8 @@ use super::{
     sealed::{self, Sealed},
 };
 use crate::{
-    DocumentError, Fold, Guard, PatchRecord, PatchStore, PatchStoreError, SharedError, SnapshotHead,
-    SyncDocument, Want,
+    DocumentError, Fold, Guard, PatchRecord, PatchStore, PatchStoreError, SharedError, SignerId,
+    SnapshotHead, SyncDocument, Want,
     causal::CausalOrder,
     dag::{Heads, snapshot},
     session,
@@ -138,7 +138,7 @@ impl Folding<'_> {
                 content = add_content(content, record);
                 log_bytes += record.len_bytes() as u64;
                 log_ticks += record.last() - record.prev;
-                not_applied += u64::from(!skip_bad(self.document.apply(record)));
+                not_applied += u64::from(!skip_bad(self.document.apply(record, self.signer(record))));
                 self.guard.iter().for_each(|guard| guard.note(record));
             }
         });
@@ -212,6 +212,10 @@ impl Folding<'_> {
         Ok((contained, ends))
     }
 
+    fn signer(&self, record: &PatchRecord) -> Option<SignerId> {
+        self.guard.and_then(|guard| guard.signer(record))
+    }
+
     /// What the store's snapshot contains.
     async fn contained(&self) -> Result<StateVector<SessionId>, SyncError> {
         Ok(self.store.snapshot().await?.map(|(vector, _)| vector).unwrap_or_default())
@@ -237,7 +241,7 @@ impl Folding<'_> {
         let mut contained = have.clone();
         let whole = self.for_each_page(have, upto, |records| {
             for record in records {
-                if record.follows(&contained) && skip_bad(fold.apply(record)) {
+                if record.follows(&contained) && skip_bad(fold.apply(record, self.signer(record))) {
                     contained.advance(record.session(), record.last());
                     content = add_content(content, record);
                     if self.dag {
@@ -373,7 +377,7 @@ impl Folding<'_> {
                     forked.get_or_insert(record.id);
                 }
                 ends.advance(record.session(), record.last());
-                skip_bad(document.apply(record));
+                skip_bad(document.apply(record, self.signer(record)));
                 log_bytes += record.len_bytes() as u64;
                 log_ticks += record.last() - record.prev;
                 if self.dag {

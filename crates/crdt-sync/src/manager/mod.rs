@@ -66,6 +66,11 @@ impl Parts {
         let dag = self.options.sync == SyncMode::Dag;
         Folding { store: &*self.store, document: &*self.document, guard: self.guard.as_deref(), dag }
     }
+
+    /// Puts a patch into the document, with who signed it.
+    fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError> {
+        self.document.apply(record, self.guard.as_ref().and_then(|guard| guard.signer(record)))
+    }
 }
 
 struct Running {

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use crdt_core::{SessionId, StateVector, Timestamp};
-use crdt_sync::{DocumentError, Fold, PatchRecord, SyncDocument, dag::Link, session::content};
+use crdt_sync::{DocumentError, Fold, PatchRecord, SignerId, SyncDocument, dag::Link, session::content};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Applied {
@@ -51,7 +51,7 @@ impl Applied {
 }
 
 impl Fold for Applied {
-    fn apply(&mut self, record: &PatchRecord) -> Result<(), DocumentError> {
+    fn apply(&mut self, record: &PatchRecord, _: Option<SignerId>) -> Result<(), DocumentError> {
         Self::apply(self, record).map_err(|reason| DocumentError::Patch { id: record.id, reason })
     }
 
@@ -87,8 +87,8 @@ impl SyncDocument for SimDocument {
         self.session
     }
 
-    fn apply(&self, record: &PatchRecord) -> Result<(), DocumentError> {
-        Fold::apply(&mut *self.lock(), record)
+    fn apply(&self, record: &PatchRecord, signer: Option<SignerId>) -> Result<(), DocumentError> {
+        Fold::apply(&mut *self.lock(), record, signer)
     }
 
     /// What was edited and is not durable yet goes on top of it.

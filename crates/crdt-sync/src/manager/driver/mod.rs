@@ -377,7 +377,7 @@ impl Driver {
     async fn carry_out(&mut self, output: Output) -> Result<(), SyncError> {
         let sent = match output {
             Output::Apply(record) => {
-                self.traffic.not_applied += u64::from(!skip_bad(self.parts.document.apply(&record)));
+                self.traffic.not_applied += u64::from(!skip_bad(self.parts.apply(&record)));
                 return Ok(());
             }
             Output::Broadcast(record) => {

@@ -130,7 +130,7 @@ impl Driver {
             let id = record.id;
             record = guard.prove(record).map_err(|reason| Refusal::NotAllowed { id, reason })?;
         }
-        self.parts.document.apply(&record)?;
+        self.parts.apply(&record)?;
         Ok(record)
     }
 }
