@@ -9,6 +9,8 @@ mod conflicts;
 mod owners;
 #[path = "fuzzed/reconcile.rs"]
 mod reconcile;
+#[path = "fuzzed/section.rs"]
+mod section;
 #[path = "fuzzed/snapshot.rs"]
 mod snapshot;
 #[path = "fuzzed/wire.rs"]
@@ -59,6 +61,11 @@ fn the_corpus_of_sync_snapshot_is_opened_or_refused() {
 }
 
 #[test]
+fn the_corpus_of_sync_section_is_taken_or_refused() {
+    replay("sync_section", section::look_at);
+}
+
+#[test]
 fn the_corpus_of_sync_reconcile_is_decoded_or_refused() {
     replay("sync_reconcile", reconcile::look_at);
 }
@@ -98,6 +105,11 @@ proptest! {
     #[test]
     fn any_wrapped_snapshot_is_opened_or_refused(bytes in wrapped()) {
         look_at_snapshot(&bytes);
+    }
+
+    #[test]
+    fn any_section_is_taken_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        section::look_at(&[&[1], &bytes[..]].concat());
     }
 
     #[test]
