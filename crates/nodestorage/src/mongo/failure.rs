@@ -107,6 +107,11 @@ pub(super) fn is_duplicate(error: &Error) -> bool {
     matches!(code(error), Some(11_000 | 11_001))
 }
 
+/// There is a collection of this name.
+pub(super) fn is_there_already(error: &Error) -> bool {
+    code(error) == Some(48)
+}
+
 /// There is an index of this name with other fields.
 pub(super) fn is_other_index(error: &Error) -> bool {
     matches!(code(error), Some(85 | 86))

@@ -62,7 +62,7 @@ pub use self::{
     storage::MongoStorage,
 };
 use self::{
-    failure::of_driver,
+    failure::{is_there_already, of_driver},
     relay::{Key, Relay},
     remembered::Gate,
 };
@@ -105,6 +105,10 @@ const OWN_COLLECTIONS: &[&str] = &[
     "patch_documents",
     "patch_snapshots",
 ];
+
+/// What the store keeps under its own name. All of it is there before the first write: created by that, a collection is one
+/// more thing that a crash of the server can leave half done.
+const SIDE_COLLECTIONS: [&str; 4] = ["answers", "listeners", "producers", "tombstones"];
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -384,8 +388,16 @@ impl Shared {
         self.database.collection(&format!("{}.{name}", value::OWN))
     }
 
-    /// The indexes of the store. Creating one that is there is nothing.
+    /// The collections and indexes of the store. Creating one that is there is nothing.
     async fn prepare(&self) -> Result<(), mongodb::error::Error> {
+        let side = SIDE_COLLECTIONS.map(|name| self.own(name).name().to_owned());
+        let there = self.database.list_collection_names().filter(doc! {"name": {"$in": &side[..]}}).await?;
+        for name in side.iter().filter(|name| !there.contains(name)) {
+            match self.database.create_collection(name).await {
+                Err(error) if is_there_already(&error) => {}
+                created => created?,
+            }
+        }
         let unique = |keys: Bsons| {
             IndexModel::builder().keys(keys).options(IndexOptions::builder().unique(true).build()).build()
         };
