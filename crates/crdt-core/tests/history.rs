@@ -381,3 +381,47 @@ fn text_that_was_typed_on_is_told_with_the_time_of_each_part() {
     // Two patches of one time are one run.
     assert_eq!(parts(&[(10, "c"), (9999, "d"), (9999, "e")]), expected);
 }
+
+/// A history that was kept elsewhere: it goes on, and what was made before it counts.
+#[test]
+fn a_history_is_gone_on_with_by_another_model() {
+    let mut first = model(70_001, "warp");
+    first.keep_history().unwrap();
+    first.set_now(Duration::from_secs(1));
+    first.api().str("").unwrap().ins(4, " and").unwrap();
+    let before = first.flush().unwrap().id();
+    let history = first.history().unwrap().clone();
+
+    let mut second = first.fork(first.document().fresh_session(0));
+    second.resume_history(history);
+    second.set_now(Duration::from_secs(2));
+    second.api().str("").unwrap().ins(8, " weft").unwrap();
+    let after = second.flush().unwrap().id();
+    let history = second.history_mut().unwrap();
+    let versions: Vec<_> = history.versions().map(|version| (version.id, version.at.unwrap())).collect();
+    assert_eq!(versions, [(before, Duration::from_secs(1)), (after, Duration::from_secs(2))]);
+    assert_eq!(history.at(before).unwrap().view(), "warp and".into());
+    assert_eq!(history.at_time(Duration::from_secs(2)).unwrap().view(), "warp and weft".into());
+}
+
+#[test]
+fn bytes_places_and_registers_tell_who_wrote_them() {
+    use crdt_core::model::schema::{bin, con, obj, val, vec};
+    let schema = obj([("bytes", bin([1, 2])), ("tuple", vec([con(1), con(2)])), ("register", val(con(1)))]);
+    let mut alice = Model::with_schema(SessionId::new(70_001).unwrap(), &schema).unwrap();
+    alice.flush();
+    let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+    bob.api().bin("/bytes").unwrap().ins(1, &[9, 9]).unwrap();
+    bob.api().vec("/tuple").unwrap().set([(1, 5), (3, 6)]).unwrap();
+    bob.api().val("/register").unwrap().set(7).unwrap();
+    assert_eq!(bob.api().con("/register").unwrap().view(), 7.into());
+    let told = |path: &str| -> Vec<(Part, u64)> {
+        let blame = bob.blame(path).unwrap();
+        blame.into_iter().map(|part| (part.part, part.ids.start.sid.get())).collect()
+    };
+    let (global, bobs) = (SessionId::GLOBAL.get(), 70_002);
+    let bytes = [(Part::Range(0..1), global), (Part::Range(1..3), bobs), (Part::Range(3..4), global)];
+    assert_eq!(told("/bytes"), bytes);
+    assert_eq!(told("/tuple"), [(Part::Place(0), global), (Part::Place(1), bobs), (Part::Place(3), bobs)]);
+    assert_eq!(told("/register"), [(Part::Whole, bobs)]);
+}

@@ -345,3 +345,21 @@ fn rebase_refuses_to_move_a_part_of_a_deletion_beyond_all_times() {
         Err(refused) => assert!(matches!(refused, RewriteError::OutOfTime { .. }), "{refused}"),
     }
 }
+
+/// A remark changes nothing of what a patch does, and is what its forms carry.
+#[test]
+fn a_remark_is_put_on_a_patch_and_taken_off() {
+    let mut b = PatchBuilder::new(SessionId::new(70_001).unwrap(), 1);
+    let text = b.json(&"warp".into());
+    b.ins_val(Timestamp::ORIGIN, text);
+    let plain = b.finish().unwrap();
+    let remark = Value::Map(vec![("author".into(), "ada".into())]);
+    let told = plain.with_meta(&remark);
+    assert_eq!(told.meta().unwrap().to_value(), remark);
+    let ops = |patch: &Patch| format!("{:?}", patch.ops().collect::<Vec<_>>());
+    assert_eq!((told.id(), told.span(), ops(&told)), (plain.id(), plain.span(), ops(&plain)));
+    for format in PatchFormat::ALL {
+        assert_eq!(format.decode(&format.encode(&told).unwrap()).unwrap(), told, "{format:?}");
+    }
+    assert_eq!(told.with_meta(&7.into()).with_meta(&Value::Undefined), plain);
+}

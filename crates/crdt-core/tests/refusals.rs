@@ -290,3 +290,20 @@ fn a_selection_that_is_drawn_backwards_selects_the_same() {
     model.api().str("").unwrap().ins(5, "<").unwrap();
     assert_eq!(selection.resolve(model.document()), Some(6..9));
 }
+
+/// Whatever bits it is drawn by, a session that the document has seen is no fresh one, and neither is its own.
+#[test]
+fn a_fresh_session_is_none_that_the_document_knows() {
+    let own = SessionId::from_random(7);
+    let mut document = Document::new(own);
+    let peer = sid(own.get() + 1);
+    let mut b = crdt_core::PatchBuilder::new(peer, 1);
+    let made = b.new_obj();
+    b.ins_val(Timestamp::ORIGIN, made);
+    assert_eq!(document.apply(&b.finish().unwrap()), Ok(Applied::Merged));
+    assert_eq!(document.fresh_session(7), sid(own.get() + 2));
+    // Behind the last session comes the first one, which is its own here.
+    document.set_session(document.fresh_session(u64::MAX));
+    assert_eq!(document.session(), SessionId::from_random(u64::MAX));
+    assert_eq!(document.fresh_session(u64::MAX), sid(own.get() + 2));
+}

@@ -230,14 +230,14 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (session.clone(), place, "[a-z🙂]{1,4}").prop_map(|(s, p, t)| Step::Ins(s, p, t)),
         2 => (session.clone(), place, 1..5usize).prop_map(|(s, p, l)| Step::Del(s, p, l)),
-        4 => (session.clone(), place, 1..9usize, 0..4usize, 0..4usize)
+        4 => (session.clone(), place, 1..9usize, 0..5usize, 0..4usize)
             .prop_map(|(s, p, l, t, e)| Step::Mark(s, p, l, t, e)),
         4 => (session.clone(), session).prop_map(|(to, from)| Step::Deliver(to, from)),
     ]
 }
 
 /// The marks of each visible character, found by going through all characters ever and all slices, one by one.
-fn slow_marks(model: &mut Model) -> Vec<BTreeMap<String, Vec<String>>> {
+fn slow_marks(model: &mut Model) -> Vec<BTreeMap<String, Value>> {
     let node = note(model).text_id();
     let slices = note(model).slices();
     let Content::Str(chunks) = model.document().node(node).unwrap().content() else { panic!("no text") };
@@ -258,21 +258,26 @@ fn slow_marks(model: &mut Model) -> Vec<BTreeMap<String, Vec<String>>> {
     };
     let mut marks = Vec::new();
     for (index, _) in all.iter().enumerate().filter(|(_, (_, live))| *live) {
-        let mut here: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        // Of each tag what is said, and whether it is what replaces what is older.
+        let mut here: BTreeMap<String, Vec<(bool, Value)>> = BTreeMap::new();
         for slice in &slices {
             let (Some(start), Some(end)) = (place(&slice.start), place(&slice.end)) else { continue };
             if start <= 2 * index && 2 * index < end {
                 let values = here.entry(slice.tag.to_string()).or_default();
                 match slice.stacking {
-                    Stacking::Many => values.push(format!("many {:?}", slice.data)),
-                    Stacking::One => *values = vec![format!("one {:?}", slice.data)],
+                    Stacking::Many => values.push((false, slice.data.clone())),
+                    Stacking::One => *values = vec![(true, slice.data.clone())],
                     Stacking::Erase => values.clear(),
                     Stacking::Marker | Stacking::Cursor => {}
                 }
             }
         }
         here.retain(|_, values| !values.is_empty());
-        marks.push(here);
+        let shown = |values: Vec<(bool, Value)>| match &values[..] {
+            [(true, only)] => only.clone(),
+            many => many.iter().map(|(_, value)| value.clone()).collect(),
+        };
+        marks.push(here.into_iter().map(|(tag, values)| (tag, shown(values))).collect());
     }
     marks
 }
@@ -318,6 +323,7 @@ proptest! {
                             0 => note.mark(range, "bold", true, expand).unwrap(),
                             1 => note.unmark(range, "bold", expand).unwrap(),
                             2 => note.mark(range, "color", len as f64, expand).unwrap(),
+                            3 => drop(note.mark_also(range, "color", place as f64).unwrap()),
                             _ => drop(note.mark_also(range, "comment", place as f64).unwrap()),
                         }
                     }
@@ -331,13 +337,13 @@ proptest! {
             logs[who].extend(replicas[who].0.flush());
             let model = &mut replicas[who].0;
             let slow = slow_marks(model);
-            let mut fast = Vec::new();
+            let mut fast: Vec<BTreeMap<String, Value>> = Vec::new();
             for span in note(model).spans().unwrap() {
                 for _ in 0..span.text.as_wtf8().units() {
-                    fast.push(span.marks.iter().map(|(tag, _)| tag.to_string()).collect::<Vec<_>>());
+                    fast.push(span.marks.iter().map(|(tag, said)| (tag.to_string(), said.clone())).collect());
                 }
             }
-            prop_assert_eq!(fast, slow.iter().map(|marks| marks.keys().cloned().collect::<Vec<_>>()).collect::<Vec<_>>());
+            prop_assert_eq!(fast, slow);
         }
         let mut news = true;
         while news {

@@ -87,3 +87,18 @@ fn a_tuple_that_is_too_long_is_refused() {
     let full = vec((0..256).map(con));
     assert_eq!(Model::with_schema(SessionId::USER_MIN, &full).unwrap().view().as_array().unwrap().len(), 256);
 }
+
+#[test]
+fn nodes_of_a_schema_go_into_an_array() {
+    let mut alice = Model::new(SessionId::USER_MIN);
+    alice.api().root(serde_json::json!({"list": ["first"]})).unwrap();
+    let rows = [obj([("text", str("warp"))]), vec([con(1), con(2)])];
+    alice.api().arr("/list").unwrap().ins_nodes(1, &rows).unwrap();
+    assert!(alice.api().arr("/list").unwrap().ins_nodes(4, &rows).is_err());
+    alice.api().str("/list/1/text").unwrap().ins(4, "!").unwrap();
+    let shown = serde_json::json!({"list": ["first", {"text": "warp!"}, [1, 2]]});
+    assert!(alice.view().is_same_json(&Value::from(&shown)), "{:?}", alice.view());
+    let mut bob = Model::new(SessionId::new(70_002).unwrap());
+    assert_eq!(bob.apply(&alice.flush().unwrap()), Ok(crdt_core::Applied::Merged));
+    assert_eq!(bob.view(), alice.view());
+}

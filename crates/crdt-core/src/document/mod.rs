@@ -141,13 +141,33 @@ impl Document {
         self.store.is_same(&other.store)
     }
 
-    /// A copy that another session edits. It has seen what this one has seen, this one's own edits included.
+    /// A copy that another session edits, [one](Self::fresh_session) that nobody else edits as. It has seen what this one has seen, this one's own edits included.
     ///
     /// It copies the memory of the document too, unless that is [shared](Self::share).
     pub fn fork(&self, session: SessionId) -> Self {
         let mut fork = self.clone();
         fork.set_session(session);
         fork
+    }
+
+    /// A session that this document has not heard of, for who edits it next: drawn by 64 random bits as
+    /// [`SessionId::from_random`] does, and if it is one of this document's after all, the next one that is not. Two that edit
+    /// as one session break what they share, and among millions of sessions of one document two are the same by chance some
+    /// day.
+    ///
+    /// ```
+    /// use crdt_core::{Model, SessionId};
+    ///
+    /// let alice = Model::new(SessionId::from_random(1 << 60));
+    /// let bob = alice.fork(alice.document().fresh_session(1 << 60));
+    /// assert_ne!(bob.document().session(), alice.document().session());
+    /// ```
+    pub fn fresh_session(&self, bits: u64) -> SessionId {
+        let mut session = SessionId::from_random(bits);
+        while self.store.sessions.get(session.get()).is_some() {
+            session = SessionId::new(session.get() + 1).unwrap_or(SessionId::USER_MIN);
+        }
+        session
     }
 
     /// Goes on as another session.

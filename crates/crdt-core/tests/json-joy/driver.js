@@ -338,6 +338,35 @@ const handlers = {
     const patch = model.api.flush();
     return {before, after: shown(), patch: hex(patch.toBinary())};
   },
+  /** Reads a log: the states at its start and end, what it has at its frontier, and its patches. */
+  readLog: ({format, data}) => {
+    const {LogDecoder} = require('json-joy/lib/json-crdt/log/codec/LogDecoder');
+    const {logDecoderOpts} = require('json-joy/lib/json-crdt/log/codec/logDecoderOpts');
+    const decoder = new LogDecoder(logDecoderOpts);
+    const {history} = decoder.decode(unhex(data), {format, history: true});
+    const {frontier} = decoder.decode(unhex(data), {format, frontier: true});
+    const patches = [];
+    history.patches.forEach(({v}) => void patches.push(hex(v.toBinary())));
+    return {
+      start: view(history.start()),
+      end: view(history.replayToEnd()),
+      frontier: view(frontier.end),
+      patches,
+      metadata: history.metadata,
+    };
+  },
+  /** Writes a log that starts behind the first patches. */
+  writeLog: ({sid, first, patches, ...params}) => {
+    const {Log} = require('json-joy/lib/json-crdt/log/Log');
+    const {LogEncoder} = require('json-joy/lib/json-crdt/log/codec/LogEncoder');
+    const {logEncoderOpts} = require('json-joy/lib/json-crdt/log/codec/logEncoderOpts');
+    const model = Model.create(undefined, sid);
+    for (const patch of first) model.applyPatch(Patch.fromBinary(unhex(patch)));
+    const log = Log.from(model);
+    for (const patch of patches) log.end.applyPatch(Patch.fromBinary(unhex(patch)));
+    const data = new LogEncoder(logEncoderOpts).encode(log, params);
+    return {data: hex(data), count: patches.length};
+  },
   /** Reads a patch from one form and writes it in all. */
   patch: ({form, data}) => {
     const bytes = unhex(data);

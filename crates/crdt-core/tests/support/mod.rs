@@ -55,6 +55,12 @@ fn revive(value: Value) -> Value {
     }
 }
 
+/// A list of texts as the driver takes it.
+pub fn list_of(texts: &Value) -> String {
+    let list: Vec<String> = items(texts).iter().map(|one| format!("\"{}\"", text(one))).collect();
+    format!("[{}]", list.join(","))
+}
+
 pub fn unhex(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
