@@ -19,7 +19,7 @@ use nodestorage::{
 use serde_json::json;
 
 use super::{
-    PATIENCE, body, by, games, id, open,
+    PATIENCE, WRITES_TIME_MAX, body, by, games, id, open,
     verbs::{self, Acknowledged, Writer},
 };
 
@@ -211,10 +211,11 @@ async fn two_processes_count_one_counter_and_lose_nothing() {
     let mut other = Command::new(std::env::current_exe().unwrap());
     other.args(["crashes::writer_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
     other.env(WRITER[0], server.uri()).env(WRITER[1], server.database()).env(WRITER[2], "counter");
-    let other = other.stdout(Stdio::null()).spawn().unwrap();
-    count_to_100(&games).await;
-    let ended = tokio::task::spawn_blocking(move || other.wait_with_output()).await.unwrap().unwrap();
-    assert!(ended.status.success());
+    let mut other =
+        tokio::process::Command::from(other).stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    tokio::time::timeout(WRITES_TIME_MAX, count_to_100(&games)).await.expect("it comes to an end");
+    let ended = tokio::time::timeout(WRITES_TIME_MAX, other.wait()).await.expect("it comes to an end");
+    assert!(ended.unwrap().success());
     let counter = games.find_one(&id("counter")).await.unwrap().unwrap();
     assert_eq!((counter.version, &counter.body["n"]), (201, &json!(200)));
     let mut values = Vec::new();

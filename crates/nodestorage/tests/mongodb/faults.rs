@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    PATIENCE, body, by, counted, games, id, open, options,
+    PATIENCE, WRITES_TIME_MAX, body, by, counted, games, id, open, options,
     proxy::message,
     verbs::{self, Acknowledged, Writer},
 };
@@ -226,7 +226,8 @@ async fn each_verb_is_applied_once(fault: Fault) {
     });
     let mut acknowledged = Acknowledged::new();
     for writer in writers.collect::<Vec<_>>() {
-        acknowledged.extend(writer.await.unwrap());
+        let writer = tokio::time::timeout(WRITES_TIME_MAX, writer).await.expect("its writes end");
+        acknowledged.extend(writer.unwrap());
     }
     proxy.end().await;
     let store = open(&server).await;
@@ -302,7 +303,7 @@ async fn each_write_is_applied_once(fault: Fault) {
         })
     });
     for writer in writers.collect::<Vec<_>>() {
-        writer.await.unwrap();
+        tokio::time::timeout(WRITES_TIME_MAX, writer).await.expect("its writes end").unwrap();
     }
     proxy.end().await;
     let store = open(&server).await;

@@ -28,6 +28,9 @@ use nodestorage::{
 /// Nothing here takes so long, except when it is broken.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// Nor do all the writes of one test together, each of which may be tried again and again.
+const WRITES_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(180);
+
 fn id(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
 }
