@@ -47,7 +47,8 @@ pub trait Storage: Send + Sync {
     /// Reads a document.
     async fn find_one(&self, id: &DocumentId) -> Result<Option<Document>, StorageError>;
 
-    /// Reads documents in the order of their ids, those after `after`, at most `limit`.
+    /// Reads documents in the order of their ids, those after `after`, at most `limit`. A page may be short, as large
+    /// documents are not all held at once; only an empty one is the end.
     async fn list(&self, after: Option<&DocumentId>, limit: usize) -> Result<Vec<Document>, StorageError>;
 
     /// The ids of documents that are deleted and of which changes are left, in their order, those after `after`, at most

@@ -63,7 +63,8 @@ pub(super) async fn list(
         // One more, which tells that there is more.
         let wanted = step.min(limit - count) + 1;
         let found = storage.list(last.as_ref(), wanted).await?;
-        let is_end = found.len() < wanted;
+        // A page may be short where documents are large.
+        let is_end = found.is_empty();
         for document in found {
             if count == limit || body.len() > LIST_BYTES_MAX {
                 break 'page true;

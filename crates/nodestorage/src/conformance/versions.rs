@@ -154,6 +154,19 @@ pub async fn list_pages_in_the_order_of_ids(store: Arc<dyn Store>) {
         listed.extend(page.into_iter().map(|document| document.id));
     }
     assert_eq!(listed, ["a", "a!", "ab", "c", "é"].map(id));
+    // Large ones may come on shorter pages, but none is left out.
+    for name in ["d1", "d2", "d3", "d4", "d5"] {
+        create(&games, name, json!({ "much": "x".repeat(600_000) })).await;
+    }
+    let mut listed = Vec::new();
+    loop {
+        let page = games.list(listed.last(), 100).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        listed.extend(page.into_iter().map(|document| document.id));
+    }
+    assert_eq!(listed, ["a", "a!", "ab", "c", "d1", "d2", "d3", "d4", "d5", "é"].map(id));
 }
 
 /// Who lets go of old changes finds the deleted ones too.

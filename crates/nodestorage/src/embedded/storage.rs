@@ -94,9 +94,18 @@ impl Storage for EmbeddedStorage {
             let documents = view.scan(Space::Documents, &prefix, start, |key, contents| {
                 let (_, id, _) = DocumentKey::split(key)?;
                 let Head { version, body } = Head::decode(contents)?;
-                Ok(body.map(|body| Document { id, version, body: Arc::new(body) }))
+                Ok(body.map(|body| (contents.len(), Document { id, version, body: Arc::new(body) })))
             });
-            documents.filter_map(Result::transpose).take(limit).collect()
+            let (mut page, mut len_bytes) = (Vec::new(), 0);
+            for found in documents.filter_map(Result::transpose).take(limit) {
+                let (bytes, document) = found?;
+                page.push(document);
+                len_bytes += bytes;
+                if len_bytes >= PAGE_BYTES_MAX {
+                    break;
+                }
+            }
+            Ok(page)
         })
         .await
     }
@@ -321,9 +330,11 @@ fn old_changes(engine: &Engine, key: &DocumentKey, up_to: u64) -> Result<Vec<(u6
 fn stale_answers(engine: &Engine, key: &DocumentKey, up_to: u64) -> Result<Vec<Write>, StorageError> {
     let view = engine.view();
     let answers = view.scan(Space::Answers, key.as_bytes(), Bound::Unbounded, |key, contents| {
+        trailing_number(key)?;
         Ok((key.to_vec(), record::answer(contents)?))
     });
     let mut stale = Vec::new();
+    // Each has a number behind it, of eight bytes.
     let mut before: Option<(Vec<u8>, u64)> = None;
     for answer in answers {
         let answer = answer?;

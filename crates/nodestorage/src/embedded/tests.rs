@@ -57,6 +57,21 @@ fn body(value: Value) -> Body {
     }
 }
 
+/// What is read at a time is not only counted.
+#[tokio::test]
+async fn a_list_holds_few_large_documents() {
+    let (store, _folder) = store().await;
+    let games = games(&store).await;
+    for n in 0..10 {
+        let large = body(json!({ "much": "x".repeat(400_000) }));
+        games.find_one_and_upsert(&id(&format!("d{n}")), large, by("s", None)).await.unwrap();
+    }
+    let page = games.list(None, 100).await.unwrap();
+    assert_eq!(page.len(), 3, "the third reaches 1 MiB");
+    let found = games.find_many(Query::default()).await.unwrap();
+    assert_eq!(found.found.len(), 10, "a scan goes on behind a short page");
+}
+
 fn operators(update: Value) -> Update {
     Update::parse(&update).unwrap()
 }

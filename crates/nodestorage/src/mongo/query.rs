@@ -1,16 +1,19 @@
 //! Queries and indexes, by the server itself.
 
+mod order;
+
 use futures_util::TryStreamExt;
 use mongodb::{
     IndexModel,
     bson::{Bson, Document as Bsons, doc},
 };
 
+use self::order::{behind, is_placed_otherwise, order, sorted_otherwise};
 use super::{
     failure::{Failure, is_other_index},
     record::{is_ours, shown, whole},
     storage::MongoStorage,
-    value::{to_bson, unescape},
+    value::unescape,
 };
 use crate::{
     Explained, Index, IndexStatus, Plan, Storage, StorageError,
@@ -40,19 +43,7 @@ impl MongoStorage {
         if (1..query.sort.len()).any(|nth| (0..nth).any(|before| by(before) == by(nth))) {
             return Ok(true);
         }
-        let of_field = |path: &FieldPath| {
-            let place = name(path, Some(self.version_field()));
-            let on_the_way = place.match_indices('.').map(|(at, _)| &place[..at]);
-            let arrays = on_the_way.map(|prefix| doc! {prefix: {"$type": "array"}}).collect::<Vec<_>>();
-            let values = doc! {&place: {"$in": values_sorted_otherwise()}};
-            let types = doc! {&place: {"$type": TYPES_SORTED_OTHERWISE.to_vec()}};
-            arrays.into_iter().chain([values, types]).collect::<Vec<_>>()
-        };
-        let places = query.sort.iter().flat_map(|(by, _)| match by {
-            SortBy::Field(path) if path.names() != [self.version_field()] => of_field(path),
-            _ => Vec::new(),
-        });
-        let places: Vec<Bsons> = places.collect();
+        let places = sorted_otherwise(query, self.version_field());
         if places.is_empty() {
             return Ok(false);
         }
@@ -138,23 +129,7 @@ impl MongoStorage {
             all[0].extend(own);
         }
         if let Some(after) = &query.after {
-            match (query.sort.first(), after.keys.first()) {
-                // To the server an array field is of the type of arrays, whatever it is sorted by: all is read again.
-                (Some((SortBy::Field(_), _)), Some(key)) if key.is_array() => {}
-                (Some((SortBy::Field(path), direction)), Some(key)) => {
-                    // Everything from the cursor on, and what is of another kind, whose order is told here.
-                    let operator = if *direction == Direction::Ascending { "$gte" } else { "$lte" };
-                    let path = name(path, Some(self.version_field()));
-                    let from = doc! {&path: {operator: to_bson(key)}};
-                    let other = doc! {path: {"$not": {"$type": kinds(key)}}};
-                    all.push(doc! {"$or": [from, other]});
-                }
-                (Some((SortBy::Id, direction)), _) => {
-                    let operator = if *direction == Direction::Ascending { "$gte" } else { "$lte" };
-                    all.push(doc! {"_id": {operator: after.id.as_str()}});
-                }
-                _ => all.push(doc! {"_id": {"$gt": after.id.as_str()}}),
-            }
+            all.extend(behind(query, after, self.version_field()));
         }
         if all.len() == 1 {
             all.remove(0)
@@ -305,82 +280,6 @@ enum Paged {
     SortedOtherwise,
 }
 
-/// Whether there is an array on the way to a place, or something at it that the server sorts otherwise.
-fn is_placed_otherwise(raw: &Bsons, place: &str) -> bool {
-    let mut names = place.split('.').peekable();
-    let mut within = raw;
-    while let Some(name) = names.next() {
-        match within.get(name) {
-            None => return false,
-            Some(value) if names.peek().is_none() => return is_value_sorted_otherwise(value),
-            Some(Bson::Document(members)) => within = members,
-            Some(value) => return matches!(value, Bson::Array(_)),
-        }
-    }
-    false
-}
-
-fn is_value_sorted_otherwise(value: &Bson) -> bool {
-    match value {
-        Bson::Array(elements) => {
-            let is_otherwise = |element: &Bson| match element {
-                Bson::Array(inner) => inner.is_empty(),
-                plain => is_value_sorted_otherwise(plain),
-            };
-            elements.is_empty() || elements.iter().any(is_otherwise)
-        }
-        Bson::Double(float) => !float.is_finite(),
-        Bson::Null
-        | Bson::Boolean(_)
-        | Bson::Int32(_)
-        | Bson::Int64(_)
-        | Bson::Decimal128(_)
-        | Bson::String(_)
-        | Bson::Document(_) => false,
-        // All others are read as another kind of values: those that TYPES_SORTED_OTHERWISE names to the server.
-        _ => true,
-    }
-}
-
-fn order(direction: Direction) -> i32 {
-    match direction {
-        Direction::Ascending => 1,
-        Direction::Descending => -1,
-    }
-}
-
-/// The types of the server that are read as another kind of values.
-const TYPES_SORTED_OTHERWISE: [&str; 10] = [
-    "date",
-    "objectId",
-    "binData",
-    "regex",
-    "timestamp",
-    "javascript",
-    "symbol",
-    "undefined",
-    "minKey",
-    "maxKey",
-];
-
-/// Values that have another place here, although others of their type are where they are.
-fn values_sorted_otherwise() -> Vec<Bson> {
-    let floats = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
-    floats.into_iter().map(Bson::Double).chain([Bson::Array(Vec::new())]).collect()
-}
-
-/// The types of the server that one kind of values here has.
-fn kinds(value: &serde_json::Value) -> Vec<&'static str> {
-    match value {
-        serde_json::Value::Null => vec!["null"],
-        serde_json::Value::Bool(_) => vec!["bool"],
-        serde_json::Value::Number(_) => vec!["number"],
-        serde_json::Value::String(_) => vec!["string"],
-        serde_json::Value::Array(_) => vec!["array"],
-        serde_json::Value::Object(_) => vec!["object"],
-    }
-}
-
 /// The index that a plan of the server scans, and how many of its fields are narrowed down.
 fn index_in(plan: &Bson) -> Option<(String, usize)> {
     match plan {
@@ -412,8 +311,6 @@ fn has_stage(plan: &Bson, wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::bson;
-
     use super::*;
 
     #[test]
@@ -440,27 +337,6 @@ mod tests {
         ] {
             let refused = read(named, keys.clone()).unwrap_err();
             assert!(refused.contains(expected), "{keys}: {refused}");
-        }
-    }
-
-    /// As `sorts_otherwise` asks the server of all documents.
-    #[test]
-    fn what_the_server_sorts_otherwise_is_seen_in_one_document() {
-        for (raw, is_otherwise) in [
-            (bson!({"a": {"b": 1}}), false),
-            (bson!({"a": {"b": null}}), false),
-            (bson!({"a": {"b": [1, "x", [2]]}}), false),
-            (bson!({"a": 5}), false),
-            (bson!({}), false),
-            (bson!({"a": [{"b": 1}]}), true),
-            (bson!({"a": {"b": []}}), true),
-            (bson!({"a": {"b": [[]]}}), true),
-            (bson!({"a": {"b": (f64::INFINITY)}}), true),
-            (bson!({"a": {"b": [1, (f64::NAN)]}}), true),
-            (bson!({"a": {"b": (mongodb::bson::DateTime::from_millis(1))}}), true),
-        ] {
-            let Bson::Document(raw) = raw else { unreachable!("it is one") };
-            assert_eq!(is_placed_otherwise(&raw, "a.b"), is_otherwise, "{raw}");
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     edit::SectionFn,
     query::{FieldPath, Page, Query},
     retry,
+    rules::json_bytes,
     verbs::{self, Outcome, SectionVersion},
     watch::PAGE_BYTES_MAX,
 };
@@ -40,6 +41,9 @@ pub(super) const CUT_PAUSE: Duration = Duration::from_millis(25);
 /// How long the place of a removed change stays in the log. As long as it is there, no relay can give the place, or the
 /// change that has it, a second time, however long ago it looked; nor can the fate of a write be told wrongly.
 pub(super) const PLACES_KEPT: Duration = Duration::from_secs(60 * 60);
+
+/// How many documents of a list are read at first. What they weigh says how many more are.
+const LIST_STEP_FIRST: usize = 4;
 
 /// A collection of a [`MongoStore`](super::MongoStore). Clones are the same handle; closing it leaves the store open.
 #[derive(Clone)]
@@ -235,26 +239,32 @@ impl Storage for MongoStorage {
         }
         self.reading(|| async {
             let mut after = after.map(ToString::to_string);
+            let (mut page, mut len_bytes) = (Vec::new(), 0);
+            let mut step = LIST_STEP_FIRST.min(limit);
             loop {
                 let mut filter = doc! {"_id": {"$type": "string"}, "_weft.deleted": {"$exists": false}};
                 if let Some(after) = &after {
                     filter.insert("_id", doc! {"$gt": after, "$type": "string"});
                 }
                 let find = self.documents.find(filter).sort(doc! {"_id": 1});
-                let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+                let rows = i64::try_from(step).unwrap_or(i64::MAX);
                 let mut found = find.projection(doc! {"_weft.outbox": 0}).limit(rows).await?;
-                let (mut documents, mut read) = (Vec::new(), 0);
+                let mut read = 0;
                 while let Some(raw) = found.try_next().await? {
                     read += 1;
                     after = raw.get_str("_id").ok().map(str::to_owned);
-                    if is_ours(&raw) {
-                        documents.extend(shown(&raw, self.version_field())?);
+                    if let Some(document) = is_ours(&raw).then(|| shown(&raw, self.version_field())) {
+                        let document = document?;
+                        len_bytes += document.as_ref().map_or(0, |document| json_bytes(&*document.body));
+                        page.extend(document);
                     }
                 }
-                // An empty page would mean the end.
-                if !documents.is_empty() || read < limit {
-                    return Ok(documents);
+                if read < step || page.len() >= limit || len_bytes >= PAGE_BYTES_MAX {
+                    return Ok(page);
                 }
+                // As many more as have room, if they are like those that were read.
+                let room = (page.len() * (PAGE_BYTES_MAX - len_bytes)).checked_div(len_bytes);
+                step = (limit - page.len()).min(room.map_or(limit, |room| room.max(LIST_STEP_FIRST)));
             }
         })
         .await

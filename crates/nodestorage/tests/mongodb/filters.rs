@@ -54,13 +54,18 @@ fn scalar(rng: &mut StdRng) -> Value {
     }
 }
 
+/// What is compared with by its order: arrays and objects too, now and then.
+fn operand(rng: &mut StdRng) -> Value {
+    if rng.random_range(0..4) == 0 { value(rng, 2) } else { scalar(rng) }
+}
+
 fn test(rng: &mut StdRng, depth: u32) -> Value {
     match rng.random_range(0..if depth == 0 { 12 } else { 15 }) {
         0 => json!({"$eq": value(rng, 2)}),
         1 => json!({"$ne": value(rng, 2)}),
-        2 => json!({"$gt": scalar(rng)}),
-        3 => json!({"$lte": scalar(rng)}),
-        4 => json!({"$gte": scalar(rng), "$lt": scalar(rng)}),
+        2 => json!({"$gt": operand(rng)}),
+        3 => json!({"$lte": operand(rng)}),
+        4 => json!({"$gte": operand(rng), "$lt": operand(rng)}),
         5 => json!({"$in": [scalar(rng), value(rng, 1)]}),
         6 => json!({"$nin": [scalar(rng), value(rng, 1)]}),
         7 => json!({"$exists": rng.random_bool(0.5)}),

@@ -183,6 +183,21 @@ async fn a_record_that_is_missing_from_the_middle_is_noticed() {
     }
 }
 
+/// The answers of a document end in a client and a number; a key that is cut is none.
+#[tokio::test]
+async fn a_key_of_an_answer_that_is_too_short_is_an_error() {
+    let (store, _folder) = store().await;
+    let games = games(&store).await;
+    games.find_one_and_upsert(&id("a"), Body::new(), by("p", Some(1))).await.unwrap();
+    let mut short = games.key(&id("a")).as_bytes().to_vec();
+    short.push(1);
+    assert!(short.len() < 8, "{short:?}");
+    let answer = Write::put(Space::Answers, short, 1_u64.to_le_bytes().to_vec());
+    store.shared.engine().unwrap().commit(vec![answer], true).unwrap();
+    let error = games.remove_changes(&id("a"), 1).await.unwrap_err();
+    assert!(matches!(&error, StorageError::Corrupt { .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_store_of_a_newer_format_is_refused() {
     let (pristine, _) = pristine(false).await;
