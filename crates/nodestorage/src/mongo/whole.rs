@@ -34,11 +34,12 @@ impl MongoStorage {
     pub(super) async fn is_behind(&self, key: &Key, found: &Stored) -> Result<bool, Failure> {
         let relay = &self.shared().relay;
         let known = relay.reached(key);
-        // Who has written it last here has its number. What others write is followed without a question: of an older copy put over it the listener knows in a moment, and until
-        // then the log refuses its numbers. Where nobody listens, the log is asked.
+        // Who has written it last here has its number. What others write is followed without a question: of an older copy put over
+        // it the listener knows in a moment, and until then the log refuses its numbers. Where nobody listens, the log is asked, and
+        // where nothing is known of the document: the listener may have much to catch up with.
         let unheard = !self.heard.load(std::sync::atomic::Ordering::Acquire);
         let is_own = relay.taken(key) == found.version;
-        if found.raw.is_none() || is_own || (known <= found.version && !unheard) {
+        if found.raw.is_none() || is_own || (known > 0 && known <= found.version && !unheard) {
             return Ok(false);
         }
         if known > found.version {
@@ -48,6 +49,8 @@ impl MongoStorage {
         if last < known && known > found.version {
             // The log was put back as well.
             relay.forget_one(key);
+        } else {
+            relay.note_placed(key.clone(), last);
         }
         Ok(last > found.version)
     }

@@ -1,6 +1,6 @@
 //! Programs that write a document whole, with all that the store keeps in it: from what is there, or from an older copy.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use nodestorage::{
     Body, Change, Deleted, Edited, MongoOptions, MongoStorage, MongoStore, Operation, Storage, StorageExt,
@@ -15,13 +15,16 @@ use nodestorage::{
     },
 };
 use serde_json::json;
+use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    body, by, counted,
+    PATIENCE, body, by, counted,
     direct::{check, direct, next_direct},
     games, id,
     meddling::raw,
     open, options,
+    otherwise::behind,
+    proxy::{self, Manner},
 };
 
 async fn push(games: &MongoStorage, name: &str, producer: &str, sequence: u64) -> u64 {
@@ -162,6 +165,49 @@ async fn who_writes_upon_an_older_copy_takes_no_number_that_was_given() {
         assert_eq!((changes.len(), list(&changes[4])), (6, json!(["p1"])), "{name}");
         check(&games, name).await;
     }
+}
+
+/// Holds back what the server's change streams tell.
+struct TellsNothing(Arc<Notify>);
+
+impl Manner for TellsNothing {
+    fn answer(&self, _: &Bsons) -> Option<Bsons> {
+        None
+    }
+
+    fn way(&self, command: &Bsons) -> Duration {
+        if !command.contains_key("getMore") {
+            return Duration::ZERO;
+        }
+        if command.get_str("collection").is_ok_and(|name| name == "games") {
+            self.0.notify_one();
+        }
+        PATIENCE * 10
+    }
+}
+
+/// Its stream is open, and far behind: it tells of the copy much later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn who_has_just_begun_to_listen_takes_no_number_that_was_given() {
+    let server = TestServer::own();
+    let (store, writer) = deaf(&server).await;
+    push(&writer, "a", "p", 1).await;
+    let old = read(&direct(&writer), "a").await;
+    for sequence in 2..=4 {
+        push(&writer, "a", "p", sequence).await;
+    }
+    store.close().await.unwrap();
+    let listens = Arc::new(Notify::new());
+    let port = proxy::start(server.port(), TellsNothing(Arc::clone(&listens))).await;
+    let store = behind(port, options(&server)).await;
+    let games = games(&store).await;
+    timeout(PATIENCE, listens.notified()).await.unwrap();
+    raw(&server, "games").await.replace_one(doc! {"_id": "a"}, old).await.unwrap();
+    assert_eq!(push(&games, "a", "p", 5).await, 6);
+    let changes = games.changes(&id("a"), 0, 10).await.unwrap().changes;
+    assert_eq!(changes[4].producer.client_id.as_str(), DIRECT);
+    check(&games, "a").await;
 }
 
 /// What a writer leaves that has met an older copy before anybody has seen it: a number that was given before.
