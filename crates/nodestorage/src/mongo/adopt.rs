@@ -7,8 +7,8 @@ use mongodb::bson::{Bson, Document as Bsons, doc};
 use super::{
     failure::Failure,
     record::{
-        Mark, Stored, WriteId, decode_event, digest, encode_event, encode_mark, encode_marks, event_version,
-        packed,
+        Mark, Stored, WriteId, decode_event, digest, encode_event, encode_mark, encode_marks, event_bytes,
+        event_version, packed,
     },
     relay::Moved,
     storage::MongoStorage,
@@ -19,6 +19,9 @@ use crate::{Body, Change, Diff, DocumentId, Operation, Producer, Storage};
 /// How many changes are read back to see whether a document that was replaced is still what its history says. Where none of
 /// them says the whole document, the replacement is taken for a change.
 const READ_BACK_MAX: i64 = 64;
+
+/// How many bytes of changes are held for that; two of the largest.
+const READ_BACK_BYTES_MAX: usize = 32 << 20;
 
 /// What is said of a change that another program made. `missed`: there may have been more between.
 pub(super) fn metadata(missed: bool) -> Body {
@@ -196,8 +199,12 @@ impl MongoStorage {
         };
         let events = self.shared().events().find(of).sort(doc! {"sequenceNum": -1}).limit(READ_BACK_MAX);
         let mut events = events.await?;
-        let (mut changes, mut version) = (Vec::new(), base.version);
+        let (mut changes, mut version, mut len_bytes) = (Vec::new(), base.version, 0);
         while let Some(event) = events.try_next().await? {
+            len_bytes += event_bytes(&event);
+            if len_bytes > READ_BACK_BYTES_MAX {
+                return Ok(None);
+            }
             let change = decode_event(&event)?;
             if change.version != version {
                 return Ok(None);

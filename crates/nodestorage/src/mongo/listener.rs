@@ -259,7 +259,9 @@ impl MongoStorage {
         let shared = self.shared();
         shared.relay.settle().await?;
         let last = shared.relay.last_version(&self.name, id).await?;
-        if last == 0 || shared.buried_version(&self.name, id).await?.is_some_and(|version| version >= last) {
+        if last == 0
+            || shared.relay.buried_version(&self.name, id).await?.is_some_and(|version| version >= last)
+        {
             return Ok(());
         }
         let of = doc! {"collection": &*self.name, "documentId": id.as_str(), "sequenceNum": count(last)};

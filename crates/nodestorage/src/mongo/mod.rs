@@ -379,13 +379,18 @@ impl Handle {
     }
 }
 
+/// A collection of the store's own.
+fn own_collection(database: &Database, name: &str) -> Collection<Bsons> {
+    database.collection(&format!("{}.{name}", value::OWN))
+}
+
 impl Shared {
     fn events(&self) -> &Collection<Bsons> {
         &self.events
     }
 
     fn own(&self, name: &str) -> Collection<Bsons> {
-        self.database.collection(&format!("{}.{name}", value::OWN))
+        own_collection(&self.database, name)
     }
 
     /// The collections and indexes of the store. Creating one that is there is nothing.

@@ -127,17 +127,6 @@ impl Shared {
         }
         Ok(stored)
     }
-
-    /// The version that a purged document ended with, if it was purged.
-    pub(super) async fn buried_version(
-        &self,
-        collection: &str,
-        id: &DocumentId,
-    ) -> Result<Option<u64>, Error> {
-        let place = doc! {"_id": {"c": collection, "d": id.as_str()}};
-        let buried = self.own("tombstones").find_one(place).projection(doc! {"version": 1}).await?;
-        Ok(buried.and_then(|row| row.get("version").and_then(whole)))
-    }
 }
 
 /// How far a walk through the tombstones of a collection has come.
@@ -247,7 +236,7 @@ impl MongoStorage {
             // The row of a tombstone stays when its document is created anew. If another program has deleted that one behind
             // our back, its last change is all that tells which numbers were given.
             None => {
-                let buried = shared.buried_version(&self.name, id).await?;
+                let buried = shared.relay.buried_version(&self.name, id).await?;
                 let last = shared.relay.last_version(&self.name, id).await?;
                 buried.is_some_and(|buried| buried >= last)
             }

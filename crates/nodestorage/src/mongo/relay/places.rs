@@ -20,6 +20,7 @@ use crate::{
     DocumentId,
     mongo::{
         failure::is_duplicate,
+        own_collection,
         record::{Stored, event_bytes, event_version, whole},
         value::{OWN, count},
     },
@@ -161,11 +162,20 @@ impl Relay {
             let first = stored.outbox.first().map_or(stored.version + 1, event_version);
             return Ok(first.saturating_sub(1));
         }
-        let place = doc! {"_id": {"c": &*key.collection, "d": key.id.as_str()}};
-        let tombstones = self.database.collection::<Bsons>(&format!("{OWN}.tombstones"));
-        let buried = tombstones.find_one(place).projection(doc! {"version": 1}).await?;
-        let buried = buried.and_then(|row| row.get("version").and_then(whole)).unwrap_or(0);
+        let buried = self.buried_version(&key.collection, &key.id).await?.unwrap_or(0);
         Ok(buried.max(self.last_version(&key.collection, &key.id).await?))
+    }
+
+    /// The version that a purged document ended with, if it was purged.
+    pub(in crate::mongo) async fn buried_version(
+        &self,
+        collection: &str,
+        id: &DocumentId,
+    ) -> Result<Option<u64>, Error> {
+        let place = doc! {"_id": {"c": collection, "d": id.as_str()}};
+        let tombstones = own_collection(&self.database, "tombstones");
+        let buried = tombstones.find_one(place).projection(doc! {"version": 1}).await?;
+        Ok(buried.and_then(|row| row.get("version").and_then(whole)))
     }
 
     async fn insert(&self, end: &mut End, rows: &mut VecDeque<Row>) -> Result<(), Error> {
