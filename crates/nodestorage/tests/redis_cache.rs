@@ -56,6 +56,12 @@ impl Redis {
         self.process.wait().unwrap();
     }
 
+    /// Stops it, or lets it go on: it takes connections and answers nothing.
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "kill {signal}");
+    }
+
     fn restart(&mut self) {
         self.process = Self::run(self.port);
     }
@@ -334,4 +340,36 @@ async fn redis_killed_under_load_makes_nothing_stale() {
         until("the other node has it too", async || version(&*nodes[1], &name).await == now).await;
     }
     assert!(nodes[0].stats().cleared >= 4);
+}
+
+/// It is alive and says nothing, as a machine that swaps does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs redis-server"]
+async fn a_redis_that_hangs_keeps_readers_waiting_for_the_timeout_and_no_longer() {
+    const LONG: Duration = Duration::from_millis(1_500);
+    for timeout in [Duration::from_millis(100), LONG] {
+        let redis = Redis::start();
+        let games = games().await;
+        let options = RedisCacheOptions { timeout, ..RedisCacheOptions::default() };
+        let url = format!("redis://127.0.0.1:{}", redis.port);
+        let cache = Arc::new(RedisCache::new(&url, "games", options).unwrap());
+        let node = CachedStorage::new(Arc::new(games), cache, StorageOptions::default()).await;
+        assert_eq!(version(&node, "a").await, 1);
+        redis.signal("-STOP");
+        #[expect(clippy::disallowed_methods, reason = "how long a reader waits is what it is about")]
+        let started = std::time::Instant::now();
+        assert_eq!(version(&node, "a").await, 1);
+        let waited = started.elapsed();
+        assert_eq!(waited >= LONG, timeout == LONG, "{waited:?} with {timeout:?}");
+        assert_eq!(count(&node, "a", 2).await, 2);
+        assert_eq!(version(&node, "a").await, 2);
+        redis.signal("-CONT");
+        until("it is served from Redis again", async || {
+            let before = node.stats().hits;
+            version(&node, "a").await;
+            node.stats().hits > before
+        })
+        .await;
+        assert_eq!(version(&node, "a").await, 2);
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    Body, DocumentId, EditOptions, MemoryStore, Storage, StorageExt, StorageOptions,
+    Body, DocumentId, EditOptions, MemoryStore, Storage, StorageError, StorageExt, StorageOptions, Store,
     query::{Filter, Query},
 };
 
@@ -23,7 +23,7 @@ use narrow::Narrow;
 mod over_memory {
     use super::*;
 
-    async fn store() -> (CachedStore, ()) {
+    pub(super) async fn store() -> (CachedStore, ()) {
         (CachedStore::new(Arc::new(MemoryStore::default()), |_| Arc::new(MemoryCache::default())), ())
     }
 
@@ -34,13 +34,35 @@ mod over_memory {
 mod over_embedded {
     use super::*;
 
-    async fn store() -> (CachedStore, tempfile::TempDir) {
+    pub(super) async fn store() -> (CachedStore, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let store = crate::EmbeddedStore::open(folder.path(), crate::EmbeddedOptions::default()).unwrap();
         (CachedStore::new(Arc::new(store), |_| Arc::new(MemoryCache::default())), folder)
     }
 
     crate::conformance_tests!(store);
+}
+
+/// What only MongoDB has is refused by name, and nothing is written.
+#[tokio::test]
+async fn pipelines_are_refused_by_who_has_none() {
+    let mut all: Vec<(&str, Arc<dyn Store>)> = vec![
+        ("the storage in memory", Arc::new(MemoryStore::default())),
+        ("the storage in memory", Arc::new(over_memory::store().await.0)),
+    ];
+    #[cfg(feature = "embedded")]
+    let (store, _folder) = over_embedded::store().await;
+    #[cfg(feature = "embedded")]
+    all.push(("the embedded store", Arc::new(store)));
+    for (backend, store) in all {
+        let games = store.collection("games", StorageOptions::default()).await.unwrap();
+        games.find_one_and_upsert(&id("a"), body(json!({"n": 1})), by()).await.unwrap();
+        let refused = games.update_one_with_pipeline(&id("a"), &[json!({"$unset": "n"})], by()).await;
+        let Err(StorageError::Unsupported { what, backend: by }) = refused else { panic!("{refused:?}") };
+        assert_eq!((what.as_str(), by), ("an update by a pipeline", backend));
+        assert_eq!(n(&*games, "a").await, Some(1));
+        assert!(games.native().is_none(), "{backend}");
+    }
 }
 
 fn id(name: &str) -> DocumentId {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -80,6 +80,53 @@ async fn a_stream_that_has_ended_is_opened_again() {
     while next_direct(&mut watch).await.document_id != id("c") {}
     check(&games, "b").await;
     timeout(PATIENCE, store.close()).await.expect("it closes").unwrap();
+}
+
+/// Without it the whole collection would be compared with the log, which finds the same and takes as long as there are documents.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn a_listener_goes_on_from_its_token() {
+    let server = TestServer::own();
+    let store = open(&server).await;
+    let first = games(&store).await;
+    for name in ["a", "b"] {
+        first.find_one_and_upsert(&id(name), body(json!({})), by("s")).await.unwrap();
+    }
+    let tokens: Collection<Bsons> = raw(&server, "_weft.listeners").await;
+    timeout(PATIENCE, async {
+        while tokens.find_one(doc! {"_id": "games"}).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the token is kept");
+    store.close().await.unwrap();
+    let other = raw(&server, "games").await;
+    for is_lost in [false, true] {
+        other.update_one(doc! {"_id": "a"}, doc! {"$inc": {"n": 1}}).await.unwrap();
+        if is_lost {
+            let lost = doc! {"$set": {"token": {"_data": "8200000001000000012B0229296E04"}}};
+            tokens.update_one(doc! {"_id": "games"}, lost).await.unwrap();
+        }
+        let walks = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&walks);
+        let port = proxy::start(server.port(), move |command: &Bsons| {
+            let of_all = command.get_document("filter").is_ok_and(Bsons::is_empty);
+            if of_all && command.get_str("find").is_ok_and(|name| name == "games") {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            None
+        });
+        let store = behind(port.await, options(&server)).await;
+        let games = games(&store).await;
+        let position = WatchFrom::After(if is_lost { 3 } else { 2 });
+        let mut watch = games.watch(WatchFilter::default(), position).await.unwrap();
+        let change = next_direct(&mut watch).await;
+        let missed = change.metadata.get("missed").is_some();
+        assert_eq!((change.document_id, missed), (id("a"), is_lost));
+        assert_eq!(walks.load(Ordering::Relaxed) > 0, is_lost, "it looked at all documents");
+        store.close().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,8 +3,10 @@
 
 mod crashes;
 mod direct;
+mod effects;
 mod faults;
 mod filters;
+mod layout;
 mod listening;
 mod meddling;
 mod otherwise;

@@ -1,6 +1,11 @@
 //! Updates by a pipeline: computed by the server, and changes like all others.
 
-use nodestorage::{Edited, Storage, StorageError};
+use std::sync::Arc;
+
+use nodestorage::{
+    CachedStore, Edited, MemoryCache, Storage, StorageError, StorageOptions, Store,
+    mongo::driver::{Collection, bson::Document as Bsons},
+};
 use serde_json::{Value, json};
 
 use super::{body, by, counted, games, id, store};
@@ -71,4 +76,21 @@ async fn pipelines_of_several_processes_lose_nothing() {
     }
     let found = here.find_one(&id("a")).await.unwrap().unwrap();
     assert_eq!((found.version, &found.body["n"]), (81, &json!(80)));
+}
+
+/// The collection and the pipelines are reached through whatever stands in front.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn what_only_mongodb_has_is_there_behind_a_cache() {
+    let (store, _server) = store().await;
+    let cached = CachedStore::new(Arc::new(store), |_| Arc::new(MemoryCache::default()));
+    let games: Arc<dyn Storage> = cached.collection("games", StorageOptions::default()).await.unwrap();
+    games.find_one_and_upsert(&id("a"), body(json!({"n": 1})), by("s")).await.unwrap();
+    assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().body["n"], 1);
+    let double = stages(json!([{"$set": {"n": {"$multiply": ["$n", 2]}}}]));
+    let edited = games.update_one_with_pipeline(&id("a"), &double, by("s")).await.unwrap();
+    assert!(matches!(edited, Edited::Changed { .. }), "{edited:?}");
+    assert_eq!(games.find_one(&id("a")).await.unwrap().unwrap().body["n"], 2, "the cache has the old one");
+    let native = games.native().and_then(|native| native.downcast_ref::<Collection<Bsons>>());
+    assert_eq!(native.expect("it is the driver's").name(), "games");
 }

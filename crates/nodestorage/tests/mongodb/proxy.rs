@@ -6,7 +6,7 @@ use nodestorage::mongo::driver::bson::{Document, doc};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
-    sync::Mutex,
+    sync::{Mutex, watch},
 };
 
 /// The wire protocol: a header of four numbers, then flags, then a byte 0 and the command or its answer.
@@ -22,6 +22,11 @@ pub(crate) trait Manner: Send + Sync + 'static {
     /// For how long a command is on its way.
     fn way(&self, _command: &Document) -> Duration {
         Duration::ZERO
+    }
+
+    /// Until when an answer of the server is held back.
+    fn held(&self, _reply: &Document) -> Option<watch::Receiver<bool>> {
+        None
     }
 
     /// Changes an answer of the server.
@@ -128,7 +133,13 @@ async fn replies(
 ) {
     while let Some(message) = message(&mut from).await {
         let changed = match body(&message) {
-            Some(reply) => write(&message[..BODY_AT], &manner.change(reply)),
+            Some(reply) => {
+                if let Some(mut held) = manner.held(&reply) {
+                    // An error: nobody is left who could let it go.
+                    let _ = held.wait_for(|held| !held).await;
+                }
+                write(&message[..BODY_AT], &manner.change(reply))
+            }
             None => message,
         };
         if to_client.lock().await.write_all(&changed).await.is_err() {

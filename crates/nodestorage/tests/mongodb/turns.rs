@@ -15,10 +15,14 @@ use nodestorage::{
         driver::bson::{Document, doc, oid::ObjectId},
         testing::TestServer,
     },
+    query::FieldPath,
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use super::{PATIENCE, body, by, direct::direct, games, id, open, options, otherwise::behind, proxy};
+use super::{
+    PATIENCE, body, by, counted, direct::direct, games, id, open, options, otherwise::behind, proxy,
+};
 
 /// A network on which each command for the games takes its time.
 struct Far;
@@ -82,12 +86,46 @@ async fn a_process_far_away_gets_its_turn() {
     }
     stop.store(true, Relaxed);
     for writer in writers {
-        tokio::time::timeout(PATIENCE, writer).await.expect("in time").unwrap();
+        timeout(PATIENCE, writer).await.expect("in time").unwrap();
     }
     let all = written.load(Relaxed) + WRITES;
     let found = near.find_one(&id("a")).await.unwrap().unwrap();
     assert_eq!((found.version, &found.body["n"]), (all + 1, &json!(all)));
     assert!(all > 4 * WRITES, "the near ones have hardly written: {all}");
+}
+
+/// The swap is on the version of the whole document, and within one process a gate hides it: two of them lose to each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn sections_are_edited_apart_by_two_processes() {
+    const WRITERS: usize = 6;
+    const EACH: u64 = 5;
+    let server = TestServer::start();
+    let (one, other) = (open(&server).await, open(&server).await);
+    let (one, other) = (games(&one).await, games(&other).await);
+    let sections: Body = (0..2 * WRITERS).map(|n| (format!("s{n}"), json!({"n": 0}))).collect();
+    one.find_one_and_upsert(&id("a"), sections, by("s")).await.unwrap();
+    let writers = (0..2 * WRITERS).map(|n| {
+        let games = if n % 2 == 0 { one.clone() } else { other.clone() };
+        tokio::spawn(async move {
+            let section = FieldPath::new(&format!("s{n}")).unwrap();
+            for sequence in 1..=EACH {
+                let edit = |section: &mut Value| {
+                    section["n"] = json!(section["n"].as_u64().unwrap() + 1);
+                    Ok(())
+                };
+                let options = counted(&format!("w{n}"), sequence);
+                let edited = games.update_section(&id("a"), &section, Box::new(edit), options).await;
+                assert!(matches!(edited, Ok(Edited::Changed { .. })), "{n}: {edited:?}");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        timeout(PATIENCE, writer).await.expect("in time").unwrap();
+    }
+    let found = one.find_one(&id("a")).await.unwrap().unwrap();
+    assert_eq!(found.version, 1 + 2 * WRITERS as u64 * EACH);
+    assert!(found.body.values().all(|section| section["n"] == json!(EACH)), "{:?}", found.body);
 }
 
 /// A claim whose claimant is gone keeps nobody from writing, and is no change.
