@@ -10,7 +10,7 @@ use std::{
 };
 
 use nodestorage::{
-    Body, Edited, MongoStorage, Storage, StorageExt,
+    Body, Edited, MongoOptions, MongoStorage, Storage, StorageExt,
     mongo::{
         driver::bson::{Document, doc, oid::ObjectId},
         testing::TestServer,
@@ -128,21 +128,32 @@ async fn sections_are_edited_apart_by_two_processes() {
     assert!(found.body.values().all(|section| section["n"] == json!(EACH)), "{:?}", found.body);
 }
 
-/// A claim whose claimant is gone keeps nobody from writing, and is no change.
+/// A claim whose claimant is gone keeps nobody from writing, and is no change. Who reads one reads again before it writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_claim_that_was_left_is_written_over() {
-    let server = TestServer::start();
-    let store = open(&server).await;
+    let server = TestServer::own();
+    let looks = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&looks);
+    let port = proxy::start(server.port(), move |command: &Document| {
+        let of_one = command.get_document("filter").is_ok_and(|filter| filter.get_str("_id").is_ok());
+        if of_one && command.get_str("find").is_ok_and(|name| name == "games") {
+            counted.fetch_add(1, Relaxed);
+        }
+        None
+    });
+    let store = behind(port.await, MongoOptions { listen: false, ..options(&server) }).await;
     let games = games(&store).await;
     games.find_one_and_upsert(&id("a"), body(json!({"n": 0})), by("s")).await.unwrap();
     for n in 1..4 {
+        looks.store(0, Relaxed);
         let mut claim = ObjectId::new().bytes();
         claim[..4].fill(0);
         let claim = doc! {"$set": {"_weft.write": ObjectId::from_bytes(claim)}};
         direct(&games).update_one(doc! {"_id": "a"}, claim).await.unwrap();
         let Ok(Edited::Changed { document, .. }) = count_up(&games).await else { panic!("unchanged") };
         assert_eq!((document.version, &document.body["n"]), (n + 1, &json!(n)));
+        assert_eq!(looks.load(Relaxed), 2, "before the turn of the claimant and after it");
     }
     let changes = games.changes(&id("a"), 0, 9).await.unwrap().changes;
     assert!(changes.iter().all(|change| change.producer.client_id.as_str() == "s"), "{changes:?}");
