@@ -59,12 +59,13 @@ impl EventCompactor {
             Err(problem) => return Err(problem),
         };
         let snapshots = service.snapshots();
-        snapshots.save(&base).await?;
+        // Marked, as who made a snapshot meanwhile did not see yet that events go, and removes old ones.
+        snapshots.save_base(&base).await?;
         service.prune(document, up_to).await?;
         let gone = service.storage().remove_changes(document, up_to).await?;
-        // Somebody who made a snapshot meanwhile may have removed the base with the old ones: it did not see yet that events go.
+        // One of the same version that was saved meanwhile has no mark, and may be gone again.
         if snapshots.at_or_before(document, up_to).await?.is_none_or(|left| left.version < up_to) {
-            snapshots.save(&base).await?;
+            snapshots.save_base(&base).await?;
         }
         Ok(gone)
     }

@@ -86,6 +86,12 @@ pub trait SnapshotStore: Send + Sync {
     /// Keeps a snapshot, durable when this returns. There is one per document and version: the same again changes nothing.
     async fn save(&self, snapshot: &Snapshot) -> Result<(), ShelfError>;
 
+    /// Keeps one that the events behind it are to start from, because those up to it go now. [`prune`](Self::prune) leaves it,
+    /// also one that was told of an older `floor`, or is under way.
+    async fn save_base(&self, snapshot: &Snapshot) -> Result<(), ShelfError> {
+        self.save(snapshot).await
+    }
+
     /// The latest one at or before a version (`u64::MAX`: the latest of all).
     async fn at_or_before(&self, document: &DocumentId, version: u64)
     -> Result<Option<Snapshot>, ShelfError>;
@@ -101,6 +107,21 @@ pub trait SnapshotStore: Send + Sync {
     /// Removes all but the newest `keep` of a document; at least one stays. The newest one at or before `floor`, the last
     /// event that was compacted away, stays too: without it the events after it lead from nowhere. Returns how many went.
     async fn prune(&self, document: &DocumentId, keep: usize, floor: u64) -> Result<usize, ShelfError>;
+}
+
+/// A snapshot on the shelf that later events start from. Whoever read it before it was marked finds another value.
+#[derive(Serialize)]
+struct Base<'s> {
+    #[serde(flatten)]
+    snapshot: &'s Snapshot,
+    base: bool,
+}
+
+/// What a snapshot on the shelf says of that.
+#[derive(Deserialize)]
+struct Mark {
+    #[serde(default)]
+    base: bool,
 }
 
 /// Keeps snapshots on a shelf.
@@ -148,6 +169,11 @@ impl SnapshotStore for ShelfSnapshotStore {
         self.shelf.put(key, shelf::encode(snapshot)?, Durability::Synced).await
     }
 
+    async fn save_base(&self, snapshot: &Snapshot) -> Result<(), ShelfError> {
+        let key = Self::key(&snapshot.document_id, snapshot.version);
+        self.shelf.put(key, shelf::encode(&Base { snapshot, base: true })?, Durability::Synced).await
+    }
+
     async fn at_or_before(
         &self,
         document: &DocumentId,
@@ -182,21 +208,22 @@ impl SnapshotStore for ShelfSnapshotStore {
 
     async fn prune(&self, document: &DocumentId, keep: usize, floor: u64) -> Result<usize, ShelfError> {
         let all = ScanRange::of_prefix(&Self::prefix(document)).to;
-        let (mut number, mut has_floor) = (0, floor == 0);
-        let mut to_go = Vec::new();
-        shelf::walk(&*self.shelf, Self::newest_first(document, all), Self::STEP, |key, _| {
-            let is_floor = !has_floor && version_of(key) <= floor;
-            has_floor |= is_floor;
-            if number >= keep.max(1) && !is_floor {
-                to_go.push(key.to_vec());
+        let keys = self.shelf.keys(Self::newest_first(document, all), Self::PRUNE_MAX).await?;
+        let base = keys.iter().map(|key| version_of(key)).find(|version| *version <= floor);
+        let mut gone = 0;
+        for key in keys.into_iter().skip(keep.max(1)) {
+            let version = version_of(&key);
+            if base == Some(version) {
+                continue;
             }
-            number += 1;
-            number < Self::PRUNE_MAX
-        })
-        .await?;
-        let gone = to_go.len();
-        for key in to_go {
-            self.shelf.remove(key).await?;
+            let Some(value) = self.shelf.get(&key).await? else { continue };
+            // Events went that the caller did not see go, or are about to.
+            let is_base = shelf::decode("snapshot", &value).is_some_and(|Mark { base }| base);
+            if is_base && version > floor {
+                continue;
+            }
+            // Only as it was read: it may be marked in this moment.
+            gone += usize::from(self.shelf.swap(key, Some(value), None, Durability::Lazy).await?);
         }
         Ok(gone)
     }
@@ -245,5 +272,90 @@ mod tests {
         assert_eq!(listed(32, 1000).await, [31, 7]);
         let largest = shelf.largest.load(Ordering::Relaxed);
         assert!(largest <= ShelfSnapshotStore::STEP, "{largest} at once");
+    }
+
+    fn snapshot(version: u64) -> Snapshot {
+        Snapshot {
+            document_id: DocumentId::new("go").unwrap(),
+            version,
+            state: None,
+            state_vector: ClientVector::new(),
+            created_at: version,
+            timestamp: None,
+        }
+    }
+
+    async fn versions(store: &ShelfSnapshotStore) -> Vec<u64> {
+        let found = store.list(&snapshot(1).document_id, u64::MAX, 100).await.unwrap();
+        found.iter().map(|info| info.version).collect()
+    }
+
+    /// A shelf on which a compaction marks its base while old snapshots are removed: after they were read.
+    struct Meanwhile {
+        inner: Arc<crate::shelf::MemoryShelf>,
+        marked: std::sync::atomic::AtomicBool,
+    }
+
+    impl Meanwhile {
+        async fn mark(&self) {
+            if !self.marked.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                let store = ShelfSnapshotStore::new(Arc::clone(&self.inner) as Arc<dyn Shelf>);
+                store.save_base(&snapshot(2)).await.unwrap();
+            }
+        }
+    }
+
+    #[async_trait]
+    impl Shelf for Meanwhile {
+        async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError> {
+            self.inner.get(key).await
+        }
+
+        async fn put(&self, key: Vec<u8>, value: Vec<u8>, how: Durability) -> Result<(), ShelfError> {
+            self.inner.put(key, value, how).await
+        }
+
+        async fn remove(&self, key: Vec<u8>) -> Result<(), ShelfError> {
+            self.mark().await;
+            self.inner.remove(key).await
+        }
+
+        async fn swap(
+            &self,
+            key: Vec<u8>,
+            expected: Option<Vec<u8>>,
+            value: Option<Vec<u8>>,
+            how: Durability,
+        ) -> Result<bool, ShelfError> {
+            if version_of(&key) == 2 {
+                self.mark().await;
+            }
+            self.inner.swap(key, expected, value, how).await
+        }
+
+        async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
+            self.inner.scan(range, limit).await
+        }
+    }
+
+    /// Who removes old snapshots has looked for the first event before, and another process compacts meanwhile.
+    #[tokio::test]
+    async fn a_base_stays_whose_compaction_was_not_seen() {
+        let inner = Arc::new(crate::shelf::MemoryShelf::default());
+        let during = Meanwhile { inner: Arc::clone(&inner), marked: false.into() };
+        let store = ShelfSnapshotStore::new(Arc::new(during));
+        for version in 1..=5 {
+            store.save(&snapshot(version)).await.unwrap();
+        }
+        let go = snapshot(1).document_id;
+        assert_eq!(store.prune(&go, 1, 0).await.unwrap(), 3);
+        assert_eq!(versions(&store).await, [5, 2]);
+        // It is read as any other, and stays for who has seen nothing,
+        assert_eq!(store.at_or_before(&go, 4).await.unwrap(), Some(snapshot(2)));
+        assert_eq!(store.prune(&go, 1, 0).await.unwrap(), 0);
+        // until another one took its place.
+        store.save_base(&snapshot(4)).await.unwrap();
+        assert_eq!(store.prune(&go, 1, 4).await.unwrap(), 1);
+        assert_eq!(versions(&store).await, [5, 4]);
     }
 }

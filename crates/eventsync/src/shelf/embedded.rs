@@ -110,4 +110,20 @@ impl Shelf for EmbeddedShelf {
         })
         .await
     }
+
+    async fn keys(&self, range: ScanRange, limit: usize) -> Result<Vec<Vec<u8>>, ShelfError> {
+        self.blocking(move |shelf| {
+            if range.from >= range.to {
+                return Ok(Vec::new());
+            }
+            let found = shelf.entries.range(range.from..range.to);
+            let take = |guard: fjall::Guard| Ok(guard.key()?.to_vec());
+            if range.backwards {
+                found.rev().take(limit).map(take).collect()
+            } else {
+                found.take(limit).map(take).collect()
+            }
+        })
+        .await
+    }
 }

@@ -62,4 +62,13 @@ impl Shelf for MemoryShelf {
         let found = entries.range(range.from..range.to).map(|(key, value)| (key.clone(), value.clone()));
         Ok(if range.backwards { found.rev().take(limit).collect() } else { found.take(limit).collect() })
     }
+
+    async fn keys(&self, range: ScanRange, limit: usize) -> Result<Vec<Vec<u8>>, ShelfError> {
+        if range.from >= range.to {
+            return Ok(Vec::new());
+        }
+        let entries = self.entries.read();
+        let found = entries.range(range.from..range.to).map(|(key, _)| key.clone());
+        Ok(if range.backwards { found.rev().take(limit).collect() } else { found.take(limit).collect() })
+    }
 }

@@ -55,6 +55,11 @@ pub trait Shelf: Send + Sync {
 
     /// The entries from `from` (inclusive) to `to` (exclusive) in the order of the keys or against it, at most `limit`.
     async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError>;
+
+    /// The keys that [`scan`](Self::scan) would give. Values may be large: a shelf that can leaves them where they are.
+    async fn keys(&self, range: ScanRange, limit: usize) -> Result<Vec<Vec<u8>>, ShelfError> {
+        Ok(self.scan(range, limit).await?.into_iter().map(|(key, _)| key).collect())
+    }
 }
 
 /// What [`Shelf::scan`] looks at.

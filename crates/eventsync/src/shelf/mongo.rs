@@ -199,6 +199,21 @@ impl Shelf for MongoShelf {
         }
         Ok(found)
     }
+
+    async fn keys(&self, range: ScanRange, limit: usize) -> Result<Vec<Vec<u8>>, ShelfError> {
+        if range.from >= range.to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let collection = self.collection(&range.from);
+        let within = doc! {"_id": {"$gte": id(&range.from), "$lt": id(&range.to)}};
+        let order = if range.backwards { -1 } else { 1 };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = again(|| async {
+            let find = collection.find(within.clone()).projection(doc! {"_id": 1});
+            find.sort(doc! {"_id": order}).limit(limit).await?.try_collect::<Vec<Bsons>>().await
+        });
+        Ok(rows.await?.got?.iter().filter_map(|row| key(row.get_str("_id").ok()?)).collect())
+    }
 }
 
 #[cfg(test)]

@@ -42,4 +42,8 @@ impl Shelf for Watched {
         self.largest.fetch_max(found.len(), Ordering::Relaxed);
         Ok(found)
     }
+
+    async fn keys(&self, range: ScanRange, limit: usize) -> Result<Vec<Vec<u8>>, ShelfError> {
+        self.inner.keys(range, limit).await
+    }
 }
