@@ -94,7 +94,7 @@ const OPERATIONS: &[Operation] = operations! {
         problems: &[UnknownDocument, InvalidPatch, InvalidJson, InvalidDocument, VersionMismatch, SequenceGap,
             TooLarge, UnsupportedMediaType, IdempotencyInProgress, IdempotencyKeyReused],
     }
-    delete "/api/{collection}/{id}" "Delete a document" {
+    delete "/api/{collection}/{id}" "Delete a document. An absent one is no problem of a write that is counted or named" {
         takes: WRITE, answers: &[(204, "")],
         problems: &[UnknownDocument, VersionMismatch, SequenceGap, IdempotencyInProgress, IdempotencyKeyReused],
     }
@@ -103,7 +103,7 @@ const OPERATIONS: &[Operation] = operations! {
         problems: &[UnknownDocument, AlreadyExists, InvalidPatch, InvalidJson, InvalidDocument, VersionMismatch,
             SequenceGap, TooLarge, UnsupportedMediaType],
     }
-    post "/api/sync/{id}" "Catch up: a snapshot where it is needed, and what has happened since" {
+    post "/api/sync/{id}" "Catch up: a snapshot where it is needed, and what has happened since. Where there is more, `next` is the next cursor, and the vector is sent again" {
         body: &[(JSON, "SyncRequest")], answers: &[(200, "SyncAnswer")],
         problems: &[UnknownDocument, InvalidJson, TooLarge, UnsupportedMediaType],
     }
@@ -126,7 +126,7 @@ const OPERATIONS: &[Operation] = operations! {
     get "/api/state-vectors/{id}" "Which writes of which clients a document holds, and what its clients have" {
         takes: &["limit", "after (id)"], answers: &[(200, "StateVectors")], problems: &[UnknownDocument],
     }
-    get "/events" "Follow all documents by Server-Sent Events" {
+    get "/events" "Follow all documents by Server-Sent Events. `live` has an id too" {
         takes: &["after", "Last-Event-ID"], answers: &[(200, "text/event-stream")], problems: &[TooMany],
     }
     get "/events/{id}" "Follow a document by Server-Sent Events" {

@@ -152,7 +152,7 @@ struct Connection {
     /// waits for a client that takes nothing. Dropping the set ends them.
     under_way: JoinSet<Done>,
     /// Of which documents it is being written down what the client has, and what it has said since: the last of that counts.
-    /// Only what is followed is in here.
+    /// Only what is followed is in here, and what was until its task is done: no more than [`UNDER_WAY_MAX`].
     remembering: BTreeMap<DocumentId, Option<(ClientId, u64)>>,
     started: Instant,
 }
