@@ -33,6 +33,22 @@ import { equal } from "./json.js";
  * @property {number} [timestamp] when its last event was made
  */
 
+/** @type {WeakMap<object, number>} How many bytes states have that were counted before. They are never changed. */
+const sizes = new WeakMap();
+
+/**
+ * How many bytes a state has as JSON, nearly: characters beyond ASCII count once.
+ *
+ * @param {Json} state
+ * @returns {number}
+ */
+function bytesOf(state) {
+  if (state === null || typeof state !== "object") return JSON.stringify(state).length;
+  let bytes = sizes.get(state);
+  if (bytes === undefined) sizes.set(state, (bytes = JSON.stringify(state).length));
+  return bytes;
+}
+
 /** A write of this client: what it made of the state below it.
  *
  * @typedef {object} Write
@@ -82,6 +98,8 @@ import { equal } from "./json.js";
 export class StateManager {
   /** The most writes that wait. A later edit joins the last of them: nothing is lost but the step in between. */
   static PENDING_WRITES_MAX = 1000;
+  /** The most bytes that they have together, as JSON of the states that they lead to; beyond them a later edit joins the last one as well. */
+  static PENDING_BYTES_MAX = 64 << 20;
   /** The most writes that are held. Beyond them the oldest falls away; each was told when it was refused. */
   static HELD_WRITES_MAX = 10;
 
@@ -259,9 +277,22 @@ export class StateManager {
    */
   write(after, nowMs) {
     if (equal(after, this.view)) return false;
-    if (this.pending.length >= StateManager.PENDING_WRITES_MAX) this.pending.pop();
+    const isFull = this.pending.length >= StateManager.PENDING_WRITES_MAX || this.#isHeavy(after);
+    // The oldest one may be with the server, under its number, or be a fence.
+    if (isFull && this.pending.length > 1) this.pending.pop();
     this.pending.push({ after, madeAtMs: nowMs });
     return true;
+  }
+
+  /**
+   * Whether what waits has more bytes than may be, with one more.
+   *
+   * @param {Json} after
+   * @returns {boolean}
+   */
+  #isHeavy(after) {
+    const bytes = this.pending.reduce((sum, write) => sum + bytesOf(write.after), bytesOf(after));
+    return bytes > StateManager.PENDING_BYTES_MAX;
   }
 
   /**

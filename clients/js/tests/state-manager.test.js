@@ -128,6 +128,19 @@ test("beyond the bound an edit joins the last write", () => {
   assert.equal(state.view.gold, StateManager.PENDING_WRITES_MAX + 49);
 });
 
+test("beyond the bound of bytes an edit joins the last write", () => {
+  const state = manager();
+  const note = "x".repeat(StateManager.PENDING_BYTES_MAX / 4);
+  for (let gold = 2; gold < 12; gold++) state.write({ gold, note }, gold);
+  assert.deepEqual([state.pending.length, state.view.gold], [3, 11]);
+  // One that is larger than all may wait as well; the one that may be with the server keeps its number.
+  state.nextPush();
+  state.write({ gold: 12, note: note.repeat(5) }, 12);
+  state.write({ gold: 13, note: note.repeat(5) }, 13);
+  assert.deepEqual([state.pending.length, state.pending[0].isSent, state.view.gold], [3, true, 13]);
+  assert.equal(state.pending[0].after.gold, 2);
+});
+
 test("a record brings everything back", () => {
   const state = manager();
   state.write({ gold: 5, name: "Go" }, 1);

@@ -1,6 +1,8 @@
 //! One document at a client: what the server confirmed, and on top of it the client's own writes that are under way.
 
 mod held;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -253,7 +255,7 @@ impl StateManager {
         if event.sequence_num() <= self.version {
             return Ok(Applied::Known);
         }
-        if event.sequence_num() > self.version + 1 {
+        if event.sequence_num() > self.version.saturating_add(1) {
             return Ok(Applied::Gap);
         }
         event.apply(&mut self.confirmed)?;
@@ -305,7 +307,7 @@ impl StateManager {
         };
         self.stage = Stage::Sent { again: self.sent };
         self.sent = true;
-        let (document_id, client_seq) = (self.document_id.clone(), Some(self.contained + 1));
+        let (document_id, client_seq) = (self.document_id.clone(), Some(self.next_number()));
         Some(Push { document_id, client_seq, base_version, op })
     }
 
@@ -420,10 +422,15 @@ impl StateManager {
         Rejected::Decided
     }
 
+    /// The number of the oldest write. A server that counts to the end of all numbers is none, and is no reason to panic.
+    fn next_number(&self) -> u64 {
+        self.contained.saturating_add(1)
+    }
+
     /// Whether this is the answer to what was sent last, and whether that was sent before.
     fn is_answered(&self, client_seq: u64) -> Option<bool> {
         match self.stage {
-            Stage::Sent { again } if client_seq == self.contained + 1 => Some(again),
+            Stage::Sent { again } if client_seq == self.next_number() => Some(again),
             _ => None,
         }
     }
@@ -453,7 +460,7 @@ impl StateManager {
     fn follow(&mut self, guard: Option<u64>) {
         for later in &mut self.pending {
             if let Some(seen) = &mut later.base_version
-                && (*seen + 1 == self.version || guard == Some(*seen))
+                && (seen.checked_add(1) == Some(self.version) || guard == Some(*seen))
             {
                 *seen = self.version;
             }
@@ -467,10 +474,10 @@ impl StateManager {
         {
             if self.fence {
                 self.close_held();
-                (self.contained, self.certain, self.sent) = (self.contained + 1, true, false);
+                (self.contained, self.certain, self.sent) = (self.next_number(), true, false);
                 self.stage = Stage::Waiting;
             } else {
-                self.contains(self.contained + 1);
+                self.contains(self.next_number());
             }
         }
     }
