@@ -13,7 +13,7 @@ use super::{EditError, Model, Path, find_node, past_registers};
 use crate::{
     Document, Patch, SessionId, StateVector, Text, Timespan, Timestamp,
     codec::log::{Log, past},
-    document::{ApplyError, Content},
+    document::{ApplyError, Compaction, Content},
 };
 
 /// A document's history, with saved states on the way so that not every look begins at the start.
@@ -155,7 +155,7 @@ impl History {
     ///
     /// What was is to be looked at: the states that this, [`at_seen`](Self::at_seen) and [`at_time`](Self::at_time) give are of
     /// [`SessionId::LOCAL`], since edits of the session that has gone on would have ids that were sent. To have an old state
-    /// back, edit the model until it shows that: `model.api().update("", past.view())`. To go on from one on its own,
+    /// back: [`Model::revert_to`]. To go on from one on its own,
     /// [fork](Document::fork) it.
     ///
     /// # Errors
@@ -248,6 +248,25 @@ impl History {
         self.times.retain(|&at, _| at > id);
         self.patches.retain(|&(sid, start), _| Timestamp::new(sid, start) > id);
         Ok(())
+    }
+
+    /// Forgets the history up to a version that all replicas have reached, and the tombstones of what was deleted before it:
+    /// [`Log::compact`]. The patches since stay, with the times that were told of them. For a model whose document is
+    /// [compacted](Model::compact) too, which leaves the history as it is.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; then nothing has changed.
+    pub fn compact(&mut self, stable: &StateVector) -> Result<Compaction, ApplyError> {
+        let compaction = self.log.compact(stable)?;
+        if let Compaction::Done { .. } = compaction {
+            // They have the tombstones, and begin before the start.
+            self.checkpoints.clear();
+            let is_left = |(sid, end): (SessionId, u64)| end > stable.get(&sid) + 1;
+            let patches = &mut self.patches;
+            patches.retain(|&(sid, _), &mut end| is_left((sid, end)));
+            self.times.retain(|id, _| patches.contains_key(&(id.sid, id.time)));
+        }
+        Ok(compaction)
     }
 
     /// How many bytes of memory the saved states take, roughly.

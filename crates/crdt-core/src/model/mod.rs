@@ -127,6 +127,9 @@ pub enum EditError {
     /// Edits that were not flushed, where none may be.
     #[error("there are edits that were not flushed: flush them first")]
     Unflushed,
+    /// A state of the past, where none are kept.
+    #[error("the model keeps no history: call keep_history first")]
+    NoHistory,
     /// A value that is nested deeper than can be kept.
     #[error("the value is nested deeper than {max}: put what is further inside elsewhere")]
     TooDeep {
@@ -289,7 +292,7 @@ impl Model {
     }
 
     /// Drops tombstones that nobody can refer to any more: [`Document::compact`]. Edits that were not flushed are ahead of
-    /// what everyone has reached.
+    /// what everyone has reached. A kept history is left whole: [`History::compact`].
     pub fn compact(&mut self, stable: &StateVector) -> Compaction {
         let (own, last) = (self.doc.session(), self.patch.next_id().time - 1);
         let is_behind = || self.doc.state_vector().missing_from(stable).next().is_some();

@@ -12,6 +12,7 @@
 mod ids;
 mod marks;
 mod places;
+mod revert;
 mod step;
 
 use std::{
@@ -339,20 +340,8 @@ impl Model {
             let step = if origin == Origin::Undo { undo.done.pop_back() } else { undo.undone.pop_back() };
             let Some(step) = step else { return Ok(None) };
             undo.bytes -= step.bytes;
-            undo.reversed = Some(Arc::clone(&step));
             self.origin = origin;
-            let brings_back = step.actions.iter().any(|action| matches!(action, Action::Deleted { .. }));
-            let deleted = if brings_back { undo.deleted() } else { BTreeMap::new() };
-            let kept =
-                |named| undo.ids.kept(named).max(ids::within(&deleted, named).map(|(.., start)| start));
-            let made = |constant| undo.ids.made(constant);
-            let named =
-                if brings_back { self.doc.named_before(step.start.time, kept, made) } else { Vec::new() };
-            let mut actions = step.actions.iter().rev();
-            let mut result = actions.try_for_each(|action| self.reverse_action(action, &named, step.start));
-            if brings_back {
-                result = result.and_then(|()| self.renew_marks(&step.actions));
-            }
+            let result = self.reverse_step(&step);
             self.origin = Origin::Local;
             let Some(undo) = &mut self.undo else { return Ok(None) };
             undo.reversed = None;
@@ -372,6 +361,23 @@ impl Model {
             result?;
             return Ok(Some(Undone { selections }));
         }
+    }
+
+    /// Takes back what a step did, and notes it as the step that is being reversed.
+    fn reverse_step(&mut self, step: &Arc<Step>) -> Result<(), EditError> {
+        let Some(undo) = &mut self.undo else { return Ok(()) };
+        undo.reversed = Some(Arc::clone(step));
+        let brings_back = step.actions.iter().any(|action| matches!(action, Action::Deleted { .. }));
+        let deleted = if brings_back { undo.deleted() } else { BTreeMap::new() };
+        let kept = |named| undo.ids.kept(named).max(ids::within(&deleted, named).map(|(.., start)| start));
+        let made = |constant| undo.ids.made(constant);
+        let named = if brings_back { self.doc.named_before(step.start.time, kept, made) } else { Vec::new() };
+        let mut actions = step.actions.iter().rev();
+        let mut result = actions.try_for_each(|action| self.reverse_action(action, &named, step.start));
+        if brings_back {
+            result = result.and_then(|()| self.renew_marks(&step.actions));
+        }
+        result
     }
 
     /// Takes back what an action did; `named` is what constants named before its step, which began at `since`.
