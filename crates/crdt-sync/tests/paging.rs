@@ -1,10 +1,6 @@
 //! What a page of the embedded store takes while it is read: counted, not estimated.
-#![expect(unsafe_code, reason = "an allocator that counts can only be written so")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicIsize, Ordering::Relaxed},
-};
+mod counted;
 
 use bytes::Bytes;
 use crdt_core::{PatchBuilder, SessionId, Value};
@@ -12,35 +8,6 @@ use crdt_sync::{
     PatchRecord, PatchStore, Want,
     store::{EmbeddedPatchStores, PatchPage},
 };
-
-/// What the process holds, and the most it held.
-static HELD: AtomicIsize = AtomicIsize::new(0);
-static MOST: AtomicIsize = AtomicIsize::new(0);
-
-struct Counting;
-
-fn count(bytes: isize) {
-    let now = HELD.fetch_add(bytes, Relaxed) + bytes;
-    MOST.fetch_max(now, Relaxed);
-}
-
-// SAFETY: all is done by the system's allocator; counting neither allocates nor panics.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const SESSIONS: u64 = 400;
 const PATCH_BYTES: usize = 64 << 10;
@@ -60,10 +27,9 @@ async fn a_page_holds_what_is_in_it_and_not_what_each_session_has_next() {
         store.append(&[PatchRecord::new(0, patch).unwrap()]).await.unwrap();
     }
     let want: Vec<_> = (0..SESSIONS).map(|number| Want { sid: sid(number), after: 0, upto: 1 }).collect();
-    let before = HELD.load(Relaxed);
-    MOST.store(before, Relaxed);
+    let before = counted::begin();
     let page = store.page(&want, 2 * PATCH_BYTES + 1000).await.unwrap();
-    let most = MOST.load(Relaxed) - before;
+    let most = counted::most() - before;
     let PatchPage::Records(records) = page else { panic!("{page:?}") };
     assert_eq!(records.iter().map(|record| record.session()).collect::<Vec<_>>(), [sid(0), sid(1)]);
     assert!(
