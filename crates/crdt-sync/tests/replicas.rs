@@ -480,3 +480,6 @@ mod restored;
 
 #[path = "replicas/contained.rs"]
 mod contained;
+
+#[path = "replicas/lines.rs"]
+mod lines;
