@@ -231,4 +231,43 @@ mod tests {
     }
 
     crate::conformance_tests!(store);
+
+    /// Somebody else writes what it has read each time.
+    #[tokio::test]
+    async fn a_transaction_that_loses_pauses_as_the_options_say() {
+        use std::time::Duration;
+
+        use crate::{EditOptions, StorageExt};
+
+        // Pauses of 50, 75 and 75 ms.
+        let options = StorageOptions {
+            retries_max: 3,
+            retry_delay: Duration::from_millis(50),
+            retry_delay_max: Duration::from_millis(75),
+            retry_jitter_percent: 0,
+            ..StorageOptions::default()
+        };
+        let games = MemoryStore::default().collection("games", options).unwrap();
+        let by = || EditOptions::by(ClientId::new("p").unwrap());
+        let id = DocumentId::new("a").unwrap();
+        games.find_one_and_upsert(&id, Body::new(), by()).await.unwrap();
+        #[expect(clippy::disallowed_methods, reason = "how long the pauses are is what it is about")]
+        let started = std::time::Instant::now();
+        let lost = games.transact(|of| {
+            let (other, id) = (games.clone(), id.clone());
+            Box::pin(async move {
+                let n = of.find_one(&id).await?.map_or(0, |document| document.version);
+                let write = |body: &mut Body| {
+                    body.insert("n".to_owned(), n.into());
+                    Ok::<_, std::convert::Infallible>(())
+                };
+                other.edit(&id, write, by()).await?;
+                of.delete_one(&id, by()).await?;
+                Ok(())
+            })
+        });
+        let lost = lost.await;
+        assert!(matches!(lost, Err(StorageError::TransactionFailed { attempts: 4, .. })), "{lost:?}");
+        assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
+    }
 }
