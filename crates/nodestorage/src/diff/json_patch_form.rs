@@ -10,7 +10,7 @@ use json_patch::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Body, rules::json_bytes};
+use crate::{Body, query::order::by_name, rules::json_bytes};
 
 pub(super) fn between(before: Option<&Body>, after: Option<&Body>) -> Patch {
     let mut writer = Writer { place: PointerBuf::root(), operations: Vec::new(), bytes: 0 };
@@ -101,11 +101,12 @@ impl Writer {
 
     fn objects(&mut self, before: &Body, limit: &mut Limit<'_, Body>) -> Result<(), TooLong> {
         let after = limit.after;
-        for key in before.keys().filter(|key| !after.contains_key(*key)) {
+        // The same patch in every program, whatever order its maps have.
+        for (key, _) in by_name(before).filter(|(key, _)| !after.contains_key(*key)) {
             self.within(key.as_str(), Self::remove);
             limit.check(self)?;
         }
-        for (key, after) in after {
+        for (key, after) in by_name(after) {
             match before.get(key) {
                 Some(before) => self.within(key.as_str(), |writer| writer.values(before, after)),
                 None => self.within(key.as_str(), |writer| writer.add(after)),

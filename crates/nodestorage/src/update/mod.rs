@@ -6,7 +6,7 @@ use crate::{
     Body, StorageError,
     query::{
         FieldPath, Filter,
-        order::{compare, equal, float, whole},
+        order::{by_name, compare, equal, float, whole},
         path::index,
     },
 };
@@ -85,11 +85,12 @@ impl Update {
     pub fn parse(update: &Value) -> Result<Self, StorageError> {
         let Value::Object(operators) = update else { return Err(bad("an update that is not an object")) };
         let mut parsed = Vec::new();
-        for (name, fields) in operators {
+        // The same for everybody, whatever order the application's maps have.
+        for (name, fields) in by_name(operators) {
             let Value::Object(fields) = fields else {
                 return Err(bad(&format!("{name} of something else than an object of fields")));
             };
-            for (path, argument) in fields {
+            for (path, argument) in by_name(fields) {
                 parsed.push((field(path)?, operator(name, argument)?));
             }
         }
