@@ -7,7 +7,7 @@ use std::time::Duration;
 use crdt_core::{
     Applied, Model, Patch, SessionId, Timestamp, Value,
     document::Compaction,
-    model::{EditError, Expand, UndoOptions},
+    model::{Block, EditError, Expand, RichTextCursor, Span, UndoOptions},
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -88,6 +88,94 @@ proptest! {
             alice.revert_to(last).unwrap();
             prop_assert_eq!(seen(&alice), now);
         }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Written {
+    Ins(usize, String),
+    Del(usize, usize),
+    Mark(usize, usize, usize, usize),
+    Split(usize),
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let place = any::<usize>();
+    prop_oneof![
+        4 => (place, "[a-z]{1,4}").prop_map(|(p, t)| Written::Ins(p, t)),
+        4 => (place, 1..5usize).prop_map(|(p, l)| Written::Del(p, l)),
+        4 => (place, 1..5usize, 0..4usize, 0..4usize).prop_map(|(p, l, t, e)| Written::Mark(p, l, t, e)),
+        1 => place.prop_map(Written::Split),
+    ]
+}
+
+fn note(model: &mut Model) -> RichTextCursor<'_> {
+    model.api().rich_text("/note").unwrap()
+}
+
+fn write(model: &mut Model, what: Written) {
+    let mut note = note(model);
+    let len = note.len();
+    match what {
+        Written::Ins(place, text) => note.ins(place % (len + 1), text.as_str()).unwrap(),
+        Written::Del(place, span) => {
+            let place = place % (len + 1);
+            note.del(place, span.min(len - place)).unwrap();
+        }
+        Written::Mark(..) if len == 0 => {}
+        Written::Mark(place, span, tag, expand) => {
+            let place = place % len;
+            let range = place..(place + span).min(len);
+            let expand = [Expand::After, Expand::Before, Expand::Both, Expand::None][expand];
+            match tag {
+                0 => note.mark(range, "bold", true, expand).unwrap(),
+                1 => note.unmark(range, "bold", expand).unwrap(),
+                2 => note.mark(range, "color", span as f64, expand).unwrap(),
+                _ => drop(note.mark_also(range, "comment", place as f64).unwrap()),
+            }
+        }
+        Written::Split(place) => note.split(place % (len + 1), "p", Value::Undefined).unwrap(),
+    }
+}
+
+/// Of comments beside each other the order is not told: one that comes back is the last.
+fn shown(model: &mut Model) -> (Vec<Span>, Vec<Block>) {
+    let mut spans = note(model).spans().unwrap();
+    for (_, said) in spans.iter_mut().flat_map(|span| &mut span.marks) {
+        if let Value::Array(many) = said {
+            many.sort_by(|one, two| one.as_f64().partial_cmp(&two.as_f64()).unwrap());
+        }
+    }
+    let mut blocks = note(model).blocks().unwrap();
+    blocks.iter_mut().for_each(|block| block.spans.clear());
+    (spans, blocks)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn text_comes_back_under_its_marks(
+        steps in prop::collection::vec((any::<bool>(), written()), 1..16), back in any::<prop::sample::Index>(),
+    ) {
+        let mut alice = model(70_001, json!({}));
+        alice.api().obj("").unwrap().set_rich_text("note", "warp and weft").unwrap();
+        alice.flush();
+        let mut bob = alice.fork(SessionId::new(70_002).unwrap());
+        let mut versions = Vec::new();
+        for (is_bob, what) in steps {
+            let (from, to) = if is_bob { (&mut bob, &mut alice) } else { (&mut alice, &mut bob) };
+            write(from, what);
+            if let Some(id) = send(from, to) {
+                versions.push((id, shown(&mut alice)));
+            }
+        }
+        prop_assume!(!versions.is_empty());
+        let (version, before) = &versions[back.index(versions.len())];
+        alice.revert_to(*version).unwrap();
+        prop_assert_eq!(&shown(&mut alice), before);
+        send(&mut alice, &mut bob);
+        prop_assert_eq!(&shown(&mut bob), before);
     }
 }
 
