@@ -162,23 +162,31 @@ impl Replica {
 
     /// Folds until `all` is folded: others have to say first that they have it.
     async fn folds(&self, all: &StateVector<SessionId>) {
+        self.folds_within(PATIENCE, all).await;
+    }
+
+    async fn folds_within(&self, patience: Duration, all: &StateVector<SessionId>) {
         let folded = async {
             while self.manager.compact().await.unwrap() != *all {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        tokio::time::timeout(PATIENCE, folded).await.expect("all have all");
+        tokio::time::timeout(patience, folded).await.expect("all have all");
     }
 
     /// Waits until the document looks so.
     async fn sees(&self, expect: &Value) {
+        self.sees_within(PATIENCE, expect).await;
+    }
+
+    async fn sees_within(&self, patience: Duration, expect: &Value) {
         let mut changes = self.document.changes();
         let seen = async {
             while self.document.view() != *expect {
                 changes.changed().await.expect("the document is here");
             }
         };
-        if tokio::time::timeout(PATIENCE, seen).await.is_err() {
+        if tokio::time::timeout(patience, seen).await.is_err() {
             assert_eq!(self.document.view(), *expect);
         }
     }

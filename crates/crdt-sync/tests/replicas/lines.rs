@@ -67,6 +67,57 @@ impl PubSub for Bad {
     }
 }
 
+/// One that takes no patch, and says nothing.
+struct Stuck(MemoryPubSub);
+
+#[async_trait]
+impl PubSub for Stuck {
+    async fn publish(&self, topic: &Topic, payload: Bytes) -> Result<Published, PubSubError> {
+        if topic.as_str().ends_with("patches") {
+            std::future::pending::<()>().await;
+        }
+        self.0.publish(topic, payload).await
+    }
+
+    async fn subscribe(
+        &self,
+        pattern: TopicPattern,
+        options: SubscriptionOptions,
+    ) -> Result<Subscription, PubSubError> {
+        self.0.subscribe(pattern, options).await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+/// A client that hears that its patch is durable reads the document at once, and finds it there.
+#[tokio::test(start_paused = true)]
+async fn what_is_told_as_stored_is_in_the_document_however_long_sending_takes() {
+    let group = Group { pubsub: Arc::new(Stuck(MemoryPubSub::new())), ..Group::new() };
+    let replica = group.join(1, EncodingFormat::Binary).await;
+    let mut stored = replica.manager.stored();
+    let mut client = Model::new(SessionId::new(SessionId::USER_MIN.get() + 100).unwrap());
+    let mut last = 0;
+    let mut patches = ["a", "b", "c"]
+        .map(|key| {
+            if last == 0 {
+                client.api().root(json!({})).unwrap();
+            }
+            client.api().obj("").unwrap().set([(key, 1)]).unwrap();
+            let patch = client.flush().unwrap();
+            let bytes = Bytes::copy_from_slice(patch.as_bytes());
+            PatchRecord::new(std::mem::replace(&mut last, patch.next_time() - 1), bytes).unwrap()
+        })
+        .into_iter();
+    let mut relay = || replica.manager.relay(patches.next().unwrap());
+    let told = tokio::join!(relay(), relay(), relay());
+    assert!(told.0.is_ok() && told.1.is_ok() && told.2.is_ok());
+    stored.changed().await.unwrap();
+    assert_eq!(replica.document.view(), client.view());
+}
+
 /// `{"1": [0, 1, …], "2": […], …}`: each replica adds to its own list.
 async fn adds(replicas: &[Replica], edits: std::ops::Range<i64>) {
     for edit in edits {
@@ -82,6 +133,9 @@ fn lists(replicas: u64, edits: i64) -> Json {
     (1..=replicas).map(list).collect()
 }
 
+/// Answers are lost as well, and who asks again waits longer each time.
+const BAD_PATIENCE: Duration = Duration::from_secs(300);
+
 /// The line stays as bad as it is: what is lost is asked for, and the answers are lost as well.
 #[tokio::test(start_paused = true)]
 async fn all_agree_over_a_line_that_loses_repeats_and_reorders() {
@@ -92,21 +146,22 @@ async fn all_agree_over_a_line_that_loses_repeats_and_reorders() {
         let mut replicas = vec![first];
         for (number, format) in [(2, EncodingFormat::Compact), (3, EncodingFormat::Binary)] {
             let replica = group.join(number, format).await;
-            replica.sees(&json(lists(3, 0))).await;
+            replica.sees_within(BAD_PATIENCE, &json(lists(3, 0))).await;
             replicas.push(replica);
         }
         adds(&replicas, 0..20).await;
         for replica in &replicas {
-            replica.sees(&json(lists(3, 20))).await;
+            replica.sees_within(BAD_PATIENCE, &json(lists(3, 20))).await;
         }
         // What has come twice is in it once, and what came early waits for nothing any more.
         let all = replicas[0].manager.status().await.unwrap().stored;
         for replica in &replicas {
+            let has_all = |status: &SyncStatus| status.stored == all && status.now.parked == 0;
+            replica.stands(&format!("it has all, seed {seed}"), has_all).await;
             let status = replica.manager.status().await.unwrap();
-            assert_eq!((&status.stored, status.now.parked), (&all, 0), "seed {seed}");
             assert_eq!((status.counters.refused, status.not_applied), (0, 0), "seed {seed}");
         }
-        replicas[0].folds(&all).await;
+        replicas[0].folds_within(BAD_PATIENCE, &all).await;
     }
 }
 
@@ -227,8 +282,17 @@ mod sealed {
                 replica.stands("each knows that the other has all", known).await;
             }
             let before = [0, 1].map(|at: usize| replicas[at].document.view());
-            let said = recorded();
-            assert!(said.iter().any(|(topic, _)| topic.as_str().ends_with("sync")), "words were said");
+            let mut said = recorded();
+            // Words come by the clock, and who has heard the last patch may know that all is there before one was said.
+            let has_words =
+                |said: &[(Topic, Bytes)]| said.iter().any(|(topic, _)| topic.as_str().ends_with("sync"));
+            let words_come = async {
+                while !has_words(&said) {
+                    tokio::time::sleep(LOOK).await;
+                    said.extend(recorded());
+                }
+            };
+            tokio::time::timeout(PATIENCE, words_come).await.expect("words are said");
             let mut applied = Vec::new();
             for replica in &replicas {
                 applied.push(replica.manager.status().await.unwrap().counters);

@@ -62,6 +62,7 @@ impl Driver {
             traffic,
             commands: None,
             batch: Vec::new(),
+            later: VecDeque::new(),
         })
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct Driver {
     pub(super) commands: Option<mpsc::WeakSender<Command>>,
     /// What goes to the store next; empty between two steps, and kept for its room.
     batch: Vec<PatchRecord>,
+    /// What the machine wants, behind what was applied before it.
+    later: VecDeque<Output>,
 }
 
 #[derive(Default)]
@@ -306,7 +308,7 @@ impl Driver {
     /// Carries out what the machine wants until it wants nothing more.
     async fn settle(&mut self) -> Result<(), SyncError> {
         loop {
-            match self.machine.poll_output() {
+            match self.later.pop_front().or_else(|| self.machine.poll_output()) {
                 Some(Output::Store(record)) => {
                     // At once: what is looked at after it may be of the same session.
                     self.gate.note(&record);
@@ -344,15 +346,51 @@ impl Driver {
                     self.gate.turn_ends();
                     return Ok(());
                 }
-                None => self.store().await?,
+                None => {
+                    self.append().await?;
+                    self.apply_stored();
+                    self.tell_stored();
+                }
             }
         }
     }
 
+    /// Before something that is wanted now and looks at the store.
     async fn store(&mut self) -> Result<(), SyncError> {
-        if self.batch.is_empty() {
-            return Ok(());
+        if !self.batch.is_empty() {
+            self.append().await?;
+            self.tell_stored();
         }
+        Ok(())
+    }
+
+    /// Applies what was stored, before anybody is told that it is: who is told looks at the document. What is to be sent waits,
+    /// as it may take its time.
+    fn apply_stored(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Apply(record) => self.apply(&record),
+                output => {
+                    let goes_on =
+                        matches!(output, Output::Broadcast(_) | Output::Send { .. } | Output::Event(_));
+                    self.later.push_back(output);
+                    if !goes_on {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, record: &PatchRecord) {
+        self.traffic.not_applied += u64::from(!skip_bad(self.parts.apply(record)));
+    }
+
+    fn tell_stored(&self) {
+        self.stored.send_modify(|count| *count += 1);
+    }
+
+    async fn append(&mut self) -> Result<(), SyncError> {
         let (store, batch) = (&*self.parts.store, &self.batch);
         let append = || async move {
             match store.append_at_once(batch) {
@@ -366,7 +404,6 @@ impl Driver {
             self.log.bytes += record.len_bytes() as u64;
             self.log.ticks += record.last() - record.prev;
         }
-        self.stored.send_modify(|count| *count += 1);
         let now = self.now();
         for _ in self.batch.drain(..) {
             self.machine.handle_input(now, Input::Stored);
@@ -377,7 +414,7 @@ impl Driver {
     async fn carry_out(&mut self, output: Output) -> Result<(), SyncError> {
         let sent = match output {
             Output::Apply(record) => {
-                self.traffic.not_applied += u64::from(!skip_bad(self.parts.apply(&record)));
+                self.apply(&record);
                 return Ok(());
             }
             Output::Broadcast(record) => {
