@@ -49,11 +49,16 @@ test("undo leaves what the other wrote in between", together(async ({ ann, bo })
 test("a phone shows all of it without scrolling sideways", together(async ({ program, ann, bo }) => {
   const [left, right] = [await ann.open("Ann"), await bo.open("Somebody with quite a long name indeed")];
   await program.type("title A title that is long enough to be wider than a phone, and then some");
-  await left.type("averyveryveryveryveryveryveryverylongwordthatfitsnowhere ".repeat(4));
-  await right.select(200);
-  await left.page.locator(".caret").waitFor({ state: "attached" });
-  const { scroll, client } = await left.page.evaluate(() => ({ scroll: document.documentElement.scrollWidth, client: document.documentElement.clientWidth }));
-  assert.ok(scroll <= client, `${scroll} in ${client}`);
+  const text = "averyveryveryveryveryveryveryverylongwordthatfitsnowhere ".repeat(4);
+  await left.type(text);
+  await right.shows(text);
+  // The name at a caret stays within, wherever in its line the caret is.
+  for (let at = 60; at < 110; at += 6) {
+    await right.select(at);
+    await left.page.waitForFunction((at) => document.querySelector(".caret")?.previousSibling?.textContent.length === at, at);
+    const { scroll, client } = await left.page.evaluate(() => ({ scroll: document.documentElement.scrollWidth, client: document.documentElement.clientWidth }));
+    assert.ok(scroll <= client, `${scroll} in ${client}, caret at ${at}`);
+  }
   for (const control of ["#name", "#theme"]) {
     const { height } = await left.page.locator(control).boundingBox();
     assert.ok(height >= 36, `${control} is ${height} high`);

@@ -25,6 +25,11 @@ export function drawCarets(copy, replica, people) {
   // An empty last line has no height of its own.
   parts.append(text.slice(from), "\u200b");
   copy.replaceChildren(parts);
+  const { left, width } = copy.getBoundingClientRect();
+  for (const caret of copy.querySelectorAll(".caret")) {
+    // A name is at most half as wide as a phone: it goes to the side where there is room.
+    caret.classList.toggle("back", caret.getBoundingClientRect().left - left > width / 2);
+  }
 }
 
 /** @param {import("../people.js").Person} person */
