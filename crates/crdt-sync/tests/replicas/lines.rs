@@ -249,9 +249,12 @@ mod sealed {
         dave.edit(|model| model.api().arr("/1")?.ins(0, ["from Dave"])).await;
         let heard = lines[0].counters().refused;
         dave.manager.sync().await.unwrap();
-        while lines[0].counters().refused == heard {
-            tokio::time::sleep(LOOK).await;
-        }
+        let refused = async {
+            while lines[0].counters().refused == heard {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, refused).await.expect("what Dave says is refused");
         for replica in &replicas {
             assert_eq!(replica.document.view(), json(lists(3, 20)));
         }
