@@ -57,6 +57,22 @@ impl MongoShelf {
         let found = COLLECTIONS.iter().find(|(name, _)| name.as_bytes() == kind);
         self.database.collection(found.unwrap_or(&COLLECTIONS[COLLECTIONS.len() - 1]).1)
     }
+
+    /// The rows of a range, in its order; `shown` names the fields that are wanted, all if none.
+    async fn rows(&self, range: &ScanRange, limit: usize, shown: Bsons) -> Result<Vec<Bsons>, ShelfError> {
+        if range.from >= range.to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let collection = self.collection(&range.from);
+        let within = doc! {"_id": {"$gte": id(&range.from), "$lt": id(&range.to)}};
+        let order = if range.backwards { -1 } else { 1 };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = again(|| async {
+            let find = collection.find(within.clone()).projection(shown.clone());
+            find.sort(doc! {"_id": order}).limit(limit).await?.try_collect::<Vec<Bsons>>().await
+        });
+        Ok(rows.await?.got?)
+    }
 }
 
 /// Hexadecimal, because text keeps the order of the bytes; binary data would be ordered by length.
@@ -180,19 +196,8 @@ impl Shelf for MongoShelf {
     }
 
     async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
-        if range.from >= range.to || limit == 0 {
-            return Ok(Vec::new());
-        }
-        let collection = self.collection(&range.from);
-        let within = doc! {"_id": {"$gte": id(&range.from), "$lt": id(&range.to)}};
-        let order = if range.backwards { -1 } else { 1 };
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = again(|| async {
-            let find = collection.find(within.clone()).sort(doc! {"_id": order}).limit(limit);
-            find.await?.try_collect::<Vec<Bsons>>().await
-        });
         let mut found = Vec::new();
-        for row in rows.await?.got? {
+        for row in self.rows(&range, limit, doc! {}).await? {
             if let Some(key) = row.get_str("_id").ok().and_then(key) {
                 found.push((key, value(&row)?));
             }
@@ -201,18 +206,8 @@ impl Shelf for MongoShelf {
     }
 
     async fn keys(&self, range: ScanRange, limit: usize) -> Result<Vec<Vec<u8>>, ShelfError> {
-        if range.from >= range.to || limit == 0 {
-            return Ok(Vec::new());
-        }
-        let collection = self.collection(&range.from);
-        let within = doc! {"_id": {"$gte": id(&range.from), "$lt": id(&range.to)}};
-        let order = if range.backwards { -1 } else { 1 };
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = again(|| async {
-            let find = collection.find(within.clone()).projection(doc! {"_id": 1});
-            find.sort(doc! {"_id": order}).limit(limit).await?.try_collect::<Vec<Bsons>>().await
-        });
-        Ok(rows.await?.got?.iter().filter_map(|row| key(row.get_str("_id").ok()?)).collect())
+        let rows = self.rows(&range, limit, doc! {"_id": 1}).await?;
+        Ok(rows.iter().filter_map(|row| key(row.get_str("_id").ok()?)).collect())
     }
 }
 
