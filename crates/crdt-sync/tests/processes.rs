@@ -202,7 +202,7 @@ impl Process {
     }
 }
 
-/// Stands between a process and the server, and can be cut.
+/// Stands between a process and the server, and can be cut: silently, so that neither is told.
 struct Cable {
     port: u16,
     whole: watch::Sender<bool>,
@@ -217,14 +217,17 @@ impl Cable {
             while let Ok((mut near, _)) = listener.accept().await {
                 let mut watched = watched.clone();
                 tokio::spawn(async move {
-                    if !*watched.borrow_and_update() {
-                        return;
+                    let mut far = None;
+                    if *watched.borrow_and_update() {
+                        let Ok(there) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+                        tokio::select! {
+                            _ = copy_bidirectional(&mut near, far.insert(there)) => return,
+                            _ = watched.wait_for(|whole| !whole) => {}
+                        }
                     }
-                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", server)).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
-                        _ = watched.wait_for(|whole| !whole) => {}
-                    }
+                    // Both ends stay open, and neither hears anything: not even that there is nobody.
+                    let _ = watched.wait_for(|whole| *whole).await;
+                    drop((near, far));
                 });
             }
         });

@@ -1,4 +1,4 @@
-//! What an operator sees of gateway, discovery, presence and store: each has a span of its own.
+//! What an operator sees of what a replica does: each part of it has a span of its own.
 
 use std::{
     collections::BTreeSet,
@@ -104,5 +104,100 @@ async fn gateway_discovery_presence_and_store_have_spans() {
     let of_others = ["serve", "register", "presence", "store_append", "store_page", "store_install"];
     for name in of_the_manager.into_iter().chain(of_others) {
         assert!(seen.contains(name), "no span {name} among {seen:?}");
+    }
+}
+
+#[cfg(feature = "crypto")]
+mod ways {
+    use crdt_core::{PatchBuilder, Value};
+    use crdt_sync::{
+        MemoryPatchStore, PatchRecord,
+        conflict::{Rules, Strategy},
+        crypto::{Access, Keyring, Role, SealedPubSub, SealingKey, Signer},
+        discovery::{MemoryPeerDiscovery, MemoryPeers},
+        session::{SessionOptions, SyncMode},
+    };
+
+    use super::*;
+
+    /// A replica in a group that seals, signs and has rules, and in which everybody has to be compared with.
+    async fn join(
+        number: u8,
+        sync: SyncMode,
+        hub: &Arc<dyn PubSub>,
+        peers: &MemoryPeers,
+    ) -> (Arc<SharedModel>, SyncManager) {
+        let (own, topic) =
+            (PeerId::new(format!("node-{number}")).unwrap(), |name: &str| Topic::new(name).unwrap());
+        let ring = Keyring::new(SealingKey::new(1, &[9; 32]));
+        let pubsub: Arc<dyn PubSub> = Arc::new(SealedPubSub::new(Arc::clone(hub), ring, [number; 16]));
+        let format = EncodingFormat::Binary;
+        let broadcaster =
+            PubSubBroadcaster::new(Arc::clone(&pubsub), topic("patches"), format).await.unwrap();
+        let syncer = PubSubSyncer::new(pubsub, topic("sync"), own.clone(), format).await.unwrap();
+        let session = SessionId::new(70_000 + u64::from(number)).unwrap();
+        let rules = Rules::new().with("/a", Strategy::MultiValue);
+        let document = Arc::new(SharedModel::new(session).with_conflicts(rules));
+        let access = Access::new("doc", Some(Signer::from_secret(&[number; 32])));
+        for writer in [1, 2] {
+            access.allow(Signer::from_secret(&[writer; 32]).author(), Role::Write).unwrap();
+        }
+        // What all have begun with: whoever has nothing is told all, and nothing is compared.
+        let mut begin = PatchBuilder::new(SessionId::new(70_000).unwrap(), 1);
+        begin.nop(1);
+        let begin = Bytes::copy_from_slice(begin.finish().unwrap().as_bytes());
+        let store = MemoryPatchStore::new();
+        if sync == SyncMode::Vectors {
+            store.append(&[PatchRecord::new(0, begin).unwrap()]).await.unwrap();
+        }
+        let manager = SyncManager::new(
+            Arc::<SharedModel>::clone(&document),
+            Arc::new(broadcaster),
+            Arc::new(syncer),
+            Arc::new(MemoryPeerDiscovery::new(peers, own)),
+            Arc::new(store),
+        )
+        .with_guard(Arc::new(access))
+        .with_options(SessionOptions {
+            sync,
+            state_entries_max: 0,
+            ..SessionOptions::standard(session)
+        });
+        manager.start(number.into()).await.unwrap();
+        (document, manager)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reconciling_walking_repairing_signing_sealing_and_conflicts_have_spans() {
+        for (sync, names_of_it) in
+            [(SyncMode::Vectors, &["reconcile", "sketch"][..]), (SyncMode::Dag, &["walk", "read", "repair"])]
+        {
+            let names = Names::default();
+            let _here = tracing::subscriber::set_default(names.clone());
+            let (hub, peers): (Arc<dyn PubSub>, _) = (Arc::new(MemoryPubSub::new()), MemoryPeers::new());
+            let (document, first) = join(1, sync, &hub, &peers).await;
+            let expect = Value::from(&serde_json::json!({"a": 1}));
+            let patch = document.edit(|model| model.api().root(expect.clone())).unwrap().unwrap();
+            first.apply_patch(&patch).await.unwrap();
+            // It comes late, so that there is something to find out.
+            let (document, late) = join(2, sync, &hub, &peers).await;
+            let mut changes = document.changes();
+            let seen = async {
+                while document.view() != expect {
+                    changes.changed().await.expect("the document is here");
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), seen).await.expect("it catches up");
+            if sync == SyncMode::Dag {
+                late.repair().await.unwrap();
+            }
+            first.stop().await;
+            late.stop().await;
+
+            let seen = names.0.lock().unwrap();
+            for name in names_of_it.iter().chain(&["sign", "verify", "seal", "open", "observe"]) {
+                assert!(seen.contains(name), "{sync:?}: no span {name} among {seen:?}");
+            }
+        }
     }
 }

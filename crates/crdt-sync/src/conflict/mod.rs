@@ -153,6 +153,7 @@ impl Conflicts {
         if self.rules.is_empty() {
             return;
         }
+        let _span = tracing::trace_span!("observe", id = ?patch.id()).entered();
         if let Some(key) = signer.filter(|key| self.keys.contains(key)) {
             self.signers.insert(patch.id().sid, key);
         }

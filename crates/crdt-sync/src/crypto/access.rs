@@ -252,6 +252,7 @@ impl Access {
         }
     }
 
+    #[tracing::instrument(level = "trace", skip_all, fields(id = %record.id))]
     fn sign(&self, mut record: PatchRecord) -> Result<PatchRecord, AccessError> {
         let what = || format!("patch {}", record.id);
         let signer = self.signer.as_ref().ok_or_else(|| AccessError::ReadOnly { what: what() })?;
@@ -312,6 +313,7 @@ impl Access {
     }
 
     /// Whose proof it is, if that key has at least that role.
+    #[tracing::instrument(name = "verify", level = "trace", skip_all)]
     fn verify_as(
         &self,
         least: Role,

@@ -79,6 +79,7 @@ impl SealedPubSub {
 impl PubSub for SealedPubSub {
     async fn publish(&self, topic: &Topic, payload: Bytes) -> Result<Published, PubSubError> {
         let sealed = {
+            let _span = tracing::trace_span!("seal", %topic).entered();
             let ring = self.shared.ring.read().unwrap_or_else(PoisonError::into_inner);
             let mut sealer = self.shared.sealer.lock().unwrap_or_else(PoisonError::into_inner);
             sealer.seal(&ring, topic.as_str(), &payload)
@@ -116,6 +117,7 @@ impl SealedDelivery {
     /// `None` for a message that can't be opened: it is counted, and as good as lost.
     fn open(&mut self, received: Received) -> Option<Received> {
         let Received::Message(Message { topic, payload }) = received else { return Some(received) };
+        let _span = tracing::trace_span!("open", %topic).entered();
         let ring = self.shared.ring.read().unwrap_or_else(PoisonError::into_inner);
         let counters = &self.shared.counters;
         match self.opener.open(&ring, topic.as_str(), &payload) {

@@ -60,6 +60,7 @@ impl Session {
         self.send(to, SyncMessage::Compare { id, salt, from: from as u64, count });
     }
 
+    #[tracing::instrument(name = "sketch", level = "debug", skip_all, fields(%from))]
     pub(super) fn on_compare(
         &mut self,
         now: Duration,
@@ -83,6 +84,7 @@ impl Session {
         self.send(from, SyncMessage::Sketch { id, digest: self.digest, entries, symbols });
     }
 
+    #[tracing::instrument(name = "reconcile", level = "debug", skip_all, fields(%from))]
     pub(super) fn on_sketch(
         &mut self,
         now: Duration,

@@ -204,6 +204,7 @@ impl Session {
         self.send(id, SyncMessage::Walk { id: id_number, want, have, bytes_max });
     }
 
+    #[tracing::instrument(name = "walk", level = "debug", skip_all, fields(%from, nodes = records.len()))]
     pub(super) fn on_walked(
         &mut self,
         now: Duration,
