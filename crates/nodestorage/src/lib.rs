@@ -36,6 +36,8 @@
 //! else.
 //!
 //! This crate knows no clients and no transports.
+//!
+//! `serde_json`'s feature `arbitrary_precision` must be off in the whole program; with it this crate does not compile.
 
 pub mod document;
 pub mod edit;
@@ -64,6 +66,12 @@ pub mod cache;
 pub mod mongo;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+
+// Numbers would be texts: stored as maps that programs without the feature can't read, and some without a float.
+const _: () = assert!(
+    !std::mem::needs_drop::<serde_json::Number>(),
+    "nodestorage needs `serde_json` without its feature `arbitrary_precision`"
+);
 
 pub use cache::{Cache, CacheStats, CachedStorage, CachedStore, MemoryCache};
 #[cfg(feature = "redis")]
