@@ -7,7 +7,8 @@ use crdt_core::{PatchBuilder, SessionId, StateVector};
 use crdt_sync::{
     PatchRecord, PeerId, SyncMessage, Want,
     dag::Heads,
-    session::{Input, Output, Session, SessionEvent, SessionOptions, digest},
+    presence::{Presence, PresenceInput, PresenceMessage, PresenceOptions},
+    session::{Input, Output, Session, SessionEvent, SessionOptions, TrickleOptions, WAIT_MAX, digest},
 };
 
 const OWN: SessionId = SessionId::USER_MIN;
@@ -122,6 +123,53 @@ fn each_peer_is_asked_for_its_last_patch_of_the_own_session() {
         at += Duration::from_secs(1);
     }
     assert_eq!(asked.into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
+}
+
+/// "Never" is an option too: no time is found to be added to it that overflows.
+#[test]
+fn options_may_say_never() {
+    let never = Duration::MAX;
+    let options = SessionOptions {
+        absent_max: never,
+        request_timeout: never,
+        settle: never,
+        distrust: never,
+        trickle: TrickleOptions { interval_min: never, interval_max: never, redundancy: 1 },
+        ..SessionOptions::standard(OWN)
+    };
+    let now = Duration::from_secs(1);
+    let mut machine = Session::new(options, StateVector::new(), Heads::new(), now, 1);
+    let from = PeerId::new("ahead").unwrap();
+    outputs(&mut machine, now, Input::PeerUp(from.clone()));
+    outputs(&mut machine, now, Input::Heard(patch(sid(1), 5, 3)));
+    let message = SyncMessage::State { vector: [(sid(1), 8)].into_iter().collect(), reply: false };
+    outputs(&mut machine, now, Input::Message { from: from.clone(), message });
+    outputs(&mut machine, now, Input::Gap);
+    outputs(&mut machine, now, Input::PeerDown(from));
+    let wakes_at = machine.wakes_at();
+    assert!(wakes_at > now && wakes_at <= now + WAIT_MAX);
+    outputs(&mut machine, wakes_at, Input::Tick);
+
+    let options = PresenceOptions {
+        interval: never,
+        expiry: never,
+        pause_min: never,
+        greeting_max: never,
+        ..PresenceOptions::STANDARD
+    };
+    let mut machine = Presence::new(options, PeerId::new("here").unwrap(), 1, now, 7);
+    let message = PresenceMessage {
+        peer: PeerId::new("there").unwrap(),
+        run: 1,
+        count: 1,
+        here: true,
+        hello: true,
+        shown: Bytes::new(),
+    };
+    for input in [PresenceInput::Tick, PresenceInput::Heard(message), PresenceInput::Gap] {
+        machine.handle_input(now, input);
+    }
+    assert!(machine.wakes_at() <= now + WAIT_MAX * 2);
 }
 
 fn question(output: Output) -> Option<(String, u64, Vec<Want>)> {

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{DiscoveryError, PeerChange, PeerDiscovery, PeerSet};
-use crate::PeerId;
+use crate::{PeerId, session::WAIT_MAX};
 
 /// How peers are kept on the server.
 #[derive(Debug, Clone)]
@@ -41,6 +41,16 @@ impl RedisPeerOptions {
             interval: Duration::from_secs(2),
             expiry: Duration::from_secs(6),
             response_timeout: Duration::from_secs(2),
+        }
+    }
+
+    /// The same with waits that can be added to a time, also by the server.
+    fn bounded(self) -> Self {
+        Self {
+            interval: self.interval.min(WAIT_MAX),
+            expiry: self.expiry.min(WAIT_MAX),
+            response_timeout: self.response_timeout.min(WAIT_MAX),
+            ..self
         }
     }
 }
@@ -136,7 +146,7 @@ impl RedisPeerDiscovery {
             own,
             keys,
             token: format!("{:032x}", rand::random::<u128>()),
-            options,
+            options: options.bounded(),
             connection: Mutex::default(),
             settles_at: std::sync::Mutex::default(),
             set: PeerSet::new(),

@@ -113,7 +113,7 @@ impl SyncManager {
     /// The same with another policy of when patches are folded and snapshots offered.
     #[must_use]
     pub fn with_compaction(mut self, policy: CompactionPolicy) -> Self {
-        self.parts.compaction = policy;
+        self.parts.compaction = policy.bounded();
         self
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::session::WAIT_MAX;
+
 /// How much of the log a replica keeps.
 ///
 /// Only what all known peers have is folded, so nobody whom discovery knows ever misses a patch for it; who comes later
@@ -36,6 +38,12 @@ impl CompactionPolicy {
 
     /// Folds only when told to. Offers snapshots all the same.
     pub const MANUAL: Self = Self { log_bytes_max: u64::MAX, ..Self::STANDARD };
+
+    /// The same with waits that can be added to a time.
+    pub(super) fn bounded(self) -> Self {
+        let (pause, offer_idle_max) = (self.pause.min(WAIT_MAX), self.offer_idle_max.min(WAIT_MAX));
+        Self { pause, offer_idle_max, ..self }
+    }
 }
 
 /// What is known of the sizes of what is stored.

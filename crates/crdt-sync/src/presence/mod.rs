@@ -14,7 +14,10 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{PeerId, session::Jitter};
+use crate::{
+    PeerId,
+    session::{Jitter, WAIT_MAX},
+};
 
 pub use driver::{PubSubPresence, ShownTooLarge};
 pub use message::{InvalidPresence, PresenceMessage};
@@ -46,6 +49,17 @@ impl PresenceOptions {
         shown_bytes_max: 4096,
         others_max: 1024,
     };
+
+    /// The same with waits that can be added to a time.
+    fn bounded(self) -> Self {
+        Self {
+            interval: self.interval.min(WAIT_MAX),
+            expiry: self.expiry.min(WAIT_MAX),
+            pause_min: self.pause_min.min(WAIT_MAX),
+            greeting_max: self.greeting_max.min(WAIT_MAX),
+            ..self
+        }
+    }
 }
 
 /// What happened.
@@ -147,7 +161,7 @@ impl Presence {
     /// jitter only.
     pub fn new(options: PresenceOptions, own: PeerId, run: u64, now: Duration, seed: u64) -> Self {
         Self {
-            options,
+            options: options.bounded(),
             own,
             run,
             count: 0,

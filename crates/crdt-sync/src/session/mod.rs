@@ -30,7 +30,7 @@ pub(crate) use digest::Jitter;
 pub use digest::{content, digest};
 pub use event::{Counters, Refusal, SessionEvent};
 pub use io::{Input, Output, Page, ReadWhat, Standing, Status, WALK_PAGE_NODES_MAX};
-pub use options::{SessionOptions, SyncMode};
+pub use options::{SessionOptions, SyncMode, WAIT_MAX};
 pub use peers::PeerStatus;
 pub(crate) use peers::ticks;
 pub use trickle::TrickleOptions;
@@ -124,6 +124,7 @@ impl Session {
         seed: u64,
     ) -> Self {
         let mut jitter = Jitter::new(seed);
+        let options = options.bounded();
         Self {
             trickle: Trickle::new(options.trickle, now, &mut jitter),
             parked: Parked::new(options.parked_max, options.parked_bytes_max),

@@ -6,6 +6,9 @@ use crdt_core::SessionId;
 
 use super::TrickleOptions;
 
+/// No wait of this crate is longer: a hundred years. An option that says more, as [`Duration::MAX`] does for *never*, means this.
+pub const WAIT_MAX: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// How the replicas of a group notice what they lack. All replicas of a group use the same; where they do not, all
 /// patches come everywhere too, with more words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,6 +99,22 @@ impl SessionOptions {
             settle: Duration::from_millis(200),
             distrust: Duration::from_secs(10),
             trickle: TrickleOptions::STANDARD,
+        }
+    }
+
+    /// The same with waits that can be added to a time.
+    pub(super) fn bounded(self) -> Self {
+        let TrickleOptions { interval_min, interval_max, redundancy } = self.trickle;
+        Self {
+            request_timeout: self.request_timeout.min(WAIT_MAX),
+            settle: self.settle.min(WAIT_MAX),
+            distrust: self.distrust.min(WAIT_MAX),
+            trickle: TrickleOptions {
+                interval_min: interval_min.min(WAIT_MAX),
+                interval_max: interval_max.min(WAIT_MAX),
+                redundancy,
+            },
+            ..self
         }
     }
 }
