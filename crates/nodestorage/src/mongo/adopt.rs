@@ -7,8 +7,8 @@ use mongodb::bson::{Bson, Document as Bsons, doc};
 use super::{
     failure::Failure,
     record::{
-        Mark, Stored, WriteId, decode_event, digest, encode_event, encode_mark, encode_marks, event_bytes,
-        event_version, packed,
+        Mark, Stored, WriteId, check_event, decode_event, digest, encode_event, encode_mark, encode_marks,
+        event_bytes, event_version, packed,
     },
     relay::Moved,
     storage::MongoStorage,
@@ -103,6 +103,8 @@ impl MongoStorage {
             metadata: metadata(missed),
         };
         let event = encode_event(write, &change);
+        // No server reads a command that holds such a one: some say no more than that they close the connection.
+        check_event(&found.id, &event)?;
         let mark = Mark { sequence, version };
         let mut set = doc! {
             self.version_field(): count(version),

@@ -87,7 +87,9 @@ pub(super) fn go_on(id: &DocumentId, seen_to: Result<(), Failure>) -> Result<(),
         Err(Failure::Driver(error)) if is_of_the_document(&error) => {
             tracing::warn!(document = %id, %error, "what another program wrote can't be recorded");
         }
-        Err(Failure::Storage(error @ StorageError::Corrupt { .. })) => {
+        Err(Failure::Storage(
+            error @ (StorageError::Corrupt { .. } | StorageError::InvalidDocument { .. }),
+        )) => {
             tracing::warn!(document = %id, %error, "what another program wrote can't be recorded");
         }
         seen_to => return seen_to,

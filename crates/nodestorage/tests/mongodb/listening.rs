@@ -85,6 +85,24 @@ async fn a_stream_that_has_ended_is_opened_again() {
 /// Without it the whole collection would be compared with the log, which finds the same and takes as long as there are documents.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
+async fn a_document_as_large_as_the_server_takes_ends_no_stream() {
+    let server = TestServer::start();
+    let store = open(&server).await;
+    let games = games(&store).await;
+    let mut watch = games.watch(WatchFilter::default(), WatchFrom::Now).await.unwrap();
+    let other = direct(&games);
+    other.insert_one(doc! {"_id": "a", "n": 1}).await.unwrap();
+    assert_eq!(next_direct(&mut watch).await.document_id, id("a"));
+    // What tells of it holds all of it and more. No event fits beside it, so it is not recorded.
+    let large = |name: &str| doc! {"_id": name, "text": "x".repeat((16 << 20) - 64)};
+    other.insert_one(large("b")).await.unwrap();
+    other.replace_one(doc! {"_id": "b"}, large("b")).await.unwrap();
+    other.insert_one(doc! {"_id": "c", "n": 1}).await.unwrap();
+    assert_eq!(next_direct(&mut watch).await.document_id, id("c"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
 async fn a_listener_goes_on_from_its_token() {
     let server = TestServer::own();
     let store = open(&server).await;
