@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 use mongodb::{
-    bson::{DateTime, Document as Bsons, doc, oid::ObjectId},
+    bson::{DateTime, Document as Bsons, RawDocumentBuf, doc, oid::ObjectId},
     change_stream::event::{ChangeStreamEvent, OperationType, ResumeToken},
 };
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use super::{
     storage::MongoStorage,
     tombstones::key_of,
     value::{OWN, count},
-    whole::brings_no_event,
+    whole::{brings_no_event, own_of},
 };
 use crate::{Body, Change, Diff, DocumentId, Operation, Producer, Storage, StorageError};
 
@@ -148,19 +148,19 @@ impl MongoStorage {
 
     async fn listen_once(&self, waiting: &mut Vec<(Instant, DocumentId, u64)>) -> Result<(), Failure> {
         let shared = self.shared();
-        let documents = shared.streams.database(shared.database.name()).collection::<Bsons>(&self.name);
+        let documents =
+            shared.streams.database(shared.database.name()).collection::<RawDocumentBuf>(&self.name);
         let tokens = shared.own("listeners");
         let kept = tokens.find_one(doc! {"_id": &*self.name}).await?;
         let token = kept.as_ref().and_then(|kept| kept.get("token"));
         let token: Option<ResumeToken> =
             token.and_then(|token| mongodb::bson::deserialize_from_bson(token.clone()).ok());
-        let only = [doc! {"$project": {
-            "operationType": 1, "ns": 1, "documentKey": 1, "updateDescription": 1, "fullDocument._weft": 1,
-        }}];
-        let opened = documents.watch().pipeline(only.clone()).resume_after(token.clone()).await;
+        // Without a stage that leaves out what is not asked for: a server takes each event apart for that, and nearly all are
+        // updates, in which there is nothing to leave out.
+        let opened = documents.watch().resume_after(token.clone()).await;
         let (mut stream, lost) = match opened {
             Ok(stream) => (stream, false),
-            Err(error) if is_history_lost(&error) => (documents.watch().pipeline(only).await?, true),
+            Err(error) if is_history_lost(&error) => (documents.watch().await?, true),
             Err(error) => return Err(error.into()),
         };
         if token.is_none() || lost {
@@ -203,13 +203,13 @@ impl MongoStorage {
 
     async fn look_at(
         &self,
-        event: ChangeStreamEvent<Bsons>,
+        event: ChangeStreamEvent<RawDocumentBuf>,
         waiting: &mut Vec<(Instant, DocumentId, u64)>,
     ) -> Result<(), Failure> {
         let Some(id) = key_of(event.document_key.as_ref()) else { return Ok(()) };
         let own = match event.operation_type {
-            OperationType::Update => event.update_description.as_ref().map(|update| &update.updated_fields),
-            OperationType::Insert => event.full_document.as_ref(),
+            OperationType::Update => event.update_description.map(|update| update.updated_fields),
+            OperationType::Insert => event.full_document.map(|inserted| own_of(&inserted)),
             // No write of this storage is one.
             OperationType::Replace => return go_on(&id, self.look_at_replaced(&id, false).await),
             OperationType::Delete => return go_on(&id, self.look_at_delete(&id, false).await),

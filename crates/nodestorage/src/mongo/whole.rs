@@ -6,7 +6,7 @@
 //! writes upon a copy whose numbers this process has seen go on, or that nobody listens for. Who was faster than all of them has
 //! given a number a second time; the relay meets it in the log, and the document is recorded as it is, behind all of its numbers.
 
-use mongodb::bson::{Bson, Document as Bsons, doc};
+use mongodb::bson::{Bson, Document as Bsons, RawDocument, doc};
 
 use super::{
     failure::Failure,
@@ -16,6 +16,7 @@ use super::{
     record::{Stored, WriteId, event_version},
     relay::{Doubt, Key, Moved},
     storage::MongoStorage,
+    value::OWN,
 };
 use crate::{DocumentId, StorageError};
 
@@ -186,6 +187,12 @@ impl MongoStorage {
         }
         Err(StorageError::RetriesExhausted { attempts: LOOKS_MAX }.into())
     }
+}
+
+/// What the store keeps in a document, without its body, which may be large.
+pub(super) fn own_of(document: &RawDocument) -> Bsons {
+    let own = document.get(OWN).ok().flatten().and_then(|own| Bson::try_from(own).ok());
+    own.into_iter().map(|own| (OWN.to_owned(), own)).collect()
 }
 
 /// Whether what the store keeps in a document was put there without the event of its last write: no write of this storage
