@@ -7,7 +7,7 @@ use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp, Value};
 use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
     dag::Heads,
-    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions},
+    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions, digest},
 };
 
 const OWN: SessionId = SessionId::USER_MIN;
@@ -52,7 +52,7 @@ fn a_peer_that_is_ahead_in_ever_more_sessions_is_left_alone() {
 fn the_words_of_all_peers_together_are_bounded() {
     let options = SessionOptions::standard(OWN);
     let mut session = session(options);
-    let long = vector(0, options.sessions_max as u64);
+    let long = vector(0, 1 << 16);
     for peer in 0..20 {
         says(
             &mut session,
@@ -109,6 +109,58 @@ fn a_newcomer_to_a_document_that_is_full_is_told() {
     assert_eq!(session.local_refusal(&PatchRecord::new(1, next).unwrap()), None);
     session.handle_input(Duration::ZERO, Input::Heard(client));
     assert_eq!(session.counters().refused, 1);
+}
+
+/// Sessions that are folded whole are numbers in a vector: only what has patches to be looked for is bounded so low.
+#[test]
+fn who_is_folded_whole_makes_room_for_newcomers() {
+    let start = |unfolded_sessions_max| {
+        let options = SessionOptions { unfolded_sessions_max, ..SessionOptions::standard(OWN) };
+        Session::new(options, vector(0, 4), Heads::new(), Duration::ZERO, 1)
+    };
+    let client = |number| patch(SessionId::new(OWN.get() + 1000 + number).unwrap());
+    let full = Some(Refusal::TooManyUnfoldedSessions { limit: 4 });
+    let mut session = start(4).with_folded(vector(0, 1));
+    assert_eq!((session.status().unfolded_sessions, session.client_refusal(&client(1))), (3, None));
+    session.handle_input(Duration::ZERO, Input::Heard(client(1)));
+    assert_eq!(session.status().unfolded_sessions, 4);
+    assert_eq!(
+        (session.client_refusal(&client(2)), session.local_refusal(&patch(OWN))),
+        (full.clone(), full)
+    );
+    session.handle_input(Duration::ZERO, Input::Heard(client(2)));
+    assert_eq!((session.status().sessions, session.counters().refused), (5, 1));
+    // Who goes on after it was folded goes on, and counts again: once.
+    for time in [6, 7] {
+        let mut next = PatchBuilder::new(SessionId::new(OWN.get() + 1).unwrap(), time);
+        next.nop(1);
+        let next = Bytes::copy_from_slice(next.finish().unwrap().as_bytes());
+        session.handle_input(Duration::ZERO, Input::Heard(PatchRecord::new(time - 1, next).unwrap()));
+        assert_eq!((session.status().unfolded_sessions, session.counters().refused), (5, 1));
+    }
+    let all = session.stored().clone();
+    session.handle_input(Duration::ZERO, Input::Folded(all));
+    // What came and is not durable yet is not folded.
+    assert_eq!(session.status().unfolded_sessions, 2);
+    assert_eq!(session.client_refusal(&client(2)), None);
+}
+
+/// The same vector is held once, however many say that they have it: by a number that anybody hears, and may say under any name.
+#[test]
+fn who_has_the_same_as_this_replica_costs_nothing_more() {
+    let stored = vector(0, 5_000);
+    let options = SessionOptions::standard(OWN);
+    let mut session = Session::new(options, stored.clone(), Heads::new(), Duration::ZERO, 1);
+    for peer in 0..40 {
+        let message = match peer % 2 {
+            0 => SyncMessage::Digest { digest: digest(&stored), content: None },
+            _ => SyncMessage::State { vector: stored.clone(), reply: false },
+        };
+        says(&mut session, &format!("peer-{peer}"), message);
+    }
+    assert_eq!((session.status().peers, session.status().peer_entries), (40, 5_000));
+    // So all are known to have all, and it may be folded.
+    assert_eq!(session.stable(), stored);
 }
 
 /// A client sends a patch once, and takes the answer for a promise.

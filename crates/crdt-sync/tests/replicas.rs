@@ -107,6 +107,35 @@ impl Group {
         (discovery, syncer): (impl PeerDiscovery + 'static, Arc<dyn Syncer>),
         with: impl FnOnce(SyncManager) -> SyncManager,
     ) -> Replica {
+        self.join_whole(number, format, document, store, (discovery, syncer), with, |options| options).await
+    }
+
+    /// The same with other bounds of its session.
+    async fn join_bounded(
+        &self,
+        number: u64,
+        document: Arc<SharedModel>,
+        store: Arc<dyn PatchStore>,
+        with: impl FnOnce(SyncManager) -> SyncManager,
+        bounds: impl FnOnce(SessionOptions) -> SessionOptions,
+    ) -> Replica {
+        let format = EncodingFormat::Binary;
+        let syncer = Arc::new(self.syncer(number, format).await);
+        let discovery = MemoryPeerDiscovery::new(&self.peers, PeerId::new(format!("node-{number}")).unwrap());
+        self.join_whole(number, format, document, store, (discovery, syncer), with, bounds).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "every part of a replica may be another one")]
+    async fn join_whole(
+        &self,
+        number: u64,
+        format: EncodingFormat,
+        document: Arc<SharedModel>,
+        store: Arc<dyn PatchStore>,
+        (discovery, syncer): (impl PeerDiscovery + 'static, Arc<dyn Syncer>),
+        with: impl FnOnce(SyncManager) -> SyncManager,
+        bounds: impl FnOnce(SessionOptions) -> SessionOptions,
+    ) -> Replica {
         let session = document.session();
         let topic = Topic::new("example-doc-patches").unwrap();
         let broadcaster = PubSubBroadcaster::new(Arc::clone(&self.pubsub), topic, format).await.unwrap();
@@ -117,14 +146,14 @@ impl Group {
             Arc::new(discovery),
             store,
         );
-        let manager = with(manager).with_options(SessionOptions {
+        let manager = with(manager).with_options(bounds(SessionOptions {
             sync: self.sync,
             settle: Duration::from_millis(20),
             request_timeout: Duration::from_millis(500),
             distrust: Duration::from_millis(1000),
             trickle: TrickleOptions { interval_min: Duration::from_millis(100), ..TrickleOptions::STANDARD },
             ..SessionOptions::standard(session)
-        });
+        }));
         manager.start(number).await.unwrap();
         Replica { document, manager }
     }
@@ -491,3 +520,5 @@ mod contained;
 
 #[path = "replicas/lines.rs"]
 mod lines;
+#[path = "replicas/crowded.rs"]
+mod crowded;

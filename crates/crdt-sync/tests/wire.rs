@@ -6,7 +6,7 @@ use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, StoreId, SyncMessage, Want,
     dag::{Link, NodeHash},
     reconcile::Symbol,
-    session::content,
+    session::{SessionOptions, content},
     wire::{decode_patch, decode_sync, encode_patch, encode_sync},
 };
 use proptest::prelude::*;
@@ -367,6 +367,23 @@ fn what_is_wrong_is_said() {
 }
 
 /// One that is larger than a subscription holds would never come, however often it is asked for.
+/// What a document may have of sessions is bounded by what one message holds: a snapshot's head names them all.
+#[test]
+fn a_state_of_all_sessions_fits_a_standard_subscription_in_every_encoding() {
+    let drawn = |at: u64| SessionId::from_random(at.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let count = SessionOptions::standard(SessionId::USER_MIN).sessions_max as u64;
+    let vector: StateVector<SessionId> = (1..=count).map(|at| (drawn(at), (1 << 26) + at)).collect();
+    assert_eq!(vector.len() as u64, count);
+    let head = SnapshotHead { vector, len_bytes: 1 << 28, hash: u64::MAX, proof: Bytes::new() };
+    let from = PeerId::new("x".repeat(PeerId::LEN_BYTES_MAX)).unwrap();
+    let max = SubscriptionOptions::STANDARD.bytes_max;
+    for format in EncodingFormat::ALL {
+        let offer = SyncMessage::Offer { id: 1, snapshot: head.clone() };
+        let len = encode_sync(format, &from, &offer).unwrap().len();
+        assert!(len <= max, "{format:?}: {len} bytes, {max} fit");
+    }
+}
+
 #[test]
 fn a_patch_fits_a_standard_subscription_in_every_encoding() {
     let longest = SessionId::new(crdt_core::id::MAX_ID).unwrap();

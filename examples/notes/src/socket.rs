@@ -114,6 +114,7 @@ mod tests {
             Parting::Silent(GOODBYE_MAX),
             Parting::Trouble(ClientTrouble::Hole),
             Parting::Sync(SyncError::Stopped),
+            Parting::Sync(SyncError::Refused(Refusal::TooManyUnfoldedSessions { limit: 9 })),
             Parting::Sync(SyncError::ChannelClosed),
             Parting::Sync(SyncError::Store(failed())),
             Parting::Sync(SyncError::Store(PatchStoreError::Closed)),
@@ -127,6 +128,7 @@ mod tests {
             Parting::Trouble(ClientTrouble::Unexpected("a riddle")),
             Parting::Trouble(ClientTrouble::Reserved(SessionId::GLOBAL)),
             Parting::Sync(SyncError::Refused(Refusal::ReservedSession(id))),
+            Parting::Sync(SyncError::Refused(Refusal::TooManySessions { limit: 9 })),
         ];
         for parting in &refused {
             assert_eq!(code(parting), REFUSED, "{parting}");

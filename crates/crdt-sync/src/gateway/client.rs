@@ -44,7 +44,7 @@ impl ClientOptions {
         part_bytes_max: 64 << 10,
         missing_ticks_max: 20_000,
         sessions_max: 256,
-        has_max: 1 << 16,
+        has_max: 1 << 18,
         hello_max: Duration::from_secs(10),
     };
 }

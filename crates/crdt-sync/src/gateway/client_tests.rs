@@ -221,7 +221,7 @@ fn whoever_breaks_the_rules_is_told_which() {
     check(&[frame(b"\x09")], "can't begin with byte 0x09");
     check(&[brings(&patch(sid(1), 1, 0))], "a patch before the client's state");
     let long: Vec<_> = (0..=OPTIONS.has_max as u64).map(|number| (number, 1)).collect();
-    check(&[state(&long)], "a state of 65537 sessions: at most 65536 are taken");
+    check(&[state(&long)], "a state of 262145 sessions: at most 262144 are taken");
     check(&[state(&[]), brings(&patch(SessionId::GLOBAL, 1, 0))], "session 2 is reserved");
     check(&[state(&[]), frame(b"\x03\x01")], "ends within its run");
     let crowd: Vec<_> = (1..=3).map(|number| brings(&patch(sid(number), 1, 0))).collect();

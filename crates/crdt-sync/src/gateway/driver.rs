@@ -23,6 +23,7 @@ use super::{
 use crate::{
     ChannelError, DocumentError, PatchStore, PeerId, SharedModel, SyncError, SyncManager,
     presence::{PresenceOptions, PubSubPresence},
+    session::Refusal,
 };
 
 /// How long a client may take to read one message; then it is let go, and can come back.
@@ -72,6 +73,8 @@ impl Parting {
     pub const fn is_refusal(&self) -> bool {
         match self {
             Self::Trouble(ClientTrouble::Hole) => false,
+            // Until some are folded.
+            Self::Sync(SyncError::Refused(Refusal::TooManyUnfoldedSessions { .. })) => false,
             Self::Trouble(_) | Self::Sync(SyncError::Refused(_)) => true,
             Self::Gone | Self::Slow | Self::Silent(_) | Self::Full | Self::Sync(_) | Self::Presence(_) => {
                 false
@@ -166,9 +169,10 @@ impl Gateway {
             machine = machine.without_what_was_lost();
         }
         let mut stored = self.manager.stored();
+        let told = |since| self.manager.grown_since(since);
         let count = *stored.borrow_and_update();
         let mut seen = {
-            let (vector, next) = self.stored.at(count, || self.store.vector()).await?;
+            let (vector, next) = self.stored.at(count, told, || self.store.vector()).await?;
             machine.handle_input(ClientInput::Stored(vector));
             next
         };
@@ -224,7 +228,7 @@ impl Gateway {
                 changed = stored.changed() => match changed {
                     Ok(()) => {
                         let count = *stored.borrow_and_update();
-                        self.stored.since(count, || self.store.vector(), &mut seen).await?
+                        self.stored.since(count, told, || self.store.vector(), &mut seen).await?
                     }
                     Err(_) => return Ok(()),
                 },

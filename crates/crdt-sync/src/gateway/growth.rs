@@ -1,4 +1,4 @@
-//! What the store holds, followed once for all clients.
+//! What the store holds, followed once for all clients: read the first time, and told by the manager from then on.
 
 use std::{
     collections::VecDeque,
@@ -39,13 +39,15 @@ struct Stored {
 }
 
 impl Growths {
-    /// What the store holds now that the manager counts so many; and where the growths go on from there. `read` asks the store.
+    /// What the store holds now that the manager counts so many; and where the growths go on from there. `told` says what came
+    /// since another count, and that of now; where it does not know, `read` asks the store.
     pub(super) async fn at<Reading: Future<Output = Result<StateVector<SessionId>, PatchStoreError>>>(
         &self,
         count: u64,
+        told: impl FnOnce(u64) -> Option<(u64, StateVector<SessionId>)>,
         read: impl FnOnce() -> Reading,
     ) -> Result<(StateVector<SessionId>, u64), SyncError> {
-        let stored = self.look(count, read).await?;
+        let stored = self.look(count, told, read).await?;
         Ok((stored.vector.clone(), stored.next))
     }
 
@@ -53,20 +55,26 @@ impl Growths {
     pub(super) async fn since<Reading: Future<Output = Result<StateVector<SessionId>, PatchStoreError>>>(
         &self,
         count: u64,
+        told: impl FnOnce(u64) -> Option<(u64, StateVector<SessionId>)>,
         read: impl FnOnce() -> Reading,
         seen: &mut u64,
     ) -> Result<ClientInput, SyncError> {
-        Ok(self.look(count, read).await?.since(seen))
+        Ok(self.look(count, told, read).await?.since(seen))
     }
 
     async fn look<Reading: Future<Output = Result<StateVector<SessionId>, PatchStoreError>>>(
         &self,
         count: u64,
+        told: impl FnOnce(u64) -> Option<(u64, StateVector<SessionId>)>,
         read: impl FnOnce() -> Reading,
     ) -> Result<MutexGuard<'_, Stored>, SyncError> {
         let before = self.failures.load(Ordering::Relaxed);
         let mut stored = self.stored.lock().await;
         if stored.count.is_some_and(|looked| looked >= count) {
+            return Ok(stored);
+        }
+        if let Some((count, grown)) = stored.count.and_then(told) {
+            stored.rise(grown, count);
             return Ok(stored);
         }
         if let Some(error) = &stored.failed
@@ -87,14 +95,31 @@ impl Growths {
 }
 
 impl Stored {
+    /// The store has been read.
     fn grow(&mut self, vector: StateVector<SessionId>, count: u64) {
         let grown = self.vector.missing_from(&vector).map(|(sid, _, last)| (*sid, last)).collect();
+        self.vector = vector;
+        self.note(grown, count);
+    }
+
+    /// It is told what came.
+    fn rise(&mut self, grown: StateVector<SessionId>, count: u64) {
+        let is_news = |(sid, last): &(&SessionId, u64)| self.vector.get(*sid) < *last;
+        let grown: StateVector<SessionId> =
+            grown.iter().filter(is_news).map(|(sid, last)| (*sid, last)).collect();
+        for (sid, last) in grown.iter() {
+            self.vector.advance(*sid, last);
+        }
+        self.note(grown, count);
+    }
+
+    fn note(&mut self, grown: StateVector<SessionId>, count: u64) {
         if self.growths.len() as u64 == GROWTHS_MAX {
             self.growths.pop_front();
         }
         self.growths.push_back(grown);
         self.next += 1;
-        (self.vector, self.count, self.failed) = (vector, Some(count), None);
+        (self.count, self.failed) = (Some(count), None);
     }
 
     fn since(&self, seen: &mut u64) -> ClientInput {
@@ -119,6 +144,29 @@ mod tests {
     use super::*;
     use crate::{MemoryPatchStore, PatchRecord, PatchStore as _};
 
+    const fn no_word(_: u64) -> Option<(u64, StateVector<SessionId>)> {
+        None
+    }
+
+    /// At each patch a look at the store would cost as much as it has sessions.
+    #[tokio::test]
+    async fn the_store_is_read_once_where_the_manager_tells_what_came() {
+        let sid = |number| SessionId::new(SessionId::USER_MIN.get() + number).unwrap();
+        let one = |number, last| -> StateVector<SessionId> { [(sid(number), last)].into_iter().collect() };
+        let (growths, read) = (Growths::default(), || async { Ok(one(1, 5)) });
+        let never = || async { panic!("it is told") };
+        let (mut vector, mut seen) = growths.at(3, no_word, read).await.unwrap();
+        // What was read already is told once more.
+        let told = |since| (since == 3).then(|| (4, one(1, 5)));
+        let news = growths.since(4, told, never, &mut seen).await.unwrap();
+        assert!(matches!(news, ClientInput::Grown(new) if new.is_empty()));
+        let told = |since| (since == 4).then(|| (6, one(2, 7)));
+        let news = growths.since(5, told, never, &mut seen).await.unwrap();
+        assert!(matches!(news, ClientInput::Grown(new) if new == one(2, 7)));
+        vector.merge(&one(2, 7));
+        assert_eq!(growths.at(6, |_| panic!("it has been"), never).await.unwrap().0, vector);
+    }
+
     /// A store that does not answer lets a thousand windows wait for as long as one.
     #[tokio::test(start_paused = true)]
     async fn one_failing_look_is_waited_for_by_all_together() {
@@ -128,17 +176,22 @@ mod tests {
             sleep(Duration::from_secs(5)).await;
             answer.map(|()| StateVector::new()).map_err(|why| PatchStoreError::Backend(SharedError::new(why)))
         };
-        let clients = (0..20).map(|_| growths.at(1, || slow(Err("no answer"))));
+        let clients = (0..20).map(|_| growths.at(1, no_word, || slow(Err("no answer"))));
         for heard in futures_util::future::join_all(clients).await {
             assert!(heard.unwrap_err().to_string().contains("no answer"));
         }
         assert_eq!(began.elapsed(), Duration::from_secs(5));
         // Whoever comes after that asks anew, and so does who comes after an answer.
         assert!(
-            growths.at(1, || slow(Err("still none"))).await.unwrap_err().to_string().contains("still none")
+            growths
+                .at(1, no_word, || slow(Err("still none")))
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("still none")
         );
-        growths.at(1, || slow(Ok(()))).await.unwrap();
-        growths.at(1, || async { panic!("it is known") }).await.unwrap();
+        growths.at(1, no_word, || slow(Ok(()))).await.unwrap();
+        growths.at(1, no_word, || async { panic!("it is known") }).await.unwrap();
         assert_eq!(began.elapsed(), Duration::from_secs(15));
     }
 
@@ -158,24 +211,24 @@ mod tests {
         let stored = Growths::default();
         let read = || store.vector();
         append(1, 1).await;
-        let (vector, mut quick) = stored.at(0, read).await.unwrap();
+        let (vector, mut quick) = stored.at(0, no_word, read).await.unwrap();
         assert_eq!(vector, grown(&[(1, 1)]));
         let mut slow = quick;
         for count in 1..=3 {
             append(2, count).await;
-            let news = stored.since(count, read, &mut quick).await.unwrap();
+            let news = stored.since(count, no_word, read, &mut quick).await.unwrap();
             assert!(matches!(news, ClientInput::Grown(new) if new == grown(&[(2, count)])));
         }
-        let news = stored.since(3, read, &mut slow).await.unwrap();
+        let news = stored.since(3, no_word, read, &mut slow).await.unwrap();
         assert!(matches!(news, ClientInput::Grown(new) if new == grown(&[(2, 3)])));
-        let news = stored.since(3, read, &mut slow).await.unwrap();
+        let news = stored.since(3, no_word, read, &mut slow).await.unwrap();
         assert!(matches!(news, ClientInput::Grown(new) if new.is_empty()));
         for count in 4..=3 + GROWTHS_MAX + 1 {
             append(3, count - 3).await;
-            stored.since(count, read, &mut quick).await.unwrap();
+            stored.since(count, no_word, read, &mut quick).await.unwrap();
         }
         assert_eq!(stored.stored.lock().await.growths.len() as u64, GROWTHS_MAX);
-        let news = stored.since(0, read, &mut slow).await.unwrap();
+        let news = stored.since(0, no_word, read, &mut slow).await.unwrap();
         let all = grown(&[(1, 1), (2, 3), (3, GROWTHS_MAX + 1)]);
         assert!(matches!(news, ClientInput::Stored(new) if new == all));
     }

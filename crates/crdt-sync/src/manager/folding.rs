@@ -41,6 +41,8 @@ pub struct Folding<'a> {
 pub struct Loaded {
     /// Which patches those are.
     pub stored: StateVector<SessionId>,
+    /// Which of them are in the snapshot.
+    pub folded: StateVector<SessionId>,
     /// Their last nodes, in a group that uses the DAG.
     pub heads: Heads,
     /// Stands for all of them, if it is known.
@@ -128,6 +130,7 @@ impl Folding<'_> {
             self.guard.iter().for_each(|guard| guard.note_owners(&opened.owners));
             (have, heads, content) = (vector, opened.heads, opened.content);
         }
+        let folded = have.clone();
         let before = began_with.replace(have.clone());
         let (mut log_bytes, mut log_ticks, mut not_applied) = (0, 0, 0);
         let whole = self.for_each_page(have, &stored, |records| {
@@ -146,7 +149,8 @@ impl Folding<'_> {
         if !whole && before == *began_with {
             expect_whole(whole)?;
         }
-        let loaded = Loaded { stored, heads, content, snapshot_bytes, log_bytes, log_ticks, not_applied };
+        let loaded =
+            Loaded { stored, folded, heads, content, snapshot_bytes, log_bytes, log_ticks, not_applied };
         Ok(whole.then_some(loaded))
     }
 

@@ -9,6 +9,7 @@ mod repair;
 mod retry;
 pub mod sealed;
 mod snapshots;
+mod told;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use tokio::{
 use self::{
     driver::{Command, Driver},
     folding::Folding,
+    told::Told,
 };
 pub use self::{
     policy::CompactionPolicy,
@@ -42,7 +44,7 @@ const EVENTS_MAX: usize = 256;
 pub struct SyncManager {
     parts: Parts,
     events: broadcast::Sender<SessionEvent>,
-    stored: watch::Sender<u64>,
+    told: Told,
     // Held while the task is started or stopped, so that there is one.
     running: Mutex<Option<Running>>,
 }
@@ -99,8 +101,8 @@ impl SyncManager {
             compaction: CompactionPolicy::STANDARD,
             retry: StoreRetry::STANDARD,
         };
-        let (events, stored) = (broadcast::channel(EVENTS_MAX).0, watch::Sender::new(0));
-        Self { parts, events, stored, running: Mutex::new(None) }
+        let (events, told) = (broadcast::channel(EVENTS_MAX).0, Told::new());
+        Self { parts, events, told, running: Mutex::new(None) }
     }
 
     /// The same with other bounds. The session is always the document's.
@@ -138,7 +140,7 @@ impl SyncManager {
         if running.is_some() {
             return Err(SyncError::AlreadyStarted);
         }
-        let told = (self.events.clone(), self.stored.clone());
+        let told = (self.events.clone(), self.told.clone());
         let driver = Driver::load(self.parts.clone(), told, seed).await?;
         self.parts.discovery.start().await?;
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
@@ -176,7 +178,13 @@ impl SyncManager {
 
     /// Changes when something has become durable: the store's vector has grown.
     pub fn stored(&self) -> watch::Receiver<u64> {
-        self.stored.subscribe()
+        self.told.count.subscribe()
+    }
+
+    /// By what the store has grown since [`stored`](Self::stored) counted so many, and the count of now; `None` if that is not
+    /// known: then the store is to be asked.
+    pub(crate) fn grown_since(&self, count: u64) -> Option<(u64, StateVector<SessionId>)> {
+        self.told.since(count)
     }
 
     /// Asks a peer what it has, now, instead of at the next turn.

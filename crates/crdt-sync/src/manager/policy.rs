@@ -14,6 +14,8 @@ pub struct CompactionPolicy {
     pub log_bytes_max: u64,
     /// and more than so many times the last snapshot, so that folding stays a small part of all writing.
     pub log_per_snapshot: u64,
+    /// Folds too when more sessions than this have patches that are not folded.
+    pub unfolded_sessions_max: usize,
     /// Patches of the last so many ticks stay, for peers that come back after a short time.
     pub keep_ticks: u64,
     /// How long to wait before the next look, when a peer was behind and too little could be folded.
@@ -25,11 +27,12 @@ pub struct CompactionPolicy {
 }
 
 impl CompactionPolicy {
-    /// Folds from 4 MiB of patches on, four times the snapshot; keeps 10 000 ticks; offers from 512 KiB on, and holds an
+    /// Folds from 4 MiB of patches on, four times the snapshot, or from 16 384 sessions on; keeps 10 000 ticks; offers from 512 KiB on, and holds an
     /// offer for a minute.
     pub const STANDARD: Self = Self {
         log_bytes_max: 4 << 20,
         log_per_snapshot: 4,
+        unfolded_sessions_max: 16_384,
         keep_ticks: 10_000,
         pause: Duration::from_secs(10),
         offer_bytes_min: 512 << 10,
@@ -37,7 +40,8 @@ impl CompactionPolicy {
     };
 
     /// Folds only when told to. Offers snapshots all the same.
-    pub const MANUAL: Self = Self { log_bytes_max: u64::MAX, ..Self::STANDARD };
+    pub const MANUAL: Self =
+        Self { log_bytes_max: u64::MAX, unfolded_sessions_max: usize::MAX, ..Self::STANDARD };
 
     /// The same with waits that can be added to a time.
     pub(super) fn bounded(self) -> Self {
@@ -60,9 +64,11 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn is_due(&self, policy: &CompactionPolicy, now: Duration) -> bool {
+    /// Whether to fold, when so many sessions have patches that are not folded.
+    pub(super) fn is_due(&self, policy: &CompactionPolicy, now: Duration, unfolded_sessions: usize) -> bool {
         let many = self.snapshot_bytes.saturating_mul(policy.log_per_snapshot);
-        self.bytes > policy.log_bytes_max && self.bytes > many && now >= self.next_look
+        let is_long = self.bytes > policy.log_bytes_max && self.bytes > many;
+        (is_long || unfolded_sessions > policy.unfolded_sessions_max) && now >= self.next_look
     }
 
     /// About how many bytes patches of so many ticks take.
@@ -81,11 +87,12 @@ mod tests {
         let policy =
             CompactionPolicy { log_bytes_max: 100, log_per_snapshot: 4, ..CompactionPolicy::STANDARD };
         let log = Log { bytes: 101, ticks: 50, ..Log::default() };
-        assert!(log.is_due(&policy, Duration::ZERO));
-        assert!(!Log { bytes: 100, ..log }.is_due(&policy, Duration::ZERO));
-        assert!(!Log { snapshot_bytes: 26, ..log }.is_due(&policy, Duration::ZERO));
-        assert!(!Log { next_look: Duration::from_secs(1), ..log }.is_due(&policy, Duration::ZERO));
-        assert!(!log.is_due(&CompactionPolicy::MANUAL, Duration::ZERO));
+        assert!(log.is_due(&policy, Duration::ZERO, 0));
+        assert!(!Log { bytes: 100, ..log }.is_due(&policy, Duration::ZERO, 0));
+        assert!(!Log { snapshot_bytes: 26, ..log }.is_due(&policy, Duration::ZERO, 0));
+        assert!(!Log { next_look: Duration::from_secs(1), ..log }.is_due(&policy, Duration::ZERO, 0));
+        assert!(Log { bytes: 1, ..log }.is_due(&policy, Duration::ZERO, 16_385));
+        assert!(!log.is_due(&CompactionPolicy::MANUAL, Duration::ZERO, 100_000));
         assert_eq!((log.estimate(25), log.estimate(1000), Log::default().estimate(5)), (50, 101, 0));
     }
 }

@@ -262,7 +262,7 @@ impl Driver {
     /// then the log is longer than it should be.
     pub(super) async fn fold_when_due(&mut self) {
         let (now, policy) = (self.now(), self.parts.compaction);
-        if self.log.is_due(&policy, now) {
+        if self.log.is_due(&policy, now, self.machine.unfolded_sessions()) {
             self.log.next_look = now + policy.pause;
             match self.compact(policy.keep_ticks).await {
                 Ok(contained) => {
@@ -289,6 +289,7 @@ impl Driver {
         self.log.ticks = self.log.ticks.saturating_sub(folded_ticks);
         self.log.snapshot_bytes = snapshot_bytes;
         self.folded += 1;
+        self.input(Input::Folded(contained.clone()));
         Ok(contained)
     }
 
@@ -319,7 +320,7 @@ impl Driver {
             Err(PatchStoreError::Diverged { .. }) => return Ok(Input::InstallParted),
             Err(error) => return Err(error.into()),
         }
-        self.stored.send_modify(|count| *count += 1);
+        self.told.tell_all();
         self.parts.document.take_over(document)?;
         self.parts.guard.iter().for_each(|guard| guard.note_owners(&sealed.owners));
         self.log = Log { bytes: log_bytes, ticks: log_ticks, snapshot_bytes: head.len_bytes, ..self.log };

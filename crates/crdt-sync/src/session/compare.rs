@@ -140,6 +140,7 @@ impl Session {
         }
         let own = self.options.session;
         let (theirs, ours) = (vector.get(&own), self.stored.get(&own));
+        let vector = self.as_shared(vector);
         if let Some(peer) = self.peers.get_mut(from) {
             peer.vector = Some(vector);
             peer.ahead = StateVector::new();

@@ -101,9 +101,15 @@ pub enum Refusal {
         /// The bound.
         limit: u64,
     },
-    /// The document has as many sessions as it may have.
+    /// The document has as many sessions as it may ever have.
     #[error("the document has {limit} sessions, its limit")]
     TooManySessions {
+        /// The bound.
+        limit: usize,
+    },
+    /// As many sessions as may have patches that are not folded.
+    #[error("{limit} sessions have patches that are not folded, the limit")]
+    TooManyUnfoldedSessions {
         /// The bound.
         limit: usize,
     },

@@ -66,6 +66,8 @@ pub enum Input {
         /// The first that is not the same here.
         differs: Option<Timestamp>,
     },
+    /// A snapshot of the store's own took the place of patches: this is in it now.
+    Folded(StateVector<SessionId>),
     /// The snapshot of an [`Output::Install`] was no snapshot.
     InstallFailed,
     /// The snapshot of an [`Output::Install`] lacks something that is only left in the one here.
@@ -216,6 +218,9 @@ pub const WALK_PAGE_NODES_MAX: usize = 256;
 pub struct Status {
     /// How many sessions have ever written the document; see [`sessions_max`](super::SessionOptions::sessions_max).
     pub sessions: usize,
+    /// How many of them have patches that are not folded; see
+    /// [`unfolded_sessions_max`](super::SessionOptions::unfolded_sessions_max).
+    pub unfolded_sessions: usize,
     /// How many peers are known.
     pub peers: usize,
     /// How many of them are gone without a goodbye, and have patches kept for them.

@@ -7,6 +7,7 @@
 //! after it is stored; what has been announced as seen is stored. Whatever is lost on the way is asked for again, one
 //! page at a time.
 
+mod admission;
 mod compare;
 mod digest;
 mod event;
@@ -22,7 +23,7 @@ mod reused;
 mod transfer;
 mod trickle;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crdt_core::{SessionId, StateVector, Timestamp};
 
@@ -36,6 +37,7 @@ pub(crate) use peers::ticks;
 pub use trickle::TrickleOptions;
 
 use self::{
+    admission::Crowd,
     heads::Ends,
     parked::{Parked, Readiness, readiness},
     peers::{Peers, Told},
@@ -45,7 +47,7 @@ use self::{
     transfer::Long,
     trickle::Trickle,
 };
-use crate::{PatchRecord, PeerId, SyncMessage, dag::Heads, record::is_reserved};
+use crate::{PatchRecord, PeerId, SyncMessage, dag::Heads};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -59,8 +61,12 @@ pub struct Session {
     places: Places,
     /// The highest time in it.
     latest: u64,
+    /// Which of its sessions have patches that are not folded.
+    crowd: Crowd,
     /// What is durable: this is told to peers.
     stored: StateVector<SessionId>,
+    /// The same as it was when a peer was last found to have just that: all who have it share this.
+    stored_lately: Arc<StateVector<SessionId>>,
     /// The digest of `stored`, and those that it had lately, to know a peer that is only a little behind.
     digest: u64,
     digests_lately: VecDeque<(u64, Option<u64>)>,
@@ -107,9 +113,6 @@ enum Origin {
     Contained,
 }
 
-/// One of so many sessions that a document may have is kept for those that begin elsewhere at the same time as one here.
-const NEWCOMERS_PART: usize = 64;
-
 /// How many of its last digests a replica knows again.
 const DIGESTS_LATELY_MAX: usize = 64;
 
@@ -134,12 +137,14 @@ impl Session {
             digest: digest(&stored),
             digests_lately: VecDeque::with_capacity(DIGESTS_LATELY_MAX),
             latest: stored.iter().map(|(_, time)| time).max().unwrap_or(0),
+            crowd: Crowd::new(StateVector::new(), &stored),
             accepted: stored.clone(),
             content: stored.is_empty().then_some(0),
             own_check: None,
             own_compared: None,
             places: Places::default(),
             stored,
+            stored_lately: Arc::default(),
             storing: VecDeque::new(),
             pull: None,
             long: None,
@@ -162,6 +167,12 @@ impl Session {
     #[must_use]
     pub fn with_content(self, content: Option<u64>) -> Self {
         Self { content, ..self }
+    }
+
+    /// The same with what the store's own snapshot contains: sessions that are folded whole are fewer to look after.
+    #[must_use]
+    pub fn with_folded(self, folded: StateVector<SessionId>) -> Self {
+        Self { crowd: Crowd::new(folded, &self.accepted), ..self }
     }
 
     /// The same of a document that does not start empty: what there is of reserved sessions.
@@ -201,6 +212,7 @@ impl Session {
             Input::Stored => self.confirm(),
             Input::Page { peer, id, page } => self.page(peer, id, page),
             Input::Installed { vector, heads, content } => self.installed(now, &vector, heads, content),
+            Input::Folded(folded) => self.crowd = Crowd::new(folded, &self.accepted),
             Input::InstallFailed => self.install_failed(now),
             Input::InstallParted => self.install_parted(now),
             Input::Compared { upto, differs } => self.compared(now, upto, differs),
@@ -241,6 +253,11 @@ impl Session {
         &self.stored
     }
 
+    /// How many sessions have patches that are not folded.
+    pub fn unfolded_sessions(&self) -> usize {
+        self.crowd.unfolded()
+    }
+
     /// What stands for the patches that are durable here; `None` if it is not known.
     pub fn content(&self) -> Option<u64> {
         self.content
@@ -276,6 +293,7 @@ impl Session {
     pub fn status(&self) -> Status {
         Status {
             sessions: self.accepted.len(),
+            unfolded_sessions: self.crowd.unfolded(),
             peers: self.peers.len(),
             absent: self.peers.absent(),
             parted: self.peers.parted(),
@@ -301,55 +319,9 @@ impl Session {
         }
     }
 
-    /// Why a patch of the application would be refused, if it would be.
-    ///
-    /// Once somebody else is proven to have used the session, every patch is: after a restore from a backup, say, others have
-    /// what was written since, and none of them could ever take what is written in its place.
-    pub fn local_refusal(&self, record: &PatchRecord) -> Option<Refusal> {
-        if let Some(id) = self.used_twice {
-            return Some(Refusal::SessionUsedTwice(id));
-        }
-        let (sid, own) = (record.session(), self.options.session);
-        let next = || sid == own && self.readiness(record) == Readiness::Ready;
-        match record.check() {
-            Ok(()) if !next() => Some(Refusal::OutOfOrder(record.id)),
-            Ok(()) => self.newcomer_refusal(sid),
-            Err(invalid) => Some(Refusal::Invalid(invalid)),
-        }
-    }
-
-    /// Why a patch of a client would be refused, if it would be.
-    pub fn client_refusal(&self, record: &PatchRecord) -> Option<Refusal> {
-        self.refusal(record).or_else(|| self.newcomer_refusal(record.session()))
-    }
-
-    /// Whether a document is too full for a session that begins here: others would refuse it. A part of the room is left for
-    /// those who began elsewhere at the same time.
-    fn newcomer_refusal(&self, sid: SessionId) -> Option<Refusal> {
-        let limit = self.options.sessions_max;
-        let full = self.accepted.len() >= limit - limit / NEWCOMERS_PART;
-        (full && self.accepted.get(&sid) == 0).then_some(Refusal::TooManySessions { limit })
-    }
-
-    /// Whether a patch would find a place if it has to wait for its causes. One that a client brought must not be pushed out:
-    /// nobody else has it, and the client would not know.
-    pub fn has_room_for(&self, record: &PatchRecord) -> bool {
-        !matches!(self.readiness(record), Readiness::Waits(_)) || self.parked.has_room_for(record)
-    }
-
     fn heard(&mut self, now: Duration, record: PatchRecord) {
         self.counters.heard += 1;
         self.take_in(now, record, Origin::Remote);
-    }
-
-    /// Why a patch from outside would be refused, if it would be.
-    pub fn refusal(&self, record: &PatchRecord) -> Option<Refusal> {
-        let forked = || match self.readiness(record) {
-            Readiness::Forked => Err(Refusal::SessionUsedTwice(record.id)),
-            _ => Ok(()),
-        };
-        let seen = self.accepted.get(&record.session());
-        self.admissible(record, seen).and_then(|()| forked()).err()
     }
 
     fn readiness(&self, record: &PatchRecord) -> Readiness {
@@ -433,33 +405,10 @@ impl Session {
         }
     }
 
-    /// Whether a patch may be looked at; `seen` is the last time taken in of its session.
-    fn admissible(&self, record: &PatchRecord, seen: u64) -> Result<(), Refusal> {
-        record.check().map_err(Refusal::Invalid)?;
-        let sid = record.session();
-        if is_reserved(sid) {
-            return Err(Refusal::ReservedSession(record.id));
-        }
-        let in_base = |named: &&Timestamp| named.time <= self.base.get(&named.sid);
-        if let Some(&named) = record.named_of_reserved().find(|named| !in_base(named)) {
-            return Err(Refusal::NotInBase { id: record.id, named });
-        }
-        if sid == self.options.session && record.last() > seen {
-            return Err(Refusal::SessionUsedTwice(record.id));
-        }
-        if seen == 0 && self.accepted.len() >= self.options.sessions_max {
-            return Err(Refusal::TooManySessions { limit: self.options.sessions_max });
-        }
-        let latest = self.latest;
-        if record.last() > latest.saturating_add(self.options.ticks_ahead_max) {
-            return Err(Refusal::TooFarAhead { id: record.id, latest, limit: self.options.ticks_ahead_max });
-        }
-        Ok(())
-    }
-
     fn accept(&mut self, record: PatchRecord, origin: Origin) {
         let sid = record.session();
-        self.accepted.raise_near(sid, record.last(), self.places.of(sid));
+        let before = self.accepted.raise_near(sid, record.last(), self.places.of(sid));
+        self.crowd.note(sid, before);
         self.latest = self.latest.max(record.last());
         if origin == Origin::Local {
             self.grow(&record);

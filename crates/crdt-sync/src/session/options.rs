@@ -41,8 +41,13 @@ pub struct SessionOptions {
     /// Sessions that a document may ever have: each start of a program that edits is one, and each page that is loaded and
     /// edits. Patches of a further one are refused. The last sixty-fourth of them are for sessions that begin elsewhere at the same
     /// time: a replica, or a client of it, that would begin one is refused before. [`Status::sessions`](super::Status) tells how
-    /// many there are; a document that comes near is to be begun anew.
+    /// many there are; a document that comes near is to be begun anew. A state vector of so many has to fit into a message.
     pub sessions_max: usize,
+    /// Sessions with patches that are not folded into the store's snapshot; of a further one patches are refused in the same way,
+    /// until some are. A manager folds long before; see
+    /// [`unfolded_sessions_max`](crate::CompactionPolicy::unfolded_sessions_max). Patches of so many sessions are asked for at
+    /// the same time.
+    pub unfolded_sessions_max: usize,
     /// How far a patch's time may be above all known times; a further one would use up the clock, and is refused.
     pub ticks_ahead_max: u64,
     /// Peers that are remembered. Above it the one heard longest ago is forgotten, those whom discovery does not name first.
@@ -85,7 +90,8 @@ impl SessionOptions {
             rechecks_parked: false,
             proves_words: false,
             storing_max: 8192,
-            sessions_max: 65_536,
+            sessions_max: 262_144,
+            unfolded_sessions_max: 65_536,
             ticks_ahead_max: 1 << 40,
             peers_max: 1024,
             absent_max: Duration::from_hours(7 * 24),

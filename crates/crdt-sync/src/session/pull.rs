@@ -6,8 +6,8 @@ use std::time::Duration;
 use crdt_core::{SessionId, StateVector};
 
 use super::{
-    Origin, Output, Session, SessionEvent, compare::Comparison, parked::Readiness, peers::Peer,
-    reused::OwnCheck, transfer::Transfer,
+    Origin, Output, Session, SessionEvent, admission::Crowd, compare::Comparison, digest, parked::Readiness,
+    peers::Peer, reused::OwnCheck, transfer::Transfer,
 };
 use crate::{
     PatchRecord, PeerId, SyncMessage, Want,
@@ -72,7 +72,9 @@ impl Session {
         }
         let peer = ahead[self.jitter.below(ahead.len() as u64) as usize].clone();
         let wants = |peer: &Peer| peer.order.narrowed(&peer.wants(&self.accepted));
-        let want = self.peers.get(&peer).map(wants).unwrap_or_default();
+        let mut want = self.peers.get(&peer).map(wants).unwrap_or_default();
+        // Who lacks more than that is offered a snapshot, or the rest afterwards.
+        want.truncate(self.options.unfolded_sessions_max);
         let offers = self.no_offers_until <= now;
         let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone(), offers });
         let bytes_max = self.options.page_bytes_max as u64;
@@ -178,11 +180,14 @@ impl Session {
             let local = self.storing.iter().filter(|(_, origin)| *origin == Origin::Local);
             ends.installed(heads, local.map(|(record, _)| record));
         }
-        for (sid, last) in vector.iter() {
-            self.accepted.advance(*sid, last);
+        for (sid, before, last) in self.stored.missing_from(vector) {
+            let change = digest::entry(*sid, last).wrapping_sub(digest::entry(*sid, before));
+            self.digest = self.digest.wrapping_add(change);
             self.latest = self.latest.max(last);
-            self.note_stored(*sid, last);
         }
+        self.stored.merge(vector);
+        self.accepted.merge(vector);
+        self.crowd = Crowd::new(vector.clone(), &self.accepted);
         for (sid, _) in vector.iter() {
             let mut released = Vec::new();
             self.release(*sid, &mut released);

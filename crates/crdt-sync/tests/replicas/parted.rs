@@ -71,6 +71,7 @@ struct Two {
 const FOLDS_EARLY: CompactionPolicy = CompactionPolicy {
     log_bytes_max: 20_000,
     log_per_snapshot: 2,
+    unfolded_sessions_max: usize::MAX,
     keep_ticks: 100,
     pause: Duration::from_millis(1),
     offer_bytes_min: 2_000,

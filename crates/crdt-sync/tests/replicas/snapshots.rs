@@ -202,6 +202,7 @@ async fn the_log_is_folded_by_policy_and_a_late_replica_gets_what_is_cheaper() {
         let policy = CompactionPolicy {
             log_bytes_max: 20_000,
             log_per_snapshot: 2,
+            unfolded_sessions_max: usize::MAX,
             keep_ticks: 100,
             pause: Duration::from_millis(1),
             offer_bytes_min: 2_000,

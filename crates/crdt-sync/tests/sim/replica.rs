@@ -166,7 +166,8 @@ impl Replica {
         }
         let absent = self.noted.iter().map(|id| (id.clone(), self.options.absent_max));
         let machine = Session::new(self.options, loaded.stored, loaded.heads, at, seed);
-        self.machine = machine.with_content(loaded.content).with_absent(at, absent);
+        self.machine =
+            machine.with_folded(loaded.folded).with_content(loaded.content).with_absent(at, absent);
         self.down = false;
         Ok(())
     }

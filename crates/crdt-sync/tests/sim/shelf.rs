@@ -19,7 +19,10 @@ use crdt_sync::{
     store::PatchPage,
 };
 
-use crate::{document::Applied, replica::Replica};
+use crate::{
+    document::Applied,
+    replica::{Replica, Wish},
+};
 
 /// As if patches for more ticks than that were larger than a snapshot.
 const OFFER_TICKS: u64 = 400;
@@ -65,7 +68,7 @@ impl Replica {
 
     /// Folds what all that it knows are known to have, also while some are cut off, or not found. Whoever has never met anybody
     /// does not here: two who fold before they first meet are parted, and nobody can tell them beforehand.
-    pub(crate) fn compact(&mut self) -> Result<(), String> {
+    pub(crate) fn compact(&mut self, at: Duration, wishes: &mut Vec<Wish>) -> Result<(), String> {
         if self.noted.is_empty() {
             return Ok(());
         }
@@ -75,8 +78,9 @@ impl Replica {
         self.folded += 1;
         self.folded_parted += u64::from(self.machine.status().absent > 0);
         match now(self.durable.install(&vector, bytes)) {
+            Ok(()) => self.input(at, Input::Folded(vector), wishes),
             // A snapshot from elsewhere is ahead of what we know of the others.
-            Ok(()) | Err(PatchStoreError::Diverged { .. }) => Ok(()),
+            Err(PatchStoreError::Diverged { .. }) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -2,15 +2,13 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use tokio::{
-    sync::{broadcast, watch},
-    time::Instant,
-};
+use crdt_core::StateVector;
+use tokio::{sync::broadcast, time::Instant};
 
 use super::{Driver, FoldPause, Traffic};
 use crate::{
     Gate,
-    manager::{Parts, SyncError, folding::Loaded, members, policy::Log, repair::Repairing},
+    manager::{Parts, SyncError, folding::Loaded, members, policy::Log, repair::Repairing, told::Told},
     session::{Session, SessionEvent, SessionOptions},
 };
 
@@ -18,10 +16,10 @@ impl Driver {
     /// Brings the document to what the store has.
     pub(in crate::manager) async fn load(
         parts: Parts,
-        (events, told): (broadcast::Sender<SessionEvent>, watch::Sender<u64>),
+        (events, told): (broadcast::Sender<SessionEvent>, Told),
         seed: u64,
     ) -> Result<Self, SyncError> {
-        let Loaded { stored, heads, content, snapshot_bytes, log_bytes, log_ticks, not_applied } =
+        let Loaded { stored, folded, heads, content, snapshot_bytes, log_bytes, log_ticks, not_applied } =
             parts.folding().load().await?;
         let log = Log { bytes: log_bytes, ticks: log_ticks, snapshot_bytes, ..Log::default() };
         let options = SessionOptions {
@@ -34,8 +32,11 @@ impl Driver {
         let own = parts.syncer.peer_id();
         let machine = Session::new(options, stored.clone(), heads, Duration::ZERO, seed)
             .with_base(parts.document.reserved())
+            .with_folded(folded)
             .with_content(content)
             .with_absent(Duration::ZERO, known.into_iter().filter(|(id, _)| id != own));
+        // Whoever has followed the store since before may have missed something.
+        told.tell_all();
         let own_last = stored.get(&parts.options.session);
         #[expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
         let started = Instant::now();
@@ -47,7 +48,8 @@ impl Driver {
             machine,
             started,
             events,
-            stored: told,
+            told,
+            risen: StateVector::new(),
             waiting,
             repeated,
             handed: VecDeque::new(),

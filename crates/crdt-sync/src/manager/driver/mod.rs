@@ -2,23 +2,26 @@
 
 mod load;
 mod own;
+mod report;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crdt_core::{Patch, SessionId, StateVector, Timestamp};
 use futures_util::FutureExt as _;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, oneshot},
     time::Instant,
 };
 use tracing::Instrument as _;
 
+use self::report::Traffic;
 use super::{
     Parts, SyncError, SyncStatus,
     folding::skip_bad,
     policy::Log,
     repair::{RepairDone, Repairing},
     snapshots::{FoldPause, Offered},
+    told::Told,
 };
 use crate::{
     Broadcaster, Gate, Heard, PatchRecord, PeerChange, PeerId, SyncMessage,
@@ -49,8 +52,10 @@ pub(super) struct Driver {
     pub(super) machine: Session,
     started: Instant,
     events: broadcast::Sender<SessionEvent>,
-    /// Counts how often something became durable.
-    pub(super) stored: watch::Sender<u64>,
+    /// Tells what became durable.
+    pub(super) told: Told,
+    /// What became durable and was not told yet.
+    risen: StateVector<SessionId>,
     /// Local patches given to the machine, and who waits for them to be durable, in that order.
     waiting: VecDeque<(u64, Done)>,
     /// Local patches that were handed over before, if the store has them; asked when the others have been stored. At
@@ -78,21 +83,6 @@ pub(super) struct Driver {
     batch: Vec<PatchRecord>,
     /// What the machine wants, behind what was applied before it.
     later: VecDeque<Output>,
-}
-
-#[derive(Default)]
-pub(super) struct Traffic {
-    bytes_broadcast: u64,
-    bytes_paged: u64,
-    bytes_heard: u64,
-    bytes_pulled: u64,
-    not_applied: u64,
-    not_allowed: u64,
-    malformed: u64,
-    gaps: u64,
-    send_failures: u64,
-    read_failures: u64,
-    pub(super) write_failures: u64,
 }
 
 impl Driver {
@@ -279,32 +269,6 @@ impl Driver {
         is_allowed
     }
 
-    /// The store could not be read for something that can be asked for again.
-    pub(super) fn read_failed(&mut self, error: &SyncError) {
-        tracing::warn!(%error, "could not read");
-        self.traffic.read_failures += 1;
-    }
-
-    pub(super) fn not_allowed(&mut self, refusal: Refusal) {
-        self.traffic.not_allowed += 1;
-        self.report(SessionEvent::Refused(refusal));
-    }
-
-    fn heard_trouble<T>(&mut self, heard: Heard<T>) {
-        match heard {
-            Heard::Gap { reason } => {
-                tracing::debug!(reason, "the transport lost something");
-                self.traffic.gaps += 1;
-                self.input(Input::Gap);
-            }
-            Heard::Malformed { reason } => {
-                tracing::warn!(reason, "threw away bytes that are no message");
-                self.traffic.malformed += 1;
-            }
-            Heard::Message(_) => {}
-        }
-    }
-
     /// Carries out what the machine wants until it wants nothing more.
     async fn settle(&mut self) -> Result<(), SyncError> {
         loop {
@@ -386,8 +350,8 @@ impl Driver {
         self.traffic.not_applied += u64::from(!skip_bad(self.parts.apply(record)));
     }
 
-    fn tell_stored(&self) {
-        self.stored.send_modify(|count| *count += 1);
+    fn tell_stored(&mut self) {
+        self.told.tell(std::mem::take(&mut self.risen));
     }
 
     async fn append(&mut self) -> Result<(), SyncError> {
@@ -403,6 +367,7 @@ impl Driver {
         for record in &self.batch {
             self.log.bytes += record.len_bytes() as u64;
             self.log.ticks += record.last() - record.prev;
+            self.risen.advance(record.session(), record.last());
         }
         let now = self.now();
         for _ in self.batch.drain(..) {
@@ -460,61 +425,6 @@ impl Driver {
             self.traffic.send_failures += 1;
         }
         Ok(())
-    }
-
-    pub(super) fn report(&mut self, event: SessionEvent) {
-        if let SessionEvent::Refused(refusal) = &event {
-            tracing::warn!(%refusal, "refused");
-        }
-        match &event {
-            SessionEvent::Forgotten { peer } => {
-                self.members_changed = true;
-                tracing::warn!(%peer, "gone without a goodbye for too long: nothing is kept for it any more");
-            }
-            SessionEvent::Parted { peer } => {
-                tracing::error!(%peer, "has folded alone what is missing here, as this replica has what it lacks");
-            }
-            _ => {}
-        }
-        // Nobody watching is fine.
-        let _ = self.events.send(event);
-    }
-
-    fn status(&self) -> SyncStatus {
-        let Traffic {
-            bytes_broadcast,
-            bytes_paged,
-            bytes_heard,
-            bytes_pulled,
-            not_applied,
-            not_allowed,
-            malformed,
-            gaps,
-            send_failures,
-            read_failures,
-            write_failures,
-        } = self.traffic;
-        SyncStatus {
-            now: self.machine.status(),
-            counters: *self.machine.counters(),
-            stored: self.machine.stored().clone(),
-            bytes_broadcast,
-            bytes_paged,
-            bytes_heard,
-            bytes_pulled,
-            not_applied,
-            not_allowed,
-            malformed,
-            gaps,
-            send_failures,
-            read_failures,
-            write_failures,
-            log_bytes: self.log.bytes,
-            snapshot_bytes: self.log.snapshot_bytes,
-            folded: self.folded,
-            offered_bytes: self.offered.as_ref().map_or(0, Offered::len_bytes),
-            peers: self.machine.peer_statuses(self.now()),
-        }
     }
 }
 

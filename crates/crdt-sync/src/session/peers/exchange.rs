@@ -1,6 +1,6 @@
 //! Who comes and goes, and what peers say: states that are exchanged, differences that are looked into, requests.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crdt_core::{SessionId, StateVector};
 
@@ -72,10 +72,12 @@ impl Session {
         message: SyncMessage,
     ) {
         let has = match &message {
-            SyncMessage::State { vector, .. } if vector.len() <= self.options.sessions_max => Some(vector),
+            SyncMessage::State { vector, .. } if vector.len() <= self.options.sessions_max => {
+                Some(self.as_shared(vector.clone()))
+            }
             SyncMessage::Digest { digest, .. } | SyncMessage::Heads { digest, .. } => {
                 let same = *digest == self.own_digest() || *digest == self.digest;
-                same.then_some(&self.stored)
+                same.then(|| self.stored_shared())
             }
             _ => None,
         };
@@ -84,10 +86,26 @@ impl Session {
             peer.proven = None;
         }
         if let Some(has) = has {
-            peer.proven.get_or_insert_default().merge(has);
+            peer.prove(&has);
             self.peers.forget_above(ENTRIES_MAX);
         }
         self.message(now, from, message);
+    }
+
+    /// What is durable here, for those who have the same.
+    fn stored_shared(&mut self) -> Arc<StateVector<SessionId>> {
+        if *self.stored_lately != self.stored {
+            self.stored_lately = Arc::new(self.stored.clone());
+        }
+        Arc::clone(&self.stored_lately)
+    }
+
+    /// What a peer has said, shared with all who have what is here.
+    pub(in crate::session) fn as_shared(
+        &mut self,
+        vector: StateVector<SessionId>,
+    ) -> Arc<StateVector<SessionId>> {
+        if vector == self.stored { self.stored_shared() } else { Arc::new(vector) }
     }
 
     pub(in crate::session) fn message(&mut self, now: Duration, from: PeerId, message: SyncMessage) {
@@ -146,9 +164,10 @@ impl Session {
             self.trickle.consistent();
             peer.parted = None;
             if peer.agreed.replace(digest) != Some(digest) || peer.vector.is_none() {
-                // What is here already, so that it is not ahead by that.
-                peer.vector = Some(self.stored.clone());
                 peer.heads.clear();
+                // What is here already, so that it is not ahead by that.
+                let has = self.stored_shared();
+                self.peers.has(from, has);
             }
         } else {
             let at = peer.probe.map_or(at, |(at, _)| at);
@@ -240,7 +259,7 @@ impl Session {
         let too_many = match &what {
             ReadWhat::Patches { want, .. } => {
                 // One session asked for again and again would be as many sessions to the store.
-                want.len() > self.options.sessions_max || !want.is_sorted_by(|a, b| a.sid < b.sid)
+                want.len() > self.options.unfolded_sessions_max || !want.is_sorted_by(|a, b| a.sid < b.sid)
             }
             ReadWhat::Walk { want, have, .. } => want.len() > LINKS_MAX || have.len() > 2 * LINKS_MAX,
             ReadWhat::Part { .. } => false,

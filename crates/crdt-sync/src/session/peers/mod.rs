@@ -2,7 +2,7 @@
 
 mod exchange;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crdt_core::{SessionId, StateVector};
 
@@ -34,14 +34,14 @@ pub struct PeerStatus {
 
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    /// What it said it has, the last time.
-    pub(super) vector: Option<StateVector<SessionId>>,
+    /// What it said it has, the last time. Those that said the same share it: mostly that is what is here.
+    pub(super) vector: Option<Arc<StateVector<SessionId>>>,
     /// Where it said it has more than we had then. No vector: causes that both have are not in it, so that it says
     /// nothing about what can be folded.
     pub(super) ahead: StateVector<SessionId>,
     /// What it has proven to have: nobody else has said that in its name. What it had once it has, so nothing that it does
     /// later takes that back.
-    proven: Option<StateVector<SessionId>>,
+    proven: Option<Arc<StateVector<SessionId>>>,
     /// Who has proven it.
     voice: Option<u64>,
     /// What of it is asked for next.
@@ -102,8 +102,16 @@ impl Peer {
     }
 
     /// What it is known to have.
-    const fn word(&self, proves_words: bool) -> Option<&StateVector<SessionId>> {
-        if proves_words { self.proven.as_ref() } else { self.vector.as_ref() }
+    fn word(&self, proves_words: bool) -> Option<&StateVector<SessionId>> {
+        if proves_words { self.proven.as_deref() } else { self.vector.as_deref() }
+    }
+
+    /// It has proven to have this too.
+    fn prove(&mut self, has: &Arc<StateVector<SessionId>>) {
+        match &mut self.proven {
+            Some(proven) if !has.contains(proven) => Arc::make_mut(proven).merge(has),
+            proven => *proven = Some(Arc::clone(has)),
+        }
     }
 
     /// The difference is explained.
@@ -126,10 +134,17 @@ impl Peer {
         self.ahead = StateVector::new();
     }
 
-    /// How many entries of state vectors are held of it.
-    fn entries(&self) -> usize {
-        let vectors = [&self.vector, &self.proven].into_iter().flatten();
-        vectors.map(StateVector::len).sum::<usize>() + self.ahead.len()
+    /// The state vectors that are held of it and that others may share.
+    fn vectors(&self) -> impl Iterator<Item = &Arc<StateVector<SessionId>>> {
+        [&self.vector, &self.proven].into_iter().flatten()
+    }
+
+    /// How many entries of state vectors it would free if it were forgotten; `holders` says how often each vector is held.
+    fn entries(&self, holders: &Holders) -> usize {
+        let share = |vector: &Arc<StateVector<SessionId>>| {
+            vector.len() / holders.get(&Arc::as_ptr(vector)).map_or(1, |count| (*count).max(1))
+        };
+        self.vectors().map(share).sum::<usize>() + self.ahead.len()
     }
 
     /// What it can be asked for on top of `accepted`.
@@ -141,9 +156,12 @@ impl Peer {
 
     fn is_ahead_of(&self, accepted: &StateVector<SessionId>) -> bool {
         let more = |vector: &StateVector<SessionId>| !accepted.contains(vector);
-        self.vector.as_ref().is_some_and(more) || more(&self.ahead)
+        self.vector.as_deref().is_some_and(more) || more(&self.ahead)
     }
 }
+
+/// How often each state vector is held by peers.
+type Holders = BTreeMap<*const StateVector<SessionId>, usize>;
 
 /// How many entries of state vectors those are told, in the time of `settle`, whom discovery does not name: a question takes
 /// a few bytes, under any number of names. At least one is answered, however long the vector is; the others ask again.
@@ -256,17 +274,31 @@ impl Peers {
         self.known.get_mut(id)
     }
 
+    /// Notes what a peer has.
+    fn has(&mut self, id: &PeerId, vector: Arc<StateVector<SessionId>>) {
+        if let Some(peer) = self.known.get_mut(id) {
+            peer.vector = Some(vector);
+        }
+    }
+
     /// How many entries of state vectors are held of all.
     pub(super) fn entries(&self) -> usize {
-        self.known.values().map(Peer::entries).sum()
+        let mut held: Vec<_> = self.known.values().flat_map(Peer::vectors).collect();
+        held.sort_unstable_by_key(|vector| Arc::as_ptr(vector));
+        held.dedup_by_key(|vector| Arc::as_ptr(vector));
+        let ahead = self.known.values().map(|peer| peer.ahead.len());
+        held.iter().map(|vector| vector.len()).chain(ahead).sum()
     }
 
     /// Forgets what peers said until at most `max` entries of state vectors are left; the longest go first.
     pub(super) fn forget_above(&mut self, max: usize) {
-        let mut entries = self.entries();
-        while entries > max {
-            let Some(peer) = self.known.values_mut().max_by_key(|peer| peer.entries()) else { return };
-            entries -= peer.entries();
+        while self.entries() > max {
+            let mut holders = Holders::new();
+            for vector in self.known.values().flat_map(Peer::vectors) {
+                *holders.entry(Arc::as_ptr(vector)).or_default() += 1;
+            }
+            let longest = self.known.values_mut().max_by_key(|peer| peer.entries(&holders));
+            let Some(peer) = longest else { return };
             peer.forget_entries();
             peer.proven = None;
         }
@@ -403,8 +435,8 @@ impl Peers {
         let others = self.known.iter().filter(|(id, _)| without != Some(*id));
         let words =
             others.filter_map(|(id, peer)| match self.proves_words.then(|| standing(id, peer.voice)) {
-                None => Some(peer.vector.as_ref()),
-                Some(Standing::Counts) => Some(peer.proven.as_ref()),
+                None => Some(peer.vector.as_deref()),
+                Some(Standing::Counts) => Some(peer.proven.as_deref()),
                 Some(Standing::Lapsed) => Some(None),
                 Some(Standing::Guest) => None,
             });
@@ -418,7 +450,7 @@ impl Peers {
         let mut all = accepted.clone();
         self.known
             .values()
-            .flat_map(|peer| peer.vector.iter().chain([&peer.ahead]))
+            .flat_map(|peer| peer.vector.as_deref().into_iter().chain([&peer.ahead]))
             .for_each(|vector| all.merge(vector));
         ticks(accepted, &all)
     }
@@ -436,7 +468,7 @@ impl Peers {
                 .wants(accepted)
                 .iter()
                 .fold(0, |sum: u64, want| sum.saturating_add(want.upto - want.after)),
-            behind_ticks: peer.vector.as_ref().map(|vector| ticks(vector, stored)),
+            behind_ticks: peer.vector.as_deref().map(|vector| ticks(vector, stored)),
             holds_ticks: ticks(peer.word(self.proves_words).unwrap_or(&nothing), stored),
             absent: match peer.attendance {
                 Attendance::Absent { until, .. } => Some(until.saturating_sub(now)),

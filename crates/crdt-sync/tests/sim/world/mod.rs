@@ -242,7 +242,7 @@ impl World {
                 index
             }
             What::Compact(index) => {
-                self.replicas[index].compact()?;
+                self.replicas[index].compact(self.now, &mut wishes)?;
                 index
             }
         };
