@@ -184,7 +184,7 @@ impl Replica {
 
     fn install(&mut self, head: SnapshotHead, bytes: Bytes) {
         let (heads, document) = snapshot::open(&bytes).expect("a snapshot");
-        let document = Document::from_native(&document, self.model.document().session()).expect("a snapshot");
+        let document = Document::open_native(document, self.model.document().session()).expect("a snapshot");
         now(self.store.install(&head.vector, bytes)).expect("room");
         self.model = document.into();
         self.machine.handle_input(self.now, Input::Installed { vector: head.vector, heads, content: Some(0) });

@@ -39,6 +39,7 @@
 //! | a form, a file saved elsewhere | [`model::Api::update`]: few edits to a target; [`Model::apply_json_patch`] |
 //! | who is here, with what selected | [`presence`]: beside the document |
 //! | a part of the view | [`Model::view_at`] |
+//! | a state that is shown first and edited later | [`Document::open_native`]: read when it must be |
 //! | thousands of documents in memory | [`Document::share`], [`Document::to_native`] |
 //!
 //! Whole programs are in `examples/`: a to-do list with undo and presence (`todo`), a server of rich texts for the Quill

@@ -1,6 +1,6 @@
 //! Copies that share memory until they are edited: whatever is done to them and to their original, each is what a copy of
-//! its own would be. And documents that were loaded and get their index with the first edit: each is what one is that had it
-//! all along.
+//! its own would be. And documents that were loaded and get their index with the first edit, or that lie in their snapshots
+//! until somebody asks: each is what one is that had all along what it has to have.
 
 mod support;
 
@@ -64,8 +64,8 @@ impl Pair {
     }
 }
 
-/// Everything that can be told of a document.
-fn told(document: &Document) -> impl PartialEq + std::fmt::Debug + use<> {
+/// What can be told of a document that lies in its snapshot.
+fn told_unread(document: &Document) -> impl PartialEq + std::fmt::Debug + use<> {
     let clock: (SessionId, u64, Timestamp, StateVector, Vec<Timestamp>) = (
         document.session(),
         document.time(),
@@ -77,6 +77,12 @@ fn told(document: &Document) -> impl PartialEq + std::fmt::Debug + use<> {
         .flat_map(|number| (0..24).map(move |time| Timestamp::new(session(number), time)))
         .map(|id| document.has_seen(id))
         .collect();
+    (document.view(), clock, seen, document.compacted_to())
+}
+
+/// Everything that can be told of a document.
+fn told(document: &Document) -> impl PartialEq + std::fmt::Debug + use<> {
+    let unread = told_unread(document);
     let forms = (document.to_binary(), document.to_native(Packing::Plain));
     let nodes: Vec<(Timestamp, Value)> = document.nodes().map(|node| (node.id(), node.view())).collect();
     for (id, value) in &nodes {
@@ -87,13 +93,20 @@ fn told(document: &Document) -> impl PartialEq + std::fmt::Debug + use<> {
     }
     let unknown = Timestamp::new(session(11), 1 << 40);
     assert!(document.node(unknown).is_none() && document.node(document.next_id()).is_none());
-    (document.view(), clock, seen, forms, nodes, document.compacted_to())
+    (document.view(), unread, forms, nodes)
 }
 
-/// Does some things to two documents that are the same but for where they lie; and to their copies.
-fn live(pair: Pair, steps: Vec<(usize, Step)>, mut patches: Vec<Patch>) -> Result<(), TestCaseError> {
+/// Does some things to two documents that are the same but for where they lie; and to their copies. All that can be told of
+/// them is compared after each `often`, and at the end.
+fn live(
+    pair: Pair,
+    steps: Vec<(usize, Step)>,
+    mut patches: Vec<Patch>,
+    often: usize,
+) -> Result<(), TestCaseError> {
     let mut pairs = vec![pair];
-    for (at, step) in steps {
+    let count = steps.len();
+    for (done, (at, step)) in (1..).zip(steps) {
         let at = at % pairs.len();
         let pair = &mut pairs[at];
         match step {
@@ -139,6 +152,10 @@ fn live(pair: Pair, steps: Vec<(usize, Step)>, mut patches: Vec<Patch>) -> Resul
             let (shared, deep) = (pair.shared.flush(), pair.deep.flush());
             prop_assert_eq!(&shared, &deep);
             patches.extend(shared);
+            prop_assert_eq!(told_unread(pair.shared.document()), told_unread(pair.deep.document()));
+            if done % often != 0 && done != count {
+                continue;
+            }
             pair.shared.document().check().map_err(TestCaseError::fail)?;
             prop_assert_eq!(told(pair.shared.document()), told(pair.deep.document()));
         }
@@ -155,7 +172,7 @@ proptest! {
         model.api().root(start()).unwrap();
         let patches = vec![model.flush().unwrap()];
         let document = model.into_document();
-        live(Pair::from(document.clone(), document), steps, patches)?;
+        live(Pair::from(document.clone(), document), steps, patches, 1)?;
     }
 
     #[test]
@@ -167,7 +184,20 @@ proptest! {
         let mut last = model.fork(session(13));
         last.api().obj("/many").unwrap().set([("key7", "touched")]).unwrap();
         prop_assert_eq!(ready.apply(&last.flush().unwrap()), Ok(Applied::Merged));
-        live(Pair::from(load(last.document()), ready), steps, patches)?;
+        live(Pair::from(load(last.document()), ready), steps, patches, 1)?;
+    }
+
+    #[test]
+    fn an_opened_document_is_what_a_loaded_one_is(
+        steps in prop::collection::vec(step(), 1..20),
+        often in 1..12usize,
+        number in 0..14u64,
+    ) {
+        let (model, patches) = with_many_rows();
+        let bytes = model.document().to_native(Packing::Plain);
+        let loaded = Document::from_native(&bytes, session(number)).unwrap();
+        let opened = Document::open_native(bytes, session(number)).unwrap();
+        live(Pair::from(opened, loaded), steps, patches, often)?;
     }
 }
 
@@ -203,6 +233,22 @@ fn a_loaded_document_can_be_asked_from_many_threads() {
     copy.api().obj("/many").unwrap().set([("key1", 0)]).unwrap();
     assert!(!copy.document().shares_with(&loaded) && ask(&loaded));
     assert_eq!(loaded.to_native(Packing::Plain), bytes);
+}
+
+#[test]
+fn an_opened_document_can_be_asked_from_many_threads() {
+    let (model, _) = with_many_rows();
+    let bytes = model.document().to_native(Packing::Plain);
+    let opened = Document::open_native(bytes.clone(), session(1)).unwrap();
+    let mut copy = Model::from(opened.clone());
+    assert!(copy.document().shares_with(&opened));
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| opened.to_native(Packing::Plain))).collect();
+        readers.into_iter().for_each(|reader| assert!(reader.join().unwrap() == bytes));
+    });
+    copy.api().obj("/many").unwrap().set([("key1", 0)]).unwrap();
+    assert!(!copy.document().shares_with(&opened));
+    assert_eq!(opened.to_native(Packing::Plain), bytes);
 }
 
 fn text(text: &str) -> Document {

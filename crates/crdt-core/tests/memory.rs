@@ -73,6 +73,7 @@ fn decoders() -> Vec<Decoder> {
     }));
     all.push(("document, indexed", |bytes| drop(indexed::decode(&fields_of(bytes)))));
     all.push(("snapshot", |bytes| drop(Document::from_native(&repaired(bytes), session(2)))));
+    all.push(("snapshot, opened", |bytes| drop(Document::open_native(repaired(bytes), session(2)))));
     all.push(("snapshot, viewed", |bytes| drop(Document::view_native(&repaired(bytes)))));
     all.push(("history", |bytes| drop(Log::from_native(&repaired(bytes), session(2)))));
     all

@@ -51,14 +51,33 @@ fn check(document: &Document) {
     assert_eq!(unpacked.to_native(Packing::Plain), bytes);
     assert_eq!(Document::view_native(&bytes).unwrap(), back.view());
     assert_eq!(Document::view_native(&packed).unwrap(), back.view());
+    for bytes in [bytes, packed] {
+        check_opened(Document::open_native(bytes, HOLDER).unwrap(), &back);
+    }
+}
+
+/// It is what the document is that was loaded from the same bytes, before and after it is read.
+fn check_opened(opened: Document, loaded: &Document) {
+    assert_eq!(opened.view(), loaded.view());
+    assert_eq!(opened.state_vector(), loaded.state_vector());
+    assert_eq!((opened.time(), opened.session()), (loaded.time(), loaded.session()));
+    assert!(opened.peers().eq(loaded.peers()));
+    assert_eq!(opened.compacted_to(), loaded.compacted_to());
+    opened.check().unwrap();
+    assert_eq!(opened.view(), loaded.view());
+    assert_eq!(opened.to_native(Packing::Plain), loaded.to_native(Packing::Plain));
 }
 
 /// Refused with a reason, or a document that holds together.
 fn check_bytes(bytes: &[u8]) {
     let view = Document::view_native(bytes);
-    if let Ok(document) = Document::from_native(bytes, HOLDER) {
+    let document = Document::from_native(bytes, HOLDER);
+    let opened = Document::open_native(bytes.to_vec(), HOLDER);
+    assert_eq!(opened.as_ref().err(), document.as_ref().err());
+    if let (Ok(document), Ok(opened)) = (document, opened) {
         document.check().unwrap();
         assert_eq!(view.unwrap(), document.view());
+        check_opened(opened, &document);
         let again = document.to_native(Packing::Plain);
         assert_eq!(Document::from_native(&again, HOLDER).unwrap().to_native(Packing::Plain), again);
     }
@@ -128,6 +147,55 @@ proptest! {
             bytes.extend(column);
         }
         check_bytes(&repaired(&bytes));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Many pieces of two sessions, so that ids are told apart as they are in what is large.
+    #[test]
+    fn mutated_texts_are_refused_or_sound(
+        places in prop::collection::vec((any::<u16>(), 1..9usize, any::<bool>()), 60..160),
+        values in 0..80u64,
+        change in prop::collection::vec(any::<u8>(), 1..8),
+        at in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut models = [70_000, 80_000].map(|sid| Model::new(SessionId::new(sid).unwrap()));
+        models[0].api().root(json!({"text": "", "map": {}, "list": [0]})).unwrap();
+        let start = models[0].flush().unwrap();
+        prop_assert_eq!(models[1].apply(&start), Ok(Applied::Merged));
+        for turn in 0..places.len() + values as usize {
+            let who = match places.get(turn) {
+                Some(&(place, len, second)) => {
+                    let api = models[usize::from(second)].api();
+                    let mut text = api.str("/text").unwrap();
+                    let (at, end) = (usize::from(place) % (text.len() + 1), text.len());
+                    text.ins(at, "abcdefgh".get(..len).unwrap()).unwrap();
+                    if place % 3 == 0 && at + 2 < end {
+                        text.del(at + 1, 2).unwrap();
+                    }
+                    usize::from(second)
+                }
+                None => {
+                    let number = places.len() as u64 + values - turn as u64;
+                    models[turn % 2].api().obj("/map").unwrap().set([(&*format!("k{number:02}"), number as i64)]).unwrap();
+                    turn % 2
+                }
+            };
+            let patch = models[who].flush().unwrap();
+            prop_assert_eq!(models[1 - who].apply(&patch), Ok(Applied::Merged));
+        }
+        let bytes = models[0].document().to_native(Packing::Plain);
+        check_bytes(&bytes);
+        check_bytes(&repaired(&mutated(bytes.clone(), &change)));
+        // Some other small number in the columns, which mostly leaves them readable.
+        let mut changed = bytes;
+        for (place, byte) in at {
+            let place = 10 + place.index(changed.len() - 10);
+            changed[place] = byte % 16;
+            check_bytes(&repaired(&changed));
+        }
     }
 }
 
@@ -340,6 +408,37 @@ fn equal_documents_give_equal_bytes_whoever_they_were_given_to() {
         assert_eq!(one.to_native(Packing::Plain), other.document().to_native(Packing::Plain));
         assert_eq!(one.state_vector(), other.document().state_vector());
     }
+}
+
+/// What an application asks that only shows it, and what who takes it over does with it, leaves it lying there.
+#[test]
+fn an_opened_document_is_read_when_it_must_be() {
+    let mut model = Model::new(SessionId::new(70_000).unwrap());
+    model.api().root(json!({"text": "warp"})).unwrap();
+    let sent = model.flush().unwrap();
+    let bytes = model.document().to_native(Packing::Plain);
+    let mut opened = Document::open_native(bytes, HOLDER).unwrap();
+    let size = opened.size_bytes();
+    opened.set_session(SessionId::new(80_000).unwrap());
+    assert_eq!(opened.apply(&sent), Ok(Applied::Known));
+    let mut taken = Model::new(SessionId::new(90_000).unwrap());
+    taken.replace_document(opened.fork(SessionId::new(90_001).unwrap())).unwrap();
+    let mut taken = Model::from(taken.into_document());
+    taken.share();
+    assert!(taken.document().shares_with(&opened));
+    assert_eq!(taken.view(), Value::from(&json!({"text": "warp"})));
+    assert_eq!(taken.document().state_vector(), model.document().state_vector());
+    assert_eq!(taken.document().size_bytes(), opened.size_bytes());
+    assert!(taken.document().size_bytes() < size + 200, "{size} and the sessions that it was given to");
+
+    taken.api().str("/text").unwrap().ins(4, " and weft").unwrap();
+    assert_eq!(
+        taken.flush().unwrap().id(),
+        Timestamp::new(SessionId::new(90_000).unwrap(), model.document().time())
+    );
+    assert!(!taken.document().shares_with(&opened));
+    assert_eq!(opened.view(), model.view());
+    taken.document().check().unwrap();
 }
 
 #[test]

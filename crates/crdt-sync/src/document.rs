@@ -51,6 +51,12 @@ pub trait SyncDocument: Send + Sync {
     /// Begins to make a snapshot out of stored patches, apart from the document that people edit, so that it holds
     /// exactly what is stored.
     fn fold(&self, base: Option<&[u8]>) -> Result<Box<dyn Fold>, DocumentError>;
+
+    /// [Begins](Self::fold) with a peer's snapshot, to be [taken over](Self::take_over) as soon as what is stored beyond it
+    /// is on top, mostly nothing. One that can take bytes over as they lie there keeps these.
+    fn open(&self, snapshot: &Bytes) -> Result<Box<dyn Fold>, DocumentError> {
+        self.fold(Some(snapshot))
+    }
 }
 
 /// A snapshot in the making.

@@ -53,6 +53,18 @@ impl DocumentFold {
         }
         Ok(Self { document: from_snapshot(base, snapshot)?, conflicts })
     }
+
+    /// Begins with a snapshot, which is read when a patch comes on top, or when the document is asked for more than its view.
+    pub(crate) fn open(snapshot: &Bytes, rules: Option<Rules>) -> Result<Self, DocumentError> {
+        let mut conflicts = rules.map(Conflicts::new);
+        if let Some(conflicts) = &mut conflicts {
+            take_section(conflicts, snapshot)?;
+        }
+        let (_, native) = split(snapshot)?;
+        let document = Document::open_native(snapshot.slice_ref(native), SessionId::LOCAL)
+            .map_err(|error| DocumentError::Snapshot(error.to_string()))?;
+        Ok(Self { document, conflicts })
+    }
 }
 
 impl Fold for DocumentFold {

@@ -328,6 +328,11 @@ impl SyncDocument for SharedModel {
         let rules = self.held().conflicts.as_ref().map(|conflicts| conflicts.rules().clone());
         Ok(Box::new(DocumentFold::new(self.base.as_ref(), base, rules)?))
     }
+
+    fn open(&self, snapshot: &Bytes) -> Result<Box<dyn Fold>, DocumentError> {
+        let rules = self.held().conflicts.as_ref().map(|conflicts| conflicts.rules().clone());
+        Ok(Box::new(DocumentFold::open(snapshot, rules)?))
+    }
 }
 
 #[cfg(test)]
@@ -361,6 +366,29 @@ mod tests {
         assert!(matches!(error, SharedEditError::Unsent { count: 64.., .. }), "{error}");
         let held = large.held();
         assert_eq!(held.unsent_bytes, held.unsent.iter().map(|patch| patch.as_bytes().len()).sum::<usize>());
+    }
+
+    /// Until somebody asks for more than its view, a document that came as a snapshot is those bytes.
+    #[test]
+    fn a_snapshot_is_taken_over_as_it_lies_there() {
+        let author = SharedModel::new(SessionId::new(70_001).unwrap());
+        author.edit(|model| model.api().root("warp")).unwrap();
+        let written = author.with(|document| write_snapshot(document, None));
+        let shared = SharedModel::new(SessionId::new(70_002).unwrap());
+        shared.take_over(shared.open(&written).unwrap()).unwrap();
+        let size = || shared.with(Document::size_bytes);
+        let unread = size();
+        assert_eq!(shared.view().as_str(), Some("warp"));
+        assert!(shared.with(|document| seen(document) == author.with(seen)));
+        assert_eq!((shared.session(), size()), (SessionId::new(70_002).unwrap(), unread));
+        assert_eq!(shared.with(|document| document.nodes().count()), 1);
+        assert!(size() > unread, "it has been read by now");
+        let patch = shared.edit(|model| model.api().str("")?.ins(4, " and weft")).unwrap().unwrap();
+        assert_eq!(patch.id(), Timestamp::new(SessionId::new(70_002).unwrap(), patch.id().time));
+        assert_eq!(shared.view().as_str(), Some("warp and weft"));
+
+        let damaged = Bytes::copy_from_slice(&[&written[..written.len() - 1], b"\xff"].concat());
+        assert!(matches!(shared.open(&damaged), Err(DocumentError::Snapshot(_))));
     }
 
     fn too_many_keys(model: &mut Model) -> Result<(), EditError> {

@@ -61,6 +61,8 @@ struct Filling {
     wide: Vec<Chunk>,
     /// Where the content of the next live one lies.
     offset: u32,
+    /// Whether all ids are known to be different; else those of the sequence.
+    distinct: bool,
     taken: Option<Taken>,
 }
 
@@ -72,17 +74,7 @@ impl Bulk {
         seen: &[SessionId],
         last: &[u64],
     ) -> Result<Self, LoadError> {
-        if seen.len() >= SESSIONS_MAX {
-            return Err(too_large("sessions", seen.len() as u64, SESSIONS_MAX as u64 - 1));
-        }
-        let session = if order == Order::Server { SessionId::SERVER } else { session };
-        let mut doc = Document::with(session, 1, order);
-        let mut sessions = Vec::with_capacity(seen.len());
-        for (&sid, &last) in seen.iter().zip(last) {
-            let at = doc.store.sessions.enter(sid.get());
-            doc.observe(at, last);
-            sessions.push(at);
-        }
+        let (doc, sessions) = begin(session, order, seen, last)?;
         Ok(Self {
             doc,
             sessions,
@@ -91,13 +83,24 @@ impl Bulk {
             rows: Vec::new(),
             root_is_next: false,
             trees: 0,
-            filling: Filling { sequence: NIL, is_wide: false, wide: Vec::new(), offset: 0, taken: None },
+            filling: Filling {
+                sequence: NIL,
+                is_wide: false,
+                wide: Vec::new(),
+                offset: 0,
+                distinct: false,
+                taken: None,
+            },
         })
     }
 
+    /// Takes for granted that no id occurs twice: somebody has looked.
+    pub(crate) const fn set_distinct(&mut self) {
+        self.filling.distinct = true;
+    }
+
     pub(crate) fn set_time(&mut self, time: u64, compacted_to: u64) {
-        self.doc.time = self.doc.time.max(time);
-        self.doc.compacted_to = compacted_to;
+        self.doc.set_time(time, compacted_to);
     }
 
     /// Takes all keys, which are sorted and each there once.
@@ -420,7 +423,10 @@ impl Bulk {
         {
             return Err(self.time_zero(zero.id.session));
         }
-        if self.doc.store.ghosts_len() == 0 && self.rows.len() >= Rows::MIN && self.are_distinct() {
+        if self.doc.store.ghosts_len() == 0
+            && self.rows.len() >= Rows::MIN
+            && (self.filling.distinct || self.are_distinct())
+        {
             self.doc.store.wait(Rows::new(self.rows));
             return Ok(self.doc);
         }
@@ -460,11 +466,41 @@ impl Bulk {
     }
 }
 
+/// An empty document of a session that has seen each of some sessions up to a time, and the place of each in it.
+pub(super) fn begin(
+    session: SessionId,
+    order: Order,
+    seen: &[SessionId],
+    last: &[u64],
+) -> Result<(Document, Vec<u32>), LoadError> {
+    if seen.len() >= SESSIONS_MAX {
+        return Err(too_large("sessions", seen.len() as u64, SESSIONS_MAX as u64 - 1));
+    }
+    let session = if order == Order::Server { SessionId::SERVER } else { session };
+    let mut doc = Document::with(session, 1, order);
+    let mut sessions = Vec::with_capacity(seen.len());
+    for (&sid, &last) in seen.iter().zip(last) {
+        let at = doc.store.sessions.enter(sid.get());
+        doc.observe(at, last);
+        sessions.push(at);
+    }
+    Ok((doc, sessions))
+}
+
+impl Document {
+    /// What a snapshot says of time.
+    pub(super) fn set_time(&mut self, time: u64, compacted_to: u64) {
+        self.time = self.time.max(time);
+        self.compacted_to = compacted_to;
+    }
+}
+
 impl Filling {
     /// Makes room in the sequence, which is empty.
     fn begin(&mut self, store: &mut Store, room: usize) {
         let is_first_of_many = store.sequences.at_mut(self.sequence).reserve(room);
-        self.taken = if is_first_of_many { Taken::new(&store.sessions, room) } else { None };
+        self.taken =
+            if is_first_of_many && !self.distinct { Taken::new(&store.sessions, room) } else { None };
     }
 
     #[inline(always)]
@@ -472,8 +508,10 @@ impl Filling {
         let sequence = store.sequences.at_mut(self.sequence);
         match &mut self.taken {
             Some(taken) => {
-                let take = |chunk: &Chunk| taken.take(chunk.session, chunk.time, chunk.span.len());
-                sequence.push_all(&mut chunks.inspect(take));
+                taken.taking(|taking| {
+                    let take = |chunk: &Chunk| taking.take(chunk.session, chunk.time, chunk.span.len());
+                    sequence.push_all(&mut chunks.inspect(take));
+                });
             }
             None => sequence.push_all(chunks),
         }
@@ -481,7 +519,8 @@ impl Filling {
 
     fn end(&mut self, store: &mut Store) -> Result<(), LoadError> {
         let sequence = store.sequences.at_mut(self.sequence);
-        if self.taken.take().is_some_and(|taken| taken.are_distinct()) {
+        let taken = self.taken.take();
+        if self.distinct || taken.is_some_and(|taken| taken.are_distinct()) {
             sequence.set_distinct();
         }
         sequence.seal().map_err(|id| LoadError::Duplicate(store.timestamp(id)))

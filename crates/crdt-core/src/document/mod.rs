@@ -33,10 +33,12 @@ mod sessions;
 mod setting;
 mod store;
 mod subtree;
+mod survey;
 mod taken;
 mod time_index;
 mod typing;
 mod unindexed;
+mod unread;
 mod upkeep;
 mod view;
 
@@ -55,6 +57,7 @@ pub(crate) use compact::Named;
 pub(crate) use links::Links;
 pub(crate) use observe::{Effect, Observer, Place, Removed};
 pub(crate) use subtree::{Edited, Now, Renamed, Subtree};
+pub(crate) use survey::{Survey, doubt};
 pub(crate) use view::Shown;
 
 use held::Held;

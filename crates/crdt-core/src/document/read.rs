@@ -64,8 +64,10 @@ pub struct ClockView {
 
 impl Document {
     /// The node in the document's root register; `None` if that was never set, or if the node is gone.
+    #[inline]
     pub fn root(&self) -> Option<NodeRef<'_>> {
-        self.root_node().map(|node| NodeRef { store: &self.store, node })
+        let store = &*self.store;
+        store.root_node().map(|node| NodeRef { store, node })
     }
 
     /// What the root register refers to, be it gone or not: for snapshots, so that it wins over the same values in a

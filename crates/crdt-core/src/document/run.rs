@@ -7,6 +7,7 @@ use super::{
     content::{Contents, Stored},
     node::{Form, NIL},
     sequence::{Chunk, Id, Sids},
+    store::Store,
 };
 use crate::{
     SessionId, Timespan, Timestamp,
@@ -274,6 +275,14 @@ impl Document {
 
     /// The node in the root register.
     pub(super) fn root_node(&self) -> Option<u32> {
-        (self.store.root != NIL && !self.store.node(self.store.root).is_dead()).then_some(self.store.root)
+        self.store.root_node()
+    }
+}
+
+impl Store {
+    /// The node in the root register.
+    #[inline]
+    pub(super) fn root_node(&self) -> Option<u32> {
+        (self.root != NIL && !self.node(self.root).is_dead()).then_some(self.root)
     }
 }

@@ -5,7 +5,7 @@ use super::sessions::Sessions;
 
 /// A bit for each time of each session that the clock knows.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     /// Read and written eight at a time, from any one on: a short run then needs one step, wherever it starts.
     bytes: Vec<u8>,
     /// Where each session's bits start.
@@ -17,16 +17,18 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// So many times fit into eight bytes, whichever bit of the first one they start at.
-    const RUN_MAX: u32 = 57;
-
     /// Makes room for all times of the clock; `None` if that is more than eight bytes for each of so many chunks.
     pub(super) fn new(sessions: &Sessions, chunks: usize) -> Option<Self> {
-        let mut starts = Vec::new();
+        let seen = |at| if sessions.own == at { sessions.made } else { sessions.seen(at).unwrap_or(0) };
+        Self::of((0..sessions.len() as u32).map(seen), chunks)
+    }
+
+    /// The same for sessions of which each has been seen up to a time.
+    pub(super) fn of(seen: impl ExactSizeIterator<Item = u64>, chunks: usize) -> Option<Self> {
+        let mut starts = Vec::with_capacity(seen.len().min(chunks));
         let mut words = 0;
-        for at in 0..sessions.len() as u32 {
+        for seen in seen {
             starts.push(8 * words);
-            let seen = if sessions.own == at { sessions.made } else { sessions.seen(at).unwrap_or(0) };
             // A run may reach into the eight bytes behind its own.
             words += usize::try_from(seen / 64).ok().filter(|&words| words <= chunks)? + 2;
             if words > chunks {
@@ -36,9 +38,49 @@ impl Taken {
         Some(Self { bytes: vec![0; 8 * words], starts, twice: 0, missed: false })
     }
 
+    /// How many times there is room for.
+    pub(super) const fn room(&self) -> u64 {
+        8 * self.bytes.len() as u64
+    }
+
     /// Takes the ids of a chunk, none of them above the clock.
     #[inline(always)]
     pub(super) fn take(&mut self, session: u32, time: u64, len: u32) {
+        self.taking(|taking| taking.take(session, time, len));
+    }
+
+    /// Takes those of many chunks.
+    #[inline(always)]
+    pub(crate) fn taking<T>(&mut self, take: impl FnOnce(&mut Taking<'_>) -> T) -> T {
+        let Self { bytes, starts, twice, missed } = self;
+        let mut taking = Taking { bytes, starts, twice: 0, missed: false };
+        let result = take(&mut taking);
+        *twice |= taking.twice;
+        *missed |= taking.missed;
+        result
+    }
+
+    /// Whether all ids that were taken are known to be different.
+    pub(super) const fn are_distinct(&self) -> bool {
+        self.twice == 0 && !self.missed
+    }
+}
+
+/// Takes the ids of one chunk after the other.
+pub(crate) struct Taking<'t> {
+    bytes: &'t mut [u8],
+    starts: &'t [usize],
+    twice: u64,
+    missed: bool,
+}
+
+impl Taking<'_> {
+    /// So many times fit into eight bytes, whichever bit of the first one they start at.
+    const RUN_MAX: u32 = 57;
+
+    /// Takes the ids of a chunk, none of them above the clock.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, session: u32, time: u64, len: u32) {
         let Some(&start) = self.starts.get(session as usize) else { return self.missed = true };
         if len.wrapping_sub(1) < Self::RUN_MAX {
             self.take_run(start, time, len);
@@ -67,11 +109,6 @@ impl Taken {
             self.take_run(start, at, len as u32);
             at += len;
         }
-    }
-
-    /// Whether all ids that were taken are known to be different.
-    pub(super) const fn are_distinct(&self) -> bool {
-        self.twice == 0 && !self.missed
     }
 }
 

@@ -24,6 +24,9 @@ impl Document {
 
     /// The document as a JSON value; `undefined` if its root was never set.
     pub fn view(&self) -> Value {
+        if let Some(view) = self.store.view_unread() {
+            return view;
+        }
         self.root_node().map_or(Value::Undefined, |root| self.view_of(root))
     }
 

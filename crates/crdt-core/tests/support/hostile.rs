@@ -315,9 +315,17 @@ pub fn native(bytes: &[u8]) {
         let len = bytes.len() * 64;
         assert!(error.offset().is_none_or(|at| at <= len), "{error}");
     }
+    assert_eq!(
+        Document::open_native(bytes.clone(), SessionId::LOCAL).map(drop),
+        document.as_ref().map(drop).map_err(Clone::clone)
+    );
     if let Ok(document) = document {
         document.check().unwrap();
         assert_eq!(view.unwrap(), document.view());
+        let opened = Document::open_native(bytes.clone(), SessionId::LOCAL).unwrap();
+        assert_eq!((opened.view(), opened.state_vector()), (document.view(), document.state_vector()));
+        opened.check().unwrap();
+        assert_eq!(opened.to_native(Packing::Plain), document.to_native(Packing::Plain));
         let again = Document::from_binary(&document.to_binary()).unwrap();
         again.check().unwrap();
         let again = document.to_native(Packing::Plain);

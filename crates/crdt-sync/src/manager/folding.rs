@@ -407,7 +407,7 @@ impl Folding<'_> {
         bytes: &Bytes,
     ) -> Result<(Sealed, Box<dyn Fold>), DocumentError> {
         let opened = sealed::open(bytes)?;
-        let fold = self.document.fold(Some(&opened.document))?;
+        let fold = self.document.open(&opened.document)?;
         if fold.vector() != *vector {
             return Err(DocumentError::Snapshot("it contains other patches than its head says".to_owned()));
         }

@@ -84,6 +84,15 @@ pub(super) struct Columns<'a> {
 impl<'a> Columns<'a> {
     /// Takes a snapshot apart, if it is one and is whole.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, NativeError> {
+        Self::take_apart(bytes, true)
+    }
+
+    /// The same for a snapshot that was whole before.
+    pub(super) fn read_again(bytes: &'a [u8]) -> Result<Self, NativeError> {
+        Self::take_apart(bytes, false)
+    }
+
+    fn take_apart(bytes: &'a [u8], may_be_damaged: bool) -> Result<Self, NativeError> {
         let frame = |source| NativeError::Column { column: "frame", start: 0, source };
         let Some((magic, _)) = bytes.split_first_chunk().filter(|_| bytes.len() >= HEAD_LEN) else {
             return Err(frame(Malformed::Truncated { at: bytes.len(), what: "the head" }));
@@ -104,9 +113,11 @@ impl<'a> Columns<'a> {
             }
         };
         let expected = u32::from_le_bytes([bytes[6], bytes[7], bytes[8], bytes[9]]);
-        let found = checksum(bytes);
-        if found != expected {
-            return Err(NativeError::Checksum { found, expected });
+        if may_be_damaged {
+            let found = checksum(bytes);
+            if found != expected {
+                return Err(NativeError::Checksum { found, expected });
+            }
         }
         let mut r = Reader::new(bytes).at_offset(HEAD_LEN);
         let (mut columns, mut starts) = (Vec::new(), Vec::new());
@@ -123,6 +134,11 @@ impl<'a> Columns<'a> {
     pub(super) fn unwritten(kind: SnapshotKind, columns: &'a [Vec<u8>], len_bytes: usize) -> Self {
         let columns = columns.iter().map(|column| Cow::Borrowed(&**column)).collect();
         Self { kind, columns, starts: vec![len_bytes] }
+    }
+
+    /// Whether all columns lie in the snapshot as they are.
+    pub(super) fn are_plain(&self) -> bool {
+        self.columns.iter().all(|column| matches!(column, Cow::Borrowed(_)))
     }
 
     /// How long all columns are, unpacked.

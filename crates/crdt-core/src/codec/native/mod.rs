@@ -11,8 +11,11 @@ mod keys;
 mod read;
 mod runs;
 mod sink;
+mod survey;
 mod weigh;
 mod write;
+
+pub(crate) use survey::{Snapshot, Stable};
 
 use frame::{Columns, SnapshotKind};
 
@@ -205,6 +208,33 @@ impl Document {
     pub fn from_native(bytes: &[u8], session: SessionId) -> Result<Self, NativeError> {
         let columns = document_columns(bytes)?;
         sink::load(&columns, session).map_err(|error| columns.placed(error))
+    }
+
+    /// Takes over a native snapshot as it lies there: what [`from_native`](Self::from_native) would refuse is refused, and
+    /// nothing else is done. The [view](Self::view) is shown from the snapshot, and what was [seen](Self::state_vector)
+    /// is told from it; the document is made of it when somebody asks for more or edits it. Copies have the same
+    /// snapshot until then.
+    ///
+    /// For who shows a state first and edits it later, as a replica that has just come: what is looked through and read costs
+    /// about a half more than what is only read. What is made is made once, under the first `&self` that needs it, and the
+    /// bytes are kept until the first edit.
+    ///
+    /// Packed snapshots, those that a server numbers and the few that are hard to tell are read at once.
+    ///
+    /// # Errors
+    /// [`NativeError`]
+    pub fn open_native(
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+        session: SessionId,
+    ) -> Result<Self, NativeError> {
+        let columns = document_columns(bytes.as_ref())?;
+        match survey::survey(&columns, session) {
+            Some(survey) => {
+                drop(columns);
+                Ok(survey.into_document(Box::new(bytes)))
+            }
+            None => sink::load(&columns, session).map_err(|error| columns.placed(error)),
+        }
     }
 
     /// The JSON value of a native snapshot, read from its columns without making a document of it.

@@ -87,6 +87,8 @@ pub(super) struct Walk<'a> {
     /// How many nodes the open maps, registers and arrays still wait for.
     owed: u64,
     stack: Vec<Frame>,
+    /// How many elements of each sequence to come can be seen, if somebody has walked here before.
+    lens: Option<std::slice::Iter<'a, u32>>,
 }
 
 impl<'a> Walk<'a> {
@@ -111,7 +113,13 @@ impl<'a> Walk<'a> {
             count: 0,
             owed: 0,
             stack: Vec::new(),
+            lens: None,
         }
+    }
+
+    /// Passes over the runs of all sequences, of each of which so many elements can be seen.
+    pub(super) fn without_runs(self, lens: &'a [u32]) -> Self {
+        Self { lens: Some(lens.iter()), ..self }
     }
 
     /// Walks the tree from the root, then the nodes that nothing refers to; `top` is called before each.
@@ -157,7 +165,9 @@ impl<'a> Walk<'a> {
             }
         }
         self.ids.end()?;
-        self.runs.end()?;
+        if self.lens.is_none() {
+            self.runs.end()?;
+        }
         let rest = [
             (Col::Counts, self.counts),
             (Col::Entries, self.entries),
@@ -350,14 +360,12 @@ impl<'a> Walk<'a> {
         len: u64,
         is_wide: bool,
     ) -> Result<u64, NativeError> {
+        if let Some(lens) = &mut self.lens {
+            return Ok(lens.next().map_or(0, |&len| len.into()));
+        }
         self.runs.begin(id);
         sink.begin_runs(codec::room(len, self.runs.left()), is_wide);
-        let mut left = len;
-        while left > 0 {
-            let rows = self.runs.next(left)?;
-            left -= rows.len() as u64;
-            sink.runs(rows).map_err(impossible(Col::Moves, self.runs.offset()))?;
-        }
+        sink.read_runs(len, &mut self.runs)?;
         sink.end_runs().map_err(impossible(Col::Moves, self.runs.offset()))?;
         Ok(self.runs.visible())
     }

@@ -300,56 +300,89 @@ impl<'a> RunReader<'a> {
     /// The runs that come next: one or more, and at most so many, which is one at least.
     pub(super) fn next(&mut self, max: u64) -> Result<&[Run], NativeError> {
         let max = usize::try_from(max).unwrap_or(ROWS).min(ROWS);
-        self.rows.clear();
-        while self.rows.len() < max {
-            self.read_near(max - self.rows.len());
-            if self.rows.len() < max {
-                let run = self.next_far()?;
-                self.rows.push(run);
-            }
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.clear();
+        let read = self.read_each(max, &mut |run| rows.push(run));
+        self.rows = rows;
+        read.map(|()| &*self.rows)
+    }
+
+    /// Hands on the runs that come next, so many.
+    #[inline]
+    pub(super) fn for_each(&mut self, len: u64, mut take: impl FnMut(Run)) -> Result<(), NativeError> {
+        let mut left = len;
+        while left > 0 {
+            let max = usize::try_from(left).unwrap_or(ROWS).min(ROWS);
+            self.read_each(max, &mut take)?;
+            left -= max as u64;
         }
-        Ok(&self.rows)
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn read_each(&mut self, max: usize, take: &mut impl FnMut(Run)) -> Result<(), NativeError> {
+        let mut left = max;
+        loop {
+            left -= self.read_near(left, take);
+            if left == 0 {
+                return Ok(());
+            }
+            take(self.next_far()?);
+            left -= 1;
+        }
     }
 
     /// Reads at most so many runs, as long as the head and the length of each take a byte and its start a word, which is
     /// nearly always so. It stops before one that takes more, and before what is wrong: there is an error for it elsewhere.
-    fn read_near(&mut self, max: usize) {
-        if self.ends.len() < self.depth + max {
-            self.ends.resize(2 * self.depth + ROWS, NativeId { session: 0, time: 0 });
+    /// Tells how many it has read.
+    #[inline(always)]
+    fn read_near(&mut self, max: usize, take: &mut impl FnMut(Run)) -> usize {
+        // One more for who reads the next one, from further away.
+        if self.ends.len() <= self.depth + max {
+            self.ends.resize(2 * self.depth + ROWS + 1, NativeId { session: 0, time: 0 });
         }
-        let Self { ends, last, rows, .. } = self;
+        let Self { ends, last, .. } = self;
         let (moves, spans, mut starts) = (self.moves.rest(), self.spans.rest(), self.starts.rest());
+        let max = max.min(moves.len()).min(spans.len());
         let (mut depth, mut expected, mut session) = (self.depth, self.expected, self.session);
-        let (before, mut visible) = (rows.len(), 0);
-        for (&head, &more) in moves.iter().zip(spans).take(max) {
-            let (at, span) = (depth.wrapping_sub(usize::from(head >> 1)), u64::from(more) + 1);
-            if head | more >= 0x80 || at > depth {
+        let (mut read, mut visible) = (0, 0);
+        for (&head, &more) in moves[..max].iter().zip(&spans[..max]) {
+            if head | more >= 0x80 {
                 break;
             }
-            let Some(end) = ends.get_mut(at) else { break };
-            let (id, behind) = if at == depth {
-                let Some(start) = start_near(starts, expected, session) else { break };
-                start
+            // Further back than there are ends is nowhere.
+            let at = depth.wrapping_sub(usize::from(head >> 1));
+            let (Some(end), more) = (ends.get_mut(at), u64::from(more)) else { break };
+            let id = if head < 2 {
+                let Some((id, behind)) = start_near(starts, expected, session) else { break };
+                let Some(&seen) = last.get(id.session as usize) else { break };
+                if id.time > seen || more > seen - id.time {
+                    break;
+                }
+                (starts, session) = (behind, id.session);
+                id
             } else {
-                (*end, starts)
+                // It is seen, up to the time before.
+                let id = *end;
+                let Some(&seen) = last.get(id.session as usize) else { break };
+                if id.time + more > seen {
+                    break;
+                }
+                id
             };
-            let Some(&seen) = last.get(id.session as usize) else { break };
-            if id.time > seen || span - 1 > seen - id.time {
-                break;
-            }
-            session = if at == depth { id.session } else { session };
-            (depth, starts, expected) = (at + 1, behind, id.time + span);
+            let (span, dead) = (more + 1, head & 1 != 0);
+            (depth, expected) = (at + 1, id.time + span);
             *end = NativeId { session: id.session, time: expected };
-            let dead = head & 1 != 0;
             visible += if dead { 0 } else { span };
-            rows.push(Run { id, span, dead });
+            read += 1;
+            take(Run { id, span, dead });
         }
-        let read = rows.len() - before;
         self.moves.skip(read);
         self.spans.skip(read);
         self.starts.skip_to(starts);
         (self.depth, self.expected, self.session) = (depth, expected, session);
         self.visible = self.visible.saturating_add(visible);
+        read
     }
 
     #[cold]

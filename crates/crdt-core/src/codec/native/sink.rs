@@ -4,7 +4,7 @@ use super::{
     Col, Columns, NativeError, impossible,
     keys::KeyList,
     read::{Clock, Walk},
-    runs::Run,
+    runs::{Run, RunReader},
 };
 use crate::{
     Document, SessionId, Timestamp, Value,
@@ -58,6 +58,17 @@ pub(super) trait Sink {
     /// The runs of the array, text or byte string that was opened last come now: there is room for so many. `is_wide` if not
     /// all of the text that can be seen is ASCII.
     fn begin_runs(&mut self, room: usize, is_wide: bool);
+    /// Takes all those runs, of which there are so many.
+    #[inline]
+    fn read_runs(&mut self, len: u64, reader: &mut RunReader<'_>) -> Result<(), NativeError> {
+        let mut left = len;
+        while left > 0 {
+            let rows = reader.next(left)?;
+            left -= rows.len() as u64;
+            self.runs(rows).map_err(impossible(Col::Moves, reader.offset()))?;
+        }
+        Ok(())
+    }
     /// Some of those runs.
     fn runs(&mut self, runs: &[Run]) -> Result<(), LoadError>;
     /// Their end.
@@ -91,12 +102,24 @@ impl From<LoadError> for Fault {
 
 /// Makes a document.
 pub(super) fn load(columns: &Columns<'_>, session: SessionId) -> Result<Document, NativeError> {
+    load_with(columns, session, false)
+}
+
+/// Makes a document of a snapshot that was [surveyed](super::Snapshot).
+pub(super) fn load_again(columns: &Columns<'_>, session: SessionId) -> Result<Document, NativeError> {
+    load_with(columns, session, true)
+}
+
+fn load_with(columns: &Columns<'_>, session: SessionId, is_distinct: bool) -> Result<Document, NativeError> {
     let clock = Clock::read(columns)?;
     let keys = KeyList::read(columns)?;
     let clock_len = columns.get(Col::Clock as usize).len();
     let mut bulk = Bulk::new(session, clock.order, &clock.sessions, &clock.last)
         .map_err(impossible(Col::Clock, clock_len))?;
     bulk.set_time(clock.time, clock.compacted_to);
+    if is_distinct {
+        bulk.set_distinct();
+    }
     let walk = Walk::new(columns, &clock, keys.ends.len());
     bulk.set_keys(keys.bytes, keys.ends)
         .map_err(impossible(Col::Keys, columns.get(Col::Keys as usize).len()))?;
@@ -185,16 +208,30 @@ impl Sink for Bulk {
 
 /// Makes a JSON value.
 pub(super) fn view(columns: &Columns<'_>) -> Result<Value, NativeError> {
-    let clock = Clock::read(columns)?;
-    let keys = KeyList::read(columns)?;
-    let mut view =
-        View { keys: &keys, open: Vec::new(), key: None, trees: 0, root: Value::Undefined, again: false };
-    Walk::new(columns, &clock, keys.ends.len()).run(&mut view, |view| view.trees += 1)?;
+    let view = view_with(columns, None)?;
     if view.again {
         // Something is referred to twice, which no honest editor does: a document knows what that is.
         return Ok(load(columns, SessionId::LOCAL)?.view());
     }
     Ok(view.root)
+}
+
+/// Makes the JSON value of a snapshot that was [surveyed](super::Snapshot).
+pub(super) fn view_again(columns: &Columns<'_>, lens: &[u32]) -> Result<Value, NativeError> {
+    view_with(columns, Some(lens)).map(|view| view.root)
+}
+
+fn view_with(columns: &Columns<'_>, lens: Option<&[u32]>) -> Result<View, NativeError> {
+    let clock = Clock::read(columns)?;
+    let keys = KeyList::read(columns)?;
+    let walk = Walk::new(columns, &clock, keys.ends.len());
+    let walk = match lens {
+        Some(lens) => walk.without_runs(lens),
+        None => walk,
+    };
+    let mut view = View { keys, open: Vec::new(), key: None, trees: 0, root: Value::Undefined, again: false };
+    walk.run(&mut view, |view| view.trees += 1)?;
+    Ok(view)
 }
 
 /// A container whose nodes are being read.
@@ -205,8 +242,8 @@ enum Open {
     Arr(Vec<Value>),
 }
 
-struct View<'k> {
-    keys: &'k KeyList,
+struct View {
+    keys: KeyList,
     open: Vec<(Open, Option<u32>)>,
     key: Option<u32>,
     /// The first tree is the root's; what nothing refers to is not shown.
@@ -215,7 +252,7 @@ struct View<'k> {
     again: bool,
 }
 
-impl View<'_> {
+impl View {
     /// A value comes to stand where the next one does; `None` is a node that was removed.
     fn put(&mut self, value: Option<Value>) {
         let value =
@@ -237,7 +274,7 @@ impl View<'_> {
     }
 }
 
-impl Sink for View<'_> {
+impl Sink for View {
     fn con(&mut self, _: NativeId, value: RawValue<'_>) -> Result<(), LoadError> {
         self.put(Some(value.to_value()));
         Ok(())
@@ -295,6 +332,10 @@ impl Sink for View<'_> {
     }
 
     fn begin_runs(&mut self, _: usize, _: bool) {}
+
+    fn read_runs(&mut self, len: u64, reader: &mut RunReader<'_>) -> Result<(), NativeError> {
+        reader.for_each(len, |_| ())
+    }
 
     fn runs(&mut self, _: &[Run]) -> Result<(), LoadError> {
         Ok(())
