@@ -307,3 +307,19 @@ fn a_fresh_session_is_none_that_the_document_knows() {
     assert_eq!(document.session(), SessionId::from_random(u64::MAX));
     assert_eq!(document.fresh_session(u64::MAX), sid(own.get() + 2));
 }
+
+/// A constant can be the id of something that has not come yet: who edits as that session makes another thing of that id.
+#[test]
+fn a_fresh_session_is_none_that_a_constant_names() {
+    let own = SessionId::from_random(7);
+    let mut document = Document::new(own);
+    let mut b = crdt_core::PatchBuilder::new(own, 1);
+    let named = b.new_con_id(Timestamp::new(sid(own.get() + 1), 5));
+    b.ins_val(Timestamp::ORIGIN, named);
+    assert_eq!(document.apply(&b.finish().unwrap()), Ok(Applied::Merged));
+    let native = document.to_native(Packing::Plain);
+    let opened = Document::open_native(native.clone(), own).unwrap();
+    for document in [document, Document::from_native(&native, own).unwrap(), opened] {
+        assert_eq!(document.fresh_session(7), sid(own.get() + 2));
+    }
+}

@@ -63,6 +63,8 @@ pub(crate) use view::Shown;
 use held::Held;
 use store::Store;
 
+use std::collections::HashSet;
+
 use crate::{SessionId, StateVector, Timestamp};
 
 /// A JSON document that many can edit at once.
@@ -166,8 +168,13 @@ impl Document {
     /// assert_ne!(bob.document().session(), alice.document().session());
     /// ```
     pub fn fresh_session(&self, bits: u64) -> SessionId {
+        let store = &*self.store;
+        let named = |node| store.con_id(node).map(|id| id.sid.get());
+        // A constant can be the id of what has yet to come.
+        let named: HashSet<u64> = (0..store.nodes.len() as u32).filter_map(named).collect();
+        let is_known = |sid| store.sessions.get(sid).is_some() || named.contains(&sid);
         let mut session = SessionId::from_random(bits);
-        while self.store.sessions.get(session.get()).is_some() {
+        while is_known(session.get()) {
             session = SessionId::new(session.get() + 1).unwrap_or(SessionId::USER_MIN);
         }
         session
