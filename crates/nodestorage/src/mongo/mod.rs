@@ -406,8 +406,12 @@ impl Shared {
         let unique = |keys: Bsons| {
             IndexModel::builder().keys(keys).options(IndexOptions::builder().unique(true).build()).build()
         };
-        let indexes =
-            [unique(doc! {"position": 1}), unique(doc! {"collection": 1, "documentId": 1, "sequenceNum": 1})];
+        let by_producer = doc! {"collection": 1, "documentId": 1, "clientId": 1, "clientSeq": 1};
+        let indexes = [
+            unique(doc! {"position": 1}),
+            unique(doc! {"collection": 1, "documentId": 1, "sequenceNum": 1}),
+            IndexModel::builder().keys(by_producer).build(),
+        ];
         self.events().create_indexes(indexes).await?;
         Ok(())
     }

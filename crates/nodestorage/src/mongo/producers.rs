@@ -190,23 +190,14 @@ impl Shared {
                 answers.push((written, event_version(event)));
             }
         }
-        // From the latest back: what is repeated was mostly sent a moment ago, and its sequences rise with the versions. An index
-        // by producers would find it at once, and cost every change.
         let events = doc! {
-            "collection": &*key.collection, "documentId": key.id.as_str(),
-            "sequenceNum": {"$lte": count(last.version)}, "clientId": client.as_str(), "removed": {"$exists": false},
+            "collection": &*key.collection, "documentId": key.id.as_str(), "clientId": client.as_str(),
+            "clientSeq": {"$gte": count(sequence)}, "removed": {"$exists": false},
         };
-        let latest = self.events().find(events).sort(doc! {"sequenceNum": -1});
-        let mut latest = latest.projection(doc! {"clientSeq": 1, "sequenceNum": 1}).await?;
-        let mut written = None;
-        while let Some(event) = latest.try_next().await? {
-            match event.get("clientSeq").and_then(whole) {
-                Some(at) if at < sequence => break,
-                Some(at) => written = Some((at, event_version(&event))),
-                None => {}
-            }
+        let event = self.events().find_one(events).sort(doc! {"clientSeq": 1});
+        if let Some(event) = event.projection(doc! {"clientSeq": 1, "sequenceNum": 1}).await? {
+            answers.push((event.get("clientSeq").and_then(whole).unwrap_or(u64::MAX), event_version(&event)));
         }
-        answers.extend(written);
         let mut id = row(key, client);
         let mut end = id.clone();
         id.insert("s", count(sequence));
