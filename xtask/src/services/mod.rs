@@ -37,6 +37,8 @@ pub(crate) enum Need {
     Chromium,
     /// The server that stands in for MongoDB.
     Secantusd,
+    /// Another make of that server.
+    Wheel,
     /// Networks that can be cut: Linux, root and the `ip` tool.
     NetworkNamespaces,
 }
@@ -48,6 +50,7 @@ const WORDS: &[(Need, &[&str])] = &[
     (Need::Pyzmq, &["pyzmq", "python"]),
     (Need::Chromium, &["chromium", "browser"]),
     (Need::Secantusd, &["secantusd", "mongodb"]),
+    (Need::Wheel, &["wheel"]),
     (Need::NetworkNamespaces, &["network namespace", "netns"]),
 ];
 
@@ -66,6 +69,7 @@ impl Need {
             Self::Pyzmq => "pyzmq",
             Self::Chromium => "chromium",
             Self::Secantusd => "secantusd",
+            Self::Wheel => "secantusd-py",
             Self::NetworkNamespaces => "network namespaces",
         }
     }
@@ -199,6 +203,13 @@ impl<'a> Services<'a> {
                 for (name, value) in mongodb::find_or_install(self.workspace)? {
                     self.set(name, value);
                 }
+            }
+            Need::Wheel => {
+                let server = match env::var_os("WEFT_SECANTUSD_PY") {
+                    Some(server) => PathBuf::from(server),
+                    None => mongodb::wheel(self.workspace)?,
+                };
+                self.set("WEFT_SECANTUSD_PY", server);
             }
             Need::NetworkNamespaces => return Ok(network_namespaces()),
         }

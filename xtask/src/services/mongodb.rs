@@ -1,7 +1,8 @@
 //! The server that stands in for MongoDB: SecantusDB, run as a program of its own and never linked (GPL).
 //!
 //! A real server named by `MONGODB_URI` wins, except for the tests that kill theirs or stand it behind a proxy. Else the
-//! pinned binary, built once into the user's cache; else the wheel, which takes seconds to install and is slower.
+//! pinned binary, built once into the user's cache; else the wheel, which takes seconds to install and is slower. A few tests
+//! run on the wheel in any case, as a second opinion.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -68,7 +69,8 @@ fn binary(workspace: &Workspace) -> Result<PathBuf> {
     Ok(server)
 }
 
-fn wheel(workspace: &Workspace) -> Result<PathBuf> {
+/// Python's, which is another make of the server.
+pub(super) fn wheel(workspace: &Workspace) -> Result<PathBuf> {
     let python = python::environment(workspace, WHEEL)?;
     Ok(python.with_file_name("secantusd-py"))
 }

@@ -1,6 +1,7 @@
 //! A server for tests: the one that `MONGODB_URI` names, else one that is started for the test and ends with it.
 
 use std::{
+    ffi::OsString,
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, Stdio},
@@ -28,6 +29,7 @@ pub struct TestServer {
 
 struct Running {
     child: Child,
+    program: OsString,
     folder: TempDir,
     port: u16,
 }
@@ -41,18 +43,27 @@ impl TestServer {
         if let Ok(uri) = std::env::var("MONGODB_URI") {
             return Self { running: None, address: uri, database };
         }
-        Self::launched(database)
+        Self::launched(database, named())
+    }
+
+    /// Starts a server by the wheel, whatever the others are: another make of the stand-in, which does some things as MongoDB
+    /// does and the binary does not.
+    pub fn second_opinion() -> Self {
+        let program = std::env::var_os("WEFT_SECANTUSD_PY");
+        let program =
+            program.expect("WEFT_SECANTUSD_PY names no secantusd-py; `cargo xtask services` installs one");
+        Self::launched(format!("weft_test_{}_second", std::process::id()), program)
     }
 
     /// Starts a server of the test's own, also when `MONGODB_URI` names one: to be killed, or to stand behind a proxy.
     pub fn own() -> Self {
-        Self::launched(format!("weft_test_{}_own", std::process::id()))
+        Self::launched(format!("weft_test_{}_own", std::process::id()), named())
     }
 
-    fn launched(database: String) -> Self {
+    fn launched(database: String, program: OsString) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (child, port) = launch(folder.path(), 0);
-        let running = Running { child, folder, port };
+        let (child, port) = launch(Path::new(&program), folder.path(), 0);
+        let running = Running { child, program, folder, port };
         Self { address: address(port), running: Some(running), database }
     }
 
@@ -89,7 +100,7 @@ impl TestServer {
         let running = self.running.as_mut().expect("only a server that was started here can be killed");
         running.child.kill().expect("it is running");
         running.child.wait().expect("it was started here");
-        (running.child, _) = launch(running.folder.path(), running.port);
+        (running.child, _) = launch(Path::new(&running.program), running.folder.path(), running.port);
     }
 }
 
@@ -138,16 +149,19 @@ impl Lines {
     }
 }
 
-/// Starts a server, as a supervisor would: one that ends at its start, or hangs there, is started again. Its port may be
-/// somebody else's for a moment, and after a crash it is one of its faults, not of what is tested.
-fn launch(folder: &Path, port: u16) -> (Child, u16) {
-    let Some(program) = std::env::var_os("WEFT_SECANTUSD") else {
+/// The program of the server.
+fn named() -> OsString {
+    std::env::var_os("WEFT_SECANTUSD").unwrap_or_else(|| {
         panic!(
             "no MongoDB: set MONGODB_URI to a server, or WEFT_SECANTUSD to secantusd-rs or secantusd-py; \
              `cargo xtask services` installs one and says where it is, `cargo xtask test-all` does all of it"
-        );
-    };
-    let program = Path::new(&program);
+        )
+    })
+}
+
+/// Starts a server, as a supervisor would: one that ends at its start, or hangs there, is started again. Its port may be
+/// somebody else's for a moment, and after a crash it is one of its faults, not of what is tested.
+fn launch(program: &Path, folder: &Path, port: u16) -> (Child, u16) {
     for _ in 0..START_TRIES {
         let (mut child, port) = start(program, folder, port);
         let lines = Lines::of(child.stdout.take().expect("it is piped"));

@@ -14,6 +14,7 @@ mod pages;
 mod pipelines;
 mod proxy;
 mod remembered;
+mod second_opinion;
 mod transactions;
 mod turns;
 mod updates;
