@@ -82,7 +82,6 @@ async fn a_stream_that_has_ended_is_opened_again() {
     timeout(PATIENCE, store.close()).await.expect("it closes").unwrap();
 }
 
-/// Without it the whole collection would be compared with the log, which finds the same and takes as long as there are documents.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_document_as_large_as_the_server_takes_ends_no_stream() {
@@ -101,6 +100,7 @@ async fn a_document_as_large_as_the_server_takes_ends_no_stream() {
     assert_eq!(next_direct(&mut watch).await.document_id, id("c"));
 }
 
+/// Without it the whole collection would be compared with the log, which finds the same and takes as long as there are documents.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_listener_goes_on_from_its_token() {
