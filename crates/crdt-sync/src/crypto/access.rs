@@ -10,15 +10,8 @@ use crdt_core::{SessionId, StateVector, Timestamp};
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 
 use super::names::Names;
-use crate::{Guard, PatchRecord, PeerId, SharedError, SignerId, SnapshotHead, dag::NodeHash};
+use crate::{Guard, PatchRecord, PeerId, SharedError, SignerId, SnapshotHead};
 
-/// What is signed begins so, and names the use, so that no signature can be taken for another one.
-const PATCH_CONTEXT: &[u8] = b"weft patch v1";
-/// The same for a patch with links: what is signed is the hash of the node without its proof.
-const NODE_CONTEXT: &[u8] = b"weft signed node v1";
-const SNAPSHOT_CONTEXT: &[u8] = b"weft snapshot v1";
-const PAGE_CONTEXT: &[u8] = b"weft page v1";
-const WORD_CONTEXT: &[u8] = b"weft word v1";
 /// Of an author's key that many bytes stand in the proof.
 const KEY_ID_BYTES: usize = size_of::<KeyId>();
 /// They tell it from all others on the list.
@@ -87,7 +80,7 @@ impl Signer {
 /// Who may do what with one document, and the key of this replica if it writes.
 pub struct Access {
     /// In every signature, so that a patch of one document is not one of another.
-    document: Box<str>,
+    pub(super) document: Box<str>,
     signer: Option<Signer>,
     // Never held across an await: each call is one short look or change.
     list: RwLock<List>,
@@ -301,13 +294,6 @@ impl Access {
         author.is_some_and(|(_, role)| *role == Role::Write)
     }
 
-    fn page_message(&self, records: &[PatchRecord]) -> Vec<u8> {
-        let mut message = self.message(PAGE_CONTEXT, 8 + records.len() * NodeHash::LEN_BYTES);
-        message.put_u64(records.len() as u64);
-        records.iter().for_each(|record| message.put_slice(&NodeHash::of(record).0));
-        message
-    }
-
     fn verify(&self, proof: &[u8], message: &[u8], what: impl Fn() -> String) -> Result<KeyId, AccessError> {
         self.verify_as(Role::Write, proof, message, what)
     }
@@ -332,45 +318,6 @@ impl Access {
             Ok(()) => Ok(*id),
             Err(_) => Err(AccessError::Forged { what: what() }),
         }
-    }
-
-    fn patch_message(&self, record: &PatchRecord) -> Vec<u8> {
-        if !record.links.is_empty() {
-            let mut bare = record.clone();
-            bare.proof = Bytes::new();
-            let mut message = self.message(NODE_CONTEXT, NodeHash::LEN_BYTES);
-            message.put_slice(&NodeHash::of(&bare).0);
-            return message;
-        }
-        let mut message = self.message(PATCH_CONTEXT, record.patch.len() + 8);
-        message.put_u64(record.prev);
-        message.put_slice(&record.patch);
-        message
-    }
-
-    fn word_message(&self, word: &[u8]) -> Vec<u8> {
-        let mut message = self.message(WORD_CONTEXT, word.len());
-        message.put_slice(word);
-        message
-    }
-
-    fn snapshot_message(&self, head: &SnapshotHead, bytes: &[u8]) -> Vec<u8> {
-        let mut message = self.message(SNAPSHOT_CONTEXT, bytes.len() + head.vector.len() * 16 + 8);
-        message.put_u64(head.vector.len() as u64);
-        for (sid, time) in head.vector.iter() {
-            message.put_u64(sid.get());
-            message.put_u64(time);
-        }
-        message.put_slice(bytes);
-        message
-    }
-
-    fn message(&self, context: &[u8], room: usize) -> Vec<u8> {
-        let mut message = Vec::with_capacity(context.len() + 8 + self.document.len() + room);
-        message.put_slice(context);
-        message.put_u64(self.document.len() as u64);
-        message.put_slice(self.document.as_bytes());
-        message
     }
 }
 

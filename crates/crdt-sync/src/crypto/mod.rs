@@ -7,6 +7,7 @@
 //! `docs/formats/sync-security.md` has the layouts, and what each layer does not protect.
 
 mod access;
+mod messages;
 mod names;
 mod seal;
 mod sealed_pubsub;

@@ -1,36 +1,16 @@
 //! What a session knows of the others, and how differences are noticed.
 
 mod exchange;
+mod status;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crdt_core::{SessionId, StateVector};
 
+pub use self::status::PeerStatus;
+pub(crate) use self::status::ticks;
 use super::{SessionOptions, Standing};
 use crate::{PeerId, Want, causal::CausalOrder, dag::Link};
-
-/// How a peer stands, by its last word.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerStatus {
-    /// Which.
-    pub id: PeerId,
-    /// How many ticks it has that are missing here.
-    pub ahead_ticks: u64,
-    /// How many ticks that are durable here it lacks; `None` if it has not said.
-    pub behind_ticks: Option<u64>,
-    /// How many ticks that are durable here it is not known to have, so that they are kept as patches for it.
-    pub holds_ticks: u64,
-    /// Discovery has said that it is gone, and it has not said goodbye: for how much longer patches are kept for it; see
-    /// [`absent_max`](SessionOptions::absent_max).
-    pub absent: Option<Duration>,
-    /// Each of the two has folded alone what the other lacks: neither can take over what the other has. An operator has to
-    /// start one of them with an empty store; `docs/operations.md` says how.
-    pub parted: bool,
-    /// How long ago it was heard.
-    pub silent: Duration,
-    /// Whether it is left alone for a while, because it did not deliver.
-    pub distrusted: bool,
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Peer {
@@ -446,41 +426,6 @@ impl Peers {
         own.iter().map(|(sid, time)| (*sid, least(sid, time))).collect()
     }
 
-    pub(super) fn lag_ticks(&self, accepted: &StateVector<SessionId>) -> u64 {
-        let mut all = accepted.clone();
-        self.known
-            .values()
-            .flat_map(|peer| peer.vector.as_deref().into_iter().chain([&peer.ahead]))
-            .for_each(|vector| all.merge(vector));
-        ticks(accepted, &all)
-    }
-
-    pub(super) fn statuses(
-        &self,
-        accepted: &StateVector<SessionId>,
-        stored: &StateVector<SessionId>,
-        now: Duration,
-    ) -> Vec<PeerStatus> {
-        let nothing = StateVector::new();
-        let status = |(id, peer): (&PeerId, &Peer)| PeerStatus {
-            id: id.clone(),
-            ahead_ticks: peer
-                .wants(accepted)
-                .iter()
-                .fold(0, |sum: u64, want| sum.saturating_add(want.upto - want.after)),
-            behind_ticks: peer.vector.as_deref().map(|vector| ticks(vector, stored)),
-            holds_ticks: ticks(peer.word(self.proves_words).unwrap_or(&nothing), stored),
-            absent: match peer.attendance {
-                Attendance::Absent { until, .. } => Some(until.saturating_sub(now)),
-                _ => None,
-            },
-            parted: peer.parted.is_some(),
-            silent: now.saturating_sub(peer.heard_at),
-            distrusted: peer.distrusted_until > now,
-        };
-        self.known.iter().map(status).collect()
-    }
-
     /// The peers that may be asked now, in the order of their names.
     pub(super) fn trusted(&self, now: Duration) -> impl Iterator<Item = (&PeerId, &Peer)> {
         self.known.iter().filter(move |(_, peer)| peer.distrusted_until <= now && !peer.is_silent())
@@ -494,9 +439,4 @@ impl Peers {
         self.maybe_ahead = self.known.values().any(|peer| !peer.is_silent() && peer.is_ahead_of(accepted));
         self.trusted(now).filter(|(_, peer)| peer.is_ahead_of(accepted)).map(|(id, _)| id.clone()).collect()
     }
-}
-
-/// How many ticks `to` has that `from` lacks. Anybody may say anything, so that it may be more than can be counted.
-pub(crate) fn ticks(from: &StateVector<SessionId>, to: &StateVector<SessionId>) -> u64 {
-    from.missing_from(to).fold(0, |sum: u64, (_, here, there)| sum.saturating_add(there - here))
 }

@@ -4,6 +4,9 @@
 //! patches form one chain, whoever appends. A document's head says what is kept and which snapshot counts; a snapshot is
 //! written in pieces first and counts when the head names it.
 
+mod command;
+mod rows;
+
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
@@ -15,22 +18,19 @@ use crdt_core::{SessionId, StateVector, Timestamp};
 use futures_util::TryStreamExt;
 use nodestorage::{
     MongoStore,
-    mongo::{
-        driver::{
-            Collection, IndexModel,
-            bson::{Binary, Bson, Document as Bsons, doc, oid::ObjectId, spec::BinarySubtype},
-            error::{Error, ErrorKind, WriteFailure},
-            options::IndexOptions,
-        },
-        is_passing,
+    mongo::driver::{
+        Collection, IndexModel,
+        bson::{Bson, Document as Bsons, doc, oid::ObjectId},
+        options::IndexOptions,
     },
 };
 
-use super::{PatchPage, PatchStore, PatchStoreError, StoreId};
-use crate::{
-    Envelope, PatchRecord, SharedError, Want,
-    dag::{Link, NodeHash},
+use self::{
+    command::{Failed, again, backend, within},
+    rows::{binary, blob, corrupt, count, fields, fields_of, number, number_of, read, row, sid, vector},
 };
+use super::{PatchPage, PatchStore, PatchStoreError, StoreId};
+use crate::{PatchRecord, Want};
 
 /// How many bytes of a snapshot one row holds.
 const PIECE_BYTES: usize = 8 << 20;
@@ -38,19 +38,10 @@ const PIECE_BYTES: usize = 8 << 20;
 /// How many patches one command appends.
 const APPEND_STEP: usize = 500;
 
-/// How long a command may take, with all that it is sent again because its connection was cut; then the call that it belongs
-/// to fails, and it is the caller's to try again: a manager does ([`StoreRetry`](crate::StoreRetry)), and asks in between
-/// whether it is to stop. So a call that meets an outage ends within this, however long the outage is.
-const COMMAND_MAX: Duration = Duration::from_secs(5);
-/// The pause before a command is sent again.
-const TRY_PAUSE: Duration = Duration::from_millis(100);
-
 /// About how many bytes a row takes, to ask the server for no more of them than a page holds.
 const ROW_BYTES: usize = 512;
 /// How many rows of a page come at once.
 const ROWS_MAX: usize = 1_000;
-/// Up to how many sessions are looked up in the head by name; of more all of it is read.
-const FIELDS_MAX: usize = 1_000;
 
 /// After so long nobody is still writing the pieces of a snapshot that does not count: who did has crashed.
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
@@ -182,7 +173,7 @@ impl PatchStore for MongoPatchStore {
             }
             kept.advance(session, record.last());
             risen.advance(session, record.last());
-            rows.push(self.row(record));
+            rows.push(row(&self.name, record));
         }
         self.insert(&rows).await?;
         self.advance(&risen).await?;
@@ -294,7 +285,7 @@ impl PatchStore for MongoPatchStore {
         if last <= contained || last > head.vector.get(&sid) {
             return Ok(());
         }
-        let row = self.row(record);
+        let row = row(&self.name, record);
         let same = doc! {"d": &self.name, "s": count(sid.get()), "t": count(last)};
         again(|| async { self.patches.replace_one(same.clone(), &row).upsert(true).await }).await?;
         Ok(())
@@ -371,19 +362,6 @@ impl MongoPatchStore {
         again(|| async { self.pieces.delete_many(gone.clone()).await }).await?;
         Ok(())
     }
-
-    fn row(&self, record: &PatchRecord) -> Bsons {
-        let times = |(sid, time): (SessionId, u64)| Bson::from(vec![count(sid.get()), count(time)]);
-        let links = record.links.iter().map(|link| {
-            Bson::from(doc! {"s": count(link.sid.get()), "t": count(link.last), "h": binary(&link.hash.0)})
-        });
-        doc! {
-            "d": &self.name, "s": count(record.session().get()), "t": count(record.last()),
-            "prev": count(record.prev), "span": count(record.span),
-            "needs": record.needs.iter().map(|needed| times((needed.sid, needed.time))).collect::<Vec<_>>(),
-            "patch": binary(&record.patch), "proof": binary(&record.proof), "links": links.collect::<Vec<_>>(),
-        }
-    }
 }
 
 /// Which store this is; drawn by whoever opens it first.
@@ -399,170 +377,4 @@ async fn store_id(heads: &Collection<Bsons>, name: &str) -> Result<StoreId, Patc
     let head = again(|| async { heads.find_one(here.clone()).await }).await?.unwrap_or_default();
     let id = head.get_str("store").ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
     id.and_then(StoreId::new).ok_or_else(|| corrupt("the id of the store is no number"))
-}
-
-fn read(row: &Bsons) -> Result<PatchRecord, PatchStoreError> {
-    let (session, last, span) = (sid(row, "s")?, number(row, "t")?, number(row, "span")?);
-    let array = |name: &str| row.get_array(name).map_err(|_| corrupt(&format!("a patch has no {name}")));
-    let needed = |needed: &Bson| {
-        let pair = needed.as_array().filter(|pair| pair.len() == 2);
-        let pair = pair.and_then(|pair| Some((pair[0].as_i64()?, pair[1].as_i64()?)));
-        let (sid, time) = pair.ok_or_else(|| corrupt("a cause is no pair of numbers"))?;
-        let time = u64::try_from(time).map_err(|_| corrupt("a cause has a time below 0"))?;
-        Ok(Timestamp::new(session_of(sid)?, time))
-    };
-    let link = |link: &Bson| {
-        let link = link.as_document().ok_or_else(|| corrupt("a link is no document"))?;
-        let hash = blob(link, "h")?.as_ref().try_into().map_err(|_| corrupt("a hash has another length"))?;
-        Ok(Link { last: number(link, "t")?, sid: sid(link, "s")?, hash: NodeHash(hash) })
-    };
-    let time = last.checked_sub(span).ok_or_else(|| corrupt("a patch is longer than its time"))? + 1;
-    let envelope = Envelope {
-        id: Timestamp::new(session, time),
-        span,
-        prev: number(row, "prev")?,
-        needs: array("needs")?.iter().map(needed).collect::<Result<_, PatchStoreError>>()?,
-        patch: blob(row, "patch")?,
-        proof: blob(row, "proof")?,
-        links: array("links")?.iter().map(link).collect::<Result<_, PatchStoreError>>()?,
-    };
-    Ok(envelope.into())
-}
-
-/// Of a head its numbers of these sessions, in `vector` or `contained`: a document may have tens of thousands, and an append
-/// is of few.
-fn fields_of(name: &str, sessions: impl Iterator<Item = SessionId>) -> Bsons {
-    let mut fields: Bsons = sessions.map(|sid| (format!("{name}.{}", sid.get()), Bson::Int32(1))).collect();
-    if fields.len() > FIELDS_MAX {
-        fields = doc! {name: 1};
-    }
-    fields.insert("snapshot", 1);
-    fields
-}
-
-fn fields(name: &str, vector: &StateVector<SessionId>) -> Bsons {
-    vector.iter().map(|(sid, last)| (format!("{name}.{}", sid.get()), Bson::Int64(count(last)))).collect()
-}
-
-fn vector(head: &Bsons, name: &str) -> Result<StateVector<SessionId>, PatchStoreError> {
-    let entries = head.get_document(name).ok().into_iter().flatten();
-    let entry = |(sid, _): (&String, &Bson), of: &Bsons| {
-        let number_of_session = sid.parse().map_err(|_| corrupt("a session is no number"))?;
-        Ok((session_of(number_of_session)?, number(of, sid)?))
-    };
-    let of = head.get_document(name).cloned().unwrap_or_default();
-    entries.map(|pair| entry(pair, &of)).collect()
-}
-
-/// Times and sessions are below 2^53.
-fn count(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn number_of(row: &Bsons, name: &str) -> Bson {
-    row.get(name).cloned().unwrap_or(Bson::Null)
-}
-
-fn number(row: &Bsons, name: &str) -> Result<u64, PatchStoreError> {
-    let number = row.get(name).and_then(Bson::as_i64).and_then(|number| u64::try_from(number).ok());
-    number.ok_or_else(|| corrupt(&format!("{name} is no count")))
-}
-
-fn sid(row: &Bsons, name: &str) -> Result<SessionId, PatchStoreError> {
-    SessionId::new(number(row, name)?).map_err(|_| corrupt("a session out of range"))
-}
-
-fn session_of(number: i64) -> Result<SessionId, PatchStoreError> {
-    let number = u64::try_from(number).ok().and_then(|number| SessionId::new(number).ok());
-    number.ok_or_else(|| corrupt("a session out of range"))
-}
-
-fn binary(bytes: &[u8]) -> Bson {
-    Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() })
-}
-
-fn blob(row: &Bsons, name: &str) -> Result<Bytes, PatchStoreError> {
-    let bytes = row.get_binary_generic(name).map_err(|_| corrupt(&format!("{name} is no binary data")))?;
-    Ok(Bytes::copy_from_slice(bytes))
-}
-
-fn corrupt(reason: &str) -> PatchStoreError {
-    PatchStoreError::Corrupt { place: "the database".to_owned(), reason: reason.to_owned() }
-}
-
-fn backend(error: Error) -> PatchStoreError {
-    Failed::from(error).into()
-}
-
-/// Why a command failed.
-enum Failed {
-    /// The row at this place of the command is there already.
-    Duplicate(usize),
-    /// Nobody answered in time.
-    Late(Option<Error>),
-    Other(Error),
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        duplicate(&error).map_or(Self::Other(error), Self::Duplicate)
-    }
-}
-
-impl From<Failed> for PatchStoreError {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Other(error) if matches!(*error.kind, ErrorKind::Shutdown) => Self::Closed,
-            Failed::Other(error) => Self::Backend(SharedError::new(error)),
-            Failed::Duplicate(_) => Self::Backend(SharedError::new("a row is there already")),
-            Failed::Late(None) => {
-                Self::Backend(SharedError::new(format!("no answer within {COMMAND_MAX:?}")))
-            }
-            Failed::Late(Some(error)) => {
-                Self::Backend(SharedError::new(format!("no answer within {COMMAND_MAX:?}: {error}")))
-            }
-        }
-    }
-}
-
-fn duplicate(error: &Error) -> Option<usize> {
-    match &*error.kind {
-        ErrorKind::InsertMany(error) => {
-            error.write_errors.as_ref()?.first().filter(|error| error.code == 11_000).map(|error| error.index)
-        }
-        ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == 11_000 => Some(0),
-        ErrorKind::Command(error) if error.code == 11_000 => Some(0),
-        _ => None,
-    }
-}
-
-/// Waits for an answer, and no longer than for a command.
-async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Failed> {
-    match tokio::time::timeout(COMMAND_MAX, answer).await {
-        Ok(answer) => answer.map_err(Failed::from),
-        Err(_) => Err(Failed::Late(None)),
-    }
-}
-
-/// Sends a command again whose connection was cut: each here may be applied twice.
-async fn again<T, F>(command: impl Fn() -> F) -> Result<T, Failed>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let mut failed = None;
-    let tries = async {
-        loop {
-            match command().await {
-                Err(error) if is_passing(&error) => {
-                    failed = Some(error);
-                    tokio::time::sleep(TRY_PAUSE).await;
-                }
-                done => return done.map_err(Failed::from),
-            }
-        }
-    };
-    match tokio::time::timeout(COMMAND_MAX, tries).await {
-        Ok(done) => done,
-        Err(_) => Err(Failed::Late(failed)),
-    }
 }
