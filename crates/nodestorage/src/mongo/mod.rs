@@ -76,8 +76,8 @@ use crate::{
 /// The name under which changes are recorded that other programs made.
 pub const DIRECT: &str = "direct-write";
 
-/// How many documents can be written at a time by one process; more wait for each other. So many that 256 documents that
-/// are written by turns seldom share one: where two do, neither is remembered, and each write has to read first.
+/// How many documents can be written at a time by one process; more wait for each other. So many that of 256 documents that
+/// are written by turns hardly three share one: those are not remembered, and each write of theirs has to read first.
 const GATES: usize = 4_096;
 
 /// How many change streams a store may have open: one per collection that is listened to, and one of the log. A further

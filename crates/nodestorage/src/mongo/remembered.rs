@@ -25,8 +25,12 @@ use super::{
 };
 use crate::{Storage, rules};
 
-/// How large a body may be, as JSON, to be remembered: the filter carries all of it. There is one document for each gate, so
-/// all that is remembered is 4 096 times as much. A larger one is read.
+/// How many documents a gate remembers. Of two that share one, and are written by turns, each would have to be read again with
+/// one only.
+const REMEMBERED_MAX: usize = 2;
+
+/// How large a body may be, as JSON, to be remembered: the filter carries all of it. There are two documents for each gate, so
+/// all that is remembered is 8 192 times as much. A larger one is read.
 pub(super) const REMEMBERED_BYTES_MAX: usize = 4 << 10;
 
 /// How many bytes of an outbox are remembered with it: so many a write may send again.
@@ -48,17 +52,23 @@ fn keep_last(waiting: &mut Vec<(u64, Bson)>) {
 /// Where the writers of a document in one process take turns.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    left: Option<(Key, Stored)>,
+    /// The last ones, the oldest first.
+    left: Vec<(Key, Stored)>,
 }
 
 impl Gate {
-    /// Keeps what a write has left, in place of whatever was there.
+    /// Keeps what a write has left of a document that was [taken](Self::take) out.
     pub(super) fn remember(&mut self, key: Key, left: Option<Stored>) {
-        self.left = left.map(|stored| (key, stored));
+        let Some(stored) = left else { return };
+        if self.left.len() == REMEMBERED_MAX {
+            self.left.remove(0);
+        }
+        self.left.push((key, stored));
     }
 
     fn take(&mut self, key: &Key) -> Option<Stored> {
-        self.left.take().filter(|(of, _)| of == key).map(|(_, stored)| stored)
+        let at = self.left.iter().position(|(of, _)| of == key)?;
+        Some(self.left.remove(at).1)
     }
 }
 
@@ -155,6 +165,27 @@ mod tests {
     use mongodb::bson::{Binary, spec::BinarySubtype};
 
     use super::*;
+    use crate::DocumentId;
+
+    #[test]
+    fn documents_that_share_a_gate_do_not_put_each_other_out() {
+        let key = |name: &str| Key { collection: "games".into(), id: DocumentId::new(name).unwrap() };
+        let left = |name: &str| Some(Stored::absent(DocumentId::new(name).unwrap(), 1, Default::default()));
+        let mut gate = Gate::default();
+        let by_turns = ["a", "b", "a", "b"].map(|name| {
+            let had = gate.take(&key(name));
+            gate.remember(key(name), left(name));
+            had.is_some_and(|had| had.id.as_str() == name)
+        });
+        assert_eq!(by_turns, [false, false, true, true]);
+        // The oldest goes for a third one, and what was written without an answer is not there any more.
+        gate.remember(key("c"), left("c"));
+        assert!(gate.take(&key("a")).is_none());
+        assert!(gate.take(&key("b")).is_some());
+        gate.remember(key("b"), None);
+        assert!(gate.take(&key("b")).is_none());
+        assert!(gate.take(&key("c")).is_some());
+    }
 
     #[test]
     fn so_much_of_an_outbox_is_remembered_and_no_more() {
