@@ -357,23 +357,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_are_read_as_written(n in 0..1u64 << 56, shift in 0u32..56, flag: bool) {
+        fn numbers_are_read_as_written(n in 0..1u64 << 56, x in 0..0x90u64, shift in 0u32..56, flag: bool) {
             let n = n >> shift;
             let mut out = Vec::new();
             put_vu57(&mut out, n);
             put_b1vu56(&mut out, flag, n);
             put_pair(&mut out, n >> 1, n);
+            put_pair(&mut out, x, n);
             let mut same = Vec::new();
             burst(&mut same, |burst| {
                 burst.vu57(n);
                 burst.b1vu56(flag, n);
                 burst.pair(n >> 1, n);
+                burst.pair(x, n);
             });
             prop_assert_eq!(&same, &out);
             let mut reader = Reader::new(&out);
             prop_assert_eq!(reader.vu57("n").unwrap(), n);
             prop_assert_eq!(reader.b1vu56("n").unwrap(), (flag, n));
             prop_assert_eq!(reader.pair().unwrap(), (n >> 1, n));
+            prop_assert_eq!(reader.pair().unwrap(), (x, n));
             prop_assert!(reader.canonical && reader.end().is_ok());
         }
 

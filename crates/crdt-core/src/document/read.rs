@@ -460,16 +460,17 @@ impl<'d> Chunks<'d> {
     #[inline]
     pub(crate) fn for_each_text(&self, mut each: impl FnMut(TextChunk<'d>)) {
         let (store, mut chunks) = (self.store, self.sequence.chunks());
-        let mut ahead = chunks.next();
-        while let Some(chunk) = ahead {
-            ahead = chunks.next();
-            let goes_on = ahead.is_some_and(|next| chunk.goes_on_in(&next));
+        while let Some(chunk) = chunks.next() {
             let live = !chunk.span.is_dead();
+            let goes_on =
+                chunks.is_soft_next() && chunks.clone().next().is_some_and(|next| chunk.goes_on_in(&next));
             each(if goes_on || chunk.span.is_wide() && live {
                 let mut pieces = SmallVec::from_buf([chunk]);
-                while let Some(piece) = ahead.filter(|piece| pieces[pieces.len() - 1].goes_on_in(piece)) {
+                while let Some(piece) = chunks.clone().next()
+                    && pieces[pieces.len() - 1].goes_on_in(&piece)
+                {
                     pieces.push(piece);
-                    ahead = chunks.next();
+                    chunks.next();
                 }
                 TextChunk::Other(Chunk { store, pieces })
             } else {

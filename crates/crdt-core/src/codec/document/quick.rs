@@ -156,7 +156,51 @@ pub(super) fn put_text_chunks(
 /// nobody can foresee, so it is counted and not branched on.
 #[inline(always)]
 fn chunk_head(burst: &mut Burst<'_>, is_dead: bool, span: u32) {
+    match SHORT_HEADS[usize::from(is_dead)].get(span as usize) {
+        Some(&(head, len)) => burst.pair_of_bytes(head, len),
+        None => long_head(burst, is_dead, span),
+    }
+}
+
+/// The heads of short chunks, of texts and of tombstones: one or two bytes, and how many.
+const SHORT_HEADS: [[([u8; 2], u8); 0x40]; 2] = {
+    let mut heads = [[([0; 2], 0); 0x40]; 2];
+    let mut span = 0;
+    while span < 0x40 {
+        let short = span as u8;
+        heads[0][span] = if short < 6 { ([0x60 | short, 0], 1) } else { ([0x78, short], 2) };
+        heads[1][span] = if short < 24 { ([short, 0], 1) } else { ([24, short], 2) };
+        span += 1;
+    }
+    heads
+};
+
+fn long_head(burst: &mut Burst<'_>, is_dead: bool, span: u32) {
     const STEPS: [[u32; 3]; 2] = [[6, 0x40, 0x4000], [24, 0x100, 0x1_0000]];
     let [one, two, four] = STEPS[usize::from(is_dead)].map(|step| u32::from(span >= step));
     burst.head(if is_dead { 0 } else { 0x60 }, one + two + 2 * four, span);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::wire::brief;
+
+    #[test]
+    fn heads_are_those_of_cbor() {
+        let around =
+            [6, 24, 64, 256, 1 << 14, 1 << 16, 1 << 20].into_iter().flat_map(|span| span - 3..span + 3);
+        for span in around {
+            for is_dead in [false, true] {
+                let mut expected = Vec::new();
+                if is_dead {
+                    cbor::put_head(&mut expected, 0, span.into());
+                } else {
+                    cbor::put_text_head(&mut expected, span as usize, span as usize);
+                }
+                let (block, len) = brief(|burst| chunk_head(burst, is_dead, span));
+                assert_eq!(block[..len], expected, "{span}, a tombstone: {is_dead}");
+            }
+        }
+    }
 }

@@ -113,6 +113,13 @@ impl Burst<'_> {
         self.len += 1;
     }
 
+    /// Appends the first `len` of two bytes.
+    #[inline(always)]
+    pub(crate) fn pair_of_bytes(&mut self, bytes: [u8; 2], len: u8) {
+        self.room[self.len..self.len + 2].copy_from_slice(&bytes);
+        self.len += usize::from(len);
+    }
+
     /// Appends the first `len` bytes of a block.
     #[inline(always)]
     pub(crate) fn block<const N: usize>(&mut self, block: &[u8; N], len: usize) {
@@ -206,7 +213,13 @@ impl Burst<'_> {
     /// Writes a [`Reader::pair`].
     #[inline(always)]
     pub(crate) fn pair(&mut self, x: u64, y: u64) {
-        if x <= 7 && y <= 15 {
+        if x < 0x40 && y.wrapping_sub(1 << 14) < (1 << 21) - (1 << 14) {
+            // As most are in a long document: three bytes behind the first.
+            let y = y as u32;
+            let word = 0x0080_8080 | x as u32 | (y & 0x7f) << 8 | (y & 0x3f80) << 9 | (y & 0x001f_c000) << 10;
+            self.room[self.len..self.len + 4].copy_from_slice(&word.to_le_bytes());
+            self.len += 4;
+        } else if x <= 7 && y <= 15 {
             self.u8((x << 4 | y) as u8);
         } else {
             self.b1vu56(true, x);

@@ -413,6 +413,17 @@ pub(super) struct Walk<'s> {
     tree: Option<TreeWalk<'s>>,
 }
 
+impl Walk<'_> {
+    /// Whether the next chunk may go on with the last one.
+    #[inline]
+    pub(super) fn is_soft_next(&self) -> bool {
+        match &self.tree {
+            Some(tree) => tree.is_soft_next(),
+            None => self.few.as_slice().first().is_some_and(|next| next.span.is_soft()),
+        }
+    }
+}
+
 impl Iterator for Walk<'_> {
     type Item = Chunk;
 

@@ -238,6 +238,17 @@ pub(super) struct TreeWalk<'t> {
 }
 
 impl TreeWalk<'_> {
+    /// Whether the next chunk may go on with the last one.
+    #[inline]
+    pub(super) fn is_soft_next(&self) -> bool {
+        let (mut leaf, mut rank) = (self.leaf, self.rank);
+        while rank >= leaf.len as usize {
+            let Some(next) = self.leaves.get(leaf.next as usize) else { return false };
+            (leaf, rank) = (next, 0);
+        }
+        leaf.span[leaf.place(rank)].is_soft()
+    }
+
     #[inline]
     pub(super) fn next(&mut self) -> Option<Chunk> {
         while self.rank >= self.leaf.len as usize {
