@@ -45,7 +45,7 @@ pub enum PeerChange {
     Up(PeerId),
     /// Has not been heard for as long as the discovery allows. It may have stopped, or be cut off and go on.
     Down(PeerId),
-    /// Said goodbye: it has stopped.
+    /// Said goodbye: it has stopped. One that never came here may have been there before, and be remembered.
     Left(PeerId),
 }
 

@@ -86,6 +86,8 @@ struct Registry {
     /// Until then nobody is taken off: the connection was lost, and with it perhaps the list. Held for a look.
     settles_at: std::sync::Mutex<Option<Instant>>,
     set: PeerSet,
+    /// Who had said goodbye when the list was read last. Held for a look.
+    left: std::sync::Mutex<BTreeSet<PeerId>>,
     name_taken: AtomicBool,
 }
 
@@ -150,6 +152,7 @@ impl RedisPeerDiscovery {
             connection: Mutex::default(),
             settles_at: std::sync::Mutex::default(),
             set: PeerSet::new(),
+            left: std::sync::Mutex::default(),
             name_taken: AtomicBool::new(false),
         };
         Ok(Self { registry: Arc::new(registry), renewing: Mutex::default() })
@@ -207,10 +210,12 @@ impl Registry {
         let id =
             |name: Vec<u8>| PeerId::new(String::from_utf8(name).ok()?).ok().filter(|peer| *peer != self.own);
         let mut peers: BTreeSet<PeerId> = names.into_iter().filter_map(id).collect();
-        left.into_iter()
-            .filter_map(id)
-            .filter(|peer| !peers.contains(peer))
-            .for_each(|peer| self.set.leave(&peer));
+        // A goodbye stands on the list for a while, and is said once.
+        let left: BTreeSet<PeerId> =
+            left.into_iter().filter_map(id).filter(|peer| !peers.contains(peer)).collect();
+        let before =
+            std::mem::replace(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner), left.clone());
+        left.difference(&before).for_each(|peer| self.set.leave(peer));
         if self.unsettled() {
             peers.extend(self.set.get().into_iter().flatten());
         }

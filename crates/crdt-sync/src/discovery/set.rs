@@ -22,7 +22,7 @@ pub struct PeerSet {
 #[derive(Debug, Default)]
 struct Current {
     here: BTreeSet<PeerId>,
-    /// Who of those that the reader may still know said goodbye; emptied when it has seen all changes.
+    /// Who said goodbye, until the reader has been told.
     left: BTreeSet<PeerId>,
 }
 
@@ -54,7 +54,8 @@ impl PeerSet {
         open
     }
 
-    /// Says that somebody is there no longer, and has said goodbye.
+    /// Says that somebody is there no longer, and has said goodbye. The reader is told also of one that was never there: it may have
+    /// been before this set was.
     pub fn leave(&self, peer: &PeerId) {
         self.current.send_if_modified(|current| {
             let Some(current) = current else { return false };
@@ -85,13 +86,17 @@ impl PeerSet {
                     true => PeerChange::Left(peer.clone()),
                     false => PeerChange::Down(peer.clone()),
                 };
-                up.or_else(|| known.difference(here).next().map(gone))
+                let unseen = || left.difference(here).next().cloned().map(PeerChange::Left);
+                up.or_else(|| known.difference(here).next().map(gone)).or_else(unseen)
             };
             match &change {
                 Some(PeerChange::Up(peer)) => known.insert(peer.clone()),
-                Some(PeerChange::Down(peer) | PeerChange::Left(peer)) => known.remove(peer),
+                Some(PeerChange::Down(peer)) => known.remove(peer),
+                Some(PeerChange::Left(peer)) => {
+                    self.forget_left(peer);
+                    known.remove(peer)
+                }
                 None => {
-                    self.forget_left(known);
                     current.changed().await.ok()?;
                     continue;
                 }
@@ -100,10 +105,12 @@ impl PeerSet {
         }
     }
 
-    /// The reader knows who has left: it need not be told again. (Who came and left meanwhile it never knew.)
-    fn forget_left(&self, known: &BTreeSet<PeerId>) {
+    /// The reader is told that this one has left.
+    fn forget_left(&self, peer: &PeerId) {
         self.current.send_if_modified(|current| {
-            current.iter_mut().for_each(|current| current.left.retain(|peer| known.contains(peer)));
+            if let Some(current) = current {
+                current.left.remove(peer);
+            }
             false
         });
     }
@@ -137,7 +144,8 @@ mod tests {
         set.leave(&id("never seen"));
         set.set([id("c")].into());
         read(&mut told);
-        assert_eq!(told, [PeerChange::Left(id("a")), PeerChange::Down(id("b"))]);
+        let left = |name: &str| PeerChange::Left(id(name));
+        assert_eq!(told, [left("a"), PeerChange::Down(id("b")), left("never seen")]);
         // A goodbye holds for one going.
         told.clear();
         set.set(["a", "c"].map(id).into());

@@ -91,7 +91,7 @@ pub enum PresenceOutput {
     },
     /// Someone has not been heard for too long.
     Gone(PeerId),
-    /// Someone said goodbye.
+    /// Someone said goodbye, who need not have been seen here.
     Left(PeerId),
     /// Another replica uses this one's name, and came later: this one is no longer heard.
     NameTaken,
@@ -248,8 +248,12 @@ impl Presence {
             self.send_at = self.send_at.min(now + Duration::from_nanos(greeting));
         }
         if !message.here {
+            let was_seen = known.is_some();
             self.remove(&message.peer, PresenceOutput::Left);
-            self.part(now, &message);
+            // Who was there before this one was may be remembered from then. It is told once, so only of so many.
+            if self.part(now, &message) && !was_seen {
+                self.outputs.push_back(PresenceOutput::Left(message.peer));
+            }
             return;
         }
         if known.is_none() && self.others.len() >= self.options.others_max {
@@ -269,13 +273,15 @@ impl Presence {
         self.expiries.insert((expires, message.peer));
     }
 
-    /// Remembers a goodbye: what was said before it may come behind it.
-    fn part(&mut self, now: Duration, message: &PresenceMessage) {
+    /// Remembers a goodbye: what was said before it may come behind it. Returns whether there was room for it.
+    fn part(&mut self, now: Duration, message: &PresenceMessage) -> bool {
         self.parted.retain(|_, parted| now < parted.until);
-        if self.parted.len() < self.options.others_max || self.parted.contains_key(&message.peer) {
+        let has_room = self.parted.len() < self.options.others_max || self.parted.contains_key(&message.peer);
+        if has_room {
             let parted = Parted { run: message.run, count: message.count, until: now + self.options.expiry };
             self.parted.insert(message.peer.clone(), parted);
         }
+        has_room
     }
 
     fn remove(&mut self, peer: &PeerId, how: impl FnOnce(PeerId) -> PresenceOutput) {
@@ -377,14 +383,15 @@ mod tests {
         outputs(&mut a, 1.0, says("b", 1, 1, "x"));
         assert_eq!(outputs(&mut a, 1.1, goodbye("b", 3)), [PresenceOutput::Left(id("b"))]);
         assert_eq!(outputs(&mut a, 1.2, says("b", 1, 2, "late")), []);
+        // Also of one who was not seen here: it may have been there before.
+        assert_eq!(outputs(&mut a, 1.2, goodbye("c", 2)), [PresenceOutput::Left(id("c"))]);
         assert_eq!(outputs(&mut a, 1.2, goodbye("c", 2)), []);
         assert_eq!(outputs(&mut a, 1.3, says("c", 1, 1, "late")), []);
-        assert_eq!(a.counters().stale, 2);
+        assert_eq!(a.counters().stale, 3);
         // Who comes again is there again, and so many and no more are remembered.
         assert_eq!(outputs(&mut a, 1.4, says("b", 2, 1, "back")), [shows("b", "back")]);
-        for number in 0..10 {
-            outputs(&mut a, 1.5, goodbye(&format!("d{number}"), 1));
-        }
+        let told = (0..10).map(|number| outputs(&mut a, 1.5, goodbye(&format!("d{number}"), 1)).len());
+        assert!(told.sum::<usize>() < OPTIONS.others_max);
         assert_eq!(a.parted.len(), OPTIONS.others_max);
     }
 

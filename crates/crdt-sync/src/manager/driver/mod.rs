@@ -151,6 +151,10 @@ impl Driver {
     }
 
     fn peer_change(&mut self, change: PeerChange) {
+        // Anybody may say goodbye under any name.
+        if matches!(&change, PeerChange::Left(peer) if !self.machine.knows(peer)) {
+            return;
+        }
         self.members_changed = true;
         self.input(match change {
             PeerChange::Up(peer) => Input::PeerUp(peer),
