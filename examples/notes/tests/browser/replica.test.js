@@ -98,7 +98,7 @@ test("replicas in Node agree with the terminal, over the program's death", async
     await ann.saved();
     await bo.shows("warp");
     await program.type("ins 1:5  and weft");
-    await ann.shows("warp and weft");
+    await Promise.all([ann, bo].map((client) => client.shows("warp and weft")));
     await program.kill();
     // Both go on alone, and know what is not durable.
     ann.types(0, "The ");
