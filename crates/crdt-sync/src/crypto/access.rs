@@ -144,6 +144,9 @@ pub enum AccessError {
         /// Of what.
         what: String,
     },
+    /// What a snapshot says of whose its sessions are is cut off, names a session twice, or one that is none.
+    #[error("whose the sessions are is not told for each session once")]
+    Owners,
     /// Another author has written in this session.
     #[error("patch {0} is of a session that belongs to another author")]
     OtherAuthor(Timestamp),
@@ -456,6 +459,10 @@ impl Guard for Access {
 
     fn check_owners(&self, contained: &StateVector<SessionId>, owners: &[u8]) -> Result<(), SharedError> {
         let said: BTreeMap<SessionId, KeyId> = read_owners(owners).collect();
+        // Who reads one entry here must not read another one when it is noted.
+        if said.len() * OWNER_BYTES != owners.len() {
+            return Err(AccessError::Owners.into());
+        }
         let list = self.list();
         for (sid, last) in contained.iter() {
             match (said.get(sid), list.sessions.get(sid)) {

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use crdt_core::{
     SessionId, StateVector,
-    codec::wire::{Reader, put_vu57},
+    codec::{
+        Malformed,
+        wire::{Reader, put_vu57},
+    },
     id::MAX_ID,
 };
 
@@ -189,12 +192,12 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
             SyncMessage::State { vector: read_vector(&mut r)?, reply: kind == STATE_REPLY }
         }
         kind @ (REQUEST | REQUEST_PATCHES) => {
-            let (id, bytes_max) = (r.vu57("an id")?, r.vu57("a size")?);
+            let (id, bytes_max) = (number(&mut r, "an id")?, number(&mut r, "a size")?);
             let want = read_list(&mut r, 3, read_want)?;
             SyncMessage::Request { id, want, bytes_max, offers: kind == REQUEST }
         }
         PATCHES => {
-            let id = r.vu57("an id")?;
+            let id = number(&mut r, "an id")?;
             let records = read_list(&mut r, 3, |r| {
                 let gap = r.vu57("ticks since the previous patch")?;
                 let (proof, patch) = (read_blob(r, bytes)?, read_blob(r, bytes)?);
@@ -202,9 +205,9 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
             })?;
             SyncMessage::Patches { id, records }
         }
-        NODES => SyncMessage::Patches { id: r.vu57("an id")?, records: read_nodes(&mut r, bytes)? },
+        NODES => SyncMessage::Patches { id: number(&mut r, "an id")?, records: read_nodes(&mut r, bytes)? },
         VOUCHED => {
-            let (id, proof) = (r.vu57("an id")?, read_blob(&mut r, bytes)?);
+            let (id, proof) = (number(&mut r, "an id")?, read_blob(&mut r, bytes)?);
             SyncMessage::Vouched { id, proof, records: read_nodes(&mut r, bytes)? }
         }
         SIGNED => {
@@ -216,16 +219,17 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
             SyncMessage::Heads { digest, heads: read_list(&mut r, LINK_BYTES_MIN, read_link)? }
         }
         WALK => {
-            let (id, bytes_max) = (r.vu57("an id")?, r.vu57("a size")?);
+            let (id, bytes_max) = (number(&mut r, "an id")?, number(&mut r, "a size")?);
             let want = read_list(&mut r, LINK_BYTES_MIN, read_link)?;
             SyncMessage::Walk { id, want, have: read_vector(&mut r)?, bytes_max }
         }
         COMPARE => {
-            let (id, from, count) = (r.vu57("an id")?, r.vu57("an index")?, r.vu57("a count")?);
+            let (id, from, count) =
+                (number(&mut r, "an id")?, number(&mut r, "an index")?, number(&mut r, "a count")?);
             SyncMessage::Compare { id, salt: r.big_endian(8, "a salt")?, from, count }
         }
         SKETCH => {
-            let (id, entries) = (r.vu57("an id")?, r.vu57("a count")?);
+            let (id, entries) = (number(&mut r, "an id")?, number(&mut r, "a count")?);
             let digest = r.big_endian(8, "a digest")?;
             let symbols = read_list(&mut r, 11, |r| {
                 let (sid, last) = (r.vu57_up_to(MAX_ID, "sessions")?, r.vu57_up_to(MAX_ID, "times")?);
@@ -237,22 +241,22 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
         AHEAD => SyncMessage::Ahead { vector: read_vector(&mut r)? },
         kind @ (WELCOME | WELCOME_TAKES_NOTHING) => SyncMessage::Welcome {
             store: StoreId::new(r.big_endian(8, "the id of a store")?),
-            sessions: r.vu57("a count")?,
+            sessions: number(&mut r, "a count")?,
             lacks: read_list(&mut r, 3, read_want)?,
             takes_back: kind == WELCOME,
         },
         OFFER => {
-            let (id, vector) = (r.vu57("an id")?, read_vector(&mut r)?);
-            let (len_bytes, hash) = (r.vu57("a length")?, r.big_endian(8, "a hash")?);
+            let (id, vector) = (number(&mut r, "an id")?, read_vector(&mut r)?);
+            let (len_bytes, hash) = (number(&mut r, "a length")?, r.big_endian(8, "a hash")?);
             let proof = read_blob(&mut r, bytes)?;
             SyncMessage::Offer { id, snapshot: SnapshotHead { vector, len_bytes, hash, proof } }
         }
         FETCH => {
-            let (id, offset) = (r.vu57("an id")?, r.vu57("an offset")?);
+            let (id, offset) = (number(&mut r, "an id")?, number(&mut r, "an offset")?);
             SyncMessage::Fetch { id, offset, hash: r.big_endian(8, "a hash")? }
         }
         PART => {
-            let (id, offset) = (r.vu57("an id")?, r.vu57("an offset")?);
+            let (id, offset) = (number(&mut r, "an id")?, number(&mut r, "an offset")?);
             let hash = r.big_endian(8, "a hash")?;
             SyncMessage::Part { id, hash, offset, bytes: rest(&mut r, bytes)? }
         }
@@ -260,6 +264,11 @@ pub(super) fn read_sync(bytes: &Bytes) -> Result<(PeerId, SyncMessage), WireErro
     };
     r.end()?;
     Ok((from, message))
+}
+
+/// A number that the other formats have too: one more could be read here and be written in none of them.
+fn number(r: &mut Reader<'_>, what: &'static str) -> Result<u64, Malformed> {
+    r.vu57_up_to(MAX_ID, what)
 }
 
 fn put_all(out: &mut Vec<u8>, numbers: &[u64]) {
