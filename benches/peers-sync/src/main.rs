@@ -82,7 +82,7 @@ impl Script {
     fn at_once(replicas: usize, count: usize) -> Self {
         let mut random = Random::new();
         let mut text: Vec<char> = Vec::new();
-        let mut type_one = |text: &mut Vec<char>, random: &mut Random, author: usize, position: usize| {
+        let type_one = |text: &mut Vec<char>, random: &mut Random, author: usize, position: usize| {
             let character = char::from(b'a' + random.below(26) as u8);
             text.insert(position, character);
             Edit { author, position, character }
