@@ -5,8 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use crdt_core::ClientId;
 use eventsync::{
-    EventCompactor, EventSyncStorage, PageLimit, ProblemType, SnapshotPolicy, SyncService,
-    SyncServiceOptions,
+    EventCompactor, EventSyncStorage, FeedItem, PageLimit, ProblemType, Resume, Scope, SnapshotPolicy,
+    SyncService, SyncServiceOptions,
+    feed::{Located, ResyncReason},
     protocol::PushOp,
     service::{IdempotencyKey, WriteOptions},
     shelf::{MemoryShelf, Shelf},
@@ -59,10 +60,19 @@ fn written(versions: u64) -> Value {
 
 type Hook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
-/// Lets something happen before the next page of a history is read.
+/// Lets something happen before the next page of a history is read, or the next end of one.
+#[derive(Default)]
 struct Before {
     inner: MemoryStorage,
-    next: Mutex<Option<Hook>>,
+    page: Mutex<Option<Hook>>,
+    end: Mutex<Option<Hook>>,
+}
+
+async fn let_happen(hook: &Mutex<Option<Hook>>) {
+    let hook = hook.lock().take();
+    if let Some(hook) = hook {
+        hook().await;
+    }
 }
 
 #[async_trait]
@@ -72,11 +82,13 @@ impl StorageLayer for Before {
     }
 
     async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
-        let hook = self.next.lock().take();
-        if let Some(hook) = hook {
-            hook().await;
-        }
+        let_happen(&self.page).await;
         Storage::changes(&self.inner, id, after, limit).await
+    }
+
+    async fn last_version(&self, id: &DocumentId) -> Result<u64, StorageError> {
+        let_happen(&self.end).await;
+        Storage::last_version(&self.inner, id).await
     }
 }
 
@@ -84,13 +96,13 @@ impl StorageLayer for Before {
 async fn a_past_state_is_right_though_its_events_are_compacted_meanwhile() {
     let (inner, shelf) = (MemoryStorage::default(), Arc::new(MemoryShelf::new()));
     let other = service(Arc::new(inner.clone()), shelf.clone(), None).await;
-    let before = Arc::new(Before { inner, next: Mutex::new(None) });
+    let before = Arc::new(Before { inner, ..Before::default() });
     let reader = service(before.clone(), shelf, None).await;
     write(&other, "a", 1..=20).await;
     // With a snapshot to start from, and with none.
     for (version, keep) in [(4, 18), (15, 6), (18, 3)] {
         let compacting = other.clone();
-        *before.next.lock() = Some(Box::new(move || {
+        *before.page.lock() = Some(Box::new(move || {
             Box::pin(async move {
                 let gone = EventCompactor::keeping(keep).compact(&compacting, &id("a")).await.unwrap();
                 assert!(gone > 0);
@@ -101,6 +113,26 @@ async fn a_past_state_is_right_though_its_events_are_compacted_meanwhile() {
         let vector = state.state_vector.get(&ClientId::new("ann").unwrap());
         assert_eq!(vector, version, "the vector is of the same version");
     }
+    for service in [other, reader] {
+        service.close().await.unwrap();
+    }
+}
+
+/// Who waits for a document from before its first event is told of a new history only if there is one.
+#[tokio::test]
+async fn who_waits_at_nothing_gets_what_is_written_between_two_looks() {
+    let (inner, shelf) = (MemoryStorage::default(), Arc::new(MemoryShelf::new()));
+    let other = service(Arc::new(inner.clone()), shelf.clone(), None).await;
+    let before = Arc::new(Before { inner, ..Before::default() });
+    let reader = service(before.clone(), shelf, None).await;
+    let writing = other.clone();
+    *before.end.lock() = Some(Box::new(move || Box::pin(async move { write(&writing, "a", 1..=2).await })));
+    let mut following = reader.follow(Scope::Document(id("a")), Resume::After(0), PageLimit::STANDARD);
+    let FeedItem::Events(events) = following.next().await.unwrap() else { panic!("not the events") };
+    assert_eq!(events.iter().map(|event| event.sequence_num()).collect::<Vec<_>>(), [1, 2]);
+    // What is behind the end of the log is of another history still.
+    let located = reader.locate(&Scope::Document(id("a")), &Resume::After(4)).await.unwrap();
+    assert_eq!(located, Located::Latest(Some(ResyncReason::CursorUnknown)));
     for service in [other, reader] {
         service.close().await.unwrap();
     }

@@ -1,6 +1,6 @@
 //! Where a reader goes on, from what it says that it has.
 
-use nodestorage::{DocumentId, Storage};
+use nodestorage::{Change, DocumentId, Storage};
 
 use super::{SyncService, read::check_vector};
 use crate::{
@@ -41,12 +41,18 @@ impl SyncService {
     ) -> Result<Located, Problem> {
         let here = Located::After { cursor, skip: None };
         let elsewhere = Located::Latest(Some(ResyncReason::CursorUnknown));
-        let page = self.0.storage.changes(id, cursor.saturating_sub(1), 1).await?;
+        let mut first = self.event_at(id, cursor).await?;
+        let mut latest = None;
+        if first.is_none() {
+            // In this order: the end of an empty log, read after it, would count what was written between the two looks, and
+            // who is at 0 would be told that the history is another one.
+            latest = Some(self.events().latest(id).await?);
+            first = self.event_at(id, cursor).await?;
+        }
         // The event at the cursor proves that the cursor is of this history. Without a time, its number has to do; and the
         // one after it where it is compacted away and no snapshot tells.
-        let first = page.changes.first();
         if let Some(timestamp) = timestamp {
-            let made_at = match first {
+            let made_at = match &first {
                 Some(first) if first.version == cursor => Some(first.timestamp_ms),
                 _ => self.snapshot_time(id, cursor).await?,
             };
@@ -57,9 +63,15 @@ impl SyncService {
         Ok(match first {
             Some(first) if first.version <= cursor + 1 => here,
             Some(_) => Located::Latest(Some(ResyncReason::HistoryCompacted)),
-            None if cursor == self.events().latest(id).await? => here,
+            None if latest == Some(cursor) => here,
             None => elsewhere,
         })
+    }
+
+    /// The event of a number, or the first one after it that is in the log.
+    async fn event_at(&self, id: &DocumentId, number: u64) -> Result<Option<Change>, Problem> {
+        let page = self.0.storage.changes(id, number.saturating_sub(1), 1).await?;
+        Ok(page.changes.into_iter().next())
     }
 
     /// When the event was made that a snapshot of exactly this version ends with, if there is one that tells.
