@@ -6,6 +6,7 @@
 use super::{
     Document, Order,
     content::Stored,
+    filling::Filling,
     keys::Keys,
     load::LoadError,
     node::{Entry, Form, Kind, NIL, Node},
@@ -53,19 +54,6 @@ pub(crate) struct Bulk {
     filling: Filling,
 }
 
-/// A sequence that gets its runs.
-struct Filling {
-    sequence: u32,
-    /// Whether they are kept until the text comes, which is not all ASCII.
-    is_wide: bool,
-    wide: Vec<Chunk>,
-    /// Where the content of the next live one lies.
-    offset: u32,
-    /// Whether all ids are known to be different; else those of the sequence.
-    distinct: bool,
-    taken: Option<Taken>,
-}
-
 impl Bulk {
     /// Starts a document of a session that has seen each of some sessions up to a time.
     pub(crate) fn new(
@@ -83,14 +71,7 @@ impl Bulk {
             rows: Vec::new(),
             root_is_next: false,
             trees: 0,
-            filling: Filling {
-                sequence: NIL,
-                is_wide: false,
-                wide: Vec::new(),
-                offset: 0,
-                distinct: false,
-                taken: None,
-            },
+            filling: Filling::new(),
         })
     }
 
@@ -492,38 +473,6 @@ impl Document {
     pub(super) fn set_time(&mut self, time: u64, compacted_to: u64) {
         self.time = self.time.max(time);
         self.compacted_to = compacted_to;
-    }
-}
-
-impl Filling {
-    /// Makes room in the sequence, which is empty.
-    fn begin(&mut self, store: &mut Store, room: usize) {
-        let is_first_of_many = store.sequences.at_mut(self.sequence).reserve(room);
-        self.taken =
-            if is_first_of_many && !self.distinct { Taken::new(&store.sessions, room) } else { None };
-    }
-
-    #[inline(always)]
-    fn push(&mut self, store: &mut Store, chunks: &mut impl Iterator<Item = Chunk>) {
-        let sequence = store.sequences.at_mut(self.sequence);
-        match &mut self.taken {
-            Some(taken) => {
-                taken.taking(|taking| {
-                    let take = |chunk: &Chunk| taking.take(chunk.session, chunk.time, chunk.span.len());
-                    sequence.push_all(&mut chunks.inspect(take));
-                });
-            }
-            None => sequence.push_all(chunks),
-        }
-    }
-
-    fn end(&mut self, store: &mut Store) -> Result<(), LoadError> {
-        let sequence = store.sequences.at_mut(self.sequence);
-        let taken = self.taken.take();
-        if self.distinct || taken.is_some_and(|taken| taken.are_distinct()) {
-            sequence.set_distinct();
-        }
-        sequence.seal().map_err(|id| LoadError::Duplicate(store.timestamp(id)))
     }
 }
 

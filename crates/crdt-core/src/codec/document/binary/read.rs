@@ -1,204 +1,23 @@
-//! The structural binary form: the tree from the root, ids as distances from a clock table. The form for snapshots.
-//!
-//! Written and read without recursion: nodes may be nested as deep as the bytes go.
+//! Reading the tree.
 
-use super::{
-    DocumentError, Fault, Nodes, Walk,
-    fault::or_find_double,
-    table::{Known, Place, Table, TableWriter},
-};
+use super::kind;
 use crate::{
     Document, SessionId, Timestamp,
     codec::{
-        Malformed, cbor, room,
-        wire::{Reader, put_b1vu56, put_pair, put_vu57},
+        Malformed, cbor,
+        document::{
+            DocumentError, Fault, Nodes,
+            fault::or_find_double,
+            quick, read_con,
+            table::{Known, Table},
+        },
+        room,
+        wire::Reader,
     },
-    document::{
-        Child, ChunkLoader, Chunks, Content, Entries, Kind, LoadError, Loader, NodeIx, Order, Places,
-        SessionIx,
-    },
+    document::{ChunkLoader, Kind, LoadError, Loader, NodeIx, Order, SessionIx},
     id::MAX_ID,
     text::Wtf8,
 };
-
-/// Type codes, in the upper three bits of a node's header.
-pub(super) mod kind {
-    pub(in super::super) const CON: u8 = 0;
-    pub(in super::super) const VAL: u8 = 1;
-    pub(in super::super) const OBJ: u8 = 2;
-    pub(in super::super) const VEC: u8 = 3;
-    pub(in super::super) const STR: u8 = 4;
-    pub(in super::super) const BIN: u8 = 5;
-    pub(in super::super) const ARR: u8 = 6;
-}
-
-/// How ids are written.
-pub(super) enum IdWriter {
-    Logical(TableWriter),
-    Server,
-}
-
-impl IdWriter {
-    #[inline]
-    pub(super) fn put(&mut self, out: &mut Vec<u8>, id: Timestamp) {
-        match self {
-            Self::Logical(table) => {
-                let (place, distance) = table.relative(id);
-                put_pair(out, place, distance);
-            }
-            Self::Server => put_vu57(out, id.time),
-        }
-    }
-
-    /// Writes an id and returns what others of its session are relative to.
-    pub(super) fn put_placed(&mut self, out: &mut Vec<u8>, id: Timestamp) -> Option<Place> {
-        self.put(out, id);
-        match self {
-            Self::Logical(table) => Some(table.placed(id)),
-            Self::Server => None,
-        }
-    }
-}
-
-/// Writes a document.
-pub(super) fn encode(document: &Document) -> Vec<u8> {
-    let (ids, head) = match document.order() {
-        Order::Server => {
-            let mut head = vec![0x80];
-            put_vu57(&mut head, document.time());
-            (IdWriter::Server, head)
-        }
-        Order::Logical => (IdWriter::Logical(TableWriter::new(document)), vec![0; 4]),
-    };
-    let (walk, stack, scratch) = (Walk::new(document), Vec::new(), Vec::new());
-    let mut writer = Writer { out: head, ids, walk, stack, scratch };
-    writer.put_root(document.root_child());
-    let Writer { mut out, ids, .. } = writer;
-    if let IdWriter::Logical(table) = ids {
-        // What is longer than the frame can say has no such form: readers are to refuse it, not to read half of it.
-        let len = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
-        out[..4].copy_from_slice(&len.to_be_bytes());
-        table.put(&mut out);
-    }
-    out
-}
-
-/// A container whose content is being written.
-enum Frame<'d> {
-    Obj(Entries<'d>),
-    Vec(Places<'d>),
-    Arr { chunks: Chunks<'d>, children: Vec<Child<'d>> },
-}
-
-struct Writer<'d> {
-    out: Vec<u8>,
-    ids: IdWriter,
-    walk: Walk<'d>,
-    stack: Vec<Frame<'d>>,
-    /// Text that does not lie in one piece, or not as bytes.
-    scratch: Vec<u8>,
-}
-
-impl<'d> Writer<'d> {
-    fn put_root(&mut self, root: Option<Child<'d>>) {
-        let Some(root) = root else { return self.out.push(0) };
-        let mut next = Some(root);
-        loop {
-            while let Some(child) = next.take() {
-                next = self.put_node(child);
-            }
-            let Some(frame) = self.stack.last_mut() else { return };
-            next = match frame {
-                Frame::Obj(entries) => entries.next().map(|(key, child)| {
-                    cbor::put_text(&mut self.out, key);
-                    child
-                }),
-                Frame::Vec(places) => places
-                    .find(|place| {
-                        if place.is_none() {
-                            self.out.push(0);
-                        }
-                        place.is_some()
-                    })
-                    .flatten(),
-                Frame::Arr { chunks, children } => loop {
-                    if let Some(child) = children.pop() {
-                        break Some(child);
-                    }
-                    let Some(chunk) = chunks.next() else { break None };
-                    self.ids.put(&mut self.out, chunk.id());
-                    put_b1vu56(&mut self.out, chunk.is_tombstone(), chunk.span());
-                    if !chunk.is_tombstone() {
-                        children.extend(chunk.children());
-                        children.reverse();
-                    }
-                },
-            };
-            if next.is_none() {
-                self.stack.pop();
-            }
-        }
-    }
-
-    /// Writes a node up to its first child. Returns the child of a register; other containers go onto the stack.
-    fn put_node(&mut self, child: Child<'d>) -> Option<Child<'d>> {
-        self.ids.put(&mut self.out, child.id());
-        let Some(node) = self.walk.enter(child) else {
-            self.out.extend_from_slice(&[kind::CON << 5, 0xf7]);
-            return None;
-        };
-        match node.content() {
-            Content::Con(value) => {
-                self.out.push(kind::CON << 5);
-                self.out.extend_from_slice(value.as_bytes());
-            }
-            Content::ConId(id) => {
-                self.out.push(kind::CON << 5 | 1);
-                self.ids.put(&mut self.out, id);
-            }
-            Content::Val(child) => {
-                self.out.push(kind::VAL << 5);
-                return Some(child.unwrap_or(Child::Missing(Timestamp::ORIGIN)));
-            }
-            Content::Obj(entries) => {
-                self.put_header(kind::OBJ, entries.len());
-                self.stack.push(Frame::Obj(entries));
-            }
-            Content::Vec(places) => {
-                self.put_header(kind::VEC, places.len());
-                self.stack.push(Frame::Vec(places));
-            }
-            Content::Str(chunks) => {
-                self.put_header(kind::STR, chunks.total());
-                super::quick::put_text_chunks(&mut self.out, &mut self.ids, &chunks, &mut self.scratch);
-            }
-            Content::Bin(chunks) => {
-                self.put_header(kind::BIN, chunks.total());
-                for chunk in chunks {
-                    self.ids.put(&mut self.out, chunk.id());
-                    put_b1vu56(&mut self.out, chunk.is_tombstone(), chunk.span());
-                    if !chunk.is_tombstone() {
-                        chunk.write_bytes(&mut self.out);
-                    }
-                }
-            }
-            Content::Arr(chunks) => {
-                self.put_header(kind::ARR, chunks.total());
-                self.stack.push(Frame::Arr { chunks, children: Vec::new() });
-            }
-        }
-        None
-    }
-
-    fn put_header(&mut self, kind: u8, len: usize) {
-        if len < 31 {
-            self.out.push(kind << 5 | len as u8);
-        } else {
-            self.out.push(kind << 5 | 31);
-            put_vu57(&mut self.out, len as u64);
-        }
-    }
-}
 
 /// How ids are read.
 enum IdReader {
@@ -251,7 +70,7 @@ impl IdReader {
 }
 
 /// Reads a document.
-pub(super) fn decode(bytes: &[u8]) -> Result<Document, DocumentError> {
+pub(in super::super) fn decode(bytes: &[u8]) -> Result<Document, DocumentError> {
     let read = |sought| {
         let mut r = Reader::new(bytes);
         read(&mut r, sought).map_err(|fault| (fault, r.offset()))
@@ -261,7 +80,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Document, DocumentError> {
 
 /// Reads a document as if an id were sought: chunk by chunk.
 #[cfg(test)]
-pub(super) fn decode_seeking(bytes: &[u8], sought: Option<Timestamp>) -> Result<Document, DocumentError> {
+pub(in super::super) fn decode_seeking(
+    bytes: &[u8],
+    sought: Option<Timestamp>,
+) -> Result<Document, DocumentError> {
     let mut r = Reader::new(bytes);
     read(&mut r, sought).map_err(|fault| fault.at_byte(r.offset()))
 }
@@ -285,7 +107,7 @@ fn read(r: &mut Reader<'_>, sought: Option<Timestamp>) -> Result<Document, Fault
 }
 
 /// The root, whose length stands in front, and the clock table behind it.
-pub(super) fn root_and_table<'a>(r: &mut Reader<'a>) -> Result<(Reader<'a>, Table), Malformed> {
+pub(in super::super) fn root_and_table<'a>(r: &mut Reader<'a>) -> Result<(Reader<'a>, Table), Malformed> {
     let start = *r;
     let len = r.big_endian(4, "the length of the root")?;
     let at = r.offset();
@@ -471,7 +293,7 @@ fn read_node<'a>(
     let open = match kind {
         kind::CON => {
             if low == 0 {
-                let value = super::read_con(r)?;
+                let value = read_con(r)?;
                 if id.sid == SessionId::SYSTEM {
                     return Ok(Some(Read::Nothing));
                 }
@@ -501,7 +323,7 @@ fn read_node<'a>(
             let mut left = len;
             while left > 0 {
                 if let (Some(chunks), IdReader::Logical(_, entries)) = (&mut chunks, ids) {
-                    left -= super::quick::read_text_chunks(r, left, entries, chunks);
+                    left -= quick::read_text_chunks(r, left, entries, chunks);
                 }
                 // Whatever was not usual about the next one.
                 let Some(less) = left.checked_sub(1) else { break };
