@@ -5,12 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use crdt_core::ClientId;
 use eventsync::{
-    EventCompactor, EventSyncStorage, FeedItem, PageLimit, ProblemType, Resume, Scope, SnapshotPolicy,
-    SyncService, SyncServiceOptions,
+    EventCompactor, EventSyncStorage, FeedItem, PageLimit, ProblemType, Resume, Scope, Snapshot,
+    SnapshotPolicy, SnapshotStore, SyncService, SyncServiceOptions,
     feed::{Located, ResyncReason},
     protocol::PushOp,
     service::{IdempotencyKey, WriteOptions},
     shelf::{MemoryShelf, Shelf},
+    snapshot::ShelfSnapshotStore,
 };
 use futures_util::future::BoxFuture;
 use nodestorage::{
@@ -133,6 +134,80 @@ async fn who_waits_at_nothing_gets_what_is_written_between_two_looks() {
     // What is behind the end of the log is of another history still.
     let located = reader.locate(&Scope::Document(id("a")), &Resume::After(4)).await.unwrap();
     assert_eq!(located, Located::Latest(Some(ResyncReason::CursorUnknown)));
+    for service in [other, reader] {
+        service.close().await.unwrap();
+    }
+}
+
+/// A snapshot may have been made of events that were lost when the store was put back. One of the same number proves that, also
+/// when it is written between two looks.
+#[tokio::test]
+async fn a_snapshot_of_a_lost_history_is_known_by_an_event_that_comes_between_two_looks() {
+    let (inner, shelf) = (MemoryStorage::default(), Arc::new(MemoryShelf::new()));
+    let other = service(Arc::new(inner.clone()), shelf.clone(), None).await;
+    write(&other, "a", 1..=2).await;
+    let lost = Snapshot {
+        document_id: id("a"),
+        version: 3,
+        state: None,
+        state_vector: [(ClientId::new("lost").unwrap(), 7)].into_iter().collect(),
+        created_at: 1,
+        timestamp: Some(1),
+    };
+    ShelfSnapshotStore::new(shelf.clone()).save(&lost).await.unwrap();
+    let before = Arc::new(Before { inner, ..Before::default() });
+    let reader = service(before.clone(), shelf, None).await;
+    let writing = other.clone();
+    *before.end.lock() = Some(Box::new(move || Box::pin(async move { write(&writing, "a", 3..=3).await })));
+    let latest = reader.latest(&id("a")).await.unwrap();
+    assert_eq!((latest.version, latest.value()), (3, written(3)));
+    assert_eq!(latest.state_vector, other.latest(&id("a")).await.unwrap().state_vector);
+    for service in [other, reader] {
+        service.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_between_two_looks_is_told_as_it_is() {
+    let inner = MemoryStorage::default();
+    let other = service(Arc::new(inner.clone()), Arc::new(MemoryShelf::new()), None).await;
+    let before = Arc::new(Before { inner, ..Before::default() });
+    let reader = service(before.clone(), Arc::new(MemoryShelf::new()), None).await;
+    let write_next = |versions: std::ops::RangeInclusive<u64>| {
+        let writing = other.clone();
+        *before.end.lock() =
+            Some(Box::new(move || Box::pin(async move { write(&writing, "a", versions).await })));
+    };
+    // A document that is there is not called absent as of its version.
+    write_next(1..=1);
+    let current = reader.current(&id("a")).await.unwrap();
+    assert_eq!((current.version, current.state.as_deref()), (1, written(1).as_object()));
+    // Nor is an event that is there called compacted away.
+    write_next(2..=4);
+    assert_eq!(reader.oldest_event(&id("a"), 1).await.unwrap(), 2);
+    for service in [other, reader] {
+        service.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_latest_state_is_there_though_the_one_before_is_compacted_away_meanwhile() {
+    let (inner, shelf) = (MemoryStorage::default(), Arc::new(MemoryShelf::new()));
+    let other = service(Arc::new(inner.clone()), shelf.clone(), None).await;
+    write(&other, "a", 1..=4).await;
+    let before = Arc::new(Before { inner, ..Before::default() });
+    // It does not know the document yet, and so reads its events.
+    let reader = service(before.clone(), shelf, None).await;
+    let compacting = other.clone();
+    *before.page.lock() = Some(Box::new(move || {
+        Box::pin(async move {
+            write(&compacting, "a", 5..=9).await;
+            let gone = EventCompactor::keeping(2).compact(&compacting, &id("a")).await.unwrap();
+            assert_eq!(gone, 7);
+        })
+    }));
+    let latest = reader.latest(&id("a")).await.unwrap();
+    assert_eq!((latest.version, latest.value()), (9, written(9)));
     for service in [other, reader] {
         service.close().await.unwrap();
     }

@@ -1,6 +1,6 @@
 //! Where a reader goes on, from what it says that it has.
 
-use nodestorage::{Change, DocumentId, Storage};
+use nodestorage::{Change, DocumentId, Storage, StorageError};
 
 use super::{SyncService, read::check_vector};
 use crate::{
@@ -12,6 +12,14 @@ use crate::{
 
 /// How many snapshots are listed at once where one is looked for.
 const SNAPSHOTS_AT_ONCE: usize = 4;
+
+/// What the log of a document has at a number.
+pub(super) enum Place {
+    /// The event of that number, or the first one after it.
+    Event(Change),
+    /// Nothing, there or behind; this is the last number that was given.
+    End(u64),
+}
 
 impl SyncService {
     /// Finds out where a reader is.
@@ -41,35 +49,39 @@ impl SyncService {
     ) -> Result<Located, Problem> {
         let here = Located::After { cursor, skip: None };
         let elsewhere = Located::Latest(Some(ResyncReason::CursorUnknown));
-        let mut first = self.event_at(id, cursor).await?;
-        let mut latest = None;
-        if first.is_none() {
-            // In this order: the end of an empty log, read after it, would count what was written between the two looks, and
-            // who is at 0 would be told that the history is another one.
-            latest = Some(self.events().latest(id).await?);
-            first = self.event_at(id, cursor).await?;
-        }
+        let place = self.place(id, cursor).await?;
         // The event at the cursor proves that the cursor is of this history. Without a time, its number has to do; and the
         // one after it where it is compacted away and no snapshot tells.
         if let Some(timestamp) = timestamp {
-            let made_at = match &first {
-                Some(first) if first.version == cursor => Some(first.timestamp_ms),
+            let made_at = match &place {
+                Place::Event(first) if first.version == cursor => Some(first.timestamp_ms),
                 _ => self.snapshot_time(id, cursor).await?,
             };
             if made_at.is_some_and(|made_at| made_at != timestamp) {
                 return Ok(elsewhere);
             }
         }
-        Ok(match first {
-            Some(first) if first.version <= cursor + 1 => here,
-            Some(_) => Located::Latest(Some(ResyncReason::HistoryCompacted)),
-            None if latest == Some(cursor) => here,
-            None => elsewhere,
+        Ok(match place {
+            Place::Event(first) if first.version <= cursor + 1 => here,
+            Place::Event(_) => Located::Latest(Some(ResyncReason::HistoryCompacted)),
+            Place::End(last) if last == cursor => here,
+            Place::End(_) => elsewhere,
         })
     }
 
+    /// Looks into the log of a document at a number.
+    pub(super) async fn place(&self, id: &DocumentId, number: u64) -> Result<Place, StorageError> {
+        if let Some(event) = self.event_at(id, number).await? {
+            return Ok(Place::Event(event));
+        }
+        // In this order: the end of the log, read after nothing was found, would count what was written between the two looks,
+        // and nobody would have looked at it.
+        let last = self.0.storage.last_version(id).await?;
+        Ok(self.event_at(id, number).await?.map_or(Place::End(last), Place::Event))
+    }
+
     /// The event of a number, or the first one after it that is in the log.
-    async fn event_at(&self, id: &DocumentId, number: u64) -> Result<Option<Change>, Problem> {
+    async fn event_at(&self, id: &DocumentId, number: u64) -> Result<Option<Change>, StorageError> {
         let page = self.0.storage.changes(id, number.saturating_sub(1), 1).await?;
         Ok(page.changes.into_iter().next())
     }

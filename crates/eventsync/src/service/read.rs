@@ -7,7 +7,7 @@ use nodestorage::{Document, DocumentId, Storage, StorageError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{SyncService, now_ms};
+use super::{SyncService, locate::Place, now_ms};
 use crate::{
     clock::DocumentClock,
     event::{ClientVector, Event},
@@ -60,7 +60,8 @@ impl SyncService {
     /// one that another process writes meanwhile.
     const CLOCK_TRIES_MAX: usize = 3;
 
-    /// How often the end of a document is looked for that a client, as it says elsewhere meanwhile, is past each time.
+    /// How often the end of a document is looked for that a client, as it says elsewhere meanwhile, is past each time; and how
+    /// often the latest state, while each is compacted away that was found.
     const LOOKS_MAX: usize = 4;
 
     /// How many events behind what a client has are read to know whose writes it has.
@@ -68,6 +69,17 @@ impl SyncService {
 
     /// The document as it is now, with the state vector of exactly that version. Version 0 if it never was.
     pub async fn latest(&self, id: &DocumentId) -> Result<Snapshot, Problem> {
+        for _ in 1..Self::LOOKS_MAX {
+            match self.look_at_latest(id).await {
+                // What was the latest is none of it by now, and the events that led to it are gone.
+                Err(problem) if problem.is(ProblemType::HistoryCompacted) => {}
+                looked => return looked,
+            }
+        }
+        self.look_at_latest(id).await
+    }
+
+    async fn look_at_latest(&self, id: &DocumentId) -> Result<Snapshot, Problem> {
         // The clock first: it never runs ahead of the log, so the document read after it is at its version or later.
         let mut clock = self.known_clock(id, u64::MAX).await?;
         let document = self.0.storage.find_one(id).await?;
@@ -145,11 +157,10 @@ impl SyncService {
 
     /// The first event behind a number that is not compacted away; where there is none, the next one to come.
     pub async fn oldest_event(&self, id: &DocumentId, after: u64) -> Result<u64, StorageError> {
-        let page = self.0.storage.changes(id, after, 1).await?;
-        match page.changes.first() {
-            Some(change) => Ok(change.version),
-            None => Ok(self.0.storage.last_version(id).await? + 1),
-        }
+        Ok(match self.place(id, after.saturating_add(1)).await? {
+            Place::Event(change) => change.version,
+            Place::End(last) => last.saturating_add(1),
+        })
     }
 
     /// Reads a page of a history.
@@ -333,14 +344,13 @@ impl SyncService {
         version: u64,
         timestamp: Option<u64>,
     ) -> Result<bool, StorageError> {
-        let page = self.0.storage.changes(id, version.saturating_sub(1), 1).await?;
-        match page.changes.first() {
-            Some(change) if change.version == version => {
-                Ok(timestamp.is_none_or(|timestamp| change.timestamp_ms == timestamp))
+        Ok(match self.place(id, version).await? {
+            Place::Event(change) if change.version == version => {
+                timestamp.is_none_or(|timestamp| change.timestamp_ms == timestamp)
             }
-            Some(_) => Ok(true),
-            None => Ok(self.0.storage.last_version(id).await? >= version),
-        }
+            Place::Event(_) => true,
+            Place::End(last) => last >= version,
+        })
     }
 
     /// Takes the events up to a version into a clock, and into the state at that clock where it is wanted.

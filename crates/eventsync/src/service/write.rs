@@ -228,9 +228,16 @@ impl SyncService {
 
     /// What is there now.
     pub async fn current(&self, id: &DocumentId) -> Result<Current, StorageError> {
-        Ok(match self.0.storage.find_one(id).await? {
+        let mut found = self.0.storage.find_one(id).await?;
+        let mut last = 0;
+        if found.is_none() {
+            last = self.0.storage.last_version(id).await?;
+            // Once more: what was made between the two looks is there at the version that the second one saw.
+            found = self.0.storage.find_one(id).await?;
+        }
+        Ok(match found {
             Some(document) => Current { version: document.version, state: Some(document.body) },
-            None => Current { version: self.0.storage.last_version(id).await?, state: None },
+            None => Current { version: last, state: None },
         })
     }
 
