@@ -1,8 +1,8 @@
-//! A manager starts over a store that another process folds at the same time.
+//! A manager starts and folds over a store that another process folds at the same time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering::SeqCst},
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
@@ -16,14 +16,28 @@ use crdt_sync::{
 use serde_json::json;
 use spot::{MemoryPubSub, PubSub, Topic};
 
-/// A store that somebody else folds, so often, just before a page is read.
+/// A snapshot that another process installs.
+type Installed = (StateVector<SessionId>, Bytes);
+
+/// A store that somebody else folds.
+#[derive(Default)]
 struct FoldedMeanwhile {
     kept: MemoryPatchStore,
-    /// What the other process installs, one by one.
-    folds: Vec<(StateVector<SessionId>, Bytes)>,
-    folded: AtomicU32,
+    /// What the other process does before each page that is read.
+    before_pages: Mutex<VecDeque<Option<Installed>>>,
+    /// And before the snapshot is.
+    before_snapshot: Mutex<Option<Installed>>,
     /// Whether pages are refused without a reason.
     lies: bool,
+}
+
+impl FoldedMeanwhile {
+    async fn fold(&self, next: Option<Installed>) -> Result<(), PatchStoreError> {
+        match next {
+            Some((vector, bytes)) => self.kept.install(&vector, bytes).await,
+            None => Ok(()),
+        }
+    }
 }
 
 #[async_trait::async_trait]
@@ -40,9 +54,8 @@ impl PatchStore for FoldedMeanwhile {
         if self.lies {
             return Ok(PatchPage::Compacted);
         }
-        if let Some((vector, bytes)) = self.folds.get(self.folded.fetch_add(1, SeqCst) as usize) {
-            self.kept.install(vector, bytes.clone()).await?;
-        }
+        let next = self.before_pages.lock().unwrap().pop_front().flatten();
+        self.fold(next).await?;
         self.kept.page(want, bytes_max).await
     }
 
@@ -55,6 +68,8 @@ impl PatchStore for FoldedMeanwhile {
     }
 
     async fn snapshot(&self) -> Result<Option<(StateVector<SessionId>, Bytes)>, PatchStoreError> {
+        let next = self.before_snapshot.lock().unwrap().take();
+        self.fold(next).await?;
         self.kept.snapshot().await
     }
 
@@ -89,7 +104,7 @@ async fn manager(number: u64, store: Arc<dyn PatchStore>) -> (Arc<SharedModel>, 
 }
 
 /// The patches of a document that was edited `count` times, and its snapshots after each of some of them.
-async fn history(count: u64, at: &[u64]) -> (Vec<PatchRecord>, Vec<(StateVector<SessionId>, Bytes)>, Value) {
+async fn history(count: u64, at: &[u64]) -> (Vec<PatchRecord>, Vec<Installed>, Value) {
     let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
     let (mut records, mut folds) = (Vec::new(), Vec::new());
     let (document, at_first) = manager(1, Arc::clone(&store)).await;
@@ -118,9 +133,11 @@ async fn history(count: u64, at: &[u64]) -> (Vec<PatchRecord>, Vec<(StateVector<
 async fn a_start_begins_again_as_often_as_somebody_folds_in_between() {
     let (records, folds, whole) = history(12, &[4, 8]).await;
     assert_eq!(folds.len(), 2);
-    let kept = MemoryPatchStore::new();
-    kept.append(&records).await.unwrap();
-    let store = FoldedMeanwhile { kept, folds, folded: AtomicU32::new(0), lies: false };
+    let store = FoldedMeanwhile {
+        before_pages: Mutex::new(folds.into_iter().map(Some).collect()),
+        ..FoldedMeanwhile::default()
+    };
+    store.append(&records).await.unwrap();
     let (document, late) = manager(2, Arc::new(store)).await;
     late.start(2).await.expect("it begins again");
     assert_eq!(document.view(), whole);
@@ -129,11 +146,40 @@ async fn a_start_begins_again_as_often_as_somebody_folds_in_between() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_counts_what_is_stored_and_folded_between_its_looks() {
+    let (records, mut folds, whole) = history(8, &[8]).await;
+    let before_snapshot = Mutex::new(folds.pop());
+    let store = FoldedMeanwhile { before_snapshot, ..FoldedMeanwhile::default() };
+    store.append(&records[..4]).await.unwrap();
+    let (document, late) = manager(2, Arc::new(store)).await;
+    late.start(2).await.unwrap();
+    assert_eq!(document.view(), whole);
+    assert_eq!(late.status().await.unwrap().stored.get(&sid(1)), records.last().unwrap().last());
+    late.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_folds_begins_again_if_somebody_else_was_faster() {
+    let (records, mut folds, whole) = history(8, &[4]).await;
+    let store = Arc::new(FoldedMeanwhile::default());
+    store.append(&records).await.unwrap();
+    let (document, late) = manager(2, store.clone()).await;
+    late.start(2).await.unwrap();
+    // Which patches are whole is looked for first, until nothing comes.
+    *store.before_pages.lock().unwrap() = [None, None, folds.pop()].into();
+    let contained = late.compact().await.expect("it begins again");
+    assert!(store.before_pages.lock().unwrap().is_empty());
+    assert_eq!(contained.get(&sid(1)), records.last().unwrap().last());
+    assert_eq!(store.snapshot().await.unwrap().unwrap().0, contained);
+    assert_eq!(document.view(), whole);
+    late.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_goes_back_on_its_word_is_told_of() {
     let (records, _, _) = history(3, &[]).await;
-    let kept = MemoryPatchStore::new();
-    kept.append(&records).await.unwrap();
-    let store = FoldedMeanwhile { kept, folds: Vec::new(), folded: AtomicU32::new(0), lies: true };
+    let store = FoldedMeanwhile { lies: true, ..FoldedMeanwhile::default() };
+    store.append(&records).await.unwrap();
     let (_, late) = manager(2, Arc::new(store)).await;
     let refused = late.start(2).await.unwrap_err();
     assert!(matches!(refused, SyncError::Store(PatchStoreError::Corrupt { .. })), "{refused}");

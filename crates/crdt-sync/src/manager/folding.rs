@@ -120,7 +120,7 @@ impl Folding<'_> {
         &self,
         began_with: &mut Option<StateVector<SessionId>>,
     ) -> Result<Option<Loaded>, SyncError> {
-        let stored = self.store.vector().await?;
+        let mut stored = self.store.vector().await?;
         let (mut have, mut heads, mut content) = (StateVector::new(), Heads::new(), Some(0));
         let mut snapshot_bytes = 0;
         if let Some((vector, bytes)) = self.store.snapshot().await? {
@@ -130,6 +130,8 @@ impl Folding<'_> {
             self.guard.iter().for_each(|guard| guard.note_owners(&opened.owners));
             (have, heads, content) = (vector, opened.heads, opened.content);
         }
+        // It may be a later one than the vector, by what another process has stored and folded between the two looks.
+        stored.merge(&have);
         let folded = have.clone();
         let before = began_with.replace(have.clone());
         let (mut log_bytes, mut log_ticks, mut not_applied) = (0, 0, 0);
@@ -145,13 +147,12 @@ impl Folding<'_> {
                 self.guard.iter().for_each(|guard| guard.note(record));
             }
         });
-        let whole = whole.await?;
-        if !whole && before == *began_with {
-            expect_whole(whole)?;
+        if !is_whole(whole.await?, before.as_ref(), began_with.as_ref())? {
+            return Ok(None);
         }
         let loaded =
             Loaded { stored, folded, heads, content, snapshot_bytes, log_bytes, log_ticks, not_applied };
-        Ok(whole.then_some(loaded))
+        Ok(Some(loaded))
     }
 
     /// Reads everything after `have` up to `upto`, page by page, causes before effects. Stops and returns `false` if some of it
@@ -235,6 +236,22 @@ impl Folding<'_> {
         &self,
         upto: &StateVector<SessionId>,
     ) -> Result<(StateVector<SessionId>, Bytes), SyncError> {
+        let mut began_with = None;
+        loop {
+            match self.fold_once(upto, &mut began_with).await? {
+                Some(folded) => return Ok(folded),
+                None => tracing::debug!("the store was folded while it was read; folding again"),
+            }
+        }
+    }
+
+    /// `None` if another process put a snapshot in the place of patches that were not read yet, as in
+    /// [`load_once`](Self::load_once).
+    async fn fold_once(
+        &self,
+        upto: &StateVector<SessionId>,
+        began_with: &mut Option<StateVector<SessionId>>,
+    ) -> Result<Option<(StateVector<SessionId>, Bytes)>, SyncError> {
         let (have, base) = match self.store.snapshot().await? {
             Some((vector, bytes)) => (vector, Some(sealed::open(&bytes)?)),
             None => (StateVector::new(), None),
@@ -243,6 +260,7 @@ impl Folding<'_> {
         let (mut heads, mut content) =
             base.map_or_else(|| (Heads::new(), Some(0)), |base| (base.heads, base.content));
         let mut contained = have.clone();
+        let before = began_with.replace(have.clone());
         let whole = self.for_each_page(have, upto, |records| {
             for record in records {
                 if record.follows(&contained) && skip_bad(fold.apply(record, self.signer(record))) {
@@ -254,7 +272,9 @@ impl Folding<'_> {
                 }
             }
         });
-        expect_whole(whole.await?)?;
+        if !is_whole(whole.await?, before.as_ref(), began_with.as_ref())? {
+            return Ok(None);
+        }
         // What a snapshot is said to contain is never asked for again, and the store forgets its patches.
         if fold.vector() != contained {
             return Err(
@@ -265,7 +285,7 @@ impl Folding<'_> {
         let bytes =
             if self.dag { snapshot::seal(&heads, &bytes) } else { sealed::with_content(content, bytes) };
         let bytes = self.with_owners(&contained, bytes);
-        Ok((contained, bytes))
+        Ok(Some((contained, bytes)))
     }
 
     /// A snapshot with whose its sessions are: their proofs stand in the patches, which go.
@@ -429,8 +449,17 @@ fn add_content(sum: Option<u64>, record: &PatchRecord) -> Option<u64> {
     sum.map(|sum| sum.wrapping_add(session::content(record)))
 }
 
-fn expect_whole(whole: bool) -> Result<(), SyncError> {
-    if whole { Ok(()) } else { Err(corrupt("a patch beyond the snapshot is said to be in it")) }
+/// Whether all was read. It is to be begun again where another snapshot has come in between, which is another one than there was
+/// the time before.
+fn is_whole(
+    whole: bool,
+    before: Option<&StateVector<SessionId>>,
+    began_with: Option<&StateVector<SessionId>>,
+) -> Result<bool, SyncError> {
+    if !whole && before == began_with {
+        return Err(corrupt("a patch beyond the snapshot is said to be in it"));
+    }
+    Ok(whole)
 }
 
 fn corrupt(reason: &str) -> SyncError {
