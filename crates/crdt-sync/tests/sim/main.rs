@@ -5,7 +5,8 @@
 //! fail for a while or for longer than a manager waits, discovery that is wrong, compaction (also while somebody is cut off), a
 //! peer that lies, and outsiders who say things in anybody's name.
 //! A second kind of world has a store that is put back from a backup, a third one has signatures, those who have no right to
-//! write, and one on the list who signs in the names of others. `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
+//! write, and one on the list who signs in the names of others, a fourth one windows at the replicas, which type, lose their
+//! connection, and bring what was not acknowledged to the same node or another one. `WEFT_SIM_SEEDS=n` runs n seeds instead of 200;
 //! `WEFT_SIM_SEED=s` runs one, printing each event.
 
 mod random;
@@ -18,6 +19,7 @@ mod disk;
 mod replica;
 mod shelf;
 mod outsider;
+mod window;
 #[cfg(feature = "crypto")]
 mod forger;
 mod world;
@@ -31,6 +33,9 @@ const SEEDS: u64 = 200;
 /// Where patches are signed one in so many seeds is run: signatures take time.
 #[cfg(feature = "crypto")]
 const SIGNED_STEP: usize = 4;
+
+/// Of those with windows one in so many, too: all that is said to them is encoded.
+const WINDOWS_STEP: usize = 8;
 
 fn env(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -89,6 +94,25 @@ fn a_store_that_was_put_back_is_noticed() {
     assert!(print || differed > worlds / 4, "only {differed} of {worlds} tested anything");
 }
 
+#[test]
+fn what_a_window_was_told_to_be_stored_is_everywhere_in_the_end() {
+    let print = env("WEFT_SIM_SEED").is_some();
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in seeds().step_by(WINDOWS_STEP) {
+        match World::with_windows(seed, print).run_with_windows() {
+            Ok((_, counted)) => {
+                for (name, count) in counted {
+                    *counts.entry(name).or_insert(0) += count;
+                }
+            }
+            Err(wrong) => panic!("seed {seed}: {wrong} (replay with WEFT_SIM_SEED={seed})"),
+        }
+    }
+    let all = ["stored for windows", "snapshots for windows", "relayed", "busy", "strange", "name taken"];
+    let never: Vec<_> = all.iter().filter(|name| !counts.contains_key(*name)).collect();
+    assert!(print || never.is_empty(), "never happened: {never:?}");
+}
+
 /// The peer's patches began with one that was folded here, and those behind it in the same page were not looked at.
 #[test]
 fn what_was_folded_hides_no_other_patch_behind_it() {
@@ -114,5 +138,7 @@ fn the_same_seed_gives_the_same_events() {
     for seed in 0..5 {
         let run = || World::new(seed, false).traced().run();
         assert_eq!(run(), run(), "seed {seed}");
+        let run = || World::with_windows(seed, false).traced().run_with_windows();
+        assert_eq!(run(), run(), "seed {seed}, with windows");
     }
 }

@@ -116,6 +116,13 @@ impl Replica {
         }
     }
 
+    /// The same where fewer patches may wait for their causes.
+    pub(crate) fn leave_less_room(&mut self, parked_max: usize) {
+        self.options.parked_max = parked_max;
+        let seed = self.number as u64;
+        self.machine = Session::new(self.options, StateVector::new(), Heads::new(), Duration::ZERO, seed);
+    }
+
     /// Lets nobody write whose patches are not signed as `make` has it.
     pub(crate) fn guard(&mut self, make: MakeGuard) {
         (self.options.rechecks_parked, self.options.proves_words) = (true, true);
@@ -154,8 +161,10 @@ impl Replica {
         self.session = session;
         self.found = PeerSet::new();
         let signed = self.make_guard.is_some();
+        let parked_max = self.options.parked_max;
         let options = options(session, self.options.sync);
-        self.options = SessionOptions { rechecks_parked: signed, proves_words: signed, ..options };
+        self.options =
+            SessionOptions { rechecks_parked: signed, proves_words: signed, parked_max, ..options };
         self.guard = self.make_guard.as_ref().map(|make| make(self.number));
         self.gate = Gate::new(self.guard.clone());
         self.doc = SimDocument::new(session);
@@ -217,6 +226,24 @@ impl Replica {
         };
         self.doc.lock().apply(&record)?;
         self.input(at, Input::Local(record), wishes)
+    }
+
+    /// A window has brought a patch. Whether it is taken; else there is no room for it now.
+    pub(crate) fn relay(
+        &mut self,
+        at: Duration,
+        record: PatchRecord,
+        wishes: &mut Vec<Wish>,
+    ) -> Result<bool, String> {
+        if let Some(refusal) = self.machine.client_refusal(&record) {
+            return Err(format!("{} refused what a window brought: {refusal}", self.id));
+        }
+        if !self.machine.has_room_for(&record) {
+            return Ok(false);
+        }
+        let record = self.gate.vouch(&self.machine, record).map_err(|error| error.to_string())?;
+        self.input(at, Input::Relayed(record), wishes)?;
+        Ok(true)
     }
 
     /// Makes all appended durable and confirms it. If the store fails, it may have kept the first `kept` all the same.

@@ -4,6 +4,8 @@ mod plans;
 mod finding;
 mod network;
 mod liar;
+mod windows;
+mod gateway;
 #[cfg(feature = "crypto")]
 mod signed;
 mod end;
@@ -17,9 +19,12 @@ use std::{
 use crdt_core::{SessionId, Timestamp};
 use crdt_sync::{PatchRecord, PeerId, session::Input};
 
-use self::network::Trouble;
 #[cfg(feature = "crypto")]
 use self::signed::Signed;
+use self::{
+    network::Trouble,
+    windows::{Windowed, Windows},
+};
 use crate::{
     outsider,
     random::Random,
@@ -55,6 +60,7 @@ enum What {
     /// The first replica's store is copied, and put back.
     Backup,
     PutBack,
+    Window(Windowed),
     #[cfg(feature = "crypto")]
     Attack,
     /// One who may only read signs in another's name.
@@ -98,6 +104,8 @@ pub(crate) struct World {
     gone: Option<(usize, BTreeSet<SessionId>)>,
     /// In a world in which a store is put back, what was in it.
     backup: Option<Vec<PatchRecord>>,
+    /// Those at the replicas who are no peers.
+    windows: Windows,
     /// In a world in which patches are signed, all that were broadcast, whose they are, and the writer who goes on in the
     /// sessions of others when it passes on their patches.
     #[cfg(feature = "crypto")]
@@ -136,6 +144,7 @@ impl World {
                 *trace = hasher.finish();
             }
             self.step(what)?;
+            self.end_lines_of_the_down();
         }
         Ok(())
     }
@@ -163,6 +172,7 @@ impl World {
                 return Ok(());
             }
             What::Look => return self.look(),
+            What::Window(what) => return self.windowed(what),
             What::Discover(index) => return self.discover(index),
             What::Outside => {
                 self.outside();

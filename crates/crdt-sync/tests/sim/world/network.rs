@@ -58,6 +58,7 @@ impl World {
                 }
             }
         }
+        self.tell_windows(from);
         let at = self.replicas[from].machine.wakes_at().max(self.now + Duration::from_millis(1));
         if self.wakes[from] <= self.now || at < self.wakes[from] {
             self.wakes[from] = at;

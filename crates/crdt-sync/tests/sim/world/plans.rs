@@ -69,6 +69,7 @@ impl World {
             trace: None,
             gone: None,
             backup: None,
+            windows: Default::default(),
             #[cfg(feature = "crypto")]
             signed: Default::default(),
             random,
