@@ -143,8 +143,11 @@ impl SyncService {
             let Some(oldest) = some.last() else { return Ok(0) };
             before = oldest.version;
             for snapshot in some.iter().filter(|snapshot| vector.contains(&snapshot.state_vector)) {
+                // A list may tell of a snapshot that another one has taken the place of.
                 let base = self.base(id, snapshot.version).await?;
-                if base.is_some_and(|base| base.version == snapshot.version) {
+                if base.is_some_and(|base| {
+                    base.version == snapshot.version && vector.contains(&base.state_vector)
+                }) {
                     return Ok(snapshot.version);
                 }
             }

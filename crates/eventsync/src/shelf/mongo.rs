@@ -21,6 +21,7 @@ use super::{Durability, ScanRange, Shelf, ShelfError};
 /// The collection of each kind of thing; whatever is of no known kind is in the last one.
 const COLLECTIONS: &[(&str, &str)] = &[
     ("snapshot", "snapshots"),
+    ("snapshot_line", "snapshots"),
     ("vector", "state_vectors"),
     ("clock", "vector_clocks"),
     ("idempotency", "idempotency_keys"),

@@ -11,12 +11,16 @@ pub(crate) struct Watched {
     inner: MemoryShelf,
     /// The most values that one scan gave.
     pub(crate) largest: AtomicUsize,
+    /// How many bytes of values were read.
+    pub(crate) read_bytes: AtomicUsize,
 }
 
 #[async_trait]
 impl Shelf for Watched {
     async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError> {
-        self.inner.get(key).await
+        let found = self.inner.get(key).await?;
+        self.read_bytes.fetch_add(found.as_ref().map_or(0, Vec::len), Ordering::Relaxed);
+        Ok(found)
     }
 
     async fn put(&self, key: Vec<u8>, value: Vec<u8>, durability: Durability) -> Result<(), ShelfError> {
@@ -40,6 +44,7 @@ impl Shelf for Watched {
     async fn scan(&self, range: ScanRange, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
         let found = self.inner.scan(range, limit).await?;
         self.largest.fetch_max(found.len(), Ordering::Relaxed);
+        self.read_bytes.fetch_add(found.iter().map(|(_, value)| value.len()).sum(), Ordering::Relaxed);
         Ok(found)
     }
 
