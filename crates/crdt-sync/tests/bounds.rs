@@ -145,6 +145,63 @@ fn who_is_folded_whole_makes_room_for_newcomers() {
     assert_eq!(session.client_refusal(&client(2)), None);
 }
 
+/// Who is at the bound asks for newcomers and gets them; who sent them is not to blame, and has more that is wanted.
+#[test]
+fn who_sends_a_newcomer_for_whom_there_is_no_room_is_not_distrusted() {
+    let options = SessionOptions { unfolded_sessions_max: 4, ..SessionOptions::standard(OWN) };
+    let mut session = Session::new(options, vector(0, 4), Heads::new(), Duration::ZERO, 1);
+    let known = SessionId::new(OWN.get() + 1).unwrap();
+    let newcomer = SessionId::new(OWN.get() + 1000).unwrap();
+    let next = |prev, names: Option<Timestamp>| {
+        let mut patch = PatchBuilder::new(known, prev + 1);
+        if let Some(named) = names {
+            patch.ins_str(named, named, "x");
+        }
+        patch.nop(1);
+        PatchRecord::new(prev, Bytes::copy_from_slice(patch.finish().unwrap().as_bytes())).unwrap()
+    };
+    let asked = |outputs: &[Output]| -> Vec<(u64, Vec<Want>)> {
+        let requests = outputs.iter().filter_map(|output| match output {
+            Output::Send { message, .. } => match &**message {
+                SyncMessage::Request { id, want, .. } => Some((*id, want.clone())),
+                _ => None,
+            },
+            Output::Event(event) => match &**event {
+                SessionEvent::Unhelpful { why, .. } => panic!("{why}"),
+                _ => None,
+            },
+            _ => None,
+        });
+        requests.collect()
+    };
+    let (second, third) = (next(5, None), next(6, Some(Timestamp::new(newcomer, 1))));
+    let has: StateVector<SessionId> =
+        [(known, third.last()), (newcomer, patch(newcomer).last())].into_iter().collect();
+    let requests = asked(&says(&mut session, "peer", SyncMessage::State { vector: has, reply: false }));
+    assert_eq!(requests.len(), 1);
+    // The page is as long as the peer likes.
+    let page = SyncMessage::Patches { id: requests[0].0, records: vec![patch(newcomer)] };
+    let requests = asked(&says(&mut session, "peer", page));
+    let (id, want) = requests.into_iter().next().expect("it goes on with what there is room for");
+    assert_eq!(want, [Want { sid: known, after: 5, upto: third.last() }]);
+    let requests = asked(&says(&mut session, "peer", SyncMessage::Patches { id, records: vec![second] }));
+    let (id, want) = requests.into_iter().next().expect("the next page");
+    assert_eq!(want, [Want { sid: known, after: 6, upto: third.last() }]);
+    // What follows the newcomer waits with it: it is not asked for again and again.
+    let records = vec![third];
+    assert_eq!(asked(&says(&mut session, "peer", SyncMessage::Patches { id, records: records.clone() })), []);
+    assert!(!session.peer_statuses(Duration::ZERO)[0].distrusted);
+    // As soon as there is room, all of it is.
+    let folded = session.stored().clone();
+    session.handle_input(Duration::ZERO, Input::Folded(folded));
+    let outputs: Vec<Output> = std::iter::from_fn(|| session.poll_output()).collect();
+    let (id, want) = asked(&outputs).into_iter().next().expect("the newcomer too");
+    assert!(want.iter().any(|want| want.sid == newcomer), "{want:?}");
+    let records = [vec![patch(newcomer)], records].concat();
+    says(&mut session, "peer", SyncMessage::Patches { id, records });
+    assert_eq!((session.status().lag_ticks, session.status().parked), (0, 0));
+}
+
 /// The same vector is held once, however many say that they have it: by a number that anybody hears, and may say under any name.
 #[test]
 fn who_has_the_same_as_this_replica_costs_nothing_more() {

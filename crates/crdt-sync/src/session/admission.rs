@@ -1,5 +1,7 @@
 //! What is taken in at all, and of how many sessions.
 
+use std::time::Duration;
+
 use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::{Session, event::Refusal, options::SessionOptions, parked::Readiness};
@@ -81,6 +83,24 @@ impl Session {
         } else {
             None
         }
+    }
+
+    /// Patches went into a snapshot of the store's own: there may be room for newcomers again.
+    pub(super) fn folded(&mut self, now: Duration, folded: StateVector<SessionId>) {
+        self.crowd = Crowd::new(folded, &self.accepted);
+        if std::mem::take(&mut self.no_newcomers_until) > now {
+            self.pull_next(now);
+        }
+    }
+
+    /// Whether a patch finds no room only because its session begins here. Then newcomers are not asked for again at once: who
+    /// sends what it was asked for is not to blame, and what else it has is wanted.
+    pub(super) fn has_no_room_for(&mut self, now: Duration, record: &PatchRecord) -> bool {
+        let crowded = self.crowded(|limit| limit).is_some() && self.accepted.get(&record.session()) == 0;
+        if crowded {
+            self.no_newcomers_until = now + self.options.distrust;
+        }
+        crowded
     }
 
     /// Why a patch from outside would be refused, if it would be.

@@ -89,6 +89,8 @@ pub struct Session {
     ask_at: Option<Duration>,
     /// Until then patches are asked for and no snapshots: one could not be taken over.
     no_offers_until: Duration,
+    /// Until then, or until something is folded, no session that would begin here is asked for: there is no room for it.
+    no_newcomers_until: Duration,
     /// How often a snapshot has come too slowly since one came whole or a page brought something; each time the next may
     /// take twice as long.
     too_slow: u32,
@@ -150,6 +152,7 @@ impl Session {
             long: None,
             ask_at: None,
             no_offers_until: Duration::ZERO,
+            no_newcomers_until: Duration::ZERO,
             too_slow: 0,
             used_twice: None,
             requests: 0,
@@ -212,7 +215,7 @@ impl Session {
             Input::Stored => self.confirm(),
             Input::Page { peer, id, page } => self.page(peer, id, page),
             Input::Installed { vector, heads, content } => self.installed(now, &vector, heads, content),
-            Input::Folded(folded) => self.crowd = Crowd::new(folded, &self.accepted),
+            Input::Folded(folded) => self.folded(now, folded),
             Input::InstallFailed => self.install_failed(now),
             Input::InstallParted => self.install_parted(now),
             Input::Compared { upto, differs } => self.compared(now, upto, differs),

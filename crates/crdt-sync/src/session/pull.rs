@@ -7,7 +7,7 @@ use crdt_core::{SessionId, StateVector};
 
 use super::{
     Origin, Output, Session, SessionEvent, admission::Crowd, compare::Comparison, digest, parked::Readiness,
-    peers::Peer, reused::OwnCheck, transfer::Transfer,
+    reused::OwnCheck, transfer::Transfer,
 };
 use crate::{
     PatchRecord, PeerId, SyncMessage, Want,
@@ -71,14 +71,26 @@ impl Session {
             return self.walk_next(now);
         }
         let peer = ahead[self.jitter.below(ahead.len() as u64) as usize].clone();
-        let wants = |peer: &Peer| peer.order.narrowed(&peer.wants(&self.accepted));
-        let mut want = self.peers.get(&peer).map(wants).unwrap_or_default();
+        let mut want = self.wants(now, &peer);
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.waits_for_room = false;
+        }
         // Who lacks more than that is offered a snapshot, or the rest afterwards.
         want.truncate(self.options.unfolded_sessions_max);
         let offers = self.no_offers_until <= now;
         let id = self.request(now, peer.clone(), Stage::Patches { want: want.clone(), offers });
         let bytes_max = self.options.page_bytes_max as u64;
         self.send(peer, SyncMessage::Request { id, want, bytes_max, offers });
+    }
+
+    /// What a peer is to be asked for next.
+    pub(super) fn wants(&self, now: Duration, peer: &PeerId) -> Vec<Want> {
+        let Some(peer) = self.peers.get(peer) else { return Vec::new() };
+        let mut wants = peer.wants(&self.accepted);
+        if now < self.no_newcomers_until {
+            wants.retain(|want| want.after > 0 && !peer.waits_for_room);
+        }
+        peer.order.narrowed(&wants)
     }
 
     pub(super) fn request(&mut self, now: Duration, peer: PeerId, stage: Stage) -> u64 {
@@ -114,7 +126,7 @@ impl Session {
             let place = want.binary_search_by_key(&record.session(), |want| want.sid);
             place.is_ok_and(|at| (want[at].after + 1..=want[at].upto).contains(&record.last()))
         };
-        let (mut news, mut waits) = (false, None);
+        let (mut news, mut waits, mut no_room) = (false, None, false);
         for record in records {
             if wanted(&record) {
                 self.counters.pulled += 1;
@@ -124,6 +136,7 @@ impl Session {
                         _ => None,
                     };
                 }
+                no_room |= self.has_no_room_for(now, &record);
                 news |= self.take_in(now, record, Origin::Remote);
             }
         }
@@ -134,6 +147,13 @@ impl Session {
             }
             self.pull_next(now);
             self.caught_up();
+        } else if no_room {
+            self.pull_next(now);
+        } else if now < self.no_newcomers_until && waits.is_some_and(|on| self.accepted.get(&on) == 0) {
+            if let Some(peer) = self.peers.get_mut(from) {
+                peer.waits_for_room = true;
+            }
+            self.pull_next(now);
         } else if waits.is_some_and(|on| self.ask_for_cause(from, on)) {
             self.pull_next(now);
         } else if want.iter().any(|want| self.accepted.get(&want.sid) < want.upto) {
@@ -188,6 +208,7 @@ impl Session {
         self.stored.merge(vector);
         self.accepted.merge(vector);
         self.crowd = Crowd::new(vector.clone(), &self.accepted);
+        self.no_newcomers_until = Duration::ZERO;
         for (sid, _) in vector.iter() {
             let mut released = Vec::new();
             self.release(*sid, &mut released);

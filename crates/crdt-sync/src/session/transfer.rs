@@ -304,6 +304,9 @@ impl Session {
         let busy = self.long.as_ref().map(|long| &long.peer);
         let mut ahead = self.peers.ahead_of(&self.accepted, now);
         ahead.retain(|id| Some(id) != busy);
+        if now < self.no_newcomers_until {
+            ahead.retain(|id| !self.wants(now, id).is_empty());
+        }
         ahead
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Peer {
     probe: Option<(Duration, u64)>,
     /// Not asked before that.
     pub(super) distrusted_until: Duration,
+    /// It can bring nothing as long as there is no room for newcomers.
+    pub(super) waits_for_room: bool,
     /// It is not reported again before that that it has other patches under the same times.
     pub(super) diverged_until: Duration,
     /// It is not asked for what it has of the own session, because of that, before that.
