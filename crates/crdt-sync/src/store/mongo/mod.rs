@@ -150,6 +150,23 @@ impl MongoPatchStore {
     }
 }
 
+/// What asks for the patches of some sessions.
+fn wanted_rows(name: &str, want: &[&Want]) -> Bsons {
+    let ranges: Vec<Bsons> = want
+        .iter()
+        .map(|want| doc! {"s": count(want.sid.get()), "t": {"$gt": count(want.after), "$lte": count(want.upto)}})
+        .collect();
+    let mut wanted = doc! {"d": name};
+    let first = want.iter().map(|want| want.after).min().unwrap_or(0);
+    if want.len() > 1 && first > 0 {
+        // Said of each alone a server may go through all patches of the document for its last few: of all of them together it
+        // is the part of an index.
+        wanted.insert("t", doc! {"$gt": count(first)});
+    }
+    wanted.insert("$or", ranges);
+    wanted
+}
+
 #[async_trait]
 impl PatchStore for MongoPatchStore {
     fn id(&self) -> Option<StoreId> {
@@ -188,14 +205,10 @@ impl PatchStore for MongoPatchStore {
     #[tracing::instrument(name = "store_page", level = "debug", skip_all, fields(sessions = want.len()))]
     async fn page(&self, want: &[Want], bytes_max: usize) -> Result<PatchPage, PatchStoreError> {
         self.check_open()?;
-        let ranges: Vec<Bsons> = want
-            .iter()
-            .filter(|want| want.after < want.upto)
-            .map(|want| doc! {"s": count(want.sid.get()), "t": {"$gt": count(want.after), "$lte": count(want.upto)}})
-            .collect();
+        let wanted: Vec<&Want> = want.iter().filter(|want| want.after < want.upto).collect();
         let (mut records, mut bytes) = (Vec::new(), 0);
-        if !ranges.is_empty() {
-            let wanted = doc! {"d": &self.name, "$or": ranges};
+        if !wanted.is_empty() {
+            let wanted = wanted_rows(&self.name, &wanted);
             let batch = (bytes_max / ROW_BYTES).clamp(1, ROWS_MAX) as u32;
             let find = || async {
                 let find = self.patches.find(wanted.clone()).sort(doc! {"t": 1, "s": 1});
@@ -377,4 +390,23 @@ async fn store_id(heads: &Collection<Bsons>, name: &str) -> Result<StoreId, Patc
     let head = again(|| async { heads.find_one(here.clone()).await }).await?.unwrap_or_default();
     let id = head.get_str("store").ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
     id.and_then(StoreId::new).ok_or_else(|| corrupt("the id of the store is no number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_patches_of_many_sessions_are_asked_for_by_their_times() {
+        let want = |sid, after| Want { sid: SessionId::new(sid).unwrap(), after, upto: 900 };
+        let times = |all: &[Want]| {
+            let asked = wanted_rows("a", &all.iter().collect::<Vec<_>>());
+            assert_eq!(asked.get_array("$or").unwrap().len(), all.len());
+            asked.get_document("t").ok().cloned()
+        };
+        assert_eq!(times(&[want(70_000, 800), want(70_001, 790)]), Some(doc! {"$gt": 790_i64}));
+        // From the beginning on there is nothing to leave out, and one session has an index of its own.
+        assert_eq!(times(&[want(70_000, 800), want(70_001, 0)]), None);
+        assert_eq!(times(&[want(70_000, 800)]), None);
+    }
 }
