@@ -24,7 +24,7 @@ impl<'d> Chunk<'d> {
         self.store.timestamp(self.pieces[0].id())
     }
 
-    /// The number of its session in the document: [`NodeRef::session_index`].
+    /// The number of its session in the document: [`NodeRef::session_index`](super::NodeRef::session_index).
     pub fn session_index(&self) -> usize {
         self.pieces[0].session as usize
     }
@@ -140,7 +140,7 @@ impl<'d> Chunks<'d> {
 pub(crate) enum TextChunk<'d> {
     /// A tombstone, or ASCII in one place.
     Plain {
-        /// [`NodeRef::session_index`].
+        /// [`NodeRef::session_index`](super::NodeRef::session_index).
         session: usize,
         time: u64,
         span: u32,

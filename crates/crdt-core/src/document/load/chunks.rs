@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Adds chunks to one sequence of a document that is being loaded, in order. Whether their ids are new is checked at
-/// the [end of loading](Loader::finish), for all at once.
+/// the [end of loading](super::Loader::finish), for all at once.
 #[derive(Debug)]
 pub struct ChunkLoader<'l> {
     pub(in crate::document) sequence: &'l mut Sequence,
