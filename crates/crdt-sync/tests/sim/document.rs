@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use crdt_core::{SessionId, StateVector, Timestamp};
+use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp};
 use crdt_sync::{DocumentError, Fold, PatchRecord, SignerId, SyncDocument, dag::Link, session::content};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +35,19 @@ impl Applied {
         self.ids.insert(record.id, content(record));
         self.vector.advance(record.session(), record.last());
         Ok(())
+    }
+
+    /// A patch of a session on top of the document, of so many ticks, that names some others; and its time.
+    pub(crate) fn typed(&self, session: SessionId, span: u64, needs: Vec<Timestamp>) -> (u64, Bytes) {
+        let time = 1 + self.vector.iter().map(|(_, time)| time).max().unwrap_or(0);
+        let mut patch = PatchBuilder::new(session, time);
+        let named = needs.len() as u64;
+        for need in needs {
+            patch.ins_str(need, need, "x");
+        }
+        patch.nop(span.saturating_sub(named).max(1));
+        let patch = patch.finish().map(|patch| Bytes::copy_from_slice(patch.as_bytes()));
+        (time, patch.unwrap_or_default())
     }
 
     /// Stands for the patches in it.

@@ -206,16 +206,9 @@ impl Replica {
         needs: Vec<Timestamp>,
         wishes: &mut Vec<Wish>,
     ) -> Result<(), String> {
-        let latest = self.doc.lock().vector.iter().map(|(_, time)| time).max().unwrap_or(0);
-        let mut patch = PatchBuilder::new(self.session, latest + 1);
-        let named = needs.len() as u64;
-        for need in needs {
-            patch.ins_str(need, need, "x");
-        }
-        patch.nop(span.saturating_sub(named).max(1));
-        let patch = patch.finish().map(|patch| Bytes::copy_from_slice(patch.as_bytes())).unwrap_or_default();
+        let (time, patch) = self.doc.lock().typed(self.session, span, needs);
         let record = PatchRecord::new(self.doc.lock().vector.get(&self.session), patch)
-            .and_then(|record| record.with_links(self.machine.links(latest + 1)))
+            .and_then(|record| record.with_links(self.machine.links(time)))
             .map_err(|error| error.to_string())?;
         if let Some(Refusal::SessionUsedTwice(_)) = self.machine.local_refusal(&record) {
             return Ok(());

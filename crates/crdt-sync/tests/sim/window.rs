@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use crdt_core::{EncodingFormat, PatchBuilder, SessionId, StateVector, Timestamp};
+use crdt_core::{EncodingFormat, SessionId, StateVector, Timestamp};
 use crdt_sync::{PatchRecord, PeerId, SnapshotHead, SyncMessage, Want, presence::PresenceMessage, wire};
 
 use crate::document::Applied;
@@ -79,14 +79,7 @@ impl Window {
 
     /// Types something on top of the document. Returns what to send, if the node can take it now.
     pub(crate) fn types(&mut self, span: u64, needs: Vec<Timestamp>) -> Result<Option<Bytes>, String> {
-        let latest = self.doc.vector.iter().map(|(_, time)| time).max().unwrap_or(0);
-        let mut patch = PatchBuilder::new(self.session, latest + 1);
-        let named = needs.len() as u64;
-        for need in needs {
-            patch.ins_str(need, need, "x");
-        }
-        patch.nop(span.saturating_sub(named).max(1));
-        let patch = patch.finish().map(|patch| Bytes::copy_from_slice(patch.as_bytes())).unwrap_or_default();
+        let (_, patch) = self.doc.typed(self.session, span, needs);
         let record = PatchRecord::new(self.own_last, patch).map_err(|error| error.to_string())?;
         self.own_last = record.last();
         self.doc.apply(&record)?;
