@@ -1,6 +1,9 @@
 //! What others do between two steps of a request: compaction under a reader, a write that lands after it was given up.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use async_trait::async_trait;
 use crdt_core::ClientId;
@@ -9,7 +12,7 @@ use eventsync::{
     SnapshotPolicy, SnapshotStore, SyncService, SyncServiceOptions,
     feed::{Located, ResyncReason},
     protocol::PushOp,
-    service::{IdempotencyKey, WriteOptions},
+    service::{IdempotencyKey, SyncRequest, WriteOptions},
     shelf::{MemoryShelf, Shelf},
     snapshot::ShelfSnapshotStore,
 };
@@ -61,10 +64,11 @@ fn written(versions: u64) -> Value {
 
 type Hook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
-/// Lets something happen before the next page of a history is read, or the next end of one.
+/// Lets something happen before the next page of a history is read, after so many others, or before the next end of one.
 #[derive(Default)]
 struct Before {
     inner: MemoryStorage,
+    pages: AtomicUsize,
     page: Mutex<Option<Hook>>,
     end: Mutex<Option<Hook>>,
 }
@@ -83,7 +87,9 @@ impl StorageLayer for Before {
     }
 
     async fn changes(&self, id: &DocumentId, after: u64, limit: usize) -> Result<ChangePage, StorageError> {
-        let_happen(&self.page).await;
+        if self.pages.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
+            let_happen(&self.page).await;
+        }
         Storage::changes(&self.inner, id, after, limit).await
     }
 
@@ -209,6 +215,63 @@ async fn the_latest_state_is_there_though_the_one_before_is_compacted_away_meanw
     let latest = reader.latest(&id("a")).await.unwrap();
     assert_eq!((latest.version, latest.value()), (9, written(9)));
     for service in [other, reader] {
+        service.close().await.unwrap();
+    }
+}
+
+/// At whichever of its reads the compaction comes: by then the events that the client is about to get, or those that lead to
+/// the vector beside them, are gone.
+#[tokio::test]
+async fn a_client_catches_up_though_what_it_was_found_to_lack_is_compacted_away_meanwhile() {
+    let (inner, shelf) = (MemoryStorage::default(), Arc::new(MemoryShelf::new()));
+    let other = service(Arc::new(inner.clone()), shelf.clone(), None).await;
+    let before = Arc::new(Before { inner, ..Before::default() });
+    let ann = ClientId::new("ann").unwrap();
+    let asked = SyncRequest { cursor: Some(3), limit: Some(2), ..SyncRequest::default() };
+    let by_name = SyncRequest { client_id: Some(ClientId::new("bob").unwrap()), ..asked.clone() };
+    let (mut happened, mut readers) = (Vec::new(), Vec::new());
+    for (which, request) in [Some(asked), Some(by_name), None].into_iter().enumerate() {
+        for pages in 0.. {
+            let name = format!("{which}-{pages}");
+            write(&other, &name, 1..=9).await;
+            // Each time one that does not know the document yet, and so reads its events.
+            let reader = service(before.clone(), shelf.clone(), None).await;
+            let (compacting, document) = (other.clone(), name.clone());
+            before.pages.store(pages, Relaxed);
+            *before.page.lock() = Some(Box::new(move || {
+                Box::pin(async move {
+                    write(&compacting, &document, 10..=12).await;
+                    let gone = EventCompactor::keeping(1).compact(&compacting, &id(&document)).await.unwrap();
+                    assert_eq!(gone, 11);
+                })
+            }));
+            if let Some(request) = &request {
+                let answer = reader.sync(&id(&name), request).await.unwrap();
+                assert_eq!(answer.state_vector.get(&ann), answer.cursor, "of {name}");
+                match answer.snapshot {
+                    Some(snapshot) => assert_eq!(snapshot.value(), written(answer.cursor), "of {name}"),
+                    None => {
+                        let numbers = answer.events.iter().map(|event| event.sequence_num());
+                        assert_eq!(
+                            (numbers.collect::<Vec<_>>(), answer.cursor),
+                            (vec![4, 5], 5),
+                            "of {name}"
+                        );
+                    }
+                }
+            } else {
+                let clock = reader.latest_clock(&id(&name)).await.unwrap();
+                assert_eq!(clock.vector.get(&ann), clock.version, "of {name}");
+            }
+            readers.push(reader);
+            if before.page.lock().take().is_some() {
+                happened.push(pages);
+                break;
+            }
+        }
+    }
+    assert!(happened.iter().all(|pages| (1..20).contains(pages)), "{happened:?}");
+    for service in readers.into_iter().chain([other]) {
         service.close().await.unwrap();
     }
 }

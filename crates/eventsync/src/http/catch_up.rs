@@ -242,11 +242,10 @@ pub(super) async fn state_vectors(
     let client =
         |name: String| ClientId::new(name).map_err(|e| Problem::new(ProblemType::InvalidId, e.to_string()));
     let mut after = params.after.map(client).transpose()?;
-    let version = app.service.events().latest(&id).await?;
-    if version == 0 {
+    let clock = app.service.latest_clock(&id).await?;
+    if clock.version == 0 {
         return Err(Problem::unknown_document(&id).into());
     }
-    let clock = app.service.clock_at(&id, version).await?;
     let mut clients = Vec::new();
     let mut count = 0;
     let more = 'page: loop {
@@ -272,7 +271,7 @@ pub(super) async fn state_vectors(
     let mut body = br#"{"documentId":"#.to_vec();
     write_json(&mut body, &id);
     body.extend_from_slice(br#","version":"#);
-    write_json(&mut body, &version);
+    write_json(&mut body, &clock.version);
     body.extend_from_slice(br#","stateVector":"#);
     write_json(&mut body, &clock.vector);
     body.extend_from_slice(br#","clients":["#);

@@ -61,7 +61,7 @@ impl SyncService {
     const CLOCK_TRIES_MAX: usize = 3;
 
     /// How often the end of a document is looked for that a client, as it says elsewhere meanwhile, is past each time; and how
-    /// often the latest state, while each is compacted away that was found.
+    /// often the latest state or clock, while each is compacted away that was found.
     const LOOKS_MAX: usize = 4;
 
     /// How many events behind what a client has are read to know whose writes it has.
@@ -69,14 +69,22 @@ impl SyncService {
 
     /// The document as it is now, with the state vector of exactly that version. Version 0 if it never was.
     pub async fn latest(&self, id: &DocumentId) -> Result<Snapshot, Problem> {
+        Self::looked_again(|| self.look_at_latest(id)).await
+    }
+
+    /// What a look at the latest of a document finds; where what was the latest is none of it by now, and the events that led to
+    /// it are gone, what the next one finds.
+    async fn looked_again<T, L>(look: impl Fn() -> L) -> Result<T, Problem>
+    where
+        L: Future<Output = Result<T, Problem>>,
+    {
         for _ in 1..Self::LOOKS_MAX {
-            match self.look_at_latest(id).await {
-                // What was the latest is none of it by now, and the events that led to it are gone.
+            match look().await {
                 Err(problem) if problem.is(ProblemType::HistoryCompacted) => {}
                 looked => return looked,
             }
         }
-        self.look_at_latest(id).await
+        look().await
     }
 
     async fn look_at_latest(&self, id: &DocumentId) -> Result<Snapshot, Problem> {
@@ -195,30 +203,47 @@ impl SyncService {
             (None, Some(vector)) => Resume::Vector(vector.clone()),
             (None, None) => Resume::Latest,
         };
-        let (mut snapshot, mut page, mut skip) = (None, None, None);
-        if let Located::After { cursor, skip: contained } = self.locate(&scope, &resume).await? {
-            page = Some(self.page(&scope, cursor, limit).await?).filter(|page| !page.gap);
+        let mut found = None;
+        if let Located::After { cursor, skip } = self.locate(&scope, &resume).await? {
             // On later pages too: the cursor of a page says how far was looked, not what was had before.
-            skip = contained.or_else(|| request.vector_clock.clone()).filter(|_| page.is_some());
+            let skip = skip.or_else(|| request.vector_clock.clone());
+            found = self.page_with_clock(id, cursor, limit).await?.map(|(page, clock)| (page, clock, skip));
         }
-        if page.is_none() {
-            snapshot = Some(Arc::new(self.latest(id).await?));
-        }
-        let cursor = match (&page, &snapshot) {
-            (Some(page), _) => page.cursor,
-            (None, Some(snapshot)) => snapshot.version,
-            (None, None) => 0,
+        let document_id = id.clone();
+        let Some((page, clock, skip)) = found else {
+            let snapshot = Arc::new(self.latest(id).await?);
+            let (state_vector, cursor) = (snapshot.state_vector.clone(), snapshot.version);
+            let (snapshot, events) = (Some(snapshot), Vec::new());
+            return Ok(SyncAnswer { document_id, snapshot, events, state_vector, cursor, next: None });
         };
+        let EventPage { mut events, cursor, more, .. } = page;
+        let mut state_vector = clock.vector;
         // With a vector that held more than the beginning, the client has what it sent and what it gets.
-        let mut state_vector = self.clock_at(id, cursor).await?.vector;
         if let Some(vector) = &skip {
             state_vector.merge(vector);
+            events.retain(|event| !event.is_contained_in(vector));
         }
-        let more = page.as_ref().is_some_and(|page| page.more);
-        let mut events = page.map_or_else(Vec::new, |page| page.events);
-        events.retain(|event| !skip.as_ref().is_some_and(|vector| event.is_contained_in(vector)));
         let next = more.then_some(cursor);
-        Ok(SyncAnswer { document_id: id.clone(), snapshot, events, state_vector, cursor, next })
+        Ok(SyncAnswer { document_id, snapshot: None, events, state_vector, cursor, next })
+    }
+
+    /// The events after a number and the clock at the last of them; `None` where they are compacted away, or were while they
+    /// were read.
+    async fn page_with_clock(
+        &self,
+        id: &DocumentId,
+        after: u64,
+        limit: PageLimit,
+    ) -> Result<Option<(EventPage, DocumentClock)>, Problem> {
+        let page = self.events().events_after(id, after, limit).await?;
+        if page.gap {
+            return Ok(None);
+        }
+        match self.clock_at(id, page.cursor).await {
+            Ok(clock) => Ok(Some((page, clock))),
+            Err(problem) if problem.is(ProblemType::HistoryCompacted) => Ok(None),
+            Err(problem) => Err(problem),
+        }
     }
 
     /// Remembers what a client has, everything up to an event. What of that other writers made is remembered where it takes one
@@ -281,9 +306,10 @@ impl SyncService {
         Ok(before.filter(|(_, count)| *count > 0).collect())
     }
 
-    /// The clock of a document at its last version.
-    async fn latest_clock(&self, id: &DocumentId) -> Result<DocumentClock, Problem> {
-        self.clock_at(id, self.events().latest(id).await?).await
+    /// The clock of a document at its last version; version 0 if it never was.
+    pub async fn latest_clock(&self, id: &DocumentId) -> Result<DocumentClock, Problem> {
+        let look = || async { self.clock_at(id, self.events().latest(id).await?).await };
+        Self::looked_again(look).await
     }
 
     /// The clock of a document at exactly this version, which must have been committed.
