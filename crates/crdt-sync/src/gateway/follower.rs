@@ -9,7 +9,7 @@ use crate::{
     DocumentError, PatchStore, SyncError, Want,
     causal::CausalOrder,
     fold::{from_snapshot, patch_of},
-    manager::sealed,
+    manager::{Readings, sealed},
     store::PatchPage,
 };
 
@@ -50,7 +50,7 @@ impl Follower {
 
     async fn catch_up(&mut self) -> Result<(), SyncError> {
         let upto = self.store.vector().await?;
-        let mut order = CausalOrder::default();
+        let (mut order, mut readings) = (CausalOrder::default(), Readings::default());
         loop {
             let missing = Want::missing(&self.contained, &upto);
             if missing.is_empty() {
@@ -73,6 +73,7 @@ impl Follower {
                 }
                 PatchPage::Compacted => {
                     let Some((vector, bytes)) = self.store.snapshot().await? else { return Ok(()) };
+                    readings.begin(&vector)?;
                     let document = sealed::open(&bytes)?.document;
                     self.document = from_snapshot(self.base.as_ref(), Some(&document))?;
                     self.contained = vector;

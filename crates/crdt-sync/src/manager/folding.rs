@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crdt_core::{SessionId, StateVector, Timestamp};
 
 use super::{
-    SyncError, owned,
+    Readings, SyncError, owned,
     sealed::{self, Sealed},
 };
 use crate::{
@@ -103,27 +103,25 @@ impl Folding<'_> {
     /// Brings the document to what the store has.
     ///
     /// # Errors
-    /// If the store can't be read, or the document refuses its snapshot.
+    /// If the store can't be read, or is folded by others each time that it is, or the document refuses its snapshot.
     pub async fn load(&self) -> Result<Loaded, SyncError> {
-        let mut began_with = None;
+        let mut readings = Readings::default();
         loop {
-            match self.load_once(&mut began_with).await? {
-                Some(loaded) => return Ok(loaded),
-                None => tracing::debug!("the store was folded while it was read; beginning again"),
+            if let Some(loaded) = self.load_once(&mut readings).await? {
+                return Ok(loaded);
             }
         }
     }
 
     /// `None` if another process put a snapshot in the place of patches that were not read yet: what is in the document by then
-    /// goes when that snapshot is put into it. Each time there is another snapshot than the time before, so this ends.
-    async fn load_once(
-        &self,
-        began_with: &mut Option<StateVector<SessionId>>,
-    ) -> Result<Option<Loaded>, SyncError> {
+    /// goes when that snapshot is put into it.
+    async fn load_once(&self, readings: &mut Readings) -> Result<Option<Loaded>, SyncError> {
         let mut stored = self.store.vector().await?;
         let (mut have, mut heads, mut content) = (StateVector::new(), Heads::new(), Some(0));
         let mut snapshot_bytes = 0;
-        if let Some((vector, bytes)) = self.store.snapshot().await? {
+        let snapshot = self.store.snapshot().await?;
+        readings.begin(snapshot.as_ref().map_or(&StateVector::new(), |(vector, _)| vector))?;
+        if let Some((vector, bytes)) = snapshot {
             snapshot_bytes = bytes.len() as u64;
             let opened = sealed::open(&bytes)?;
             self.document.install(&opened.document)?;
@@ -133,7 +131,6 @@ impl Folding<'_> {
         // It may be a later one than the vector, by what another process has stored and folded between the two looks.
         stored.merge(&have);
         let folded = have.clone();
-        let before = began_with.replace(have.clone());
         let (mut log_bytes, mut log_ticks, mut not_applied) = (0, 0, 0);
         let whole = self.for_each_page(have, &stored, |records| {
             for record in records {
@@ -147,7 +144,7 @@ impl Folding<'_> {
                 self.guard.iter().for_each(|guard| guard.note(record));
             }
         });
-        if !is_whole(whole.await?, before.as_ref(), began_with.as_ref())? {
+        if !whole.await? {
             return Ok(None);
         }
         let loaded =
@@ -184,7 +181,8 @@ impl Folding<'_> {
     /// Folds what is `stable`, apart from the last `keep_ticks`.
     ///
     /// # Errors
-    /// If the store can't be read, or the document's snapshot is not what was put in.
+    /// If the store can't be read, or is folded by others each time that it is, or the document's snapshot is not what was
+    /// put in.
     pub async fn fold_stable(
         &self,
         stable: &StateVector<SessionId>,
@@ -230,17 +228,17 @@ impl Folding<'_> {
     /// cause below `upto`, or that the document refuses, is not in it, nor is what follows that.
     ///
     /// # Errors
-    /// If the store can't be read, or the document's snapshot is not what was put in.
+    /// If the store can't be read, or is folded by others each time that it is, or the document's snapshot is not what was
+    /// put in.
     #[tracing::instrument(level = "debug", skip_all)]
     pub async fn fold(
         &self,
         upto: &StateVector<SessionId>,
     ) -> Result<(StateVector<SessionId>, Bytes), SyncError> {
-        let mut began_with = None;
+        let mut readings = Readings::default();
         loop {
-            match self.fold_once(upto, &mut began_with).await? {
-                Some(folded) => return Ok(folded),
-                None => tracing::debug!("the store was folded while it was read; folding again"),
+            if let Some(folded) = self.fold_once(upto, &mut readings).await? {
+                return Ok(folded);
             }
         }
     }
@@ -250,17 +248,17 @@ impl Folding<'_> {
     async fn fold_once(
         &self,
         upto: &StateVector<SessionId>,
-        began_with: &mut Option<StateVector<SessionId>>,
+        readings: &mut Readings,
     ) -> Result<Option<(StateVector<SessionId>, Bytes)>, SyncError> {
         let (have, base) = match self.store.snapshot().await? {
             Some((vector, bytes)) => (vector, Some(sealed::open(&bytes)?)),
             None => (StateVector::new(), None),
         };
+        readings.begin(&have)?;
         let mut fold = self.document.fold(base.as_ref().map(|base| &base.document[..]))?;
         let (mut heads, mut content) =
             base.map_or_else(|| (Heads::new(), Some(0)), |base| (base.heads, base.content));
         let mut contained = have.clone();
-        let before = began_with.replace(have.clone());
         let whole = self.for_each_page(have, upto, |records| {
             for record in records {
                 if record.follows(&contained) && skip_bad(fold.apply(record, self.signer(record))) {
@@ -272,7 +270,7 @@ impl Folding<'_> {
                 }
             }
         });
-        if !is_whole(whole.await?, before.as_ref(), began_with.as_ref())? {
+        if !whole.await? {
             return Ok(None);
         }
         // What a snapshot is said to contain is never asked for again, and the store forgets its patches.
@@ -343,13 +341,15 @@ impl Folding<'_> {
         mut want: Want,
         theirs: &[PatchRecord],
     ) -> Result<Option<Timestamp>, SyncError> {
-        let mut theirs = theirs.iter().peekable();
+        let (mut theirs, mut readings) = (theirs.iter().peekable(), Readings::default());
         while let Some(next) = theirs.peek() {
             let ours = match self.store.page(&[want], READ_PAGE_BYTES).await? {
                 PatchPage::Records(ours) if ours.is_empty() => return Ok(Some(next.id)),
                 PatchPage::Records(ours) => ours,
                 PatchPage::Compacted => {
-                    let folded = self.contained().await?.get(&want.sid);
+                    let contained = self.contained().await?;
+                    readings.begin(&contained)?;
+                    let folded = contained.get(&want.sid);
                     if folded <= want.after {
                         return Err(corrupt("patches beyond the snapshot are said to be in it"));
                     }
@@ -449,19 +449,6 @@ fn add_content(sum: Option<u64>, record: &PatchRecord) -> Option<u64> {
     sum.map(|sum| sum.wrapping_add(session::content(record)))
 }
 
-/// Whether all was read. It is to be begun again where another snapshot has come in between, which is another one than there was
-/// the time before.
-fn is_whole(
-    whole: bool,
-    before: Option<&StateVector<SessionId>>,
-    began_with: Option<&StateVector<SessionId>>,
-) -> Result<bool, SyncError> {
-    if !whole && before == began_with {
-        return Err(corrupt("a patch beyond the snapshot is said to be in it"));
-    }
-    Ok(whole)
-}
-
-fn corrupt(reason: &str) -> SyncError {
+pub(super) fn corrupt(reason: &str) -> SyncError {
     PatchStoreError::Corrupt { place: "the patches".to_owned(), reason: reason.to_owned() }.into()
 }

@@ -5,6 +5,7 @@ pub mod folding;
 mod members;
 mod owned;
 mod policy;
+mod readings;
 mod repair;
 mod retry;
 pub mod sealed;
@@ -19,6 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub(crate) use self::readings::Readings;
 use self::{
     driver::{Command, Driver},
     folding::Folding,
@@ -26,6 +28,7 @@ use self::{
 };
 pub use self::{
     policy::CompactionPolicy,
+    readings::READINGS_MAX,
     repair::Repaired,
     retry::{StoreRetry, StoreTries},
 };
@@ -326,6 +329,15 @@ pub enum SyncError {
     /// The store failed: what was not acknowledged may be lost.
     #[error(transparent)]
     Store(#[from] PatchStoreError),
+    /// Other processes folded what was to be read, each time that it was read: [`READINGS_MAX`] times. Nothing is wrong with the
+    /// store; the same may succeed later.
+    #[error(
+        "other processes folded the store each of the {times} times that it was read; try it again later"
+    )]
+    FoldedMeanwhile {
+        /// How often it was read.
+        times: usize,
+    },
     /// The document refused what the store has.
     #[error(transparent)]
     Document(#[from] DocumentError),
