@@ -40,11 +40,18 @@ fn value() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// Numbers that are looked at in rows.
+fn two_bytes() -> impl Strategy<Value = Value> {
+    (0x100..0x1_0000i64, any::<bool>())
+        .prop_map(|(n, is_negative)| Value::from(if is_negative { !n } else { n }))
+}
+
 fn values() -> impl Strategy<Value = Vec<Value>> {
     prop_oneof![
         4 => prop::collection::vec(value(), 1..2),
         2 => prop::collection::vec(value(), 0..10),
         1 => prop::collection::vec(value(), 60..200),
+        1 => prop::collection::vec(prop_oneof![60 => two_bytes(), 1 => value()], 16..150),
     ]
 }
 
@@ -174,6 +181,21 @@ fn thousands_at_once_or_one_by_one_are_the_same_list() {
     ]);
     run(&one_by_one(|n| n));
     run(&one_by_one(|_| 0));
+}
+
+#[test]
+fn numbers_of_all_lengths_are_spelled_as_one_by_one() {
+    let edges = [0, 23, 24, 255, 256, 65_535, 65_536, 1 << 32, i64::MAX >> 1];
+    let mut numbers: Vec<Value> = Vec::new();
+    for last in edges {
+        for n in [last, !last] {
+            // Alone among numbers of a row, and in a row.
+            numbers.extend((0..15).map(|n| Value::from(300 + n)));
+            numbers.push(Value::from(n));
+            numbers.extend(vec![Value::from(n); 33]);
+        }
+    }
+    run(&[Step::Put { at: None, values: numbers.clone() }, Step::Other { at: 20, values: numbers }]);
 }
 
 #[test]

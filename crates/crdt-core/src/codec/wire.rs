@@ -1,11 +1,13 @@
 //! The numbers and ids that all binary forms are made of (`vu57`, `b1vu56`, relative ids) and a bounded reader of them.
 
 mod burst;
+mod rows;
 
 use super::Malformed;
 use crate::{SessionId, Timestamp, id::MAX_ID, text::Wtf8};
 
-pub(crate) use burst::{Burst, Bursts, alike, brief, burst, put_times};
+pub(crate) use burst::{Burst, Bursts, brief, burst};
+pub(crate) use rows::Alike;
 
 /// A position in bytes from outside. Every read is checked; nothing is copied.
 #[derive(Clone, Copy, Debug)]

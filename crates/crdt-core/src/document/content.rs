@@ -3,6 +3,8 @@
 //! New content is appended, so a chunk is a range. Text that is not ASCII lies as UTF-16, so a position in a chunk is a
 //! place in the arena, whatever the text. Deleted content is counted, and moved out when it becomes most of an arena.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use super::sequence::{Chunk, Span};
@@ -82,6 +84,12 @@ impl<T: Copy + Default> Arena<T> {
         } else {
             self.items.extend_from_slice(more);
         }
+    }
+
+    /// Appends items at the end that are made as they are put there.
+    #[inline]
+    fn extend(&mut self, more: impl Iterator<Item = T>) {
+        self.items.extend(more);
     }
 
     /// Appends the first `len` items of a block: as a whole, and what is too much is cut off.
@@ -254,6 +262,18 @@ impl Contents {
         Stored { span: Span::live(nodes.len() as u32), offset, moved }
     }
 
+    /// Stores that slots hold nodes whose numbers follow each other.
+    pub(super) fn store_slots_in_a_row(&mut self, left: Option<Chunk>, nodes: Range<u32>) -> Stored {
+        let end = self.slots.tail();
+        if left.is_none_or(|left| left.offset + left.span.len() == end) {
+            let span = Span::live(nodes.len() as u32);
+            self.slots.extend(nodes);
+            return Stored { span, offset: end, moved: None };
+        }
+        let nodes: SmallVec<[u32; 8]> = nodes.collect();
+        self.store_slots(left, &nodes)
+    }
+
     /// Notes that the text or bytes of a chunk are gone.
     pub(super) fn kill_text(&mut self, span: Span, offset: u32) {
         if span.is_wide() {
@@ -295,11 +315,11 @@ impl Contents {
 
     /// Appends the text of some live chunks. What lies side by side is copied at once: of a text that was loaded, all of it.
     pub(super) fn read_texts(&self, chunks: impl Iterator<Item = Chunk>, out: &mut TextOut<'_>) {
-        let mut row = Range { is_wide: false, start: 0, end: 0 };
+        let mut row = Row { is_wide: false, start: 0, end: 0 };
         for Chunk { span, offset, .. } in chunks {
             if row.end != offset || row.is_wide != span.is_wide() {
                 self.read_row(row, out);
-                row = Range { is_wide: span.is_wide(), start: offset, end: offset };
+                row = Row { is_wide: span.is_wide(), start: offset, end: offset };
             }
             row.end += span.len();
         }
@@ -309,10 +329,10 @@ impl Contents {
     /// Appends the text of a live chunk.
     pub(super) fn read_text(&self, chunk: Chunk, out: &mut TextOut<'_>) {
         let (start, is_wide) = (chunk.offset, chunk.span.is_wide());
-        self.read_row(Range { is_wide, start, end: start + chunk.span.len() }, out);
+        self.read_row(Row { is_wide, start, end: start + chunk.span.len() }, out);
     }
 
-    fn read_row(&self, Range { is_wide, start, end }: Range, out: &mut TextOut<'_>) {
+    fn read_row(&self, Row { is_wide, start, end }: Row, out: &mut TextOut<'_>) {
         if start == end {
             return;
         }
@@ -325,7 +345,7 @@ impl Contents {
 }
 
 /// Text that lies side by side in an arena.
-struct Range {
+struct Row {
     is_wide: bool,
     start: u32,
     end: u32,

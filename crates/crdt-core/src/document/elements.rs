@@ -1,16 +1,19 @@
 //! Constants that are put into an array, by an edit or by a patch from elsewhere: made, found their place and put there in
 //! one go. What is unusual in any way is left to the general rules.
 
+use std::ops::Range;
+
 use super::{
     Document,
-    node::Form,
+    node::{Form, Node},
     sequence::{At, Id, Spot},
-    store::Store,
+    store::{Store, con_node},
 };
 use crate::{
     Timestamp,
+    codec::RawValue,
     patch::{
-        elements::{self, Constants, Elements},
+        elements::{self, Constants, Elements, ROW},
         keystroke::Start,
     },
 };
@@ -97,13 +100,63 @@ impl Store {
     /// slots follow.
     fn put_constants(&mut self, sequence: u32, spot: Spot, id: Id, values: Constants<'_>) -> At {
         let len = values.span();
-        let nodes = self.enter_constants(id, values);
+        let left = self.sequences.at(sequence).joined(spot);
+        let stored = if self.ghosts.is_empty() && self.free.is_empty() {
+            let row = self.enter_row(id, values);
+            self.contents.store_slots_in_a_row(left, row)
+        } else {
+            let nodes = self.enter_each(id, values);
+            self.contents.store_slots(left, &nodes)
+        };
         let sequence = self.sequences.at_mut(sequence);
-        let stored = self.contents.store_slots(sequence.joined(spot), &nodes);
         if let Some(moved) = stored.moved {
             sequence.relocate(spot, moved);
         }
         self.span += u64::from(len);
         sequence.put(spot, id.tick(len.into()), stored.span, stored.offset)
     }
+
+    /// [`enter_each`](Self::enter_each) behind all nodes, where their numbers follow each other too.
+    fn enter_row(&mut self, id: Id, values: Constants<'_>) -> Range<u32> {
+        let Self { nodes, heap, sessions, .. } = self;
+        let (first, len, mut ops) = (nodes.len(), values.span() as usize, values.ops());
+        let mut next = Node::short(id, &[]);
+        next.link();
+        nodes.reserve(len);
+        let mut left = len;
+        while left > 0 {
+            let few = ROW.min(left);
+            left -= few;
+            if few == ROW
+                && let Some((row, behind)) = elements::row_of_numbers(ops)
+            {
+                nodes.extend(
+                    row.iter().zip(0..).map(|(op, ticks)| next.later(ticks, elements::number_in(*op))),
+                );
+                next = next.later(ROW as u64, [0; 4]);
+                ops = behind;
+                continue;
+            }
+            for _ in 0..few {
+                if let Some((value, behind)) = elements::brief_constant(ops) {
+                    nodes.push(next.later(0, value));
+                    ops = behind;
+                } else if let Some(any) = elements::any_constant(ops) {
+                    nodes.push(long_constant(heap, next.id(), any.value));
+                    ops = any.behind;
+                }
+                next = next.later(1, [0; 4]);
+            }
+        }
+        sessions.at_mut(id.session).nodes.insert_run(id.time, first as u32, len as u32);
+        first as u32..(first + len) as u32
+    }
+}
+
+/// A constant of any length that is referred to once.
+#[inline(never)]
+fn long_constant(heap: &mut Vec<u8>, id: Id, value: RawValue<'_>) -> Node {
+    let mut node = con_node(heap, id, value);
+    node.link();
+    node
 }

@@ -12,11 +12,7 @@ use super::{
     typing::Typing,
     unindexed::Rows,
 };
-use crate::{
-    SessionId, Timestamp,
-    codec::RawValue,
-    patch::elements::{self, Constants},
-};
+use crate::{SessionId, Timestamp, codec::RawValue, patch::elements::Constants};
 
 /// Nodes by number and by id, their contents, and the sessions that their ids name.
 #[derive(Debug, Clone, Default)]
@@ -160,32 +156,13 @@ impl Store {
     }
 
     /// Creates constants at consecutive times that no node has, each of them referred to once.
-    pub(super) fn enter_constants(&mut self, id: Id, values: Constants<'_>) -> SmallVec<[u32; 8]> {
-        let (first, len) = (self.nodes.len() as u32, values.span());
-        if !self.ghosts.is_empty() || !self.free.is_empty() {
-            let entered = values.zip(0..).map(|(value, ticks)| {
-                let mut node = self.con_node(id.tick(ticks), value);
-                node.link();
-                self.enter(node)
-            });
-            return entered.collect();
-        }
-        let Self { nodes, heap, .. } = self;
-        let (mut short, mut ops) = (Node::short(id, &[]), values.ops());
-        short.link();
-        nodes.resize((first + len) as usize, short);
-        for (node, ticks) in nodes[first as usize..].iter_mut().zip(0..) {
-            if let Some((payload, behind)) = elements::brief_constant(ops) {
-                *node = short.later(ticks, payload);
-                ops = behind;
-            } else if let Some(any) = elements::any_constant(ops) {
-                *node = long_constant(heap, id.tick(ticks), any.value);
-                ops = any.behind;
-            }
-        }
-        self.sessions.at_mut(id.session).nodes.insert_run(id.time, first, len);
-        let entered = first..first + len;
-        if len > 8 { SmallVec::from_vec(entered.collect()) } else { entered.collect() }
+    pub(super) fn enter_each(&mut self, id: Id, values: Constants<'_>) -> SmallVec<[u32; 8]> {
+        let entered = values.zip(0..).map(|(value, ticks)| {
+            let mut node = self.con_node(id.tick(ticks), value);
+            node.link();
+            self.enter(node)
+        });
+        entered.collect()
     }
 
     /// Creates a constant that is a timestamp. `None` if there is a node with the id.
@@ -367,7 +344,7 @@ impl Store {
 }
 
 #[inline]
-fn con_node(heap: &mut Vec<u8>, id: Id, value: RawValue<'_>) -> Node {
+pub(super) fn con_node(heap: &mut Vec<u8>, id: Id, value: RawValue<'_>) -> Node {
     let bytes = value.as_bytes();
     if bytes.len() <= 3 {
         return Node::short(id, bytes);
@@ -376,14 +353,6 @@ fn con_node(heap: &mut Vec<u8>, id: Id, value: RawValue<'_>) -> Node {
     put_len(heap, bytes.len());
     heap.extend_from_slice(bytes);
     Node::new(id, Form::Con, at)
-}
-
-/// A constant of any length that is referred to once.
-#[inline(never)]
-fn long_constant(heap: &mut Vec<u8>, id: Id, value: RawValue<'_>) -> Node {
-    let mut node = con_node(heap, id, value);
-    node.link();
-    node
 }
 
 fn put_len(out: &mut Vec<u8>, len: usize) {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::{Head, op::code};
 use crate::{
     SessionId, Timespan, Timestamp,
-    codec::wire::{Foreign, alike, join},
+    codec::wire::{Alike, Foreign, join},
     id::MAX_ID,
     text::Wtf8,
 };
@@ -257,35 +257,14 @@ impl<'a> Words<'a> {
     }
 
     /// Steps over times that follow each other, as ids of the own session.
-    pub(super) fn times(&mut self, own: SessionId, times: Range<u64>) -> Option<()> {
-        let Range { start: mut time, end } = times;
-        while time < end {
-            let (mut word, len, upto) = alike(time);
-            let upto = upto.min(end);
-            let run = (upto - time) as usize * len;
-            // A word is read whole, and the bytes behind its id are shifted out.
-            let all = self.bytes.get(self.at..self.at + run + (8 - len)).filter(|_| upto - time > 1);
-            let Some(mut rest) = all else {
-                // The last ones.
-                let mut foreign = false;
-                let id = self.id(own, &mut foreign)?;
-                if id.time != time || foreign {
-                    return None;
-                }
-                time += 1;
-                continue;
-            };
-            let (mut differs, behind) = (0, 64 - 8 * len as u32);
-            while let Some(&next) = rest.first_chunk() {
-                differs |= (u64::from_le_bytes(next) ^ word) << behind;
-                word += 1;
-                rest = &rest[len..];
-            }
-            if differs != 0 {
+    pub(super) fn times(&mut self, times: Range<u64>) -> Option<()> {
+        let mut times = times;
+        while let Some(row) = Alike::first_of(&mut times) {
+            let end = self.at + row.len_bytes();
+            if !row.are(self.bytes.get(self.at..end)?) {
                 return None;
             }
-            self.at += run;
-            time = upto;
+            self.at = end;
         }
         Some(())
     }

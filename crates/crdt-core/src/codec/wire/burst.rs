@@ -1,7 +1,5 @@
 //! Writing many numbers with few requests for room: words of eight bytes are stored into it, and what is too much is cut off.
 
-use std::ops::Range;
-
 use crate::{SessionId, Timestamp};
 
 /// A few numbers that are written together at the end of a vector, which is asked for room once.
@@ -60,37 +58,6 @@ pub(crate) fn brief(write: impl FnOnce(&mut Burst<'_>)) -> ([u8; 16], usize) {
     write(&mut burst);
     let block = *burst.room.first_chunk().expect("the room is larger");
     (block, burst.len)
-}
-
-/// How a time is spelled as an id of the patch's own session, as a word and how many of its bytes count; and the time up to
-/// which the ones behind it differ from it, and from each other, in a first byte that counts up.
-#[inline]
-pub(crate) fn alike(time: u64) -> (u64, usize, u64) {
-    let (block, len) = brief(|id| id.b1vu56(false, time));
-    let word = u64::from_le_bytes(*block.first_chunk().expect("a block has sixteen bytes"));
-    (word, len, (time | 0x3f) + 1)
-}
-
-/// Writes times that follow each other as ids of the patch's own session.
-pub(crate) fn put_times(out: &mut Vec<u8>, times: Range<u64>) {
-    let mut time = times.start;
-    while time < times.end {
-        let (mut word, len, upto) = alike(time);
-        let (start, count) = (out.len(), (upto.min(times.end) - time) as usize);
-        let end = start + count * len;
-        // Words are written whole, and the next one over what is too much.
-        out.resize(end + 8, 0);
-        let mut rest = &mut out[start..];
-        while rest.len() > 8
-            && let Some(place) = rest.first_chunk_mut()
-        {
-            *place = word.to_le_bytes();
-            word += 1;
-            rest = &mut rest[len..];
-        }
-        out.truncate(end);
-        time = upto;
-    }
 }
 
 impl Burst<'_> {

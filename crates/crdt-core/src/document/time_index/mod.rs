@@ -95,7 +95,7 @@ impl TimeIndex {
     }
 
     /// Puts a value at a time, in place of one that was there. Tells whether none was.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert(&mut self, time: u64, value: u32) -> bool {
         if let Some(pages) = &mut self.pages {
             return pages.insert(time, value);

@@ -1,16 +1,24 @@
 //! What is written for each operation.
 
+use std::mem::ManuallyDrop;
+
 use super::{PatchBuilder, body::Noted};
 use crate::{
     Timespan, Timestamp,
     codec::{
         RawValue, cbor,
-        wire::{burst, put_times, put_vu57},
+        wire::{Alike, burst, put_vu57},
     },
-    patch::op::{self, Con, code, put_index, put_len},
+    patch::{
+        elements::ROW,
+        op::{self, Con, code, put_index, put_len},
+    },
     text::{Text, Wtf8},
     value::Value,
 };
+
+/// Room for so many numbers is made at once, and what is too much is cut off.
+const IN_ROOM: usize = 32;
 
 /// For so many constants at most is room made before they come.
 const CONSTANTS_AT_ONCE_MAX: usize = 1 << 16;
@@ -24,31 +32,65 @@ impl PatchBuilder {
     /// Creates a constant. Parts nested deeper than [`Value::DEPTH_MAX`] become `null`.
     #[inline]
     pub fn new_con(&mut self, value: &Value) -> Timestamp {
-        self.is_cut |= value.is_deeper_than(Value::DEPTH_MAX);
-        put_con(self.body.bytes(), value);
+        match *value {
+            Value::Int(n) => put_number(self.body.bytes(), n),
+            _ => self.is_cut |= put_other(self.body.bytes(), value),
+        }
         self.took(1)
     }
 
     /// Creates constants, one after the other.
     pub(crate) fn new_cons<V: Into<Value>>(&mut self, values: impl Iterator<Item = V>) {
-        let (bytes, mut len, mut is_cut) = (self.body.bytes(), 0, false);
-        // Most take two to four bytes.
-        bytes.reserve(values.size_hint().0.min(CONSTANTS_AT_ONCE_MAX) * 4);
-        values.for_each(|value| {
-            let value = value.into();
-            match value {
-                // There is nothing to drop.
-                Value::Int(n) if put_short(bytes, n) => std::mem::forget(value),
-                _ => {
-                    is_cut |= value.is_deeper_than(Value::DEPTH_MAX);
-                    put_con(bytes, &value);
-                }
+        if values.size_hint().1.is_some_and(|most| most < ROW) {
+            return values.for_each(|value| self.new_con_of(value));
+        }
+        let mut values = values;
+        // Most take two to four bytes, and their ids in the operation that puts them in about as many.
+        self.body.bytes().reserve(values.size_hint().0.min(CONSTANTS_AT_ONCE_MAX) * 8);
+        loop {
+            let (len, odd) = self.new_numbers(&mut values);
+            if let Some(value) = odd {
+                // Others like it may follow.
+                self.new_con(&value);
+                values.by_ref().take(ROW).for_each(|value| self.new_con_of(value));
+            } else if len < IN_ROOM {
+                return;
             }
+        }
+    }
+
+    fn new_con_of<V: Into<Value>>(&mut self, value: V) {
+        let value = ManuallyDrop::new(value.into());
+        self.new_con(&value);
+        // In a number there is nothing to drop, which costs a call to find out.
+        if !matches!(*value, Value::Int(_)) {
+            drop(ManuallyDrop::into_inner(value));
+        }
+    }
+
+    /// Creates constants out of numbers of two bytes, up to the first value that is none, or as many as there is room for.
+    #[inline(always)]
+    fn new_numbers<V: Into<Value>>(
+        &mut self,
+        values: &mut impl Iterator<Item = V>,
+    ) -> (usize, Option<Value>) {
+        let (bytes, mut len, mut odd) = (self.body.bytes(), 0, None);
+        let start = bytes.len();
+        bytes.extend_from_slice(&[0; 4 * IN_ROOM]);
+        let (room, _) = bytes[start..].as_chunks_mut();
+        for (place, value) in room.iter_mut().zip(values) {
+            let value = ManuallyDrop::new(value.into());
+            let Value::Int(n @ 0x100..0x1_0000) = *value else {
+                odd = Some(ManuallyDrop::into_inner(value));
+                break;
+            };
+            *place = ((n as u32).swap_bytes() | u32::from_le_bytes([CON, 0x19, 0, 0])).to_le_bytes();
             len += 1;
-        });
-        self.is_cut |= is_cut;
-        self.next = self.next.saturating_add(len);
-        self.op_count += len;
+        }
+        bytes.truncate(start + 4 * len);
+        self.next = self.next.saturating_add(len as u64);
+        self.op_count += len as u64;
+        (len, odd)
     }
 
     /// Creates a constant out of bytes that are a value already.
@@ -258,7 +300,10 @@ impl PatchBuilder {
             }
         });
         if len > 1 {
-            put_times(self.body.bytes(), first..self.next);
+            let (out, mut times) = (self.body.bytes(), first..self.next);
+            while let Some(row) = Alike::first_of(&mut times) {
+                row.write(out);
+            }
         }
         self.took(len.into())
     }
@@ -365,23 +410,28 @@ impl PatchBuilder {
 /// What an operation that makes a constant begins with.
 const CON: u8 = code::NEW_CON << 3;
 
-/// Writes the operation that makes a constant.
-#[inline]
-fn put_con(out: &mut Vec<u8>, value: &Value) {
-    if !matches!(*value, Value::Int(n) if put_short(out, n)) {
-        out.push(CON);
-        cbor::write(out, value);
-    }
+/// Writes the operation that makes a constant out of what is no usual number. Whether a part of it is left out.
+fn put_other(out: &mut Vec<u8>, value: &Value) -> bool {
+    out.push(CON);
+    cbor::write(out, value);
+    value.is_deeper_than(Value::DEPTH_MAX)
 }
 
-/// Writes the operation that makes a constant out of one of the usual numbers. Whether it is one.
-#[inline(always)]
-fn put_short(out: &mut Vec<u8>, n: i64) -> bool {
-    match n {
-        0..24 => out.extend_from_slice(&[CON, n as u8]),
-        24..0x100 => out.extend_from_slice(&[CON, 0x18, n as u8]),
-        0x100..0x1_0000 => out.extend_from_slice(&[CON, 0x19, (n >> 8) as u8, n as u8]),
-        _ => return false,
-    }
-    true
+/// Writes the operation that makes a constant out of a number.
+#[inline]
+fn put_number(out: &mut Vec<u8>, n: i64) {
+    let sign = n >> 63;
+    let (major, rest) = (sign as u8 & 1, (n ^ sign) as u64);
+    let (op, len) = match rest {
+        0..24 => ([CON, major << 5 | rest as u8, 0, 0], 2),
+        24..0x100 => ([CON, major << 5 | 0x18, rest as u8, 0], 3),
+        0x100..0x1_0000 => ([CON, major << 5 | 0x19, (rest >> 8) as u8, rest as u8], 4),
+        _ => {
+            out.push(CON);
+            return cbor::put_head(out, major, rest);
+        }
+    };
+    let end = out.len() + len;
+    out.extend_from_slice(&op);
+    out.truncate(end);
 }
