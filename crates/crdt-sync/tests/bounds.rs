@@ -6,8 +6,8 @@ use bytes::Bytes;
 use crdt_core::{PatchBuilder, SessionId, StateVector, Timestamp, Value};
 use crdt_sync::{
     PatchRecord, PeerId, SnapshotHead, SyncMessage, Want,
-    dag::Heads,
-    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions, digest},
+    dag::{Heads, Link},
+    session::{Input, Output, Refusal, Session, SessionEvent, SessionOptions, SyncMode, digest},
 };
 
 const OWN: SessionId = SessionId::USER_MIN;
@@ -200,6 +200,63 @@ fn who_sends_a_newcomer_for_whom_there_is_no_room_is_not_distrusted() {
     let records = [vec![patch(newcomer)], records].concat();
     says(&mut session, "peer", SyncMessage::Patches { id, records });
     assert_eq!((session.status().lag_ticks, session.status().parked), (0, 0));
+}
+
+/// In a group that uses the DAG too, what follows a newcomer waits with it: no walk is made for it again and again. The same
+/// of one that can never be taken in.
+#[test]
+fn what_a_walk_brought_and_was_refused_is_not_walked_to_at_once_again() {
+    let (known, newcomer) =
+        (SessionId::new(OWN.get() + 1).unwrap(), SessionId::new(OWN.get() + 1000).unwrap());
+    let mut other = PatchBuilder::new(known, 3);
+    other.nop(9);
+    let other = Bytes::copy_from_slice(other.finish().unwrap().as_bytes());
+    for refused in [patch(newcomer), PatchRecord::new(2, other).unwrap()] {
+        let options =
+            SessionOptions { sync: SyncMode::Dag, unfolded_sessions_max: 4, ..SessionOptions::standard(OWN) };
+        let mut session = Session::new(options, vector(0, 4), Heads::new(), Duration::ZERO, 1);
+        let mut follows = PatchBuilder::new(SessionId::new(OWN.get() + 2).unwrap(), 20);
+        follows.nop(1);
+        let follows = Bytes::copy_from_slice(follows.finish().unwrap().as_bytes());
+        let follows = PatchRecord::new(5, follows).unwrap().with_links([Link::to(&refused)].into()).unwrap();
+        let heads = SyncMessage::Heads { heads: vec![Link::to(&follows)], digest: 1 };
+        let mut now = Duration::ZERO;
+        let (mut said, mut walks, mut distrusted) = (Some(heads.clone()), Vec::new(), 0);
+        // The peer says twice what it has.
+        for again in [true, false] {
+            while let Some(message) = said.take() {
+                session.handle_input(now, Input::Message { from: PeerId::new("peer").unwrap(), message });
+                for _ in 0..8 {
+                    while let Some(output) = session.poll_output() {
+                        match output {
+                            Output::Send { message, .. } => {
+                                if let SyncMessage::Walk { id, want, .. } = &*message {
+                                    walks.push(want.clone());
+                                    assert!(walks.len() < 8, "{walks:?}");
+                                    let records = vec![refused.clone(), follows.clone()];
+                                    said = Some(SyncMessage::Patches { id: *id, records });
+                                }
+                            }
+                            Output::Event(event) => {
+                                distrusted += u64::from(matches!(*event, SessionEvent::Unhelpful { .. }));
+                            }
+                            _ => {}
+                        }
+                    }
+                    if said.is_some() {
+                        break;
+                    }
+                    now += Duration::from_millis(100);
+                    session.handle_input(now, Input::Tick);
+                }
+            }
+            said = again.then(|| heads.clone());
+        }
+        assert_eq!((session.status().parked, distrusted), (1, 0));
+        assert_eq!(walks[0], [Link::to(&follows)]);
+        // Another one may come in the place of one that is forked, so each word of the peer is followed.
+        assert_eq!(walks.len() == 1, refused.session() == newcomer, "{walks:?}");
+    }
 }
 
 /// The same vector is held once, however many say that they have it: by a number that anybody hears, and may say under any name.

@@ -176,9 +176,13 @@ impl Session {
 
     /// Asks a peer for its unknown heads and for what parked nodes follow, or, when that has led too deep, what it has.
     pub(super) fn walk(&mut self, now: Duration, id: PeerId) {
-        let heads = self.unknown_heads(&id);
+        // For a while after a newcomer has found no room none are asked for, nor what follows them.
+        let may_be_taken = |link: &Link| now >= self.no_newcomers_until || self.accepted.get(&link.sid) > 0;
+        let mut heads = self.unknown_heads(&id);
+        heads.retain(may_be_taken);
         let claimed = !heads.is_empty();
         let mut want = self.parked.missing_links(&self.accepted);
+        want.retain(may_be_taken);
         want.extend(heads.into_iter().filter(|link| !self.parked.contains(link.sid, link.last)));
         want.sort_unstable();
         want.dedup();
@@ -214,22 +218,25 @@ impl Session {
         records: Vec<PatchRecord>,
     ) {
         let nodes = self.verified(want, records);
-        let fresh = |record: &PatchRecord| {
-            self.accepted.get(&record.session()) < record.last()
-                && !self.parked.contains(record.session(), record.last())
-        };
-        let news = nodes.iter().any(fresh);
-        if news {
-            self.too_slow = 0;
-        }
         if let Some(ends) = &mut self.ends {
             ends.walked += nodes.len();
         }
+        let (mut fresh, mut news) = (false, false);
         for record in nodes {
             self.counters.walked += 1;
+            let (sid, last) = (record.session(), record.last());
+            let is_fresh = self.accepted.get(&sid) < last && !self.parked.contains(sid, last);
+            let refused = self.counters.refused;
+            self.has_no_room_for(now, &record);
             self.take_in(now, record, Origin::Remote);
+            fresh |= is_fresh;
+            // What is refused is wanted still by all that follow it, and the next walk would bring just that again.
+            news |= is_fresh && self.counters.refused == refused;
         }
-        if !news && claimed {
+        if fresh {
+            self.too_slow = 0;
+        }
+        if !fresh && claimed {
             return self.unhelpful(now, from, "sent nothing of the heads that it said it had");
         }
         if self.parked.len() == 0 {
