@@ -256,3 +256,55 @@ async fn a_socket_that_never_says_who_it_is_loses_its_place() {
     }
     assert!(tokio::time::timeout(4 * hello_max, &mut client.served).await.is_err(), "it is still served");
 }
+
+/// Each window costs two entries for each session of the document, so that many windows of a long document are bounded together.
+#[tokio::test]
+async fn windows_together_hold_so_much_and_who_was_heard_longest_ago_goes() {
+    let (pubsub, peers): (Arc<dyn PubSub>, _) = (Arc::new(MemoryPubSub::new()), MemoryPeers::new());
+    let store: Arc<dyn PatchStore> = Arc::new(MemoryPatchStore::new());
+    for number in 10..20 {
+        let mut patch = PatchBuilder::new(sid(number), 100);
+        patch.new_str();
+        let patch = Bytes::copy_from_slice(patch.finish().unwrap().as_bytes());
+        store.append(&[PatchRecord::new(0, patch).unwrap()]).await.unwrap();
+    }
+    let Node { document, manager, .. } = node(&pubsub, &peers, 1, Arc::clone(&store)).await;
+    let presence = (pubsub, Topic::new("doc/presence").unwrap(), PresenceOptions::STANDARD);
+    let own = PeerId::new("node-1").unwrap();
+    let gateway = Gateway::new(own, Arc::clone(&manager), &document, store, presence).unwrap();
+    let all_entries_max = 41;
+    let gateway =
+        Arc::new(gateway.with_options(ClientOptions { all_entries_max, ..ClientOptions::STANDARD }));
+    let mut clients = Vec::new();
+    for number in [100, 101] {
+        let mut client = Client::connect(&gateway, sid(number)).await;
+        while client.has.len() < 10 {
+            client.hear().await;
+        }
+        clients.push(client);
+    }
+    let full = async |client: Client| {
+        let parting = tokio::time::timeout(PATIENCE, client.served).await.unwrap().unwrap();
+        assert!(matches!(parting, Parting::Crowded { entries_max: 41 }), "{parting}");
+        assert!(!parting.is_refusal(), "it may come again");
+    };
+    assert_eq!(gateway.entries(), 40);
+    full(Client::connect(&gateway, sid(102)).await).await;
+    // The document grows by a session: nobody has said anything since they came, so the first one goes.
+    let patch = document.edit(|model| model.api().str("/text")?.ins(0, "weft")).unwrap().unwrap();
+    manager.apply_patch(&patch).await.unwrap();
+    let mut second = clients.pop().unwrap();
+    full(clients.pop().unwrap()).await;
+    while second.model.view() != document.view() {
+        second.hear().await;
+    }
+    assert_eq!((gateway.entries(), gateway.clients()), (22, 1));
+    // And comes again when there is room.
+    drop(second.to);
+    let parting = tokio::time::timeout(PATIENCE, second.served).await.unwrap().unwrap();
+    assert!(matches!(parting, Parting::Gone), "{parting}");
+    let mut again = Client::connect(&gateway, sid(100)).await;
+    while again.model.view() != document.view() {
+        again.hear().await;
+    }
+}

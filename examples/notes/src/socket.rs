@@ -110,6 +110,7 @@ mod tests {
         let again = [
             Parting::Gone,
             Parting::Full,
+            Parting::Crowded { entries_max: 9 },
             Parting::Slow,
             Parting::Silent(GOODBYE_MAX),
             Parting::Trouble(ClientTrouble::Hole),

@@ -32,19 +32,25 @@ pub struct ClientOptions {
     pub sessions_max: usize,
     /// Sessions of which a client may say that it has something.
     pub has_max: usize,
+    /// Entries of state vectors, of 16 bytes and a little more, that all sockets of a gateway hold together: two for each session of the
+    /// document and each socket, most of the time. Above it newcomers are told to come again, and so is who says more than
+    /// there is room for; where the document has grown meanwhile, those go of whom nothing was heard for the longest time.
+    pub all_entries_max: usize,
     /// How long a client may take to say who it is; then its place is given away.
     pub hello_max: Duration,
 }
 
 impl ClientOptions {
     /// Fits people at browsers: pages of 64 KiB, a snapshot above 20 000 ticks, 256 sessions brought and as many known as a
-    /// document may have, ten seconds to begin.
+    /// document may have, about 1 GiB of state vectors (1 024 sockets to a document of 32 768 sessions, 128 to one of
+    /// 262 144), ten seconds to begin.
     pub const STANDARD: Self = Self {
         page_bytes_max: 64 << 10,
         part_bytes_max: 64 << 10,
         missing_ticks_max: 20_000,
         sessions_max: 256,
         has_max: 1 << 18,
+        all_entries_max: 1 << 26,
         hello_max: Duration::from_secs(10),
     };
 }
@@ -241,6 +247,12 @@ impl ClientSession {
             self.send_part();
         }
         self.outputs.pop_front()
+    }
+
+    /// How many entries of state vectors it holds, or is going to hold when the client has everything.
+    pub fn entries(&self) -> usize {
+        let of_client = (self.has.len() + self.ahead.len()).max(self.stored.len());
+        self.stored.len() + of_client + self.owed.len() + self.brought.len()
     }
 
     /// Whether the client has said who it is.

@@ -19,6 +19,7 @@ use super::{
     client::{ClientInput, ClientOptions, ClientOutput, ClientSession, ClientTrouble},
     follower::Follower,
     growth::Growths,
+    shares::Shares,
 };
 use crate::{
     ChannelError, DocumentError, PatchStore, PeerId, SharedModel, SyncError, SyncManager,
@@ -56,6 +57,12 @@ pub enum Parting {
     /// There is no room for it now.
     #[error("{CLIENTS_MAX} clients are served already")]
     Full,
+    /// There is no room for the state vectors that it takes; see [`ClientOptions::all_entries_max`].
+    #[error("the clients hold {entries_max} entries of state vectors together, the most that they may")]
+    Crowded {
+        /// How many all may hold together.
+        entries_max: usize,
+    },
     /// It said something wrong.
     #[error(transparent)]
     Trouble(#[from] ClientTrouble),
@@ -76,9 +83,8 @@ impl Parting {
             // Until some are folded.
             Self::Sync(SyncError::Refused(Refusal::TooManyUnfoldedSessions { .. })) => false,
             Self::Trouble(_) | Self::Sync(SyncError::Refused(_)) => true,
-            Self::Gone | Self::Slow | Self::Silent(_) | Self::Full | Self::Sync(_) | Self::Presence(_) => {
-                false
-            }
+            Self::Gone | Self::Slow | Self::Silent(_) | Self::Full | Self::Crowded { .. } => false,
+            Self::Sync(_) | Self::Presence(_) => false,
         }
     }
 }
@@ -94,6 +100,7 @@ pub struct Gateway {
     follower: Mutex<Follower>,
     stored: Growths,
     places: Semaphore,
+    shares: Shares,
     sent_away: AtomicU64,
 }
 
@@ -112,8 +119,8 @@ impl Gateway {
     ) -> Result<Self, DocumentError> {
         let follower = Mutex::new(Follower::new(Arc::clone(&store), document.base().cloned())?);
         let (options, places) = (ClientOptions::STANDARD, Semaphore::new(CLIENTS_MAX));
-        let (stored, sent_away) = (Growths::default(), AtomicU64::new(0));
-        Ok(Self { node, manager, store, presence, options, follower, stored, places, sent_away })
+        let (stored, shares, sent_away) = (Growths::default(), Shares::default(), AtomicU64::new(0));
+        Ok(Self { node, manager, store, presence, options, follower, stored, places, shares, sent_away })
     }
 
     /// The same with other bounds.
@@ -126,6 +133,11 @@ impl Gateway {
     /// How many clients are served now.
     pub fn clients(&self) -> usize {
         CLIENTS_MAX - self.places.available_permits()
+    }
+
+    /// How many entries of state vectors they hold together; see [`ClientOptions::all_entries_max`].
+    pub fn entries(&self) -> usize {
+        self.shares.entries()
     }
 
     /// How many clients were sent away since the start, rather than went: there was no room, they were silent or too slow, or
@@ -176,6 +188,9 @@ impl Gateway {
             machine.handle_input(ClientInput::Stored(vector));
             next
         };
+        let entries_max = self.options.all_entries_max;
+        let crowded = || Parting::Crowded { entries_max };
+        let mut share = self.shares.enter(machine.entries(), entries_max).ok_or_else(crowded)?;
         let mut others = None;
         // A socket that says nothing holds a place that others wait for.
         let mut hello = pin!(tokio::time::sleep(self.options.hello_max));
@@ -183,7 +198,11 @@ impl Gateway {
             while let Some(output) = machine.poll_output() {
                 match output {
                     ClientOutput::Send(bytes) => {
-                        match tokio::time::timeout(SEND_MAX, socket.send(bytes)).await {
+                        let sent = tokio::select! {
+                            sent = tokio::time::timeout(SEND_MAX, socket.send(bytes)) => sent,
+                            () = share.let_go() => return Err(crowded()),
+                        };
+                        match sent {
                             Ok(true) => {}
                             Ok(false) => return Err(Parting::Gone),
                             Err(_) => return Err(Parting::Slow),
@@ -232,6 +251,7 @@ impl Gateway {
                     }
                     Err(_) => return Ok(()),
                 },
+                () = share.let_go() => return Err(crowded()),
                 () = &mut hello, if !machine.has_joined() => {
                     return Err(Parting::Silent(self.options.hello_max));
                 }
@@ -239,7 +259,13 @@ impl Gateway {
                     ClientInput::Others(presence.as_ref().map_or_else(BTreeMap::new, PubSubPresence::others))
                 }
             };
+            let is_word = matches!(input, ClientInput::Frame(_));
             machine.handle_input(input);
+            if !is_word {
+                share.follows(machine.entries());
+            } else if !share.said(machine.entries()) {
+                return Err(crowded());
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod client;
 mod driver;
 mod follower;
 mod growth;
+mod shares;
 
 pub use client::{ClientInput, ClientOptions, ClientOutput, ClientSession, ClientTrouble};
 pub use driver::{ClientSocket, Gateway, Parting};
