@@ -133,7 +133,7 @@ pub(crate) fn row_of_numbers(ops: &[u8]) -> Option<(&[[u8; 4]; ROW], &[u8])> {
         needed &= (word & 0x00ff_0000) + 0x00ff_0000;
     }
     // The sign may be either.
-    let is_row = differs & 0xdfff == 0 && needed & 1 << 24 != 0;
+    let is_row = differs & 0xdfff | !needed & 1 << 24 == 0;
     is_row.then(|| (row, &ops[4 * ROW..]))
 }
 

@@ -100,7 +100,7 @@ fn are<const LEN: usize>(ids: &Alike, bytes: &[u8]) -> bool {
         next_eight::<LEN>(&mut words);
     }
     let rest = &bytes[eights.len() * EIGHT * LEN..];
-    differs == 0 && words.map(u64::to_le_bytes).as_flattened().starts_with(rest)
+    differs == 0 && (rest.is_empty() || words.map(u64::to_le_bytes).as_flattened().starts_with(rest))
 }
 
 /// Numbers of `LEN` bytes side by side.

@@ -174,6 +174,10 @@ impl Dense {
     pub(super) fn insert_run(&mut self, time: u64, value: u32, len: u32) {
         let mut done = 0;
         while done < len {
+            done += self.push_pages(time + u64::from(done), value + done, len - done);
+            if done == len {
+                return;
+            }
             let (at, first) = (time + u64::from(done), value + done);
             self.insert(at, first);
             done += 1;
@@ -186,6 +190,23 @@ impl Dense {
                 done += more;
             }
         }
+    }
+
+    /// Puts such values behind the window, as many as fill whole pages that may stand there. Tells how many.
+    fn push_pages(&mut self, time: u64, value: u32, len: u32) -> u32 {
+        let (slot, pages) = (self.window.len(), len >> PAGE_BITS);
+        let allowed = self.allowance / UNITS_PER_PAGE + PAGES_FREE;
+        let is_behind = slot > 0 && time & PAGE_MASK == 0 && self.slot(time >> PAGE_BITS) == Some(slot);
+        // Each page that is full makes room for more than the next one.
+        if !is_behind || pages == 0 || slot >= allowed || !self.far.is_empty() {
+            return 0;
+        }
+        self.window.reserve(pages as usize);
+        self.window.extend((0..pages).map(|page| Page::full(value + (page << PAGE_BITS))));
+        self.filled.resize(self.window.len().div_ceil(64), 0);
+        (slot..self.window.len()).for_each(|slot| self.filled[slot >> 6] |= 1 << (slot & 63));
+        self.allowance += pages as usize * UNITS_PER_ENTRY;
+        pages << PAGE_BITS
     }
 
     /// The value at a time.

@@ -142,7 +142,9 @@ impl TimeIndex {
 
     /// Puts consecutive values at as many times that have none, nor has any behind them.
     pub(super) fn insert_run(&mut self, time: u64, value: u32, len: u32) {
-        if self.pages.is_none() && self.list.len() + len as usize <= LISTED_MAX / 2 {
+        if len == 1 {
+            self.insert(time, value);
+        } else if self.pages.is_none() && self.list.len() + len as usize <= LISTED_MAX / 2 {
             (time..).zip(value..value + len).for_each(|(time, value)| _ = self.insert(time, value));
         } else {
             self.pages_mut().insert_run(time, value, len);
@@ -361,8 +363,16 @@ mod tests {
             oracle.extend((start..).zip(value..value + len));
             prop_assert!(index.iter().eq(oracle.iter().map(|(&time, &value)| (time, value))));
             prop_assert_eq!(index.get(start + u64::from(len) / 2), Some(value + len / 2));
-            prop_assert_eq!(index.remove(start + u64::from(len) - 1), Some(value + len - 1));
-            prop_assert_eq!(index.remove(start + u64::from(len)), None);
+            let last = start + u64::from(len) - 1;
+            prop_assert_eq!(index.floor(last + 1000), Some((last, value + len - 1)));
+            prop_assert_eq!(index.ceiling(start), Some(start));
+            prop_assert_eq!(index.ceiling(last), Some(last));
+            index.insert_run(last + gap, value, len);
+            oracle.extend((last + gap..).zip(value..value + len));
+            prop_assert!(index.iter().eq(oracle.iter().map(|(&time, &value)| (time, value))));
+            prop_assert_eq!(index.floor(last + gap - 1).map(|(time, _)| time), Some(last));
+            prop_assert_eq!(index.remove(last), Some(value + len - 1));
+            prop_assert_eq!(index.remove(last), None);
         }
     }
 

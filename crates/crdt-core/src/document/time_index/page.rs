@@ -54,6 +54,11 @@ impl Blocks {
 }
 
 impl Page {
+    /// One that has all of its times, with values that follow each other.
+    pub(super) const fn full(start: u32) -> Self {
+        Self { bits: u64::MAX, start, class: 0, step: 1 }
+    }
+
     /// The place of a time's value: as many entries as stand before it.
     #[inline]
     pub(super) fn rank(&self, bit: u32) -> usize {

@@ -17,8 +17,8 @@ use crate::{
     value::Value,
 };
 
-/// Room for so many numbers is made at once, and what is too much is cut off.
-const IN_ROOM: usize = 32;
+/// Room for the operations of some numbers.
+const ROOM: usize = 128;
 
 /// For so many constants at most is room made before they come.
 const CONSTANTS_AT_ONCE_MAX: usize = 1 << 16;
@@ -47,18 +47,12 @@ impl PatchBuilder {
         let mut values = values;
         // Most take two to four bytes, and their ids in the operation that puts them in about as many.
         self.body.bytes().reserve(values.size_hint().0.min(CONSTANTS_AT_ONCE_MAX) * 8);
-        loop {
-            let (len, odd) = self.new_numbers(&mut values);
-            if let Some(value) = odd {
-                // Others like it may follow.
-                self.new_con(&value);
-                values.by_ref().take(ROW).for_each(|value| self.new_con_of(value));
-            } else if len < IN_ROOM {
-                return;
-            }
+        while let Some(odd) = self.new_numbers(&mut values) {
+            self.new_con_of(odd);
         }
     }
 
+    #[inline]
     fn new_con_of<V: Into<Value>>(&mut self, value: V) {
         let value = ManuallyDrop::new(value.into());
         self.new_con(&value);
@@ -68,29 +62,34 @@ impl PatchBuilder {
         }
     }
 
-    /// Creates constants out of numbers of two bytes, up to the first value that is none, or as many as there is room for.
+    /// Creates constants out of the usual numbers, up to the first value that is none.
     #[inline(always)]
-    fn new_numbers<V: Into<Value>>(
-        &mut self,
-        values: &mut impl Iterator<Item = V>,
-    ) -> (usize, Option<Value>) {
-        let (bytes, mut len, mut odd) = (self.body.bytes(), 0, None);
-        let start = bytes.len();
-        bytes.extend_from_slice(&[0; 4 * IN_ROOM]);
-        let (room, _) = bytes[start..].as_chunks_mut();
-        for (place, value) in room.iter_mut().zip(values) {
-            let value = ManuallyDrop::new(value.into());
-            let Value::Int(n @ 0x100..0x1_0000) = *value else {
-                odd = Some(ManuallyDrop::into_inner(value));
-                break;
+    fn new_numbers<V: Into<Value>>(&mut self, values: &mut impl Iterator<Item = V>) -> Option<Value> {
+        let bytes = self.body.bytes();
+        loop {
+            // Room for many is made at once, and what is too much is cut off.
+            let (start, mut at, mut len) = (bytes.len(), 0, 0);
+            bytes.extend_from_slice(&[0; ROOM]);
+            let room: &mut [u8; ROOM] = bytes.last_chunk_mut().expect("it was just appended");
+            let left = loop {
+                if at > ROOM - 4 {
+                    break None;
+                }
+                let Some(value) = values.next() else { break Some(None) };
+                let value = ManuallyDrop::new(value.into());
+                let Value::Int(n) = *value else { break Some(Some(ManuallyDrop::into_inner(value))) };
+                let Some((op, op_len)) = short(n) else { break Some(Some(Value::Int(n))) };
+                room[at..at + 4].copy_from_slice(&op);
+                at += op_len;
+                len += 1;
             };
-            *place = ((n as u32).swap_bytes() | u32::from_le_bytes([CON, 0x19, 0, 0])).to_le_bytes();
-            len += 1;
+            bytes.truncate(start + at);
+            self.next = self.next.saturating_add(len);
+            self.op_count += len;
+            if let Some(odd) = left {
+                return odd;
+            }
         }
-        bytes.truncate(start + 4 * len);
-        self.next = self.next.saturating_add(len as u64);
-        self.op_count += len as u64;
-        (len, odd)
     }
 
     /// Creates a constant out of bytes that are a value already.
@@ -420,18 +419,36 @@ fn put_other(out: &mut Vec<u8>, value: &Value) -> bool {
 /// Writes the operation that makes a constant out of a number.
 #[inline]
 fn put_number(out: &mut Vec<u8>, n: i64) {
+    if let Some((op, len)) = short(n) {
+        let end = out.len() + len;
+        out.extend_from_slice(&op);
+        out.truncate(end);
+    } else {
+        out.push(CON);
+        let sign = n >> 63;
+        cbor::put_head(out, sign as u8 & 1, (n ^ sign) as u64);
+    }
+}
+
+/// The operation that makes a constant out of a number of at most two bytes, and how many bytes of it count.
+#[inline(always)]
+const fn short(n: i64) -> Option<([u8; 4], usize)> {
+    if let 0x100..0x1_0000 = n {
+        // As most are in a long list.
+        return Some((two_bytes(0x19, n as u16), 4));
+    }
     let sign = n >> 63;
-    let (major, rest) = (sign as u8 & 1, (n ^ sign) as u64);
-    let (op, len) = match rest {
-        0..24 => ([CON, major << 5 | rest as u8, 0, 0], 2),
-        24..0x100 => ([CON, major << 5 | 0x18, rest as u8, 0], 3),
-        0x100..0x1_0000 => ([CON, major << 5 | 0x19, (rest >> 8) as u8, rest as u8], 4),
-        _ => {
-            out.push(CON);
-            return cbor::put_head(out, major, rest);
-        }
-    };
-    let end = out.len() + len;
-    out.extend_from_slice(&op);
-    out.truncate(end);
+    let (major, n) = (sign as u8 & 0x20, n ^ sign);
+    match n {
+        0..24 => Some(([CON, major | n as u8, 0, 0], 2)),
+        24..0x100 => Some(([CON, major | 0x18, n as u8, 0], 3)),
+        0x100..0x1_0000 => Some((two_bytes(major | 0x19, n as u16), 4)),
+        _ => None,
+    }
+}
+
+/// The operation with two bytes behind a head, as a word.
+#[inline(always)]
+const fn two_bytes(head: u8, n: u16) -> [u8; 4] {
+    (u32::from_le_bytes([CON, head, 0, 0]) | (n as u32).swap_bytes()).to_le_bytes()
 }
