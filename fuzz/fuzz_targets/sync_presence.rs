@@ -1,14 +1,10 @@
-//! Presence messages, from anyone: read or refused, and what is read is written back to the same bytes.
+//! Presence messages and signed goodbyes, from anyone: read or refused, and what is read is written back to the same bytes.
+//!
+//! What it does is with the ordinary tests, which replay its corpus.
 
 #![no_main]
 
-use bytes::Bytes;
-use crdt_sync::presence::PresenceMessage;
-use libfuzzer_sys::fuzz_target;
+#[path = "../../crates/crdt-sync/tests/fuzzed/presence.rs"]
+mod presence;
 
-fuzz_target!(|input: &[u8]| {
-    let input = Bytes::copy_from_slice(input);
-    if let Ok(message) = PresenceMessage::decode(&input) {
-        assert_eq!(message.encode(), input);
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| presence::look_at(data));

@@ -91,6 +91,13 @@ pub trait Guard: Send + Sync {
         true
     }
 
+    /// Whether somebody's signature tells who speaks under a peer's name. Then nobody is believed to have left under it
+    /// without one.
+    fn has_voice(&self, peer: &PeerId) -> bool {
+        let _ = peer;
+        false
+    }
+
     /// The replicas whose proven words decide about what is folded, if it is known which those are. `None` is whoever is there.
     fn members(&self) -> Option<BTreeSet<PeerId>> {
         None
@@ -206,7 +213,7 @@ impl Gate {
     /// What `own` may fold: what all known peers, apart from `without`, have proven to have, and this replica has.
     ///
     /// Where it is known who the [members](Guard::members) are, nobody else is waited for, and all of them are, the absent ones
-    /// too: a goodbye is not signed, and anybody on the topic can say it in a member's name. Who is no member has nothing folded
+    /// too: not every discovery asks who says a goodbye, and a member that has left comes back. Who is no member has nothing folded
     /// that a member lacks, so that every member can bring it all that it has folded.
     pub fn stable(
         &self,

@@ -7,6 +7,8 @@ mod conflicts;
 #[cfg(feature = "crypto")]
 #[path = "fuzzed/owners.rs"]
 mod owners;
+#[path = "fuzzed/presence.rs"]
+mod presence;
 #[path = "fuzzed/reconcile.rs"]
 mod reconcile;
 #[path = "fuzzed/section.rs"]
@@ -58,6 +60,11 @@ fn the_corpus_of_sync_wire_is_read_and_written_the_same_in_all_encodings() {
 #[test]
 fn the_corpus_of_sync_snapshot_is_opened_or_refused() {
     replay("sync_snapshot", look_at_snapshot);
+}
+
+#[test]
+fn the_corpus_of_sync_presence_is_read_or_refused() {
+    replay("sync_presence", presence::look_at);
 }
 
 #[test]

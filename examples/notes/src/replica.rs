@@ -13,7 +13,7 @@ use crdt_core::{EncodingFormat, Model, SessionId, Value, model::EditError};
 use crdt_sync::{
     Gateway, MemoryPatchStore, PatchStore, PeerId, PubSubBroadcaster, PubSubSyncer, SharedModel, StoreId,
     SyncDocument as _, SyncManager, SyncStatus,
-    crypto::AuthorKey,
+    crypto::{Access, AuthorKey},
     discovery::PubSubPeerDiscovery,
     presence::{PresenceOptions, PubSubPresence},
     session::{SessionOptions, SyncMode, TrickleOptions},
@@ -65,7 +65,12 @@ impl Replica {
         let broadcaster = PubSubBroadcaster::new(Arc::clone(&pubsub), topic("patches")?, format);
         let syncer = PubSubSyncer::new(Arc::clone(&pubsub), topic("sync")?, own.clone(), format);
         let peers = PresenceOptions::STANDARD;
+        let access = keys::access(options)?;
         let discovery = PubSubPeerDiscovery::new(Arc::clone(&pubsub), topic("peers")?, own.clone(), peers);
+        let discovery = match &access {
+            Some(access) => discovery.with_guard(Arc::<Access>::clone(access)),
+            None => discovery,
+        };
         let manager = SyncManager::new(
             Arc::<SharedModel>::clone(&document),
             Arc::new(broadcaster.await.map_err(|e| failed(&e))?),
@@ -85,7 +90,7 @@ impl Replica {
             },
             ..SessionOptions::standard(session)
         });
-        let manager = match keys::access(options)? {
+        let manager = match access {
             Some(access) => manager.with_guard(access),
             None => manager,
         };

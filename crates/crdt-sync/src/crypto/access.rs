@@ -428,6 +428,10 @@ impl Guard for Access {
         self.list().names.owner(peer) == Some(voice.to_be_bytes())
     }
 
+    fn has_voice(&self, peer: &PeerId) -> bool {
+        self.list().names.owner(peer).is_some()
+    }
+
     fn note(&self, record: &PatchRecord) {
         if let Some(id) = key_id(record) {
             self.list_mut().sessions.entry(record.session()).or_insert(*id);

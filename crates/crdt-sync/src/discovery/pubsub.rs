@@ -8,7 +8,7 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use super::{DiscoveryError, PeerChange, PeerDiscovery, PeerSet};
 use crate::{
-    PeerId,
+    Guard, PeerId,
     presence::{PresenceOptions, PubSubPresence},
 };
 
@@ -19,6 +19,7 @@ pub struct PubSubPeerDiscovery {
     topic: Topic,
     own: PeerId,
     options: PresenceOptions,
+    guard: Option<Arc<dyn Guard>>,
     set: Arc<PeerSet>,
     // Held across coming and going, so that each happens once.
     running: Mutex<Option<Running>>,
@@ -32,7 +33,17 @@ struct Running {
 impl PubSubPeerDiscovery {
     /// Stands for `own` on a topic, from [`start`](PeerDiscovery::start) on.
     pub fn new(pubsub: Arc<dyn PubSub>, topic: Topic, own: PeerId, options: PresenceOptions) -> Self {
-        Self { pubsub, topic, own, options, set: Arc::new(PeerSet::new()), running: Mutex::default() }
+        let (set, running) = (Arc::new(PeerSet::new()), Mutex::default());
+        Self { pubsub, topic, own, options, guard: None, set, running }
+    }
+
+    /// The same in a group that signs, with the guard of the manager: says goodbye with a signature, and believes nobody who says it
+    /// without one in the name of a replica for which a key [speaks](Guard::has_voice). Who is only cut off is waited for then,
+    /// whatever others say.
+    #[must_use]
+    pub fn with_guard(mut self, guard: Arc<dyn Guard>) -> Self {
+        self.guard = Some(guard);
+        self
     }
 }
 
@@ -54,7 +65,9 @@ impl PeerDiscovery for PubSubPeerDiscovery {
             return Ok(());
         }
         let (pubsub, topic) = (Arc::clone(&self.pubsub), self.topic.clone());
-        let presence = PubSubPresence::join(pubsub, topic, self.own.clone(), self.options).await;
+        let guard = self.guard.clone();
+        let presence =
+            PubSubPresence::join_guarded(pubsub, topic, self.own.clone(), self.options, guard).await;
         let presence = Arc::new(presence.map_err(|error| DiscoveryError::Registry(error.to_string()))?);
         let mut changes = presence.changes();
         let watcher = tokio::spawn({

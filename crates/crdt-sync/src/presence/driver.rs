@@ -18,8 +18,8 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-use super::{Presence, PresenceCounters, PresenceInput, PresenceMessage, PresenceOptions, PresenceOutput};
-use crate::{ChannelError, PeerId};
+use super::{Presence, PresenceCounters, PresenceInput, PresenceOptions, PresenceOutput, farewell};
+use crate::{ChannelError, Guard, PeerId};
 
 /// How long a message may take to be sent: meanwhile nothing is heard, and nobody found to be gone.
 const SEND_MAX: Duration = Duration::from_secs(1);
@@ -46,6 +46,7 @@ struct Shared {
     left: Mutex<BTreeSet<PeerId>>,
     counters: Mutex<PresenceCounters>,
     malformed: AtomicU64,
+    doubted: AtomicU64,
     /// Counts changes of `others`.
     version: watch::Sender<u64>,
     name_taken: watch::Sender<bool>,
@@ -71,16 +72,27 @@ pub struct ShownTooLarge {
 
 impl PubSubPresence {
     /// Comes to the others on a topic, which must be another one than those of patches and synchronisation.
-    #[expect(clippy::disallowed_methods, reason = "a driver: a later start must have a greater number")]
     pub async fn join(
         pubsub: Arc<dyn PubSub>,
         topic: Topic,
         own: PeerId,
         options: PresenceOptions,
     ) -> Result<Self, ChannelError> {
+        Self::join_guarded(pubsub, topic, own, options, None).await
+    }
+
+    /// The same in a group that signs, if there is a guard: says goodbye with a signature, and believes none in the name of a
+    /// [voice](Guard::has_voice) without it.
+    pub(crate) async fn join_guarded(
+        pubsub: Arc<dyn PubSub>,
+        topic: Topic,
+        own: PeerId,
+        options: PresenceOptions,
+        guard: Option<Arc<dyn Guard>>,
+    ) -> Result<Self, ChannelError> {
         let subscription = pubsub.subscribe(topic.clone().into(), SubscriptionOptions::STANDARD).await?;
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let run = since_epoch.as_nanos() as u64;
+        // A later start must have a greater number.
+        let run = since_epoch().as_nanos() as u64;
         let shared = Arc::new(Shared {
             show: Mutex::default(),
             leave: Mutex::default(),
@@ -89,12 +101,13 @@ impl PubSubPresence {
             left: Mutex::default(),
             counters: Mutex::default(),
             malformed: AtomicU64::new(0),
+            doubted: AtomicU64::new(0),
             version: watch::Sender::new(0),
             name_taken: watch::Sender::new(false),
         });
         let span = tracing::debug_span!("presence", %topic, %own);
         let machine = Presence::new(options, own, run, Duration::ZERO, run);
-        let task = run_machine(machine, pubsub, topic, subscription, Arc::clone(&shared));
+        let task = run_machine(machine, pubsub, topic, subscription, guard, Arc::clone(&shared));
         let task = tokio::spawn(task.instrument(span));
         Ok(Self { shared, options, task: Mutex::new(Some(task)) })
     }
@@ -132,7 +145,9 @@ impl PubSubPresence {
 
     /// What was counted, and how many messages were none.
     pub fn counters(&self) -> (PresenceCounters, u64) {
-        (*lock(&self.shared.counters), self.shared.malformed.load(Relaxed))
+        let doubted = self.shared.doubted.load(Relaxed);
+        let counters = PresenceCounters { doubted, ..*lock(&self.shared.counters) };
+        (counters, self.shared.malformed.load(Relaxed))
     }
 
     /// Says goodbye, so that the others see it at once. Afterwards nothing is shown or heard any more.
@@ -154,12 +169,34 @@ impl Drop for PubSubPresence {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a driver: by it starts are told apart, and old goodbyes from new ones"
+)]
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Sends one message. A lost one is made up for by the next.
+async fn send(pubsub: &dyn PubSub, topic: &Topic, message: Bytes) {
+    match tokio::time::timeout(SEND_MAX, pubsub.publish(topic, message)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%topic, %error, "presence was not sent"),
+        Err(_) => tracing::debug!(%topic, "presence was not sent within {SEND_MAX:?}"),
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "a driver reads the clock for its machine")]
 async fn run_machine(
     mut machine: Presence,
     pubsub: Arc<dyn PubSub>,
     topic: Topic,
     mut subscription: Subscription,
+    guard: Option<Arc<dyn Guard>>,
     shared: Arc<Shared>,
 ) {
     let start = Instant::now();
@@ -171,12 +208,13 @@ async fn run_machine(
         while let Some(output) = machine.poll_output() {
             match output {
                 PresenceOutput::Send(message) => {
-                    // A lost one is made up for by the next.
-                    match tokio::time::timeout(SEND_MAX, pubsub.publish(&topic, message.encode())).await {
-                        Ok(Ok(_)) => {}
-                        Ok(Err(error)) => tracing::debug!(%topic, %error, "presence was not sent"),
-                        Err(_) => tracing::debug!(%topic, "presence was not sent within {SEND_MAX:?}"),
+                    // The signed form first: who reads it has heard the other one then, and releases that read only that know no
+                    // more than they did.
+                    let guard = guard.as_deref().filter(|_| !message.here);
+                    if let Some(signed) = guard.and_then(|guard| farewell::say(&message, guard, now_ms())) {
+                        send(&*pubsub, &topic, signed).await;
                     }
+                    send(&*pubsub, &topic, message.encode()).await;
                 }
                 PresenceOutput::Shows { peer, shown } => {
                     lock(&shared.left).remove(&peer);
@@ -225,8 +263,13 @@ async fn run_machine(
                     shared.version.send_modify(|version| *version += 1);
                     return;
                 }
-                Some(Received::Message(message)) => match PresenceMessage::decode(&message.payload) {
-                    Ok(message) => PresenceInput::Heard(message),
+                Some(Received::Message(message)) => match farewell::hear(&message.payload, guard.as_deref(), now_ms()) {
+                    Ok(Some(message)) => PresenceInput::Heard(message),
+                    Ok(None) => {
+                        tracing::debug!(%topic, "a goodbye in somebody's name without their signature");
+                        shared.doubted.fetch_add(1, Relaxed);
+                        PresenceInput::Tick
+                    }
                     Err(error) => {
                         tracing::debug!(%topic, %error, "not a presence message");
                         shared.malformed.fetch_add(1, Relaxed);

@@ -28,6 +28,12 @@ pub enum InvalidPresence {
     /// They begin with something else.
     #[error("a presence message begins with byte {TAG}, not {0:?}")]
     Tag(Option<u8>),
+    /// They begin with something else than a signed goodbye does.
+    #[error("a signed goodbye begins with byte {TAG_FAREWELL}, not {0:?}")]
+    FarewellTag(Option<u8>),
+    /// It is signed, and says that somebody is here.
+    #[error("a signed goodbye that is none")]
+    NoGoodbye,
     /// They end too early.
     #[error("presence message of {len} bytes ends within its {field}")]
     Short {
@@ -49,6 +55,8 @@ pub enum InvalidPresence {
 
 /// The first byte; patches have 1 and state synchronisation 2.
 const TAG: u8 = 3;
+/// The first byte of a signed goodbye.
+pub(super) const TAG_FAREWELL: u8 = 4;
 const HERE: u8 = 1;
 const HELLO: u8 = 2;
 
