@@ -125,15 +125,13 @@ pub(crate) const ROW: usize = 16;
 pub(crate) fn row_of_numbers(ops: &[u8]) -> Option<(&[[u8; 4]; ROW], &[u8])> {
     const HEAD: u32 = (0x19 << 8) | (code::NEW_CON << 3) as u32;
     let row: &[[u8; 4]; ROW] = ops.as_chunks().0.first_chunk()?;
-    let (mut differs, mut needed) = (0, u32::MAX);
+    let mut differs = 0;
     for op in row {
         let word = u32::from_le_bytes(*op);
-        differs |= word ^ HEAD;
-        // Carries, unless the byte is 0.
-        needed &= (word & 0x00ff_0000) + 0x00ff_0000;
+        // The sign may be either. A first byte of 0, which is not needed, borrows from the highest bit.
+        differs |= ((word & 0xdfff) ^ HEAD) | (word & 0x00ff_0000).wrapping_sub(0x0001_0000);
     }
-    // The sign may be either.
-    let is_row = differs & 0xdfff | !needed & 1 << 24 == 0;
+    let is_row = differs & 0x8000_ffff == 0;
     is_row.then(|| (row, &ops[4 * ROW..]))
 }
 

@@ -7,11 +7,12 @@ use super::{
     table::{Known, Place},
 };
 use crate::{
+    Timestamp,
     codec::{
         cbor,
-        wire::{Burst, Bursts, Reader, at_once},
+        wire::{Burst, Bursts, Reader, at_once, burst},
     },
-    document::{ChunkLoader, Chunks, FindChunk, Found, TextChunk},
+    document::{Chunk, ChunkLoader, Chunks, FindChunk, Found, TextChunk},
 };
 
 /// Bytes that must be left, so that numbers can be read eight bytes at a time.
@@ -115,20 +116,20 @@ pub(super) fn put_text_chunks(
     let mut bursts = Bursts::new();
     chunks.for_each_text(|chunk| match chunk {
         TextChunk::Plain { session, time, span, is_dead, ahead } => {
+            let units = if is_dead { 0 } else { span as usize };
             let place = known.get(session).copied().flatten().filter(|place| time <= place.time);
-            if place.is_none() {
+            let Some(place) = place else {
                 bursts.flush(out);
-                let place = ids.put_placed(out, chunks.id(session, time));
+                let place = put_first_chunk(out, ids, chunks.id(session, time), is_dead, span);
+                out.extend_from_slice(&ahead[..units]);
                 known.resize(known.len().max(session + 1), None);
                 known[session] = place;
-            }
+                return;
+            };
             // A copy of a fixed size is two instructions, and a tombstone may as well copy nothing.
-            let units = if is_dead { 0 } else { span as usize };
             let block = ahead.first_chunk::<32>().filter(|_| units <= 32);
             bursts.put(out, |burst| {
-                if let Some(place) = place {
-                    burst.pair(place.number, place.time - time);
-                }
+                burst.pair(place.number, place.time - time);
                 chunk_head(burst, is_dead, span);
                 if let Some(block) = block {
                     burst.block(block, units);
@@ -141,15 +142,35 @@ pub(super) fn put_text_chunks(
         }
         TextChunk::Other(chunk) => {
             bursts.flush(out);
-            ids.put(out, chunk.id());
-            if chunk.is_tombstone() {
-                cbor::put_head(out, 0, chunk.span());
-            } else {
-                super::put_chunk_text(out, &chunk, scratch);
-            }
+            put_other_chunk(out, ids, &chunk, scratch);
         }
     });
     bursts.flush(out);
+}
+
+/// Writes a chunk up to its text, of a session whose ids have no place to be relative to yet. This and the other unusual ones are
+/// kept out of the loop, whose words would have to leave their registers for them.
+#[inline(never)]
+fn put_first_chunk(
+    out: &mut Vec<u8>,
+    ids: &mut IdWriter,
+    id: Timestamp,
+    is_dead: bool,
+    span: u32,
+) -> Option<Place> {
+    let place = ids.put_placed(out, id);
+    burst(out, |burst| chunk_head(burst, is_dead, span));
+    place
+}
+
+#[inline(never)]
+fn put_other_chunk(out: &mut Vec<u8>, ids: &mut IdWriter, chunk: &Chunk<'_>, scratch: &mut Vec<u8>) {
+    ids.put(out, chunk.id());
+    if chunk.is_tombstone() {
+        cbor::put_head(out, 0, chunk.span());
+    } else {
+        super::put_chunk_text(out, chunk, scratch);
+    }
 }
 
 /// The head of ASCII as `cbor::put_text_head` has it, or the length of a tombstone as `cbor::put_head` does. How wide it is
