@@ -53,13 +53,18 @@ impl super::Flow {
     }
 
     /// A publisher begins a new stream while messages of its last one wait for room. It will not send them again, so they
-    /// stay, as messages that nobody numbered, within the bounds of those. How many there is no room for.
-    fn begin_anew(&mut self, node: NodeId, messages_max: usize, bytes_max: usize) -> u64 {
+    /// stay, as messages that nobody numbered, within the bounds of those. The numbers that those would have had for which there is
+    /// no room.
+    fn begin_anew(&mut self, node: NodeId, messages_max: usize, bytes_max: usize) -> Vec<u64> {
+        let mut dropped = Vec::new();
         if self.publishers.get(&node).is_none_or(|publisher| publisher.waiting.messages == 0) {
-            return 0;
+            return dropped;
         }
-        let (unnumbered, bytes, mut dropped) = (&mut self.unnumbered, &mut self.unnumbered_bytes, 0);
+        let (unnumbered, bytes, mut next) =
+            (&mut self.unnumbered, &mut self.unnumbered_bytes, self.log.next());
         self.backlog.retain_mut(|(from, sequence, data)| {
+            let number = next;
+            next += 1;
             if *from != Some(node) {
                 return true;
             }
@@ -69,7 +74,7 @@ impl super::Flow {
                 *unnumbered += 1;
                 *bytes += data.len();
             } else {
-                dropped += 1;
+                dropped.push(number);
             }
             fits
         });
@@ -122,7 +127,14 @@ impl Node {
         let mut known = true;
         if publisher.epoch != stream.epoch {
             known = false;
-            self.counters.dropped += local.flow.begin_anew(node, messages_max, bytes_max);
+            let dropped = local.flow.begin_anew(node, messages_max, bytes_max);
+            self.counters.dropped += dropped.len() as u64;
+            if !dropped.is_empty() {
+                for doubt in local.flow.doubt_earlier(&dropped) {
+                    self.send_doubt(stream.topic, doubt);
+                }
+            }
+            let Some(local) = self.topics[stream.topic].local.as_mut() else { return };
             publisher = local.flow.publishers.entry(node).or_default();
             *publisher = Publisher { epoch: stream.epoch, ..Publisher::default() };
         }

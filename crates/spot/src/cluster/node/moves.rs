@@ -60,6 +60,22 @@ impl super::Flow {
         }
     }
 
+    /// What would have had these numbers, in order, has been dropped: what is doubted behind it comes as much earlier. Returns the
+    /// doubts that did.
+    pub(super) fn doubt_earlier(&mut self, dropped: &[u64]) -> Vec<u64> {
+        let earlier = |doubt: u64| doubt - dropped.partition_point(|number| *number < doubt) as u64;
+        let mut moved = Vec::new();
+        for doubt in &mut self.doubts {
+            let before = std::mem::replace(doubt, earlier(*doubt));
+            if before != *doubt {
+                moved.push(*doubt);
+            }
+        }
+        self.doubts.dedup();
+        self.untold = self.untold.map(earlier);
+        moved
+    }
+
     /// The first message that the next owner has to have, and the first that it is given; none if that is more than an offer holds.
     fn first_offered(&self, replay: usize, bytes_max: usize) -> Option<u64> {
         let next = self.log.next();
@@ -233,17 +249,25 @@ impl Node {
     /// Somebody else has given numbers of its own to what a publisher leaves out: that is told in front of the next that waits.
     pub(super) fn doubt_waiting(&mut self, id: TopicId) {
         let topic = &mut self.topics[id];
-        let (name, listens) = (topic.name.clone(), !topic.subs.is_empty());
+        let listens = !topic.subs.is_empty();
         let Some(local) = topic.local.as_mut() else { return };
         local.wary = true;
-        let (epoch, flow) = (local.epoch, &mut *local.flow);
+        let flow = &mut *local.flow;
         let doubt = flow.log.next() + flow.backlog.len() as u64;
         flow.doubts(doubt);
-        let links: Vec<LinkId> = flow.cursors.iter().map(|cursor| cursor.link).collect();
         if listens && flow.untold.replace(doubt).is_some_and(|untold| untold < doubt) {
             // One may wait. The other is told early, and once more in its place.
             self.deliver_gap(id, doubt, None);
         }
+        self.send_doubt(id, doubt);
+    }
+
+    /// Tells who listens elsewhere of a doubt. One that has been told of it by a later number is told a gap there as well.
+    pub(super) fn send_doubt(&mut self, id: TopicId, doubt: u64) {
+        let topic = &self.topics[id];
+        let Some(local) = topic.local.as_ref() else { return };
+        let (name, epoch) = (topic.name.clone(), local.epoch);
+        let links: Vec<LinkId> = local.flow.cursors.iter().map(|cursor| cursor.link).collect();
         for link in links {
             if self.links[link].protocol == Protocol::Extended {
                 self.send(link, &Command::GoesOn { topic: name.as_str(), epoch, doubt });

@@ -361,6 +361,43 @@ fn what_a_publisher_leaves_out_is_a_gap_in_front_of_what_it_says_next() {
     assert_eq!((came.len(), messages(came)), (5, ["5", "6", "7", "9"].map(str::to_owned).to_vec()));
 }
 
+/// What waits in front of it and finds no room any more, as who published it begins anew, makes the gap come as much earlier.
+#[test]
+fn a_gap_that_waits_is_told_in_its_place_though_some_of_what_waits_before_it_is_dropped() {
+    let mut node = node_with(|options| options.retained_messages_max = 1);
+    node.topic_create("t", TopicOptions::STANDARD).unwrap();
+    let sub = slow(&mut node, "t");
+    let (ann, bob) = (joined(&mut node, ANN, 1), joined(&mut node, BOB, 1));
+    let carol = joined(&mut node, NodeId(BOB.0 + 1), 1);
+    let resume = Resume { window: 100, window_bytes: 1 << 20, ..Resume::default() };
+    tell(&mut node, carol, &[Command::Subscribe { topic: "t", resume: Some(resume) }]);
+    tell(&mut node, ann, &[stream(1, Kind::Publish, 1, 1, "t", &[b"kept", b"dropped", b"dropped"])]);
+    tell(&mut node, bob, &[stream(1, Kind::Publish, 1, 1, "t", &[b"b1"])]);
+    tell(&mut node, bob, &[stream(1, Kind::Publish, 1, 3, "t", &[b"b3"])]);
+    assert_eq!(node.counters().dropped, 0);
+    sent(&mut node, carol);
+    tell(&mut node, ann, &[stream(2, Kind::Publish, 2, 1, "t", &[b"anew"])]);
+    assert_eq!(node.counters().dropped, 2);
+    // Who listens elsewhere is told the right place beside the one it was told before.
+    let mut expected = BytesMut::new();
+    let (epoch, _) = node.topic_owner("t").unwrap();
+    Command::GoesOn { topic: "t", epoch, doubt: 4 }.put(&mut expected, false);
+    assert!(holds(&sent(&mut node, carol), &expected));
+    let mut came = Vec::new();
+    for acked in 1..=6 {
+        came.extend(arrivals(&mut node, sub));
+        tell(
+            &mut node,
+            carol,
+            &[Command::Credit { topic: "t", up: false, acked, limit: 100, limit_bytes: 1 << 20 }],
+        );
+    }
+    // Its queue is full with one message, and says so.
+    assert!(matches!(came[3], Arrival::Lagged { missed: 1 }), "{came:?}");
+    assert_eq!(came.len(), 6, "{came:?}");
+    assert_eq!(messages(came), ["first", "kept", "b1", "b3", "anew"]);
+}
+
 /// The publisher's side of it.
 #[test]
 fn who_publishes_begins_anew_when_the_owner_has_another_epoch() {
