@@ -66,15 +66,18 @@ impl Document {
         let slot = Id::new(session, elements.slot().time);
         let store = &mut *self.store;
         let sequence = store.sequences.at_mut(payload);
-        let spot = sequence.place(after, slot, values.span(), &store.sessions)?;
-        store.put_constants(payload, spot, Id::new(session, id.time), values);
+        // By reference: a spot is written in parts, and a copy as a whole would wait for them.
+        let spot = &sequence.place(after, slot, values.span(), &store.sessions);
+        store.put_constants(payload, spot.as_ref()?, Id::new(session, id.time), values);
         store.tidy();
         self.observe(session, elements.last());
         Some(())
     }
 
     /// Puts constants into an array at an index; they get the next times, and after them their slots. Returns the id of the
-    /// slot before them, or of the array at its start; `None` if the array is shorter.
+    /// slot before them, or of the array at its start; `None` if the array is shorter. Inlined, since that id would be stored in
+    /// parts and read as a whole, which waits.
+    #[inline]
     pub(crate) fn edit_elements(
         &mut self,
         array: u32,
@@ -86,21 +89,26 @@ impl Document {
         let id = Id::new(store.sessions.own, self.time);
         let payload = store.node(array).payload();
         let sequence = store.sequences.at_mut(payload);
-        let (after, spot) = sequence.place_at(index, id.tick(len))?;
+        let place = &sequence.place_at(index, id.tick(len));
+        let (after, spot) = place.as_ref()?;
         let at = store.put_constants(payload, spot, id, values);
         store.sequences.at_mut(payload).set_cursor(at, index + values.span());
         self.time += 2 * len;
         store.sessions.made = self.time - 1;
-        Some(store.timestamp(after.unwrap_or_else(|| store.node(array).id())))
+        let after = match after {
+            Some(after) => Id::new(after.session, after.time),
+            None => store.node(array).id(),
+        };
+        Some(store.timestamp(after))
     }
 }
 
 impl Store {
     /// Makes constants, and puts them into the array of a sequence at a spot. Their ids start with `id`, and those of their
     /// slots follow.
-    fn put_constants(&mut self, sequence: u32, spot: Spot, id: Id, values: Constants<'_>) -> At {
+    fn put_constants(&mut self, sequence: u32, spot: &Spot, id: Id, values: Constants<'_>) -> At {
         let len = values.span();
-        let left = self.sequences.at(sequence).joined(spot);
+        let left = self.sequences.at(sequence).joined(*spot);
         let stored = if self.ghosts.is_empty() && self.free.is_empty() {
             let row = self.enter_row(id, values);
             self.contents.store_slots_in_a_row(left, row)
@@ -110,10 +118,10 @@ impl Store {
         };
         let sequence = self.sequences.at_mut(sequence);
         if let Some(moved) = stored.moved {
-            sequence.relocate(spot, moved);
+            sequence.relocate(*spot, moved);
         }
         self.span += u64::from(len);
-        sequence.put(spot, id.tick(len.into()), stored.span, stored.offset)
+        sequence.put(*spot, id.tick(len.into()), stored.span, stored.offset)
     }
 
     /// [`enter_each`](Self::enter_each) behind all nodes, where their numbers follow each other too.

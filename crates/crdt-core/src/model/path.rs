@@ -27,6 +27,7 @@ impl<'p> Step<'p> {
     }
 
     /// Does something with the key that it names in a map.
+    #[inline]
     pub(super) fn with_key<R>(self, with: impl FnOnce(Wtf8<'_>) -> R) -> R {
         match self {
             Self::Key(key) => with(key.into()),
