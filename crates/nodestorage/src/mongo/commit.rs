@@ -9,6 +9,7 @@ use mongodb::{
 use super::{
     claim::CLAIM_AFTER,
     failure::{Failure, Tolerance, has_failed_inside, is_duplicate, is_refusal, is_too_large},
+    group::Passage,
     plan::{How, Planned},
     record::{Mark, Stored, WriteId, check_event, encode_mark, event_version},
     relay::{Key, Moved},
@@ -122,6 +123,9 @@ impl MongoStorage {
                         return Err(StorageError::RetriesExhausted { attempts: backoff.attempts() });
                     }
                 }
+                // The next try looks what became of it, and sends it again alone if it is open. By a group it goes again only after another
+                // write took its version, and each group was waited for: no round of this is a quick one.
+                Err(Failure::Unanswered) => {}
                 Err(Failure::Driver(error)) if tolerance.bears(&error) => {
                     tracing::debug!(%error, document = %id, "sending it again");
                     tokio::time::sleep(CUT_PAUSE).await;
@@ -286,7 +290,7 @@ impl MongoStorage {
         found: Stored,
         tries: &mut Tries,
     ) -> Result<Option<Outcome>, Failure> {
-        let sent = self.send(&planned).await;
+        let sent = self.send_alone(&planned).await;
         if let Ok(true) = sent {
             return Ok(Some(self.answered(key, planned, found, tries)));
         }
@@ -300,8 +304,17 @@ impl MongoStorage {
         self.applied(key, planned, &outbox)
     }
 
-    /// Sends a change. `false` when the document is not as it was found any more.
+    /// Sends a change, with others that meet it. `false` when the document is not as it was found any more.
     async fn send(&self, planned: &Planned) -> Result<bool, Failure> {
+        match self.shared().groups.turn(&planned.how, &self.documents).await {
+            Passage::Alone(lane) => lane.during(self.send_alone(planned)).await,
+            Passage::Answered(found) => Ok(found),
+            Passage::Unknown => Err(Failure::Unanswered),
+            Passage::Failed(error) => Err(error.into()),
+        }
+    }
+
+    async fn send_alone(&self, planned: &Planned) -> Result<bool, Failure> {
         let sent = match &planned.how {
             How::Insert(document) => match self.documents.insert_one(document).await {
                 Ok(_) => Ok(true),

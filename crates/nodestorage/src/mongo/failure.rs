@@ -11,6 +11,8 @@ pub(super) enum Failure {
     Storage(StorageError),
     /// The driver's. Whether the server has done what it was asked for is not known.
     Driver(Error),
+    /// A write went with others, and what became of it is not known.
+    Unanswered,
 }
 
 impl From<StorageError> for Failure {
@@ -30,6 +32,9 @@ impl From<Failure> for StorageError {
         match failure {
             Failure::Storage(error) => error,
             Failure::Driver(error) => of_driver(&error),
+            Failure::Unanswered => {
+                StorageError::OutcomeUnknown { reason: "the command was not answered".to_owned() }
+            }
         }
     }
 }
@@ -147,6 +152,18 @@ pub(super) fn is_history_lost(error: &Error) -> bool {
 pub(super) fn has_no_streams(error: &Error) -> bool {
     matches!(code(error), Some(40_573 | 59)) || matches!(code(error), Some(40_324))
 }
+
+/// The server does not have a command, or not for this user; or the driver has not sent it.
+pub(super) fn lacks_command(error: &Error) -> bool {
+    match &*error.kind {
+        ErrorKind::IncompatibleServer { .. } | ErrorKind::InvalidArgument { .. } => true,
+        ErrorKind::Command(error) => LACKING.contains(&error.code),
+        _ => false,
+    }
+}
+
+/// No right to it, no such command, none here, none in this version of the interface, none by this provider.
+const LACKING: &[i32] = &[13, 59, 115, 323, 8_000];
 
 /// This server has no transactions.
 pub(super) fn has_no_transactions(error: &Error) -> bool {

@@ -1,7 +1,7 @@
 //! A store over MongoDB: any number of processes, one database.
 //!
-//! The version check and the write of a change are one `findOneAndUpdate`, and the change's event is part of the very
-//! same write: it goes into an outbox inside the document. So a standalone server keeps document and event together as
+//! The version check and the write of a change are one atomic step of the server, a `findOneAndUpdate` or the same as a statement of a
+//! command that writes share which meet, and the change's event is part of the very same write: it goes into an outbox inside the document. So a standalone server keeps document and event together as
 //! well as a replica set does, without a transaction. A relay then gives the event its place in the log, the collection
 //! `events`; [`changes`](Storage::changes) and [`watch`](Storage::watch) read the log, and put into it what they find
 //! missing.
@@ -25,6 +25,7 @@ mod query;
 mod storage;
 mod plan;
 mod commit;
+mod group;
 mod claim;
 mod remembered;
 mod adopt;
@@ -57,12 +58,14 @@ pub use mongodb as driver;
 pub use self::{
     commit::OUTBOX_MAX,
     failure::{INSIDE_FAILURES_MAX, is_passing},
+    group::{GROUP_BYTES_MAX, GROUP_MAX, SharedWrites, WRITE_LANES},
     producers::PRODUCERS_MAX,
     relay::{QUEUE_BYTES_MAX, QUEUE_MAX},
     storage::MongoStorage,
 };
 use self::{
     failure::{is_there_already, of_driver},
+    group::Groups,
     relay::{Key, Relay},
     remembered::Gate,
 };
@@ -117,6 +120,9 @@ pub struct MongoOptions {
     pub database: Option<String>,
     /// How many connections writes and reads share. Change streams have a client of their own, as each holds one.
     pub connections_max: u32,
+    /// How many commands with writes are under way at a time, at least one. A write that finds so many waits for one of them, and goes by one command with the others
+    /// that wait. Few are best where commands are dear to the server; more where it is far away and has processors to spare.
+    pub write_lanes: usize,
     /// Whether what other programs write directly is seen and recorded. Without that it is left to whoever writes next, and
     /// what a process left that died is moved every thirty [`poll_interval`](Self::poll_interval)s.
     pub listen: bool,
@@ -137,12 +143,13 @@ pub struct MongoOptions {
 }
 
 impl Default for MongoOptions {
-    /// The URI's database, 32 connections, a listener, a look every two seconds, [`QUEUE_MAX`] and [`QUEUE_BYTES_MAX`], tombstones for
+    /// The URI's database, 32 connections, [`WRITE_LANES`], a listener, a look every two seconds, [`QUEUE_MAX`] and [`QUEUE_BYTES_MAX`], tombstones for
     /// a day.
     fn default() -> Self {
         Self {
             database: None,
             connections_max: 32,
+            write_lanes: WRITE_LANES,
             listen: true,
             poll_interval: Duration::from_secs(2),
             queue_max: QUEUE_MAX,
@@ -174,6 +181,8 @@ struct Shared {
     options: MongoOptions,
     client: Client,
     streams: Client,
+    /// Where the writers of all collections meet.
+    groups: Arc<Groups>,
     database: Database,
     events: Collection<Bsons>,
     relay: Arc<Relay>,
@@ -224,9 +233,11 @@ impl MongoStore {
         };
         let (tide, _) = watch::channel(Tide { position: 0, put_back: 0, closed: false });
         let relay = Arc::new(Relay::new(database.clone(), tide.clone(), &options));
+        let groups = Groups::new(client.clone(), options.write_lanes);
         let shared = Arc::new(Shared {
             options,
             client,
+            groups,
             streams,
             events: database.collection("events"),
             database,
@@ -257,6 +268,11 @@ impl MongoStore {
     /// The database, for what this crate does not offer.
     pub fn database(&self) -> &Database {
         &self.handle.shared.database
+    }
+
+    /// How many writes have shared their commands with others.
+    pub fn shared_writes(&self) -> SharedWrites {
+        self.handle.shared.groups.counts()
     }
 
     /// Opens a collection, creating it if it is absent.
@@ -348,6 +364,8 @@ impl Store for MongoStore {
         for gate in &shared.gates {
             drop(gate.lock().await);
         }
+        // What nobody waited for any more may be under way still.
+        shared.groups.ended().await;
         let mut tasks = std::mem::take(&mut *self.handle.tasks.lock());
         tasks.shutdown().await;
         let settled = async {

@@ -12,14 +12,14 @@ use std::{
 
 use futures_util::StreamExt;
 use nodestorage::{
-    Body, Edited, MongoStorage, Storage, StorageError, StorageExt, Store, Upserted, WatchEvent, WatchFilter,
-    WatchFrom,
+    Body, Edited, MongoOptions, MongoStorage, MongoStore, Storage, StorageError, StorageExt, Store, Upserted,
+    WatchEvent, WatchFilter, WatchFrom,
     mongo::testing::{Lines, TestServer},
 };
 use serde_json::json;
 
 use super::{
-    PATIENCE, WRITES_TIME_MAX, body, by, games, id, open,
+    PATIENCE, WRITES_TIME_MAX, body, by, games, id, open, options,
     verbs::{self, Acknowledged, Writer},
 };
 
@@ -37,7 +37,9 @@ async fn reach(answers: &mut tokio::sync::watch::Receiver<u64>, wanted: u64) {
 #[ignore = "needs secantusd"]
 async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     let mut server = TestServer::own();
-    let store = open(&server).await;
+    // One lane: what meets shares its command.
+    let one_lane = MongoOptions { write_lanes: 1, ..options(&server) };
+    let store = MongoStore::connect(server.uri(), one_lane).await.unwrap();
     let (games, seed) = (games(&store).await, verbs::seed());
     let mut acknowledged = Acknowledged::new();
     // One that watches through all of it.
@@ -90,7 +92,8 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     assert!(matches!(end, Upserted::Created { .. }));
     let watched = tokio::time::timeout(PATIENCE, watching).await.expect("in time").unwrap();
     assert!(watched.iter().copied().eq(1..=games.position().await.unwrap()), "a gap or a repeat");
-    println!("{ROUNDS} crashes of the server, {} acknowledged writes", acknowledged.len());
+    let shared = store.shared_writes();
+    println!("{ROUNDS} crashes of the server, {} acknowledged writes, {shared:?}", acknowledged.len());
 }
 
 /// In these variables a writer finds its server and database, its round, and its seed.
@@ -117,8 +120,8 @@ fn start_writer(server: &TestServer, number: u64, seed: u64) -> Child {
 async fn writer_process() {
     let Ok(uri) = std::env::var(WRITER[0]) else { return };
     let (database, number) = (std::env::var(WRITER[1]).unwrap(), std::env::var(WRITER[2]).unwrap());
-    let options = nodestorage::MongoOptions { database: Some(database), ..Default::default() };
-    let store = nodestorage::MongoStore::connect(&uri, options).await.unwrap();
+    let options = MongoOptions { database: Some(database), write_lanes: 1, ..Default::default() };
+    let store = MongoStore::connect(&uri, options).await.unwrap();
     let games = games(&store).await;
     if number == "counter" {
         count_to_100(&games).await;

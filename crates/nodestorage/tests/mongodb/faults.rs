@@ -10,7 +10,8 @@ use std::{
 };
 
 use nodestorage::{
-    Body, Deleted, Edited, MongoStore, Storage, StorageExt, Store, Upserted, mongo::testing::TestServer,
+    Body, Deleted, Edited, MongoOptions, MongoStore, Storage, StorageExt, Store, Upserted,
+    mongo::testing::TestServer,
 };
 use serde_json::json;
 use tokio::{
@@ -60,13 +61,14 @@ impl Held {
 
 /// Which of the test's documents a request is about.
 fn document_of(message: &[u8]) -> Option<&'static str> {
-    let all = ["d0\0", "d1\0", "own 0\0", "own 2\0", "book 0\0", "book 1\0", "book 2\0"];
+    let all =
+        ["d0\0", "d1\0", "d2\0", "d3\0", "d4\0", "own 0\0", "own 2\0", "book 0\0", "book 1\0", "book 2\0"];
     all.into_iter().find(|id| contains(message, id))
 }
 
 /// Whether a request writes, or computes what is to be written: anything of a transaction but its readings, too.
 fn is_write(message: &[u8]) -> bool {
-    let commands = ["findAndModify\0", "insert\0", "update\0", "delete\0", "aggregate\0"];
+    let commands = ["findAndModify\0", "bulkWrite\0", "insert\0", "update\0", "delete\0", "aggregate\0"];
     let writes = commands.iter().any(|command| contains(message, command)) && contains(message, "weft_test");
     writes && !contains(message, "$changeStream") || contains(message, "commitTransaction\0")
 }
@@ -210,7 +212,8 @@ async fn each_verb_is_applied_once(fault: Fault) {
     let server = TestServer::own();
     open(&server).await.close().await.unwrap();
     let mut proxy = Proxy::start(server.port(), fault, 9).await;
-    let store = MongoStore::connect(&TestServer::uri_at(proxy.port), options(&server)).await.unwrap();
+    let one_lane = MongoOptions { write_lanes: 1, ..options(&server) };
+    let store = MongoStore::connect(&TestServer::uri_at(proxy.port), one_lane).await.unwrap();
     let (faulty, seed) = (games(&store).await, verbs::seed());
     let writers = (0..WRITERS).map(|writer| {
         let games = faulty.clone();
@@ -257,6 +260,53 @@ async fn a_verb_that_arrives_late_is_applied_once() {
 #[ignore = "needs secantusd"]
 async fn a_verb_that_arrives_just_before_it_is_sent_again_is_applied_once() {
     each_verb_is_applied_once(Fault::JustBeforeTheNext).await;
+}
+
+/// Writes that meet, and share their commands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs secantusd"]
+async fn writes_that_share_a_command_are_each_applied_once() {
+    const WRITES: u64 = 6;
+    const DOCUMENTS: u64 = 5;
+    let fault = Fault::CutBeforeReply;
+    let server = TestServer::own();
+    open(&server).await.close().await.unwrap();
+    let mut proxy = Proxy::start(server.port(), fault, 3).await;
+    let one_lane = MongoOptions { write_lanes: 1, ..options(&server) };
+    let store = MongoStore::connect(&TestServer::uri_at(proxy.port), one_lane).await.unwrap();
+    let faulty = games(&store).await;
+    let writers = (0..DOCUMENTS).map(|writer| {
+        let games = faulty.clone();
+        tokio::spawn(async move {
+            let id = verbs::document(writer);
+            games.find_one_and_upsert(&id, body(json!({"n": 0})), by("creator")).await.unwrap();
+            for write in 1..=WRITES {
+                let increment = |body: &mut Body| {
+                    body["n"] = json!(body["n"].as_u64().unwrap() + 1);
+                    Ok::<_, Infallible>(())
+                };
+                let options = if writer % 2 == 0 { by("server") } else { counted("w", write) };
+                let edited = games.edit(&id, increment, options).await.unwrap();
+                assert!(matches!(edited, Edited::Changed { .. }), "{edited:?}");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        tokio::time::timeout(WRITES_TIME_MAX, writer).await.expect("its writes end").unwrap();
+    }
+    let shared = store.shared_writes();
+    proxy.end().await;
+    let store = open(&server).await;
+    let games = games(&store).await;
+    for document in 0..DOCUMENTS {
+        let id = verbs::document(document);
+        let found = games.find_one(&id).await.unwrap().unwrap();
+        assert_eq!((found.version, &found.body["n"]), (1 + WRITES, &json!(WRITES)), "{fault:?}");
+        let changes = games.changes(&id, 0, 1_000).await.unwrap().changes;
+        assert!(changes.iter().map(|change| change.version).eq(1..=found.version), "{fault:?}");
+    }
+    assert!(shared.commands > 0, "none was shared");
+    println!("{fault:?}: {} faults, {shared:?}", proxy.faults.load(Ordering::Relaxed));
 }
 
 async fn each_write_is_applied_once(fault: Fault) {

@@ -6,6 +6,7 @@ mod direct;
 mod effects;
 mod faults;
 mod filters;
+mod groups;
 mod layout;
 mod listening;
 mod meddling;
