@@ -451,3 +451,48 @@ fn value_bytes(value: &Bson) -> usize {
             _ => 0,
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use mongodb::{bson::doc, options::ClientOptions};
+
+    use super::*;
+
+    /// Nothing is sent here: no server is needed.
+    fn groups() -> (Arc<Groups>, Collection<Bsons>) {
+        let client = Client::with_options(ClientOptions::default()).unwrap();
+        let documents = client.database("games").collection("games");
+        (Groups::new(client, 1), documents)
+    }
+
+    fn creation(n: usize) -> How {
+        How::Insert(doc! {"_id": n.to_string()})
+    }
+
+    #[tokio::test]
+    async fn only_so_many_writes_wait_and_the_next_goes_alone() {
+        let (groups, documents) = groups();
+        let Passage::Alone(lane) = groups.turn(&creation(0), &documents).await else { panic!("it was free") };
+        let hows: Vec<_> = (0..WAITING_MAX).map(creation).collect();
+        let mut turns: Vec<_> = hows.iter().map(|how| Box::pin(groups.turn(how, &documents))).collect();
+        let mut asked = Context::from_waker(Waker::noop());
+        for turn in &mut turns {
+            assert!(turn.as_mut().poll(&mut asked).is_pending());
+        }
+        assert_eq!(groups.counts().waiting, WAITING_MAX);
+        let one_more = creation(WAITING_MAX);
+        let mut one_more = pin!(groups.turn(&one_more, &documents));
+        assert!(matches!(
+            one_more.as_mut().poll(&mut asked),
+            Poll::Ready(Passage::Alone(Lane { of: None, .. }))
+        ));
+        // Who has gone does not take a turn: the lane that becomes free is there for the next.
+        drop(turns);
+        drop(lane);
+        assert_eq!(groups.counts().waiting, 0);
+        let next = groups.turn(&creation(0), &documents).await;
+        assert!(matches!(next, Passage::Alone(Lane { of: Some(_), .. })));
+    }
+}
