@@ -140,10 +140,14 @@ impl Loader {
         Ok(sessions.enter(sid.get()))
     }
 
+    /// Whether nothing in a document can have an id. A server numbers from 1; its forms spell "no node" as time 0.
+    fn is_no_id(&self, id: Timestamp) -> bool {
+        id.sid == SessionId::SYSTEM || id.time == 0 && self.doc.order == Order::Server
+    }
+
     /// An id in here; the clock is above its last tick from now on.
     fn id(&mut self, id: Timestamp, span: u64) -> Result<Id, LoadError> {
-        // A server numbers from 1; its forms spell "no node" as time 0.
-        if id.sid == SessionId::SYSTEM || id.time == 0 && self.doc.order == Order::Server {
+        if self.is_no_id(id) {
             return Err(LoadError::System(id));
         }
         let session = self.enter(id.sid)?;
@@ -402,7 +406,7 @@ impl Loader {
     }
 
     fn chunk_session(&mut self, id: Timestamp) -> Result<SessionIx, LoadError> {
-        if id.sid == SessionId::SYSTEM { Err(LoadError::System(id)) } else { self.session(id.sid) }
+        if self.is_no_id(id) { Err(LoadError::System(id)) } else { self.session(id.sid) }
     }
 
     /// The document, with a node in its root register.

@@ -119,7 +119,7 @@ fn read_op(builder: &mut PatchBuilder, value: &Value, own: SessionId) -> Result<
         code::DEL => builder.del_or_nop(id(1)?, &super::spans(list(2)?, Bare(own)).map_err(at(2))?),
         code::NOP => match item(op, 1) {
             Value::Undefined => builder.nop(1),
-            len => builder.nop(shape::number(len, MAX_ID, "a length").map_err(at(1))?),
+            len => builder.push(&Op::Nop { len: shape::number(len, MAX_ID, "a length").map_err(at(1))? }),
         },
         other => return Err(at(0)(Malformed::shape("an opcode", other.to_string()))),
     };

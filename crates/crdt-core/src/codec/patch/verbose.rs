@@ -138,7 +138,7 @@ fn read_op(builder: &mut PatchBuilder, op: &Value) -> Result<(), Malformed> {
         }
         "nop" => match field(op, "len") {
             Value::Undefined => builder.nop(1),
-            len => builder.nop(shape::number(len, MAX_ID, "a length").map_err(of("len"))?),
+            len => builder.push(&Op::Nop { len: shape::number(len, MAX_ID, "a length").map_err(of("len"))? }),
         },
         other => return Err(of("op")(Malformed::shape("the name of an operation", format!("{other:?}")))),
     };
