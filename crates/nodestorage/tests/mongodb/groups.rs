@@ -56,12 +56,16 @@ fn count_up(games: &MongoStorage, n: usize) -> Writing<'_> {
     })
 }
 
-/// Counts all documents up at once.
-async fn round(games: &MongoStorage) {
-    let all = join_all((0..DOCUMENTS).map(|n| count_up(games, n)));
-    for edited in timeout(PATIENCE, all).await.expect("in time") {
+/// All of these are carried out, in time.
+async fn all_changed<'g>(writes: impl IntoIterator<Item = Writing<'g>>) {
+    for edited in timeout(PATIENCE, join_all(writes)).await.expect("in time") {
         assert!(matches!(edited, Ok(Edited::Changed { .. })), "{edited:?}");
     }
+}
+
+/// Counts all documents up at once.
+async fn round(games: &MongoStorage) {
+    all_changed((0..DOCUMENTS).map(|n| count_up(games, n))).await;
 }
 
 /// Begins a write of each document. The first has the lane, the others wait for it. On a busy machine one may have to be read
@@ -75,9 +79,7 @@ async fn begun<'g>(store: &MongoStore, games: &'g MongoStorage, at: &mut u64) ->
         if store.shared_writes().waiting == DOCUMENTS - 1 {
             return writes;
         }
-        for edited in timeout(PATIENCE, join_all(writes)).await.expect("in time") {
-            assert!(matches!(edited, Ok(Edited::Changed { .. })), "{edited:?}");
-        }
+        all_changed(writes).await;
         *at += 1;
     }
     panic!("what is begun at once does not meet");
@@ -153,6 +155,24 @@ async fn prepare(games: &MongoStorage, network: &Network) {
     timeout(PATIENCE, remembered).await.expect("the listener is there");
 }
 
+/// Documents that are remembered, all at the same version, in a store behind a network.
+struct Scene {
+    server: TestServer,
+    network: Network,
+    store: MongoStore,
+    games: MongoStorage,
+    at: u64,
+}
+
+async fn scene(network: Network) -> Scene {
+    let server = TestServer::own();
+    let store = network.store(&server).await;
+    let games = games(&store).await;
+    prepare(&games, &network).await;
+    let at = version(&games, 0).await;
+    Scene { server, network, store, games, at }
+}
+
 async fn version(games: &MongoStorage, n: usize) -> u64 {
     games.find_one(&id(&name(n))).await.unwrap().unwrap().version
 }
@@ -168,11 +188,8 @@ async fn each_is_at(games: &MongoStorage, versions: impl Fn(usize) -> u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn writes_that_meet_share_a_command_and_a_lone_one_goes_alone() {
-    let (server, network) = (TestServer::own(), Network::default());
-    let store = network.store(&server).await;
-    let games = games(&store).await;
-    prepare(&games, &network).await;
-    let (mut at, mut answered) = (version(&games, 0).await, false);
+    let Scene { server: _server, network, store, games, mut at } = scene(Network::default()).await;
+    let mut answered = false;
     let sent = || (network.count("findAndModify"), network.count("bulkWrite"));
     // On a busy machine a command may not be answered in time: then they look for themselves, and go alone.
     for _ in 0..TRIES {
@@ -231,11 +248,7 @@ async fn creations_that_meet_share_a_command_and_one_of_each_name_is_made() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_lost_race_concerns_its_own_document() {
-    let (server, network) = (TestServer::own(), Network::default());
-    let store = network.store(&server).await;
-    let here = games(&store).await;
-    prepare(&here, &network).await;
-    let mut at = version(&here, 0).await;
+    let Scene { server, network, store, games: here, mut at } = scene(Network::default()).await;
     let other = open(&server).await;
     let there = games(&other).await;
     let finds = |n: usize| network.count(&format!("find {}", name(n)));
@@ -244,9 +257,7 @@ async fn a_lost_race_concerns_its_own_document() {
     while rounds < TRIES && has_read != [3] {
         count_up(&there, 3).await.unwrap();
         let before: Vec<u64> = (0..DOCUMENTS).map(finds).collect();
-        for edited in join_all(begun(&store, &here, &mut at).await).await {
-            assert!(matches!(edited, Ok(Edited::Changed { .. })), "{edited:?}");
-        }
+        all_changed(begun(&store, &here, &mut at).await).await;
         (at, rounds) = (at + 1, rounds + 1);
         has_read = (0..DOCUMENTS).filter(|n| finds(*n) > before[*n]).collect();
         // So that it is remembered again.
@@ -262,11 +273,7 @@ async fn a_lost_race_concerns_its_own_document() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_refused_write_is_told_so_and_the_others_are_written() {
-    let (server, network) = (TestServer::own(), Network::default());
-    let store = network.store(&server).await;
-    let games = games(&store).await;
-    prepare(&games, &network).await;
-    let mut at = version(&games, 0).await;
+    let Scene { server, network: _network, store, games, mut at } = scene(Network::default()).await;
     // Another program asks that no two have the same name, and one of ours has the other's.
     let raw = direct(&games);
     let unique = doc! {"createIndexes": "games", "indexes": [
@@ -317,27 +324,17 @@ async fn a_refused_write_is_told_so_and_the_others_are_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn what_waits_for_a_caller_that_is_gone_is_not_sent() {
-    let (server, network) = (TestServer::own(), Network::default());
-    let store = network.store(&server).await;
-    let games = games(&store).await;
-    prepare(&games, &network).await;
-    let mut at = version(&games, 0).await;
+    let Scene { server: _server, network: _network, store, games, mut at } = scene(Network::default()).await;
     let mut writes = begun(&store, &games, &mut at).await;
     drop(writes.remove(4));
-    for edited in timeout(PATIENCE, join_all(writes)).await.expect("in time") {
-        assert!(matches!(edited, Ok(Edited::Changed { .. })), "{edited:?}");
-    }
+    all_changed(writes).await;
     each_is_at(&games, |n| at + u64::from(n != 4)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_caller_that_goes_takes_no_other_writes_with_it() {
-    let (server, network) = (TestServer::own(), Network::default());
-    let store = network.store(&server).await;
-    let games = games(&store).await;
-    prepare(&games, &network).await;
-    let mut at = version(&games, 0).await;
+    let Scene { server: _server, network, store, games, mut at } = scene(Network::default()).await;
     let (hold, held) = watch::channel(true);
     *network.held.lock().unwrap() = Some(held);
     let shared = store.shared_writes().commands;
@@ -353,9 +350,7 @@ async fn a_caller_that_goes_takes_no_other_writes_with_it() {
     timeout(PATIENCE, sent).await.expect("it is sent");
     drop(writes.remove(4));
     hold.send_replace(false);
-    for edited in timeout(PATIENCE, join_all(writes)).await.expect("in time") {
-        assert!(matches!(edited, Ok(Edited::Changed { .. })), "{edited:?}");
-    }
+    all_changed(writes).await;
     // Its write was carried out, nobody was told, and who comes next goes on from there.
     count_up(&games, 5).await.unwrap();
     each_is_at(&games, |n| at + if n == 5 { 2 } else { 1 }).await;
@@ -366,14 +361,11 @@ async fn a_caller_that_goes_takes_no_other_writes_with_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_write_that_nobody_asks_for_does_not_keep_its_lane() {
-    let (server, network) = (TestServer::own(), Network::default());
-    let store = network.store(&server).await;
-    let games = games(&store).await;
-    prepare(&games, &network).await;
-    let mut at = version(&games, 0).await;
+    let Scene { server: _server, network: _network, store, games, mut at } = scene(Network::default()).await;
     let mut writes = begun(&store, &games, &mut at).await;
     let first = writes.remove(0);
-    timeout(PATIENCE, join_all(writes)).await.expect("though the first is not asked");
+    // Though the first is not asked.
+    all_changed(writes).await;
     first.await.unwrap();
     each_is_at(&games, |_| at + 1).await;
 }
@@ -381,11 +373,7 @@ async fn a_write_that_nobody_asks_for_does_not_keep_its_lane() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_command_that_is_not_answered_is_looked_after() {
-    let (server, network) = (TestServer::own(), Network::default());
-    let store = network.store(&server).await;
-    let games = games(&store).await;
-    prepare(&games, &network).await;
-    let at = version(&games, 0).await;
+    let Scene { server: _server, network, store, games, at } = scene(Network::default()).await;
     let (_hold, held) = watch::channel(true);
     *network.held.lock().unwrap() = Some(held);
     round(&games).await;
@@ -397,11 +385,7 @@ async fn a_command_that_is_not_answered_is_looked_after() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs secantusd"]
 async fn a_write_that_waits_for_a_transaction_holds_up_no_other() {
-    let (server, network) = (TestServer::own(), Network::default());
-    let store = network.store(&server).await;
-    let games = games(&store).await;
-    prepare(&games, &network).await;
-    let mut at = version(&games, 0).await;
+    let Scene { server, network: _network, store, games, mut at } = scene(Network::default()).await;
     let other = Client::with_uri_str(server.uri()).await.unwrap();
     let raw = other.database(server.database()).collection::<Bsons>("games");
     // Who empties outboxes would wait for the transaction too, and on this server keep all documents meanwhile.
@@ -417,26 +401,18 @@ async fn a_write_that_waits_for_a_transaction_holds_up_no_other() {
 
     let mut writes = begun(&store, &games, &mut at).await;
     let blocked = writes.remove(3);
-    let done = timeout(PATIENCE, join_all(writes)).await;
-    for edited in done.expect("they have nothing to do with it") {
-        assert!(matches!(edited, Ok(Edited::Changed { .. })), "{edited:?}");
-    }
+    all_changed(writes).await;
     // A round more, with nobody in the way.
     let more = (0..DOCUMENTS).filter(|n| *n != 3).map(|n| count_up(&games, n));
-    timeout(PATIENCE, join_all(more)).await.expect("in time");
+    all_changed(more).await;
     session.abort_transaction().await.unwrap();
-    let edited = timeout(PATIENCE, blocked).await.expect("in time");
-    assert!(matches!(edited, Ok(Edited::Changed { .. })), "{edited:?}");
+    all_changed([blocked]).await;
     each_is_at(&games, |n| at + if n == 3 { 1 } else { 2 }).await;
 }
 
 async fn each_goes_alone(network: Network) {
-    let server = TestServer::own();
-    let store = network.store(&server).await;
-    let games = games(&store).await;
-    prepare(&games, &network).await;
-    let (at, tried) = (version(&games, 0).await, network.count("bulkWrite"));
-    let sent = network.count("findAndModify");
+    let Scene { server: _server, network, store: _store, games, at } = scene(network).await;
+    let (tried, sent) = (network.count("bulkWrite"), network.count("findAndModify"));
     round(&games).await;
     assert_eq!(network.count("findAndModify") - sent, DOCUMENTS as u64);
     assert_eq!(network.count("bulkWrite"), tried, "that there is none was found out before");
